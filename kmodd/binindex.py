@@ -1,0 +1,363 @@
+"""The `modules.*.bin` indexes: read (exact, by wildcard, all of it) and written, byte for byte as depmod writes them.
+
+Form (kmod libkmod-index.c, shared facts 3.3): big-endian words; a header `magic version root`; a trie whose nodes are
+`[prefix NUL] [first last child…] [count (priority value NUL)…]`, each part present only where the flags in the upper
+four bits of the word that points at the node say so. An edge is one byte below 128; the rest of its label is the child's prefix.
+
+A damaged file gives BadIndex with file and offset. No walk reads more nodes than the file has room for, so a file whose
+nodes point at each other ends in that error as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from struct import unpack_from
+
+from kmodd import glob
+from kmodd.errors import KmoddError
+
+MAGIC = 0xB007F457
+VERSION = 0x00020001
+HEADER = 12
+MAX_KEY = 4096
+"""PATH_MAX: depmod makes no longer key."""
+
+_PREFIX = 0x80000000
+_VALUES = 0x40000000
+_CHILDREN = 0x20000000
+_OFFSET = 0x0FFFFFFF
+_WILD = b"*?["
+
+
+class BadIndex(KmoddError):
+    """A `.bin` file that is damaged, cut off, or of another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One value of a key."""
+
+    priority: int
+    """The module's place in depmod's order; 0 is best."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One value that a wildcard look-up found, with the key (a pattern) it stands under."""
+
+    pattern: str
+    value: Value
+
+
+@dataclass(slots=True)
+class _Node:
+    prefix: bytes
+    first: int
+    children: tuple[int, ...]
+    values_at: int
+    """Where the values stand; 0: none."""
+
+    def child(self, byte: int) -> int:
+        """The word of the child below `byte`, 0 where there is none."""
+        index = byte - self.first
+        return self.children[index] if 0 <= index < len(self.children) else 0
+
+
+class BinIndex:
+    """One `.bin` file, held as bytes; nothing is decoded before it is asked for."""
+
+    def __init__(self, data: bytes, file: str) -> None:
+        """Raises BadIndex where the header is not that of an index of major version 2."""
+        self._data = data
+        self._file = file
+        if len(data) < HEADER:
+            raise self._bad(len(data), f"only {len(data)} bytes, expected a header of {HEADER}")
+        if self._word(0) != MAGIC:
+            raise self._bad(0, f"magic {self._word(0):x}, expected {MAGIC:x}")
+        if self._word(4) >> 16 != VERSION >> 16:
+            raise self._bad(4, f"major version {self._word(4) >> 16}, expected {VERSION >> 16}")
+        self._root = self._word(8)
+
+    def get(self, key: str) -> str | None:
+        """The first value of exactly this key, or None (kmod index_mm_search). Raises BadIndex."""
+        rest = encode(key)
+        word = self._root
+        for _ in range(len(rest) + 1):
+            if not word & _OFFSET:
+                return None
+            node = self._node(word)
+            if not rest.startswith(node.prefix):
+                return None
+            rest = rest[len(node.prefix) :]
+            if not rest:
+                values = self._values(node)
+                return values[0].text if values else None
+            word, rest = node.child(rest[0]), rest[1:]
+        return None
+
+    def wildcard(self, text: str) -> tuple[Found, ...]:
+        """All values of the keys that, read as patterns, match `text`; best priority first, among equals the last found first.
+
+        The way through the trie is kmod's (index_mm_searchwild): what comes before a pattern's first wildcard is compared
+        byte by byte, escapes included, and only the rest is given to fnmatch. Raises BadIndex.
+        """
+        query = encode(text)
+        found: list[Found] = []
+        walk = _Walk(self)
+        word, at = self._root, 0
+        while word & _OFFSET:
+            node = walk.read(word)
+            wild = next((i for i, byte in enumerate(node.prefix) if byte in _WILD), -1)
+            literal = node.prefix if wild < 0 else node.prefix[:wild]
+            if not query.startswith(literal, at):
+                break
+            at += len(literal)
+            if wild >= 0:
+                walk.explore(node, query[:at], node.prefix[wild:], query[at:], found)
+                break
+            for byte in _WILD:
+                child = node.child(byte)
+                if child & _OFFSET:
+                    below = walk.read(child)
+                    walk.explore(below, query[:at], bytes((byte,)) + below.prefix, query[at:], found)
+            if at == len(query):
+                found.extend(Found(decode(query), value) for value in self._values(node))
+                break
+            word = node.child(query[at])
+            at += 1
+        found.reverse()
+        found.sort(key=lambda hit: hit.value.priority)
+        return tuple(found)
+
+    def entries(self) -> Iterator[tuple[str, tuple[Value, ...]]]:
+        """Every key with its values, keys in byte order, as `modprobe -c` dumps them. Raises BadIndex."""
+        walk = _Walk(self)
+        waiting = [(self._root, b"")]
+        while waiting:
+            word, before = waiting.pop()
+            if not word & _OFFSET:
+                continue
+            node = walk.read(word)
+            key = walk.joined(before, node.prefix)
+            values = self._values(node)
+            if values:
+                walk.spend(len(values))
+                yield decode(key), values
+            for index in range(len(node.children) - 1, -1, -1):
+                if node.children[index] & _OFFSET:
+                    waiting.append((node.children[index], key + bytes((node.first + index,))))
+
+    def _bad(self, offset: int, what: str) -> BadIndex:
+        return BadIndex(f"{self._file}: offset {offset}: {what}")
+
+    def _word(self, offset: int) -> int:
+        raw = self._data[offset : offset + 4]
+        if len(raw) != 4:
+            raise self._bad(offset, "cut off, expected four bytes")
+        return int.from_bytes(raw, "big")
+
+    def _string(self, offset: int) -> bytes:
+        end = self._data.find(b"\0", offset)
+        if end < 0:
+            raise self._bad(offset, "string without its NUL byte")
+        return self._data[offset:end]
+
+    def _node(self, word: int) -> _Node:
+        at = word & _OFFSET
+        if not HEADER <= at <= len(self._data):
+            raise self._bad(at, f"a node is said to be here, the file has {len(self._data)} bytes")
+        prefix = b""
+        if word & _PREFIX:
+            prefix = self._string(at)
+            at += len(prefix) + 1
+        first = 0
+        children: tuple[int, ...] = ()
+        if word & _CHILDREN:
+            bounds = self._data[at : at + 2]
+            if len(bounds) < 2 or not bounds[0] <= bounds[1] < 128:
+                raise self._bad(at, f"children from {bounds[:1].hex()} to {bounds[1:].hex()}, expected 00 to 7f in order")
+            first = bounds[0]
+            count = bounds[1] - first + 1
+            if at + 2 + 4 * count > len(self._data):
+                raise self._bad(at, "cut off within a node's children")
+            children = unpack_from(f">{count}I", self._data, at + 2)
+            at += 2 + 4 * count
+        return _Node(prefix, first, children, at if word & _VALUES else 0)
+
+    def _values(self, node: _Node) -> tuple[Value, ...]:
+        if not node.values_at:
+            return ()
+        count, at = self._word(node.values_at), node.values_at + 4
+        if count * 5 > len(self._data) - at:
+            raise self._bad(node.values_at, f"{count} values, the file has no room for them")
+        values = []
+        for _ in range(count):
+            raw = self._string(at + 4)
+            values.append(Value(self._word(at), decode(raw)))
+            at += 4 + len(raw) + 1
+        return tuple(values)
+
+
+class _Walk:
+    """Reads nodes for one question and stops when there are more than the file can hold: then they form a circle."""
+
+    def __init__(self, index: BinIndex) -> None:
+        self._index = index
+        self._left = len(index._data)
+
+    def read(self, word: int) -> _Node:
+        self.spend(4)
+        return self._index._node(word)
+
+    def spend(self, bytes_needed: int) -> None:
+        self._left -= bytes_needed
+        if self._left < 0:
+            raise self._index._bad(8, "nodes point at each other in a circle")
+
+    def joined(self, before: bytes, after: bytes) -> bytes:
+        if len(before) + len(after) > MAX_KEY:
+            raise self._index._bad(8, f"a key of more than {MAX_KEY} bytes")
+        return before + after
+
+    def explore(self, start: _Node, literal: bytes, pattern: bytes, text: bytes, found: list[Found]) -> None:
+        """Try every pattern at and below `start`, whose own is `pattern`, on `text`: children first, then the node itself."""
+        wanted = decode(text)
+        waiting: list[tuple[_Node | int, bytes, bool]] = [(start, pattern, False)]
+        while waiting:
+            at, key, children_done = waiting.pop()
+            if isinstance(at, int):
+                at = self.read(at)
+                key = self.joined(key, at.prefix)
+            if not children_done:
+                waiting.append((at, key, True))
+                for index in range(len(at.children) - 1, -1, -1):
+                    if at.children[index] & _OFFSET:
+                        waiting.append((at.children[index], key + bytes((at.first + index,)), False))
+                continue
+            if at.values_at and _may_match(key, text) and glob.matches(decode(key), wanted):
+                values = self._index._values(at)
+                self.spend(len(values))
+                found.extend(Found(decode(literal + key), value) for value in values)
+
+
+def _may_match(pattern: bytes, text: bytes) -> bool:
+    """False where the literal parts of a pattern already say no; saves nearly every pattern from being compiled."""
+    if b"[" in pattern or b"\\" in pattern:
+        return True
+    parts = pattern.split(b"*")
+    if b"?" not in parts[-1] and not text.endswith(parts[-1]):
+        return False
+    return all(part in text or b"?" in part for part in parts)
+
+
+@dataclass(slots=True)
+class _Branch:
+    """A node while the trie is being made."""
+
+    prefix: bytes
+    children: dict[int, _Branch]
+    values: list[tuple[int, bytes]]
+
+
+def build(entries: Iterable[tuple[str, str, int]], *, preorder: bool) -> bytes:
+    """The bytes of an index that holds `entries` (key, value, priority), put in one after the other as depmod does.
+
+    `preorder`: the layout of kmod 34 (a node before its subtrees); otherwise that of kmod 33 and before (after them).
+    Raises BadIndex for a key that is not 7-bit text.
+    """
+    root = _Branch(b"", {}, [])
+    for key, text, priority in entries:
+        raw = encode(key)
+        if not raw.isascii() or b"\0" in raw:
+            raise BadIndex(f"key {key!r}: an index takes 7-bit text only")
+        _insert(root, raw, priority, encode(text))
+    out = bytearray(HEADER)
+    if preorder:
+        word = _write_before(root, out)
+    else:
+        word = _write_after(root, out)
+    out[:HEADER] = MAGIC.to_bytes(4, "big") + VERSION.to_bytes(4, "big") + word.to_bytes(4, "big")
+    return bytes(out)
+
+
+def _insert(root: _Branch, key: bytes, priority: int, value: bytes) -> None:
+    """Hang `key` into the trie (kmod depmod index_insert): split a node where its prefix differs, else go down, else a leaf."""
+    node = root
+    while True:
+        same = 0
+        for one, other in zip(node.prefix, key, strict=False):
+            if one != other:
+                break
+            same += 1
+        if same < len(node.prefix):
+            below = _Branch(node.prefix[same + 1 :], node.children, node.values)
+            node.children, node.values = {node.prefix[same]: below}, []
+            node.prefix = node.prefix[:same]
+        key = key[same:]
+        if not key:
+            at = next((i for i, (rank, _) in enumerate(node.values) if rank >= priority), len(node.values))
+            node.values.insert(at, (priority, value))
+            return
+        child = node.children.get(key[0])
+        if child is None:
+            node.children[key[0]] = _Branch(key[1:], {}, [(priority, value)])
+            return
+        node, key = child, key[1:]
+
+
+def _parts(node: _Branch) -> tuple[int, bytes, bytes]:
+    """A node's flags, what stands before its children's words, and what after."""
+    flags = 0
+    before = b""
+    if node.prefix:
+        flags |= _PREFIX
+        before = node.prefix + b"\0"
+    if node.children:
+        flags |= _CHILDREN
+        before += bytes((min(node.children), max(node.children)))
+    after = b""
+    if node.values:
+        flags |= _VALUES
+        values = [rank.to_bytes(4, "big") + text + b"\0" for rank, text in node.values]
+        after = len(values).to_bytes(4, "big") + b"".join(values)
+    return flags, before, after
+
+
+def _words(node: _Branch, words: dict[int, int]) -> bytes:
+    """The words of all children from the first byte to the last, 0 for a byte without one."""
+    if not node.children:
+        return b""
+    return b"".join(words.get(byte, 0).to_bytes(4, "big") for byte in range(min(node.children), max(node.children) + 1))
+
+
+def _write_after(node: _Branch, out: bytearray) -> int:
+    """Append the subtrees, then the node; gives the node's word. As deep as the longest chain of prefixes of one another."""
+    words = {byte: _write_after(node.children[byte], out) for byte in sorted(node.children)}
+    flags, before, after = _parts(node)
+    word = flags | len(out)
+    out += before + _words(node, words) + after
+    return word
+
+
+def _write_before(node: _Branch, out: bytearray) -> int:
+    """Append the node, then its subtrees, and fill in where they came to stand; gives the node's word."""
+    flags, before, after = _parts(node)
+    word = flags | len(out)
+    words_at = len(out) + len(before)
+    blank = _words(node, {})
+    out += before + blank + after
+    words = {byte: _write_before(node.children[byte], out) for byte in sorted(node.children)}
+    out[words_at : words_at + len(blank)] = _words(node, words)
+    return word
+
+
+def encode(text: str) -> bytes:
+    """Text as the files hold it."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decode(raw: bytes) -> str:
+    """The files' bytes as text; what is no UTF-8 survives as surrogate escapes."""
+    return raw.decode("utf-8", "surrogateescape")

@@ -1,0 +1,89 @@
+"""What is to be loaded at boot: the texts of modules-load.d and the names on the command line in, modules in order out.
+
+The rules are those of systemd-modules-load (modules-load.d(5)). /etc/modules takes part as Debian has it: through the
+link /etc/modules-load.d/modules.conf, and where no directory has a `modules.conf`, by itself in its place.
+
+Module parameters: modules-load.d(5) knows none, nor does Debian's modules(5) ("Options can only be specified using
+modprobe.d configuration files"). Debian's old init script did pass on the words behind the name. Such a line is a
+Problem and its module is not loaded, as with systemd: loading it without its parameters would be a third meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kmodd import cmdline, modprobe_d
+from kmodd.cmdline import EMPTY, CommandLine
+from kmodd.errors import Problem, Where
+from kmodd.modprobe_d import ConfFile
+
+ETC_MODULES = "/etc/modules"
+_STANDS_FOR_ETC_MODULES = "modules.conf"
+_END_OF_LINE = re.compile(r"\r?\n|\r|\0")
+_BLANKS = " \t\n\r"
+
+
+@dataclass(frozen=True, slots=True)
+class BootModule:
+    """One module, or alias, to be loaded at boot."""
+
+    name: str
+    """As written."""
+    at: Where
+    """Where it is listed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootList:
+    """Everything to be loaded at boot, in order, each name once."""
+
+    modules: tuple[BootModule, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def ordered(files_by_directory: Iterable[tuple[str, Iterable[str]]], etc_modules: bool = False) -> tuple[str, ...]:
+    """The paths of the files to read, in order.
+
+    In: the directories, highest priority first, with the base names in them; whether /etc/modules exists.
+    "Files in /etc/ override files with the same name", sorted "regardless of which of the directories they reside in".
+    """
+    directories = [(directory, tuple(names)) for directory, names in files_by_directory]
+    if etc_modules:
+        parent, _, _ = ETC_MODULES.rpartition("/")
+        directories.append((parent, (_STANDS_FOR_ETC_MODULES,)))
+    paths = modprobe_d.ordered(directories, suffixes=(".conf",))
+    stand_in = f"/etc/{_STANDS_FOR_ETC_MODULES}"
+    return tuple(ETC_MODULES if etc_modules and path == stand_in else path for path in paths)
+
+
+def parse(files: Iterable[ConfFile], command_line: CommandLine = EMPTY) -> BootList:
+    """The command line's names first, then the files' in their order. Never raises; a bad line is a Problem."""
+    modules = [BootModule(name, Where(cmdline.PATH, 1)) for name in command_line.modules_load]
+    problems: list[Problem] = []
+    for file in files:
+        for entry in _entries(file):
+            if isinstance(entry, Problem):
+                problems.append(entry)
+            else:
+                modules.append(entry)
+    first: dict[str, BootModule] = {}
+    for module in modules:
+        first.setdefault(module.name, module)
+    return BootList(tuple(first.values()), tuple(problems))
+
+
+def _entries(file: ConfFile) -> Iterator[BootModule | Problem]:
+    for number, line in enumerate(_END_OF_LINE.split(file.text), start=1):
+        name = line.strip(_BLANKS)
+        # "Empty lines and lines whose first non-whitespace character is # or ; are ignored."
+        if not name or name[0] in "#;":
+            continue
+        at = Where(file.path, number)
+        words = name.split(maxsplit=1)
+        if len(words) == 2:
+            column = line.index(name) + name.rindex(words[1]) + 1
+            yield Problem(at, column, line, "expected nothing behind the module's name; options belong in modprobe.d")
+        else:
+            yield BootModule(name, at)

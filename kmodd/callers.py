@@ -1,0 +1,134 @@
+"""Answers to those who call on the control socket: what is wished, done with the line, now or later."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, assert_never
+
+import kmodd
+from kmodd.errors import NoTree
+from kmodd.host.control import (
+    Connection, ControlSocket, ExplainWish, LoadWish, ReloadWish, SettleWish, StatusWish, Wish,
+)  # fmt: skip
+from kmodd.job import Job
+from kmodd.line import Line
+from kmodd.outcome import Outcome, record
+from kmodd.request import Request
+
+
+class Callers:
+    """Holds the calls that wait for something."""
+
+    def __init__(self, line: Line, socket: ControlSocket, facts: dict[str, Any]) -> None:
+        """`facts`: what of `Status` never changes: release, root, dry_run."""
+        self._line = line
+        self._socket = socket
+        self._facts = facts
+        self._settling: list[tuple[Connection, float | None]] = []
+        self._loading: list[tuple[Request, Connection]] = []
+        self._since = time.monotonic()
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When (time.monotonic, seconds) the first settle call gives up; None: never."""
+        return min((deadline for _, deadline in self._settling if deadline is not None), default=None)
+
+    def listen(self) -> None:
+        """Take every whole call that has come in by now."""
+        for connection in list(self._socket.connections):
+            while wish := self._socket.next_wish(connection):
+                self._grant(connection, wish)
+
+    def _grant(self, connection: Connection, wish: Wish) -> None:
+        """Answer a wish, or keep it until what it waits for has come."""
+        match wish:
+            case StatusWish():
+                self._socket.answer(connection, self._status())
+            case ExplainWish(text):
+                self._explain(connection, text)
+            case LoadWish(text, parameters):
+                request = Request(text, "operator", params=parameters)
+                if self._line.no_tree:
+                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
+                elif self._line.order(request):
+                    self._loading.append((request, connection))
+            case SettleWish(timeout_usec):
+                deadline = None if timeout_usec is None else time.monotonic() + timeout_usec / 1e6
+                self._settling.append((connection, deadline))
+            case ReloadWish():
+                problems = self._line.reload()
+                self._socket.answer(connection, {"problems": [str(problem) for problem in problems]})
+            case _:
+                assert_never(wish)
+
+    def ended(self, job: Job) -> None:
+        """A job is through: whoever ordered it is answered."""
+        for waiter in self._loading:
+            request, connection = waiter
+            if request is job.plan.request or request == job.plan.request:
+                self._loading.remove(waiter)
+                self._socket.answer(connection, {"results": [_result(outcome) for outcome in job.outcomes]})
+                return
+
+    def settled(self) -> None:
+        """All events so far are answered and no loader is at work."""
+        for connection, _ in self._settling:
+            self._socket.answer(connection, {})
+        self._settling.clear()
+
+    def expire(self) -> None:
+        """Give up on settle calls whose time is over, and forget callers that have gone."""
+        now = time.monotonic()
+        here = self._socket.connections
+        for waiter in list(self._settling):
+            connection, deadline = waiter
+            if deadline is not None and deadline <= now:
+                stuck = [self._line.work.step.module] if self._line.work else []
+                self._socket.refuse(connection, "TimedOut", {"stuck": stuck})
+                self._settling.remove(waiter)
+        self._settling = [(c, deadline) for c, deadline in self._settling if c in here]
+        self._loading = [(request, c) for request, c in self._loading if c in here]
+
+    def _explain(self, connection: Connection, text: str) -> None:
+        from kmodd.cli.explain import Question, json_line
+
+        try:
+            plan = self._line.plan(Request(text, "operator"))
+        except NoTree as error:
+            self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
+        else:
+            question = Question(text, "modalias" if ":" in text else "module", (text,), "operator")
+            self._socket.answer(connection, {"plan": json.loads(json_line(question, plan))})
+
+    def _status(self) -> dict[str, Any]:
+        line = self._line
+        work = line.work
+        return {
+            "version": kmodd.__version__,
+            **self._facts,
+            "uptime_usec": int((time.monotonic() - self._since) * 1e6),
+            "events": line.counters.events,
+            "overruns": line.counters.overruns,
+            "waiting": line.waiting,
+            "lanes": [
+                {"pid": lane.pid, "module": work.step.module, "since_usec": work.since_ns // 1000}
+                if work and lane is work.lane
+                else {"pid": lane.pid}
+                for lane in line.lanes
+            ],
+            "counts": dict(line.counters.results),
+            "records_lost": line.records_lost,
+            "problems": [line.no_tree] if line.no_tree else [],
+        }
+
+
+def _result(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "module": outcome.module,
+        "result": outcome.result,
+        "because": str(outcome.because),
+        "errno": outcome.errno,
+        "duration_usec": outcome.duration_usec,
+        "message": record(outcome).message,
+    }

@@ -1,0 +1,1 @@
+"""One short file per program; `__main__` picks it."""

@@ -1,0 +1,76 @@
+"""Picks the program by the name it was called by, or by its first word."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import kmodd
+
+VERBS = {
+    "run": "the daemon",
+    "status": "what the daemon does now",
+    "settle": "wait until all events so far are answered",
+    "explain": "what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
+    "lookup": "the modules that an alias names",
+    "lint": "look for mistakes in the configuration",
+    "convert-config": "turn an old conf.modules or modules.conf into modprobe.d",
+    "loader": "",
+}
+"""Word → what it does; without words: not for people."""
+
+TOOLS = ("modprobe",)
+"""Programs that scripts know by these names; each is a word of kmodd as well."""
+
+
+def usage() -> str:
+    """The text of --help."""
+    words = "\n".join(f"  {verb:16}{text}" for verb, text in VERBS.items() if text)
+    tools = "\n".join(f"  {tool:16}as kmod's" for tool in TOOLS)
+    return (
+        "usage: kmodd VERB [OPTION…]\n\nLoads kernel modules for devices, for the kernel and for people, and says why.\n"
+        f"\nverbs:\n{words}\n\ntools:\n{tools}\n\n"
+        "`kmodd VERB --help` tells more. What was loaded and why: journalctl -t kmodd\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one program; the answer is its exit status."""
+    own_name, *words = sys.argv if argv is None else argv
+    called = os.path.basename(own_name)
+    if called in TOOLS:
+        return _run(called, words)
+    match words:
+        case ["--version" | "-V", *_]:
+            print(f"kmodd {kmodd.__version__}")
+            return 0
+        case ["--help" | "-h" | "help", *_]:
+            print(usage(), end="")
+            return 0
+        case [verb, *rest] if verb in VERBS or verb in TOOLS:
+            return _run(verb, rest)
+        case [verb, *_]:
+            print(f"kmodd: no verb {verb!r}; expected one of {', '.join(v for v in VERBS if VERBS[v])}", file=sys.stderr)
+            return 2
+        case _:
+            print(usage(), end="", file=sys.stderr)
+            return 2
+
+
+def _run(verb: str, words: list[str]) -> int:
+    program = import_module(f"kmodd.cli.{verb.replace('-', '_')}")
+    try:
+        status: int = program.main(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `| head` does: nothing to say, and nothing more to write at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

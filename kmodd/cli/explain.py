@@ -1,0 +1,246 @@
+"""`kmodd explain`: what would be loaded for a request, and why (INTERFACE). The same plan that the daemon carries out.
+
+A request is a modalias, the name of a module, an alias, the path of a module's file, a `/sys/…` path of a device, or a
+`/dev/…` node. Devices are explained as the daemon answers them, names as `modprobe NAME` does.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from dataclasses import dataclass
+
+from kmodd import tables
+from kmodd.catalog import Snapshot
+from kmodd.cli.options import BadOption, Options
+from kmodd.errors import NoTree, Where
+from kmodd.host.tree import Tree, read_file
+from kmodd.plan import Because, Goal, Insmod, Plan, Skip, Step
+from kmodd.request import Origin, Request
+from kmodd.resolve import manner_of, resolve
+
+USAGE = """usage: kmodd explain [--json] [--root DIR] [--kernel RELEASE] REQUEST…
+
+Say what would be loaded for REQUEST, and because of what; nothing is loaded.
+REQUEST is a modalias, a module, an alias, the path of a module's file, a /sys/… path of a device, or a /dev/… node.
+Exit status: 0 something would be loaded or is there already, 1 nothing matches, 2 usage, 3 no module tree.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as given, and the names that it comes to."""
+
+    text: str
+    kind: str
+    """modalias, module, alias, file, sysfs, dev."""
+    names: tuple[str, ...]
+    origin: Origin
+    """As whose request it is answered: a device's blacklist means more than an operator's."""
+
+
+def main(argv: list[str]) -> int:
+    """Explain each request; exit as INTERFACE says."""
+    options = Options(argv, "h", {"json": "json", "root": "root:", "kernel": "kernel:", "help": "h"})
+    root, release, as_json = "", None, False
+    try:
+        for code, value in options:
+            match code:
+                case "json":
+                    as_json = True
+                case "root":
+                    root = value
+                case "kernel":
+                    release = value
+                case _:
+                    print(USAGE, end="")
+                    return 0
+        if not options.operands:
+            raise BadOption("no REQUEST given")
+    except BadOption as error:
+        print(f"kmodd explain: {error}\n{USAGE}", end="", file=sys.stderr)
+        return 2
+    tree = Tree(root=root, release=release)
+    if tree.guessed:
+        _complain(f"kernel {tree.release}, the only one below {root}")
+    try:
+        tree.check()
+    except NoTree as error:
+        _complain(str(error))
+        return 3
+    return _explain(options.operands, tree, as_json)
+
+
+def _explain(requests: list[str], tree: Tree, as_json: bool) -> int:
+    snapshot = tree.quick_snapshot()
+    loaded = tree.loaded()
+    status = 0
+    for text in requests:
+        question = question_of(text, tree, snapshot)
+        manner = manner_of(question.origin)
+        plans = tuple(
+            resolve(Request(name, question.origin), snapshot, loaded, manner, tree.present) for name in question.names
+        )
+        plan = _joined(question, plans)
+        print(json_line(question, plan) if as_json else text_of(plan))
+        if all(isinstance(entry, Skip) and entry.reason == "missing" for goal in plan.goals for entry in goal.entries):
+            status = 1
+    for problem in snapshot.problems:
+        _complain(str(problem))
+    return status
+
+
+def _joined(question: Question, plans: tuple[Plan, ...]) -> Plan:
+    """One plan for all names of a request: a device may have several modaliases."""
+    goals: tuple[Goal, ...] = tuple(goal for plan in plans for goal in plan.goals)
+    return Plan(Request(question.text, question.origin), goals)
+
+
+# ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
+    """Find out what kind of request `text` is, and which names it stands for; what has none is complained about."""
+    if text.startswith("/sys/"):
+        names = _modaliases(tree.real(text))
+        if not names:
+            there = "has no modalias" if tree.present(text) else "does not exist"
+            _complain(f"{text} {there}")
+        return Question(text, "sysfs", names, "coldplug")
+    if text.startswith("/dev/"):
+        names = _names_of_node(text, tree, snapshot)
+        return Question(text, "dev", names, "coldplug" if names and ":" in names[0] else "request")
+    if text.startswith(("/", "./", "../")):
+        return Question(text, "file", (os.path.abspath(text) if text.startswith(".") else text,), "operator")
+    if ":" in text:
+        return Question(text, "modalias", (text,), "coldplug")
+    name = text.replace("-", "_")
+    is_module = snapshot.catalog.dep(name) is not None or snapshot.catalog.is_builtin(name)
+    return Question(text, "module" if is_module else "alias", (text,), "operator")
+
+
+def _modaliases(directory: str) -> tuple[str, ...]:
+    """All lines of a device's `modalias` file, else the MODALIAS values of its `uevent` file.
+
+    Reading `uevent` waits while a driver probes the device, and for ever if that crashed: only where there is no other.
+    """
+    data = read_file(f"{directory}/modalias")
+    if data is not None:
+        return tuple(line for line in _text(data).splitlines() if line)
+    data = read_file(f"{directory}/uevent") or b""
+    return tuple(line.removeprefix("MODALIAS=") for line in _text(data).splitlines() if line.startswith("MODALIAS="))
+
+
+def _names_of_node(path: str, tree: Tree, snapshot: Snapshot) -> tuple[str, ...]:
+    """The modalias of the device behind a node; without one, what the kernel asks for when the node is opened.
+
+    A node that does not exist yet may be one of modules.devname.
+    """
+    try:
+        status = os.stat(tree.real(path))
+    except (OSError, ValueError):
+        return _names_of_devname(path, tree)
+    if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        _complain(f"{path} is no device node")
+        return ()
+    kind = "char" if stat.S_ISCHR(status.st_mode) else "block"
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    names = _modaliases_above(tree.real(f"/sys/dev/{kind}/{major}:{minor}"), tree.real("/sys/devices"))
+    return names or _names_of_number(kind, major, minor)
+
+
+def _modaliases_above(link: str, top: str) -> tuple[str, ...]:
+    """The modaliases of the first device with any, from the one behind a node upwards: a partition's disk, a tty's port."""
+    directory = os.path.realpath(link)
+    top = os.path.realpath(top)
+    while directory.startswith(top + "/"):
+        for place in (f"{directory}/device", directory):
+            data = read_file(f"{place}/modalias")
+            if data:
+                return tuple(line for line in _text(data).splitlines() if line)
+        directory = os.path.dirname(directory)
+    return ()
+
+
+def _names_of_devname(path: str, tree: Tree) -> tuple[str, ...]:
+    data = read_file(tree.real(f"{tree.directory}/modules.devname")) or b""
+    for node in tables.devnames(data, "modules.devname")[0]:
+        if path == f"/dev/{node.node}":
+            return _names_of_number("char" if node.kind == "c" else "block", node.major, node.minor)
+    _complain(f"{path} does not exist, and modules.devname does not have it")
+    return ()
+
+
+def _names_of_number(kind: str, major: int, minor: int) -> tuple[str, ...]:
+    """What the kernel asks for, one after the other (fs/char_dev.c base_probe, block/genhd.c)."""
+    return f"{kind}-major-{major}-{minor}", f"{kind}-major-{major}"
+
+
+# ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def text_of(plan: Plan) -> str:
+    """The answer for people, without the last LF."""
+    steps, skips = plan.steps, plan.skips
+    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}"]
+    lines += [f"load {step.module} {_what(step)}   because {step.because}" for step in steps]
+    lines += [f"skip {skip.module}   because {_why(skip)}" for skip in skips]
+    return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _what(step: Step) -> str:
+    command = step.path if isinstance(step, Insmod) else f"install {step.command}"
+    return f"{command} {step.options.strip()}".rstrip()
+
+
+def _why(skip: Skip) -> str:
+    """The reason, and what it was wanted for."""
+    return skip.why() if skip.reason == "no_match" else f"{skip.why()}; {skip.because}"
+
+
+def json_line(question: Question, plan: Plan) -> str:
+    """The answer for programs (docs/explain.schema.json)."""
+    import json  # costs more than the rest of the program
+
+    answer = {
+        "request": question.text,
+        "kind": question.kind,
+        "steps": [_json_step(step) for step in plan.steps],
+        "skips": [
+            {"module": skip.module, "reason": skip.reason, **_json_where(skip.at), "rule": skip.rule or None}
+            for skip in plan.skips
+        ],
+    }
+    return json.dumps(answer, ensure_ascii=True)
+
+
+def _json_step(step: Step) -> dict[str, object]:
+    is_insmod = isinstance(step, Insmod)
+    return {
+        "action": "insmod" if is_insmod else "install",
+        "module": step.module,
+        "path": step.path if isinstance(step, Insmod) else step.command,
+        "options": step.options.strip(),
+        "because": _json_because(step.because),
+    }
+
+
+def _json_because(because: Because) -> dict[str, object]:
+    return {"kind": because.kind, "of": because.of, "pattern": because.pattern or None, **_json_where(because.at)}
+
+
+def _json_where(at: Where | None) -> dict[str, object]:
+    return {"file": at.file if at else None, "line": at.line if at else None}
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _complain(text: str) -> None:
+    print(f"kmodd explain: {text}", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""`kmodd lookup`: the modules that each alias names, as `modprobe -R` names them, each once (INTERFACE)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+from kmodd.binindex import decode
+from kmodd.catalog import Snapshot, lookup_or_nothing
+from kmodd.cli.options import BadOption, Options
+from kmodd.errors import NoTree
+from kmodd.host.tree import Tree
+
+LIMIT = 4096
+"""Bytes of one alias."""
+_FEW = 8
+"""So many aliases are looked up in the .bin files; for more, the texts are turned into a trie first."""
+
+USAGE = """usage: kmodd lookup [--root DIR] [--kernel RELEASE] [ALIAS…]
+
+Print for each alias, module or modalias the modules it stands for, best first: the alias, a TAB, the modules.
+Without ALIAS, read them from standard input, one a line. Blacklists do not count.
+Exit status: 0 each alias matched, 1 one did not, 2 usage, 3 no module tree.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Answer the arguments, or standard input as a stream."""
+    options = Options(argv, "h", {"root": "root:", "kernel": "kernel:", "help": "h"})
+    root, release = "", None
+    try:
+        for code, value in options:
+            match code:
+                case "root":
+                    root = value
+                case "kernel":
+                    release = value
+                case _:
+                    print(USAGE, end="")
+                    return 0
+    except BadOption as error:
+        print(f"kmodd lookup: {error}\n{USAGE}", end="", file=sys.stderr)
+        return 2
+    tree = Tree(root=root, release=release)
+    if tree.guessed:
+        print(f"kmodd lookup: kernel {tree.release}, the only one below {root}", file=sys.stderr)
+    try:
+        tree.check()
+    except NoTree as error:
+        print(f"kmodd lookup: {error}", file=sys.stderr)
+        return 3
+    aliases = [os.fsencode(word) for word in options.operands]
+    snapshot = tree.quick_snapshot(like_kmod=bool(aliases) and len(aliases) <= _FEW)
+    all_matched = _answer([aliases] if aliases else _lines_of_stdin(), snapshot)
+    for problem in snapshot.problems:
+        print(f"kmodd lookup: {problem}", file=sys.stderr)
+    return 0 if all_matched else 1
+
+
+def _answer(batches: Iterator[list[bytes]] | list[list[bytes]], snapshot: Snapshot) -> bool:
+    """One line per alias, written out batch by batch; whether each matched."""
+    all_matched = True
+    number = 0
+    for batch in batches:
+        lines = []
+        for alias in batch:
+            number += 1
+            if len(alias) > LIMIT or b"\0" in alias:
+                what = "has a NUL byte" if b"\0" in alias[:LIMIT] else f"is longer than {LIMIT:,} bytes"
+                print(f"kmodd lookup: line {number} {what}", file=sys.stderr)
+                all_matched = False
+                continue
+            modules = dict.fromkeys(hit.module for hit in lookup_or_nothing(decode(alias), snapshot))
+            all_matched = all_matched and bool(modules)
+            lines.append(alias + b"\t" + os.fsencode(" ".join(modules)) + b"\n")
+        sys.stdout.buffer.write(b"".join(lines))
+        sys.stdout.buffer.flush()
+    return all_matched
+
+
+def _lines_of_stdin() -> Iterator[list[bytes]]:
+    """The lines that have come whole, as they come. Of one that is too long no more is kept than shows it."""
+    rest = b""
+    while data := os.read(0, 65536):
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > LIMIT:
+            rest = rest[: LIMIT + 1]
+        yield lines
+    if rest:
+        yield [rest]

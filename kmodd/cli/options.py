@@ -1,0 +1,87 @@
+"""Options as getopt_long(3) reads them: options behind operands, `--`, long names cut short, glibc's messages.
+
+The tools promise kmod's behaviour, and that is glibc's; argparse differs in all of it and takes as long to import as the
+whole of a modprobe. kmodd's own verbs use the same, so there is one behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+class BadOption(Exception):
+    """A wrong option; the text is glibc's message without the program's name."""
+
+
+class Options:
+    """One command line. Iterating gives `(code, value)` per option in order; then `operands` holds the rest.
+
+    Raises BadOption when it comes to a wrong one, so that options before it have had their effect.
+    """
+
+    def __init__(self, argv: list[str], short: str, long: dict[str, str]) -> None:
+        """`short`: letters, a `:` behind those with a value. `long`: name → code, a `:` behind that of those with a value.
+
+        The code of a short option is its letter.
+        """
+        self.operands: list[str] = []
+        self._words = list(argv)
+        self._long = long
+        self._short = {}
+        for place, letter in enumerate(short):
+            if letter != ":":
+                self._short[letter] = short[place + 1 : place + 2] == ":"
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        while self._words:
+            word = self._words.pop(0)
+            if word == "--":
+                self.operands += self._words
+                return
+            if word.startswith("--"):
+                yield self._long_option(word[2:])
+            elif word.startswith("-") and word != "-":
+                yield from self._short_options(word[1:])
+            else:
+                self.operands.append(word)
+
+    def _short_options(self, letters: str) -> Iterator[tuple[str, str]]:
+        for place, letter in enumerate(letters):
+            if letter not in self._short:
+                raise BadOption(f"invalid option -- '{letter}'")
+            if not self._short[letter]:
+                yield letter, ""
+                continue
+            value = letters[place + 1 :]
+            if not value:
+                if not self._words:
+                    raise BadOption(f"option requires an argument -- '{letter}'")
+                value = self._words.pop(0)
+            yield letter, value
+            return
+
+    def _long_option(self, word: str) -> tuple[str, str]:
+        given, equals, value = word.partition("=")
+        name = self._full_name(given, word)
+        code = self._long[name]
+        takes_value = code.endswith(":")
+        if not takes_value:
+            if equals:
+                raise BadOption(f"option '--{name}' doesn't allow an argument")
+            return code, ""
+        if not equals:
+            if not self._words:
+                raise BadOption(f"option '--{name}' requires an argument")
+            value = self._words.pop(0)
+        return code[:-1], value
+
+    def _full_name(self, given: str, word: str) -> str:
+        if given in self._long:
+            return given
+        fitting = [name for name in self._long if name.startswith(given)]
+        if not fitting:
+            raise BadOption(f"unrecognized option '--{word}'")
+        if len({self._long[name] for name in fitting}) > 1:
+            names = " ".join(f"'--{name}'" for name in fitting)
+            raise BadOption(f"option '--{word}' is ambiguous; possibilities: {names}")
+        return fitting[0]

@@ -1,0 +1,39 @@
+"""`kmodd status`: what the daemon does now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from kmodd.cli.call import NotRunning, call
+from kmodd.host.control import CONTROL_SOCKET
+
+
+def main(argv: list[str]) -> int:
+    """Exit 0; 7 where the daemon is not running."""
+    parser = argparse.ArgumentParser("kmodd status", description="Say what the daemon does now.")
+    parser.add_argument("--json", action="store_true", help="the answer of io.kmodd.Status as it is")
+    parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        status = call("Status", options.socket)
+    except NotRunning as error:
+        print(f"kmodd status: {error}", file=sys.stderr)
+        return 7
+    if options.json:
+        print(json.dumps(status))
+        return 0
+    dry = ", dry run: nothing is loaded" if status["dry_run"] else ""
+    print(f"kmodd {status['version']}, kernel {status['release']}, up {status['uptime_usec'] / 1e6:.1f} s{dry}")
+    print(f"events: {status['events']} received, {status['overruns']} times some were lost, {status['waiting']} requests wait")
+    for lane in status["lanes"]:
+        module = lane.get("module")
+        print(f"loader {lane['pid']}: {'loading ' + module if module else 'idle'}")
+    counts = ", ".join(f"{count} {result}" for result, count in sorted(status["counts"].items()))
+    print(f"modules: {counts or 'nothing was asked for yet'}")
+    if status["records_lost"]:
+        print(f"journal: {status['records_lost']} records were lost")
+    for problem in status["problems"]:
+        print(f"problem: {problem}")
+    return 0

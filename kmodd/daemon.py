@@ -1,0 +1,204 @@
+"""The daemon: one loop around everything that can speak up.
+
+The loop never loads, and never waits for a module, a caller or journald. The kernel's socket is always emptied
+before anything is resolved, whatever a module does.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+from kmodd import outcome as telling
+from kmodd.callers import Callers
+from kmodd.host import control, sources
+from kmodd.host.control import Connection, ControlSocket
+from kmodd.host.journal import Journal
+from kmodd.host.lanes import Lane, Loaders
+from kmodd.host.notify import Notify
+from kmodd.host.sources import KernelEvents, Overrun, Refused
+from kmodd.host.tree import Tree
+from kmodd.job import Job
+from kmodd.line import Line
+from kmodd.outcome import Record
+from kmodd.uevent import Uevent
+
+EVENTS_AT_ONCE = 1024
+"""Datagrams read in one go; only when fewer came is the socket empty."""
+
+LOOK_AGAIN = 5.0
+"""Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the daemon was started."""
+
+    dry_run: bool = False
+    spawn_loaders: bool = False
+    """Loaders are children; else systemd makes them."""
+    control_path: str = control.CONTROL_SOCKET
+    receive_buffer: int = sources.RECEIVE_BUFFER
+    """Bytes."""
+
+
+class Daemon:
+    """One for each machine. `run` returns when it is told to stop."""
+
+    def __init__(self, tree: Tree, journal: Journal, notify: Notify, settings: Settings) -> None:
+        """Opens the kernel's group and the control socket, so nothing falls between. Raises OSError, ImportError."""
+        self._tree = tree
+        self._journal = journal
+        self._notify = notify
+        self._settings = settings
+        self._signals, wakeup = socket.socketpair()
+        self._signals.setblocking(False)
+        wakeup.setblocking(False)
+        self._wakeup = wakeup
+        self._events = KernelEvents(settings.receive_buffer)
+        self._control = ControlSocket(settings.control_path)
+        self._loaders = None if settings.dry_run else Loaders(spawn=settings.spawn_loaders)
+        self._line = Line(tree, journal, self._loaders)
+        facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
+        self._callers = Callers(self._line, self._control, facts)
+        self._selector = selectors.DefaultSelector()
+        self._socket_empty = False
+        self._stopping = False
+
+    def run(self) -> None:
+        """Coldplug, READY, then events until SIGTERM or SIGINT; SIGHUP reads everything again."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup.fileno())
+        for source in (self._signals, self._events, self._control):
+            self._selector.register(source, selectors.EVENT_READ, source)
+        self._start()
+        while not self._stopping:
+            self._wait()
+            self._go_on()
+        self._notify.stopping()
+        self._control.close()
+        self._line.close()
+        self._events.close()
+        self._journal.close()
+        self._signals.close()
+        self._wakeup.close()
+        self._selector.close()
+
+    def _start(self) -> None:
+        self._line.reload()
+        self._line.coldplug(sources.replay(self._tree.root))
+        dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""
+        message = f"kmodd is listening, kernel {self._tree.release}{dry}"
+        if not self._events.buffer_forced:
+            message += "; no CAP_NET_ADMIN: the receive buffer is as small as the system allows"
+        self._line.tell(Record(telling.STARTED, telling.INFO, message))
+        if not self._settings.dry_run:
+            self._speak()
+        self._notify.ready(message)
+
+    def _speak(self) -> None:
+        for error in sources.speak(self._tree.root):
+            message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
+            self._line.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
+
+    def _wait(self) -> None:
+        """Wait until something speaks up, and read what it says."""
+        self._watch()
+        for key, mask in self._selector.select(self._timeout()):
+            match key.data:
+                case KernelEvents():
+                    self._receive()
+                case Lane():
+                    self._finish(self._line.heard(key.data))
+                case ControlSocket():
+                    self._control.accept()
+                case Connection() if mask & selectors.EVENT_WRITE:
+                    self._control.send_rest(key.data)
+                case Connection():
+                    self._control.receive(key.data)
+                case _:
+                    self._signalled()
+
+    def _go_on(self) -> None:
+        """One round of the line, then everything that is due."""
+        if not self._socket_empty:
+            self._receive()
+        if self._socket_empty:
+            self._finish(self._line.advance())
+        if self._line.replay_wanted:
+            for event in sources.replay(self._tree.root):
+                self._line.take(event, "reconcile")
+        if self._line.idle and self._socket_empty:
+            self._line.end_coldplug()
+            if self._loaders and not self._line.no_tree:
+                self._loaders.keep_spare()
+            # Loading makes children appear: what they say is read before anybody is told that all is quiet.
+            self._receive()
+            if self._line.idle and self._socket_empty:
+                self._callers.settled()
+        self._callers.expire()
+        self._callers.listen()
+        self._journal.flush()
+        self._notify.alive()
+
+    def _receive(self) -> None:
+        """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams."""
+        received = self._events.receive(EVENTS_AT_ONCE)
+        self._socket_empty = len(received) < EVENTS_AT_ONCE
+        lost = False
+        for thing in received:
+            match thing:
+                case Uevent():
+                    self._line.take(thing, "uevent")
+                case Overrun():
+                    lost = True
+                case Refused(why):
+                    self._line.tell(Record(telling.BAD_INPUT, telling.WARNING, f"A uevent is not believed: {why}"))
+        if lost:
+            self._line.events_were_lost()
+
+    def _finish(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._callers.ended(job)
+
+    def _signalled(self) -> None:
+        for number in self._signals.recv(64):
+            if number == signal.SIGHUP:
+                self._notify.reloading()
+                problems = self._line.reload()
+                message = f"Read indexes and configuration again: {len(problems)} lines are of no use"
+                self._line.tell(Record(telling.RELOADED, telling.INFO, message))
+                self._notify.ready("reloaded")
+            else:
+                self._stopping = True
+
+    def _watch(self) -> None:
+        """Have the selector look at just the lanes and callers that there are now."""
+        wanted: dict[Lane | Connection, int] = dict.fromkeys(self._line.lanes, selectors.EVENT_READ)
+        for caller in self._control.connections:
+            wanted[caller] = selectors.EVENT_READ | (selectors.EVENT_WRITE if caller.unsent else 0)
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.data, Lane | Connection):
+                mask = wanted.pop(key.data, 0)
+                if not mask:
+                    self._selector.unregister(key.fileobj)
+                elif mask != key.events:
+                    self._selector.modify(key.fileobj, mask, key.data)
+        for new, mask in wanted.items():
+            self._selector.register(new, mask, new)
+
+    def _timeout(self) -> float:
+        """Seconds that the loop may sleep."""
+        if self._line.can_advance or not self._socket_empty:
+            return 0.0
+        waits = [self._notify.watchdog_interval or 3600.0]
+        if self._line.no_tree or not self._journal.flush():
+            waits.append(LOOK_AGAIN)
+        deadline = self._callers.next_deadline
+        if deadline is not None:
+            waits.append(max(0.0, deadline - time.monotonic()))
+        return min(waits)

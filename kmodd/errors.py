@@ -1,0 +1,66 @@
+"""What can go wrong, as values and as exceptions.
+
+A bad *line* is a `Problem`: it is collected, shown, and the other lines count.
+What stops a whole operation is a `KmoddError`; its text is a complete message without the program's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class KmoddError(Exception):
+    """Base of every error that a program shows as one line and no traceback."""
+
+
+class NoTree(KmoddError):
+    """There is no module tree (or no index in it) for the wanted kernel release."""
+
+
+class BadUevent(KmoddError):
+    """A datagram or `uevent` text that is not a kernel event; nothing of it may be believed."""
+
+
+class UnmatchedBracket(KmoddError):
+    """A name with `[` that is not closed or `]` that was not opened: kmod refuses it as a name and as a pattern."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in a text file, as messages and journal fields name it."""
+
+    file: str
+    line: int
+    """First line is 1. Of a line continued with a backslash, the first."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One line (or one file, line 0) that could not be used, and what was expected there."""
+
+    at: Where
+    column: int
+    """First column is 1; 0 where the whole line is meant."""
+    source: str
+    """The line as it stands in the file; empty where a whole file is meant."""
+    expected: str
+
+    def __str__(self) -> str:
+        """One line: `file:line:column: what was expected`."""
+        place = self.at.file
+        if self.at.line:
+            place += f":{self.at.line}"
+            if self.column:
+                place += f":{self.column}"
+        return f"{place}: {self.expected}"
+
+    def with_caret(self) -> str:
+        """The message, the source line and a caret below the column, for terminals."""
+        if not self.source:
+            return str(self)
+        shown = self.source.expandtabs(1)
+        caret = "\n  " + " " * (self.column - 1) + "^" if self.column else ""
+        return f"{self}\n  {shown}{caret}"

@@ -1,0 +1,1 @@
+"""Everything that touches the machine. Nothing below this folder does."""

@@ -1,0 +1,235 @@
+"""The control socket: Varlink `io.kmodd` on `/run/kmodd/io.kmodd`.
+
+Frames are checked and described by the `varlink` package, which is imported at the first connection. Its own
+servers are not used: they know neither the caller's credentials nor a limit. A call becomes a `Wish` that is
+returned to the daemon's loop, which answers it at once or later; nothing here knows the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import kmodd
+
+if TYPE_CHECKING:
+    import varlink
+
+CONTROL_SOCKET = "/run/kmodd/io.kmodd"
+MAX_CONNECTIONS = 64
+MAX_FRAME = 64 * 1024
+"""Bytes of one call, its NUL included."""
+MAX_UNREAD = 4 * 1024 * 1024
+"""Bytes of answers that a caller may leave unread before it is cut off."""
+
+_UCRED = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True)
+class StatusWish:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainWish:
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadWish:
+    request: str
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SettleWish:
+    timeout_usec: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadWish:
+    pass
+
+
+Wish = StatusWish | ExplainWish | LoadWish | SettleWish | ReloadWish
+
+
+class _Wished(Exception):
+    """Carries a wish out of the varlink package, which has checked the call by then."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+
+
+class _Interface:
+    """The methods of io.kmodd: each only says what is wished. Names are the interface file's."""
+
+    def Status(self) -> None:
+        raise _Wished(StatusWish())
+
+    def Explain(self, request: str) -> None:
+        raise _Wished(ExplainWish(request))
+
+    def Load(self, request: str, parameters: list[str] | None) -> None:
+        raise _Wished(LoadWish(request, tuple(parameters or ())))
+
+    def Settle(self, timeout_usec: int | None) -> None:
+        raise _Wished(SettleWish(timeout_usec))
+
+    def Reload(self) -> None:
+        raise _Wished(ReloadWish())
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One caller."""
+
+    socket: socket.socket
+    uid: int
+    """By SO_PEERCRED, of the moment it connected."""
+    unread: bytes = b""
+    """What came and is not yet a whole frame, or has to wait for the answer to the call before it."""
+    unsent: bytes = b""
+    waiting: bool = field(default=False)
+    """A call is with the daemon; Varlink answers one after the other."""
+
+    def fileno(self) -> int:
+        """For select."""
+        return self.socket.fileno()
+
+
+class ControlSocket:
+    """Listens, reads frames, writes answers. Never waits."""
+
+    def __init__(self, path: str = CONTROL_SOCKET) -> None:
+        """Listen at `path`, in the place of a socket that nobody serves any more. Raises OSError."""
+        self.path = path
+        self._service: varlink.Service | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # Bound beside and renamed, so that the name is there only once somebody listens.
+        beside = f"{path}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        self._socket.bind(beside)
+        os.chmod(beside, 0o666)
+        self._socket.listen(MAX_CONNECTIONS)
+        self._socket.setblocking(False)
+        os.rename(beside, path)
+        self.connections: list[Connection] = []
+
+    def fileno(self) -> int:
+        """For select: readable when somebody connects."""
+        return self._socket.fileno()
+
+    def accept(self) -> None:
+        """Let somebody in; one too many is shown the door."""
+        try:
+            accepted, _ = self._socket.accept()
+        except OSError:
+            return
+        if len(self.connections) >= MAX_CONNECTIONS:
+            accepted.close()
+            return
+        accepted.setblocking(False)
+        credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        self.connections.append(Connection(accepted, _UCRED.unpack(credentials)[1]))
+
+    def receive(self, connection: Connection) -> None:
+        """Read what a caller sent; `next_wish` says what it means."""
+        try:
+            data = connection.socket.recv(MAX_FRAME)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        connection.unread += data
+        if not data or len(connection.unread) > 2 * MAX_FRAME:
+            self.drop(connection)
+
+    def next_wish(self, connection: Connection) -> Wish | None:
+        """The next whole call of a caller that waits for none: answer it with `answer` or `refuse`, now or later."""
+        while not connection.waiting and connection in self.connections:
+            frame, nul, rest = connection.unread.partition(b"\0")
+            if len(frame) >= MAX_FRAME:
+                self.drop(connection)
+                return None
+            if not nul:
+                return None
+            connection.unread = rest
+            if wish := self._understand(connection, frame):
+                connection.waiting = True
+                return wish
+        return None
+
+    def _understand(self, connection: Connection, frame: bytes) -> Wish | None:
+        """Let the varlink package check one call; what it answers by itself (GetInfo, errors) goes out at once."""
+        try:
+            for reply in self._varlink().handle(frame):
+                self._send(connection, reply + b"\0")
+        except _Wished as wished:
+            if isinstance(wished.wish, LoadWish | ReloadWish) and connection.uid != 0:
+                self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
+                return None
+            return wished.wish
+        except Exception:  # a frame that is no JSON, or of a shape that the package does not survive
+            self.drop(connection)
+        return None
+
+    def _varlink(self) -> varlink.Service:
+        if self._service is None:
+            import varlink
+
+            folder = os.path.dirname(os.path.abspath(__file__))
+            service = varlink.Service("kmodd", "kmodd", kmodd.__version__, "", interface_dir=folder)
+            service.interface("io.kmodd")(_Interface)
+            self._service = service
+        return self._service
+
+    def answer(self, connection: Connection, parameters: dict[str, Any]) -> None:
+        """The call that waits has come out well."""
+        connection.waiting = False
+        self._reply(connection, {"parameters": parameters})
+
+    def refuse(self, connection: Connection, error: str, parameters: dict[str, Any]) -> None:
+        """The call that waits ends with one of the interface's errors."""
+        connection.waiting = False
+        self._reply(connection, {"error": f"io.kmodd.{error}", "parameters": parameters})
+
+    def _reply(self, connection: Connection, reply: dict[str, Any]) -> None:
+        self._send(connection, json.dumps(reply).encode() + b"\0")
+
+    def _send(self, connection: Connection, data: bytes) -> None:
+        connection.unsent += data
+        self.send_rest(connection)
+
+    def send_rest(self, connection: Connection) -> None:
+        """Write what the caller has room for; one that reads nothing is cut off."""
+        try:
+            sent = connection.socket.send(connection.unsent)
+            connection.unsent = connection.unsent[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.drop(connection)
+        if len(connection.unsent) > MAX_UNREAD:
+            self.drop(connection)
+
+    def drop(self, connection: Connection) -> None:
+        """End with a caller."""
+        if connection in self.connections:
+            self.connections.remove(connection)
+        connection.socket.close()
+
+    def close(self) -> None:
+        """Stop listening; the name goes first, so that nobody connects in vain."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+        for connection in list(self.connections):
+            self.drop(connection)
+        self._socket.close()

@@ -1,0 +1,138 @@
+"""The daemon's side of the loaders: a `Lane` hands one call after the other to one loader process.
+
+Under systemd each loader is an instance of `kmodd-loader@.service`, made by connecting to its socket; elsewhere
+it is a child. A loader is never killed from here: its connection is closed, and it ends when it is idle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass, field
+
+from kmodd.host.loader import MAX_STEP, Call, Reply, decode_reply, encode_call
+
+LOADER_SOCKET = "/run/kmodd/loader"
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The loader is gone without an answer: it was killed, or an oops took it along."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One loader process, and whether a call is with it."""
+
+    connection: socket.socket
+    pid: int = 0
+    """0 until the loader has said it; the peer's credentials would name systemd."""
+    busy: bool = field(default=False)
+
+    def fileno(self) -> int:
+        """For select."""
+        return self.connection.fileno()
+
+    def start(self, call: Call) -> bool:
+        """Hand over one call. False: the loader is gone, and the call was not begun."""
+        try:
+            self.connection.send(encode_call(call))
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        self.busy = True
+        return True
+
+    def receive(self) -> Reply | Died | None:
+        """What came from the loader; None: nothing that ends a call (its greeting, or no datagram yet)."""
+        try:
+            datagram = self.connection.recv(MAX_STEP)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            datagram = b""
+        if not datagram:
+            return Died()
+        if not self.pid:
+            self.pid = int(json.loads(datagram).get("pid", 0))
+            return None
+        self.busy = False
+        return decode_reply(datagram)
+
+    def close(self) -> None:
+        """Let the loader go; one that is in a module's init ends after it."""
+        with contextlib.suppress(OSError):
+            self.connection.close()
+
+
+def open_lane(*, spawn: bool) -> Lane:
+    """A lane on a new loader; `spawn`: as a child of ours, else by connecting to its socket.
+
+    Raises OSError: no such socket, connection refused, fork failed.
+    """
+    if spawn:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            _spawn_loader(theirs)
+        connection = ours
+    else:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            connection.connect(LOADER_SOCKET)
+        except OSError:
+            connection.close()
+            raise
+    connection.setblocking(False)
+    return Lane(connection)
+
+
+def _spawn_loader(theirs: socket.socket) -> None:
+    """Start `kmodd loader` in a session of its own, so that a Ctrl-C for the daemon does not reach it."""
+    fd = theirs.fileno()
+    os.set_inheritable(fd, True)
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {package!r}); "
+         f"from kmodd.cli.loader import main; sys.exit(main(['--fd', '{fd}']))"],
+        dict(os.environ),
+        setsid=True,
+    )  # fmt: skip
+
+
+class Loaders:
+    """The loaders at hand: one that works, and a spare for the moment it is lost.
+
+    Under systemd a new loader needs the time of a Python start; with a spare the line goes on at once.
+    """
+
+    def __init__(self, *, spawn: bool) -> None:
+        self._spawn = spawn
+        self.spare: Lane | None = None
+        """Connected, started, and not at work."""
+
+    def get(self) -> Lane:
+        """The spare, or a new one. Raises OSError where there is no way to a loader."""
+        lane, self.spare = self.spare, None
+        return lane or open_lane(spawn=self._spawn)
+
+    def keep_spare(self) -> Lane | None:
+        """Have a spare. The answer is the new one, to be watched; None: there was one, or none can be had now."""
+        if self.spare is not None:
+            return None
+        try:
+            self.spare = open_lane(spawn=self._spawn)
+        except OSError:
+            return None
+        return self.spare
+
+    def lost(self, lane: Lane) -> None:
+        """This loader is gone."""
+        if lane is self.spare:
+            self.spare = None
+        lane.close()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass

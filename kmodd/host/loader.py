@@ -1,0 +1,249 @@
+"""The loader: a process that carries out one step at a time and says what came of it.
+
+It serves one connected SOCK_SEQPACKET socket; a datagram is one JSON object. It starts with
+`{"pid": N}`; then each step is answered by
+`{"errno": N, "stage": "…", "usec": N, "detail": "…"}`. It never plans
+and never listens to the kernel. When its peer is gone it ends, but not inside a module's init:
+signals are blocked there, because a killed init leaves hardware half set (kernel-proofs, section 3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from kmodd import modprobe_d
+from kmodd.errors import Where
+from kmodd.host.kernel import COMPRESSED_FILE, Kernel
+
+MAX_STEP = 65536
+"""Bytes of one datagram, either way."""
+
+_MAGIC = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"\x1f\x8b", "gzip"))
+"""First bytes of a compressed module; kmod goes by them too, never by the suffix (libkmod-file.c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class InsmodCall:
+    """Give this file to the kernel."""
+
+    path: str
+    """As it is to be opened."""
+    options: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandCall:
+    """Run the install command that stands at this place; the loader reads it there itself."""
+
+    module: str
+    at: Where
+    real_file: str
+    """`at.file` as it is to be opened."""
+    options: str
+
+
+Call = InsmodCall | CommandCall
+
+
+Stage = Literal["file", "kernel", "command"]
+"""Who gave the errno: opening or unpacking the file, the kernel, or an install command.
+
+ENOENT of the kernel means an unknown symbol, ENOENT of open a missing file: they must stay apart.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of one call."""
+
+    errno: int
+    """0: done."""
+    stage: Stage
+    usec: int
+    detail: str = ""
+
+
+def encode_call(call: Call) -> bytes:
+    """One datagram for `call`; raises ValueError where it would not fit."""
+    match call:
+        case InsmodCall(path, options):
+            words = {"do": "insmod", "path": path, "options": options}
+        case CommandCall(module, at, real_file, options):
+            words = {
+                "do": "install", "module": module, "file": at.file, "line": str(at.line), "real": real_file,
+                "options": options,
+            }  # fmt: skip
+    datagram = json.dumps(words).encode()
+    if len(datagram) > MAX_STEP:
+        raise ValueError(f"a step of {len(datagram)} bytes; at most {MAX_STEP}")
+    return datagram
+
+
+def decode_call(datagram: bytes) -> Call:
+    """The call in one datagram; raises ValueError for anything else."""
+    words = json.loads(datagram)
+    if not isinstance(words, dict) or not all(isinstance(value, str) for value in words.values()):
+        raise ValueError("expected one object of strings")
+    try:
+        match words["do"]:
+            case "insmod":
+                return InsmodCall(words["path"], words["options"])
+            case "install":
+                at = Where(words["file"], int(words["line"]))
+                return CommandCall(words["module"], at, words["real"], words["options"])
+    except KeyError as missing:
+        raise ValueError(f"no {missing}") from None
+    raise ValueError(f"cannot do {words['do']!r}")
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """One datagram for `reply`."""
+    return json.dumps(
+        {"errno": reply.errno, "stage": reply.stage, "usec": reply.usec, "detail": reply.detail[:MAX_STEP // 8]}
+    ).encode()
+
+
+def decode_reply(datagram: bytes) -> Reply:
+    """The loader's answer; raises ValueError for anything else."""
+    words = json.loads(datagram)
+    try:
+        return Reply(int(words["errno"]), words["stage"], int(words["usec"]), str(words["detail"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a loader's answer: {error}") from None
+
+
+def serve(connection: socket.socket, kernel: Kernel) -> None:
+    """Carry out steps until the peer closes the connection."""
+    _name_process()
+    try:
+        connection.send(json.dumps({"pid": os.getpid()}).encode())
+        while datagram := connection.recv(MAX_STEP):
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                reply = _carry_out(decode_call(datagram), kernel)
+            except ValueError as why:
+                reply = Reply(errno.EPROTO, "file", 0, f"not a step: {why}")
+            connection.send(encode_reply(reply))
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # The daemon is gone; whoever comes next reads the outcome from /proc/modules.
+
+
+def _carry_out(call: Call, kernel: Kernel) -> Reply:
+    begin = time.monotonic_ns()
+
+    def reply(code: int, stage: Stage, detail: str = "") -> Reply:
+        return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
+
+    match call:
+        case InsmodCall(path, options):
+            try:
+                give = open_module(path)
+            except OSError as error:
+                return reply(error.errno or errno.EIO, "file", f"{path}: {error.strerror}")
+            try:
+                give(kernel, options)
+            except OSError as error:
+                return reply(error.errno or errno.EIO, "kernel")
+            return reply(0, "kernel")
+        case CommandCall():
+            why = _run_install_command(call)
+            return reply(errno.EINVAL if why else 0, "command", why)
+
+
+def open_module(path: str) -> Callable[[Kernel, str], None]:
+    """Open the module file `path`; the answer hands it to a kernel with options, once.
+
+    A compressed file goes to the kernel as it is where `/sys/module/compression` names its format, else it is
+    unpacked here for init_module; so it is too where the kernel has no finit_module (kmod, libkmod-module.c).
+    Raises OSError with the errno of opening, or EINVAL, ENOSYS for what cannot be unpacked.
+    """
+    with open(path, "rb") as file:
+        head = file.read(6)
+        format_name = next((name for magic, name in _MAGIC if head.startswith(magic)), "")
+        if format_name and format_name != _kernel_unpacks():
+            file.seek(0)
+            image = unpack(file.read(), format_name)
+            return lambda kernel, options: kernel.init_module(image, options)
+        fd = os.dup(file.fileno())
+
+    def give(kernel: Kernel, options: str) -> None:
+        try:
+            kernel.finit_module(fd, options, COMPRESSED_FILE if format_name else 0)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            with open(path, "rb") as again:
+                data = again.read()
+            kernel.init_module(unpack(data, format_name) if format_name else data, options)
+        finally:
+            os.close(fd)
+
+    return give
+
+
+def unpack(data: bytes, format_name: str) -> bytes:
+    """The module in a compressed file's bytes; raises OSError EINVAL where it is damaged, ENOSYS without a library."""
+    try:
+        match format_name:
+            case "gzip":
+                return zlib.decompress(data, wbits=31)
+            case "xz":
+                import lzma  # 10 ms that a loader of plain modules need not pay
+
+                return lzma.decompress(data)
+            case _:
+                import zstandard
+
+                return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    except ImportError:
+        raise OSError(errno.ENOSYS, "compressed with zstd; install python3-zstandard to unpack it") from None
+    except Exception as error:  # each library has an exception of its own for damaged data
+        raise OSError(errno.EINVAL, f"damaged {format_name} data: {error}") from None
+
+
+def _kernel_unpacks() -> str:
+    try:
+        with open("/sys/module/compression") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _run_install_command(call: CommandCall) -> str:
+    """Run it with /bin/sh, as system(3) in kmod does; the answer is why it failed, empty if it did not."""
+    try:
+        with open(call.real_file, encoding="utf-8", errors="surrogateescape") as file:
+            config = modprobe_d.parse_file(modprobe_d.ConfFile(call.at.file, file.read()))
+    except OSError as error:
+        return f"{call.at.file}: {error.strerror}"
+    command = next((line.command for line in config.installs if line.at == call.at), "")
+    if not command:
+        return f"{call.at}: no install command there any more"
+    # All signals are blocked here; the command must not inherit that.
+    child = os.posix_spawn(
+        "/bin/sh",
+        ["sh", "-c", command.replace("$CMDLINE_OPTS", call.options)],
+        {**os.environ, "MODPROBE_MODULE": call.module},
+        setsigmask=[],
+    )
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        return f"install command of {call.at} was killed by {signal.Signals(-status).name}"
+    return f"install command of {call.at} exited with status {status}" if status else ""
+
+
+def _name_process() -> None:
+    """Be `kmodd-loader` in ps and in the kernel's trace of module loads."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write("kmodd-loader")

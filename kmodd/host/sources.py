@@ -1,0 +1,195 @@
+"""Where events come from: the kernel's netlink group, and sysfs for what was there before us.
+
+pyudev opens the monitor; the datagrams are read here. `Monitor.poll` would cost four times as much an event and
+never recovers from an overflow (pyudev issue 194); `recvmsg` gives the sender's credentials and an errno that
+clears itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kmodd import uevent
+from kmodd.errors import BadUevent
+from kmodd.uevent import Uevent
+
+RECEIVE_BUFFER = 128 * 1024 * 1024
+"""Bytes, as udevd asks for: room for 100,000 events and more. The kernel doubles it."""
+
+_DATAGRAM = 16384
+"""Bytes. A uevent has at most 2,048 of variables and its path (include/linux/kobject.h)."""
+
+_UCRED = struct.Struct("3i")
+_ANCILLARY = socket.CMSG_SPACE(_UCRED.size)
+
+SPOKEN_TO = ("auxiliary", "cxl", "dfl", "mdio_bus", "memstick", "mmc", "tifm")
+"""Buses whose devices have no `modalias` file and yet say one, or match a rule, in their `add` event.
+
+They are made to speak by writing `add`: reading a `uevent` file would take the device's lock and hang, unkillably,
+behind a slow or crashed probe. Every other bus is only read, because each `add` also makes udevd do all its rules.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """The kernel dropped events because our buffer was full; which ones nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A datagram that is not believed, and why."""
+
+    why: str
+
+
+Received = Uevent | Overrun | Refused
+
+
+class KernelEvents:
+    """The kernel's uevent group, open from construction on."""
+
+    def __init__(self, buffer_bytes: int = RECEIVE_BUFFER) -> None:
+        """Join the group; `buffer_bytes` is forced with CAP_NET_ADMIN, else what the system allows.
+
+        Raises OSError where netlink is not to be had, ImportError where pyudev or libudev is not.
+        """
+        import pyudev  # only here: no tool and no reading verb pays for it
+
+        self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+        self.buffer_forced = True
+        try:
+            self._monitor.set_receive_buffer_size(buffer_bytes)
+        except OSError:
+            self.buffer_forced = False
+        self._monitor.start()
+        self._socket = socket.socket(fileno=os.dup(self._monitor.fileno()))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """For select."""
+        return self._socket.fileno()
+
+    def receive(self, limit: int) -> list[Received]:
+        """Up to `limit` things that wait in the socket; fewer: it is empty now."""
+        got: list[Received] = []
+        while len(got) < limit:
+            try:
+                datagram, ancillary, flags, sender = self._socket.recvmsg(_DATAGRAM, _ANCILLARY)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                got.append(Overrun())
+                continue
+            why = _not_the_kernels(sender, ancillary, flags)
+            if why:
+                got.append(Refused(why))
+                continue
+            try:
+                got.append(uevent.parse(datagram))
+            except BadUevent as bad:
+                got.append(Refused(str(bad)))
+        return got
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._socket.close()
+
+
+def _not_the_kernels(sender: tuple[int, int], ancillary: list[tuple[int, int, bytes]], flags: int) -> str:
+    """Why a datagram is not to be believed; empty: it is the kernel's.
+
+    Port 0 is the kernel's own, but in a container the kernel re-sends what a container's root wrote with port 0
+    and the writer's credentials: so both are asked for (lib/kobject_uevent.c, uevent_net_rcv_skb).
+    """
+    if flags & socket.MSG_TRUNC:
+        return f"datagram of more than {_DATAGRAM} bytes"
+    port, groups = sender
+    if port != 0 or groups != 1:
+        return f"sent by netlink port {port} to group {groups}; expected the kernel, port 0, group 1"
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(data) >= _UCRED.size:
+            _pid, uid, _gid = _UCRED.unpack(data[: _UCRED.size])
+            return "" if uid == 0 else f"sent by uid {uid}; expected the kernel"
+    return "no sender's credentials with it"
+
+
+def replay(root: str) -> Iterator[Uevent]:
+    """What the devices that are there now would have said: one synthetic `add` for each that has a `modalias` file.
+
+    Every device that sends events stands below /sys/bus/*/devices, /sys/class or /sys/devices/system. All lines of the file
+    count: some ACPI devices have two. In the order of the paths, so a parent comes before its children.
+    """
+    for devpath, subsystem in sorted(_devices(root)):
+        try:
+            with open(f"{root}/sys{devpath}/modalias", "rb") as file:
+                aliases = file.read().decode("utf-8", "surrogateescape").split("\n")
+        except OSError:
+            continue  # most have none, and a device may go away meanwhile
+        if any(aliases):
+            yield Uevent("add", devpath, subsystem, tuple(a for a in aliases if a), 0, synthetic=True)
+
+
+def speak(root: str) -> list[OSError]:
+    """Write `add` to the devices of SPOKEN_TO, and to parport_pc, whose module is a rule of its own.
+
+    Their events come in through the kernel's group like any other. The answer is what went wrong, but not
+    that a device went away meanwhile.
+    """
+    errors = []
+    talkers = [devpath for devpath, subsystem in _devices(root) if subsystem in SPOKEN_TO]
+    for devpath in [*sorted(talkers), "/module/parport_pc"]:
+        try:
+            fd = os.open(f"{root}/sys{devpath}/uevent", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"add")
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            errors.append(error)
+    return errors
+
+
+def _devices(root: str) -> Iterator[tuple[str, str]]:
+    """(device path, subsystem) of every device on a bus or in a class."""
+    sys = f"{root}/sys"
+    seen = set()
+    for kind, inner in (("bus", "/devices"), ("class", "")):
+        for subsystem in _names(f"{sys}/{kind}"):
+            folder = f"{sys}/{kind}/{subsystem}{inner}"
+            for name in _names(folder):
+                with contextlib.suppress(OSError):
+                    target = os.readlink(f"{folder}/{name}")
+                    devpath = os.path.normpath(f"{folder}/{target}")[len(sys) :]
+                    if devpath.startswith("/devices/") and devpath not in seen:
+                        seen.add(devpath)
+                        yield devpath, subsystem
+    # Processors have one `modalias` for all of them, at the root of their subsystem (drivers/base/cpu.c).
+    for subsystem in _names(f"{sys}/devices/system"):
+        yield f"/devices/system/{subsystem}", subsystem
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def last_seqnum(root: str) -> int:
+    """The kernel's count of events so far; 0 where sysfs does not say."""
+    try:
+        with open(f"{root}/sys/kernel/uevent_seqnum") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0

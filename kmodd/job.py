@@ -1,0 +1,73 @@
+"""A plan that is being carried out: which step is next, and what is not attempted after a failure.
+
+Pure bookkeeping. Whoever holds the job hands the steps out and brings back what came of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kmodd.outcome import Outcome, not_attempted, of_skip
+from kmodd.plan import Plan, Skip, Step
+
+
+@dataclass(slots=True)
+class Job:
+    """One plan under way. Its outcomes grow in the order of the plan."""
+
+    plan: Plan
+    outcomes: list[Outcome] = field(default_factory=list)
+    _goal: int = 0
+    _entry: int = 0
+    _told: int = 0
+    _failed: str = ""
+    """The required module of the present goal that failed; the rest of the goal is not attempted."""
+
+    def next_step(self, is_live: Callable[[str], bool]) -> Step | None:
+        """The step to do now; None: the plan is through. What needs no doing becomes an outcome on the way.
+
+        `is_live` says whether a module is in the kernel by now: an earlier step may have brought it along, and the
+        kernel is not asked a second time (kmod checks before each entry too, libkmod-module.c).
+        """
+        if not self.plan.goals and not self.outcomes:
+            self.outcomes += [of_skip(self.plan.request, skip) for skip in self.plan.skips]
+        while self._goal < len(self.plan.goals):
+            entries = self.plan.goals[self._goal].entries
+            if self._entry == len(entries):
+                self._goal += 1
+                self._entry = 0
+                self._failed = ""
+                continue
+            entry = entries[self._entry]
+            if isinstance(entry, Skip):
+                self._add(of_skip(self.plan.request, entry))
+            elif self._failed:
+                self._add(not_attempted(self.plan.request, entry, f"{self._failed} failed before it"))
+            elif is_live(entry.module):
+                self._add(Outcome(self.plan.request, entry.module, "live", entry.because))
+            else:
+                return entry
+        return None
+
+    def finish(self, outcome: Outcome) -> None:
+        """The step that `next_step` gave has come out like this."""
+        entry = self.plan.goals[self._goal].entries[self._entry]
+        if not outcome.ok and not isinstance(entry, Skip) and entry.required:
+            self._failed = outcome.module
+        self._add(outcome)
+
+    def abandon(self, why: str) -> None:
+        """Nothing more of this plan can be tried; each step that is left is an outcome that says so."""
+        while step := self.next_step(lambda _: False):
+            self._add(not_attempted(self.plan.request, step, why))
+
+    def untold(self) -> list[Outcome]:
+        """The outcomes that came since this was asked last."""
+        new = self.outcomes[self._told :]
+        self._told = len(self.outcomes)
+        return new
+
+    def _add(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self._entry += 1

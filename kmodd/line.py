@@ -1,0 +1,334 @@
+"""The line that every request takes: waits, is resolved, is loaded step by step, is told.
+
+Nothing in here waits: `take` and `order` put in, `advance` goes as far as it can, `heard` brings back what a loader
+said. The daemon's loop calls them in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kmodd import outcome as telling
+from kmodd.answers import Answers
+from kmodd.errors import NoTree, Problem
+from kmodd.host.journal import Journal
+from kmodd.host.lanes import Died, Lane, Loaders
+from kmodd.host.loader import Call, CommandCall, InsmodCall, Reply
+from kmodd.host.tree import Tree
+from kmodd.job import Job
+from kmodd.outcome import Outcome, Record
+from kmodd.plan import Insmod, Plan, Step
+from kmodd.procfs import Loaded
+from kmodd.request import Backlog, Origin, Request, wanted
+from kmodd.resolve import Snapshot, manner_of, resolve
+from kmodd.uevent import Uevent
+
+BATCH = 256
+"""Requests that are resolved without a load before the kernel's socket is looked at again."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start, for `kmodd status`."""
+
+    events: int = 0
+    overruns: int = 0
+    repeats: int = 0
+    """Synthetic requests whose answer was known: nothing was done."""
+    results: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Work:
+    """What is with a loader at this moment."""
+
+    lane: Lane
+    job: Job
+    step: Step
+    since_ns: int
+    """time.monotonic_ns at the start."""
+
+
+@dataclass(slots=True)
+class Coldplug:
+    """The first replay, until all of it is answered."""
+
+    since_ns: int
+    devices: int = 0
+    found_live: set[str] = field(default_factory=set)
+    """What an initramfs or PID 1 had loaded: one record for all (INTERFACE, Journal)."""
+    loaded: int = 0
+
+
+class Line:
+    """The backlog, the snapshot and the work under way: all state there is, but for the kernel's."""
+
+    def __init__(self, tree: Tree, journal: Journal, loaders: Loaders | None) -> None:
+        """`loaders` None: a dry run, nothing is handed to anybody."""
+        self._tree = tree
+        self._journal = journal
+        self._loaders = loaders
+        self._backlog = Backlog()
+        self._answers = Answers()
+        self._snapshot: Snapshot | None = None
+        self._loaded: Loaded | None = None
+        self._lane: Lane | None = None
+        self._coldplug: Coldplug | None = None
+        self._replay_wanted = False
+        self.work: Work | None = None
+        self.counters = Counters()
+        self.no_tree = ""
+        """Why there is no snapshot; empty: there is one."""
+
+    # -- what goes in ------------------------------------------------------------------------------------------
+
+    def take(self, event: Uevent, origin: Origin) -> None:
+        """An event: what it makes us want waits from now on."""
+        self.counters.events += 1
+        if event.subsystem == "module":
+            self._loaded = None
+            if event.action == "remove":
+                self._answers.forget_modules()
+        for request in wanted(event, origin):
+            if not self._backlog.add(request):
+                self._replay_wanted = True
+
+    def coldplug(self, events: Iterable[Uevent]) -> None:
+        """The devices that were there before us. Each alias is answered; the end of it is told once."""
+        self._coldplug = Coldplug(time.monotonic_ns())
+        self._replay_wanted = False
+        for event in events:
+            self._coldplug.devices += 1
+            self.take(event, "coldplug")
+
+    def order(self, request: Request) -> bool:
+        """A request that somebody waits for. False: no room."""
+        return self._backlog.add(request)
+
+    def events_were_lost(self) -> None:
+        """What we know of the kernel's modules may be old, and devices may have come: sysfs is to be replayed."""
+        self.counters.overruns += 1
+        self._replay_wanted = True
+        self._loaded = None
+        self._answers.forget_modules()
+        self.tell(Record(telling.OVERRUN, telling.WARNING, "The kernel dropped events: all devices are looked at again"))
+
+    # -- what state it is in -----------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the backlog."""
+        return len(self._backlog)
+
+    @property
+    def can_advance(self) -> bool:
+        """`advance` would do something now."""
+        return self.work is None and self._snapshot is not None and len(self._backlog) > 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and nothing waits that could be done."""
+        return self.work is None and not self.can_advance
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Connections to loaders, to be watched."""
+        spare = self._loaders.spare if self._loaders else None
+        return tuple(lane for lane in (self._lane, spare) if lane is not None)
+
+    @property
+    def replay_wanted(self) -> bool:
+        """Events were lost, or the index changed: sysfs is to be replayed now. Asking resets it."""
+        if not self._replay_wanted or self._backlog.full:
+            return False
+        self._replay_wanted = False
+        return True
+
+    @property
+    def records_lost(self) -> int:
+        """Journal records that were given up."""
+        return self._journal.lost
+
+    # -- the snapshot ------------------------------------------------------------------------------------------
+
+    def reload(self) -> Sequence[Problem]:
+        """Read indexes and configuration again: all of the new or all of the old. The answer: lines without use."""
+        try:
+            snapshot = self._tree.snapshot()
+        except NoTree as error:
+            if not self.no_tree:
+                self.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
+            self.no_tree = str(error)
+            return ()
+        self.no_tree = ""
+        self._snapshot = snapshot
+        self._answers.forget_index()
+        self._replay_wanted = True
+        for problem in snapshot.problems:
+            self.complain(problem)
+        return snapshot.problems
+
+    def refresh(self) -> None:
+        """Read again what changed on disk since it was read; nothing else costs more than a few stat calls."""
+        if self._snapshot is None:
+            self.reload()
+        elif not self._tree.is_current(self._snapshot):
+            self.reload()
+            self.tell(Record(telling.RELOADED, telling.INFO, "The module index or configuration changed: read again"))
+
+    def plan(self, request: Request) -> Plan:
+        """What would be done for `request` now. Raises NoTree."""
+        if self._snapshot is None:
+            raise NoTree(self.no_tree)
+        loaded = self._loaded or self._tree.loaded()
+        self._loaded = loaded
+        return resolve(request, self._snapshot, loaded, manner_of(request.origin), self._tree.present)
+
+    # -- the line ----------------------------------------------------------------------------------------------
+
+    def advance(self) -> list[Job]:
+        """Resolve what waits, one request after the other, until one needs a loader. The answer: jobs that ended."""
+        ended: list[Job] = []
+        if not len(self._backlog) or self.work is not None:
+            return ended
+        self.refresh()
+        if self._snapshot is None:
+            return ended
+        for _ in range(BATCH):
+            request = self._backlog.take()
+            if request is None:
+                break
+            if request.synthetic and self._answers.knows(request.text):
+                self.counters.repeats += 1
+                continue
+            job = Job(self.plan(request))
+            if not self._drive(job):
+                return ended
+            ended.append(job)
+        return ended
+
+    def heard(self, lane: Lane) -> list[Job]:
+        """A loader said something or is gone. The answer: jobs that ended with it."""
+        heard = lane.receive()
+        work = self.work
+        if isinstance(heard, Died) and self._loaders:
+            self._loaders.lost(lane)
+            self._lane = None if lane is self._lane else self._lane
+        if heard is None or work is None or lane is not work.lane:
+            return []
+        self.work = None
+        self._loaded = None
+        work.job.finish(self._outcome(work, heard))
+        return [work.job] if self._drive(work.job) else []
+
+    def _drive(self, job: Job) -> bool:
+        """Go on with a job. True: it is through. False: its next step is with a loader."""
+        if self._loaders is None:
+            job.abandon(telling.DRY_RUN)
+        while step := job.next_step(self._is_live):
+            lane, why = self._hand_over(self._call(step))
+            if lane is not None:
+                self.work = Work(lane, job, step, time.monotonic_ns())
+                break
+            job.abandon(why)
+        else:
+            self._answers.learn(job.plan.request.text, job.outcomes)
+        self._tell_new(job)
+        return self.work is None
+
+    def _hand_over(self, call: Call) -> tuple[Lane | None, str]:
+        """Give a call to the loader we have, else to a new one. No lane: why there is none."""
+        assert self._loaders is not None
+        for _ in range(2):
+            try:
+                self._lane = self._lane or self._loaders.get()
+                if self._lane.start(call):
+                    return self._lane, ""
+            except (OSError, ValueError) as error:
+                self._lane = None
+                return None, f"no loader: {error}"
+            self._loaders.lost(self._lane)
+            self._lane = None
+        return None, "no loader: each one is gone at once"
+
+    def _call(self, step: Step) -> Call:
+        match step:
+            case Insmod():
+                return InsmodCall(self._tree.real(step.path), step.options)
+            case _:
+                return CommandCall(step.module, step.at, self._tree.real(step.at.file), step.options)
+
+    def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
+        """What a loader's answer means for its step."""
+        step, request = work.step, work.job.plan.request
+        path = step.path if isinstance(step, Insmod) else ""
+        at = None if isinstance(step, Insmod) else step.at
+        if isinstance(heard, Died):
+            usec = (time.monotonic_ns() - work.since_ns) // 1000
+            # An oops takes its caller along and leaves the name in `coming`; a kill leaves it live or gone.
+            match self._tree.loaded().state(step.module):
+                case "live":
+                    return Outcome(request, step.module, "loaded", step.because, path, 0, usec, at)
+                case "coming" | "going":
+                    return Outcome(request, step.module, "crashed", step.because, path, 0, usec, at)
+                case None:
+                    return Outcome(request, step.module, "failed", step.because, path, 0, usec, at,
+                                   detail="its loader was killed")  # fmt: skip
+        code, usec = heard.errno, heard.usec
+        if not code:
+            return Outcome(request, step.module, "loaded", step.because, path, 0, usec, at)
+        if heard.stage == "kernel" and code == errno.EEXIST:
+            return Outcome(request, step.module, "live", step.because, path, 0, usec, at)
+        if heard.stage == "file" and code == errno.ENOENT:
+            return Outcome(request, step.module, "missing", step.because, path, code, usec, at)
+        return Outcome(request, step.module, "failed", step.because, path, code, usec, at, detail=heard.detail)
+
+    def _is_live(self, name: str) -> bool:
+        self._loaded = self._loaded or self._tree.loaded()
+        return self._loaded.state(name) == "live"
+
+    # -- telling -----------------------------------------------------------------------------------------------
+
+    def tell(self, record: Record) -> None:
+        """Say one thing."""
+        self._journal.write(record)
+
+    def complain(self, problem: Problem) -> None:
+        """Say what a file's line is good for: nothing."""
+        fields = (("KMODD_FILE", problem.at.file), ("KMODD_LINE", str(problem.at.line)))
+        self.tell(Record(telling.BAD_INPUT, telling.WARNING, str(problem), fields))
+
+    def _tell_new(self, job: Job) -> None:
+        for outcome in job.untold():
+            results = self.counters.results
+            results[outcome.result] = results.get(outcome.result, 0) + 1
+            if outcome.request.origin == "coldplug" and self._coldplug:
+                self._coldplug.loaded += outcome.result == "loaded"
+                if outcome.result == "live":
+                    self._coldplug.found_live.add(outcome.module)
+                    continue
+            if outcome.result != "nomatch" or self._answers.first_nomatch(outcome.request.text):
+                self.tell(telling.record(outcome))
+
+    def end_coldplug(self) -> None:
+        """Say once that everything that was there before us is answered; to be called when idle."""
+        coldplug, self._coldplug = self._coldplug, None
+        if coldplug is None:
+            return
+        if coldplug.found_live:
+            names = " ".join(sorted(coldplug.found_live))
+            message = f"{len(coldplug.found_live)} modules were loaded before kmodd started: {names}"
+            self.tell(Record(telling.ALREADY_THERE, telling.INFO, message))
+        usec = (time.monotonic_ns() - coldplug.since_ns) // 1000
+        message = f"Coldplug is done: {coldplug.devices} devices, {coldplug.loaded} modules loaded, {usec} µs"
+        self.tell(Record(telling.COLDPLUG_DONE, telling.INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
+
+    def close(self) -> None:
+        """Let the loaders go; one that is in a module's init ends after it."""
+        for lane in self.lanes:
+            with contextlib.suppress(OSError):
+                lane.close()

@@ -1,0 +1,245 @@
+"""Mistakes in a configuration: a `Snapshot` in, `Finding`s out.
+
+A finding is an error where a line that a person wrote does nothing, or not what it says. The same in a file that came
+with a package (below /usr/lib or /lib) is a warning: it was made for many kernels, and nobody here can mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+from kmodd import cmdline, glob, modprobe_d
+from kmodd.catalog import Snapshot, lookup_or_nothing
+from kmodd.errors import Where
+from kmodd.modprobe_d import Command, Config, Softdep
+from kmodd.names import ModuleName, module_of_path
+
+Severity = Literal["error", "warning"]
+_PACKAGED = ("/usr/lib/", "/lib/")
+_SHOWN = 3
+"""So many names are given where there may be hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One mistake, and where it stands."""
+
+    at: Where
+    severity: Severity
+    text: str
+
+    def __str__(self) -> str:
+        """One line: `file:line: error: what is wrong`; without a line where the whole file is meant."""
+        place = str(self.at) if self.at.line else self.at.file
+        return f"{place}: {self.severity}: {self.text}"
+
+
+def lint(snapshot: Snapshot, hidden: Iterable[tuple[str, str]] = ()) -> tuple[Finding, ...]:
+    """Everything that CHECKS find, and a warning for each `hidden` file, in the order of files and lines."""
+    findings = [_warning(Where(path, 0), f"not read: {by} has the same name and comes first") for path, by in hidden]
+    findings += chain.from_iterable(check(snapshot) for check in CHECKS)
+    return tuple(sorted(findings, key=lambda finding: (finding.at.file, finding.at.line)))
+
+
+def shadowed(places: Sequence[tuple[str, Iterable[str]] | str]) -> tuple[tuple[str, str], ...]:
+    """The files that one of the same name keeps from being read, and that other file. In: as `modprobe_d.ordered`."""
+    each: list[tuple[str, Iterable[str]] | str] = []
+    for place in places:
+        each += [place] if isinstance(place, str) else [(place[0], [name]) for name in place[1]]
+    taken = {path.rpartition("/")[2]: path for path in modprobe_d.ordered(each)}
+    all_paths = chain.from_iterable(modprobe_d.ordered([place]) for place in each)
+    return tuple((path, by) for path in all_paths if (by := taken[path.rpartition("/")[2]]) != path)
+
+
+# ── words used by the checks ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _severity(at: Where) -> Severity:
+    return "warning" if at.file.startswith(_PACKAGED) else "error"
+
+
+def _mistake(at: Where, text: str) -> Finding:
+    return Finding(at, _severity(at), text)
+
+
+def _warning(at: Where, text: str) -> Finding:
+    return Finding(at, "warning", text)
+
+
+def _exists(name: str, snapshot: Snapshot) -> bool:
+    return snapshot.catalog.dep(name) is not None or snapshot.catalog.is_builtin(name)
+
+
+def _is_literal(pattern: str) -> bool:
+    return not any(character in pattern for character in "*?[\\")
+
+
+def _covers(pattern: str, other: str) -> bool:
+    """Whether `pattern` matches all that `other` matches, as far as that is told easily."""
+    return pattern == other or (_is_literal(other) and glob.matches(pattern, other))
+
+
+def _several(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _resolves(names: Iterable[str], snapshot: Snapshot) -> bool:
+    return any(lookup_or_nothing(name, snapshot) for name in names)
+
+
+# ── the checks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _bad_lines(snapshot: Snapshot) -> Iterator[Finding]:
+    """Lines that no program can use, and names that end in the CR of a text from another system."""
+    config = snapshot.config
+    for problem in config.problems:
+        yield Finding(problem.at, "error", problem.expected)
+    ends: list[tuple[str, Where]] = []
+    ends += [(alias.module, alias.at) for alias in config.aliases]
+    ends += [(entry.module, entry.at) for entry in config.blacklist]
+    ends += [(options.text, options.at) for options in config.options]
+    ends += [(softdep.text, softdep.at) for softdep in config.softdeps]
+    ends += [(command.command, command.at) for command in (*config.installs, *config.removes)]
+    for text, at in ends:
+        if text.endswith("\r"):
+            yield _mistake(at, "the line ends in CR LF, and the CR counts as part of its last word")
+
+
+def _options(snapshot: Snapshot) -> Iterator[Finding]:
+    """Options for modules that do not exist. The command line is full of `x.y=z` that is meant for others."""
+    patterns = {alias.pattern for alias in snapshot.config.aliases}
+    for options in snapshot.config.options:
+        if options.at.file == cmdline.PATH or options.module in patterns:
+            continue
+        if not _exists(options.module, snapshot) and not lookup_or_nothing(options.module, snapshot):
+            hint = "" if _is_literal(options.module) else "; wildcards mean nothing here"
+            yield _mistake(options.at, f"options for {options.module}: no such module or alias{hint}")
+
+
+def _aliases(snapshot: Snapshot) -> Iterator[Finding]:
+    """Aliases that lead nowhere, or that hide a module."""
+    blacklisted = {entry.module: entry.at for entry in snapshot.config.blacklist}
+    commands = {command.pattern for command in snapshot.config.installs}
+    for alias in snapshot.config.aliases:
+        target = alias.module
+        if not _exists(target, snapshot) and target not in commands:
+            if lookup_or_nothing(target, snapshot):
+                yield Finding(alias.at, "error", f"{target} is itself an alias: an alias of an alias is not resolved")
+            else:
+                yield _mistake(alias.at, f"nothing can be loaded by the alias {alias.pattern}: no module {target}")
+        elif target in blacklisted:
+            text = f"the alias {alias.pattern} is ignored: {target} is blacklisted at {blacklisted[target]}"
+            yield _warning(alias.at, text)
+        if alias.pattern != target and snapshot.catalog.dep(alias.pattern):
+            yield _warning(alias.at, f"the alias hides the module {alias.pattern} from whoever asks for it by name")
+
+
+def _overridden(snapshot: Snapshot) -> Iterator[Finding]:
+    """Lines for a module of which kmod takes the first alone: softdep, install and remove."""
+    config = snapshot.config
+    softdeps = () if config.beyond.softdeps_add_up else config.softdeps
+    kinds: tuple[tuple[str, Sequence[Softdep | Command]], ...] = (
+        ("softdep", softdeps),
+        ("install", config.installs),
+        ("remove", config.removes),
+    )
+    for kind, entries in kinds:
+        for index, entry in enumerate(entries):
+            first = next((each for each in entries[:index] if _covers(each.pattern, entry.pattern)), None)
+            if first is not None and not _says_the_same(first, entry):
+                yield _mistake(entry.at, f"{kind} of {entry.pattern} has no effect: {first.at} comes first")
+
+
+def _says_the_same(one: Softdep | Command, other: Softdep | Command) -> bool:
+    match one, other:
+        case Softdep(), Softdep():
+            return (one.pre, one.post) == (other.pre, other.post)
+        case Command(), Command():
+            return one.command == other.command
+        case _:
+            return False
+
+
+def _softdeps(snapshot: Snapshot) -> Iterator[Finding]:
+    """Softdeps that name nothing. What the modules themselves ask for is passed over: they know many kernels."""
+    for softdep in snapshot.config.softdeps:
+        if not softdep.pre and not softdep.post:
+            yield _mistake(softdep.at, f"softdep of {softdep.pattern} names no module behind `pre:` or `post:`")
+        if _severity(softdep.at) == "error":
+            missing = [name for name in (*softdep.pre, *softdep.post) if not _resolves([name], snapshot)]
+            if missing:
+                yield _warning(softdep.at, f"softdep of {softdep.pattern} on what does not exist: {_several(missing)}")
+
+
+def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
+    """Blacklists that hold nothing back: of unknown and builtin modules, and of those that others pull in."""
+    config = snapshot.config
+    defeated = not config.beyond.blacklist_dependencies
+    users = _users(snapshot) if defeated and config.blacklist else {}
+    blacklisted = {entry.module for entry in config.blacklist}
+    for entry in config.blacklist:
+        module = entry.module
+        if "-" in module and entry.at.file == cmdline.PATH:
+            yield _mistake(entry.at, f"modprobe.blacklist={module} matches nothing: write {module.replace('-', '_')}")
+        elif snapshot.catalog.is_builtin(module):
+            yield _warning(entry.at, f"{module} is part of the kernel; to blacklist it changes nothing")
+        elif snapshot.catalog.dep(module) is None:
+            if _severity(entry.at) == "error":
+                yield _warning(entry.at, f"blacklist of {module}: no such module")
+        elif pulled := [user for user in users.get(module, ()) if user not in blacklisted]:
+            stop = f"`install {module} /bin/false` stops that"
+            yield _warning(entry.at, f"{module} is loaded all the same as a dependency of {_several(pulled)}; {stop}")
+
+
+def _users(snapshot: Snapshot) -> dict[ModuleName, list[ModuleName]]:
+    """Module → the modules that have it as a dependency, or as a softdep that counts."""
+    users: dict[ModuleName, list[ModuleName]] = {}
+    for name in snapshot.catalog.names():
+        found = snapshot.catalog.dep(name)
+        for path in found.deps if found else ():
+            users.setdefault(module_of_path(path), []).append(name)
+    for softdep in snapshot.config.softdeps:
+        if not _exists(softdep.pattern, snapshot):
+            continue
+        for word in (*softdep.pre, *softdep.post):
+            for hit in lookup_or_nothing(word, snapshot):
+                pulled = users.setdefault(hit.module, [])
+                if softdep.pattern not in pulled:
+                    pulled.append(ModuleName(softdep.pattern))
+    return users
+
+
+def _disabled_installs(snapshot: Snapshot) -> Iterator[Finding]:
+    """Install lines that a softdep disables ("softdep takes precedence")."""
+    config = snapshot.config
+    if config.beyond.softdep_keeps_install:
+        return
+    for install in config.installs:
+        names = [install.pattern]
+        if not _is_literal(install.pattern):
+            names = [name for name in snapshot.catalog.names() if glob.matches(install.pattern, name)]
+        for name in names:
+            softdep = _softdep_of(name, config)
+            if softdep and _resolves((*softdep.pre, *softdep.post), snapshot):
+                text = f"the install command of {name} is never run: the softdep at {softdep.at} takes precedence"
+                yield _mistake(install.at, text)
+
+
+def _softdep_of(name: str, config: Config) -> Softdep | None:
+    return next((softdep for softdep in config.softdeps if glob.matches(softdep.pattern, name)), None)
+
+
+CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (
+    _bad_lines,
+    _options,
+    _aliases,
+    _overridden,
+    _softdeps,
+    _blacklists,
+    _disabled_installs,
+)

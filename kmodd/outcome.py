@@ -1,0 +1,183 @@
+"""What came of it: `Outcome`, and how it is said: one `Record` for each module and decision."""
+
+from __future__ import annotations
+
+import errno as errors
+from dataclasses import dataclass
+from typing import Literal
+
+from kmodd.errors import Where
+from kmodd.plan import Because, Skip, Step
+from kmodd.request import Request
+
+Result = Literal[
+    "loaded", "live", "builtin", "blacklisted", "denied", "missing", "failed", "crashed", "stuck", "nomatch",
+    "not_attempted",
+]  # fmt: skip
+"""The values of the journal field KMODD_RESULT."""
+
+EMERG, ALERT, CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = range(8)
+"""syslog(3) levels."""
+
+_PREFIX = "6c3fd7e0c7e64ed3a8a4f3b0a8a1"
+"""kmodd's own random beginning of each MESSAGE_ID; systemd/kmodd.catalog explains them all."""
+OVERRUN, ALREADY_THERE, STARTED, RELOADED, BAD_INPUT, NO_TREE, COLDPLUG_DONE, JOURNAL_GAP = (
+    f"{_PREFIX}{number}" for number in ("f120", "f121", "f122", "f123", "f124", "f125", "f126", "f127")
+)
+
+_KINDS: dict[Result, tuple[str, int]] = {
+    "loaded": ("f101", INFO),
+    "live": ("f102", DEBUG),
+    "builtin": ("f103", DEBUG),
+    "blacklisted": ("f104", INFO),
+    "denied": ("f105", NOTICE),
+    "missing": ("f106", WARNING),
+    "failed": ("f107", ERR),
+    "crashed": ("f108", CRIT),
+    "stuck": ("f109", WARNING),
+    "nomatch": ("f10a", DEBUG),
+    "not_attempted": ("f10b", NOTICE),
+}
+
+_KERNEL_SAYS: dict[int, tuple[int, str]] = {
+    # errno of finit_module → level and words; the table of systemd's module-util.c, with what each errno means
+    # here (kernel/module/main.c). ENODEV is a driver that looked and found nothing of its own.
+    errors.ENODEV: (NOTICE, "no such device: the driver found nothing that it drives"),
+    errors.ENOENT: (WARNING, "unknown symbol, see the kernel log: built for another kernel, or depmod not run?"),
+    errors.ENOEXEC: (ERR, "not a module for this kernel: wrong version or damaged"),
+    errors.EBUSY: (ERR, "busy: another load of it was under way and failed, or it is going away"),
+    errors.EPERM: (ERR, "not permitted: module_blacklist=, modules_disabled, lockdown or no CAP_SYS_MODULE"),
+    errors.EKEYREJECTED: (ERR, "signature missing, unknown or wrong, and this kernel demands one"),
+    errors.EINVAL: (ERR, "the module or one of its parameters was refused as invalid"),
+    errors.ENOMEM: (ERR, "not enough memory for it"),
+}
+
+
+DRY_RUN = "dry run"
+"""Why nothing is attempted in a dry run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one entry of a plan."""
+
+    request: Request
+    module: str
+    result: Result
+    because: Because
+    path: str = ""
+    errno: int = 0
+    duration_usec: int = 0
+    """From handing it to the kernel until the kernel answered."""
+    at: Where | None = None
+    """The line that blacklists or denies, or the install command's."""
+    rule: str = ""
+    detail: str = ""
+    """What else is worth a word: a dependency that failed, a dry run."""
+
+    @property
+    def ok(self) -> bool:
+        """The module is in the kernel now."""
+        return self.result in ("loaded", "live", "builtin")
+
+
+def of_skip(request: Request, skip: Skip) -> Outcome:
+    """A skip of the plan is an outcome at once."""
+    result: Result = "nomatch" if skip.reason == "no_match" else skip.reason
+    return Outcome(request, skip.module, result, skip.because, at=skip.at, rule=skip.rule)
+
+
+def not_attempted(request: Request, step: Step, why: str) -> Outcome:
+    """A step that was planned and not tried."""
+    return Outcome(request, step.module, "not_attempted", step.because, detail=why)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One journal record, before it is written anywhere."""
+
+    message_id: str
+    priority: int
+    message: str
+    fields: tuple[tuple[str, str], ...] = ()
+    """Own fields in their order; a name may repeat."""
+
+
+def record(outcome: Outcome) -> Record:
+    """The one record of `outcome` (fields: INTERFACE, Journal)."""
+    number, priority = _KINDS[outcome.result]
+    if outcome.result == "failed":
+        priority = _KERNEL_SAYS.get(outcome.errno, (priority, ""))[0]
+    request = outcome.request
+    fields = [
+        ("KMODD_RESULT", outcome.result),
+        ("KMODD_SOURCE", request.origin),
+        ("KMODD_ALIAS", request.text),
+        ("KMODD_BECAUSE", str(outcome.because)),
+    ]
+    if outcome.result != "nomatch":
+        fields.append(("KMODD_MODULE", outcome.module))
+    if outcome.because.pattern:
+        fields.append(("KMODD_PATTERN", outcome.because.pattern))
+    if outcome.path:
+        fields.append(("KMODD_PATH", outcome.path))
+    if outcome.result in ("loaded", "failed", "crashed", "stuck"):
+        fields.append(("KMODD_DURATION_USEC", str(outcome.duration_usec)))
+    if outcome.errno:
+        fields.append(("ERRNO", str(outcome.errno)))
+    if outcome.at:
+        fields += [("KMODD_FILE", outcome.at.file), ("KMODD_LINE", str(outcome.at.line))]
+    if outcome.rule:
+        fields.append(("KMODD_RULE", outcome.rule))
+    fields += [("KMODD_DEVPATH", device) for device in request.devices]
+    if request.device_count > len(request.devices):
+        fields.append(("KMODD_DEVICES_COUNT", str(request.device_count)))
+    return Record(_PREFIX + number, priority, _sentence(outcome), tuple(fields))
+
+
+def _sentence(outcome: Outcome) -> str:
+    """One line for people: what, for whom, how long, because of what."""
+    because = f"because {outcome.because}"
+    whom = _for_whom(outcome.request)
+    took = f"{outcome.duration_usec} µs"
+    name = outcome.module
+    detail = f" ({outcome.detail})" if outcome.detail else ""
+    match outcome.result:
+        case "loaded":
+            return f"Loaded {name}{whom} in {took}, {because}{detail}"
+        case "live":
+            return f"{name}{whom} is loaded already, {because}{detail}"
+        case "builtin":
+            return f"{name}{whom} is built into the kernel, {because}{detail}"
+        case "blacklisted":
+            return f"Not loading {name}{whom}: blacklisted at {outcome.at}; {because}"
+        case "denied":
+            return f"Not loading {name}{whom}: denied by {outcome.rule} at {outcome.at}; {because}"
+        case "missing":
+            return f"Could not load {name}{whom}: file {outcome.path} is missing; {because}{detail}"
+        case "failed":
+            return f"Could not load {name}{whom} after {took}: {_reason(outcome)}; {because}"
+        case "crashed":
+            return f"{name}{whom} crashed in the kernel after {took}{detail}; {because}"
+        case "stuck":
+            return f"{name}{whom} has been starting for {took}{detail}; {because}"
+        case "nomatch":
+            return f"No module for {outcome.request.text}{whom}"
+        case "not_attempted" if outcome.detail == DRY_RUN:
+            return f"Would load {name}{whom}, {because}"
+        case "not_attempted":
+            return f"Not loading {name}{whom}: {outcome.detail}; {because}"
+
+
+def _reason(outcome: Outcome) -> str:
+    code = errors.errorcode.get(outcome.errno, str(outcome.errno))
+    words = outcome.detail or _KERNEL_SAYS.get(outcome.errno, (ERR, ""))[1]
+    return f"{code}, {words}" if words else code
+
+
+def _for_whom(request: Request) -> str:
+    """` for 0000:03:00.0`, ` for 2 devices, first 0000:03:00.0`, or nothing."""
+    if not request.devices:
+        return ""
+    first = request.devices[0].rpartition("/")[2]
+    return f" for {first}" if request.device_count < 2 else f" for {request.device_count} devices, first {first}"

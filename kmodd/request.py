@@ -1,0 +1,148 @@
+"""What we want: a `Request`, and the `Backlog` in which requests wait.
+
+The backlog is the only gap in the line. It holds requests, not plans: they are small, equal ones
+become one, and resolving at the last moment sees what the plan before has just loaded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+from kmodd import glob
+from kmodd.uevent import Uevent
+
+Origin = Literal["uevent", "coldplug", "request", "boot", "operator", "reconcile"]
+"""Who wants it; the value of the journal field KMODD_SOURCE."""
+
+MAX_DEVICES = 16
+"""So many device paths are kept by name; of the rest only the count (INTERFACE, Journal)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One wish: make `text` loaded."""
+
+    text: str
+    """Exactly as it came: a modalias, a module's name, an alias, a name the kernel asked for."""
+    origin: Origin
+    devices: tuple[str, ...] = ()
+    """Device paths (`/devices/…`) that the wish is for, at most MAX_DEVICES."""
+    device_count: int = 0
+    """How many devices in all."""
+    params: tuple[str, ...] = ()
+    """An operator's module parameters."""
+    synthetic: bool = False
+    """No device came: sysfs was read, or somebody wrote to a `uevent` file. A known answer will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRule:
+    """One of udevd's load rules that does not go by MODALIAS (systemd rules.d/80-drivers.rules)."""
+
+    subsystem: str
+    """Empty: any."""
+    sysname: str
+    """An fnmatch pattern of the kernel's name; empty: any."""
+    key: str
+    """A property that must be there with `value`; empty: none needed."""
+    value: str
+    modules: tuple[str, ...]
+
+
+LOAD_RULES = (
+    LoadRule("tifm", "", "TIFM_CARD_TYPE", "SD", ("tifm_sd",)),
+    LoadRule("tifm", "", "TIFM_CARD_TYPE", "MS", ("tifm_ms",)),
+    LoadRule("memstick", "", "", "", ("ms_block", "mspro_block")),
+    LoadRule("module", "parport_pc", "", "", ("ppdev",)),
+    # MTD_FTL is not the kernel's: udev's mtd_probe finds it out, so it is there only in an event that carries it on.
+    LoadRule("mtd", "mtd*ro", "MTD_FTL", "smartmedia", ("sm_ftl",)),
+)
+
+
+def wanted(event: Uevent, origin: Origin) -> tuple[Request, ...]:
+    """What one event makes us want; nothing for any action but `add`.
+
+    Since kernel 4.14 sends `bind` and `unbind`, loading on every action would bring a driver
+    that was just removed straight back (systemd pull request 6802).
+    """
+    if event.action != "add":
+        return ()
+    texts = list(event.modaliases)
+    for rule in LOAD_RULES:
+        if (
+            (not rule.subsystem or rule.subsystem == event.subsystem)
+            and (not rule.sysname or glob.matches(rule.sysname, event.sysname))
+            and (not rule.key or event.get(rule.key) == rule.value)
+        ):
+            texts.extend(rule.modules)
+    return tuple(Request(text, origin, (event.devpath,), 1, synthetic=event.synthetic) for text in texts)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """One entry of the backlog: a request, and every device that has the same wish."""
+
+    request: Request
+    devices: dict[str, None]
+    """All that are known by name, in the order they came."""
+    uncounted: int = 0
+    """Devices beyond MAX_NAMES: they may be counted twice."""
+
+
+MAX_NAMES = 4096
+"""Device names that one entry of the backlog keeps, so that memory is bounded while a loader is stuck."""
+
+
+class Backlog:
+    """Requests that wait, first come first served; equal ones of devices are one.
+
+    Bounded by what differs: devices cannot make more entries than they have aliases. Beyond `limit` entries a
+    new one is refused, and the caller replays sysfs once there is room again.
+    """
+
+    def __init__(self, limit: int = 65536) -> None:
+        self._waiting: OrderedDict[object, _Waiting] = OrderedDict()
+        self._limit = limit
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """More than half of the room is taken: not the moment for a replay."""
+        return 2 * len(self._waiting) > self._limit
+
+    def add(self, request: Request) -> bool:
+        """Queue `request`, or join it to an equal one. False: no room.
+
+        Who waits for an answer of his own (an operator, the kernel) is never joined to another.
+        """
+        key: object = request.text
+        if request.origin in ("operator", "request"):
+            self._number += 1
+            key = self._number
+        entry = self._waiting.get(key)
+        if entry is None:
+            if len(self._waiting) >= self._limit:
+                return False
+            entry = self._waiting[key] = _Waiting(request, {})
+        elif entry.request.synthetic and not request.synthetic:
+            entry.request = request
+        for device in request.devices:
+            if len(entry.devices) < MAX_NAMES:
+                entry.devices[device] = None
+            elif device not in entry.devices:
+                entry.uncounted += 1
+        return True
+
+    def take(self) -> Request | None:
+        """The one that has waited longest, for all devices that joined it; None: nothing waits."""
+        if not self._waiting:
+            return None
+        _, entry = self._waiting.popitem(last=False)
+        devices = tuple(islice(entry.devices, MAX_DEVICES))
+        return replace(entry.request, devices=devices, device_count=len(entry.devices) + entry.uncounted)

@@ -1,0 +1,348 @@
+"""What a request comes to: `Request` and `Snapshot` in, `Plan` out. Nothing is asked of the machine, nothing is done.
+
+The rules are those of kmod 30's kmod_module_probe_insert_module and what it calls, corners included:
+
+- a module's dependencies come right to left as modules.dep lists them, each with its own softdeps around it;
+- softdeps bring their dependencies along and may form circles: whoever was entered once is not entered again,
+  but a dependency is not "entered", so one module can stand in a plan twice;
+- only the first softdep line that fits counts, and one that names any module disables the install command;
+- where the file of one dependency is missing, the whole list is dropped and the module is tried without.
+
+A module reached through an alias is, as in kmod, another object than the same module reached by name: `_Key`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from kmodd import glob
+from kmodd.catalog import Hit, Snapshot, lookup
+from kmodd.errors import UnmatchedBracket
+from kmodd.modprobe_d import Blacklist, Command, Softdep
+from kmodd.names import ModuleName, module_of_path
+from kmodd.plan import Because, Cause, Entry, Goal, Insmod, Install, Plan, Skip
+from kmodd.procfs import NOTHING_LOADED, Loaded
+from kmodd.request import Origin, Request
+
+__all__ = ["Manner", "Snapshot", "hits_of", "joined_params", "manner_of", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a request is to be taken."""
+
+    blacklist: Literal["alias", "always", "never"] = "alias"
+    """alias: it holds for what an alias named (modprobe). always: for plain names too (udevd, modules-load, modprobe -b)."""
+    ignore_install: bool = False
+    """No install command and no softdeps for the named module itself (modprobe -i)."""
+    ignore_loaded: bool = False
+    """As if the kernel had nothing (modprobe -D)."""
+    paths: bool = False
+    """The request may be the path of a file. Never for what comes from the kernel."""
+
+
+def manner_of(origin: Origin) -> Manner:
+    """What each origin means: devices as udevd, the kernel's requests as `modprobe -q`, an operator as `modprobe`."""
+    match origin:
+        case "uevent" | "coldplug" | "reconcile" | "boot":
+            return Manner(blacklist="always")
+        case "request":
+            return Manner()
+        case "operator":
+            return Manner(paths=True)
+
+
+def resolve(
+    request: Request, snapshot: Snapshot, loaded: Loaded, manner: Manner, present: Callable[[str], bool]
+) -> Plan:
+    """What to do so that `request` is met, in order, each entry with its reason.
+
+    `loaded`: what the kernel has. `present`: whether a file, named by its path as printed, is there; asked about
+    dependencies only. A request that nothing matches has no goals; so has one with an unmatched bracket.
+    """
+    planner = _Planner(snapshot, loaded, manner, present)
+    if manner.paths and request.text.startswith("/"):
+        return Plan(request, (planner.goal_of_file(request),))
+    try:
+        hits = planner.look_up(request.text)
+    except UnmatchedBracket:
+        hits = ()
+    complaints = planner.taken_complaints()
+    return Plan(request, tuple(planner.goal(request, hit) for hit in hits), complaints)
+
+
+def hits_of(
+    text: str, snapshot: Snapshot, present: Callable[[str], bool]
+) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
+    """The hits of a name alone, and what kmod complains about while it looks it up (modprobe -R)."""
+    planner = _Planner(snapshot, NOTHING_LOADED, Manner(), present)
+    try:
+        return planner.look_up(text), planner.taken_complaints()
+    except UnmatchedBracket:
+        return (), ()
+
+
+def joined_params(params: tuple[str, ...]) -> str:
+    """Module parameters as one text; a value with a blank and no quote at its beginning is put in double quotes.
+
+    (modprobe options_from_array)
+    """
+    text = ""
+    for param in params:
+        key, equals, value = param.partition("=")
+        quote = '"' if equals and " " in value and value[0] not in "\"'" else ""
+        text += f"{' ' if text else ''}{key}{equals}{quote}{value}{quote}"
+    return text
+
+
+class _Key(NamedTuple):
+    """kmod's struct kmod_module: a name, and the alias by which it was reached if it was by one."""
+
+    name: ModuleName
+    alias: str | None
+
+
+@dataclass(slots=True)
+class _Module:
+    """What is known of one of them; as long as one request is resolved."""
+
+    path: str = ""
+    deps: tuple[_Key, ...] | None = None
+    """None: not known yet, or dropped because a file is missing."""
+    is_file: bool = False
+    """Known by its file: then kmod does not ask whether it is builtin."""
+    builtin: bool = False
+    command: Command | None = None
+    """The install line by which the name was found."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One goal in the making (kmod_module_get_probe_list)."""
+
+    order: list[tuple[_Key, Because]] = field(default_factory=list)
+    entered: set[_Key] = field(default_factory=set)
+    required: set[_Key] = field(default_factory=set)
+    commands_off: dict[_Key, bool] = field(default_factory=dict)
+    """Set each time a module is put in order; the last word counts for all its places."""
+
+
+class _Planner:
+    """Resolves one request."""
+
+    def __init__(
+        self, snapshot: Snapshot, loaded: Loaded, manner: Manner, present: Callable[[str], bool]
+    ) -> None:
+        self._snapshot = snapshot
+        self._config = snapshot.config
+        self._beyond = snapshot.config.beyond
+        self._loaded = loaded
+        self._manner = manner
+        self._present = present
+        self._modules: dict[_Key, _Module] = {}
+        self._complaints: list[str] = []
+
+    # ── goals ──
+
+    def look_up(self, text: str) -> tuple[Hit, ...]:
+        """The hits of a name; each becomes known as a module. Raises UnmatchedBracket."""
+        hits = lookup(text, self._snapshot)
+        for hit in hits:
+            module = self._module(_Key(hit.module, hit.alias))
+            module.builtin = module.builtin or hit.builtin
+            module.command = hit.command or module.command
+            if hit.source == "module name":
+                self._read_deps(_Key(hit.module, hit.alias))
+        return hits
+
+    def goal(self, request: Request, hit: Hit) -> Goal:
+        """What brings one hit in."""
+        kind: Cause = "alias" if hit.alias is not None else "boot" if request.origin == "boot" else "asked"
+        pattern, at = (hit.pattern, hit.at) if hit.alias is not None else ("", None)
+        return self._goal(request, _Key(hit.module, hit.alias), Because(kind, request.text, pattern, at))
+
+    def goal_of_file(self, request: Request) -> Goal:
+        """What brings in the module in a file that was given by its path (kmod 31 and later)."""
+        target = _Key(module_of_path(request.text), None)
+        because = Because("asked", request.text)
+        if not self._present(request.text):
+            return Goal(target.name, (Skip(target.name, "missing", because),))
+        self._file(request.text)
+        return self._goal(request, target, because)
+
+    def taken_complaints(self) -> tuple[str, ...]:
+        """What there was to complain about since the last call."""
+        taken = tuple(self._complaints)
+        self._complaints.clear()
+        return taken
+
+    def _goal(self, request: Request, target: _Key, because: Because) -> Goal:
+        state = "" if self._manner.ignore_loaded else self._in_kernel(target)
+        if state:
+            return Goal(target.name, (Skip(target.name, state, because),))
+        blacklisted = self._blacklisted(target.name) if self._blacklist_holds_for(target) else None
+        if blacklisted:
+            return Goal(target.name, (Skip(target.name, "blacklisted", because, blacklisted.at),))
+        draft = _Draft()
+        self._enter(target, because, draft, is_target=True)
+        params = joined_params(request.params)
+        entries = tuple(
+            self._entry(key, why, draft, target, params if key == target else "") for key, why in draft.order
+        )
+        return Goal(target.name, entries, self.taken_complaints())
+
+    # ── order (__kmod_module_get_probe_list, __kmod_module_fill_softdep) ──
+
+    def _enter(self, key: _Key, because: Because, draft: _Draft, is_target: bool = False) -> None:
+        """Put a module in order after its dependencies, unless it was entered before."""
+        if key in draft.entered:
+            return
+        draft.entered.add(key)
+        deps = self._deps(key)
+        if is_target:
+            draft.required.update((key, *deps))
+        for dep in deps:
+            self._with_softdeps(dep, Because("dep", key.name), draft)
+        if is_target and self._manner.ignore_install:
+            draft.order.append((key, because))
+            draft.commands_off[key] = True
+        else:
+            self._with_softdeps(key, because, draft)
+
+    def _with_softdeps(self, key: _Key, because: Because, draft: _Draft) -> None:
+        """Put a module in order between its softdeps."""
+        softdeps = [line for line in self._config.softdeps if glob.matches(line.pattern, key.name)]
+        if not self._beyond.softdeps_add_up:
+            del softdeps[1:]
+        pre = [found for line in softdeps for found in self._softdep_hits(line, line.pre)]
+        post = [found for line in softdeps for found in self._softdep_hits(line, line.post)]
+        for found, line in pre:
+            self._enter(found, Because("softdep_pre", key.name, at=line.at), draft)
+        draft.order.append((key, because))
+        draft.commands_off[key] = bool(pre or post) and not self._beyond.softdep_keeps_install
+        for found, line in post:
+            self._enter(found, Because("softdep_post", key.name, at=line.at), draft)
+
+    def _softdep_hits(self, line: Softdep, names: tuple[str, ...]) -> list[tuple[_Key, Softdep]]:
+        """The modules that a softdep's words stand for; a word that stands for nothing is passed over in silence."""
+        found = []
+        for name in names:
+            try:
+                found += [(_Key(hit.module, hit.alias), line) for hit in self.look_up(name)]
+            except UnmatchedBracket:
+                self._complaints.append(f"failed to lookup soft dependency '{name}', continuing anyway.")
+        return found
+
+    # ── entries ──
+
+    def _entry(self, key: _Key, because: Because, draft: _Draft, target: _Key, params: str) -> Entry:
+        """One place of the order as a step, or as what speaks against it."""
+        required = key in draft.required
+        state = "" if self._manner.ignore_loaded else self._in_kernel(key)
+        if state:
+            return Skip(key.name, state, because, required=required)
+        if self._beyond.blacklist_dependencies and (blacklisted := self._held_back(key, target)):
+            return Skip(key.name, "blacklisted", because, blacklisted.at, required=required)
+        command = None if draft.commands_off[key] else self._command(key)
+        options = self._options(key)
+        text = f"{options} {params}" if options else params
+        if command:
+            return Install(key.name, command.command, text, command.at, because, required)
+        path = self._path(key)
+        if path:
+            return Insmod(key.name, path, text, because, required)
+        if self._is_builtin(key):
+            return Skip(key.name, "builtin", because, required=required)
+        return Skip(key.name, "missing", because, required=required)
+
+    def _command(self, key: _Key) -> Command | None:
+        """Its install command: the line that it was found by, else the first that fits."""
+        preset = self._module(key).command
+        return preset or next((line for line in self._config.installs if glob.matches(line.pattern, key.name)), None)
+
+    def _options(self, key: _Key) -> str:
+        """All options lines for its name, or for the alias it was reached by, one behind the other."""
+        return " ".join(line.text for line in self._config.options if line.text and line.module in key)
+
+    def _blacklisted(self, name: ModuleName) -> Blacklist | None:
+        return next((line for line in self._config.blacklist if line.module == name), None)
+
+    def _blacklist_holds_for(self, key: _Key) -> bool:
+        match self._manner.blacklist:
+            case "always":
+                return True
+            case "alias":
+                return key.alias is not None
+            case "never":
+                return False
+
+    def _held_back(self, key: _Key, target: _Key) -> Blacklist | None:
+        """Beyond kmod: the line that blacklists this module or one that it cannot do without. The target was judged before."""
+        if self._manner.blacklist == "never":
+            return None
+        names = [dep.name for dep in self._deps(key) if not self._in_kernel(dep)]
+        if key != target:
+            names.append(key.name)
+        return next((line for name in names if (line := self._blacklisted(name))), None)
+
+    # ── what is known of a module ──
+
+    def _module(self, key: _Key) -> _Module:
+        return self._modules.setdefault(key, _Module())
+
+    def _in_kernel(self, key: _Key) -> Literal["builtin", "live", ""]:
+        """Whether there is nothing to do. Coming and going do not count: the kernel is asked and makes us wait."""
+        if self._is_builtin(key):
+            return "builtin"
+        return "live" if self._loaded.state(key.name) == "live" else ""
+
+    def _is_builtin(self, key: _Key) -> bool:
+        module = self._module(key)
+        return not module.is_file and (module.builtin or self._snapshot.catalog.is_builtin(key.name))
+
+    def _path(self, key: _Key) -> str:
+        module = self._module(key)
+        if not module.path and module.deps is None:
+            self._read_deps(key)
+        return module.path
+
+    def _deps(self, key: _Key) -> tuple[_Key, ...]:
+        """What a module needs, in the order of loading."""
+        module = self._module(key)
+        if module.deps is None:
+            self._read_deps(key)
+        return module.deps or ()
+
+    def _read_deps(self, key: _Key) -> None:
+        """Take path and dependencies from modules.dep (kmod_module_parse_depline)."""
+        module = self._module(key)
+        line = self._snapshot.catalog.dep(key.name) if module.deps is None else None
+        if line is None:
+            return
+        module.path = module.path or line.path
+        deps = []
+        for path in line.deps:
+            error = "" if self._present(path) else "No such file or directory"
+            if not error and not self._file(path):
+                error = "File exists"
+            if error:
+                self._complaints.append(f"ctx=0x0 path={path} error={error}")
+                return
+            deps.append(_Key(module_of_path(path), None))
+        module.deps = tuple(reversed(deps))
+
+    def _file(self, path: str) -> bool:
+        """Make the module in a file known by it; False where the name has another file already (kmod_module_new_from_path)."""
+        name = module_of_path(path)
+        module = self._module(_Key(name, None))
+        if module.path and module.path != path:
+            self._complaints.append(
+                f"kmod_module '{name}' already exists with different path: new-path='{path}' old-path='{module.path}'"
+            )
+            return False
+        module.path = path
+        module.is_file = True
+        module.builtin = False
+        return True

@@ -1,0 +1,90 @@
+"""What all tests share: the seed, the order, what is skipped, and the last line `passed N, failed N, skipped N`."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+import pytest
+from hypothesis import settings
+
+CI = os.environ.get("CI", "") not in ("", "0", "false")
+"""In CI nothing is skipped: a test that cannot run there has failed."""
+
+SEED = pytest.StashKey[int]()
+COUNTS = pytest.StashKey[dict[str, int]]()
+SLOWEST_LAST = ("differential", "root", "vm")
+"""Markers in the order in which their tests run, after those with none of them."""
+
+FOREIGN = (
+    "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "MODPROBE_OPTIONS",
+)  # fmt: skip
+"""What a service manager or a user may have set for this process; in a test it does not count."""
+
+settings.register_profile("kmodd", deadline=None, print_blob=True)
+settings.load_profile("kmodd")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the run's one seed, or take it from KMODD_SEED; hypothesis gets the same."""
+    seed = int(os.environ.get("KMODD_SEED") or random.SystemRandom().randrange(2**32))
+    config.stash[SEED] = seed
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = str(seed)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: {config.stash[SEED]} (KMODD_SEED={config.stash[SEED]} repeats this run's random cases)"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick ones first; what needs root is skipped for others."""
+    items.sort(key=_turn)
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def _turn(item: pytest.Item) -> int:
+    return max(number if item.get_closest_marker(name) else 0 for number, name in enumerate(SLOWEST_LAST, 1))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of this test alone, repeatable by the seed that the run's head names."""
+    return random.Random(f"{request.config.stash[SEED]} {request.node.nodeid}")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Count, and in CI let a skip fail the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    stats = reporter.stats if reporter else {}
+    counts = {
+        "passed": len(stats.get("passed", [])),
+        "failed": len(stats.get("failed", [])) + len(stats.get("error", [])),
+        "skipped": len(stats.get("skipped", [])) + len(stats.get("xfailed", [])),
+    }
+    session.config.stash[COUNTS] = counts
+    if CI and counts["skipped"] and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The contract's last line, after pytest's own summary (which names each skipped test and why)."""
+    counts = config.stash.get(COUNTS, None)
+    if counts is not None:
+        if CI and counts["skipped"]:
+            print("in CI nothing may be skipped")
+        print("passed {passed}, failed {failed}, skipped {skipped}".format(**counts))
+        sys.stdout.flush()

@@ -1,0 +1,92 @@
+"""Calls that wait: settle and load are answered when, and only when, what they wait for has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd.callers import Callers
+from kmodd.host.control import ControlSocket
+from tests.unit.test_control import Caller
+from tests.unit.test_line import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    it = World(tmp_path)
+    it.line.reload()
+    yield it
+    it.line.close()
+    for thread in it.loaders.threads:
+        thread.join(10)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlSocket]:
+    it = ControlSocket(str(tmp_path / "io.kmodd"))
+    yield it
+    it.close()
+    while Caller.opened:
+        Caller.opened.pop().close()
+
+
+def send(caller: Caller, text: str) -> None:
+    caller.socket.sendall(text.encode() + b"\0")
+    caller.control.receive(caller.connection)
+
+
+def test_settle_waits_and_gives_up_naming_what_is_stuck(world: World, control: ControlSocket) -> None:
+    """INTERFACE: exit 1 on timeout, stuck modules named."""
+    callers = Callers(world.line, control, {})
+    patient, hasty = Caller(control), Caller(control)
+    world.plug("pci:v2")
+    world.line.advance()
+    send(patient, '{"method": "io.kmodd.Settle"}')
+    send(hasty, '{"method": "io.kmodd.Settle", "parameters": {"timeout_usec": 0}}')
+    callers.listen()
+    assert callers.next_deadline is not None
+    callers.expire()
+    assert hasty.answers() == [{"error": "io.kmodd.TimedOut", "parameters": {"stuck": ["c"]}}]
+    assert callers.next_deadline is None
+    world.settle()
+    callers.settled()
+    assert patient.answers() == [{"parameters": {}}]
+
+
+def test_load_is_answered_with_every_module_it_took(world: World, control: ControlSocket) -> None:
+    callers = Callers(world.line, control, {})
+    first, second = Caller(control), Caller(control)
+    for caller in (first, second):
+        send(caller, '{"method": "io.kmodd.Load", "parameters": {"request": "b"}}')
+    callers.listen()
+    assert world.line.waiting == 2
+    for job in world.settle():
+        callers.ended(job)
+    results = [[(r["module"], r["result"]) for r in c.answers()[0]["parameters"]["results"]] for c in (first, second)]
+    assert results == [[("a", "loaded"), ("b", "loaded")], [("b", "live")]]
+
+
+def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSocket) -> None:
+    callers = Callers(world.line, control, {})
+    caller = Caller(control)
+    send(caller, '{"method": "io.kmodd.Settle", "parameters": {"timeout_usec": 99999999}}')
+    callers.listen()
+    caller.socket.close()
+    control.receive(caller.connection)
+    callers.expire()
+    assert callers.next_deadline is None
+
+
+def test_status_names_what_is_with_a_loader(world: World, control: ControlSocket) -> None:
+    callers = Callers(world.line, control, {"release": "6", "root": "", "dry_run": False})
+    world.plug("pci:v2")
+    world.line.advance()
+    caller = Caller(control)
+    send(caller, '{"method": "io.kmodd.Status"}')
+    callers.listen()
+    status = caller.answers()[0]["parameters"]
+    assert [lane["module"] for lane in status["lanes"]] == ["c"]
+    assert (status["release"], status["waiting"], status["problems"]) == ("6", 0, [])
+    world.settle()

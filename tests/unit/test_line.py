@@ -1,0 +1,299 @@
+"""The line from event to record, with real loaders' protocol, a tree on disk, and a kernel that is played."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd import uevent
+from kmodd.host import loader
+from kmodd.host.lanes import Lane, Loaders
+from kmodd.host.tree import Tree
+from kmodd.job import Job
+from kmodd.line import Line
+from kmodd.outcome import NO_TREE, OVERRUN, RELOADED
+from kmodd.request import Request
+from tests.fakes import FakeKernel, ListJournal, Oops
+
+RELEASE = "6.1.0-test"
+
+
+class ThreadLoaders(Loaders):
+    """Loaders in threads of this process: the same protocol, another kernel."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        super().__init__(spawn=True)
+        self.kernel = kernel
+        self.threads: list[threading.Thread] = []
+
+    def get(self) -> Lane:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        thread = threading.Thread(target=self._serve, args=(theirs,))
+        thread.start()
+        self.threads.append(thread)
+        return Lane(ours)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(Oops):
+            loader.serve(connection, self.kernel)
+
+
+class World:
+    """A machine below a folder: a module tree, /proc/modules, and a line at work on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.modules = root / "lib/modules" / RELEASE
+        self.modules.mkdir(parents=True)
+        (root / "proc").mkdir()
+        (root / "etc/modprobe.d").mkdir(parents=True)
+        self.live()
+        self.index(deps=["a.ko:", "b.ko: a.ko", "c.ko:"], aliases=["alias pci:v1* b", "alias pci:v2* c"])
+        for name in "abc":
+            (self.modules / f"{name}.ko").write_bytes(b"\x7fELF")
+        self.kernel = FakeKernel()
+        self.journal = ListJournal()
+        self.loaders = ThreadLoaders(self.kernel)
+        self.line = Line(Tree(root=str(root), release=RELEASE), self.journal, self.loaders)
+
+    def index(self, deps: list[str], aliases: list[str]) -> None:
+        for name, lines in (("modules.dep", deps), ("modules.alias", aliases)):
+            beside = self.modules / f"{name}.new"
+            beside.write_text("".join(f"{line}\n" for line in lines))
+            beside.rename(self.modules / name)
+
+    def live(self, *names: str) -> None:
+        (self.root / "proc/modules").write_text("".join(f"{n} 1 0 - Live 0x0\n" for n in names))
+
+    def plug(self, alias: str, name: str = "0000:01:00.0", *, synthetic: bool = False) -> None:
+        uuid = b"SYNTH_UUID=0\0" if synthetic else b""
+        text = f"add@/devices/{name}\0SUBSYSTEM=pci\0MODALIAS={alias}\0".encode() + uuid
+        self.line.take(uevent.parse(text), "uevent")
+
+    def settle(self) -> list[Job]:
+        """Until the line is idle; each module that comes in is live from then on. The answer: the jobs that ended."""
+        names: set[str] = set()
+        ended = self.line.advance()
+        while not self.line.idle:
+            if self.line.work:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(self.line.work.lane, selectors.EVENT_READ)
+                    assert selector.select(10)
+                name = self.line.work.step.module
+                pending = self.line.work.lane
+                if f"{name}.ko" not in {*self.kernel.refuse, *self.kernel.oops}:
+                    names.add(name)
+                    self.live(*names)
+                ended += self.line.heard(pending)
+            ended += self.line.advance()
+        return ended
+
+    def told(self) -> list[tuple[str, str]]:
+        """(KMODD_MODULE or MESSAGE_ID, KMODD_RESULT) of each record so far."""
+        found = []
+        for record in self.journal.records:
+            fields = dict(record.fields)
+            found.append((fields.get("KMODD_MODULE", record.message_id[-4:]), fields.get("KMODD_RESULT", "")))
+        self.journal.records.clear()
+        return found
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    it = World(tmp_path)
+    it.line.reload()
+    yield it
+    it.line.close()
+    for thread in it.loaders.threads:
+        thread.join(10)
+
+
+def loads(world: World) -> list[str]:
+    return [name for name, _, _ in world.kernel.calls]
+
+
+def test_a_device_brings_its_module_and_what_that_depends_on(world: World) -> None:
+    world.plug("pci:v1d2")
+    world.settle()
+    assert loads(world) == ["a.ko", "b.ko"]
+    records = [dict(record.fields) for record in world.journal.records]
+    assert [r["KMODD_MODULE"] for r in records] == ["a", "b"]
+    assert records[0]["KMODD_BECAUSE"] == "dependency of b"
+    assert records[1]["KMODD_PATTERN"] == "pci:v1*"
+    assert records[1]["KMODD_ALIAS"] == "pci:v1d2"
+    assert records[1]["KMODD_DEVPATH"] == "/devices/0000:01:00.0"
+    assert records[1]["KMODD_BECAUSE"] == "alias matched pci:v1* of modules.alias:1"
+
+
+def test_a_live_one_is_told_and_not_loaded(world: World) -> None:
+    world.live("c")
+    world.plug("pci:v2")
+    world.settle()
+    assert loads(world) == []
+    assert world.told() == [("c", "live")]
+
+
+def test_a_blacklisted_one_is_told_with_its_line(tmp_path: Path) -> None:
+    """INTERFACE: in the daemon a device's blacklist means what udevd means."""
+    world = World(tmp_path)
+    (tmp_path / "etc/modprobe.d/x.conf").write_text("\nblacklist c\n")
+    world.line.reload()
+    world.plug("pci:v2")
+    world.settle()
+    assert "blacklisted at /etc/modprobe.d/x.conf:2" in world.journal.records[-1].message
+    assert loads(world) == []
+
+
+def test_one_that_refuses_stops_nothing(world: World) -> None:
+    world.kernel.refuse["c.ko"] = errno.ENODEV
+    world.plug("pci:v2")
+    world.plug("pci:v1", "0000:02:00.0")
+    world.settle()
+    assert world.told() == [("c", "failed"), ("a", "loaded"), ("b", "loaded")]
+
+
+def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(world: World) -> None:
+    """ENODEV never by itself: synthetic events are repeats, a device that really comes is a cause."""
+    world.kernel.refuse["c.ko"] = errno.ENODEV
+    world.plug("pci:v2")
+    world.settle()
+    for _ in range(100):
+        world.plug("pci:v2", synthetic=True)
+        world.settle()
+    assert loads(world) == ["c.ko"]
+    assert world.line.counters.repeats == 100
+    world.plug("pci:v2", "0000:03:00.0")
+    world.settle()
+    assert loads(world) == ["c.ko", "c.ko"]
+
+
+def test_a_removed_module_is_loaded_again_on_trigger(world: World) -> None:
+    world.plug("pci:v2")
+    world.settle()
+    world.live()
+    world.line.take(uevent.parse(b"remove@/module/c\0SUBSYSTEM=module\0"), "uevent")
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert loads(world) == ["c.ko", "c.ko"]
+
+
+def test_a_missing_file_is_told_as_missing(world: World) -> None:
+    (world.modules / "c.ko").unlink()
+    world.plug("pci:v2")
+    world.settle()
+    assert ("c", "missing") in world.told()
+
+
+def test_no_match_is_told_once_until_the_index_changes(world: World) -> None:
+    world.plug("pci:v9")
+    world.plug("pci:v9", "other")
+    world.settle()
+    world.plug("pci:v9")
+    world.settle()
+    assert world.told() == [("f10a", "nomatch")]
+    world.index(deps=["c.ko:"], aliases=["alias pci:v2* c"])
+    world.plug("pci:v9")
+    world.settle()
+    assert ("f10a", "nomatch") in world.told()
+
+
+def test_a_new_index_is_seen_before_no_match_is_said(world: World) -> None:
+    """Stale data is never served: the index is checked against the files before a "no match" is said."""
+    world.plug("pci:v9", synthetic=True)
+    world.settle()
+    world.told()
+    world.index(deps=["a.ko:", "c.ko:"], aliases=["alias pci:v9* c"])
+    world.plug("pci:v9", synthetic=True)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert (RELOADED[-4:], "") in world.told()
+
+
+def test_an_index_that_changed_asks_for_a_replay(world: World) -> None:
+    assert world.line.replay_wanted
+    assert not world.line.replay_wanted
+    world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
+    world.line.refresh()
+    assert world.line.replay_wanted
+
+
+def test_lost_events_are_told_and_ask_for_a_replay(world: World) -> None:
+    assert world.line.replay_wanted
+    world.line.events_were_lost()
+    assert world.line.replay_wanted
+    assert world.told() == [(OVERRUN[-4:], "")]
+
+
+def test_a_killed_loader_costs_one_module_and_the_line_goes_on(world: World) -> None:
+    world.kernel.oops.add("c.ko")
+    world.plug("pci:v2")
+    world.settle()
+    assert "its loader was killed" in world.journal.records[-1].message
+    assert world.told() == [("c", "failed")]
+    world.plug("pci:v1")
+    world.settle()
+    assert world.told() == [("a", "loaded"), ("b", "loaded")]
+
+
+@pytest.mark.parametrize(("state", "result"), [("Live", "loaded"), ("Loading", "crashed")])
+def test_a_loader_that_died_is_judged_by_the_kernel(world: World, state: str, result: str) -> None:
+    """An oops leaves the name in state coming; a kill after init leaves it live (kernel-proofs, sections 2 and 3)."""
+    world.kernel.oops.add("c.ko")
+    world.plug("pci:v2")
+    world.line.advance()
+    (world.root / "proc/modules").write_text(f"c 1 1 - {state} 0x0\n")
+    world.settle()
+    assert world.told() == [("c", result)]
+
+
+def test_no_tree_is_said_once_and_heals(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    hidden = tmp_path / "hidden"
+    world.modules.rename(hidden)
+    world.line.reload()
+    world.plug("pci:v2")
+    world.settle()
+    world.line.advance()
+    assert world.told() == [(NO_TREE[-4:], "")]
+    assert world.line.no_tree
+    hidden.rename(world.modules)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    world.line.close()
+
+
+def test_an_operator_gets_the_parameters_through(world: World) -> None:
+    world.line.order(Request("c", "operator", params=("x=1",)))
+    world.settle()
+    assert world.kernel.calls == [("c.ko", "x=1", 0)]
+
+
+def test_a_dry_run_hands_nothing_to_anybody(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.line = Line(Tree(root=str(tmp_path), release=RELEASE), world.journal, None)
+    world.line.reload()
+    world.plug("pci:v1")
+    world.settle()
+    assert world.told() == [("a", "not_attempted"), ("b", "not_attempted")]
+    assert loads(world) == []
+
+
+def test_what_was_there_before_us_is_one_record(world: World) -> None:
+    """INTERFACE: what an initramfs had loaded already is one summary record."""
+    world.live("c", "a", "b")
+    event = uevent.parse(b"add@/devices/x\0SUBSYSTEM=pci\0MODALIAS=pci:v1\0MODALIAS=pci:v2\0")
+    world.line.coldplug([event])
+    world.settle()
+    world.line.end_coldplug()
+    assert [record.message for record in world.journal.records][0] == "2 modules were loaded before kmodd started: b c"
+    assert world.journal.records[1].message.startswith("Coldplug is done: 1 devices, 0 modules loaded, ")
+    world.line.end_coldplug()
+    assert len(world.journal.records) == 2

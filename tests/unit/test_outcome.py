@@ -1,0 +1,75 @@
+"""How an outcome is said: the fields of INTERFACE, Journal, and one sentence."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from kmodd.errors import Where
+from kmodd.outcome import DEBUG, ERR, INFO, NOTICE, WARNING, Outcome, Result, record
+from kmodd.plan import Because
+from kmodd.request import Request
+
+CARD = Request("pci:v1", "uevent", ("/devices/pci0000:00/0000:01:00.0",), 1)
+MATCHED = Because("alias", "pci:v1", "pci:v*", Where("modules.alias", 7))
+
+
+def test_a_load_names_module_alias_pattern_device_and_time() -> None:
+    told = record(Outcome(CARD, "e1000e", "loaded", MATCHED, "/lib/modules/6/e1000e.ko", 0, 263401))
+    assert told.message == (
+        "Loaded e1000e for 0000:01:00.0 in 263401 µs, because alias matched pci:v* of modules.alias:7"
+    )
+    assert told.priority == INFO
+    assert dict(told.fields) == {
+        "KMODD_RESULT": "loaded",
+        "KMODD_SOURCE": "uevent",
+        "KMODD_ALIAS": "pci:v1",
+        "KMODD_BECAUSE": "alias matched pci:v* of modules.alias:7",
+        "KMODD_MODULE": "e1000e",
+        "KMODD_PATTERN": "pci:v*",
+        "KMODD_PATH": "/lib/modules/6/e1000e.ko",
+        "KMODD_DURATION_USEC": "263401",
+        "KMODD_DEVPATH": "/devices/pci0000:00/0000:01:00.0",
+    }
+
+
+def test_many_devices_are_named_up_to_sixteen_and_counted() -> None:
+    """INTERFACE: `KMODD_DEVPATH` (repeated for up to 16 devices, then `KMODD_DEVICES_COUNT`)."""
+    request = Request("cpu:x", "coldplug", tuple(f"/devices/cpu{n}" for n in range(16)), 1536)
+    told = record(Outcome(request, "kvm", "failed", MATCHED, errno=errno.ENODEV))
+    assert sum(name == "KMODD_DEVPATH" for name, _ in told.fields) == 16
+    assert ("KMODD_DEVICES_COUNT", "1536") in told.fields
+    assert "for 1536 devices, first cpu0" in told.message
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "level", "words"),
+    [
+        ("live", 0, DEBUG, "is loaded already"),
+        ("builtin", 0, DEBUG, "is built into the kernel"),
+        ("blacklisted", 0, INFO, "blacklisted at /etc/modprobe.d/a.conf:3"),
+        ("failed", errno.ENODEV, NOTICE, "ENODEV, no such device"),
+        ("failed", errno.ENOENT, WARNING, "unknown symbol"),
+        ("failed", errno.ENOTTY, ERR, "ENOTTY"),
+        ("missing", errno.ENOENT, WARNING, "is missing"),
+        ("nomatch", 0, DEBUG, "No module for pci:v1"),
+    ],
+)
+def test_level_and_words_of_each_result(result: Result, code: int, level: int, words: str) -> None:
+    """Levels as in systemd's module-util.c: ENODEV notice, ENOENT warning, anything else error."""
+    told = record(Outcome(CARD, "x", result, MATCHED, "/x.ko", code, 5, Where("/etc/modprobe.d/a.conf", 3)))
+    assert told.priority == level
+    assert words in told.message
+
+
+def test_every_result_has_its_own_message_id_and_an_entry_in_the_catalogue() -> None:
+    """INTERFACE: one MESSAGE_ID per kind of record."""
+    catalogue = Path(__file__).parents[2] / "systemd" / "kmodd.catalog"
+    explained = set(re.findall(r"^-- ([0-9a-f]{32})", catalogue.read_text(), re.MULTILINE))
+    ids = [record(Outcome(CARD, "x", result, MATCHED)).message_id for result in get_args(Result)]
+    assert len(set(ids)) == len(ids)
+    assert set(ids) <= explained

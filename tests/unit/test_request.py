@@ -1,0 +1,106 @@
+"""What an event makes us want, and how wishes wait."""
+
+from __future__ import annotations
+
+from kmodd import uevent
+from kmodd.request import MAX_DEVICES, MAX_NAMES, Backlog, Request, wanted
+
+
+def event(text: str) -> uevent.Uevent:
+    return uevent.parse(text.replace(" ", "\0").encode() + b"\0")
+
+
+def texts(words: str) -> tuple[str, ...]:
+    return tuple(request.text for request in wanted(event(words), "uevent"))
+
+
+def test_only_add_loads() -> None:
+    """80-drivers.rules: `ACTION!="add", GOTO="drivers_end"`; loading on bind or change brings a removed driver back."""
+    assert texts("add@/x MODALIAS=pci:v1") == ("pci:v1",)
+    for action in ("remove", "change", "bind", "unbind", "move", "online", "offline"):
+        assert texts(f"{action}@/x MODALIAS=pci:v1") == ()
+
+
+def test_udevds_rules_that_go_by_other_things_than_modalias() -> None:
+    """The other five load lines of 80-drivers.rules."""
+    assert texts("add@/d/tifm_sd0:0 SUBSYSTEM=tifm TIFM_CARD_TYPE=SD") == ("tifm_sd",)
+    assert texts("add@/d/tifm_sd0:0 SUBSYSTEM=tifm TIFM_CARD_TYPE=MS") == ("tifm_ms",)
+    assert texts("add@/d/tifm_sd0:0 SUBSYSTEM=tifm TIFM_CARD_TYPE=XD") == ()
+    assert texts("add@/d/memstick0 SUBSYSTEM=memstick") == ("ms_block", "mspro_block")
+    assert texts("add@/module/parport_pc SUBSYSTEM=module") == ("ppdev",)
+    assert texts("add@/module/parport SUBSYSTEM=module") == ()
+    assert texts("add@/d/mtd3ro SUBSYSTEM=mtd MTD_FTL=smartmedia") == ("sm_ftl",)
+    assert texts("add@/d/mtd3 SUBSYSTEM=mtd MTD_FTL=smartmedia") == ()
+
+
+def device(alias: str, name: str, *, synthetic: bool = False) -> Request:
+    return Request(alias, "uevent", (f"/devices/{name}",), 1, synthetic=synthetic)
+
+
+def test_a_thousand_processors_with_one_modalias_are_one_entry() -> None:
+    backlog = Backlog()
+    for number in range(1000):
+        backlog.add(device("cpu:type:x86,ven0000", f"cpu{number}"))
+    assert len(backlog) == 1
+    request = backlog.take()
+    assert request is not None
+    assert request.device_count == 1000
+    assert request.devices == tuple(f"/devices/cpu{number}" for number in range(MAX_DEVICES))
+    assert backlog.take() is None
+
+
+def test_a_device_that_comes_twice_counts_once() -> None:
+    backlog = Backlog()
+    for _ in range(3):
+        for number in range(40):
+            backlog.add(device("a", f"d{number}"))
+    request = backlog.take()
+    assert request is not None
+    assert request.device_count == 40
+
+
+def test_endless_new_names_do_not_grow_an_entry() -> None:
+    backlog = Backlog()
+    for number in range(MAX_NAMES + 500):
+        backlog.add(device("input:b0003", f"input{number}"))
+    request = backlog.take()
+    assert request is not None
+    assert request.device_count == MAX_NAMES + 500
+    assert len(request.devices) == MAX_DEVICES
+
+
+def test_first_come_first_served() -> None:
+    backlog = Backlog()
+    for name in ("a", "b", "a", "c"):
+        backlog.add(device(name, name))
+    assert [request.text for request in iter(backlog.take, None)] == ["a", "b", "c"]
+
+
+def test_who_waits_for_an_answer_is_not_joined() -> None:
+    """Parameters never coalesce with another request (issue of the tools), and each caller gets its own answer."""
+    backlog = Backlog()
+    backlog.add(Request("dummy", "operator", params=("numdummies=2",)))
+    backlog.add(Request("dummy", "operator"))
+    backlog.add(Request("dummy", "operator"))
+    assert len(backlog) == 3
+
+
+def test_a_real_device_makes_a_synthetic_wish_real() -> None:
+    backlog = Backlog()
+    backlog.add(device("a", "one", synthetic=True))
+    backlog.add(device("a", "two"))
+    backlog.add(device("a", "three", synthetic=True))
+    request = backlog.take()
+    assert request is not None
+    assert not request.synthetic
+    assert request.device_count == 3
+
+
+def test_no_room_is_said_and_equal_wishes_still_join() -> None:
+    backlog = Backlog(limit=2)
+    assert backlog.add(device("a", "1"))
+    assert not backlog.full
+    assert backlog.add(device("b", "1"))
+    assert backlog.full
+    assert not backlog.add(device("c", "1"))
+    assert backlog.add(device("a", "2"))

@@ -1,0 +1,169 @@
+"""Where events come from, without and with the real kernel of this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd.host import sources
+from kmodd.host.sources import KernelEvents, Overrun, Refused, replay, speak
+from kmodd.uevent import Uevent
+
+
+NETLINK_KOBJECT_UEVENT = 15
+"""include/uapi/linux/netlink.h; the socket module has no name for it."""
+
+
+def ucred(uid: int) -> list[tuple[int, int, bytes]]:
+    return [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack("3i", 0, uid, 0))]
+
+
+@pytest.mark.parametrize(
+    ("sender", "ancillary", "flags", "expected"),
+    [
+        ((0, 1), ucred(0), 0, ""),
+        ((0, 1), ucred(65534), 0, "uid 65534"),
+        ((4711, 1), ucred(0), 0, "port 4711"),
+        ((0, 2), ucred(0), 0, "group 2"),
+        ((0, 1), [], 0, "no sender's credentials"),
+        ((0, 1), ucred(0), socket.MSG_TRUNC, "more than"),
+    ],
+)
+def test_only_messages_of_the_kernel_count(
+    sender: tuple[int, int], ancillary: list[tuple[int, int, bytes]], flags: int, expected: str
+) -> None:
+    why = sources._not_the_kernels(sender, ancillary, flags)
+    assert expected in why
+    assert bool(why) is bool(expected)
+
+
+def device(root: Path, path: str, bus: str, modalias: str | None, kind: str = "bus") -> None:
+    folder = root / "sys/devices" / path
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "uevent").write_text("")
+    if modalias is not None:
+        (folder / "modalias").write_text(modalias)
+    links = root / f"sys/{kind}/{bus}" / ("devices" if kind == "bus" else "")
+    links.mkdir(parents=True, exist_ok=True)
+    (links / folder.name).symlink_to(os.path.relpath(folder, links))
+
+
+def test_replay_reads_each_modalias_file_parents_first(tmp_path: Path) -> None:
+    device(tmp_path, "pci0/0000:00:01.0/usb1/1-1/1-1:1.0", "usb", "usb:v1\n")
+    device(tmp_path, "pci0/0000:00:01.0", "pci", "pci:v1\n")
+    device(tmp_path, "virtual/dmi/id", "dmi", "dmi:bvn'Q\"$(x)\n", kind="class")
+    device(tmp_path, "acpi0", "acpi", "acpi:PRP0001:\nof:NledT(null)Cgpio-leds\n")
+    device(tmp_path, "tty0", "tty", None, kind="class")
+    found = [(e.devpath, e.subsystem, e.modaliases, e.action, e.synthetic) for e in replay(str(tmp_path))]
+    assert found == [
+        ("/devices/acpi0", "acpi", ("acpi:PRP0001:", "of:NledT(null)Cgpio-leds"), "add", True),
+        ("/devices/pci0/0000:00:01.0", "pci", ("pci:v1",), "add", True),
+        ("/devices/pci0/0000:00:01.0/usb1/1-1/1-1:1.0", "usb", ("usb:v1",), "add", True),
+        ("/devices/virtual/dmi/id", "dmi", ("dmi:bvn'Q\"$(x)",), "add", True),
+    ]
+
+
+def test_replay_never_opens_a_uevent_file(tmp_path: Path) -> None:
+    """Reading it takes the device's lock and hangs behind a slow probe (kernel-proofs, section 3)."""
+    device(tmp_path, "pci0", "pci", "pci:v1\n")
+    uevent_file = tmp_path / "sys/devices/pci0/uevent"
+    uevent_file.unlink()
+    os.mkfifo(uevent_file)  # opening it for reading would wait for ever
+    assert len(list(replay(str(tmp_path)))) == 1
+
+
+def test_devices_without_a_modalias_file_are_made_to_speak(tmp_path: Path) -> None:
+    """An MMC card has its MODALIAS in the event alone (drivers/mmc/core/bus.c)."""
+    device(tmp_path, "mmc0/mmc0:0001", "mmc", None)
+    device(tmp_path, "pci0", "pci", "pci:v1\n")
+    assert speak(str(tmp_path)) == []
+    assert (tmp_path / "sys/devices/mmc0/mmc0:0001/uevent").read_text() == "add"
+    assert (tmp_path / "sys/devices/pci0/uevent").read_text() == ""
+
+
+def test_replay_finds_what_a_walk_over_all_of_sysfs_finds() -> None:
+    """On this machine: nothing with a `modalias` stands outside of the buses and classes."""
+    walked = {
+        os.path.join(folder, "modalias")[4:-9]
+        for folder, _, files in os.walk("/sys/devices")
+        if "modalias" in files and Path(folder, "modalias").read_bytes().strip()
+    }
+    assert {event.devpath for event in replay("")} == walked
+    assert walked
+
+
+# -- the kernel's own events -----------------------------------------------------------------------------------
+
+
+def speaking_devices() -> list[Uevent]:
+    """Devices of this machine that send events; the root of a subsystem does not."""
+    return [event for event in replay("") if not event.devpath.startswith("/devices/system/")]
+
+
+def poke(event: Uevent) -> None:
+    Path(f"/sys{event.devpath}/uevent").write_text("add")
+
+
+@pytest.fixture
+def events() -> Iterator[KernelEvents]:
+    it = KernelEvents()
+    yield it
+    it.close()
+
+
+def receive(events: KernelEvents, until: float = 5.0) -> list[sources.Received]:
+    deadline = time.monotonic() + until
+    got: list[sources.Received] = []
+    while not got and time.monotonic() < deadline:
+        got = events.receive(1000)
+    return got
+
+
+@pytest.mark.root
+def test_a_write_of_add_comes_in_as_an_event(events: KernelEvents) -> None:
+    """Documentation/ABI/testing/sysfs-uevent: writing an action sends that event to user space."""
+    for event in speaking_devices():
+        poke(event)
+        got = [e for e in receive(events) if isinstance(e, Uevent) and e.devpath == event.devpath]
+        assert got
+        assert got[0].action == "add"
+        assert got[0].synthetic
+        assert set(got[0].modaliases) <= set(event.modaliases)
+        assert got[0].seqnum > 0
+
+
+@pytest.mark.root
+def test_a_message_of_another_process_is_refused(events: KernelEvents) -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT) as forger:
+        forger.bind((0, 0))
+        forger.sendto(b"add@/devices/evil\0ACTION=add\0DEVPATH=/devices/evil\0MODALIAS=pci:v1\0", (0, 1))
+        got = receive(events)
+    assert got
+    assert all(isinstance(thing, Refused) for thing in got)
+
+
+@pytest.mark.root
+def test_a_full_buffer_is_an_overrun_each_time_and_ends_by_itself() -> None:
+    """pyudev issue 194: with Monitor.poll nothing would ever be read again. Several times, also while draining."""
+    devices = speaking_devices()
+    events = KernelEvents(buffer_bytes=4096)
+    try:
+        for _ in range(5):
+            for _ in range(400):
+                poke(devices[0])
+            first = events.receive(2)
+            for _ in range(400):  # and again, half drained
+                poke(devices[0])
+            rest = events.receive(10_000)
+            assert any(isinstance(thing, Overrun) for thing in first + rest)
+            assert events.receive(10) == []
+            poke(devices[-1])
+            assert any(isinstance(thing, Uevent) for thing in receive(events))
+    finally:
+        events.close()

@@ -1,0 +1,167 @@
+"""What one guest gets beside the cached image: kmodd, unit files, modprobe.d files, fixture modules.
+
+A payload is copied over the guest's root before systemd starts, on a disk whose changes are thrown away at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.vm import VmError, say
+from tests.vm.image import Image
+from tests.vm.newc import Archive
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+
+#: Debian's loader and its names; a guest that is to prove that kmodd loaded something has none of them.
+KMOD_FILES: Final = (
+    "/usr/bin/kmod",
+    *(f"/usr/sbin/{name}" for name in ("modprobe", "depmod", "insmod", "rmmod", "modinfo", "lsmod")),
+    "/usr/bin/lsmod",
+)
+
+_INIT: Final = """\
+#!/bin/busybox sh
+b=/bin/busybox
+fail() { echo "initrd: $*"; $b sleep 1; $b poweroff -f; }
+$b mkdir -p /proc /sys /dev /root
+$b mount -t proc proc /proc
+$b mount -t sysfs sysfs /sys
+$b mount -t devtmpfs devtmpfs /dev
+exec </dev/console >/dev/console 2>&1
+$b mount -t tracefs tracefs /sys/kernel/tracing
+for m in $($b cat /modules/order); do $b insmod /modules/$m || fail "insmod $m"; done
+n=0
+until [ -b /dev/vda ]; do n=$((n+1)); [ $n -lt 300 ] || fail "no disk"; $b usleep 100000; done
+$b mount -t ext4 /dev/vda /root || fail "mount"
+while IFS= read -r p; do $b rm -rf "/root$p"; done </remove
+$b cp -a /payload/. /root/ || fail "payload"
+[ ! -e /no-kernel-helper ] || echo >/proc/sys/kernel/modprobe
+for d in proc sys dev; do $b mount -o move /$d /root/$d; done
+while IFS= read -r c; do $b chroot /root /bin/sh -c "$c" || fail "$c"; done </commands
+echo switch_root >/root/sys/kernel/tracing/trace_marker
+exec $b switch_root /root /sbin/init
+"""
+
+# The shell reads `D chunk` (base64, appended to the command) and answers `+`; at `R seconds` it runs the command and
+# answers a line `= status bytes`, then the output. Each chunk is acknowledged because a serial line loses input that
+# nobody reads in time. Everything is busybox, static: dynamic linking is what an emulated machine is slowest at.
+_SHELL: Final = """\
+#!/bin/busybox sh
+b=/bin/busybox
+exec </dev/ttyS1 >/dev/ttyS1
+$b stty raw -echo
+$b mkdir -p /run/vm
+cd /root
+echo ready
+: >/run/vm/command
+while read -r verb rest; do
+  case $verb in
+  D) echo "$rest" | $b base64 -d >>/run/vm/command; echo + ;;
+  R) $b timeout -s KILL "$rest" /bin/sh /run/vm/command </dev/null >/run/vm/output 2>&1
+     echo "= $? $($b stat -c %s /run/vm/output)"
+     $b cat /run/vm/output
+     : >/run/vm/command ;;
+  esac
+done
+"""
+
+_UNIT: Final = """\
+[Unit]
+DefaultDependencies=no
+{unit}
+[Service]
+{service}
+Restart=on-failure
+SendSIGHUP=yes
+"""
+
+
+@dataclass
+class Payload:
+    """The files of one guest.
+
+    `remove`: paths deleted from Debian's root first. `commands`: shell commands run in the guest's root just before
+    systemd starts (enabling units, say). `kernel_helper`: False leaves kernel.modprobe empty from the start.
+    """
+
+    folder: Path
+    remove: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    kernel_helper: bool = False
+
+    @classmethod
+    def new(cls, folder: Path, with_kmod: bool = False) -> Payload:
+        """Make an empty payload in `folder` (created). `with_kmod` keeps Debian's modprobe and kernel.modprobe."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, remove=[] if with_kmod else list(KMOD_FILES), kernel_helper=with_kmod)
+
+    def write(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
+        """Put a file at the guest's absolute `path`."""
+        target = self.folder / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(text.encode() if isinstance(text, str) else text)
+        target.chmod(mode)
+
+    def link(self, path: str, target: str) -> None:
+        """Put a symbolic link at the guest's absolute `path`."""
+        place = self.folder / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(target)
+
+    def install_kmodd(self) -> None:
+        """Add kmodd by its own `make install`, and enable its service as an administrator would."""
+        say("make install into the guest")
+        command = ["make", "-C", str(REPOSITORY), "install", f"DESTDIR={self.folder}", "PREFIX=/usr"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            raise VmError(f"{' '.join(command)} gave {done.returncode}\n{done.stdout}")
+        self.commands.append("systemctl enable kmodd.service")
+
+
+def write_initrd(image: Image, payload: Payload, journal: str, target: Path) -> None:
+    """Write one boot's initrd to `target`. `journal`: arguments for the guest's journalctl (matches)."""
+    archive = Archive()
+    archive.add_tree(image.initrd_parts, "")
+    archive.add("init", _INIT.encode(), stat.S_IFREG | 0o755)
+    archive.add("remove", "".join(f"{path}\n" for path in payload.remove).encode())
+    archive.add("commands", "".join(f"{command}\n" for command in payload.commands).encode())
+    if not payload.kernel_helper:
+        archive.add("no-kernel-helper")
+    _add_harness(archive, journal)
+    archive.add_tree(payload.folder, "payload", merged_usr=True)
+    target.write_bytes(archive.finish())
+
+
+def _add_harness(archive: Archive, journal: str) -> None:
+    """The two units by which the harness talks with the guest: a root shell on ttyS1, the journal on ttyS2."""
+    follow = f"exec journalctl --follow --no-tail --output=json --all {journal}"
+    units = {
+        "vm-shell": ("", "ExecStart=/usr/lib/vm-shell"),
+        "vm-journal": ("After=systemd-journald.service", "ExecStart=/usr/lib/vm-journal"),
+    }
+    script = f"#!/bin/busybox sh\nexec >/dev/ttyS2\n/bin/busybox stty -F /dev/ttyS2 raw -echo\n{follow}\n"
+    archive.add("payload/usr/lib/vm-shell", _SHELL.encode(), stat.S_IFREG | 0o755)
+    archive.add("payload/usr/lib/vm-journal", script.encode(), stat.S_IFREG | 0o755)
+    for name, (unit, service) in units.items():
+        text = _UNIT.format(unit=unit, service=service)
+        archive.add(f"payload/etc/systemd/system/{name}.service", text.encode())
+        wants = f"payload/etc/systemd/system/sysinit.target.wants/{name}.service"
+        archive.add(wants, f"../{name}.service".encode(), stat.S_IFLNK | 0o777)
+    volatile = "[Journal]\nStorage=volatile\n"
+    archive.add("payload/etc/systemd/journald.conf.d/vm.conf", volatile.encode())
+
+
+def copy_into(payload: Payload, source: Path, path: str) -> None:
+    """Copy a file or folder of the host to the guest's absolute `path`, times kept."""
+    target = payload.folder / path.lstrip("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)

@@ -1,0 +1,45 @@
+"""The demo's scenario, and its negative control."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.vm.payload import REPOSITORY
+
+pytestmark = pytest.mark.vm
+
+
+def _demo(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.vm.demo", *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=400,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.timeout(420)
+def test_demo_loads_every_driver_and_says_why() -> None:
+    status, output = _demo()
+    assert status == 0, output
+    found = re.fullmatch(r"demo: OK, (\d+) devices, (\d+) modules", output.splitlines()[-1])
+    assert found, output
+    assert int(found[1]) >= 4
+    assert int(found[2]) >= 10
+    assert "(udev-worker)" not in output, output
+
+
+@pytest.mark.timeout(420)
+def test_demo_fails_without_kmodd() -> None:
+    status, output = _demo("--without-kmodd")
+    assert status == 1, output
+    assert output.splitlines()[-1].startswith("demo: FAILED, "), output
+    # the drivers did come, so nothing but the question of who loaded them made it fail
+    assert "(udev-worker) loaded" in output
+    assert "did not come" not in output

@@ -1,0 +1,151 @@
+"""One guest without kmod: every way in which a device's module is not loaded has its record and stops nothing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.vm.devices import DEVICES, Device
+from tests.vm.image import Image
+from tests.vm.journal import Record, text, texts
+from tests.vm.machine import Machine
+from tests.vm.payload import Payload
+from tests.vm.scenario import plug, remove, settle, stranger_faults
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+
+_BLACKLIST = "/etc/modprobe.d/vm-test.conf"
+
+
+@pytest.fixture(scope="module")
+def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
+    """A guest in which kmodd alone can load, i6300esb is blacklisted and vmxnet3's file is gone."""
+    (dep,) = [
+        line.partition(":")[0]
+        for line in (image.modules / "modules.dep").read_text().splitlines()
+        if "/vmxnet3.ko" in line.partition(":")[0]
+    ]
+
+    def prepare(payload: Payload) -> None:
+        payload.write(_BLACKLIST, "# a comment\nblacklist i6300esb\n")
+        payload.remove.append(f"/usr/lib/modules/{image.release}/{dep}")
+
+    with boot("the guest of records", prepare=prepare) as machine:
+        yield machine
+
+
+def _record(machine: Machine, result: str, module: str, since: int = 0) -> Record:
+    """Wait for kmodd's record of `result` for `module`; "" for any."""
+
+    def wanted(record: Record) -> bool:
+        return text(record, "KMODD_RESULT") == result and module in ("", text(record, "KMODD_MODULE"))
+
+    return machine.journal.wait_for(wanted, timeout=40.0, since=since)
+
+
+def _plug(machine: Machine, device: Device, result: str, module: str) -> Record:
+    """Plug a device and return kmodd's record of `result`; the device is unplugged again."""
+    mark = machine.journal.mark()
+    machine.plug(device)
+    try:
+        record = _record(machine, result, module, mark)
+        settle(machine)
+        assert text(record, "KMODD_SOURCE") == "uevent"
+        assert text(record, "KMODD_ALIAS").startswith("pci:v")
+        assert texts(record, "KMODD_DEVPATH")[0].startswith("/devices/pci0000:00/")
+        return record
+    finally:
+        machine.unplug(device)
+        settle(machine)
+
+
+def test_the_guest_has_no_other_loader(guest: Machine) -> None:
+    assert guest.run("ls /sbin/modprobe /usr/bin/kmod").status != 0
+    assert guest.check("cat /proc/sys/kernel/modprobe").strip() == ""
+    assert guest.check("systemctl is-active kmodd systemd-udevd").split() == ["active", "active"]
+    assert guest.check("readlink /run/udev/rules.d/80-drivers.rules").strip() == "/dev/null"
+
+
+def test_coldplug_loaded_and_recorded(guest: Machine) -> None:
+    loads = guest.module_loads()
+    assert stranger_faults(loads) == []
+    by_kmodd = {load.module for load in loads if load.comm == "kmodd-loader"}
+    assert {"i2c_i801", "ahci", "psmouse"} <= by_kmodd
+    recorded = {
+        text(record, "KMODD_MODULE") for record in guest.journal.records if text(record, "KMODD_RESULT") == "loaded"
+    }
+    assert by_kmodd - {"acpi_cpufreq", "pcc_cpufreq", "powernow_k8", "edac_mce_amd"} <= recorded
+    assert {text(record, "KMODD_SOURCE") for record in guest.journal.records} >= {"coldplug"}
+
+
+def test_a_driver_that_refuses_has_its_errno(guest: Machine) -> None:
+    record = _record(guest, "failed", "")
+    assert text(record, "KMODD_MODULE") in {"acpi_cpufreq", "pcc_cpufreq", "powernow_k8", "edac_mce_amd"}
+    assert int(text(record, "ERRNO")) in (errno.ENODEV, errno.EBUSY)
+    # every processor has the same modalias: the refused module was tried once, not once for each
+    tried = [each.module for each in guest.module_loads()]
+    assert tried.count(text(record, "KMODD_MODULE")) == 1
+
+
+def test_a_live_module_is_recorded_as_live(guest: Machine) -> None:
+    device = DEVICES["e1000e"]
+    first = plug(guest, device)
+    assert first.faults() == []
+    guest.unplug(device)
+    settle(guest)
+    _plug(guest, device, "live", "e1000e")
+    assert [load.module for load in guest.module_loads()].count("e1000e") == 1
+
+
+def test_a_builtin_driver_is_recorded_as_builtin(guest: Machine) -> None:
+    before = set(guest.modules())
+    record = _plug(guest, DEVICES["pci-serial"], "builtin", "")
+    assert text(record, "KMODD_MODULE").startswith("8250")
+    assert set(guest.modules()) == before
+
+
+def test_a_blacklisted_driver_is_recorded_with_its_line(guest: Machine) -> None:
+    record = _plug(guest, DEVICES["i6300esb"], "blacklisted", "i6300esb")
+    assert (text(record, "KMODD_FILE"), text(record, "KMODD_LINE")) == (_BLACKLIST, "2")
+    assert "i6300esb" not in guest.modules()
+
+
+def test_a_missing_file_is_recorded(guest: Machine) -> None:
+    record = _plug(guest, DEVICES["vmxnet3"], "missing", "vmxnet3")
+    assert text(record, "KMODD_PATH").endswith("/vmxnet3.ko")
+    assert "vmxnet3" not in guest.modules()
+
+
+def test_a_device_without_a_driver_is_recorded(guest: Machine) -> None:
+    _plug(guest, Device("tpci200", "", {"driver": "tpci200"}), "nomatch", "")
+
+
+def test_none_of_it_stopped_anything(guest: Machine) -> None:
+    pid = guest.check("systemctl show -P MainPID kmodd").strip()
+    plugged = plug(guest, DEVICES["virtio-rng-pci"])
+    assert plugged.faults() == []
+    assert guest.check("systemctl show -P NRestarts kmodd").strip() == "0"
+    assert guest.check("systemctl show -P MainPID kmodd").strip() == pid
+
+
+def test_a_removed_module_is_loaded_again(guest: Machine) -> None:
+    device = DEVICES["rtl8139"]
+    first = plug(guest, device)
+    assert first.faults() == []
+    guest.unplug(device)
+    settle(guest)
+    remove(guest, first)
+    assert plug(guest, device).faults() == []
+    guest.unplug(device)
+
+
+def test_hotplug_works_after_a_restart(guest: Machine) -> None:
+    pid = guest.check("systemctl show -P MainPID kmodd").strip()
+    guest.check("systemctl restart kmodd")
+    assert guest.check("systemctl show -P MainPID kmodd").strip() != pid
+    assert guest.check("readlink /run/udev/rules.d/80-drivers.rules").strip() == "/dev/null"
+    assert plug(guest, DEVICES["ne2k_pci"]).faults() == []
+    assert stranger_faults(guest.module_loads()) == []
