@@ -1,23 +1,26 @@
 """Every alias pattern of one source, and which of them match a name: the answer of `modules.alias.bin`, without that file.
 
-How it is built, from the outside in. Each level is made only when the first look-up needs it.
+How it is built, from the outside in. Each level is made when the first look-up needs it.
 
-    text of modules.alias
-      └ head     what a pattern has before its first `:` (`pci`, `usb`, `net_pf_10`). A look-up concerns one head. Patterns with
-        │        a wildcard in it (`acpi*:…`, `char_major_4_*`) belong to every head that begins with what precedes the wildcard.
-        └ _Head  two kinds of tables: patterns without wildcard by their whole text; the others by their *stem*, the text
-          │      before the first wildcard, one dict for each length of stem. A head has few lengths (pci: five), so the
-          │      look-up cuts the name at each of them and asks a dict: no search, and far fewer steps than one for each byte.
-          └ bucket  the patterns of one stem. Their *tails*, from the first wildcard on, are compared one by one where they are
-                    few (`_One`, `_Few`). Where many share a stem (`of:N*T*C…`, `pci:v*d*sv*sd*bc…`) each is filed under
-                    its rarest literal piece (`_Many`), and only tails whose piece occurs in the name are compared.
+    table     pattern, module and line of every entry, best priority first
+      └ head     what a pattern has before its first `:` (`pci`, `usb`, `net_pf_10`); a look-up concerns one head. Patterns
+        │        with a wildcard in it (`acpi*:…`, `char_major_4_*`) belong to every head that begins like them.
+        └ stem     what a pattern has before its first wildcard: one dict for each length of stem. A head has few lengths
+          │        (pci: three, once longer stems are cut to the commonest length), so a look-up cuts the name at each
+          │        of them and asks a dict. Patterns without any wildcard are in a dict of their own.
+          └ tails    the rest, one `_Tail` each. Few are compared one by one. Where many share a stem (`of:N*T*C…`,
+                     `pci:v*d*sv*sd*bc…`), `_Many` files each under its rarest literal piece, and a look-up compares
+                     only tails whose piece is somewhere in the name.
 
-A tail is matched at most by `str.find` of its literal pieces one after the other, which is fnmatch(3) where `*` is the only
-wildcard; any other goes to `glob`. All keys are only necessary conditions, so no form of name is assumed anywhere.
+A tail is compared by `str.find` of one literal piece after the other, which is fnmatch(3) as long as `*` is the only
+wildcard; any other goes to `glob`. All keys are necessary conditions only, so nothing is assumed about the form of a name.
 
-Order of an answer, as in libkmod: by priority, that is by the module's first line; among equals what the walk over
-kmod's trie meets later comes first (libkmod-index.c, index_searchwild and add_value). The walk meets shorter stems first,
-under one stem the tails in byte order, the pattern without wildcard last.
+Order of an answer, as in libkmod: by priority, that is by the module's first line; among equals, what the walk over
+kmod's trie meets later comes first (libkmod-index.c: index_mm_searchwild, add_value). That walk meets shorter stems
+first, then the pattern that is all stem; under one stem it takes the bytes in order, a longer pattern before its beginning.
+
+One deliberate difference: a `\\` before the first wildcard escapes the next byte here too, as in fnmatch(3) and as kmod's
+own configuration has it; libkmod's index walk takes it literally there. No module of Debian has one.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.glob import Fits, bytewise, compiled, is_literal
 from kmodd.names import ModuleName, module_name, underscores
 
 _WILD = "*?[\\"
-_FEW = 3
+_FEW = 4
 """So many tails of one stem are compared one by one: finding their pieces would cost as much."""
 
 
@@ -49,7 +53,7 @@ class AliasMatch:
 class AliasTrie:
     """The patterns of one source. Never changes once made, as far as anyone can see."""
 
-    __slots__ = ("_file", "_heads", "_lines", "_modules", "_open", "_parsed", "_patterns", "_rank", "_refused", "_wild_heads")
+    __slots__ = ("_file", "_heads", "_lines", "_modules", "_open", "_parsed", "_patterns", "_rank", "_refused", "_shared", "_wild_heads")
 
     def __init__(self, patterns: list[str], modules: list[str], lines: Sequence[int], file: str, problems: list[Problem]) -> None:
         """For the class methods below: the columns of the table, best priority first."""
@@ -64,6 +68,7 @@ class AliasTrie:
         self._heads: dict[str, list[int]] = {}
         self._wild_heads: dict[int, dict[str, list[int]]] = {}
         self._open: dict[str, _Head] = {}
+        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     @classmethod
     def from_text(cls, text: str, file: str) -> AliasTrie:
@@ -113,23 +118,25 @@ class AliasTrie:
         text = alias if alias.isascii() else bytewise(alias)
         name = text.partition(":")[0]
         head = self._open.get(name) or self._open_head(name)
-        found: list[AliasMatch] = []
-        for length, buckets in head.stems:
-            bucket = buckets.get(text[:length])
-            if bucket is not None:
-                if isinstance(bucket, list):
-                    bucket = buckets[text[:length]] = self._bucket(bucket, length)
-                bucket.collect(text, length, found)
+        found: tuple[AliasMatch, ...] = ()
+        for length, stems in head.stems:
+            here = stems.get(text[:length])
+            if here is None:
+                continue
+            for tail in here if isinstance(here, tuple) else self._candidates(stems, text, length):
+                if tail.fits(text, length):
+                    found += tail.answer
         literal = head.literal.get(text)
         if literal is not None:
-            if isinstance(literal, list):
-                literal = head.literal[text] = self._answer(literal)
+            if not isinstance(literal, tuple):
+                literal = head.literal[text] = self._answer(_numbers(literal))
             found += literal
-        if len(found) > 1:
-            found.reverse()
-            if self._rank:
-                found.sort(key=lambda match: self._rank[match.module])
-        return tuple(found)
+        return found if len(found) < 2 else self._sorted(found)
+
+    def _sorted(self, found: tuple[AliasMatch, ...]) -> tuple[AliasMatch, ...]:
+        """What the walk met, in this order, as libkmod hands it out."""
+        latest_first = reversed(found)
+        return tuple(sorted(latest_first, key=lambda match: self._rank[match.module]) if self._rank else latest_first)
 
     def _bad(self) -> dict[int, Problem]:
         """The patterns that depmod refuses, by number."""
@@ -188,45 +195,69 @@ class AliasTrie:
         return self._open[key]
 
     def _tables(self, numbers: list[int]) -> _Head:
-        stems: dict[int, dict[str, list[int] | _Bucket]] = {}
-        literal: dict[str, list[int] | tuple[AliasMatch, ...]] = {}
+        """The patterns of one head by stem, those without wildcard by themselves."""
+        literal: dict[str, _Raw | tuple[AliasMatch, ...]] = {}
+        by_length: dict[int, dict[str, _Raw | tuple[_Tail, ...] | _Many]] = {}
         for number in numbers:
-            pattern = self._normal(number)
+            pattern = self._patterns[number]
+            if "-" in pattern or "[" in pattern or "]" in pattern or not pattern.isascii():
+                pattern = self._normal(number)
             stem = _stem(pattern)
             if len(stem) == len(pattern):
-                table = literal
+                _file(literal, stem, number)
             else:
-                table = stems.setdefault(len(stem), {})
-            numbers_there = table.get(stem)
-            if numbers_there is None:
-                table[stem] = [number]
-            else:
-                numbers_there.append(number)
-        literal.pop("", None)
-        return _Head(sorted(stems.items()), literal)
+                stems = by_length.get(len(stem))
+                if stems is None:
+                    stems = by_length[len(stem)] = {}
+                _file(stems, stem, number)
+        literal.pop("", None)  # refused patterns
+        if by_length:
+            commonest = max(by_length, key=lambda length: len(by_length[length]))
+            for length in sorted(by_length):
+                if length > commonest:
+                    for stem, raw in by_length.pop(length).items():
+                        for number in _numbers(raw):  # type: ignore
+                            _file(by_length[commonest], stem[:commonest], number)
+        return _Head(tuple(sorted(by_length.items())), literal)
 
     def _answer(self, numbers: list[int]) -> tuple[AliasMatch, ...]:
-        """What these patterns say when they match: in the order of the walk, which meets the later of two equal ones first."""
+        """What these equal patterns say when they match: the walk meets the later first, as depmod filed them so."""
         return tuple(
             AliasMatch(self._patterns[number], self._modules[number], self._lines[number]) for number in reversed(numbers)
         )
 
-    def _bucket(self, numbers: list[int], length: int) -> _Bucket:
-        """The patterns of one stem, ready to be compared."""
-        by_tail: dict[str, list[int]] = {}
-        for number in numbers:
-            by_tail.setdefault(self._normal(number)[length:], []).append(number)
-        tails = [(_Tail(tail), self._answer(by_tail[tail])) for tail in sorted(by_tail, key=_walk_order)]
-        if len(tails) == 1:
-            return _One(*tails[0])
-        if len(tails) <= _FEW:
-            return _Few(tails)
-        return _Many(tails)
+    def _candidates(self, stems: _Stems, text: str, length: int) -> Iterable[_Tail]:
+        """The tails worth comparing, in the order of the walk. Tails of a stem that is hit for the first time are made and kept."""
+        stem = text[:length]
+        here = stems[stem]
+        if isinstance(here, int | list):
+            by_tail: dict[str, list[int]] = {}
+            for number in sorted(_numbers(here)):
+                by_tail.setdefault(self._normal(number)[length:], []).append(number)
+            order = sorted(by_tail, key=_walk_order)
+            tails = tuple(_Tail(tail, self._answer(by_tail[tail]), self._shared) for tail in order)
+            here = stems[stem] = tails if len(tails) <= _FEW else _Many(order, tails)
+        return here.candidates(text, length) if isinstance(here, _Many) else here
 
 
-def _walk_order(tail: str) -> str:
-    """Sorts the tails of one stem as the walk meets them: in byte order, but a longer one before its own beginning."""
-    return tail + "\u0100"
+def _numbers(raw: _Raw) -> list[int]:
+    return [raw] if isinstance(raw, int) else raw
+
+
+def _file(table: dict[str, Any], key: str, number: int) -> None:
+    """Add a number under a key. The rule is one number for each key, and a list for each would cost twice the memory."""
+    there = table.get(key)
+    if there is None:
+        table[key] = number
+    elif isinstance(there, int):
+        table[key] = [there, number]
+    else:
+        there.append(number)
+
+
+def _walk_order(tail: str) -> tuple[int, str]:
+    """Sorts the tails of one stem, or of one cut stem, as the walk meets them."""
+    return len(_stem(tail)), tail + "\u0100"
 
 
 def _stem(pattern: str) -> str:
@@ -289,25 +320,26 @@ def _split_lines(text: str, file: str) -> tuple[list[str], list[str], list[int],
 
 
 class _Tail:
-    """What a pattern says after its stem; begins with a wildcard."""
+    """The rest of a pattern after its stem, and what it says when it matches."""
 
-    __slots__ = ("general", "last", "middle", "pieces")
+    __slots__ = ("answer", "general", "last", "middle", "start")
 
-    def __init__(self, tail: str) -> None:
-        parts = tail.split("*")
-        self.general: Fits | None = None
-        self.middle = tuple(filter(None, parts[1:-1]))
-        self.last = parts[-1]
-        self.pieces: tuple[str, ...] = tuple(filter(None, parts))
-        if not is_literal("".join(parts)):
-            self.general = compiled(tail)
-            sure = tail[: min(at for at in (tail.find("["), tail.find("\\"), len(tail)) if at >= 0)]
-            self.pieces = tuple(filter(None, sure.replace("?", "*").split("*")))
+    def __init__(self, tail: str, answer: tuple[AliasMatch, ...], shared: dict[tuple[str, ...], tuple[str, ...]]) -> None:
+        """Equal `middle`s become one object, kept in `shared`."""
+        self.answer = answer
+        self.general = compiled(tail) if "?" in tail or "[" in tail or "\\" in tail else None
+        self.start, *middle, self.last = tail.split("*") if self.general is None else ("", "")
+        self.middle = tuple(filter(None, middle))
+        self.middle = shared.setdefault(self.middle, self.middle)
 
     def fits(self, text: str, at: int) -> bool:
         """Whether the text from `at` on matches."""
-        if self.general:
+        if self.general is not None:
             return self.general(text, at)
+        if self.start:
+            if not text.startswith(self.start, at):
+                return False
+            at += len(self.start)
         for piece in self.middle:
             at = text.find(piece, at)
             if at < 0:
@@ -316,112 +348,80 @@ class _Tail:
         return text.endswith(self.last, at)
 
 
-_Filed = tuple[_Tail, tuple[AliasMatch, ...]]
+def _pieces(tail: str) -> set[str]:
+    """Literal parts that every text has that the tail matches; what follows a bracket or a backslash is left alone."""
+    sure = tail.partition("[")[0].partition("\\")[0]
+    return set(sure.replace("?", "*").split("*")) - {""}
 
 
-class _Bucket:
-    """The patterns of one stem."""
+class _Many:
+    """Many tails of one stem, each filed under the piece of it that fewest others have.
 
-    __slots__ = ()
-
-    def collect(self, text: str, at: int, found: list[AliasMatch]) -> None:
-        """Append to `found` what matches the text from `at` on, the end of the stem."""
-        raise NotImplementedError
-
-
-class _One(_Bucket):
-    """All with the same tail."""
-
-    __slots__ = ("answer", "tail")
-
-    def __init__(self, tail: _Tail, answer: tuple[AliasMatch, ...]) -> None:
-        self.tail = tail
-        self.answer = answer
-
-    def collect(self, text: str, at: int, found: list[AliasMatch]) -> None:
-        if self.tail.fits(text, at):
-            found += self.answer
-
-
-class _Few(_Bucket):
-    """Some tails, compared one after the other."""
-
-    __slots__ = ("tails",)
-
-    def __init__(self, tails: list[_Filed]) -> None:
-        self.tails = tuple(tails)
-
-    def collect(self, text: str, at: int, found: list[AliasMatch]) -> None:
-        for tail, answer in self.tails:
-            if tail.fits(text, at):
-                found += answer
-
-
-class _Many(_Bucket):
-    """Many tails: only those are compared whose rarest piece occurs in the text.
-
-    Pieces with the same first byte share an *anchor*, the longest beginning they have in common. At each place where the
-    text has the anchor, a dict over the first bytes of these pieces tells which lengths are worth asking the dict of whole pieces for.
+    Pieces with the same first byte share an `_Anchor`. At each place where the text has the anchor, a dict over the first
+    bytes of these pieces tells which lengths are worth asking the dict of whole pieces for.
     """
 
     __slots__ = ("anchors", "tails", "unfiled")
 
-    def __init__(self, tails: list[_Filed]) -> None:
-        self.tails = tuple(tails)
-        counts = Counter(piece for tail, _ in tails for piece in set(tail.pieces))
+    def __init__(self, spellings: list[str], tails: tuple[_Tail, ...]) -> None:
+        """Tails with their spellings, in the order of the walk."""
+        pieces = [_pieces(spelling) for spelling in spellings]
+        counts = Counter(piece for those in pieces for piece in those)
         filed: dict[str, list[int]] = {}
-        unfiled = []
-        for number, (tail, _) in enumerate(tails):
-            if tail.pieces:
-                filed.setdefault(min(tail.pieces, key=lambda piece: (counts[piece], -len(piece))), []).append(number)
-            else:
-                unfiled.append(number)
-        self.unfiled = tuple(unfiled)
+        for number, those in enumerate(pieces):
+            rarest = min(those, key=lambda piece: (counts[piece], -len(piece), piece), default="")
+            filed.setdefault(rarest, []).append(number)
+        self.tails = tails
+        self.unfiled = filed.pop("", [])
         self.anchors = tuple(_Anchor(first, filed) for first in sorted({piece[0] for piece in filed}))
 
-    def collect(self, text: str, at: int, found: list[AliasMatch]) -> None:
-        numbers = list(self.unfiled)
+    def candidates(self, text: str, at: int) -> list[_Tail]:
+        """The tails whose piece is in the text after `at`, and those without a piece, in the order of the walk."""
+        numbers = self.unfiled
         for anchor in self.anchors:
             here = text.find(anchor.text, at)
             while here >= 0:
-                for size in anchor.sizes.get(text[here : here + anchor.size], ()):
-                    numbers += anchor.pieces.get(text[here : here + size], ())
+                lengths = anchor.lengths.get(text[here : here + anchor.shortest])
+                if lengths is not None:
+                    for length in lengths:
+                        numbers = numbers + anchor.pieces.get(text[here : here + length], [])
                 here = text.find(anchor.text, here + 1)
-        if len(numbers) > 1:
-            numbers = sorted(set(numbers))
-        for number in numbers:
-            tail, answer = self.tails[number]
-            if tail.fits(text, at):
-                found += answer
+        tails = self.tails
+        if len(numbers) < 2:
+            return [tails[number] for number in numbers]
+        return [tails[number] for number in sorted(set(numbers))]
 
 
 class _Anchor:
     """The pieces with one first byte."""
 
-    __slots__ = ("pieces", "size", "sizes", "text")
+    __slots__ = ("lengths", "pieces", "shortest", "text")
 
     def __init__(self, first: str, filed: dict[str, list[int]]) -> None:
-        self.pieces = {piece: tuple(numbers) for piece, numbers in filed.items() if piece[0] == first}
+        """Of pieces filed with the numbers of their tails, those that begin with `first`."""
+        self.pieces = {piece: numbers for piece, numbers in filed.items() if piece[0] == first}
+        self.shortest = min(map(len, self.pieces))
         lowest, highest = min(self.pieces), max(self.pieces)
-        common = next((n for n, pair in enumerate(zip(lowest, highest)) if pair[0] != pair[1]), min(len(lowest), len(highest)))
+        common = 1
+        while common < self.shortest and lowest[common] == highest[common]:
+            common += 1
         self.text = lowest[:common]
-        self.size = min(map(len, self.pieces))
-        sizes: dict[str, set[int]] = {}
+        """The longest beginning that they have in common."""
+        lengths: dict[str, set[int]] = {}
         for piece in self.pieces:
-            sizes.setdefault(piece[: self.size], set()).add(len(piece))
-        self.sizes = {start: tuple(sorted(lengths)) for start, lengths in sizes.items()}
+            lengths.setdefault(piece[: self.shortest], set()).add(len(piece))
+        self.lengths = {start: tuple(sorted(those)) for start, those in lengths.items()}
 
 
+_Raw = int | list[int]
+"""Patterns by number, not looked at yet."""
+_Stems = dict[str, _Raw | tuple[_Tail, ...] | _Many]
+
+
+@dataclass(frozen=True, slots=True)
 class _Head:
-    """The tables of one head. Lists of pattern numbers in them become buckets and answers when they are first hit."""
+    """The tables of one head. What is raw in them is replaced when it is first hit."""
 
-    __slots__ = ("literal", "stems")
-
-    def __init__(
-        self,
-        stems: list[tuple[int, dict[str, list[int] | _Bucket]]],
-        literal: dict[str, list[int] | tuple[AliasMatch, ...]],
-    ) -> None:
-        self.stems = tuple(stems)
-        """Length of stem, stem → patterns; the shortest first."""
-        self.literal = literal
+    stems: tuple[tuple[int, _Stems], ...]
+    """Length of stem, and stem → tails; the shortest first."""
+    literal: dict[str, _Raw | tuple[AliasMatch, ...]]

@@ -2,7 +2,8 @@
 
 Form (kmod libkmod-index.c, shared facts 3.3): big-endian words; a header `magic version root`; a trie whose nodes are
 `[prefix NUL] [first last child…] [count (priority value NUL)…]`, each part present only where the flags in the upper
-four bits of the word that points at the node say so. An edge is one byte below 128; the rest of its label is the child's prefix.
+four bits of the word that points at the node say so. An edge is one byte below 128; the rest of its label is the
+child's prefix.
 
 A damaged file gives BadIndex with file and offset. No walk reads more nodes than the file has room for, so a file whose
 nodes point at each other ends in that error as well.
@@ -98,10 +99,10 @@ class BinIndex:
         return None
 
     def wildcard(self, text: str) -> tuple[Found, ...]:
-        """All values of the keys that, read as patterns, match `text`; best priority first, among equals the last found first.
+        """All values of the keys that, read as patterns, match `text`; best first, among equals the last found first.
 
-        The way through the trie is kmod's (index_mm_searchwild): what comes before a pattern's first wildcard is compared
-        byte by byte, escapes included, and only the rest is given to fnmatch. Raises BadIndex.
+        The way through the trie is kmod's (index_mm_searchwild): what comes before a pattern's first wildcard is
+        compared byte by byte, escapes included, and only the rest is given to fnmatch. Raises BadIndex.
         """
         query = encode(text)
         found: list[Found] = []
@@ -177,7 +178,7 @@ class BinIndex:
         if word & _CHILDREN:
             bounds = self._data[at : at + 2]
             if len(bounds) < 2 or not bounds[0] <= bounds[1] < 128:
-                raise self._bad(at, f"children from {bounds[:1].hex()} to {bounds[1:].hex()}, expected 00 to 7f in order")
+                raise self._bad(at, f"children from {bounds[:1].hex()} to {bounds[1:].hex()}, expected 00 to 7f")
             first = bounds[0]
             count = bounds[1] - first + 1
             if at + 2 + 4 * count > len(self._data):
@@ -222,7 +223,7 @@ class _Walk:
         return before + after
 
     def explore(self, start: _Node, literal: bytes, pattern: bytes, text: bytes, found: list[Found]) -> None:
-        """Try every pattern at and below `start`, whose own is `pattern`, on `text`: children first, then the node itself."""
+        """Try every pattern at and below `start`, whose own is `pattern`, on `text`: children first, then the node."""
         wanted = decode(text)
         waiting: list[tuple[_Node | int, bytes, bool]] = [(start, pattern, False)]
         while waiting:
@@ -283,7 +284,7 @@ def build(entries: Iterable[tuple[str, str, int]], *, preorder: bool) -> bytes:
 
 
 def _insert(root: _Branch, key: bytes, priority: int, value: bytes) -> None:
-    """Hang `key` into the trie (kmod depmod index_insert): split a node where its prefix differs, else go down, else a leaf."""
+    """Hang `key` into the trie: split a node where its prefix differs, else go down, else a leaf (index_insert)."""
     node = root
     while True:
         same = 0
@@ -333,7 +334,7 @@ def _words(node: _Branch, words: dict[int, int]) -> bytes:
 
 
 def _write_after(node: _Branch, out: bytearray) -> int:
-    """Append the subtrees, then the node; gives the node's word. As deep as the longest chain of prefixes of one another."""
+    """Append the subtrees, then the node; gives the node's word."""
     words = {byte: _write_after(node.children[byte], out) for byte in sorted(node.children)}
     flags, before, after = _parts(node)
     word = flags | len(out)

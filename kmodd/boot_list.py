@@ -22,7 +22,8 @@ from kmodd.modprobe_d import ConfFile
 ETC_MODULES = "/etc/modules"
 _STANDS_FOR_ETC_MODULES = "modules.conf"
 _END_OF_LINE = re.compile(r"\r?\n|\r|\0")
-_BLANKS = " \t\n\r"
+_BLANKS = " \t"
+_SURPLUS = re.compile(f"[{_BLANKS}]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,8 @@ def _entries(file: ConfFile) -> Iterator[BootModule | Problem]:
         if not name or name[0] in "#;":
             continue
         at = Where(file.path, number)
-        words = name.split(maxsplit=1)
-        if len(words) == 2:
-            column = line.index(name) + name.rindex(words[1]) + 1
+        if match := _SURPLUS.search(name):
+            column = line.index(name) + match.end() + 1
             yield Problem(at, column, line, "expected nothing behind the module's name; options belong in modprobe.d")
         else:
             yield BootModule(name, at)

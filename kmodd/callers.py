@@ -9,7 +9,14 @@ from typing import Any, assert_never
 import kmodd
 from kmodd.errors import NoTree
 from kmodd.host.control import (
-    Connection, ControlSocket, ExplainWish, LoadWish, ReloadWish, SettleWish, StatusWish, Wish,
+    Connection,
+    ControlSocket,
+    ExplainWish,
+    LoadWish,
+    ReloadWish,
+    SettleWish,
+    StatusWish,
+    Wish,
 )  # fmt: skip
 from kmodd.job import Job
 from kmodd.line import Line
@@ -29,7 +36,6 @@ class Callers:
         self._loading: list[tuple[Request, Connection]] = []
         self._since = time.monotonic()
 
-    @property
     def next_deadline(self) -> float | None:
         """When (time.monotonic, seconds) the first settle call gives up; None: never."""
         return min((deadline for _, deadline in self._settling if deadline is not None), default=None)

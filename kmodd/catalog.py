@@ -1,7 +1,8 @@
 """What a module tree says about names: `Catalog`, and the order in which the sources are asked: `SOURCES`.
 
-A catalog stands on one or several layers, each the index files of one module directory; the first layer is laid over the
-others. Every index is read and taken apart when the first question needs it, and kept. Reading itself is the layer's affair.
+A catalog stands on one or several layers, each the index files of one module directory; the first layer is laid over
+the others. Every index is read and taken apart when the first question needs it, and kept. Reading itself is the
+layer's affair.
 
 The order of look-up is kmod's (kmod_module_new_from_lookup): the first source with a hit wins, and all its hits count.
 """
@@ -43,7 +44,8 @@ class Catalog:
     def __init__(self, layers: Iterable[Layer], like_kmod: bool = False) -> None:
         """`like_kmod`: read the `.bin` files where there are any, as kmod does, quicker for a single question.
 
-        Otherwise the texts, which alone can say in which line a pattern stands, and a `.bin` where its text is absent or older.
+        Otherwise the texts, which alone can say in which line a pattern stands, and a `.bin` where its text is absent
+        or older.
         """
         self.layers = tuple(LayerIndexes(layer, like_kmod) for layer in layers)
 
@@ -82,7 +84,7 @@ class Catalog:
         return self._over([layer.builtin_aliases(name) for layer in self.layers])
 
     def dump(self, index: str) -> Iterator[tuple[str, str]]:
-        """Key and module of every entry of `modules.alias` or `modules.symbols`, keys in byte order (kmod_dump_index)."""
+        """Key and module of every entry of `modules.alias` or `modules.symbols`, in byte order (kmod_dump_index)."""
         for layer in self.layers:
             yield from layer.dump(index)
 
@@ -111,55 +113,55 @@ class Snapshot:
 # ── the order of look-up ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _config_aliases(name: str, catalog: Catalog, config: Config) -> tuple[Hit, ...]:
+def _config_aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """Every `alias` line that matches, in file order. The module it names is not looked up again."""
     return tuple(
         Hit(alias.module, "config alias", alias.pattern, alias.at, alias.pattern)
-        for alias in config.aliases
+        for alias in snapshot.config.aliases
         if glob.matches(alias.pattern, name)
     )
 
 
-def _module_names(name: str, catalog: Catalog, config: Config) -> tuple[Hit, ...]:
+def _module_names(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """A module of modules.dep; names with `:` are never one."""
-    if ":" in name or catalog.dep(name) is None:
+    if ":" in name or snapshot.catalog.dep(name) is None:
         return ()
     return (Hit(_cut(name), "module name"),)
 
 
-def _symbols(name: str, catalog: Catalog, config: Config) -> tuple[Hit, ...]:
+def _symbols(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """`symbol:NAME`, the module that exports it."""
     if not name.startswith("symbol:"):
         return ()
-    return _index_hits("symbol", name, catalog.symbols(name))
+    return _index_hits("symbol", name, snapshot.catalog.symbols(name))
 
 
-def _commands(name: str, catalog: Catalog, config: Config) -> tuple[Hit, ...]:
+def _commands(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """The first `install` line, else the first `remove` line, for exactly this name: here no wildcards."""
-    for commands in (config.installs, config.removes):
+    for commands in (snapshot.config.installs, snapshot.config.removes):
         for command in commands:
             if command.pattern == name:
-                preset = command if commands is config.installs else None
+                preset = command if commands is snapshot.config.installs else None
                 return (Hit(_cut(name), "command", command.pattern, command.at, None, preset),)
     return ()
 
 
-def _aliases(name: str, catalog: Catalog, config: Config) -> tuple[Hit, ...]:
+def _aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """modules.alias: every pattern that matches, best module first."""
-    return _index_hits("alias", name, catalog.aliases(name))
+    return _index_hits("alias", name, snapshot.catalog.aliases(name))
 
 
-def _builtin_names(name: str, catalog: Catalog, config: Config) -> tuple[Hit, ...]:
+def _builtin_names(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """A module that is part of the kernel's image."""
-    return (Hit(_cut(name), "builtin name", builtin=True),) if catalog.is_builtin(name) else ()
+    return (Hit(_cut(name), "builtin name", builtin=True),) if snapshot.catalog.is_builtin(name) else ()
 
 
-def _builtin_aliases(name: str, catalog: Catalog, config: Config) -> tuple[Hit, ...]:
+def _builtin_aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """The aliases of those."""
-    return _index_hits("builtin alias", name, catalog.builtin_aliases(name), builtin=True)
+    return _index_hits("builtin alias", name, snapshot.catalog.builtin_aliases(name), builtin=True)
 
 
-SOURCES: tuple[Callable[[str, Catalog, Config], tuple[Hit, ...]], ...] = (
+SOURCES: tuple[Callable[[str, Snapshot], tuple[Hit, ...]], ...] = (
     _config_aliases,
     _module_names,
     _symbols,
@@ -172,13 +174,13 @@ SOURCES: tuple[Callable[[str, Catalog, Config], tuple[Hit, ...]], ...] = (
 
 
 def lookup(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """The modules that a name, alias or modalias stands for, in the order in which they are to be loaded; duplicates stay.
+    """The modules that a name, alias or modalias stands for, in the order of loading; duplicates stay.
 
     Raises UnmatchedBracket.
     """
     name = underscores(text)
     for source in SOURCES:
-        if hits := source(name, snapshot.catalog, snapshot.config):
+        if hits := source(name, snapshot):
             return hits
     return ()
 

@@ -125,11 +125,12 @@ class Daemon:
 
     def _go_on(self) -> None:
         """One round of the line, then everything that is due."""
+        self._callers.listen()
         if not self._socket_empty:
             self._receive()
         if self._socket_empty:
             self._finish(self._line.advance())
-        if self._line.replay_wanted:
+        if self._line.takes_replay():
             for event in sources.replay(self._tree.root):
                 self._line.take(event, "reconcile")
         if self._line.idle and self._socket_empty:
@@ -137,16 +138,14 @@ class Daemon:
             if self._loaders and not self._line.no_tree:
                 self._loaders.keep_spare()
             # Loading makes children appear: what they say is read before anybody is told that all is quiet.
-            self._receive()
-            if self._line.idle and self._socket_empty:
+            if self._receive() == 0:
                 self._callers.settled()
         self._callers.expire()
-        self._callers.listen()
         self._journal.flush()
         self._notify.alive()
 
-    def _receive(self) -> None:
-        """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams."""
+    def _receive(self) -> int:
+        """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams. The answer: how many."""
         received = self._events.receive(EVENTS_AT_ONCE)
         self._socket_empty = len(received) < EVENTS_AT_ONCE
         lost = False
@@ -160,6 +159,7 @@ class Daemon:
                     self._line.tell(Record(telling.BAD_INPUT, telling.WARNING, f"A uevent is not believed: {why}"))
         if lost:
             self._line.events_were_lost()
+        return len(received)
 
     def _finish(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -198,7 +198,7 @@ class Daemon:
         waits = [self._notify.watchdog_interval or 3600.0]
         if self._line.no_tree or not self._journal.flush():
             waits.append(LOOK_AGAIN)
-        deadline = self._callers.next_deadline
+        deadline = self._callers.next_deadline()
         if deadline is not None:
             waits.append(max(0.0, deadline - time.monotonic()))
         return min(waits)

@@ -25,7 +25,7 @@ INDEXES = ("modules.dep", "modules.alias", "modules.symbols", "modules.builtin",
 """Base names of all indexes that have two forms; the second is this with `.bin`."""
 
 
-def _never(name: str) -> bool:
+def _never(_: str) -> bool:
     return False
 
 
@@ -61,7 +61,7 @@ class LayerIndexes:
     """The indexes of one layer. Answers never change."""
 
     def __init__(self, layer: Layer, like_kmod: bool) -> None:
-        """`like_kmod`: read the `.bin` where there is one; otherwise only where the text is absent, stale or unusable."""
+        """`like_kmod`: read the `.bin` where there is one; else only where the text is absent, stale or unusable."""
         self._layer = layer
         self._like_kmod = like_kmod
         self._opened: dict[str, bytes | BinIndex] = {}
@@ -128,7 +128,7 @@ class LayerIndexes:
         return (Match(ModuleName(line.rpartition(" ")[2]), name, at),)
 
     def dump(self, name: str) -> Iterator[tuple[str, str]]:
-        """Key and module of each entry of an alias index, keys normalised and in byte order, values in the order of modules."""
+        """Key and module of each entry of an alias index; keys normalised and in byte order, then modules in theirs."""
         index = self._open(name) if name not in self._tries else self._layer.read(name) or b""
         if isinstance(index, BinIndex):
             for key, values in self._entries(index):

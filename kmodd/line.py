@@ -115,7 +115,8 @@ class Line:
         self._replay_wanted = True
         self._loaded = None
         self._answers.forget_modules()
-        self.tell(Record(telling.OVERRUN, telling.WARNING, "The kernel dropped events: all devices are looked at again"))
+        message = "The kernel dropped events: all devices are looked at again"
+        self.tell(Record(telling.OVERRUN, telling.WARNING, message))
 
     # -- what state it is in -----------------------------------------------------------------------------------
 
@@ -140,10 +141,9 @@ class Line:
         spare = self._loaders.spare if self._loaders else None
         return tuple(lane for lane in (self._lane, spare) if lane is not None)
 
-    @property
-    def replay_wanted(self) -> bool:
+    def takes_replay(self) -> bool:
         """Events were lost, or the index changed: sysfs is to be replayed now. Asking resets it."""
-        if not self._replay_wanted or self._backlog.full:
+        if not self._replay_wanted or self._backlog.is_full():
             return False
         self._replay_wanted = False
         return True

@@ -149,10 +149,14 @@ def _overridden(snapshot: Snapshot) -> Iterator[Finding]:
         ("remove", config.removes),
     )
     for kind, entries in kinds:
+        lost: dict[tuple[str, str, Where], list[Where]] = {}
         for index, entry in enumerate(entries):
             first = next((each for each in entries[:index] if _covers(each.pattern, entry.pattern)), None)
             if first is not None and not _says_the_same(first, entry):
-                yield _mistake(entry.at, f"{kind} of {entry.pattern} has no effect: {first.at} comes first")
+                lost.setdefault((entry.at.file, entry.pattern, first.at), []).append(entry.at)
+        for (_, pattern, first_at), places in lost.items():
+            more = f", nor have {len(places) - 1} lines below" if len(places) > 1 else ""
+            yield _mistake(places[0], f"{kind} of {pattern} has no effect{more}: {first_at} comes first")
 
 
 def _says_the_same(one: Softdep | Command, other: Softdep | Command) -> bool:
@@ -166,14 +170,15 @@ def _says_the_same(one: Softdep | Command, other: Softdep | Command) -> bool:
 
 
 def _softdeps(snapshot: Snapshot) -> Iterator[Finding]:
-    """Softdeps that name nothing. What the modules themselves ask for is passed over: they know many kernels."""
+    """Softdeps that name nothing. Those that came with packages and modules are passed over: they know many kernels."""
     for softdep in snapshot.config.softdeps:
+        if _severity(softdep.at) == "warning":
+            continue
+        missing = [name for name in (*softdep.pre, *softdep.post) if not _resolves([name], snapshot)]
         if not softdep.pre and not softdep.post:
             yield _mistake(softdep.at, f"softdep of {softdep.pattern} names no module behind `pre:` or `post:`")
-        if _severity(softdep.at) == "error":
-            missing = [name for name in (*softdep.pre, *softdep.post) if not _resolves([name], snapshot)]
-            if missing:
-                yield _warning(softdep.at, f"softdep of {softdep.pattern} on what does not exist: {_several(missing)}")
+        elif missing:
+            yield _warning(softdep.at, f"softdep of {softdep.pattern} on what does not exist: {_several(missing)}")
 
 
 def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:

@@ -111,8 +111,7 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """More than half of the room is taken: not the moment for a replay."""
         return 2 * len(self._waiting) > self._limit
 

@@ -34,7 +34,7 @@ class Manner:
     """How a request is to be taken."""
 
     blacklist: Literal["alias", "always", "never"] = "alias"
-    """alias: it holds for what an alias named (modprobe). always: for plain names too (udevd, modules-load, modprobe -b)."""
+    """alias: it holds for what an alias named (modprobe). always: for names too (udevd, modules-load, modprobe -b)."""
     ignore_install: bool = False
     """No install command and no softdeps for the named module itself (modprobe -i)."""
     ignore_loaded: bool = False
@@ -73,9 +73,7 @@ def resolve(
     return Plan(request, tuple(planner.goal(request, hit) for hit in hits), complaints)
 
 
-def hits_of(
-    text: str, snapshot: Snapshot, present: Callable[[str], bool]
-) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
+def hits_of(text: str, snapshot: Snapshot, present: Callable[[str], bool]) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
     """The hits of a name alone, and what kmod complains about while it looks it up (modprobe -R)."""
     planner = _Planner(snapshot, NOTHING_LOADED, Manner(), present)
     try:
@@ -132,9 +130,7 @@ class _Draft:
 class _Planner:
     """Resolves one request."""
 
-    def __init__(
-        self, snapshot: Snapshot, loaded: Loaded, manner: Manner, present: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, loaded: Loaded, manner: Manner, present: Callable[[str], bool]) -> None:
         self._snapshot = snapshot
         self._config = snapshot.config
         self._beyond = snapshot.config.beyond
@@ -279,7 +275,7 @@ class _Planner:
                 return False
 
     def _held_back(self, key: _Key, target: _Key) -> Blacklist | None:
-        """Beyond kmod: the line that blacklists this module or one that it cannot do without. The target was judged before."""
+        """Beyond kmod: the line that blacklists this module or one that it needs. The target was judged before."""
         if self._manner.blacklist == "never":
             return None
         names = [dep.name for dep in self._deps(key) if not self._in_kernel(dep)]
@@ -334,7 +330,7 @@ class _Planner:
         module.deps = tuple(reversed(deps))
 
     def _file(self, path: str) -> bool:
-        """Make the module in a file known by it; False where the name has another file already (kmod_module_new_from_path)."""
+        """Make the module in a file known by it; False where the name has another file (kmod_module_new_from_path)."""
         name = module_of_path(path)
         module = self._module(_Key(name, None))
         if module.path and module.path != path:

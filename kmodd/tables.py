@@ -68,7 +68,7 @@ class ModinfoEntry:
 
 
 def dep_line(line: str) -> DepLine | None:
-    """One line of modules.dep, also as a value of modules.dep.bin; None where it has no `:` (kmod_module_parse_depline)."""
+    """One line of modules.dep, or value of modules.dep.bin; None where it has no `:` (kmod_module_parse_depline)."""
     path, colon, deps = line.partition(":")
     return DepLine(path, tuple(deps.replace("\t", " ").split())) if colon else None
 

@@ -29,7 +29,8 @@ def usage() -> str:
     words = "\n".join(f"  {verb:16}{text}" for verb, text in VERBS.items() if text)
     tools = "\n".join(f"  {tool:16}as kmod's" for tool in TOOLS)
     return (
-        "usage: kmodd VERB [OPTION…]\n\nLoads kernel modules for devices, for the kernel and for people, and says why.\n"
+        "usage: kmodd VERB [OPTION…]\n\n"
+        "Loads kernel modules for devices, for the kernel and for people, and says why.\n"
         f"\nverbs:\n{words}\n\ntools:\n{tools}\n\n"
         "`kmodd VERB --help` tells more. What was loaded and why: journalctl -t kmodd\n"
     )
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         case [verb, *rest] if verb in VERBS or verb in TOOLS:
             return _run(verb, rest)
         case [verb, *_]:
-            print(f"kmodd: no verb {verb!r}; expected one of {', '.join(v for v in VERBS if VERBS[v])}", file=sys.stderr)
+            known = ", ".join([*(word for word, text in VERBS.items() if text), *TOOLS])
+            print(f"kmodd: no verb {verb!r}; expected one of {known}", file=sys.stderr)
             return 2
         case _:
             print(usage(), end="", file=sys.stderr)

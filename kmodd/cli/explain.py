@@ -109,7 +109,7 @@ def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
             _complain(f"{text} {there}")
         return Question(text, "sysfs", names, "coldplug")
     if text.startswith("/dev/"):
-        names = _names_of_node(text, tree, snapshot)
+        names = _names_of_node(text, tree)
         return Question(text, "dev", names, "coldplug" if names and ":" in names[0] else "request")
     if text.startswith(("/", "./", "../")):
         return Question(text, "file", (os.path.abspath(text) if text.startswith(".") else text,), "operator")
@@ -132,7 +132,7 @@ def _modaliases(directory: str) -> tuple[str, ...]:
     return tuple(line.removeprefix("MODALIAS=") for line in _text(data).splitlines() if line.startswith("MODALIAS="))
 
 
-def _names_of_node(path: str, tree: Tree, snapshot: Snapshot) -> tuple[str, ...]:
+def _names_of_node(path: str, tree: Tree) -> tuple[str, ...]:
     """The modalias of the device behind a node; without one, what the kernel asks for when the node is opened.
 
     A node that does not exist yet may be one of modules.devname.
@@ -151,7 +151,7 @@ def _names_of_node(path: str, tree: Tree, snapshot: Snapshot) -> tuple[str, ...]
 
 
 def _modaliases_above(link: str, top: str) -> tuple[str, ...]:
-    """The modaliases of the first device with any, from the one behind a node upwards: a partition's disk, a tty's port."""
+    """The modaliases of the first device with any, from the one behind a node upwards: a disk above a partition."""
     directory = os.path.realpath(link)
     top = os.path.realpath(top)
     while directory.startswith(top + "/"):

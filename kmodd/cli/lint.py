@@ -26,8 +26,9 @@ def main(argv: list[str]) -> int:
         print(f"kmodd lint: {error}", file=sys.stderr)
         return 3
     findings = lint(tree.quick_snapshot(), _hidden(tree))
-    for finding in findings:
-        print(finding)
+    text = "".join(f"{finding}\n" for finding in findings)
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.flush()
     errors = sum(finding.severity == "error" for finding in findings)
     if findings:
         print(f"kmodd lint: {errors} errors, {len(findings) - errors} warnings", file=sys.stderr)

@@ -181,10 +181,9 @@ def _settings(words: list[str], messages: _Messages) -> _Settings:
 def _number(text: str, messages: _Messages) -> int:
     """What strtoul(3) makes of the text with base 0. Ends the program where that is not all of it."""
     digits = text.lstrip(" \t\n\v\f\r").lstrip("+-").lower()
+    is_hex = digits.startswith("0x")
     try:
-        if digits.startswith("0x"):
-            return int(digits[2:], 16)
-        return int(digits, 8 if digits.startswith("0") else 10)
+        return int(digits.removeprefix("0x"), 16 if is_hex else 8 if digits.startswith("0") else 10)
     except ValueError:
         messages.log(ERR, f"unexpected wait value '{text}'.")
         raise _Stop(1) from None

@@ -1,7 +1,7 @@
 """Options as getopt_long(3) reads them: options behind operands, `--`, long names cut short, glibc's messages.
 
-The tools promise kmod's behaviour, and that is glibc's; argparse differs in all of it and takes as long to import as the
-whole of a modprobe. kmodd's own verbs use the same, so there is one behaviour.
+The tools promise kmod's behaviour, and that is glibc's; argparse differs in all of it and takes as long to import as
+the whole of a modprobe. kmodd's own verbs use the same, so there is one behaviour.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Options:
     """
 
     def __init__(self, argv: list[str], short: str, long: dict[str, str]) -> None:
-        """`short`: letters, a `:` behind those with a value. `long`: name → code, a `:` behind that of those with a value.
+        """`short`: letters, a `:` behind those with a value. `long`: name → code, a `:` behind it likewise.
 
         The code of a short option is its letter.
         """

@@ -12,7 +12,8 @@ from kmodd.host.control import CONTROL_SOCKET
 def main(argv: list[str]) -> int:
     """Exit 0 when quiet, 1 when the time is over, 7 where the daemon is not running."""
     parser = argparse.ArgumentParser(
-        "kmodd settle", description="Wait until every event that the kernel has sent so far is answered and no module is loading."
+        "kmodd settle",
+        description="Wait until every event that the kernel has sent so far is answered and no module is loading.",
     )
     parser.add_argument("-t", "--timeout", type=float, default=120, metavar="SECONDS", help="default %(default)s")
     parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")

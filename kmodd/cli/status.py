@@ -26,7 +26,8 @@ def main(argv: list[str]) -> int:
         return 0
     dry = ", dry run: nothing is loaded" if status["dry_run"] else ""
     print(f"kmodd {status['version']}, kernel {status['release']}, up {status['uptime_usec'] / 1e6:.1f} s{dry}")
-    print(f"events: {status['events']} received, {status['overruns']} times some were lost, {status['waiting']} requests wait")
+    print(f"events: {status['events']} received, {status['overruns']} times some were lost")
+    print(f"requests that wait: {status['waiting']}")
     for lane in status["lanes"]:
         module = lane.get("module")
         print(f"loader {lane['pid']}: {'loading ' + module if module else 'idle'}")

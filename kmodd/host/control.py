@@ -32,28 +32,34 @@ _UCRED = struct.Struct("3i")
 
 @dataclass(frozen=True, slots=True)
 class StatusWish:
-    pass
+    """What the daemon does now."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainWish:
+    """The plan for a request, as an operator's."""
+
     request: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadWish:
+    """Load as an operator."""
+
     request: str
     parameters: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SettleWish:
+    """Be told when all events so far are answered; None: wait for ever."""
+
     timeout_usec: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadWish:
-    pass
+    """Read indexes and configuration again."""
 
 
 Wish = StatusWish | ExplainWish | LoadWish | SettleWish | ReloadWish

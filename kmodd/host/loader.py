@@ -75,6 +75,7 @@ class Reply:
 
 def encode_call(call: Call) -> bytes:
     """One datagram for `call`; raises ValueError where it would not fit."""
+    words: dict[str, str]
     match call:
         case InsmodCall(path, options):
             words = {"do": "insmod", "path": path, "options": options}
@@ -101,9 +102,10 @@ def decode_call(datagram: bytes) -> Call:
             case "install":
                 at = Where(words["file"], int(words["line"]))
                 return CommandCall(words["module"], at, words["real"], words["options"])
+            case unknown:
+                raise ValueError(f"cannot do {unknown!r}")
     except KeyError as missing:
         raise ValueError(f"no {missing}") from None
-    raise ValueError(f"cannot do {words['do']!r}")
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -205,7 +207,8 @@ def unpack(data: bytes, format_name: str) -> bytes:
             case _:
                 import zstandard
 
-                return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+                image: bytes = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+                return image
     except ImportError:
         raise OSError(errno.ENOSYS, "compressed with zstd; install python3-zstandard to unpack it") from None
     except Exception as error:  # each library has an exception of its own for damaged data

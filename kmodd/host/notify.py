@@ -17,9 +17,9 @@ class Notify:
         """Seconds between two `alive` calls: half of what the manager waits; None: no watchdog."""
         self._next_alive = 0.0
         if self.under_systemd:
-            from systemd import daemon  # 5 ms that only a service pays
+            import systemd.daemon  # 5 ms that only a service pays
 
-            self._send = daemon.notify
+            self._send = systemd.daemon.notify
 
     def ready(self, status: str) -> None:
         """Started, or done with reloading."""

@@ -125,8 +125,8 @@ def _not_the_kernels(sender: tuple[int, int], ancillary: list[tuple[int, int, by
 def replay(root: str) -> Iterator[Uevent]:
     """What the devices that are there now would have said: one synthetic `add` for each that has a `modalias` file.
 
-    Every device that sends events stands below /sys/bus/*/devices, /sys/class or /sys/devices/system. All lines of the file
-    count: some ACPI devices have two. In the order of the paths, so a parent comes before its children.
+    Every device that sends events stands below /sys/bus/*/devices, /sys/class or /sys/devices/system. All lines of
+    the file count: some ACPI devices have two. In the order of the paths, so a parent comes before its children.
     """
     for devpath, subsystem in sorted(_devices(root)):
         try:

@@ -100,21 +100,22 @@ class Tree:
             kernel = f"the running kernel {self.release}" if self._is_running() else f"kernel {self.release}"
             raise NoTree(f"no module tree for {kernel}: {directory} does not exist")
         if not any(os.path.exists(f"{directory}/{name}") for name in ("modules.dep", "modules.dep.bin")):
-            raise NoTree(f"no module index for kernel {self.release}: {directory}/modules.dep does not exist; run depmod")
+            raise NoTree(f"no module index for kernel {self.release}: no {directory}/modules.dep; run depmod")
 
     def snapshot(self) -> TreeSnapshot:
         """Indexes and configuration, all of one moment: where a file was replaced midway, all is read again.
 
         Raises NoTree.
         """
-        for _ in range(_TRIES):
+        tries = _TRIES
+        while True:
             self.check()
             before = self._marks()
             snapshot = self._read(before)
             snapshot.catalog.load()
-            if self._marks() == before:
-                break
-        return snapshot
+            tries -= 1
+            if not tries or self._marks() == before:
+                return snapshot
 
     def quick_snapshot(self, like_kmod: bool = False) -> TreeSnapshot:
         """The same for a program that asks one question: each index is read when, and if, it is needed. Raises nothing.
@@ -172,7 +173,7 @@ class Tree:
         return usual
 
     def _layer_dirs(self) -> list[str]:
-        """The directories with indexes, uppermost first: those of extensions in the order of their names, then the tree's own."""
+        """The directories with indexes, uppermost first: those of extensions by name, then the tree's own."""
         extensions = f"{self.directory}/{EXTENSIONS}"
         return [f"{extensions}/{name}" for name in _names(self.real(extensions))] + [self.directory]
 

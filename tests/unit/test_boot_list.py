@@ -38,7 +38,7 @@ def test_ends_of_lines() -> None:
 
 
 def test_directories_and_masking() -> None:
-    """ "Files in /etc/ override files with the same name in /run/, /usr/local/lib/, and /lib/"; sorted over all of them;
+    """ "Files in /etc/ override files with the same name in /run/, /usr/local/lib/, and /lib/"; sorted;
     "Files must have the ".conf" extension"."""
     etc, run = ["10.conf", "b.conf", "x.alias", ".c.conf"], ["b.conf", "9.conf"]
     local, vendor = ["b.conf"], ["a.conf", "10.conf", "README"]

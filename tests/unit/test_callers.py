@@ -46,10 +46,10 @@ def test_settle_waits_and_gives_up_naming_what_is_stuck(world: World, control: C
     send(patient, '{"method": "io.kmodd.Settle"}')
     send(hasty, '{"method": "io.kmodd.Settle", "parameters": {"timeout_usec": 0}}')
     callers.listen()
-    assert callers.next_deadline is not None
+    assert callers.next_deadline() is not None
     callers.expire()
     assert hasty.answers() == [{"error": "io.kmodd.TimedOut", "parameters": {"stuck": ["c"]}}]
-    assert callers.next_deadline is None
+    assert callers.next_deadline() is None
     world.settle()
     callers.settled()
     assert patient.answers() == [{"parameters": {}}]
@@ -76,7 +76,7 @@ def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSock
     caller.socket.close()
     control.receive(caller.connection)
     callers.expire()
-    assert callers.next_deadline is None
+    assert callers.next_deadline() is None
 
 
 def test_status_names_what_is_with_a_loader(world: World, control: ControlSocket) -> None:

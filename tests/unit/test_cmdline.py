@@ -7,6 +7,7 @@ import pytest
 from kmodd.cmdline import EMPTY, PATH, parse
 from kmodd.errors import Where
 from kmodd.modprobe_d import Beyond, Blacklist, Options
+from kmodd.names import ModuleName
 
 AT = Where(PATH, 1)
 
@@ -52,7 +53,7 @@ def test_blacklist_keeps_its_dashes() -> None:
     line = parse("modprobe.blacklist=a-b,c,,d x modprobe.blacklist=e modprobe.blacklist\n")
     assert [entry.module for entry in line.blacklist] == ["a-b", "c", "", "d", "e"]
     assert line.options == (Options("modprobe", "blacklist", AT),)
-    assert line.config().blacklist[0] == Blacklist("a-b", AT)
+    assert line.config().blacklist[0] == Blacklist(ModuleName("a-b"), AT)
 
 
 def test_blacklist_with_dashes_beyond_kmod() -> None:

@@ -218,17 +218,17 @@ def test_a_new_index_is_seen_before_no_match_is_said(world: World) -> None:
 
 
 def test_an_index_that_changed_asks_for_a_replay(world: World) -> None:
-    assert world.line.replay_wanted
-    assert not world.line.replay_wanted
+    assert world.line.takes_replay()
+    assert not world.line.takes_replay()
     world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
     world.line.refresh()
-    assert world.line.replay_wanted
+    assert world.line.takes_replay()
 
 
 def test_lost_events_are_told_and_ask_for_a_replay(world: World) -> None:
-    assert world.line.replay_wanted
+    assert world.line.takes_replay()
     world.line.events_were_lost()
-    assert world.line.replay_wanted
+    assert world.line.takes_replay()
     assert world.told() == [(OVERRUN[-4:], "")]
 
 
@@ -293,7 +293,7 @@ def test_what_was_there_before_us_is_one_record(world: World) -> None:
     world.line.coldplug([event])
     world.settle()
     world.line.end_coldplug()
-    assert [record.message for record in world.journal.records][0] == "2 modules were loaded before kmodd started: b c"
+    assert world.journal.records[0].message == "2 modules were loaded before kmodd started: b c"
     assert world.journal.records[1].message.startswith("Coldplug is done: 1 devices, 0 modules loaded, ")
     world.line.end_coldplug()
     assert len(world.journal.records) == 2

@@ -21,6 +21,7 @@ from kmodd.modprobe_d import (
     parse,
     parse_file,
 )
+from kmodd.names import ModuleName as Name
 
 PATH = "/etc/modprobe.d/a.conf"
 
@@ -86,7 +87,7 @@ def test_order_is_that_of_strcmp() -> None:
 def test_modules_softdep_takes_part_in_the_order() -> None:
     """depmod's files of the kernel directory are sorted in under their own names, and cannot be masked."""
     kernel = "/lib/modules/6.1"
-    places = [
+    places: list[tuple[str, list[str]] | str] = [
         f"{kernel}/modules.softdep",
         f"{kernel}/modules.weakdep",
         ("/etc/modprobe.d", ["z.conf", "a.conf", "modules.softdep", "modules.conf"]),
@@ -114,8 +115,8 @@ def test_dash_and_underscore_are_one() -> None:
         "alias my-mod really-long\nblacklist a-b\noptions a-b x-y=1\n"
         "install a-b c-d\nremove a-b c-d\nsoftdep a-b pre: c-d\n"
     )
-    assert config.aliases == (Alias("my_mod", "really_long", at(1)),)
-    assert config.blacklist == (Blacklist("a_b", at(2)),)
+    assert config.aliases == (Alias("my_mod", Name("really_long"), at(1)),)
+    assert config.blacklist == (Blacklist(Name("a_b"), at(2)),)
     assert config.options == (Options("a_b", "x-y=1", at(3)),)
     assert config.installs == (Command("a_b", "c-d", at(4)),)
     assert config.removes == (Command("a_b", "c-d", at(5)),)
@@ -124,7 +125,7 @@ def test_dash_and_underscore_are_one() -> None:
 
 def test_dashes_in_brackets_are_ranges() -> None:
     """kmod `underscores`: within [ ] a dash stays."""
-    assert read("alias pci-[a-f]-[!0-9] x[-]y-z").aliases == (Alias("pci_[a-f]_[!0-9]", "x[-]y_z", at(1)),)
+    assert read("alias pci-[a-f]-[!0-9] x[-]y-z").aliases == (Alias("pci_[a-f]_[!0-9]", Name("x[-]y_z"), at(1)),)
 
 
 def test_one_command_per_line() -> None:
@@ -142,7 +143,7 @@ def test_a_comment_starts_the_line() -> None:
     """An indented # is a bad line, a trailing one a word like any other."""
     config = read("  # indented\nblacklist a # trailing\noptions a b=1 # c\n")
     assert only_problem(config)[:2] == (f"{PATH}:1", 3)
-    assert config.blacklist == (Blacklist("a", at(2)),)
+    assert config.blacklist == (Blacklist(Name("a"), at(2)),)
     assert config.options == (Options("a", "b=1 # c", at(3)),)
 
 
@@ -150,21 +151,21 @@ def test_backslash_continues() -> None:
     r""" "A '\' at the end of a line causes it to continue on the next line, which makes the file a bit neater." """
     config = read("options a \\\n  b=1 \\\n  c=2\nblack\\\nlist x\n")
     assert config.options == (Options("a", "  b=1   c=2", at(1)),)
-    assert config.blacklist == (Blacklist("x", at(4)),)
+    assert config.blacklist == (Blacklist(Name("x"), at(4)),)
 
 
 def test_backslash_elsewhere_is_dropped() -> None:
     r"""freadline_wrapped: `\x` is `x`, `\\` is one backslash; a comment continues too; the last byte becomes 0xff."""
     config = read("install a echo \\\\ \\n\n# comment \\\nblacklist swallowed\nblacklist b\\")
     assert config.installs == (Command("a", "echo \\ n", at(1)),)
-    assert config.blacklist == (Blacklist("b\udcff", at(4)),)
+    assert config.blacklist == (Blacklist(Name("b\udcff"), at(4)),)
 
 
 def test_nul_ends_a_line() -> None:
     """A C string ends at its NUL."""
     assert read("blacklist a\0b\n\0blacklist c\nblacklist d").blacklist == (
-        Blacklist("a", at(1)),
-        Blacklist("d", at(3)),
+        Blacklist(Name("a"), at(1)),
+        Blacklist(Name("d"), at(3)),
     )
 
 
@@ -173,7 +174,9 @@ def test_nul_ends_a_line() -> None:
 
 def test_alias() -> None:
     """ "alias my-mod really_long_modulename" means you can use "modprobe my-mod" """
-    assert read("alias my-mod really_long_modulename").aliases == (Alias("my_mod", "really_long_modulename", at(1)),)
+    assert read("alias my-mod really_long_modulename").aliases == (
+        Alias("my_mod", Name("really_long_modulename"), at(1)),
+    )
 
 
 def test_alias_with_wildcards() -> None:
@@ -199,7 +202,7 @@ def test_all_aliases_of_one_name_count() -> None:
 
 def test_blacklist() -> None:
     """ "all of that particular module's internal aliases are to be ignored" """
-    assert read("blacklist floppy").blacklist == (Blacklist("floppy", at(1)),)
+    assert read("blacklist floppy").blacklist == (Blacklist(Name("floppy"), at(1)),)
 
 
 def test_install() -> None:
@@ -324,7 +327,7 @@ def test_caret_of_a_continued_line() -> None:
     (problem,) = config.problems
     assert (problem.at.line, problem.source) == (2, "   b\\a]r")
     assert problem.with_caret().splitlines()[-1].index("^") == problem.with_caret().splitlines()[-2].index("]")
-    assert config.blacklist == (Blacklist("x", at(3)),)
+    assert config.blacklist == (Blacklist(Name("x"), at(3)),)
 
 
 def test_complaints_are_kmods() -> None:
@@ -342,7 +345,7 @@ def test_complaints_are_kmods() -> None:
 def test_files_are_read_in_their_order() -> None:
     files = [ConfFile("b", "blacklist x\nbad"), ConfFile("a", "blacklist y\nalias p q")]
     config = parse(files, Beyond(softdeps_add_up=True))
-    assert config.blacklist == (Blacklist("x", Where("b", 1)), Blacklist("y", Where("a", 1)))
+    assert config.blacklist == (Blacklist(Name("x"), Where("b", 1)), Blacklist(Name("y"), Where("a", 1)))
     assert [str(problem.at) for problem in config.problems] == ["b:2"]
     assert config.beyond.softdeps_add_up
     assert merge([]) == Config()

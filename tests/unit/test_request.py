@@ -99,8 +99,8 @@ def test_a_real_device_makes_a_synthetic_wish_real() -> None:
 def test_no_room_is_said_and_equal_wishes_still_join() -> None:
     backlog = Backlog(limit=2)
     assert backlog.add(device("a", "1"))
-    assert not backlog.full
+    assert not backlog.is_full()
     assert backlog.add(device("b", "1"))
-    assert backlog.full
+    assert backlog.is_full()
     assert not backlog.add(device("c", "1"))
     assert backlog.add(device("a", "2"))

@@ -15,7 +15,6 @@ from kmodd.host import sources
 from kmodd.host.sources import KernelEvents, Overrun, Refused, replay, speak
 from kmodd.uevent import Uevent
 
-
 NETLINK_KOBJECT_UEVENT = 15
 """include/uapi/linux/netlink.h; the socket module has no name for it."""
 

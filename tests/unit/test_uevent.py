@@ -79,7 +79,8 @@ def test_any_bytes_are_an_event_or_refused(data: bytes) -> None:
 
 @given(st.binary(max_size=40), st.integers(0, len(PLUGGED)))
 def test_a_damaged_event_is_an_event_or_refused(noise: bytes, at: int) -> None:
-    for damaged in (PLUGGED[:at] + noise + PLUGGED[at:], PLUGGED[:at], PLUGGED[:at] + noise + PLUGGED[at + len(noise) :]):
+    head, tail = PLUGGED[:at], PLUGGED[at:]
+    for damaged in (head, head + noise + tail, head + noise + tail[len(noise) :]):
         try:
             uevent.parse(damaged)
         except BadUevent:
