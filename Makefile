@@ -9,7 +9,7 @@ DISTLIB ?= /usr/lib/python3/dist-packages
 
 # Everything that demo, test and run take from the distribution, and the only place where it is listed.
 NEEDS = python3 python3-venv python3-systemd python3-pyudev python3-pyelftools \
-        systemd udev kmod libkmod2 libkmod-dev gcc libc6-dev strace \
+        systemd udev kmod libkmod2 libkmod-dev gcc libc6-dev libelf-dev strace \
         qemu-system-x86 mmdebstrap e2fsprogs busybox-static cpio xz-utils zstd uidmap fakeroot
 SUDO  = $(if $(filter-out 0,$(shell id -u)),sudo)
 VENV  = .venv
@@ -50,9 +50,11 @@ needs:
 	for name in $(NEEDS); do
 		dpkg-query --show --showformat='$${Status}\n' $$name 2>/dev/null | grep -q '^install ok installed' || missing+=" $$name"
 	done
-	[ -n "$$missing" ] || exit 0
-	echo "installing:$$missing"
+	# The guest's packages are fetched by apt as well, so its lists have to be there even where nothing is missing.
+	[ -z "$$missing" ] && compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null && exit 0
+	[ -z "$$missing" ] || echo "installing:$$missing"
 	$(SUDO) apt-get update -q
+	[ -n "$$missing" ] || exit 0
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
 
 # The test tools of pyproject.toml, pinned there; Debian's own modules are seen through --system-site-packages.

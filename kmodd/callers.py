@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 import kmodd
-from kmodd.errors import NoTree
+from kmodd import outcome as telling
+from kmodd.errors import NoTree, Problem
 from kmodd.host.control import (
     Connection,
     ControlSocket,
@@ -18,19 +20,21 @@ from kmodd.host.control import (
     StatusWish,
     Wish,
 )  # fmt: skip
+from kmodd.host.notify import Notify
 from kmodd.job import Job
 from kmodd.line import Line
-from kmodd.outcome import Outcome, record
+from kmodd.outcome import Outcome, Record, record
 from kmodd.request import Request
 
 
 class Callers:
     """Holds the calls that wait for something."""
 
-    def __init__(self, line: Line, socket: ControlSocket, facts: dict[str, Any]) -> None:
+    def __init__(self, line: Line, socket: ControlSocket, notify: Notify, facts: dict[str, Any]) -> None:
         """`facts`: what of `Status` never changes: release, root, dry_run."""
         self._line = line
         self._socket = socket
+        self._notify = notify
         self._facts = facts
         self._settling: list[tuple[Connection, float | None]] = []
         self._loading: list[tuple[Request, Connection]] = []
@@ -63,10 +67,19 @@ class Callers:
                 deadline = None if timeout_usec is None else time.monotonic() + timeout_usec / 1e6
                 self._settling.append((connection, deadline))
             case ReloadWish():
-                problems = self._line.reload()
+                problems = self.reload()
                 self._socket.answer(connection, {"problems": [str(problem) for problem in problems]})
             case _:
                 assert_never(wish)
+
+    def reload(self) -> Sequence[Problem]:
+        """Read everything again, as on SIGHUP; the service manager is told when it begins and ends."""
+        self._notify.reloading()
+        problems = self._line.reload()
+        message = f"Read indexes and configuration again: {len(problems)} lines are of no use"
+        self._line.tell(Record(telling.RELOADED, telling.INFO, message))
+        self._notify.ready(message)
+        return problems
 
     def ended(self, job: Job) -> None:
         """A job is through: whoever ordered it is answered."""

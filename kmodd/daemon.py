@@ -63,7 +63,7 @@ class Daemon:
         self._loaders = None if settings.dry_run else Loaders(spawn=settings.spawn_loaders)
         self._line = Line(tree, journal, self._loaders)
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
-        self._callers = Callers(self._line, self._control, facts)
+        self._callers = Callers(self._line, self._control, notify, facts)
         self._selector = selectors.DefaultSelector()
         self._socket_empty = False
         self._stopping = False
@@ -168,11 +168,7 @@ class Daemon:
     def _signalled(self) -> None:
         for number in self._signals.recv(64):
             if number == signal.SIGHUP:
-                self._notify.reloading()
-                problems = self._line.reload()
-                message = f"Read indexes and configuration again: {len(problems)} lines are of no use"
-                self._line.tell(Record(telling.RELOADED, telling.INFO, message))
-                self._notify.ready("reloaded")
+                self._callers.reload()
             else:
                 self._stopping = True
 

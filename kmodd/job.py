@@ -42,6 +42,8 @@ class Job:
             entry = entries[self._entry]
             if isinstance(entry, Skip):
                 self._add(of_skip(self.plan.request, entry))
+                if entry.reason == "missing" and entry.required:
+                    self._failed = entry.module
             elif self._failed:
                 self._add(not_attempted(self.plan.request, entry, f"{self._failed} failed before it"))
             elif is_live(entry.module):

@@ -18,6 +18,7 @@ from kmodd.errors import NoTree, Problem
 from kmodd.host.journal import Journal
 from kmodd.host.lanes import Died, Lane, Loaders
 from kmodd.host.loader import Call, CommandCall, InsmodCall, Reply
+from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree
 from kmodd.job import Job
 from kmodd.outcome import Outcome, Record
@@ -59,9 +60,9 @@ class Coldplug:
 
     since_ns: int
     devices: int = 0
+    loaded: set[str] = field(default_factory=set)
     found_live: set[str] = field(default_factory=set)
     """What an initramfs or PID 1 had loaded: one record for all (INTERFACE, Journal)."""
-    loaded: int = 0
 
 
 class Line:
@@ -157,6 +158,8 @@ class Line:
 
     def reload(self) -> Sequence[Problem]:
         """Read indexes and configuration again: all of the new or all of the old. The answer: lines without use."""
+        settings = read_settings(self._tree.root)
+        self._tree.beyond = settings.beyond
         try:
             snapshot = self._tree.snapshot()
         except NoTree as error:
@@ -168,9 +171,10 @@ class Line:
         self._snapshot = snapshot
         self._answers.forget_index()
         self._replay_wanted = True
-        for problem in snapshot.problems:
+        problems = settings.problems + snapshot.problems
+        for problem in problems:
             self.complain(problem)
-        return snapshot.problems
+        return problems
 
     def refresh(self) -> None:
         """Read again what changed on disk since it was read; nothing else costs more than a few stat calls."""
@@ -307,9 +311,11 @@ class Line:
             results = self.counters.results
             results[outcome.result] = results.get(outcome.result, 0) + 1
             if outcome.request.origin == "coldplug" and self._coldplug:
-                self._coldplug.loaded += outcome.result == "loaded"
-                if outcome.result == "live":
-                    self._coldplug.found_live.add(outcome.module)
+                if outcome.result == "loaded":
+                    self._coldplug.loaded.add(outcome.module)
+                elif outcome.result == "live":
+                    if outcome.module not in self._coldplug.loaded:
+                        self._coldplug.found_live.add(outcome.module)
                     continue
             if outcome.result != "nomatch" or self._answers.first_nomatch(outcome.request.text):
                 self.tell(telling.record(outcome))
@@ -324,7 +330,7 @@ class Line:
             message = f"{len(coldplug.found_live)} modules were loaded before kmodd started: {names}"
             self.tell(Record(telling.ALREADY_THERE, telling.INFO, message))
         usec = (time.monotonic_ns() - coldplug.since_ns) // 1000
-        message = f"Coldplug is done: {coldplug.devices} devices, {coldplug.loaded} modules loaded, {usec} µs"
+        message = f"Coldplug is done: {coldplug.devices} devices, {len(coldplug.loaded)} modules loaded, {usec} µs"
         self.tell(Record(telling.COLDPLUG_DONE, telling.INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
 
     def close(self) -> None:

@@ -154,7 +154,8 @@ def _sentence(outcome: Outcome) -> str:
         case "denied":
             return f"Not loading {name}{whom}: denied by {outcome.rule} at {outcome.at}; {because}"
         case "missing":
-            return f"Could not load {name}{whom}: file {outcome.path} is missing; {because}{detail}"
+            missing = f"file {outcome.path} is missing" if outcome.path else "the module tree has no file for it"
+            return f"Could not load {name}{whom}: {missing}; {because}{detail}"
         case "failed":
             return f"Could not load {name}{whom} after {took}: {_reason(outcome)}; {because}"
         case "crashed":

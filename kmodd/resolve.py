@@ -95,6 +95,16 @@ def joined_params(params: tuple[str, ...]) -> str:
     return text
 
 
+# kmod's messages are part of what is compared. Debian builds it with the place in the source in front of each.
+_SOURCE = "../libkmod/libkmod-module.c"
+_NO_SOFTDEP = _SOURCE + ":1567 lookup_softdep() failed to lookup soft dependency '{}', continuing anyway."
+_NO_DEP = _SOURCE + ":191 kmod_module_parse_depline() ctx=0x0 path={} error={}"
+_OTHER_PATH = (
+    _SOURCE + ":428 kmod_module_new_from_path() kmod_module '{}' already exists with different path: "
+    "new-path='{}' old-path='{}'"
+)
+
+
 class _Key(NamedTuple):
     """kmod's struct kmod_module: a name, and the alias by which it was reached if it was by one."""
 
@@ -228,7 +238,7 @@ class _Planner:
             try:
                 found += [(_Key(hit.module, hit.alias), line) for hit in self.look_up(name)]
             except UnmatchedBracket:
-                self._complaints.append(f"failed to lookup soft dependency '{name}', continuing anyway.")
+                self._complaints.append(_NO_SOFTDEP.format(name))
         return found
 
     # ── entries ──
@@ -324,7 +334,7 @@ class _Planner:
             if not error and not self._file(path):
                 error = "File exists"
             if error:
-                self._complaints.append(f"ctx=0x0 path={path} error={error}")
+                self._complaints.append(_NO_DEP.format(path, error))
                 return
             deps.append(_Key(module_of_path(path), None))
         module.deps = tuple(reversed(deps))
@@ -334,9 +344,7 @@ class _Planner:
         name = module_of_path(path)
         module = self._module(_Key(name, None))
         if module.path and module.path != path:
-            self._complaints.append(
-                f"kmod_module '{name}' already exists with different path: new-path='{path}' old-path='{module.path}'"
-            )
+            self._complaints.append(_OTHER_PATH.format(name, path, module.path))
             return False
         module.path = path
         module.is_file = True

@@ -86,5 +86,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if counts is not None:
         if CI and counts["skipped"]:
             print("in CI nothing may be skipped")
+        if counts["failed"]:
+            print(f"KMODD_SEED={config.stash[SEED]} repeats this run's random cases")
         print("passed {passed}, failed {failed}, skipped {skipped}".format(**counts))
         sys.stdout.flush()

@@ -11,6 +11,7 @@ import kmodd
 VERBS = {
     "run": "the daemon",
     "status": "what the daemon does now",
+    "reload": "have the daemon read indexes and configuration again",
     "settle": "wait until all events so far are answered",
     "explain": "what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "the modules that an alias names",

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     sys.stdout.flush()
     errors = sum(finding.severity == "error" for finding in findings)
     if findings:
-        print(f"kmodd lint: {errors} errors, {len(findings) - errors} warnings", file=sys.stderr)
+        print(f"kmodd lint: errors: {errors}, warnings: {len(findings) - errors}", file=sys.stderr)
     return 1 if errors else 0
 
 

@@ -29,7 +29,9 @@ def test_a_list_of_names() -> None:
 
 def test_comments() -> None:
     """ "Empty lines and lines whose first non-whitespace character is # or ; are ignored." """
-    assert names(read("# x\n  ; y\n\t#z\n\n  \na\n")) == ["a"]
+    boot_list = read("# x\n  ; y\n\t#z\n;w\n\n  \na\n")
+    assert names(boot_list) == ["a"]
+    assert boot_list.problems == ()
 
 
 def test_ends_of_lines() -> None:

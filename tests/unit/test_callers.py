@@ -9,6 +9,7 @@ import pytest
 
 from kmodd.callers import Callers
 from kmodd.host.control import ControlSocket
+from kmodd.host.notify import Notify
 from tests.unit.test_control import Caller
 from tests.unit.test_line import World
 
@@ -39,7 +40,7 @@ def send(caller: Caller, text: str) -> None:
 
 def test_settle_waits_and_gives_up_naming_what_is_stuck(world: World, control: ControlSocket) -> None:
     """INTERFACE: exit 1 on timeout, stuck modules named."""
-    callers = Callers(world.line, control, {})
+    callers = Callers(world.line, control, Notify(), {})
     patient, hasty = Caller(control), Caller(control)
     world.plug("pci:v2")
     world.line.advance()
@@ -56,7 +57,7 @@ def test_settle_waits_and_gives_up_naming_what_is_stuck(world: World, control: C
 
 
 def test_load_is_answered_with_every_module_it_took(world: World, control: ControlSocket) -> None:
-    callers = Callers(world.line, control, {})
+    callers = Callers(world.line, control, Notify(), {})
     first, second = Caller(control), Caller(control)
     for caller in (first, second):
         send(caller, '{"method": "io.kmodd.Load", "parameters": {"request": "b"}}')
@@ -69,7 +70,7 @@ def test_load_is_answered_with_every_module_it_took(world: World, control: Contr
 
 
 def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSocket) -> None:
-    callers = Callers(world.line, control, {})
+    callers = Callers(world.line, control, Notify(), {})
     caller = Caller(control)
     send(caller, '{"method": "io.kmodd.Settle", "parameters": {"timeout_usec": 99999999}}')
     callers.listen()
@@ -80,7 +81,7 @@ def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSock
 
 
 def test_status_names_what_is_with_a_loader(world: World, control: ControlSocket) -> None:
-    callers = Callers(world.line, control, {"release": "6", "root": "", "dry_run": False})
+    callers = Callers(world.line, control, Notify(), {"release": "6", "root": "", "dry_run": False})
     world.plug("pci:v2")
     world.line.advance()
     caller = Caller(control)

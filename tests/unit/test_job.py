@@ -61,6 +61,11 @@ def test_skips_are_outcomes_in_their_place() -> None:
     assert run(Job(plan(goal(skip, insmod("a")))), {}) == [("b", "builtin"), ("a", "loaded")]
 
 
+def test_a_dependency_without_a_file_stops_its_goal() -> None:
+    skip = Skip("b", "missing", ASKED)
+    assert run(Job(plan(goal(skip, insmod("a")))), {}) == [("b", "missing"), ("a", "not_attempted")]
+
+
 def test_no_goal_is_a_nomatch() -> None:
     assert run(Job(plan()), {}) == [("a", "nomatch")]
 

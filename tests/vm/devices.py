@@ -87,7 +87,7 @@ _TABLE: Final = (
     _usb("usb-tablet", "usbhid"),
     _usb("usb-net", "cdc_ether"),
     _usb("usb-serial", "ftdi_sio", _null("serial-line"), chardev="serial-line"),
-    # bound by a driver that is built in: nothing to load
+    # bound by a driver that is built in and tells no alias: nothing to load
     _pci("pci-serial", "", _null("card-line"), chardev="card-line"),
 )
 

@@ -79,6 +79,7 @@ class Machine:
         self._devices, self._append, self._matches = devices, append, journal
         self._memory_mib, self._boot_timeout = memory_mib, boot_timeout
         self._ends: list[socket.socket] = []
+        self._qmp: Qmp | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._free_ports = list(PORTS)
         self._plugged: dict[str, str] = {}  # device name → port
@@ -123,6 +124,8 @@ class Machine:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        if self._qmp is not None:
+            self._qmp.close()
         for end in self._ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -146,7 +149,7 @@ class Machine:
             end.close()
         control, self._shell, stream = self._ends
         self.journal.start(stream)
-        self.qmp = Qmp(control)
+        self._qmp = Qmp(control)
         for device in self._devices:  # the machine waits for `cont`, so these are there when the kernel starts
             self.plug(device)
         self.qmp.execute("cont")
@@ -260,6 +263,13 @@ class Machine:
         if not data:
             raise GuestError(f"{self.name} has gone")
         self._buffer += data
+
+    @property
+    def qmp(self) -> Qmp:
+        """QEMU's control protocol, while the machine runs."""
+        if self._qmp is None:
+            raise VmError(f"{self.name} does not run")
+        return self._qmp
 
     # ── devices ────────────────────────────────────────────────────────────────────────────────────────────────────
 

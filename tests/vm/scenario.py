@@ -36,8 +36,15 @@ class Plug:
 
     @property
     def pattern(self) -> str:
-        """The alias pattern that matched, as kmodd recorded it."""
-        return text(self.record, "KMODD_PATTERN")
+        """The alias pattern that matched, as kmodd recorded it.
+
+        A module may come first as a dependency of another one that the same alias names (usb_storage of uas); the
+        pattern then stands in its record of being live already.
+        """
+        for record in self.records:
+            if text(record, "KMODD_MODULE") == self.device.module and text(record, "KMODD_PATTERN"):
+                return text(record, "KMODD_PATTERN")
+        return ""
 
     def faults(self) -> list[str]:
         """What is wrong with it, in words; nothing if all is well."""
@@ -47,7 +54,7 @@ class Plug:
         if not self.record:
             faults.append(f"{name}: kmodd recorded no load of {self.device.module}")
         elif not self.pattern:
-            faults.append(f"{name}: kmodd's record names no pattern")
+            faults.append(f"{name}: no record of {self.device.module} names a pattern")
         return faults
 
 

@@ -17,13 +17,14 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 Boot = Callable[..., AbstractContextManager[Machine]]
 
 _RULE = "/run/udev/rules.d/80-drivers.rules"
+_DROP_IN = "/run/systemd/system/kmodd.service.d"
 _BROKEN = "[Service]\nExecStart=\nExecStart=/bin/false\n"
 
 
 @pytest.fixture(scope="module")
 def guest(boot: Boot) -> Iterator[Machine]:
     """kmodd on a stock machine: kmod and libkmod are there."""
-    with boot("the guest with kmod", with_kmod=True, journal="") as machine:
+    with boot("the guest with kmod", with_kmod=True) as machine:
         yield machine
 
 
@@ -70,15 +71,13 @@ def test_udevd_loads_after_kmodd_failed_again_and_again(guest: Machine) -> None:
     guest.plug(DEVICES["vmxnet3"])
     guest.check("udevadm settle")
     assert "vmxnet3" not in guest.modules()
-    guest.check(
-        f"mkdir -p /run/systemd/system/kmodd.service.d && printf '{_BROKEN}' >$_/broken.conf".replace("\n", "\\n")
-    )
+    guest.check(f"mkdir -p {_DROP_IN} && printf '%s' '{_BROKEN}' >{_DROP_IN}/broken.conf")
     guest.check("systemctl daemon-reload && systemctl kill --signal=KILL --kill-who=main kmodd")
     assert _loader(guest, "vmxnet3", timeout=60.0) == "(udev-worker)"
     _wait_for_state(guest, "kmodd", "failed")
     assert guest.run(f"test -L {_RULE}").status == 1
     assert guest.check("cat /proc/sys/kernel/modprobe").strip() == "/sbin/modprobe"
-    guest.check("rm /run/systemd/system/kmodd.service.d/broken.conf && systemctl daemon-reload")
+    guest.check(f"rm {_DROP_IN}/broken.conf && systemctl daemon-reload")
     guest.check("systemctl reset-failed kmodd && systemctl start kmodd")
     assert _loader_of_plugged(guest, DEVICES["virtio-rng-pci"]) == "kmodd-loader"
 

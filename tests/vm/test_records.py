@@ -17,7 +17,12 @@ from tests.vm.scenario import plug, remove, settle, stranger_faults
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 
-_BLACKLIST = "/etc/modprobe.d/vm-test.conf"
+_CONF = "/etc/modprobe.d/vm-test.conf"
+
+# Devices that no driver of Debian's wants. Built-in drivers of this kernel tell no device aliases (they do since 6.16),
+# so one of the devices gets a built-in driver by modprobe.d.
+_BUILTIN = Device("tpci200", "", {"driver": "tpci200"})
+_UNKNOWN = Device("pci-testdev", "", {"driver": "pci-testdev"})
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,7 @@ def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) ->
     ]
 
     def prepare(payload: Payload) -> None:
-        payload.write(_BLACKLIST, "# a comment\nblacklist i6300esb\n")
+        payload.write(_CONF, "# a comment\nblacklist i6300esb\nalias pci:v00001498d000030C8sv*sd* rtc_cmos\n")
         payload.remove.append(f"/usr/lib/modules/{image.release}/{dep}")
 
     with boot("the guest of records", prepare=prepare) as machine:
@@ -85,9 +90,10 @@ def test_a_driver_that_refuses_has_its_errno(guest: Machine) -> None:
     record = _record(guest, "failed", "")
     assert text(record, "KMODD_MODULE") in {"acpi_cpufreq", "pcc_cpufreq", "powernow_k8", "edac_mce_amd"}
     assert int(text(record, "ERRNO")) in (errno.ENODEV, errno.EBUSY)
-    # every processor has the same modalias: the refused module was tried once, not once for each
-    tried = [each.module for each in guest.module_loads()]
-    assert tried.count(text(record, "KMODD_MODULE")) == 1
+    # every processor has the same modalias: a refused module is tried once for an alias, not once for each device
+    refused = text(record, "KMODD_MODULE")
+    aliases = {text(each, "KMODD_ALIAS") for each in guest.journal.records if text(each, "KMODD_MODULE") == refused}
+    assert [each.module for each in guest.module_loads()].count(refused) <= len(aliases)
 
 
 def test_a_live_module_is_recorded_as_live(guest: Machine) -> None:
@@ -102,14 +108,13 @@ def test_a_live_module_is_recorded_as_live(guest: Machine) -> None:
 
 def test_a_builtin_driver_is_recorded_as_builtin(guest: Machine) -> None:
     before = set(guest.modules())
-    record = _plug(guest, DEVICES["pci-serial"], "builtin", "")
-    assert text(record, "KMODD_MODULE").startswith("8250")
+    _plug(guest, _BUILTIN, "builtin", "rtc_cmos")
     assert set(guest.modules()) == before
 
 
 def test_a_blacklisted_driver_is_recorded_with_its_line(guest: Machine) -> None:
     record = _plug(guest, DEVICES["i6300esb"], "blacklisted", "i6300esb")
-    assert (text(record, "KMODD_FILE"), text(record, "KMODD_LINE")) == (_BLACKLIST, "2")
+    assert (text(record, "KMODD_FILE"), text(record, "KMODD_LINE")) == (_CONF, "2")
     assert "i6300esb" not in guest.modules()
 
 
@@ -120,7 +125,7 @@ def test_a_missing_file_is_recorded(guest: Machine) -> None:
 
 
 def test_a_device_without_a_driver_is_recorded(guest: Machine) -> None:
-    _plug(guest, Device("tpci200", "", {"driver": "tpci200"}), "nomatch", "")
+    _plug(guest, _UNKNOWN, "nomatch", "")
 
 
 def test_none_of_it_stopped_anything(guest: Machine) -> None:

@@ -1,0 +1,27 @@
+"""`kmodd reload`: have the daemon read indexes and configuration again, and wait until it has."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from kmodd.cli.call import NotRunning, Refused, call
+from kmodd.host.control import CONTROL_SOCKET
+
+
+def main(argv: list[str]) -> int:
+    """Exit 0 when it is done, 1 for who is not root, 7 where the daemon is not running."""
+    parser = argparse.ArgumentParser("kmodd reload", description="Have the daemon read indexes and configuration again.")
+    parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        problems = call("Reload", options.socket)["problems"]
+    except NotRunning as error:
+        print(f"kmodd reload: {error}", file=sys.stderr)
+        return 7
+    except Refused as refused:
+        print(f"kmodd reload: {refused}", file=sys.stderr)
+        return 1
+    for problem in problems:
+        print(f"kmodd reload: of no use: {problem}", file=sys.stderr)
+    return 0

@@ -1,0 +1,55 @@
+"""kmodd's own configuration and the boot list, read from their folders."""
+
+from __future__ import annotations
+
+import os
+
+from kmodd import boot_list, cmdline, kmodd_conf, modprobe_d
+from kmodd.boot_list import BootList
+from kmodd.host.tree import read_file
+from kmodd.kmodd_conf import Settings
+from kmodd.modprobe_d import ConfFile
+
+CONF_DIRS = ("/etc/kmodd", "/run/kmodd", "/usr/local/lib/kmodd", "/usr/lib/kmodd")
+"""Highest priority first. The first kmodd.conf counts, then the drop-ins of all (systemd.unit(5))."""
+
+BOOT_DIRS = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
+"""modules-load.d(5)."""
+
+
+def read_settings(root: str) -> Settings:
+    """kmodd.conf and its drop-ins below `root`; what cannot be used is in its problems."""
+    mains = [f"{directory}/kmodd.conf" for directory in CONF_DIRS]
+    main = next((path for path in mains if os.path.exists(root + path)), None)
+    drop_ins = modprobe_d.ordered(
+        [(f"{directory}/kmodd.conf.d", _names(f"{root}{directory}/kmodd.conf.d")) for directory in CONF_DIRS],
+        suffixes=(".conf",),
+    )
+    return kmodd_conf.parse(_files(root, [*([main] if main else []), *drop_ins]))
+
+
+def read_boot_list(root: str) -> BootList:
+    """What is to be loaded at boot: command line, /etc/modules, modules-load.d below `root`."""
+    paths = boot_list.ordered(
+        [(directory, _names(root + directory)) for directory in BOOT_DIRS],
+        etc_modules=os.path.isfile(root + boot_list.ETC_MODULES),
+    )
+    line = read_file(root + cmdline.PATH)
+    command_line = cmdline.parse(_text(line)) if line is not None else cmdline.EMPTY
+    return boot_list.parse(_files(root, paths), command_line)
+
+
+def _files(root: str, paths: list[str] | tuple[str, ...]) -> list[ConfFile]:
+    read = [(path, read_file(root + path)) for path in paths]
+    return [ConfFile(path, _text(data)) for path, data in read if data is not None]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")

@@ -1,0 +1,95 @@
+"""kmodd.conf: systemd's ini style (systemd.syntax(7)), its folders and masking (systemd.unit(5)), its words."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from kmodd import kmodd_conf
+from kmodd.host.settings import read_boot_list, read_settings
+from kmodd.modprobe_d import Beyond, ConfFile
+
+
+def parse(text: str) -> kmodd_conf.Settings:
+    return kmodd_conf.parse([ConfFile("/etc/kmodd/kmodd.conf", text)])
+
+
+def test_nothing_said_is_kmods_behaviour() -> None:
+    """Issue: each switched on by its own word, and off in drop-in mode."""
+    assert parse("") == kmodd_conf.Settings()
+    assert kmodd_conf.Settings().beyond == Beyond()
+
+
+def test_every_wish_has_a_word_of_its_own() -> None:
+    words = dict(kmodd_conf._BEYOND)
+    assert sorted(words.values()) == sorted(field.name for field in fields(Beyond))
+    for word, name in words.items():
+        beyond = parse(f"[Kmodd]\n{word}=yes\n").beyond
+        assert [field.name for field in fields(Beyond) if getattr(beyond, field.name)] == [name]
+    assert not parse("[Kmodd]\nNoticeEdits=off\n").notice_edits
+
+
+@pytest.mark.parametrize(("text", "on"), [("yes", True), ("TRUE", True), ("1", True), ("off", False), ("n", False)])
+def test_booleans_as_systemd_reads_them(text: str, on: bool) -> None:
+    assert parse(f"[Kmodd]\n  SoftdepsAddUp =  {text}  \n").beyond.softdeps_add_up is on
+
+
+def test_comments_continuations_and_the_last_one_wins() -> None:
+    text = "# c\n; c\n[Kmodd]\nSoftdepsAddUp=\\\n# within\n  yes\nNoticeEdits=yes\nNoticeEdits=no\n"
+    settings = parse(text)
+    assert settings.beyond.softdeps_add_up
+    assert not settings.notice_edits
+    assert settings.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "expected"),
+    [
+        ("[Kmodd]\nSoftdepsAddUpp=yes\n", 2, 1, "unknown key 'SoftdepsAddUpp'"),
+        ("[Kmodd]\n\nSoftdepsAddUp=perhaps\n", 3, 15, "wants yes or no, not 'perhaps'"),
+        ("[Kmodd]\nSoftdepsAddUp\n", 2, 1, "expected KEY=VALUE"),
+        ("SoftdepsAddUp=yes\n", 1, 1, "outside of a section"),
+        ("[Other]\nx=y\n", 1, 2, "unknown section 'Other'"),
+    ],
+)
+def test_what_is_not_known_is_named_with_its_place(text: str, line: int, column: int, expected: str) -> None:
+    """INTERFACE: an unknown key is a warning with file and line."""
+    settings = parse(text + "[Kmodd]\nNoticeEdits=no\n")
+    assert not settings.notice_edits
+    (problem,) = settings.problems
+    assert (problem.at.file, problem.at.line, problem.column) == ("/etc/kmodd/kmodd.conf", line, column)
+    assert expected in problem.expected
+
+
+def put(root: Path, path: str, text: str) -> None:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_folders_and_masking(tmp_path: Path) -> None:
+    put(tmp_path, "usr/lib/kmodd/kmodd.conf", "[Kmodd]\nNoticeEdits=no\n")
+    put(tmp_path, "usr/lib/kmodd/kmodd.conf.d/10-a.conf", "[Kmodd]\nSoftdepsAddUp=yes\n")
+    put(tmp_path, "run/kmodd/kmodd.conf.d/20-b.conf", "[Kmodd]\nSoftdepKeepsInstall=yes\n")
+    settings = read_settings(str(tmp_path))
+    assert (settings.notice_edits, settings.beyond.softdeps_add_up, settings.beyond.softdep_keeps_install) == (
+        False, True, True,
+    )  # fmt: skip
+    put(tmp_path, "etc/kmodd/kmodd.conf", "")
+    (tmp_path / "etc/kmodd/kmodd.conf.d").mkdir()
+    (tmp_path / "etc/kmodd/kmodd.conf.d/10-a.conf").symlink_to("/dev/null")
+    put(tmp_path, "etc/kmodd/kmodd.conf.d/30-c.conf", "[Kmodd]\nSoftdepKeepsInstall=no\n")
+    assert read_settings(str(tmp_path)) == kmodd_conf.Settings()
+
+
+def test_the_boot_list_of_a_machine(tmp_path: Path) -> None:
+    put(tmp_path, "proc/cmdline", "quiet modules_load=first,second\n")
+    put(tmp_path, "etc/modules", "# comment\nloop\n")
+    put(tmp_path, "usr/lib/modules-load.d/a.conf", "bad name\nthird\n")
+    put(tmp_path, "usr/lib/modules-load.d/b.conf", "masked\n")
+    put(tmp_path, "etc/modules-load.d/b.conf", "")
+    listed = read_boot_list(str(tmp_path))
+    assert [module.name for module in listed.modules] == ["first", "second", "third", "loop"]
+    assert [str(problem.at) for problem in listed.problems] == ["/usr/lib/modules-load.d/a.conf:1"]
