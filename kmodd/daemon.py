@@ -19,6 +19,7 @@ from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
 from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.notify import Notify
+from kmodd.host.settings import read_boot_list
 from kmodd.host.sources import KernelEvents, Overrun, Refused
 from kmodd.host.tree import Tree
 from kmodd.job import Job
@@ -90,6 +91,7 @@ class Daemon:
 
     def _start(self) -> None:
         self._line.reload()
+        self._line.boot(read_boot_list(self._tree.root))
         self._line.coldplug(sources.replay(self._tree.root))
         dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""
         message = f"kmodd is listening, kernel {self._tree.release}{dry}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from kmodd import outcome as telling
 from kmodd.answers import Answers
+from kmodd.boot_list import BootList
 from kmodd.errors import NoTree, Problem
 from kmodd.host.journal import Journal
 from kmodd.host.lanes import Died, Lane, Loaders
@@ -105,6 +106,13 @@ class Line:
         for event in events:
             self._coldplug.devices += 1
             self.take(event, "coldplug")
+
+    def boot(self, listed: BootList) -> None:
+        """What is listed to be loaded at boot: taken like any other request, told like any other."""
+        for problem in listed.problems:
+            self.complain(problem)
+        for module in listed.modules:
+            self._backlog.add(Request(module.name, "boot", at=module.at))
 
     def order(self, request: Request) -> bool:
         """A request that somebody waits for. False: no room."""

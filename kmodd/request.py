@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Literal
 
 from kmodd import glob
+from kmodd.errors import Where
 from kmodd.uevent import Uevent
 
 Origin = Literal["uevent", "coldplug", "request", "boot", "operator", "reconcile"]
@@ -34,6 +35,8 @@ class Request:
     """How many devices in all."""
     params: tuple[str, ...] = ()
     """An operator's module parameters."""
+    at: Where | None = None
+    """boot: the line that lists it."""
     synthetic: bool = False
     """No device came: sysfs was read, or somebody wrote to a `uevent` file. A known answer will do."""
 

@@ -166,7 +166,7 @@ class _Planner:
     def goal(self, request: Request, hit: Hit) -> Goal:
         """What brings one hit in."""
         kind: Cause = "alias" if hit.alias is not None else "boot" if request.origin == "boot" else "asked"
-        pattern, at = (hit.pattern, hit.at) if hit.alias is not None else ("", None)
+        pattern, at = (hit.pattern, hit.at) if hit.alias is not None else ("", request.at)
         return self._goal(request, _Key(hit.module, hit.alias), Because(kind, request.text, pattern, at))
 
     def goal_of_file(self, request: Request) -> Goal:

@@ -25,7 +25,7 @@ FLOORS = (
     # 1: formats
     {
         "kmodd.uevent", "kmodd.alias_trie", "kmodd.binindex", "kmodd.tables", "kmodd.modprobe_d", "kmodd.cmdline",
-        "kmodd.boot_list", "kmodd.legacy_conf", "kmodd.elf", "kmodd.modinfo", "kmodd.procfs",
+        "kmodd.boot_list", "kmodd.kmodd_conf", "kmodd.legacy_conf", "kmodd.elf", "kmodd.modinfo", "kmodd.procfs",
     },
     # 2: decisions
     {

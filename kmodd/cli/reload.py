@@ -11,7 +11,9 @@ from kmodd.host.control import CONTROL_SOCKET
 
 def main(argv: list[str]) -> int:
     """Exit 0 when it is done, 1 for who is not root, 7 where the daemon is not running."""
-    parser = argparse.ArgumentParser("kmodd reload", description="Have the daemon read indexes and configuration again.")
+    parser = argparse.ArgumentParser(
+        "kmodd reload", description="Have the daemon read indexes and configuration again, and wait until it has."
+    )
     parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
     options = parser.parse_args(argv)
     try:

@@ -226,7 +226,7 @@ def _kernel_unpacks() -> str:
 def _run_install_command(call: CommandCall) -> str:
     """Run it with /bin/sh, as system(3) in kmod does; the answer is why it failed, empty if it did not."""
     try:
-        with open(call.real_file, encoding="utf-8", errors="surrogateescape") as file:
+        with open(call.real_file, encoding="utf-8", errors="surrogateescape", newline="") as file:
             config = modprobe_d.parse_file(modprobe_d.ConfFile(call.at.file, file.read()))
     except OSError as error:
         return f"{call.at.file}: {error.strerror}"

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from kmodd import uevent
+from kmodd.boot_list import BootList, BootModule
+from kmodd.errors import Where
 from kmodd.host import loader
 from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.tree import Tree
@@ -297,3 +299,14 @@ def test_what_was_there_before_us_is_one_record(world: World) -> None:
     assert world.journal.records[1].message.startswith("Coldplug is done: 1 devices, 0 modules loaded, ")
     world.line.end_coldplug()
     assert len(world.journal.records) == 2
+
+
+def test_the_boot_list_is_loaded_through_the_same_line(world: World) -> None:
+    """Issue: loaded at start through the same line, reported like the rest."""
+    listed = BootList((BootModule("b", Where("/etc/modules", 3)), BootModule("nothing", Where("/etc/modules", 4))))
+    world.line.boot(listed)
+    world.settle()
+    assert loads(world) == ["a.ko", "b.ko"]
+    fields = dict(world.journal.records[1].fields)
+    assert (fields["KMODD_SOURCE"], fields["KMODD_BECAUSE"]) == ("boot", "listed in /etc/modules:3")
+    assert world.told()[-1] == ("f10a", "nomatch")
