@@ -1,26 +1,25 @@
-"""Every alias pattern of one source, and which of them match a name: the answer of `modules.alias.bin`, without that file.
+"""Every alias pattern of one source, and which of them match a name: what modules.alias.bin answers, without that file.
 
 How it is built, from the outside in. Each level is made when the first look-up needs it.
 
-    table     pattern, module and line of every entry, best priority first
-      └ head     what a pattern has before its first `:` (`pci`, `usb`, `net_pf_10`); a look-up concerns one head. Patterns
-        │        with a wildcard in it (`acpi*:…`, `char_major_4_*`) belong to every head that begins like them.
-        └ stem     what a pattern has before its first wildcard: one dict for each length of stem. A head has few lengths
-          │        (pci: three, once longer stems are cut to the commonest length), so a look-up cuts the name at each
-          │        of them and asks a dict. Patterns without any wildcard are in a dict of their own.
+    lists      pattern, module and line of every entry, best priority first
+      └ head     what a pattern has before its first `:` (`pci`, `usb`, `net_pf_10`); a look-up concerns one head.
+        │        Patterns with a wildcard in it (`acpi*:…`, `char_major_4_*`) belong to every head beginning like them.
+        └ stem     what a pattern has before its first wildcard: one dict for each length of stem. A head has few
+          │        lengths (pci: three, once longer stems are cut to the commonest length), so a look-up cuts the name
+          │        at each of them and asks a dict. Patterns without any wildcard are in a dict of their own.
           └ tails    the rest, one `_Tail` each. Few are compared one by one. Where many share a stem (`of:N*T*C…`,
                      `pci:v*d*sv*sd*bc…`), `_Many` files each under its rarest literal piece, and a look-up compares
                      only tails whose piece is somewhere in the name.
 
-A tail is compared by `str.find` of one literal piece after the other, which is fnmatch(3) as long as `*` is the only
-wildcard; any other goes to `glob`. All keys are necessary conditions only, so nothing is assumed about the form of a name.
+All keys are necessary conditions only: nothing is assumed about the form of a name, and `glob` has the last word.
 
 Order of an answer, as in libkmod: by priority, that is by the module's first line; among equals, what the walk over
 kmod's trie meets later comes first (libkmod-index.c: index_mm_searchwild, add_value). That walk meets shorter stems
-first, then the pattern that is all stem; under one stem it takes the bytes in order, a longer pattern before its beginning.
+first, the pattern that is all stem last; under one stem it takes bytes in order, a longer pattern before its beginning.
 
-One deliberate difference: a `\\` before the first wildcard escapes the next byte here too, as in fnmatch(3) and as kmod's
-own configuration has it; libkmod's index walk takes it literally there. No module of Debian has one.
+One deliberate difference: a `\\` before the first wildcard escapes the next byte, as in fnmatch(3) and for an alias of
+modprobe.d; libkmod's walk takes it literally there. No module of Debian has one.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.glob import Fits, bytewise, compiled, is_literal
+from kmodd.glob import Fits, bytewise, compiled, is_literal, literal_pieces, literal_start, uncompiled
 from kmodd.names import ModuleName, module_name, underscores
 
-_WILD = "*?[\\"
 _FEW = 2
 """So many tails of one stem are compared one by one: finding their pieces would cost as much."""
 _OFTEN = 8
 """A tail that so many stems have is worth a regular expression: 100 µs to make, half the time to compare."""
+_MOST_HEADS = 4096
+"""So many heads are remembered; names are not ours to choose, and memory must not grow with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +54,15 @@ class AliasMatch:
 class AliasTrie:
     """The patterns of one source. Never changes once made, as far as anyone can see."""
 
-    __slots__ = ("_file", "_heads", "_lines", "_modules", "_open", "_parsed", "_patterns", "_rank", "_refused", "_tests", "_uses", "_wild_heads")
+    __slots__ = (
+        "_file", "_heads", "_lines", "_modules", "_open", "_parsed", "_patterns", "_rank", "_refused", "_tests",
+        "_uses", "_wild_heads",
+    )  # fmt: skip
 
-    def __init__(self, patterns: list[str], modules: list[str], lines: Sequence[int], file: str, problems: list[Problem]) -> None:
-        """For the class methods below: the columns of the table, best priority first."""
+    def __init__(
+        self, patterns: list[str], modules: list[str], lines: Sequence[int], file: str, problems: list[Problem]
+    ) -> None:
+        """For the class methods below: one item for each entry, best priority first."""
         names = {module: module_name(module) for module in dict.fromkeys(modules)}
         self._patterns = patterns
         self._modules = [names[module] for module in modules]  # one object for each name
@@ -68,7 +72,7 @@ class AliasTrie:
         self._rank = {name: rank for rank, name in enumerate(dict.fromkeys(names.values()))}
         self._refused: dict[int, Problem] | None = None
         self._heads: dict[str, list[int]] = {}
-        self._wild_heads: dict[int, dict[str, list[int]]] = {}
+        self._wild_heads: dict[int, dict[str, list[int]]] = {}  # by length of what precedes the wildcard, and by that
         self._open: dict[str, _Head] = {}
         self._tests: dict[str, Fits] = {}
         self._uses: dict[str, int] = {}
@@ -100,13 +104,10 @@ class AliasTrie:
         return len(self._patterns) - len(self._bad())
 
     def entries(self) -> Iterator[tuple[str, ModuleName]]:
-        """All (pattern, module) in order of the source, patterns as they are spelled there; refused ones are left out."""
-        bad = self._bad()
-        return (
-            (pattern, module)
-            for number, (pattern, module) in enumerate(zip(self._patterns, self._modules, strict=True))
-            if number not in bad
-        )
+        """All (pattern, module) in order of the source, patterns as spelled there; refused ones are left out."""
+        for number, pattern in enumerate(self._patterns):
+            if number not in self._bad():
+                yield pattern, self._modules[number]
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -151,30 +152,27 @@ class AliasTrie:
         if len(found) == 2:  # nearly always
             first, second = found
             return found if rank[first.module] < rank[second.module] else (second, first)
-        return tuple(sorted(reversed(found), key=lambda match: rank[match.module]))
+        latest_first = found[::-1]
+        return tuple(sorted(latest_first, key=lambda match: rank[match.module]))
 
     def _bad(self) -> dict[int, Problem]:
         """The patterns that depmod refuses, by number."""
         if self._refused is None:
             self._refused = {}
             for number, pattern in enumerate(self._patterns):
-                if "[" in pattern or "]" in pattern:
-                    try:
-                        underscores(pattern)
-                    except UnmatchedBracket as error:
-                        line = self._lines[number]
-                        source = f"alias {pattern} {self._modules[number]}"
-                        at = Where(self._file, line)
-                        self._refused[number] = Problem(at, 7, source, f"expected a pattern with closed brackets: {error}")
+                if ("[" in pattern or "]" in pattern) and self._normal(number) is None:
+                    source = f"alias {pattern} {self._modules[number]}"
+                    at = Where(self._file, self._lines[number])
+                    self._refused[number] = Problem(at, 7, source, "expected a pattern whose brackets are closed")
         return self._refused
 
-    def _normal(self, number: int) -> str:
-        """The pattern as it is compared; empty where it is refused."""
+    def _normal(self, number: int) -> str | None:
+        """The pattern as it is compared; None where it is refused."""
         pattern = self._patterns[number]
         try:
             return bytewise(underscores(pattern))
         except UnmatchedBracket:
-            return ""
+            return None
 
     def _index_heads(self) -> None:
         """Sort all pattern numbers by head. The one step that looks at every pattern."""
@@ -183,31 +181,31 @@ class AliasTrie:
             head = pattern.partition(":")[0]
             numbers = by_head.get(head)
             if numbers is None:
-                by_head[head] = [number]
-            else:
-                numbers.append(number)
+                numbers = by_head[head] = []
+            numbers.append(number)
         for head, numbers in by_head.items():
             name = bytewise(head.replace("-", "_"))
             if is_literal(name):
                 self._heads.setdefault(name, []).extend(numbers)
             else:
-                stem = _stem(name)
+                stem = literal_start(name)
                 self._wild_heads.setdefault(len(stem), {}).setdefault(stem, []).extend(numbers)
 
     def _open_head(self, name: str) -> _Head:
-        """The tables of one head, made and kept. Heads that no pattern spells out share those of their longest wild head."""
+        """The tables of one head, made and kept. A head that no pattern spells out shares its longest wild one's."""
         if not self._heads and not self._wild_heads:
             self._index_heads()
-        numbers = list(self._heads.get(name, ()))
-        key = name if numbers else "*"
-        for length in sorted(self._wild_heads):
-            wild = self._wild_heads[length].get(name[:length])
-            if wild:
-                numbers += wild
-                key = key if key == name else f"{name[:length]}*"
-        if key not in self._open:
-            self._open[key] = self._tables(sorted(numbers))
-        return self._open[key]
+        wild = [length for length in sorted(self._wild_heads) if name[:length] in self._wild_heads[length]]
+        key = name if name in self._heads else f"{name[: wild[-1]]}*" if wild else "*"
+        head = self._open.get(key)
+        if head is None:
+            numbers = list(self._heads.get(name, ()))
+            for length in wild:
+                numbers += self._wild_heads[length][name[:length]]
+            head = self._open[key] = self._tables(sorted(numbers))
+        if len(self._open) < _MOST_HEADS:
+            self._open[name] = head
+        return head
 
     def _tables(self, numbers: list[int]) -> _Head:
         """The patterns of one head by stem, those without wildcard by themselves."""
@@ -216,8 +214,11 @@ class AliasTrie:
         for number in numbers:
             pattern = self._patterns[number]
             if "-" in pattern or "[" in pattern or "]" in pattern or not pattern.isascii():
-                pattern = self._normal(number)
-            stem = _stem(pattern)
+                normal = self._normal(number)
+                if normal is None:
+                    continue
+                pattern = normal
+            stem = literal_start(pattern)
             if len(stem) == len(pattern):
                 _file(literal, stem, number)
             else:
@@ -225,22 +226,21 @@ class AliasTrie:
                 if stems is None:
                     stems = by_length[len(stem)] = {}
                 _file(stems, stem, number)
-        literal.pop("", None)  # what was refused
-        if by_length:
-            _cut(by_length)
+        _cut(by_length)
         return _Head(tuple((length, {**by_length[length]}) for length in sorted(by_length)), {**literal})
 
     def _answer(self, numbers: list[int]) -> tuple[AliasMatch, ...]:
         """What these equal patterns say when they match: the walk meets the later first, as depmod filed them so."""
-        return tuple(
-            AliasMatch(self._patterns[number], self._modules[number], self._lines[number]) for number in reversed(numbers)
-        )
+        patterns, modules, lines = self._patterns, self._modules, self._lines
+        return tuple(AliasMatch(patterns[number], modules[number], lines[number]) for number in reversed(numbers))
 
     def _ripe(self, stems: _Stems, stem: str, raw: _Raw) -> tuple[_Tail, ...]:
-        """All tails of a stem that is hit for the first time, in the order of the walk. Puts them in place of the raw numbers."""
+        """All tails of a stem that is hit for the first time, in the order of the walk. They replace the numbers."""
         by_tail: dict[str, list[int]] = {}
         for number in sorted(_numbers(raw)):
-            by_tail.setdefault(self._normal(number)[len(stem) :], []).append(number)
+            pattern = self._normal(number)
+            assert pattern is not None  # refused ones are in no table
+            by_tail.setdefault(pattern[len(stem) :], []).append(number)
         order = sorted(by_tail, key=_walk_order)
         tails = tuple((self._test(tail), self._answer(by_tail[tail])) for tail in order)
         stems[stem] = tails if len(tails) <= _FEW else _Many(order, tails)
@@ -250,8 +250,7 @@ class AliasTrie:
         """What tells whether a text fits this tail. Equal tails share one."""
         uses = self._uses[tail] = self._uses.get(tail, 0) + 1
         if uses == 1:
-            needs_glob = "?" in tail or "[" in tail or "\\" in tail
-            self._tests[tail] = compiled(tail) if needs_glob else _Pieces(tail).fits
+            self._tests[tail] = uncompiled(tail)
         elif uses == _OFTEN:
             self._tests[tail] = compiled(tail)
         return self._tests[tail]
@@ -274,7 +273,7 @@ def _file(table: dict[str, _Raw], key: str, number: int) -> None:
 
 def _cut(by_length: dict[int, dict[str, _Raw]]) -> None:
     """File longer stems under their beginning of the commonest length: fewer lengths to ask for in every look-up."""
-    commonest = max(by_length, key=lambda length: len(by_length[length]))
+    commonest = max(by_length, key=lambda length: len(by_length[length]), default=0)
     for length in [length for length in by_length if length > commonest]:
         for stem, raw in by_length.pop(length).items():
             for number in _numbers(raw):
@@ -283,22 +282,14 @@ def _cut(by_length: dict[int, dict[str, _Raw]]) -> None:
 
 def _walk_order(tail: str) -> tuple[int, str]:
     """Sorts the tails of one stem, or of one cut stem, as the walk meets them."""
-    return len(_stem(tail)), tail + "\u0100"
-
-
-def _stem(pattern: str) -> str:
-    """What precedes the first wildcard, bracket or backslash."""
-    stem = pattern.partition("*")[0]
-    if "?" in stem or "[" in stem or "\\" in stem:
-        return stem[: min(at for at in map(stem.find, _WILD) if at >= 0)]
-    return stem
+    return len(literal_start(tail)), tail + "\u0100"
 
 
 def _split_clean(text: str) -> tuple[list[str], list[str], range] | None:
     """Patterns, modules and line numbers of a text just as depmod writes it; None where any line might be otherwise.
 
-    Takes 4 ms for 26,000 lines, a fifth of reading line by line. Why it cannot go wrong: with n lines that each begin with `alias `, no other
-    word `alias`, and 3n words of which every third is `alias`, each line has three words.
+    Takes 4 ms for 26,000 lines, a fifth of reading line by line. It cannot go wrong: with n lines that each begin with
+    `alias `, no other word `alias`, and 3n words of which every third is `alias`, each line has three words.
     """
     first = 1
     while text.startswith("#"):
@@ -319,7 +310,7 @@ def _split_clean(text: str) -> tuple[list[str], list[str], range] | None:
 
 
 def _split_lines(text: str, file: str) -> tuple[list[str], list[str], list[int], str, list[Problem]]:
-    """What AliasTrie is made of, out of a text that has some other line too. A pattern may hold blanks, a module not."""
+    """What AliasTrie is made of, from a text with other lines too. A pattern may hold blanks, a module not."""
     patterns: list[str] = []
     modules: list[str] = []
     numbers: list[int] = []
@@ -338,54 +329,23 @@ def _split_lines(text: str, file: str) -> tuple[list[str], list[str], list[int],
             expected = "a module after the pattern" if word == "alias" and words else "`alias PATTERN MODULE`"
             column = len(line) + 1 if word == "alias" else line.index(word) + 1
             problems.append(Problem(Where(file, number), column, line, f"expected {expected}"))
-    if text and not text.endswith("\n"):
-        line = text.rpartition("\n")[2]
-        at = Where(file, text.count("\n") + 1)
-        problems.append(Problem(at, len(line) + 1, line, "expected a newline: the file may be cut off here"))
+    if line.strip():  # the last one; what ends in a newline leaves an empty one
+        problems.append(Problem(Where(file, number), len(line) + 1, line, "expected a newline: may be cut off here"))
     return patterns, modules, numbers, file, problems
-
-
-class _Pieces:
-    """Literal pieces with `*` between them."""
-
-    __slots__ = ("last", "middle", "start")
-
-    def __init__(self, tail: str) -> None:
-        self.start, *middle, self.last = tail.split("*")
-        self.middle = tuple(filter(None, middle))
-
-    def fits(self, text: str, at: int) -> bool:
-        """Whether the text from `at` on matches: each piece is taken where it is found first, the last one at the end."""
-        if self.start:
-            if not text.startswith(self.start, at):
-                return False
-            at += len(self.start)
-        for piece in self.middle:
-            at = text.find(piece, at)
-            if at < 0:
-                return False
-            at += len(piece)
-        return text.endswith(self.last, at)
-
-
-def _pieces(tail: str) -> set[str]:
-    """Literal parts that every text has that the tail matches; what follows a bracket or a backslash is left alone."""
-    sure = tail.partition("[")[0].partition("\\")[0]
-    return set(sure.replace("?", "*").split("*")) - {""}
 
 
 class _Many:
     """Many tails of one stem, each filed under the piece of it that fewest others have.
 
-    Pieces with the same first byte share an `_Anchor`. At each place where the text has the anchor, a dict over the first
-    bytes of these pieces tells which lengths are worth asking the dict of whole pieces for.
+    Pieces with the same first byte share an `_Anchor`: what all of them begin with. Wherever the name has that, a dict
+    over the first bytes of these pieces tells which lengths are worth asking the dict of whole pieces for.
     """
 
     __slots__ = ("anchors", "tails", "unfiled")
 
     def __init__(self, spellings: list[str], tails: tuple[_Tail, ...]) -> None:
         """Tails with their spellings, in the order of the walk."""
-        pieces = [_pieces(spelling) for spelling in spellings]
+        pieces = [literal_pieces(spelling) for spelling in spellings]
         counts = Counter(piece for those in pieces for piece in those)
         filed: dict[str, list[int]] = {}
         for number, those in enumerate(pieces):

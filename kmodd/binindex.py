@@ -261,6 +261,19 @@ class _Branch:
     children: dict[int, _Branch]
     values: list[tuple[int, bytes]]
 
+    @property
+    def flags(self) -> int:
+        """Which parts it has."""
+        return _PREFIX * bool(self.prefix) | _CHILDREN * bool(self.children) | _VALUES * bool(self.values)
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in the file."""
+        prefix = len(self.prefix) + 1 if self.prefix else 0
+        children = 2 + 4 * (max(self.children) - min(self.children) + 1) if self.children else 0
+        values = 4 + sum(4 + len(text) + 1 for _, text in self.values) if self.values else 0
+        return prefix + children + values
+
 
 def build(entries: Iterable[tuple[str, str, int]], *, preorder: bool) -> bytes:
     """The bytes of an index that holds `entries` (key, value, priority), put in one after the other as depmod does.
@@ -274,13 +287,14 @@ def build(entries: Iterable[tuple[str, str, int]], *, preorder: bool) -> bytes:
         if not raw.isascii() or b"\0" in raw:
             raise BadIndex(f"key {key!r}: an index takes 7-bit text only")
         _insert(root, raw, priority, encode(text))
-    out = bytearray(HEADER)
-    if preorder:
-        word = _write_before(root, out)
-    else:
-        word = _write_after(root, out)
-    out[:HEADER] = MAGIC.to_bytes(4, "big") + VERSION.to_bytes(4, "big") + word.to_bytes(4, "big")
-    return bytes(out)
+    nodes = _ordered(root, preorder)
+    words: dict[int, int] = {}
+    at = HEADER
+    for node in nodes:
+        words[id(node)] = node.flags | at
+        at += node.size
+    head = b"".join(word.to_bytes(4, "big") for word in (MAGIC, VERSION, words[id(root)]))
+    return head + b"".join(_node_bytes(node, words) for node in nodes)
 
 
 def _insert(root: _Branch, key: bytes, priority: int, value: bytes) -> None:
@@ -308,50 +322,33 @@ def _insert(root: _Branch, key: bytes, priority: int, value: bytes) -> None:
         node, key = child, key[1:]
 
 
-def _parts(node: _Branch) -> tuple[int, bytes, bytes]:
-    """A node's flags, what stands before its children's words, and what after."""
-    flags = 0
-    before = b""
+def _ordered(root: _Branch, preorder: bool) -> list[_Branch]:
+    """All nodes in the order of the file. Without recursion: one alias may be the beginning of thousands of others."""
+    nodes = []
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        nodes.append(node)
+        waiting += [node.children[byte] for byte in sorted(node.children, reverse=preorder)]
+    return nodes if preorder else nodes[::-1]
+
+
+def _node_bytes(node: _Branch, words: dict[int, int]) -> bytes:
+    """One node as it stands in the file; `words` has the word of each node."""
+    out = bytearray()
     if node.prefix:
-        flags |= _PREFIX
-        before = node.prefix + b"\0"
+        out += node.prefix + b"\0"
     if node.children:
-        flags |= _CHILDREN
-        before += bytes((min(node.children), max(node.children)))
-    after = b""
+        first, last = min(node.children), max(node.children)
+        out += bytes((first, last))
+        for byte in range(first, last + 1):
+            child = node.children.get(byte)
+            out += (words[id(child)] if child else 0).to_bytes(4, "big")
     if node.values:
-        flags |= _VALUES
-        values = [rank.to_bytes(4, "big") + text + b"\0" for rank, text in node.values]
-        after = len(values).to_bytes(4, "big") + b"".join(values)
-    return flags, before, after
-
-
-def _words(node: _Branch, words: dict[int, int]) -> bytes:
-    """The words of all children from the first byte to the last, 0 for a byte without one."""
-    if not node.children:
-        return b""
-    return b"".join(words.get(byte, 0).to_bytes(4, "big") for byte in range(min(node.children), max(node.children) + 1))
-
-
-def _write_after(node: _Branch, out: bytearray) -> int:
-    """Append the subtrees, then the node; gives the node's word."""
-    words = {byte: _write_after(node.children[byte], out) for byte in sorted(node.children)}
-    flags, before, after = _parts(node)
-    word = flags | len(out)
-    out += before + _words(node, words) + after
-    return word
-
-
-def _write_before(node: _Branch, out: bytearray) -> int:
-    """Append the node, then its subtrees, and fill in where they came to stand; gives the node's word."""
-    flags, before, after = _parts(node)
-    word = flags | len(out)
-    words_at = len(out) + len(before)
-    blank = _words(node, {})
-    out += before + blank + after
-    words = {byte: _write_before(node.children[byte], out) for byte in sorted(node.children)}
-    out[words_at : words_at + len(blank)] = _words(node, words)
-    return word
+        out += len(node.values).to_bytes(4, "big")
+        for priority, text in node.values:
+            out += priority.to_bytes(4, "big") + text + b"\0"
+    return bytes(out)
 
 
 def encode(text: str) -> bytes:

@@ -13,7 +13,7 @@ A module reached through an alias is, as in kmod, another object than the same m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -137,6 +137,21 @@ class _Draft:
     """Set each time a module is put in order; the last word counts for all its places."""
 
 
+_Steps = Iterator["_Steps"]
+"""A part of the walk over dependencies and softdeps, made of such parts."""
+
+
+def _walk(steps: _Steps) -> None:
+    """Go through all parts, depth first. Softdeps may stand in chains longer than Python would call itself."""
+    waiting = [steps]
+    while waiting:
+        part = next(waiting[-1], None)
+        if part is None:
+            waiting.pop()
+        else:
+            waiting.append(part)
+
+
 class _Planner:
     """Resolves one request."""
 
@@ -192,7 +207,7 @@ class _Planner:
         if blacklisted:
             return Goal(target.name, (Skip(target.name, "blacklisted", because, blacklisted.at),))
         draft = _Draft()
-        self._enter(target, because, draft, is_target=True)
+        _walk(self._enter(target, because, draft, is_target=True))
         params = joined_params(request.params)
         entries = tuple(
             self._entry(key, why, draft, target, params if key == target else "") for key, why in draft.order
@@ -201,7 +216,7 @@ class _Planner:
 
     # ── order (__kmod_module_get_probe_list, __kmod_module_fill_softdep) ──
 
-    def _enter(self, key: _Key, because: Because, draft: _Draft, is_target: bool = False) -> None:
+    def _enter(self, key: _Key, because: Because, draft: _Draft, is_target: bool = False) -> _Steps:
         """Put a module in order after its dependencies, unless it was entered before."""
         if key in draft.entered:
             return
@@ -210,14 +225,14 @@ class _Planner:
         if is_target:
             draft.required.update((key, *deps))
         for dep in deps:
-            self._with_softdeps(dep, Because("dep", key.name), draft)
+            yield self._with_softdeps(dep, Because("dep", key.name), draft)
         if is_target and self._manner.ignore_install:
             draft.order.append((key, because))
             draft.commands_off[key] = True
         else:
-            self._with_softdeps(key, because, draft)
+            yield self._with_softdeps(key, because, draft)
 
-    def _with_softdeps(self, key: _Key, because: Because, draft: _Draft) -> None:
+    def _with_softdeps(self, key: _Key, because: Because, draft: _Draft) -> _Steps:
         """Put a module in order between its softdeps."""
         softdeps = [line for line in self._config.softdeps if glob.matches(line.pattern, key.name)]
         if not self._beyond.softdeps_add_up:
@@ -225,11 +240,11 @@ class _Planner:
         pre = [found for line in softdeps for found in self._softdep_hits(line, line.pre)]
         post = [found for line in softdeps for found in self._softdep_hits(line, line.post)]
         for found, line in pre:
-            self._enter(found, Because("softdep_pre", key.name, at=line.at), draft)
+            yield self._enter(found, Because("softdep_pre", key.name, at=line.at), draft)
         draft.order.append((key, because))
         draft.commands_off[key] = bool(pre or post) and not self._beyond.softdep_keeps_install
         for found, line in post:
-            self._enter(found, Because("softdep_post", key.name, at=line.at), draft)
+            yield self._enter(found, Because("softdep_post", key.name, at=line.at), draft)
 
     def _softdep_hits(self, line: Softdep, names: tuple[str, ...]) -> list[tuple[_Key, Softdep]]:
         """The modules that a softdep's words stand for; a word that stands for nothing is passed over in silence."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from kmodd import binindex, tables
 from kmodd.cli import modprobe
 from kmodd.errors import UnmatchedBracket
-from kmodd.names import underscores
+from kmodd.names import module_of_path, underscores
 from kmodd.procfs import parse_modules
 
 ROOTFS = Path(__file__).resolve().parent.parent / "fixtures" / "rootfs"
@@ -104,7 +104,7 @@ def twins(directory: Path, preorder: bool = False) -> dict[str, bytes]:
     entries: dict[str, list[tuple[str, str, int]]] = {
         "modules.dep.bin": [(name, line, rank[name]) for name, line in deps.items()],
         "modules.builtin.bin": [
-            (str(tables.module_of_path(path)), "", 0) for path in tables.module_paths(text("modules.builtin"), "")[0]
+            (str(module_of_path(path)), "", 0) for path in tables.module_paths(text("modules.builtin"), "")[0]
         ],
         "modules.alias.bin": [],
         "modules.symbols.bin": [],

@@ -1,8 +1,8 @@
-"""Real Debian module trees and kmod packages for tests and benchmarks: fetched with apt, unpacked once, kept in a cache.
+"""Real Debian module trees and kmod packages for tests and benchmarks: fetched with apt, unpacked once, cached.
 
 In: a flavour such as `6.1-amd64`, or a suite such as `trixie`. Out: a folder, ready to be read.
-What apt calls newest today is what is used; no version and no host stands in here. A suite that the machine's own sources
-do not list is asked for at the very mirror that they name for the machine's own suite, with an apt state of its own.
+What apt calls newest today is what is used; no version and no host stands in here. A suite that the machine's own
+sources do not list is asked for at the mirror that they name for the machine's own suite, with an apt state of its own.
 
 Cache: `$KMODD_CACHE`, else `.cache/trees` in the repository. Everything is built beside its place, renamed into it when
 whole, and guarded by a lock, so that test runs may overlap.
@@ -41,7 +41,7 @@ class _Package:
 
 
 def debian_tree(flavour: str) -> Path:
-    """The unpacked `linux-image` of a flavour (`6.1-amd64`, `6.1-cloud-amd64`, `6.12-amd64`), indexes made by the real depmod.
+    """The unpacked `linux-image` of a flavour: `6.1-amd64`, `6.1-cloud-amd64`, `6.12-amd64`. Indexes are depmod's.
 
     Returns the root prefix R: modules are in `R/lib/modules/<release(R)>`, also where the package uses /usr/lib.
     Raises Unavailable.
@@ -100,7 +100,8 @@ def _newest(name: str, suite: str, prefix: str) -> _Package:
         apt = options(suite)
         for line in _run(["apt-cache", *apt, "madison", name]).splitlines():
             fields = [field.strip() for field in line.split("|")]
-            if len(fields) == 3 and fields[1].startswith(prefix) and f" {suite}" in fields[2] and "Packages" in fields[2]:
+            of_suite = len(fields) == 3 and f" {suite}" in fields[2] and fields[2].endswith(" Packages")
+            if of_suite and fields[1].startswith(prefix):
                 return _Package(name, fields[1], apt)
     raise Unavailable(f"{name} {prefix}* of {suite}: not in the machine's apt sources, nor at their mirror")
 
@@ -121,15 +122,14 @@ def _machine_apt(suite: str) -> tuple[str, ...]:
 
 @functools.cache
 def _suite_apt(suite: str) -> tuple[str, ...]:
-    """Options for an apt that knows `suite` alone, at the mirror of the machine's own suite. The machine's apt is not changed."""
-    codename = next(
-        (line.partition("=")[2] for line in Path("/etc/os-release").read_text().splitlines() if line.startswith("VERSION_CODENAME=")), ""
-    )
+    """Options for an apt that knows `suite` alone, at the mirror of the machine's own. The machine's is not changed."""
+    release_lines = [line.partition("=") for line in Path("/etc/os-release").read_text().splitlines()]
+    codename = next((value for key, _, value in release_lines if key == "VERSION_CODENAME"), "")
     form = "$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
     targets = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"]).splitlines()
-    mirror = next((uri for uri, name, part in (t.split("|") for t in targets) if (name, part) == (codename, "main")), "")
+    mirror = next((uri for uri, *rest in (target.split("|") for target in targets) if rest == [codename, "main"]), "")
     if not mirror:
-        raise Unavailable(f"{suite}: the machine's apt sources have no {codename or 'Debian'} main to take the mirror from")
+        raise Unavailable(f"{suite}: the machine's apt sources have no {codename or 'Debian'} main: no mirror")
 
     state = _cache() / f"apt-{suite}"
     with _locked(state):
@@ -184,10 +184,11 @@ def _locked(place: Path) -> Iterator[None]:
 def _run(command: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> str:
     """What the command printed. Raises Unavailable with its last line where it fails or is not installed."""
     try:
-        done = subprocess.run(command, env={**os.environ, "LC_ALL": "C", **(env or {})}, cwd=cwd, capture_output=True, text=True)
+        environment = {**os.environ, "LC_ALL": "C", **(env or {})}
+        done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise Unavailable(f"{command[0]} is not installed") from None
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        raise Unavailable(f"{command[0]} {command[-1]}: {last[0]}")
+        said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise Unavailable(f"{command[0]} {command[-1]}: {said[-1]}")
     return done.stdout

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kmodd import glob
+from kmodd.alias_trie import AliasTrie
+from kmodd.names import underscores
 
 _libc = ctypes.CDLL(None)
 _libc.newlocale.restype = _libc.uselocale.restype = ctypes.c_void_p
@@ -21,14 +24,14 @@ def fnmatch(pattern: str, text: str) -> bool:
     """The C library's answer in the C locale (this thread alone changes to it: Python itself starts in a UTF-8 one)."""
     before = _libc.uselocale(_C_LOCALE)
     try:
-        return _libc.fnmatch(pattern.encode("utf-8", "surrogateescape"), text.encode("utf-8", "surrogateescape"), 0) == 0
+        return bool(_libc.fnmatch(os.fsencode(pattern), os.fsencode(text), 0) == 0)
     finally:
         _libc.uselocale(before)
 
 
 HOSTILE = [
-    "*", "*", "?", "[", "]", "!", "^", "-", "\\", "a", "b", "c", "z", ".", "/", ":", "=", "[:", ":]", "[=", "=]", "[.", ".]",
-    "[:alpha:]", "[:punct:]", "[:cntrl:]", "[:foo:]", "[=a=]", "[.a.]", "[.-.]", "[a-c]", "[!a]", "[^b-]", "é", "\udcff", " ", "\n", "\x7f",
+    *"**?[]!^-\\abcz./:= \n\x7f", "é", "\udcff", "[:", ":]", "[=", "=]", "[.", ".]", "[a-c]", "[!a]", "[^b-]",
+    "[:alpha:]", "[:punct:]", "[:cntrl:]", "[:foo:]", "[=a=]", "[.a.]", "[.-.]",
 ]  # fmt: skip
 patterns = st.lists(st.sampled_from(HOSTILE), max_size=12).map("".join)
 texts = st.lists(st.sampled_from([*"ab cz.[]!^-\\/:=\n\x7f", "é", "\udcff", "ÿ"]), max_size=8).map("".join)
@@ -45,3 +48,54 @@ texts = st.lists(st.sampled_from([*"ab cz.[]!^-\\/:=\n\x7f", "é", "\udcff", "ÿ
 @example("[é]", "\udcc3")
 def test_glob_equals_the_c_library(pattern: str, text: str) -> None:
     assert glob.matches(pattern, text) == fnmatch(pattern, text)
+
+
+@given(patterns, texts, st.integers(0, 3))
+def test_every_way_to_compare_says_the_same(pattern: str, text: str, at: int) -> None:
+    view, rest = glob.bytewise(text), glob.bytewise(text)[at:]
+    expected = fnmatch(pattern, rest.encode("latin-1").decode("utf-8", "surrogateescape"))
+    source = glob.bytewise(pattern)
+    assert bool(glob.compiled(source)(view, min(at, len(view)))) == expected
+    assert bool(glob.uncompiled(source)(view, min(at, len(view)))) == expected
+    assert glob._walk(source, view, min(at, len(view))) == expected
+
+
+PARTS = ["*", "*", "?", "[a-c]", "[!x]", "[^a]", "\\", "\\*", "a", "b", "ab", "x", "sd", "bc0", "s", ":", "-", "_", "é"]
+STARTS = ["", "pci:v", "pci:v1d", "pci", "usb:", "acpi*:", "net-pf-", "p*:", ":", "x\\:"]
+entries = st.lists(
+    st.tuples(
+        st.builds(
+            lambda start, parts, end: start + "".join(parts) + end,
+            st.sampled_from(STARTS),
+            st.lists(st.sampled_from(PARTS), max_size=6),
+            st.sampled_from(["", "*", "bc0*", "*sd*bc0*"]),
+        ),
+        st.sampled_from(["m1", "m2", "m3", "m4"]),
+    ),
+    max_size=40,
+)
+names = st.builds(
+    lambda start, parts: start + "".join(parts),
+    st.sampled_from(["", "pci:v", "pci:v1d", "pci", "usb:", "acpi:", "acpiX:", "net_pf_", ":", "x:", "x\\:"]),
+    st.lists(
+        st.sampled_from(["a", "b", "c", "x", "sd", "bc0", "s", "d", ":", "_", "*", "\\", "é", "\udcff", "1"]),
+        max_size=7,
+    ),
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(entries, st.lists(names, min_size=1, max_size=8), st.booleans())
+def test_trie_equals_trying_every_pattern(table: list[tuple[str, str]], asked: list[str], as_text: bool) -> None:
+    if as_text:
+        trie = AliasTrie.from_text("".join(f"alias {pattern or '*'} {module}\n" for pattern, module in table), "f")
+        table = [(pattern or "*", module) for pattern, module in table]
+    else:
+        trie = AliasTrie.from_entries(table)
+    rank = {module: number for number, module in enumerate(dict.fromkeys(module for _, module in table))}
+    for name in asked:
+        expected = [(pattern, module) for pattern, module in table if fnmatch(underscores(pattern), name)]
+        answer = trie.matches(name)
+        assert sorted((match.pattern, match.module) for match in answer) == sorted(expected)
+        assert [rank[match.module] for match in answer] == sorted(rank[module] for _, module in expected)
+        assert trie.matches(name) == answer

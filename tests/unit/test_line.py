@@ -20,7 +20,7 @@ from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.tree import Tree
 from kmodd.job import Job
 from kmodd.line import Line
-from kmodd.outcome import NO_TREE, OVERRUN, RELOADED
+from kmodd.outcome import BAD_INPUT, NO_TREE, OVERRUN, RELOADED
 from kmodd.request import Request
 from tests.fakes import FakeKernel, ListJournal, Oops
 
@@ -275,7 +275,7 @@ def test_no_tree_is_said_once_and_heals(tmp_path: Path) -> None:
 def test_an_operator_gets_the_parameters_through(world: World) -> None:
     world.line.order(Request("c", "operator", params=("x=1",)))
     world.settle()
-    assert world.kernel.calls == [("c.ko", "x=1", 0)]
+    assert world.kernel.calls == [("c.ko", "x=1 ", 0)]  # with the blank that kmod puts before an operator's own
 
 
 def test_a_dry_run_hands_nothing_to_anybody(tmp_path: Path) -> None:
@@ -310,3 +310,62 @@ def test_the_boot_list_is_loaded_through_the_same_line(world: World) -> None:
     fields = dict(world.journal.records[1].fields)
     assert (fields["KMODD_SOURCE"], fields["KMODD_BECAUSE"]) == ("boot", "listed in /etc/modules:3")
     assert world.told()[-1] == ("f10a", "nomatch")
+
+
+# -- bad input: a clear record, and the rest works -----------------------------------------------------------------
+
+
+def complaints(world: World) -> list[str]:
+    return [record.message for record in world.journal.records if record.message_id == BAD_INPUT]
+
+
+@pytest.mark.parametrize(
+    ("aliases", "expected"),
+    [
+        (["alias pci:v2* c", "alias pci:v9*"], "modules.alias:2"),
+        (["alias pci:v2* c", "alias pci:v[9* a"], "modules.alias:2"),
+        (["alias pci:v2* c", "nonsense"], "modules.alias:2"),
+    ],
+)
+def test_a_bad_line_of_the_index_is_named_and_the_rest_counts(world: World, aliases: list[str], expected: str) -> None:
+    world.index(deps=["a.ko:", "c.ko:"], aliases=aliases)
+    world.plug("pci:v2")
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert any(expected in message for message in complaints(world)), complaints(world)
+
+
+def test_a_truncated_index_serves_what_it_has(world: World) -> None:
+    path = world.modules / "modules.alias"
+    path.write_bytes(b"alias pci:v2* c\nalias pci:v1*")
+    world.plug("pci:v2")
+    world.plug("pci:v1")
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert any("modules.alias:2" in message for message in complaints(world))
+
+
+def test_a_bad_line_of_the_configuration_is_named(world: World) -> None:
+    (world.root / "etc/modprobe.d/x.conf").write_text("blacklist\noptions c x=1\n")
+    world.plug("pci:v2")
+    world.settle()
+    assert world.kernel.calls == [("c.ko", "x=1 ", 0)]  # with the blank that kmod puts before an operator's own
+    assert any("/etc/modprobe.d/x.conf:1" in message for message in complaints(world))
+
+
+def test_a_modalias_of_two_thousand_characters_with_shell_in_it(world: World, tmp_path: Path) -> None:
+    """systemd issue 24715: no shell-like parser anywhere on its way."""
+    proof = tmp_path / "proof"
+    odd = "pci:v2" + f"'\"`touch {proof}`$(touch {proof});" + "x" * 2000
+    world.plug(odd)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert not proof.exists()
+    assert dict(world.journal.records[-1].fields)["KMODD_ALIAS"] == odd
+
+
+def test_a_name_with_a_bracket_too_many_is_a_no_match(world: World) -> None:
+    world.plug("pci:v2[")
+    world.plug("pci:v2", "fine")
+    world.settle()
+    assert loads(world) == ["c.ko"]

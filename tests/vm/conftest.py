@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm import VmError
 from tests.vm.image import Image, ensure_image
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
@@ -26,7 +27,8 @@ def image() -> Image:
 def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[Machine]]:
     """A function that boots a guest with kmodd installed and enabled, and waits until coldplug is over.
 
-    `with_kmod`: Debian's modprobe stays; `append`: for the kernel's command line; `prepare` changes the payload.
+    `with_kmod`: Debian's modprobe stays; `append`: for the kernel's command line; `prepare` changes the payload;
+    `active`: kmodd must run then, or VmError says what it said.
     """
 
     @contextmanager
@@ -37,6 +39,7 @@ def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         append: str = "",
         journal: str = "-t kmodd",
         prepare: Prepare | None = None,
+        active: bool = True,
     ) -> Iterator[Machine]:
         payload = Payload.new(Path(tmp_path_factory.mktemp("payload"), "root"), with_kmod=with_kmod)
         payload.install_kmodd()
@@ -44,6 +47,8 @@ def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             prepare(payload)
         with Machine(image, payload, name=name, append=append, journal=journal) as machine:
             machine.wait_boot()
+            if active and machine.run("systemctl is-active --quiet kmodd").status != 0:
+                raise VmError("kmodd does not run:\n" + machine.run("journalctl --no-pager -n 40 -u kmodd").output)
             settle(machine)
             yield machine
 

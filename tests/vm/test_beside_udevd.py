@@ -83,7 +83,7 @@ def test_udevd_loads_after_kmodd_failed_again_and_again(guest: Machine) -> None:
 
 
 def test_off_on_the_command_line_leaves_all_as_it_was(boot: Boot) -> None:
-    with boot("the guest with kmodd=off", with_kmod=True, append="kmodd=off") as machine:
+    with boot("the guest with kmodd=off", with_kmod=True, append="kmodd=off", active=False) as machine:
         _wait_for_state(machine, "kmodd", "inactive", timeout=0.0)
         assert machine.run(f"test -e {_RULE}").status == 1
         assert machine.check("cat /proc/sys/kernel/modprobe").strip() == "/sbin/modprobe"
@@ -95,7 +95,7 @@ def test_a_broken_kmodd_does_not_hold_up_the_boot(boot: Boot) -> None:
     def prepare(payload: Payload) -> None:
         payload.write("/etc/systemd/system/kmodd.service.d/broken.conf", _BROKEN)
 
-    with boot("the guest with a broken kmodd", with_kmod=True, prepare=prepare) as machine:
+    with boot("the guest with a broken kmodd", with_kmod=True, prepare=prepare, active=False) as machine:
         _wait_for_state(machine, "multi-user.target", "active", timeout=0.0)
         _wait_for_state(machine, "kmodd", "failed")
         assert _loader(machine, "psmouse") == "(udev-worker)"

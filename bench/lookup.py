@@ -1,0 +1,211 @@
+"""How fast and how big the alias index is, beside libkmod in the same run.
+
+    python3 bench/lookup.py [--tree DIR] [--rounds N] [--json]
+
+Prints one row for each measure of the README's table: kmodd, the peer, and the ratio kmodd / peer, median and spread.
+The peer of look-ups is libkmod's `kmod_module_new_from_lookup`, called by a C program that is compiled here, on indexes
+by kmod's depmod, loaded before the clock starts. The peer of the index is a bare `python3 -c pass`. Rounds of the two
+alternate, each in a process of its own, CPU time is what is compared. Nothing remembers answers, and every name is
+looked up once before the clock starts, as libkmod's indexes are mapped and loaded before it too.
+
+Needs the packages gcc, libkmod-dev, kmod, and for the tree apt and dpkg (see tests/trees.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PEER = r"""
+#include <libkmod.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+int main(int argc, char **argv) {
+    const char *no_config = NULL;
+    struct kmod_ctx *ctx = kmod_new(argv[1], &no_config);
+    if (argc < 3 || !ctx || kmod_load_resources(ctx) < 0) return 1;
+    size_t count = 0, room = 0, cap = 0;
+    char **names = NULL, *line = NULL;
+    FILE *file = fopen(argv[2], "r");
+    if (!file) return 1;
+    for (ssize_t n; (n = getline(&line, &cap, file)) > 0;) {
+        line[n - 1] = 0;
+        if (count == room) names = realloc(names, (room = room ? 2 * room : 1024) * sizeof *names);
+        names[count++] = strdup(line);
+    }
+    for (int round = 0; round < 2; round++) {  /* the first one warms up */
+        struct timespec a, b;
+        long found = 0;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
+        for (size_t i = 0; i < count; i++) {
+            struct kmod_list *list = NULL;
+            kmod_module_new_from_lookup(ctx, names[i], &list);
+            found += list != NULL;
+            kmod_module_unref_list(list);
+        }
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
+        if (round) printf("%f %ld\n", ((b.tv_sec - a.tv_sec) * 1e6 + (b.tv_nsec - a.tv_nsec) / 1e3) / count, found);
+    }
+}
+"""
+
+WIDTH = {"v": 8, "d": 8, "sv": 8, "sd": 8, "bc": 2, "sc": 2, "i": 2}
+FILL = "0123456789ABCDEFabcdefgxyzsvdpc:,_. "
+
+
+def main() -> None:
+    """Run and print."""
+    options = argparse.ArgumentParser(description="Look-ups and index, beside libkmod and a bare Python.")
+    options.add_argument("--tree", type=Path, help="a folder with modules.alias and kmod's .bin files; else Debian's")
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--json", action="store_true", help="print the rows as JSON")
+    options.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.child:
+        child(given.child[0], Path(given.child[1]), given.tree)
+        return
+    rows = measure(given.tree or debian_tree(), given.rounds)
+    if given.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{'what':<58}{'kmodd':>9}{'peer':>9}  {'kmodd / peer':<22}unit")
+    for row in rows:
+        ratio = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})" if row["peer"] else ""
+        peer = f"{row['peer']:9.2f}" if row["peer"] else " " * 9
+        print(f"{row['what']:<58}{row['kmodd']:9.2f}{peer}  {ratio:<22}{row['unit']}")
+
+
+def debian_tree() -> Path:
+    """The folder of the full Debian kernel of the machine's own suite."""
+    from tests import trees
+
+    return trees.module_dir(trees.debian_tree("6.1-amd64"))
+
+
+def measure(tree: Path, rounds: int) -> list[dict[str, object]]:
+    """All rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        peer = work / "peer"
+        (work / "peer.c").write_text(PEER)
+        subprocess.run(["gcc", "-O2", "-o", peer, work / "peer.c", "-lkmod"], check=True)
+        seed = int(os.environ.get("KMODD_SEED") or random.SystemRandom().randrange(2**32))
+        print(f"seed: {seed}; tree: {tree.name}; python: {sys.version.split()[0]}", file=sys.stderr)
+        write_names(tree, work, random.Random(seed))
+        rows = []
+        for what, file in (("look-up, PCI names of true shape", "pci"), ("look-up, all patterns made concrete", "all")):
+            pairs = []
+            for _ in range(rounds):
+                ours = float(run_child("lookup", work / file, tree)[0])
+                theirs = float(
+                    subprocess.run([peer, tree, work / file], check=True, capture_output=True).stdout.split()[0]
+                )
+                pairs.append((ours, theirs))
+            rows.append(row(what, pairs, "µs"))
+        index, memory = [], []
+        for _ in range(rounds):
+            first, resident = map(float, run_child("index", work / "all", tree))
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", "pass"], check=True)
+            index.append((first, (time.perf_counter() - began) * 1e3))
+            memory.append((resident, 0.0))
+        rows.append(row("index, bytes of the file to the first answer", index, "ms; peer: python3 -c pass"))
+        rows.append(row("memory above the imports, every name looked up once", memory, "MB"))
+        return rows
+
+
+def row(what: str, pairs: list[tuple[float, float]], unit: str) -> dict[str, object]:
+    """Medians of both, and median, least and greatest ratio of the rounds."""
+    ratios = [ours / theirs for ours, theirs in pairs if theirs] or [0.0]
+    return {
+        "what": what,
+        "kmodd": statistics.median(ours for ours, _ in pairs),
+        "peer": statistics.median(theirs for _, theirs in pairs),
+        "ratio": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+        "unit": unit,
+    }
+
+
+def write_names(tree: Path, work: Path, rng: random.Random) -> None:
+    """The names to look up, in random order, one a line, in the files `pci` and `all`."""
+    patterns = [
+        line.split()[1] for line in (tree / "modules.alias").read_text().splitlines() if line.startswith("alias ")
+    ]
+    every = [concrete(pattern, rng) for pattern in patterns]
+    pci = [true_pci(pattern, rng) for pattern in patterns if pattern.startswith("pci:v")]
+    for file, names in (("all", every), ("pci", pci)):
+        rng.shuffle(names)
+        (work / file).write_text("".join(f"{name}\n" for name in names))
+
+
+def concrete(pattern: str, rng: random.Random) -> str:
+    """A name that the pattern matches; `*` is any text, hexadecimal or not, of 0 to 12 characters."""
+    name = re.sub(r"\[(!?)(.)[^]]*\]", lambda match: "~" if match[1] else match[2], pattern)
+    name = re.sub(r"\?", lambda _: rng.choice(FILL), name)
+    return re.sub(r"\*", lambda _: "".join(rng.choices(FILL, k=rng.choice((0, 0, 1, 2, 4, 8, 8, 12)))), name)
+
+
+def true_pci(pattern: str, rng: random.Random) -> str:
+    """As the kernel writes a PCI device that the pattern matches."""
+    fields = re.findall(r"(v|d|sv|sd|bc|sc|i)(\*|[0-9A-F]+)", pattern.removeprefix("pci:"))
+    return "pci:" + "".join(
+        field + (value if value != "*" else f"{rng.randrange(16 ** WIDTH[field]):0{WIDTH[field]}X}")
+        for field, value in fields
+    )
+
+
+def run_child(what: str, names: Path, tree: Path) -> list[str]:
+    """The words that this program prints when it measures in a process of its own."""
+    command = [sys.executable, __file__, "--tree", str(tree), "--child", what, str(names)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def child(what: str, file: Path, tree: Path) -> None:
+    """Measure one thing and print it."""
+    from kmodd.alias_trie import AliasTrie
+    from kmodd.names import underscores
+
+    names = file.read_text().splitlines()
+    names = [underscores(name) for name in names if "[" not in name and "]" not in name]
+    before = resident()
+    began = time.perf_counter()
+    index = AliasTrie.from_text(
+        (tree / "modules.alias").read_bytes().decode("utf-8", "surrogateescape"), "modules.alias"
+    )
+    index.matches("pci:v00008086d00001533sv00001028sd00000001bc02sc00i00")
+    first = (time.perf_counter() - began) * 1e3
+    matches = index.matches
+    for name in names:
+        matches(name)
+    if what == "index":
+        print(first, resident() - before)
+        return
+    start = time.process_time()
+    for name in names:
+        matches(name)
+    print((time.process_time() - start) * 1e6 / len(names))
+
+
+def resident() -> float:
+    """Megabytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Corners of fnmatch(3), one row each. What the C library says to millions of others is in tests/property."""
+
+import time
+
+import pytest
+
+from kmodd import glob
+
+ROWS = [
+    # pattern, text, matches
+    ("", "", True),
+    ("", "a", False),
+    ("*", "", True),
+    ("a*", "a/.b", True),
+    ("*", ".hidden/x", True),
+    ("?", "/", True),
+    ("?", "", False),
+    ("**?", "", False),
+    ("*?b", "ab", True),
+    ("[a-c]", "b", True),
+    ("[c-a]", "b", False),
+    ("[!a-c]", "b", False),
+    ("[^a-c]", "d", True),
+    ("[]a]", "]", True),
+    ("[!]a]", "]", False),
+    ("[a-]", "-", True),
+    ("[[:digit:]x]", "7", True),
+    ("[[:digit:]x]", "x", True),
+    ("[[:alpha:]]", "é", False),
+    ("[[:nonsense:]]", "n", False),
+    ("[[=a=]b]", "a", True),
+    ("[[.-.]]", "-", True),
+    ("[[.a.]-c]", "b", True),
+    ("[[.ab.]]", "a", False),
+    ("[\\]]", "]", True),
+    ("[\\a-\\c]", "b", True),
+    ("[a", "[a", True),
+    ("[a", "a", False),
+    ("x[", "x[", True),
+    ("*[", "ab[", True),
+    ("[[abc", "[[abc", True),
+    ("[a[:]x", "ax", True),
+    ("\\*", "*", True),
+    ("\\*", "x", False),
+    ("\\\\", "\\", True),
+    ("a\\", "a", False),
+    ("a\\", "a\\", False),
+    ("*\\", "\\", False),
+    ("[\\", "[\\", False),
+    ("é", "é", True),
+    ("?", "é", False),  # two bytes
+    ("??", "é", True),
+    ("?", "\udcff", True),  # one byte that was not UTF-8
+    ("[\udc80-\udcff]", "\udcc3", True),
+    ("?", "\x80", False),  # U+0080 is two bytes
+    ("*x", "a\nx", True),
+    ("a.c", "abc", False),
+    ("[[:-[::]", ";", True),
+    ("[[:-[::]", "[", False),
+    ("[[:-[::]", "[;", True),
+    ("pci:v*d*sv*", "pci:vdsv", True),
+    ("*ab*ab", "xab", False),
+    ("*ab*ab", "xabab", True),
+    ("*aab", "aaab", True),
+    ("*aab*", "aaaab", True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "text", "expected"), ROWS)
+def test_row(pattern: str, text: str, expected: bool) -> None:
+    assert glob.matches(pattern, text) is expected
+    assert bool(glob.uncompiled(glob.bytewise(pattern))(glob.bytewise(text), 0)) is expected
+
+
+@pytest.mark.parametrize(("pattern", "text", "expected"), ROWS)
+def test_walking_step_by_step_says_the_same(pattern: str, text: str, expected: bool) -> None:
+    assert glob._walk(glob.bytewise(pattern), glob.bytewise(text), 0) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"), [("a*c", "xxabc"), ("[ab]c", "xxac"), ("abc", "xxabc"), ("[[:-[::]", "xx;")]
+)
+def test_a_test_may_begin_inside_the_text(pattern: str, text: str) -> None:
+    assert glob.compiled(pattern)(text, 2)
+    assert glob.uncompiled(pattern)(text, 2)
+    assert not glob.compiled(pattern)(text, 1)
+    assert not glob.uncompiled(pattern)(text, 1)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*a*a*a*a*a*b", "*[ab]*?a*[!c]a*aa*b", "a*aaaa*aaaaa*aaaaaa*b", "*\\a*\\a*b", "*a" * 50 + "b"]
+)
+def test_no_pattern_takes_more_than_a_moment(pattern: str) -> None:
+    began = time.perf_counter()
+    assert not glob.matches(pattern, "a" * 20_000)
+    assert time.perf_counter() - began < 2
+
+
+def test_half_a_surrogate_pair_is_no_error() -> None:
+    assert glob.matches("*", "\ud800")
+    assert not glob.matches("a", "\ud800\udcff")
+
+
+def test_literal() -> None:
+    assert glob.is_literal("pci:v-_.")
+    for special in "*?[\\":
+        assert not glob.is_literal(f"a{special}b")
+    assert glob.literal_start("ab?c*") == "ab"
+    assert glob.literal_start("ab\\*") == "ab"
+    assert glob.literal_start("abc") == "abc"
+    assert glob.literal_pieces("*sd?bc*x[yz]w") == {"sd", "bc", "x"}
+
+
+def test_the_cache_is_bounded() -> None:
+    assert glob.compiled.cache_info().maxsize == 4096

@@ -1,0 +1,281 @@
+"""Where things are, when they changed, and what a snapshot of them is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kmodd.catalog import lookup
+from kmodd.errors import NoTree
+from kmodd.host import tree as host_tree
+from kmodd.host.tree import Tree, TreeSnapshot
+from kmodd.modprobe_d import Beyond
+from kmodd.plan import Plan
+from kmodd.request import Request
+from kmodd.resolve import manner_of, resolve
+from tests import rootfs
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    place = rootfs.build("names", tmp_path / "root")
+    (place / "etc" / "modprobe.d").mkdir(parents=True)
+    (place / "proc").mkdir()
+    return place
+
+
+def index(root: Path, name: str) -> Path:
+    return root / "lib" / "modules" / rootfs.RELEASE / name
+
+
+def plan(tree: Tree, snapshot: TreeSnapshot, name: str) -> Plan:
+    return resolve(Request(name, "operator"), snapshot, tree.loaded(), manner_of("operator"), tree.present)
+
+
+# ── where ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_only_release_below_a_root_is_taken_and_known_as_a_guess(root: Path) -> None:
+    tree = Tree(str(root) + "/")
+    assert (tree.release, tree.guessed, tree.root) == (rootfs.RELEASE, True, str(root))
+    assert tree.directory == f"/lib/modules/{rootfs.RELEASE}"
+    assert not Tree(str(root), rootfs.RELEASE).guessed
+
+
+def test_several_releases_are_no_guess(root: Path) -> None:
+    (root / "lib" / "modules" / "6.2").mkdir()
+    tree = Tree(str(root))
+    assert (tree.release, tree.guessed) == (os.uname().release, False)
+
+
+def test_no_tree_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(NoTree, match=rf"^no module tree for kernel 9\.9: {tmp_path}/lib/modules/9\.9 does not exist$"):
+        Tree(str(tmp_path), "9.9").snapshot()
+    running = os.uname().release
+    tree = Tree()
+    if not os.path.isdir(tree.directory):
+        with pytest.raises(NoTree, match=f"^no module tree for the running kernel {running}: /lib/modules/"):
+            tree.snapshot()
+
+
+def test_a_tree_without_an_index_says_so(tmp_path: Path) -> None:
+    (tmp_path / "lib" / "modules" / "1").mkdir(parents=True)
+    with pytest.raises(NoTree, match=r"no module index for kernel 1: no .*/lib/modules/1/modules\.dep; run depmod"):
+        Tree(str(tmp_path)).snapshot()
+
+
+def test_usr_lib_modules_serves_where_lib_has_none(root: Path) -> None:
+    (root / "usr").mkdir()
+    (root / "lib").rename(root / "usr" / "lib")
+    tree = Tree(str(root))
+    assert tree.directory == f"/usr/lib/modules/{rootfs.RELEASE}"
+    assert plan(tree, tree.snapshot(), "loop").steps[0].module == "loop"
+
+
+def test_printed_paths_have_no_root_and_a_module_dir_is_printed(root: Path, tmp_path: Path) -> None:
+    tree = Tree(str(root))
+    (step,) = plan(tree, tree.snapshot(), "loop").steps
+    assert step.path == f"/lib/modules/{rootfs.RELEASE}/kernel/drivers/block/loop.ko"  # type: ignore[union-attr]
+    assert os.path.exists(tree.real(step.path))  # type: ignore[union-attr]
+    other = Tree(module_dir=str(root), release=rootfs.RELEASE)
+    (step,) = plan(other, other.snapshot(), "loop").steps
+    assert step.path == f"{root}/lib/modules/{rootfs.RELEASE}/kernel/drivers/block/loop.ko"  # type: ignore[union-attr]
+
+
+def test_present_is_about_the_root(root: Path) -> None:
+    tree = Tree(str(root))
+    assert tree.present(f"{tree.directory}/modules.dep")
+    assert not tree.present("/etc/passwd")
+    assert not tree.present("/a\0b")
+
+
+def test_loaded_is_nothing_without_proc(root: Path) -> None:
+    tree = Tree(str(root))
+    assert not tree.loaded().modules
+    (root / "proc" / "modules").write_text("loop 1 0 - Live 0x0\n")
+    assert tree.loaded().state("loop") == "live"
+
+
+def test_modules_may_be_links(root: Path) -> None:
+    loop = index(root, "kernel/drivers/block/loop.ko")
+    loop.rename(root / "loop.ko")
+    loop.symlink_to(root / "loop.ko")
+    tree = Tree(str(root))
+    assert tree.present(f"{tree.directory}/kernel/drivers/block/loop.ko")
+
+
+# ── configuration ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_merged_usr_is_read_once_and_goes_by_its_short_name(root: Path) -> None:
+    (root / "usr").mkdir()
+    (root / "lib").rename(root / "usr" / "lib")
+    (root / "lib").symlink_to("usr/lib")
+    (root / "usr" / "lib" / "modprobe.d").mkdir()
+    (root / "usr" / "lib" / "modprobe.d" / "a.conf").write_text("blacklist loop\n")
+    (line,) = Tree(str(root)).config().blacklist
+    assert str(line.at) == "/lib/modprobe.d/a.conf:1"
+
+
+def test_two_libs_are_two_directories(root: Path) -> None:
+    for place in ("usr/lib", "lib"):
+        (root / place / "modprobe.d").mkdir(parents=True)
+        (root / place / "modprobe.d" / "a.conf").write_text(f"options loop from={place}\n")
+    assert [line.text for line in Tree(str(root)).config().options] == ["from=usr/lib"]
+
+
+def test_the_command_line_of_the_root_counts_and_beyond_is_carried(root: Path) -> None:
+    (root / "proc" / "cmdline").write_text("modprobe.blacklist=a-b\n")
+    assert [line.module for line in Tree(str(root)).config().blacklist] == ["a-b"]
+    config = Tree(str(root), beyond=Beyond(cmdline_blacklist_dashes=True)).config()
+    assert [line.module for line in config.blacklist] == ["a_b"]
+    assert config.beyond.cmdline_blacklist_dashes
+
+
+# ── extensions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_extension_is_laid_over_the_tree(root: Path) -> None:
+    place = index(root, "index.d/10-ext")
+    place.mkdir(parents=True)
+    (place / "modules.dep").write_text("updates/loop.ko: kernel/drivers/net/tun.ko\n")
+    (place / "modules.alias").write_text("alias new-thing loop\n")
+    tree = Tree(str(root))
+    snapshot = tree.snapshot()
+    steps = plan(tree, snapshot, "new-thing").steps
+    assert [step.module for step in steps] == ["tun", "loop"]
+    assert str(steps[-1].because.at) == "index.d/10-ext/modules.alias:1"
+    (place / "modules.alias").write_text("alias other-thing loop\n")
+    assert not tree.is_current(snapshot)
+
+
+# ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def touched(root: Path) -> list[tuple[str, Path]]:
+    return [
+        ("edited", root / "etc/modprobe.d/a.conf"),
+        ("index", index(root, "modules.alias")),
+        ("bin", index(root, "modules.dep.bin")),
+        ("softdep", index(root, "modules.softdep")),
+        ("builtin", index(root, "modules.builtin.modinfo")),
+    ]
+
+
+def test_a_snapshot_is_current_until_a_file_of_it_changes(root: Path) -> None:
+    (root / "etc/modprobe.d/a.conf").write_text("blacklist loop\n")
+    tree = Tree(str(root))
+    for what, path in touched(root):
+        snapshot = tree.snapshot()
+        assert tree.is_current(snapshot)
+        with path.open("a") as file:
+            file.write("#\n")
+        assert not tree.is_current(snapshot), what
+        assert tree.is_current(tree.snapshot())
+
+
+def test_an_edit_in_place_of_equal_size_is_noticed(root: Path) -> None:
+    conf = root / "etc/modprobe.d/a.conf"
+    conf.write_text("blacklist loop\n")
+    os.utime(conf, ns=(10**18, 10**18))
+    tree = Tree(str(root))
+    snapshot = tree.snapshot()
+    conf.write_text("blacklist dumm\n")
+    assert not tree.is_current(snapshot)
+
+
+def test_new_and_removed_files_and_directories_are_noticed(root: Path) -> None:
+    tree = Tree(str(root))
+    snapshot = tree.snapshot()
+    (root / "run" / "modprobe.d").mkdir(parents=True)
+    assert not tree.is_current(snapshot)
+    snapshot = tree.snapshot()
+    (root / "run" / "modprobe.d" / "x.conf").write_text("")
+    assert not tree.is_current(snapshot)
+    snapshot = tree.snapshot()
+    index(root, "modules.weakdep").write_text("# x\n")
+    assert not tree.is_current(snapshot)
+    snapshot = tree.snapshot()
+    index(root, "modules.symbols").unlink()
+    assert not tree.is_current(snapshot)
+
+
+def test_an_index_replaced_by_another_of_equal_size_and_time_is_noticed(root: Path) -> None:
+    tree = Tree(str(root))
+    snapshot = tree.snapshot()
+    alias = index(root, "modules.alias")
+    before = alias.stat()
+    new = alias.with_name("tmpfile")
+    new.write_bytes(alias.read_bytes())
+    os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
+    new.rename(alias)
+    assert not tree.is_current(snapshot)
+
+
+def test_an_index_replaced_midway_gives_no_mixture(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """depmod runs just after modules.dep was read: alias and dep must come from one run."""
+    dep, alias = index(root, "modules.dep"), index(root, "modules.alias")
+    real = host_tree.read_file
+    ran = []
+
+    def read(path: str) -> bytes | None:
+        data = real(path)
+        if path == str(dep) and not ran:
+            ran.append(path)
+            dep.write_text("kernel/new.ko:\n")
+            alias.write_text("alias new:* new\n")
+        return data
+
+    monkeypatch.setattr(host_tree, "read_file", read)
+    snapshot = Tree(str(root)).snapshot()
+    assert ran
+    assert snapshot.catalog.names() == ("new",)
+    assert [hit.module for hit in lookup("new:x", snapshot)] == ["new"]
+
+
+def test_an_index_that_never_rests_ends_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = iter(range(10**6))
+    real = host_tree.read_file
+
+    def read(path: str) -> bytes | None:
+        if path.endswith("modules.dep"):
+            with open(path, "a") as file:
+                file.write(f"kernel/x{next(count)}.ko:\n")
+        return real(path)
+
+    monkeypatch.setattr(host_tree, "read_file", read)
+    tree = Tree(str(root))
+    assert not tree.is_current(tree.snapshot()), "so it is read again next time"
+
+
+def test_a_text_much_older_than_its_bin_is_not_believed(root: Path) -> None:
+    alias = index(root, "modules.alias")
+    alias.write_text("alias old:* loop\n")
+    stamp = index(root, "modules.alias.bin").stat().st_mtime_ns
+    os.utime(alias, ns=(stamp, stamp - 3600 * 10**9))
+    snapshot = Tree(str(root)).snapshot()
+    assert lookup("old:x", snapshot) == ()
+    assert [str(hit.at) for hit in lookup("fs-ext4", snapshot)] == ["modules.alias.bin:0"]
+
+
+def test_a_quick_snapshot_reads_no_index_before_it_is_asked(root: Path) -> None:
+    tree = Tree(str(root))
+    index(root, "modules.dep").unlink()
+    snapshot = tree.quick_snapshot()
+    index(root, "modules.alias").write_text("alias late:* loop\n")
+    assert [hit.module for hit in lookup("late:x", snapshot)] == ["loop"]
+
+
+def test_is_current_costs_little(root: Path) -> None:
+    """A no-match is said only after this check: it must not read files."""
+    tree = Tree(str(root))
+    snapshot = tree.snapshot()
+
+    def fail(path: str) -> bytes | None:
+        raise AssertionError(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_tree, "read_file", fail)
+        assert tree.is_current(snapshot)
