@@ -21,6 +21,11 @@ class Answers:
     def __init__(self) -> None:
         self._known: dict[str, bool] = {}
         self._said: set[str] = set()
+        self._refused: dict[str, int] = {}
+
+    def refusal(self, module: str) -> int:
+        """The errno with which `module` refused for good, whatever alias named it; 0: it did not."""
+        return self._refused.get(module, 0)
 
     def knows(self, alias: str) -> bool:
         """An equal request would come out as before."""
@@ -34,12 +39,15 @@ class Answers:
         """Remember what came of `alias`, where it is final."""
         matched = True
         for outcome in outcomes:
+            if outcome.result == "failed" and outcome.errno in _FINAL:
+                self._refused[outcome.module] = outcome.errno
+        for outcome in outcomes:
             if outcome.result == "nomatch":
                 matched = False
             elif not (
                 outcome.ok
                 or outcome.result in ("blacklisted", "denied")
-                or (outcome.result == "failed" and outcome.errno in _FINAL)
+                or outcome.module in self._refused
             ):
                 return
         self._known[alias] = matched
@@ -52,10 +60,12 @@ class Answers:
         return True
 
     def forget_modules(self) -> None:
-        """A module was removed, or events were lost: what was live may not be."""
+        """A module was removed, or events were lost: what was live may not be, what refused may do now."""
         self._known.clear()
+        self._refused.clear()
 
     def forget_index(self) -> None:
         """Index or configuration changed: anything may match now."""
         self._known.clear()
         self._said.clear()
+        self._refused.clear()

@@ -24,11 +24,11 @@ class Job:
     _failed: str = ""
     """The required module of the present goal that failed; the rest of the goal is not attempted."""
 
-    def next_step(self, is_live: Callable[[str], bool]) -> Step | None:
+    def next_step(self, known: Callable[[Step], Outcome | None]) -> Step | None:
         """The step to do now; None: the plan is through. What needs no doing becomes an outcome on the way.
 
-        `is_live` says whether a module is in the kernel by now: an earlier step may have brought it along, and the
-        kernel is not asked a second time (kmod checks before each entry too, libkmod-module.c).
+        `known` gives the outcome of a step without trying it: an earlier step may have brought the module along, and
+        the kernel is not asked a second time (kmod checks before each entry too, libkmod-module.c).
         """
         if not self.plan.goals and not self.outcomes:
             self.outcomes += [of_skip(self.plan.request, skip) for skip in self.plan.skips]
@@ -46,8 +46,8 @@ class Job:
                     self._failed = entry.module
             elif self._failed:
                 self._add(not_attempted(self.plan.request, entry, f"{self._failed} failed before it"))
-            elif is_live(entry.module):
-                self._add(Outcome(self.plan.request, entry.module, "live", entry.because))
+            elif outcome := known(entry):
+                self.finish(outcome)
             else:
                 return entry
         return None
@@ -61,7 +61,7 @@ class Job:
 
     def abandon(self, why: str) -> None:
         """Nothing more of this plan can be tried; each step that is left is an outcome that says so."""
-        while step := self.next_step(lambda _: False):
+        while step := self.next_step(lambda _: None):
             self._add(not_attempted(self.plan.request, step, why))
 
     def untold(self) -> list[Outcome]:

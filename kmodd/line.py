@@ -241,7 +241,8 @@ class Line:
         """Go on with a job. True: it is through. False: its next step is with a loader."""
         if self._loaders is None:
             job.abandon(telling.DRY_RUN)
-        while step := job.next_step(self._is_live):
+        request = job.plan.request
+        while step := job.next_step(lambda step: self._known(request, step)):
             lane, why = self._hand_over(self._call(step))
             if lane is not None:
                 self.work = Work(lane, job, step, time.monotonic_ns())
@@ -299,9 +300,16 @@ class Line:
             return Outcome(request, step.module, "missing", step.because, path, code, usec, at)
         return Outcome(request, step.module, "failed", step.because, path, code, usec, at, detail=heard.detail)
 
-    def _is_live(self, name: str) -> bool:
+    def _known(self, request: Request, step: Step) -> Outcome | None:
+        """What comes of a step that need not be tried."""
         self._loaded = self._loaded or self._tree.loaded()
-        return self._loaded.state(name) == "live"
+        if self._loaded.state(step.module) == "live":
+            return Outcome(request, step.module, "live", step.because)
+        refusal = self._answers.refusal(step.module)
+        if refusal and request.synthetic:
+            detail = f"it has refused with {errno.errorcode[refusal]}"
+            return Outcome(request, step.module, "not_attempted", step.because, errno=refusal, detail=detail)
+        return None
 
     # -- telling -----------------------------------------------------------------------------------------------
 

@@ -108,6 +108,8 @@ def record(outcome: Outcome) -> Record:
     number, priority = _KINDS[outcome.result]
     if outcome.result == "failed":
         priority = _KERNEL_SAYS.get(outcome.errno, (priority, ""))[0]
+    if outcome.result == "not_attempted" and outcome.errno:
+        priority = DEBUG  # it was told when it refused
     if outcome.result == "nomatch" and outcome.request.origin in ("boot", "operator"):
         priority = WARNING  # somebody wrote that name down
     request = outcome.request

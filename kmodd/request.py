@@ -43,15 +43,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class LoadRule:
-    """One of udevd's load rules that does not go by MODALIAS (systemd rules.d/80-drivers.rules)."""
+    """One of udevd's load rules that does not go by `kmod load` with the MODALIAS alone (systemd 80-drivers.rules)."""
 
     subsystem: str
     """Empty: any."""
     sysname: str
     """An fnmatch pattern of the kernel's name; empty: any."""
     key: str
-    """A property that must be there with `value`; empty: none needed."""
+    """A property that must match `value`; empty: none needed."""
     value: str
+    """An fnmatch pattern."""
     modules: tuple[str, ...]
 
 
@@ -62,6 +63,8 @@ LOAD_RULES = (
     LoadRule("module", "parport_pc", "", "", ("ppdev",)),
     # MTD_FTL is not the kernel's: udev's mtd_probe finds it out, so it is there only in an event that carries it on.
     LoadRule("mtd", "mtd*ro", "MTD_FTL", "smartmedia", ("sm_ftl",)),
+    # Debian's 80-debian-compat.rules, for old tape drivers (Debian bug 657948): every SCSI device, none else has it.
+    LoadRule("scsi", "", "MODALIAS", "scsi:t-*", ("sg",)),
 )
 
 
@@ -78,7 +81,7 @@ def wanted(event: Uevent, origin: Origin) -> tuple[Request, ...]:
         if (
             (not rule.subsystem or rule.subsystem == event.subsystem)
             and (not rule.sysname or glob.matches(rule.sysname, event.sysname))
-            and (not rule.key or event.get(rule.key) == rule.value)
+            and (not rule.key or glob.matches(rule.value, event.get(rule.key)))
         ):
             texts.extend(rule.modules)
     return tuple(Request(text, origin, (event.devpath,), 1, synthetic=event.synthetic) for text in texts)

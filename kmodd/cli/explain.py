@@ -83,9 +83,11 @@ def _explain(requests: list[str], tree: Tree, as_json: bool) -> int:
             resolve(Request(name, question.origin), snapshot, loaded, manner, tree.present) for name in question.names
         )
         plan = _joined(question, plans)
-        print(json_line(question, plan) if as_json else text_of(plan))
+        answer = json_line(question, plan) if as_json else text_of(plan)
+        sys.stdout.buffer.write(os.fsencode(answer + "\n"))
         if all(isinstance(entry, Skip) and entry.reason == "missing" for goal in plan.goals for entry in goal.entries):
             status = 1
+    sys.stdout.flush()
     for problem in snapshot.problems:
         _complain(str(problem))
     return status

@@ -135,7 +135,9 @@ def replay(root: str) -> Iterator[Uevent]:
         except OSError:
             continue  # most have none, and a device may go away meanwhile
         if any(aliases):
-            yield Uevent("add", devpath, subsystem, tuple(a for a in aliases if a), 0, synthetic=True)
+            found = tuple(alias for alias in aliases if alias)
+            properties = tuple(("MODALIAS", alias) for alias in found)
+            yield Uevent("add", devpath, subsystem, found, 0, synthetic=True, properties=properties)
 
 
 def speak(root: str) -> list[OSError]:

@@ -394,6 +394,43 @@ def test_unmask_without_a_mask_does_nothing(rule: Rule) -> None:
     assert rule.called() == []
 
 
+COMPAT = """# needed for old tape drivers
+SUBSYSTEM=="scsi", ENV{DEVTYPE}=="scsi_device", TEST!="[module/sg]", RUN{builtin}+="kmod load sg"
+
+KERNEL=="nvram", GROUP="kmem", MODE="0640"
+"""
+
+
+def compat(rule: Rule) -> Path:
+    """Debian's file with a load line among others; the answer is where a copy of it would stand."""
+    file = rule.root / "usr/lib/udev/rules.d/80-debian-compat.rules"
+    file.parent.mkdir(parents=True)
+    file.write_text(COMPAT)
+    return rule.root / "run/udev/rules.d/80-debian-compat.rules"
+
+
+def test_a_load_line_among_others_is_hidden_and_the_others_stay(rule: Rule) -> None:
+    copy = compat(rule)
+    rule("mask")
+    assert 'KERNEL=="nvram", GROUP="kmem", MODE="0640"' in copy.read_text()
+    assert "kmod load" not in copy.read_text()
+    rule("mask")
+    rule("unmask")
+    assert not copy.exists()
+
+
+@pytest.mark.parametrize("folder", ["etc", "run"])
+def test_an_administrators_copy_stays(rule: Rule, folder: str) -> None:
+    copy = compat(rule)
+    own = rule.root / folder / "udev/rules.d/80-debian-compat.rules"
+    own.parent.mkdir(parents=True)
+    own.write_text("own\n")
+    rule("mask")
+    rule("unmask")
+    assert own.read_text() == "own\n"
+    assert copy.exists() is (folder == "run")
+
+
 def test_restore_replays_the_devices(rule: Rule) -> None:
     rule("mask")
     rule.called()

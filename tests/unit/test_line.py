@@ -177,6 +177,17 @@ def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(world: Wor
     assert loads(world) == ["c.ko", "c.ko"]
 
 
+def test_a_module_that_refused_is_not_tried_for_another_alias_of_the_replay(world: World) -> None:
+    """Three aliases of one processor name acpi_cpufreq: one try, and the others say why not."""
+    world.index(deps=["c.ko:"], aliases=["alias cpu:x* c", "alias acpi:y* c"])
+    world.kernel.refuse["c.ko"] = errno.ENODEV
+    world.plug("cpu:x1", synthetic=True)
+    world.plug("acpi:y1", synthetic=True)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert "it has refused with ENODEV" in world.journal.records[-1].message
+
+
 def test_a_removed_module_is_loaded_again_on_trigger(world: World) -> None:
     world.plug("pci:v2")
     world.settle()
@@ -275,7 +286,7 @@ def test_no_tree_is_said_once_and_heals(tmp_path: Path) -> None:
 def test_an_operator_gets_the_parameters_through(world: World) -> None:
     world.line.order(Request("c", "operator", params=("x=1",)))
     world.settle()
-    assert world.kernel.calls == [("c.ko", "x=1 ", 0)]  # with the blank that kmod puts before an operator's own
+    assert world.kernel.calls == [("c.ko", "x=1", 0)]
 
 
 def test_a_dry_run_hands_nothing_to_anybody(tmp_path: Path) -> None:

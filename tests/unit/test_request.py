@@ -22,7 +22,7 @@ def test_only_add_loads() -> None:
 
 
 def test_udevds_rules_that_go_by_other_things_than_modalias() -> None:
-    """The other five load lines of 80-drivers.rules."""
+    """The other load lines of 80-drivers.rules, and Debian's own of 80-debian-compat.rules."""
     assert texts("add@/d/tifm_sd0:0 SUBSYSTEM=tifm TIFM_CARD_TYPE=SD") == ("tifm_sd",)
     assert texts("add@/d/tifm_sd0:0 SUBSYSTEM=tifm TIFM_CARD_TYPE=MS") == ("tifm_ms",)
     assert texts("add@/d/tifm_sd0:0 SUBSYSTEM=tifm TIFM_CARD_TYPE=XD") == ()
@@ -31,6 +31,8 @@ def test_udevds_rules_that_go_by_other_things_than_modalias() -> None:
     assert texts("add@/module/parport SUBSYSTEM=module") == ()
     assert texts("add@/d/mtd3ro SUBSYSTEM=mtd MTD_FTL=smartmedia") == ("sm_ftl",)
     assert texts("add@/d/mtd3 SUBSYSTEM=mtd MTD_FTL=smartmedia") == ()
+    assert texts("add@/d/0:0:0:0 SUBSYSTEM=scsi DEVTYPE=scsi_device MODALIAS=scsi:t-0x00") == ("scsi:t-0x00", "sg")
+    assert texts("add@/d/host0 SUBSYSTEM=scsi DEVTYPE=scsi_host") == ()
 
 
 def device(alias: str, name: str, *, synthetic: bool = False) -> Request:

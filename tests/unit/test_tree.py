@@ -218,7 +218,7 @@ def test_an_index_replaced_midway_gives_no_mixture(root: Path, monkeypatch: pyte
     """depmod runs just after modules.dep was read: alias and dep must come from one run."""
     dep, alias = index(root, "modules.dep"), index(root, "modules.alias")
     real = host_tree.read_file
-    ran = []
+    ran: list[str] = []
 
     def read(path: str) -> bytes | None:
         data = real(path)

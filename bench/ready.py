@@ -1,0 +1,125 @@
+"""From exec to READY=1, and the memory of the daemon then, beside a bare `python3 -c pass` of the same run.
+
+    python3 bench/ready.py [--tree DIR] [--rounds N] [--json]
+
+The daemon is started as the installed launcher starts it, dry, on this machine's real devices and a full Debian tree.
+Rounds alternate; wall time, median and spread. Needs what kmodd needs at run time (README, Install).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PYTHON = "/usr/bin/python3"
+LAUNCHER = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.path.append("/usr/lib/python3/dist-packages")
+from kmodd.cli.__main__ import main
+sys.exit(main(["kmodd", *sys.argv[1:]]))
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tree", type=Path)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.tree is None:
+        from tests.trees import debian_tree
+
+        options.tree = debian_tree("6.1-amd64")
+    rows = measure(options.tree, options.rounds)
+    for row in rows:
+        print(json.dumps(row) if options.json else _line(row))
+
+
+def measure(tree: Path, rounds: int) -> list[dict[str, object]]:
+    """One row for the time, one for the memory."""
+    pairs = []
+    memory = []
+    with tempfile.TemporaryDirectory() as folder:
+        start_daemon(tree, Path(folder))  # writes byte code, fills caches
+        for _ in range(rounds):
+            seconds, kib = start_daemon(tree, Path(folder))
+            pairs.append((seconds, bare()))
+            memory.append(kib)
+    ratios = [ours / theirs for ours, theirs in pairs]
+    return [
+        {
+            "what": "exec to READY=1", "kmodd": f"{statistics.median(p[0] for p in pairs) * 1e3:.1f} ms",
+            "peer": f"{statistics.median(p[1] for p in pairs) * 1e3:.1f} ms, python3 -c pass",
+            "ratio": round(statistics.median(ratios), 2), "spread": [round(min(ratios), 2), round(max(ratios), 2)],
+        },
+        {
+            "what": "resident memory at READY", "kmodd": f"{statistics.median(memory) / 1024:.1f} MiB",
+            "peer": f"{bare_memory() / 1024:.1f} MiB, python3 -c pass",
+            "ratio": round(statistics.median(memory) / bare_memory(), 2), "spread": [],
+        },
+    ]  # fmt: skip
+
+
+def start_daemon(tree: Path, folder: Path) -> tuple[float, int]:
+    """(seconds from exec to READY=1, KiB resident then) of one start."""
+    path = folder / "notify"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(60)
+        begin = time.perf_counter()
+        daemon = subprocess.Popen(
+            [PYTHON, "-ISXutf8", "-c", LAUNCHER, "run", "--here", str(tree), "--socket", str(folder / "io.kmodd")],
+            env={**os.environ, "NOTIFY_SOCKET": str(path)}, stdout=subprocess.DEVNULL, cwd="/",
+        )  # fmt: skip
+        try:
+            while b"READY=1" not in manager.recv(4096):
+                pass
+            seconds = time.perf_counter() - begin
+            return seconds, _resident(daemon.pid)
+        finally:
+            daemon.terminate()
+            daemon.wait()
+
+
+def bare() -> float:
+    """Seconds of one `python3 -c pass`."""
+    begin = time.perf_counter()
+    subprocess.run([PYTHON, "-c", "pass"], check=True)
+    return time.perf_counter() - begin
+
+
+def bare_memory() -> int:
+    """KiB resident of a bare Python."""
+    text = "print(open('/proc/self/status').read())"
+    status = subprocess.run([PYTHON, "-c", text], capture_output=True, text=True, check=True).stdout
+    return _rss(status)
+
+
+def _resident(pid: int) -> int:
+    return _rss(Path(f"/proc/{pid}/status").read_text())
+
+
+def _rss(status: str) -> int:
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+def _line(row: dict[str, object]) -> str:
+    return f"{row['what']:32} {row['kmodd']:>12}   {row['peer']:32} ratio {row['ratio']}  {row['spread']}"
+
+
+if __name__ == "__main__":
+    main()

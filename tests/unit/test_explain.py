@@ -1,0 +1,324 @@
+"""`kmodd explain`, `kmodd lookup` and the options of both."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from kmodd.cli import explain, lookup
+from kmodd.cli.options import BadOption, Options
+from tests import rootfs
+
+SCHEMA = json.loads((rootfs.ROOTFS.parent.parent / "docs" / "explain.schema.json").read_text())
+E1000E = "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    place = rootfs.build("names", tmp_path / "root")
+    (place / "etc" / "modprobe.d").mkdir(parents=True)
+    (place / "etc" / "modprobe.d" / "a.conf").write_text(
+        "blacklist e1000e\ninstall tun /bin/tun $CMDLINE_OPTS\noptions tun a=1\nalias ghost nosuch\n"
+    )
+    return place
+
+
+def base(root: Path) -> list[str]:
+    return ["--root", str(root), "--kernel", rootfs.RELEASE]
+
+
+def answers(root: Path, *requests: str) -> list[dict[str, Any]]:
+    """What --json says, each line held against the schema."""
+    out = io.TextIOWrapper(io.BytesIO())
+    kept, sys.stdout = sys.stdout, out
+    try:
+        explain.main(["--json", *base(root), *requests])
+    finally:
+        sys.stdout = kept
+    lines = [json.loads(line) for line in out.buffer.getvalue().splitlines()]
+    for line in lines:
+        jsonschema.validate(line, SCHEMA)
+    return lines
+
+
+# ── explain ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_text_names_steps_then_skips(root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert explain.main([*base(root), "fs-ext4", E1000E]) == 0
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    directory = f"/lib/modules/{rootfs.RELEASE}"
+    assert lines[0] == "fs-ext4 → 6 steps, 0 skips"
+    assert lines[1].startswith("load crc32c_intel")
+    assert lines[1].endswith(f"   because softdep of jbd2 in {directory}/modules.softdep:3")
+    assert lines[4] == f"load mbcache {directory}/kernel/fs/mbcache.ko   because dependency of ext4"
+    assert lines[6].startswith(
+        f"load ext4 {directory}/kernel/fs/ext4/ext4.ko   because alias matched fs-ext4 of modules.alias:"
+    )
+    assert lines[7] == f"{E1000E} → 0 steps, 1 skip"
+    assert lines[8].startswith(
+        "skip e1000e   because blacklisted at /etc/modprobe.d/a.conf:1; alias matched pci:v00008086d"
+    )
+
+
+def test_text_of_install_options_and_no_match(root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert explain.main([*base(root), "tun", "nosuch"]) == 1
+    assert capfdbinary.readouterr().out.decode().splitlines() == [
+        "tun → 1 step, 0 skips",
+        "load tun install /bin/tun $CMDLINE_OPTS a=1   because asked for",
+        "nosuch → 0 steps, 1 skip",
+        "skip nosuch   because no match",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "status"),
+    [
+        ("ext4", "module", 0), ("serio", "module", 0), ("fs-ext4", "alias", 0), (E1000E, "modalias", 0),
+        ("symbol:nosuch", "modalias", 1), ("nosuch", "alias", 1), ("ghost", "alias", 1), ("a[b", "alias", 1),
+        ("aes-generic", "module", 0), ("/none/loop.ko", "file", 1), ("", "alias", 1),
+    ],
+)  # fmt: skip
+def test_kinds_and_status(root: Path, request_: str, kind: str, status: int) -> None:
+    (answer,) = answers(root, request_)
+    assert (answer["request"], answer["kind"]) == (request_, kind)
+    assert explain.main([*base(root), request_]) == status
+
+
+def test_json_of_every_kind_of_entry(root: Path) -> None:
+    (root / "proc").mkdir()
+    (root / "proc" / "modules").write_text("jbd2 1 0 - Live 0x0\n")
+    alias, tun, device, builtin, ghost = answers(root, "fs-ext4", "tun", E1000E, "sha256", "ghost")
+    line = (rootfs.ROOTFS / "_tree" / "modules.alias").read_text().splitlines().index("alias fs-ext4 ext4") + 1
+    assert alias["steps"][-1] == {
+        "action": "insmod",
+        "module": "ext4",
+        "path": f"/lib/modules/{rootfs.RELEASE}/kernel/fs/ext4/ext4.ko",
+        "options": "",
+        "because": {"kind": "alias", "of": "fs-ext4", "pattern": "fs-ext4", "file": "modules.alias", "line": line},
+    }
+    assert alias["steps"][0]["because"]["kind"] == "softdep_pre"
+    assert alias["skips"] == [{"module": "jbd2", "reason": "live", "file": None, "line": None, "rule": None}]
+    assert tun["steps"][0]["action"] == "install"
+    assert tun["steps"][0]["path"] == "/bin/tun $CMDLINE_OPTS"
+    assert tun["steps"][0]["options"] == "a=1"
+    assert device["skips"][0] | {"rule": None} == {
+        "module": "e1000e", "reason": "blacklisted", "file": "/etc/modprobe.d/a.conf", "line": 1, "rule": None,
+    }  # fmt: skip
+    assert builtin["skips"][0]["reason"] == "builtin"
+    assert ghost["skips"][0]["reason"] == "missing"
+
+
+def test_bytes_that_are_no_text_survive(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kmodd.cli", "explain", *base(root), b"x\xff:\xe4"],
+        capture_output=True, cwd=rootfs.ROOTFS.parent.parent, env=os.environ | {"LC_ALL": "C"},
+    )  # fmt: skip
+    assert done.stdout.startswith(b"x\xff:\xe4 \xe2\x86\x92 0 steps, 1 skip\n")
+    (answer,) = answers(root, "x\udcff")
+    assert answer["request"] == "x\udcff"
+
+
+# ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def device(root: Path, path: str, **files: str) -> Path:
+    place = root / "sys" / path
+    place.mkdir(parents=True)
+    for name, text in files.items():
+        (place / name).write_text(text)
+    return place
+
+
+def test_sys_path_all_lines_of_modalias_count(root: Path) -> None:
+    device(root, "devices/a", modalias="acpi:NOSUCH:\ncrypto-sha256\nfs-ext4\n", uevent="MODALIAS=fs-vfat\n")
+    (answer,) = answers(root, "/sys/devices/a")
+    assert answer["kind"] == "sysfs"
+    assert [skip["module"] for skip in answer["skips"]] == ["sha256_generic"]
+    assert answer["steps"][-1]["because"]["of"] == "fs-ext4"
+
+
+def test_sys_path_without_modalias_asks_its_uevent(root: Path) -> None:
+    device(root, "devices/mmc", uevent="DEVTYPE=x\nMODALIAS=fs-vfat\n")
+    (answer,) = answers(root, "/sys/devices/mmc")
+    assert answer["steps"][-1]["module"] == "vfat"
+
+
+def test_a_device_minds_the_blacklist_as_udevd_does(root: Path) -> None:
+    device(root, "devices/x", modalias="e1000e\n")
+    (answer,) = answers(root, "/sys/devices/x")
+    assert answer["skips"][0]["reason"] == "blacklisted"
+    (answer,) = answers(root, "e1000e")
+    assert answer["steps"][0]["module"] == "e1000e"
+
+
+def test_sys_path_that_has_none_is_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device(root, "devices/x", uevent="A=b\n")
+    assert explain.main([*base(root), "/sys/devices/x", "/sys/none"]) == 1
+    err = capsys.readouterr().err
+    assert "kmodd explain: /sys/devices/x has no modalias\n" in err
+    assert "kmodd explain: /sys/none does not exist\n" in err
+
+
+def test_dev_node_that_does_not_exist_may_be_a_static_one(root: Path) -> None:
+    (answer,) = answers(root, "/dev/fuse")
+    assert answer["kind"] == "dev"
+    assert answer["steps"][0]["because"]["of"] == "char-major-10-229"
+    (answer,) = answers(root, "/dev/none")
+    assert answer["skips"][0]["reason"] == "no_match"
+
+
+@pytest.mark.root
+def test_dev_node_goes_by_the_device_behind_it_or_by_its_number(root: Path) -> None:
+    (root / "dev").mkdir()
+    for name, kind, number in (
+        ("sda1", stat.S_IFBLK, (8, 1)),
+        ("loop0", stat.S_IFBLK, (7, 0)),
+        ("fuse", stat.S_IFCHR, (10, 229)),
+    ):
+        os.mknod(root / "dev" / name, kind | 0o600, os.makedev(*number))
+    disk = device(root, "devices/pci/host/block/sda")
+    partition = device(root, "devices/pci/host/block/sda/sda1")
+    scsi = device(root, "devices/pci/host/scsi", modalias="fs-ext4\n")
+    (disk / "device").symlink_to(scsi)
+    (root / "sys" / "dev" / "block").mkdir(parents=True)
+    (root / "sys" / "dev" / "block" / "8:1").symlink_to(os.path.relpath(partition, root / "sys" / "dev" / "block"))
+    partitioned, loop, fuse = answers(root, "/dev/sda1", "/dev/loop0", "/dev/fuse")
+    assert partitioned["steps"][-1]["because"]["of"] == "fs-ext4"
+    assert loop["steps"][0]["because"]["of"] == "block-major-7-0"
+    assert fuse["steps"][0]["because"]["of"] == "char-major-10-229"
+
+
+def test_dev_node_that_is_no_device(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "dev").mkdir()
+    (root / "dev" / "x").write_text("")
+    assert explain.main([*base(root), "/dev/x"]) == 1
+    assert "kmodd explain: /dev/x is no device node" in capsys.readouterr().err
+
+
+# ── usage ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("program", [explain, lookup])
+def test_usage_status_is_2_and_no_tree_is_3(program: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--frob"]) == 2
+    assert "unrecognized option '--frob'" in capsys.readouterr().err
+    assert program.main(["--root", str(tmp_path), "--kernel", "9.9", "x"]) == 3
+    assert "no module tree for kernel 9.9" in capsys.readouterr().err
+    assert program.main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: kmodd ")
+
+
+def test_explain_needs_a_request() -> None:
+    assert explain.main([]) == 2
+
+
+@pytest.mark.parametrize("program", [explain, lookup])
+def test_a_guessed_kernel_is_said(program: Any, root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    program.main(["--root", str(root), "loop"])
+    assert f"kernel {rootfs.RELEASE}, the only one below {root}".encode() in capfdbinary.readouterr().err
+
+
+# ── lookup ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def look_up(root: Path, data: bytes) -> tuple[bytes, bytes, int]:
+    command = [sys.executable, "-m", "kmodd.cli", "lookup", *base(root)]
+    done = subprocess.run(command, input=data, capture_output=True, cwd=rootfs.ROOTFS.parent.parent)
+    return done.stdout, done.stderr, done.returncode
+
+
+def test_lookup_of_arguments(root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert lookup.main([*base(root), "fs-ext4", "aes", "crypto-crc32c", "serio", E1000E]) == 0
+    out, err = capfdbinary.readouterr()
+    assert out.decode().splitlines() == [
+        "fs-ext4\text4", "aes\taesni_intel padlock_aes", "crypto-crc32c\tcrc32c_intel crc32c_generic", "serio\tserio",
+        f"{E1000E}\te1000e",
+    ]  # fmt: skip
+    assert err == b""
+    assert lookup.main([*base(root), "fs-ext4", "nosuch"]) == 1
+    assert capfdbinary.readouterr() == (b"fs-ext4\text4\nnosuch\t\n", b"")
+
+
+def test_lookup_of_a_stream(root: Path) -> None:
+    out, err, status = look_up(root, b"fs-ext4\n\naes\n \nloop")
+    assert (out, err, status) == (b"fs-ext4\text4\n\t\naes\taesni_intel padlock_aes\n \t\nloop\tloop\n", b"", 1)
+    assert look_up(root, b"") == (b"", b"", 0)
+
+
+def test_lookup_names_each_module_once(root: Path) -> None:
+    (root / "etc/modprobe.d/a.conf").write_text("alias x loop\nalias [x] dummy\nalias ? loop\n")
+    assert look_up(root, b"x\n")[0] == b"x\tloop dummy\n"
+
+
+def test_lookup_refuses_what_is_too_long_or_has_a_nul_and_goes_on(root: Path) -> None:
+    long, too_long = b"x" * 4096, b"x" * 4097
+    out, err, status = look_up(root, b"loop\n" + too_long + b"\na\0b\n" + long + b"\n" + b"y" * 10**6 + b"\nloop\n")
+    assert out == b"loop\tloop\n" + long + b"\t\n" + b"loop\tloop\n"
+    assert err.splitlines() == [
+        b"kmodd lookup: line 2 is longer than 4,096 bytes",
+        b"kmodd lookup: line 3 has a NUL byte",
+        b"kmodd lookup: line 5 is longer than 4,096 bytes",
+    ]
+    assert status == 1
+
+
+def test_lookup_is_a_stream(root: Path) -> None:
+    """An answer comes before the next question."""
+    command = [sys.executable, "-m", "kmodd.cli", "lookup", *base(root)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=rootfs.ROOTFS.parent.parent, bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for question, answer in ((b"loop\n", b"loop\tloop\n"), (b"fs-ext4\n", b"fs-ext4\text4\n")):
+            process.stdin.write(question)
+            assert process.stdout.readline() == answer
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+def test_lookup_any_bytes(root: Path) -> None:
+    hostile = b"\xff\xfe\n$(reboot)\n'\"`\n" + b"A" * 2000 + b"\n[[[\n]\n\\\n"
+    out, err, status = look_up(root, hostile)
+    assert out == hostile.replace(b"\n", b"\t\n")
+    assert (err, status) == (b"", 1)
+
+
+# ── options ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_options_as_getopt_has_them() -> None:
+    options = Options(["x", "-ab", "-c", "1", "-c2", "--long=3", "--lo", "4", "-", "--", "-a"], "abc:", {"long": "l:"})
+    assert list(options) == [("a", ""), ("b", ""), ("c", "1"), ("c", "2"), ("l", "3"), ("l", "4")]
+    assert options.operands == ["x", "-", "-a"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-x"], "invalid option -- 'x'"),
+        (["-c"], "option requires an argument -- 'c'"),
+        (["--nope=1"], "unrecognized option '--nope=1'"),
+        (["--flag=1"], "option '--flag' doesn't allow an argument"),
+        (["--value"], "option '--value' requires an argument"),
+        (["--fl"], "option '--fl' is ambiguous; possibilities: '--flag' '--flog'"),
+    ],
+)
+def test_wrong_options(words: list[str], text: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        list(Options(words, "c:", {"flag": "f", "flog": "g", "value": "v:"}))
+    assert str(caught.value) == text
