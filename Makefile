@@ -27,16 +27,16 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: needs $(VENV)/ready ## boot a real kernel with kmodd as its loader, plug devices in, show what the journal says
-	@$(PY) -m tests.vm.demo
+	@$(PY) -m tests.vm.demo $(ARGS)
 
 test: needs $(VENV)/ready ## set everything up and run lint and every test; TESTS=path::name narrows
 	@$(PY) -m pytest $(TESTS)
 
 run: needs $(VENV)/ready ## the daemon on this host, from the checkout; dry where it cannot or may not load (ARGS=...)
-	@exec $(PY) -m kmodd.cli run $(ARGS)
+	@exec $(PY) -m kmodd.cli run --here fixtures/here $(ARGS)
 
 bench: needs $(VENV)/ready ## look-ups per second, start to READY and memory, each beside its peer, on this host
-	@$(PY) -m tests.bench
+	@$(PY) -m bench
 
 bench-vm: needs $(VENV)/ready ## the same on a real kernel, beside udevd and modprobe
 	@$(PY) -m tests.vm.bench

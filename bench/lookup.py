@@ -1,6 +1,6 @@
 """How fast and how big the alias index is, beside libkmod in the same run.
 
-    python3 bench/lookup.py [--tree DIR] [--rounds N] [--json]
+    python3 bench/lookup.py [--tree DIR] [--rounds N]
 
 Prints one row for each measure of the README's table: kmodd, the peer, and the ratio kmodd / peer, median and spread.
 The peer of look-ups is libkmod's `kmod_module_new_from_lookup`, called by a C program that is compiled here, on indexes
@@ -14,11 +14,9 @@ Needs the packages gcc, libkmod-dev, kmod, and for the tree apt and dpkg (see te
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from bench.rows import Row, row, table  # noqa: E402  (the line above makes it importable from anywhere)
 
 PEER = r"""
 #include <libkmod.h>
@@ -72,21 +72,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description="Look-ups and index, beside libkmod and a bare Python.")
     options.add_argument("--tree", type=Path, help="a folder with modules.alias and kmod's .bin files; else Debian's")
     options.add_argument("--rounds", type=int, default=9)
-    options.add_argument("--json", action="store_true", help="print the rows as JSON")
     options.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.child:
         child(given.child[0], Path(given.child[1]), given.tree)
         return
-    rows = measure(given.tree or debian_tree(), given.rounds)
-    if given.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print(f"{'what':<58}{'kmodd':>9}{'peer':>9}  {'kmodd / peer':<22}unit")
-    for row in rows:
-        ratio = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})" if row["peer"] else ""
-        peer = f"{row['peer']:9.2f}" if row["peer"] else " " * 9
-        print(f"{row['what']:<58}{row['kmodd']:9.2f}{peer}  {ratio:<22}{row['unit']}")
+    print(table(measure(given.tree or debian_tree(), given.rounds)))
 
 
 def debian_tree() -> Path:
@@ -96,7 +87,7 @@ def debian_tree() -> Path:
     return trees.module_dir(trees.debian_tree("6.1-amd64"))
 
 
-def measure(tree: Path, rounds: int) -> list[dict[str, object]]:
+def measure(tree: Path, rounds: int) -> list[Row]:
     """All rows."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -126,20 +117,6 @@ def measure(tree: Path, rounds: int) -> list[dict[str, object]]:
         rows.append(row("index, bytes of the file to the first answer", index, "ms; peer: python3 -c pass"))
         rows.append(row("memory above the imports, every name looked up once", memory, "MB"))
         return rows
-
-
-def row(what: str, pairs: list[tuple[float, float]], unit: str) -> dict[str, object]:
-    """Medians of both, and median, least and greatest ratio of the rounds."""
-    ratios = [ours / theirs for ours, theirs in pairs if theirs] or [0.0]
-    return {
-        "what": what,
-        "kmodd": statistics.median(ours for ours, _ in pairs),
-        "peer": statistics.median(theirs for _, theirs in pairs),
-        "ratio": statistics.median(ratios),
-        "low": min(ratios),
-        "high": max(ratios),
-        "unit": unit,
-    }
 
 
 def write_names(tree: Path, work: Path, rng: random.Random) -> None:

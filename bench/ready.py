@@ -1,6 +1,6 @@
 """From exec to READY=1, and the memory of the daemon then, beside a bare `python3 -c pass` of the same run.
 
-    python3 bench/ready.py [--tree DIR] [--rounds N] [--json]
+    python3 bench/ready.py [--tree DIR] [--rounds N]
 
 The daemon is started as the installed launcher starts it, dry, on this machine's real devices and a full Debian tree.
 Rounds alternate; wall time, median and spread. Needs what kmodd needs at run time (README, Install).
@@ -9,10 +9,8 @@ Rounds alternate; wall time, median and spread. Needs what kmodd needs at run ti
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from bench.rows import Row, row, table  # noqa: E402  (the line above makes it importable from anywhere)
 
 PYTHON = "/usr/bin/python3"
 LAUNCHER = f"""
@@ -37,40 +37,27 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tree", type=Path)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.tree is None:
         from tests.trees import debian_tree
 
         options.tree = debian_tree("6.1-amd64")
-    rows = measure(options.tree, options.rounds)
-    for row in rows:
-        print(json.dumps(row) if options.json else _line(row))
+    print(table(measure(options.tree, options.rounds)))
 
 
-def measure(tree: Path, rounds: int) -> list[dict[str, object]]:
+def measure(tree: Path, rounds: int) -> list[Row]:
     """One row for the time, one for the memory."""
-    pairs = []
-    memory = []
+    times, memory = [], []
     with tempfile.TemporaryDirectory() as folder:
         start_daemon(tree, Path(folder))  # writes byte code, fills caches
         for _ in range(rounds):
             seconds, kib = start_daemon(tree, Path(folder))
-            pairs.append((seconds, bare()))
-            memory.append(kib)
-    ratios = [ours / theirs for ours, theirs in pairs]
+            times.append((seconds * 1e3, bare() * 1e3))
+            memory.append((kib / 1024, bare_memory() / 1024))
     return [
-        {
-            "what": "exec to READY=1", "kmodd": f"{statistics.median(p[0] for p in pairs) * 1e3:.1f} ms",
-            "peer": f"{statistics.median(p[1] for p in pairs) * 1e3:.1f} ms, python3 -c pass",
-            "ratio": round(statistics.median(ratios), 2), "spread": [round(min(ratios), 2), round(max(ratios), 2)],
-        },
-        {
-            "what": "resident memory at READY", "kmodd": f"{statistics.median(memory) / 1024:.1f} MiB",
-            "peer": f"{bare_memory() / 1024:.1f} MiB, python3 -c pass",
-            "ratio": round(statistics.median(memory) / bare_memory(), 2), "spread": [],
-        },
-    ]  # fmt: skip
+        row("daemon, exec to READY=1", times, "ms; peer: python3 -c pass"),
+        row("daemon, resident memory at READY", memory, "MiB; peer: python3 -c pass"),
+    ]
 
 
 def start_daemon(tree: Path, folder: Path) -> tuple[float, int]:
@@ -115,10 +102,6 @@ def _resident(pid: int) -> int:
 
 def _rss(status: str) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-
-
-def _line(row: dict[str, object]) -> str:
-    return f"{row['what']:32} {row['kmodd']:>12}   {row['peer']:32} ratio {row['ratio']}  {row['spread']}"
 
 
 if __name__ == "__main__":

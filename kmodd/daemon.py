@@ -130,8 +130,8 @@ class Daemon:
         self._callers.listen()
         if not self._socket_empty:
             self._receive()
-        if self._socket_empty:
-            self._finish(self._line.advance())
+        # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
+        self._finish(self._line.advance())
         if self._line.takes_replay():
             for event in sources.replay(self._tree.root):
                 self._line.take(event, "reconcile")

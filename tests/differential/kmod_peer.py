@@ -10,9 +10,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests import trees
 from tests.rootfs import Said
 
 _SHIM = r"""
@@ -45,22 +46,36 @@ static const char *lead(const char *path, char *buffer)
 #define REAL(type, name, ...) type (*real)(__VA_ARGS__) = (type (*)(__VA_ARGS__)) dlsym(RTLD_NEXT, name); \
     char buffer[PATH_MAX]
 
-int open(const char *path, int flags, ...)
-{
-    REAL(int, "open", const char *, int, ...);
-    va_list rest; va_start(rest, flags); int mode = va_arg(rest, int); va_end(rest);
-    return real(lead(path, buffer), flags, mode);
+#define OPEN(name) int name(const char *path, int flags, ...) \
+{ \
+    REAL(int, #name, const char *, int, ...); \
+    va_list rest; va_start(rest, flags); int mode = va_arg(rest, int); va_end(rest); \
+    return real(lead(path, buffer), flags, mode); \
 }
-FILE *fopen(const char *path, const char *mode)
-{
-    REAL(FILE *, "fopen", const char *, const char *);
-    return real(lead(path, buffer), mode);
+OPEN(open)
+OPEN(open64)
+#define OPENAT(name) int name(int folder, const char *path, int flags, ...) \
+{ \
+    REAL(int, #name, int, const char *, int, ...); \
+    va_list rest; va_start(rest, flags); int mode = va_arg(rest, int); va_end(rest); \
+    return real(folder, lead(path, buffer), flags, mode); \
 }
-int stat(const char *path, struct stat *status)
-{
-    REAL(int, "stat", const char *, struct stat *);
-    return real(lead(path, buffer), status);
+OPENAT(openat)
+OPENAT(openat64)
+#define FOPEN(name) FILE *name(const char *path, const char *mode) \
+{ \
+    REAL(FILE *, #name, const char *, const char *); \
+    return real(lead(path, buffer), mode); \
 }
+FOPEN(fopen)
+FOPEN(fopen64)
+#define STAT(name) int name(const char *path, struct name *status) \
+{ \
+    REAL(int, #name, const char *, struct name *); \
+    return real(lead(path, buffer), status); \
+}
+STAT(stat)
+STAT(stat64)
 DIR *opendir(const char *path)
 {
     REAL(DIR *, "opendir", const char *);
@@ -79,25 +94,51 @@ int uname(struct utsname *names)
 _POINTER = re.compile(rb"ctx=0x[0-9a-f]+")
 
 
-class KmodPeer:
-    """modprobe of kmod 30. A test that needs it fails where it is absent."""
+_NEEDED_BY_34 = ("libc6", "libzstd1", "liblzma5", "zlib1g", "libssl3t64")
+"""What Debian 13's kmod is linked with, beside its own library."""
 
-    def __init__(self, folder: Path) -> None:
-        """Compile the shim in `folder`."""
-        program = shutil.which("modprobe", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-        assert program, "no modprobe to compare with: install kmod"
-        version = subprocess.run([program, "-V"], capture_output=True, text=True).stdout.partition("\n")[0]
-        assert version == "kmod version 30", f"{program} is {version}; the contract is Debian 12's kmod version 30"
+
+class KmodPeer:
+    """A real kmod. A test that needs it fails where it is absent."""
+
+    def __init__(self, start: Callable[[str], list[str]], folder: Path) -> None:
+        """`start`: how to run it under a name. Compiles the shim in `folder`. See `kmod_30` and `kmod_34`."""
+        self._start = start
+        self._shim = folder / "shim.so"
         source = folder / "shim.c"
         source.write_text(_SHIM)
-        self._program = program
-        self._shim = folder / "shim.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(self._shim), str(source), "-ldl"], check=True)
 
-    def run(self, argv: Sequence[str], root: Path | None = None, release: str = "") -> Said:
+    def run(self, argv: Sequence[str], root: Path | None = None, release: str = "", name: str = "modprobe") -> Said:
         """Run it, below `root` for kernel `release` where these are given; a pointer in its messages becomes 0x0."""
         env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
         if root is not None:
             env |= {"LD_PRELOAD": str(self._shim), "KMOD_PEER_ROOT": str(root), "KMOD_PEER_RELEASE": release}
-        done = subprocess.run(["modprobe", *argv], executable=self._program, env=env, capture_output=True)
+        words = self._start(name)
+        # Where the machine's own is run, its words are the program's path alone and the name goes in by argv[0].
+        run = [name, *argv] if len(words) == 1 else [*words, *argv]
+        done = subprocess.run(run, executable=words[0], env=env, capture_output=True)
         return Said(done.stdout, _POINTER.sub(b"ctx=0x0", done.stderr), done.returncode)
+
+
+def kmod_30(folder: Path) -> KmodPeer:
+    """The machine's own, which must be Debian 12's."""
+    program = shutil.which("modprobe", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    assert program, "no modprobe to compare with: install kmod"
+    version = subprocess.run([program, "-V"], capture_output=True, text=True).stdout.partition("\n")[0]
+    assert version == "kmod version 30", f"{program} is {version}; the contract is Debian 12's kmod version 30"
+    path: str = program
+    return KmodPeer(lambda _: [path], folder)
+
+
+def kmod_34(folder: Path) -> KmodPeer:
+    """Debian 13's, run with the loader and the libraries of its own suite. Raises trees.Unavailable."""
+    system = folder / "trixie"
+    shutil.copytree(trees.kmod_package("trixie"), system, symlinks=True)
+    for name in _NEEDED_BY_34:
+        trees._unpack(trees._newest(name, "trixie", ""), system)
+    (loader,) = system.glob("usr/lib/*/ld-linux*.so.*")
+    program = system / "usr" / "bin" / "kmod"
+    return KmodPeer(
+        lambda name: [str(loader), "--library-path", str(loader.parent), "--argv0", name, str(program)], folder
+    )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kmodd import binindex
 from tests import rootfs, trees
 from tests.differential import known_differences
-from tests.differential.kmod_peer import KmodPeer
+from tests.differential.kmod_peer import KmodPeer, kmod_30, kmod_34
 from tests.rootfs import Said, ours, ours_in
 
 pytestmark = [pytest.mark.differential, pytest.mark.timeout(240)]
@@ -34,7 +34,7 @@ FENCE = "kmodd_fence"
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> KmodPeer:
-    return KmodPeer(tmp_path_factory.mktemp("peer"))
+    return kmod_30(tmp_path_factory.mktemp("peer"))
 
 
 @pytest.fixture(scope="module", params=FLAVOURS)
@@ -185,6 +185,38 @@ def test_every_row_of_known_differences_names_a_command() -> None:
 def test_compat_has_a_row_for_each_difference() -> None:
     text = (rootfs.ROOTFS.parent.parent / "docs" / "COMPAT.md").read_text()
     assert [row.name for row in known_differences.KNOWN if f"| {row.name} |" not in text] == []
+
+
+@pytest.fixture(scope="module")
+def peer_34(tmp_path_factory: pytest.TempPathFactory) -> KmodPeer:
+    try:
+        return kmod_34(tmp_path_factory.mktemp("peer34"))
+    except trees.Unavailable as error:
+        pytest.skip(str(error))
+
+
+def test_what_exists_only_in_34_is_as_in_34(peer_34: KmodPeer, tmp_path: Path) -> None:
+    rows = [row for row in known_differences.KNOWN if row.as_34]
+    for case, command in (command for row in rows for command in row.commands):
+        root = tmp_path / case
+        if not root.exists():
+            rootfs.build(case, root)
+        peers = peer_34.run(rootfs.words(command), root, rootfs.RELEASE)
+        assert difference(peers, ours_in(root, command)) == "", command
+    assert len(rows) >= 2
+
+
+def test_indexes_of_34_are_written_as_its_depmod_writes_them(peer_34: KmodPeer, tmp_path: Path) -> None:
+    """The layout of kmod 34, on a full tree, byte for byte."""
+    root = trees.debian_tree("6.1-cloud-amd64")
+    copy = tmp_path / "root"
+    shutil.copytree(root / "lib" / "modules", copy / "lib" / "modules", symlinks=True)
+    directory = copy / "lib" / "modules" / trees.release(root)
+    before = (directory / "modules.dep.bin").read_bytes()
+    assert peer_34.run(["-b", str(copy), trees.release(root)], name="depmod").status == 0
+    for name, data in rootfs.twins(directory, preorder=True).items():
+        assert data == (directory / name).read_bytes(), name
+    assert before != (directory / "modules.dep.bin").read_bytes()
 
 
 # ── drawn configurations ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,27 @@
+"""`make bench`: everything that is measured on this machine itself; a table, and bench/results.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from bench import lookup, ready
+from bench.rows import table
+from tests import trees
+
+ROUNDS = 9
+
+
+def main() -> None:
+    """Measure, print, write."""
+    tree = trees.debian_tree("6.1-amd64")
+    rows = [*lookup.measure(trees.module_dir(tree), ROUNDS), *ready.measure(tree, ROUNDS)]
+    print(table(rows))
+    found = {"python": sys.version.split()[0], "tree": tree.name, "rows": [dataclasses.asdict(row) for row in rows]}
+    (Path(__file__).parent / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

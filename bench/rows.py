@@ -1,0 +1,43 @@
+"""A row of figures: ours, the peer's, and their ratio, from pairs that were measured in turn."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Medians of both, and median, least and greatest ratio of the rounds."""
+
+    what: str
+    kmodd: float
+    peer: float
+    ratio: float
+    low: float
+    high: float
+    unit: str
+
+
+def row(what: str, pairs: list[tuple[float, float]], unit: str) -> Row:
+    """The row of (ours, the peer's) pairs; a peer of 0: there is none."""
+    ratios = [ours / theirs for ours, theirs in pairs if theirs] or [0.0]
+    return Row(
+        what,
+        statistics.median(ours for ours, _ in pairs),
+        statistics.median(theirs for _, theirs in pairs),
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        unit,
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as text, a line each."""
+    lines = [f"{'what':<58}{'kmodd':>9}{'peer':>9}  {'kmodd / peer':<22}unit"]
+    for one in rows:
+        ratio = f"{one.ratio:.2f} ({one.low:.2f} to {one.high:.2f})" if one.peer else ""
+        peer = f"{one.peer:9.2f}" if one.peer else " " * 9
+        lines.append(f"{one.what:<58}{one.kmodd:9.2f}{peer}  {ratio:<22}{one.unit}")
+    return "\n".join(lines)
