@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from struct import unpack_from
 
 from kmodd import glob
-from kmodd.errors import KmoddError
+from kmodd.errors import KmoddError, UnmatchedBracket
+from kmodd.names import underscores
 
 MAGIC = 0xB007F457
 VERSION = 0x00020001
@@ -207,6 +208,8 @@ class _Walk:
     def __init__(self, index: BinIndex) -> None:
         self._index = index
         self._left = len(index._data)
+        self._keys_left = 16 * len(index._data)
+        """Bytes of keys to look at: a trie says a beginning once that many keys share, a circle makes endless ones."""
 
     def read(self, word: int) -> _Node:
         self.spend(4)
@@ -218,6 +221,9 @@ class _Walk:
             raise self._index._bad(8, "nodes point at each other in a circle")
 
     def joined(self, before: bytes, after: bytes) -> bytes:
+        self._keys_left -= len(before) + len(after)
+        if self._keys_left < 0:
+            raise self._index._bad(8, "nodes point at each other in a circle")
         if len(before) + len(after) > MAX_KEY:
             raise self._index._bad(8, f"a key of more than {MAX_KEY} bytes")
         return before + after
@@ -245,12 +251,21 @@ class _Walk:
 
 def _may_match(pattern: bytes, text: bytes) -> bool:
     """False where the literal parts of a pattern already say no; saves nearly every pattern from being compiled."""
-    if b"[" in pattern or b"\\" in pattern:
-        return True
+    if b"[" in pattern or b"]" in pattern or b"\\" in pattern:
+        return _is_closed(pattern)
     parts = pattern.split(b"*")
     if b"?" not in parts[-1] and not text.endswith(parts[-1]):
         return False
     return all(part in text or b"?" in part for part in parts)
+
+
+def _is_closed(pattern: bytes) -> bool:
+    """Whether its brackets are matched. depmod leaves out all others, and to compare them would take long."""
+    try:
+        underscores(decode(pattern))
+    except UnmatchedBracket:
+        return False
+    return True
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ ALWAYS_EXCLUDED = (".", "..", "build", "source")
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_RAW_LINE = re.compile(r"(?:[^\\\n]|\\.)*+\\?", re.DOTALL)
+_RAW_LINE = re.compile(r"(?:[^\\\n]|\\.)*\\?", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -72,7 +72,7 @@ def parse(files: Iterable[ConfFile], release: str) -> DepmodConfig:
 
 
 def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
-    r"""The words of each line, with the number of its last physical line; `\` LF joins, `\x` is `x`, also in comments."""
+    r"""The words of each line, and the number of its last physical line; `\` LF joins, `\x` is `x`, in comments too."""
     start, number = 0, 0
     while start < len(text):
         match = _RAW_LINE.match(text, start)
@@ -109,44 +109,34 @@ def kernel_matches(pattern: str, release: str) -> bool:
 
 
 def _translated(pattern: str) -> str:
-    """A POSIX extended regular expression in the words of `re`. Raises re.error for some that are none."""
+    """A POSIX extended regular expression in the words of `re`. Raises re.error for what is none, or far-fetched."""
     done = ""
     at = 0
     while at < len(pattern):
         char = pattern[at]
+        at += 1
         if char == "[":
-            match = _BRACKET.match(pattern, at)
+            match = _BRACKET.match(pattern, at - 1)
             if match is None:
                 raise re.error("a bracket that is not closed")
             done += f"[{match[1]}{_members(match[2])}]"
             at = match.end()
-            continue
-        if char == "\\":
-            at += 1
+        elif char == "\\":
             if at == len(pattern):
                 raise re.error("a backslash at the end")
             # of what GNU adds, the classes and word borders that `re` spells alike
             done += "\\" + pattern[at] if pattern[at] in "wWsSbB" else re.escape(pattern[at])
-        elif char == "(" and pattern[at : at + 2] == "(?":
-            raise re.error("nothing to repeat")
-        elif char == "$":
-            done += r"\Z"
-        elif char in "*+?" and pattern[at - 1 : at] in ("*", "+", "?", "}") and at:
-            # a repetition repeated, where `re` would see another operator
-            done = _repeated(done) + char
+            at += 1
+        elif char in "*+?":
+            run = char + pattern[at : len(pattern) - len(pattern[at:].lstrip("*+?"))]
+            if done.endswith(("(", "}")):
+                raise re.error("nothing to repeat, or a repetition repeated")
+            # `x+?` is no lazy `x+` here but `(x+)?`
+            done += char if set(run) == {char} else "*"
+            at += len(run) - 1
         else:
-            done += char
-        at += 1
+            done += r"\Z" if char == "$" else char
     return done
-
-
-def _repeated(done: str) -> str:
-    """`a*` as a group of its own, so that it can be repeated: the operators alone decide, so `x**` is `x*`."""
-    head = done.rstrip("*+?")
-    operators = done[len(head) :]
-    if not operators:
-        return done
-    return head if set(operators) == {"?"} else head
 
 
 def _members(text: str) -> str:
@@ -164,3 +154,47 @@ def _members(text: str) -> str:
         done += "-" if text[at] == "-" and 0 < at < len(text) - 1 else re.escape(text[at])
         at += 1
     return done
+
+
+# ── which file wins ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def wins(config: DepmodConfig, directory: str, module: str, path: str, rival: str) -> bool:
+    """Whether the file `path` takes the place of `rival`, found before it, which has the same module name.
+
+    In: the module directory, the module's name, and both paths. Ties stay with the one found first, except where both
+    lie below one directory of `search`: there kmod ranks the new one alone, and so it wins.
+    """
+    new, old = _stem(path, module), _stem(rival, module)
+    new_below, old_below = _below(directory, new), _below(directory, old)
+    for override in reversed(config.overrides):
+        if new_below == override:
+            return True
+        if old_below == override:
+            return False
+    built_in = new_rank = old_rank = -1
+    rank = 0
+    for place in reversed(config.search):
+        if place == BUILT_IN:
+            built_in = rank
+        elif place == EXTERNAL:
+            for external in reversed(config.externals):
+                new_rank = rank if new.startswith(external + "/") else new_rank
+                old_rank = rank if old.startswith(external + "/") else old_rank
+                rank += 1
+        elif new_below.startswith(place + "/"):
+            new_rank = rank
+        elif old_below.startswith(place + "/"):
+            old_rank = rank
+        rank += 1
+    return (built_in if new_rank < 0 else new_rank) > (built_in if old_rank < 0 else old_rank)
+
+
+def _stem(path: str, module: str) -> str:
+    """A path without its extension."""
+    return path[: path.rfind("/") + 1 + len(module)]
+
+
+def _below(directory: str, path: str) -> str:
+    """A path relative to the module directory; empty where it is not below it."""
+    return path[len(directory) + 1 :] if path.startswith(directory) else ""

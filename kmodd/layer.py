@@ -6,11 +6,12 @@ Which one is read: see `LayerIndexes`. A damaged file is a Problem, and its twin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kmodd import tables
-from kmodd.binindex import BadIndex, BinIndex, Value, decode, encode
+from kmodd.binindex import BadIndex, BinIndex, decode, encode
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.names import ModuleName, module_of_path, underscores
 from kmodd.tables import DepLine
@@ -18,6 +19,8 @@ from kmodd.tables import DepLine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kmodd.alias_trie import AliasTrie
+
+T = TypeVar("T")
 
 TEXT_OF = {"modules.builtin.alias": "modules.builtin.modinfo"}
 """Index → its text, where that has another name."""
@@ -80,8 +83,9 @@ class LayerIndexes:
 
     def dep(self, name: str) -> DepLine | None:
         """File and dependencies of a module, paths as printed; an empty path where its line says nothing."""
-        index = self._open("modules.dep")
-        line = self._get(index, name) if isinstance(index, BinIndex) else self._dep_lines(index).get(ModuleName(name))
+        line = self._ask(
+            "modules.dep", lambda index: index.get(name), lambda text: self._dep_lines(text).get(ModuleName(name))
+        )
         if line is None:
             return None
         found = tables.dep_line(line)
@@ -91,21 +95,17 @@ class LayerIndexes:
 
     def names(self) -> tuple[ModuleName, ...]:
         """Every module of modules.dep."""
-        index = self._open("modules.dep")
-        if isinstance(index, BinIndex):
-            return tuple(ModuleName(key) for key, _ in self._entries(index))
-        return tuple(self._dep_lines(index))
+        return self._ask(
+            "modules.dep",
+            lambda index: tuple(ModuleName(key) for key, _ in index.entries()),
+            lambda text: tuple(self._dep_lines(text)),
+        )
 
     def is_builtin(self, name: str) -> bool:
         """Whether modules.builtin has it."""
-        index = self._open("modules.builtin")
-        if isinstance(index, BinIndex):
-            return self._get(index, name) is not None
-        if self._builtins is None:
-            paths, problems = tables.module_paths(index, self._file("modules.builtin"))
-            self._builtins = frozenset(module_of_path(path) for path in paths)
-            self.problems += problems
-        return name in self._builtins
+        return self._ask(
+            "modules.builtin", lambda index: index.get(name) is not None, lambda text: name in self._builtin_names(text)
+        )
 
     def aliases(self, name: str) -> Matches:
         """The patterns of modules.alias that match, best module first."""
@@ -116,55 +116,85 @@ class LayerIndexes:
         return self._match("modules.builtin.alias", name)
 
     def symbols(self, name: str) -> Matches:
-        """Who exports `symbol:NAME`. There are no wildcards among symbols: the text is searched for the one line."""
-        index = self._open("modules.symbols")
-        if isinstance(index, BinIndex):
-            return self._wildcard(index, "modules.symbols", name)
-        start = index.find(b"\nalias " + encode(name) + b" ") + 1
+        """Who exports `symbol:NAME`."""
+        return self._ask(
+            "modules.symbols",
+            lambda index: self._bin_matches(index, "modules.symbols", name),
+            lambda text: self._symbol_matches(text, name),
+        )
+
+    def dump(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Key and module of each entry of an alias index; keys normalised and in byte order, then modules in theirs."""
+        if name in self._tries:  # its text was let go
+            return self._text_entries(self._text(name) or b"")
+        return self._ask(
+            name,
+            lambda index: tuple((key, value.text) for key, values in index.entries() for value in values),
+            self._text_entries,
+        )
+
+    # ── questions to the two forms ──
+
+    def _match(self, name: str, text: str) -> Matches:
+        trie = self._tries.get(name)
+        if trie is not None:
+            return self._trie_matches(trie, name, text)
+        return self._ask(
+            name,
+            lambda index: self._bin_matches(index, name, text),
+            lambda data: self._trie_matches(self._trie(name, data), name, text),
+        )
+
+    def _bin_matches(self, index: BinIndex, name: str, text: str) -> Matches:
+        at = Where(self._file(name + ".bin"), 0)
+        return tuple(Match(ModuleName(hit.value.text), hit.pattern, at) for hit in index.wildcard(text))
+
+    def _trie_matches(self, trie: AliasTrie, name: str, text: str) -> Matches:
+        file = self._file(TEXT_OF.get(name, name))
+        return tuple(Match(ModuleName(m.module), m.pattern, Where(file, m.line)) for m in trie.matches(text))
+
+    def _symbol_matches(self, data: bytes, name: str) -> Matches:
+        """There are no wildcards among symbols: the text is searched for the one line."""
+        start = data.find(b"\nalias " + encode(name) + b" ") + 1
         if not start:
             return ()
-        line = decode(index[start:].partition(b"\n")[0])
-        at = Where(self._file("modules.symbols"), index.count(b"\n", 0, start) + 1)
+        line = decode(data[start:].partition(b"\n")[0])
+        at = Where(self._file("modules.symbols"), data.count(b"\n", 0, start) + 1)
         return (Match(ModuleName(line.rpartition(" ")[2]), name, at),)
 
-    def dump(self, name: str) -> Iterator[tuple[str, str]]:
-        """Key and module of each entry of an alias index; keys normalised and in byte order, then modules in theirs."""
-        index = self._open(name) if name not in self._tries else self._layer.read(name) or b""
-        if isinstance(index, BinIndex):
-            for key, values in self._entries(index):
-                for value in values:
-                    yield key, value.text
-            return
+    def _text_entries(self, data: bytes) -> tuple[tuple[str, str], ...]:
         pairs = []
-        for entry in tables.alias_lines(index, "")[0]:
+        for entry in tables.alias_lines(data, "")[0]:
             try:
                 pairs.append((underscores(entry.pattern), str(entry.module)))
             except UnmatchedBracket:  # depmod leaves it out of the .bin
                 continue
-        yield from sorted(pairs, key=lambda pair: encode(pair[0]))
+        return tuple(sorted(pairs, key=lambda pair: encode(pair[0])))
 
-    def _match(self, name: str, text: str) -> Matches:
-        file = self._file(TEXT_OF.get(name, name))
-        trie = self._tries.get(name)
-        if trie is None:
-            index = self._open(name)
-            if isinstance(index, BinIndex):
-                return self._wildcard(index, name, text)
-            trie = self._tries[name] = self._trie(name, index, file)
-            self._opened[name] = b""  # a daemon need not keep the text beside the trie
-        return tuple(Match(ModuleName(m.module), m.pattern, Where(file, m.line)) for m in trie.matches(text))
+    # ── the texts, taken apart once ──
 
-    def _trie(self, name: str, data: bytes, file: str) -> AliasTrie:
+    def _trie(self, name: str, data: bytes) -> AliasTrie:
         from kmodd.alias_trie import AliasTrie  # only here: a tool that reads the .bin does not need it
 
-        if name not in TEXT_OF:
+        file = self._file(TEXT_OF.get(name, name))
+        if name in TEXT_OF:
+            entries, problems = tables.builtin_modinfo(data, file)
+            aliases = [(entry.value, entry.module) for entry in entries if entry.key == "alias"]
+            trie = AliasTrie.from_entries(aliases, builtin_order=True)
+        else:
             trie = AliasTrie.from_text(decode(data), file)
-            self.problems += trie.problems
-            return trie
-        entries, problems = tables.builtin_modinfo(data, file)
+            problems = trie.problems
         self.problems += problems
-        aliases = [(entry.value, entry.module) for entry in entries if entry.key == "alias"]
-        return AliasTrie.from_entries(aliases, builtin_order=True)
+        self._tries[name] = trie
+        self._opened[name] = b""  # a daemon need not keep the text beside the trie
+        return trie
+
+    def _builtin_names(self, data: bytes) -> frozenset[str]:
+        if self._builtins is None:
+            paths, problems = tables.module_paths(data, self._file("modules.builtin"))
+            self._builtins = frozenset(module_of_path(path) for path in paths)
+            self.problems += problems
+        return self._builtins
 
     def _dep_lines(self, data: bytes) -> dict[ModuleName, str]:
         if self._deps is None:
@@ -197,28 +227,16 @@ class LayerIndexes:
             self._damaged(error)
             return None
 
-    # ── questions to a .bin: damage that shows only now is told once, and is no answer ──
-
-    def _get(self, index: BinIndex, key: str) -> str | None:
-        try:
-            return index.get(key)
-        except BadIndex as error:
-            self._damaged(error)
-            return None
-
-    def _wildcard(self, index: BinIndex, name: str, text: str) -> Matches:
-        at = Where(self._file(name + ".bin"), 0)
-        try:
-            return tuple(Match(ModuleName(hit.value.text), hit.pattern, at) for hit in index.wildcard(text))
-        except BadIndex as error:
-            self._damaged(error)
-            return ()
-
-    def _entries(self, index: BinIndex) -> Iterator[tuple[str, tuple[Value, ...]]]:
-        try:
-            yield from index.entries()
-        except BadIndex as error:
-            self._damaged(error)
+    def _ask(self, name: str, ask_bin: Callable[[BinIndex], T], ask_text: Callable[[bytes], T]) -> T:
+        """Put a question to an index in the form that is read. Where its .bin turns out damaged, the text serves."""
+        index = self._open(name)
+        if isinstance(index, BinIndex):
+            try:
+                return ask_bin(index)
+            except BadIndex as error:
+                self._damaged(error)
+                index = self._opened[name] = self._text(name) or b""
+        return ask_text(index)
 
     def _damaged(self, error: BadIndex) -> None:
         file, _, what = str(error).partition(": ")

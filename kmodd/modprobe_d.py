@@ -150,7 +150,7 @@ def ordered(places: Iterable[tuple[str, Iterable[str]] | str], suffixes: tuple[s
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_RAW_LINE = re.compile(r"(?:[^\\\n]|\\.)*+\\?", re.DOTALL)
+_RAW_LINE = re.compile(r"(?:[^\\\n]|\\.)*\\?", re.DOTALL)
 _CHARACTER = re.compile(r"\\(.?)|[^\\]", re.DOTALL)
 _DANGLING = "\udcff"
 """A backslash that is the last byte of the file makes kmod store the EOF of getc(3) as a byte (freadline_wrapped)."""
@@ -202,7 +202,7 @@ def _lines(text: str) -> Iterator[_Line]:
 
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_WORD = re.compile(r"[\t ]*+([^\t ]+)[\t ]?")
+_WORD = re.compile(r"[\t ]*([^\t ]+)[\t ]?")
 _BALANCED = re.compile(r"(?:[^\[\]]|\[[^\]]*\])*")
 _SPACES = "\t\n\v\f\r "
 """isspace(3) in the C locale: what separates the words of a softdep or weakdep; all others, blank and tab alone."""

@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from tests import trees
 from tests.rootfs import Said
@@ -109,9 +110,16 @@ class KmodPeer:
         source.write_text(_SHIM)
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(self._shim), str(source), "-ldl"], check=True)
 
-    def run(self, argv: Sequence[str], root: Path | None = None, release: str = "", name: str = "modprobe") -> Said:
+    def run(
+        self,
+        argv: Sequence[str],
+        root: Path | None = None,
+        release: str = "",
+        name: str = "modprobe",
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> Said:
         """Run it, below `root` for kernel `release` where these are given; a pointer in its messages becomes 0x0."""
-        env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
+        env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", **env}
         if root is not None:
             env |= {"LD_PRELOAD": str(self._shim), "KMOD_PEER_ROOT": str(root), "KMOD_PEER_RELEASE": release}
         words = self._start(name)

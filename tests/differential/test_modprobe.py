@@ -278,6 +278,24 @@ def test_drawn_configuration(peer: KmodPeer, bare: Path, files: list[str], cmdli
         assert difference(peers, own) == "", argv
 
 
+# ── environment ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", "-R", "-a -R", " -R", "-R ", "-q  -R", "-R\t-q", "'-R'", '"-a" -R', "'-R'x", "-C '/alt/odd name' -D", '-a"R"',
+     "-C '/alt/odd", "-C /alt/a\"b c\"d -D", "'' -R", "-D loop a='b c'"],
+)  # fmt: skip
+def test_options_from_the_environment(
+    peer: KmodPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    root = rootfs.build("config-option", tmp_path / "root")
+    for argv in (["-D", "loop"], ["-R", "ext4", "x"], ["-q", "nosuch", "-R"], ["-D", "--", "loop", "a=1"]):
+        peers = peer.run(argv, root, rootfs.RELEASE, env={"MODPROBE_OPTIONS": options})
+        monkeypatch.setenv("MODPROBE_OPTIONS", options)
+        assert difference(peers, ours(["--root", str(root), "-S", rootfs.RELEASE, *argv])) == "", argv
+
+
 # ── the comparison itself ────────────────────────────────────────────────────────────────────────────────────────────
 
 

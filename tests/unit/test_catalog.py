@@ -139,10 +139,20 @@ def test_a_damaged_bin_is_told_and_the_text_serves() -> None:
     assert "modules.dep.bin: offset 0: magic 72756262, expected b007f457" in map(str, shot.problems)
 
 
-def test_damage_further_in_is_told_once_and_is_no_answer() -> None:
-    cut = BINS["modules.alias.bin"][:-1]
-    shot = snapshot(BINS | {"modules.alias.bin": cut}, like_kmod=True)
-    assert lookup("fs-ext4", shot) == ()
+def test_damage_further_in_is_told_once_and_the_text_serves() -> None:
+    cut = {name: data[: len(data) // 2] for name, data in BINS.items()}
+    shot = snapshot(TEXTS | cut, like_kmod=True)
+    for _ in range(2):
+        assert names(lookup("fs-ext4", shot)) == ["ext4"]
+        assert names(lookup("crypto-sha256", shot)) == ["sha256_generic"]
+        assert len(list(shot.catalog.dump("modules.symbols"))) == 141
+    files = [problem.at.file for problem in shot.problems]
+    assert len(files) == len(set(files)) >= 4
+    assert all(file.endswith(".bin") for file in files)
+
+
+def test_damage_without_a_text_is_no_answer() -> None:
+    shot = snapshot({"modules.alias.bin": BINS["modules.alias.bin"][:-1]}, like_kmod=True)
     assert lookup("fs-ext4", shot) == ()
     assert [problem.at.file for problem in shot.problems] == ["modules.alias.bin"]
 

@@ -322,3 +322,37 @@ def test_wrong_options(words: list[str], text: str) -> None:
     with pytest.raises(BadOption) as caught:
         list(Options(words, "c:", {"flag": "f", "flog": "g", "value": "v:"}))
     assert str(caught.value) == text
+
+
+# ── start-up ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("modprobe", ["-D", "ext4"]), ("modprobe", ["-R", "fs-ext4"]), ("lookup", ["fs-ext4"]), ("explain", ["fs-ext4"])],
+)
+def test_programs_import_little(root: Path, verb: str, words: list[str]) -> None:
+    """Start-up is what a tool costs: nothing heavy, and nothing of the daemon's."""
+    release = "-S" if verb == "modprobe" else "--kernel"
+    argv = ["--root", str(root), release, rootfs.RELEASE, *words]
+    program = (
+        f"import sys; from kmodd.cli.{verb} import main; status = main({argv!r}); "
+        "print(*sorted(sys.modules), file=sys.stderr); sys.exit(status)"
+    )
+    command = [
+        "/usr/bin/python3",
+        "-I",
+        "-S",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(rootfs.ROOTFS.parent.parent)!r}); {program}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=rootfs.ROOTFS.parent.parent)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    heavy = set(
+        "argparse json pathlib subprocess socket logging ctypes selectors asyncio pyudev elftools varlink systemd "
+        "tempfile shutil random kmodd.daemon kmodd.host.control".split()
+    )
+    assert loaded & heavy == set()
+    if verb == "modprobe":
+        assert "kmodd.alias_trie" not in loaded, "one question is answered out of the .bin"

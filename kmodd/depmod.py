@@ -1,0 +1,318 @@
+"""depmod without the machine: the modules' facts in, their order and their dependencies out.
+
+The steps are `arranged` (which module comes first), `resolve` (who exports what, who needs whom), `dep_lines`, and then
+`depmod_output`. Order matters twice: a module's place is its priority in the `.bin` files, and of two modules that export
+one symbol the last owns it. Where kmod's order comes out of its hash table (modules that modules.order does not list, the
+lines of modules.symbols), it is worked out here likewise, see `bucket`.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from struct import unpack
+
+from kmodd.binindex import decode, encode
+from kmodd.elf import Facts, Versions, strings
+from kmodd.errors import KmoddError
+from kmodd.names import ModuleName, module_of_path
+
+NAME_BUCKETS, SYMBOL_BUCKETS = 512, 2048
+"""Sizes of kmod's hash tables (depmod_init)."""
+MAX_LINE = 4095
+"""What kmod reads as one line of modules.order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One message of depmod."""
+
+    level: str
+    """FATAL, ERROR or WARNING."""
+    text: str
+
+
+class Unusable(KmoddError):
+    """No index can be made, and depmod writes none; `complaints` says why."""
+
+    def __init__(self, complaints: Iterable[Complaint]) -> None:
+        self.complaints = tuple(complaints)
+        super().__init__("; ".join(complaint.text for complaint in self.complaints))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One module that takes part."""
+
+    name: ModuleName
+    path: str
+    """Absolute, for messages."""
+    shown: str
+    """As the indexes name its file: relative to the module directory, or absolute where it lies elsewhere."""
+    listed_as: str
+    """How modules.order would name it; empty for one that lies elsewhere."""
+
+
+def member(path: str, directory: str) -> Member:
+    """The module in the file `path`, as seen from the module directory (depmod_module_add)."""
+    name = module_of_path(path)
+    if not path.startswith(directory + "/"):
+        return Member(name, path, path, "")
+    shown = path[len(directory) + 1 :]
+    return Member(name, path, shown, shown[: shown.rfind("/") + 1 + len(name) + len(".ko")])
+
+
+# ── order ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def arranged(members: Sequence[Member], order: bytes | None, file: str) -> tuple[list[Member], tuple[Complaint, ...]]:
+    """The modules in their order: those of modules.order first, each where it is named last; the rest by kmod's hash.
+
+    `order`: its bytes, None where there is no such file. A line that does not end, or is too long, voids all of it.
+    """
+    places: dict[str, int] = {}
+    complaints: tuple[Complaint, ...] = ()
+    if order:
+        lines = order.split(b"\n")
+        bad = next((number for number, line in enumerate(lines, 1) if len(line) >= MAX_LINE), 0)
+        bad = bad or (len(lines) if lines[-1] else 0)
+        if bad:
+            complaints = (Complaint("ERROR", f"{file}:{bad} corrupted line misses '\\n'"),)
+        else:
+            places = {decode(line): number for number, line in enumerate(lines) if line}
+    listed = [each for each in members if each.listed_as in places]
+    listed.sort(key=lambda each: places[each.listed_as])
+    others = [each for each in members if each.listed_as not in places]
+    others.sort(key=lambda each: (bucket(encode(each.name), NAME_BUCKETS), encode(each.name)))
+    return listed + others, complaints
+
+
+def bucket(key: bytes, buckets: int) -> int:
+    """Where kmod's hash table of so many buckets keeps a key: Paul Hsieh's SuperFastHash, on a little-endian machine.
+
+    kmod lists a table bucket by bucket, in each the keys in byte order (shared/hash.c).
+    """
+    length = len(key)
+    value = length
+    halves = unpack(f"<{length >> 1}H", key[: length & ~1])
+    for index in range(0, (length & ~3) >> 1, 2):
+        value += halves[index]
+        value = ((value << 16) ^ (halves[index + 1] << 11) ^ value) & 0xFFFFFFFF
+        value += value >> 11
+    if length & 2:
+        value = (value + halves[-1]) & 0xFFFFFFFF
+        if length & 1:
+            value ^= value << 16
+            value ^= _signed(key[-1]) << 18
+            value &= 0xFFFFFFFF
+            value += value >> 11
+        else:
+            value = (value ^ (value << 11)) & 0xFFFFFFFF
+            value += value >> 17
+    elif length & 1:
+        value = (value + _signed(key[-1])) & 0xFFFFFFFF
+        value = (value ^ (value << 10)) & 0xFFFFFFFF
+        value += value >> 1
+    value = (value ^ (value << 3)) & 0xFFFFFFFF
+    value = (value + (value >> 5)) & 0xFFFFFFFF
+    value = (value ^ (value << 4)) & 0xFFFFFFFF
+    value = (value + (value >> 17)) & 0xFFFFFFFF
+    value = (value ^ (value << 25)) & 0xFFFFFFFF
+    return (value + (value >> 6)) & (buckets - 1)
+
+
+def _signed(byte: int) -> int:
+    return byte - 256 if byte > 127 else byte
+
+
+def export_buckets(facts: Facts) -> bytes:
+    """Where in kmod's table of symbols a module's exports stand: 16 bits for each, in the machine's order."""
+    return array("H", [bucket(name, SYMBOL_BUCKETS) for name in strings(facts.exports)]).tobytes()
+
+
+# ── symbols of the kernel ────────────────────────────────────────────────────────────────────────────────────────────
+
+FAKE_SYMBOLS = (b"__this_module", b"_GLOBAL_OFFSET_TABLE_", b"TOC.")
+"""What no image has and every module may need (depmod_add_fake_syms)."""
+
+
+def symvers(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int], tuple[Complaint, ...]]:
+    """Module.symvers: the symbols of vmlinux and their CRC."""
+    found: dict[bytes, int] = {}
+    complaints = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        match [word for word in re.split(b"[ \t]", line) if word]:
+            case [crc, symbol, b"vmlinux", *_]:
+                hexadecimal = re.fullmatch(rb"(?:0[xX])?([0-9a-fA-F]+)", crc)
+                if hexadecimal is None:
+                    text = f"{file}:{number} Invalid symbol version {decode(crc)}: Success"
+                    complaints.append(Complaint("ERROR", text))
+                else:
+                    found[_without(prefix, symbol)] = int(hexadecimal[1], 16)
+    return found | dict.fromkeys(FAKE_SYMBOLS, 0), tuple(complaints)
+
+
+def system_map(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int], tuple[Complaint, ...]]:
+    """System.map: the symbols that have a `__ksymtab_` entry, all with CRC 0."""
+    found: dict[bytes, int] = {}
+    complaints = []
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
+        words = line.split(b" ", 2)
+        if len(words) < 3:
+            complaints.append(Complaint("ERROR", f"{file}:{number}: invalid line: {decode(line)}"))
+            continue
+        name = _without(prefix, words[2].rstrip(b"\n"))
+        if name.startswith(b"__ksymtab_"):
+            found[name.removeprefix(b"__ksymtab_")] = 0
+    return found | dict.fromkeys(FAKE_SYMBOLS, 0), tuple(complaints)
+
+
+def _without(prefix: bytes, name: bytes) -> bytes:
+    """A symbol without the architecture's prefix, one byte or none."""
+    return name[1:] if prefix and name.startswith(prefix) else name
+
+
+# ── dependencies ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """All that the indexes are made of. The lists run side by side, one entry for each module."""
+
+    members: Sequence[Member]
+    facts: Sequence[Facts]
+    owners: Mapping[bytes, int]
+    """Symbol → place of the module that owns it; -1: the kernel."""
+    edges: Sequence[tuple[int, ...]]
+    """Places of the modules that each needs itself, in the order in which it names a symbol of theirs."""
+    prefix: bytes = b""
+
+
+def resolve(members: Sequence[Member], facts: Sequence[Facts], kernel: Iterable[bytes], prefix: bytes) -> Index:
+    """Find out who needs whom, by the names of symbols."""
+    owners: dict[bytes, int] = dict.fromkeys(kernel, -1)
+    for place, each in enumerate(facts):
+        if each.exports:
+            names = strings(each.exports)
+            owners.update(dict.fromkeys([_without(prefix, name) for name in names] if prefix else names, place))
+    edges = []
+    owner_of = owners.get
+    for each in facts:
+        names = strings(each.needs)
+        if prefix or each.needs.startswith(b".") or b"\0." in each.needs:
+            names = [_looked_up(name, prefix) for name in names]
+        found = dict.fromkeys(map(owner_of, names))
+        edges.append(tuple([owner for owner in found if owner is not None and owner >= 0]))
+    return Index(members, facts, owners, edges, prefix)
+
+
+def _looked_up(name: bytes, prefix: bytes) -> bytes:
+    """The name under which a needed symbol is looked up: `.foo` of PPC64 is `foo`."""
+    return _without(prefix, name[1:] if name.startswith(b".") else name)
+
+
+def needs_shown(index: Index) -> Iterator[str]:
+    """What -v shows: for each module that another one needs itself, the symbol that is named first."""
+    for place, each in enumerate(index.facts):
+        seen = set()
+        for name in strings(each.needs):
+            owner = index.owners.get(_looked_up(name, index.prefix), -1)
+            if owner >= 0 and owner not in seen:
+                seen.add(owner)
+                path, other = index.members[place].path, index.members[owner].path
+                yield f'{path} needs "{decode(_looked_up(name, index.prefix))}": {other}'
+
+
+def unsatisfied(
+    index: Index, versions: Sequence[Versions], kernel: Mapping[bytes, int], check_crc: bool
+) -> Iterator[Complaint]:
+    """What -e warns of: symbols that nobody has, and with -E those whose versions differ; weak ones may."""
+    crcs = dict(kernel)
+    for each, version in zip(index.facts, versions, strict=True):
+        names = [_without(index.prefix, name) for name in strings(each.exports)]
+        crcs.update(zip(names, version.exports, strict=False))
+    for member_, each, version in zip(index.members, index.facts, versions, strict=True):
+        for name, crc, weak in zip(strings(each.needs), version.needs, version.weak, strict=False):
+            wanted = _looked_up(name, index.prefix)
+            if weak:
+                continue
+            if wanted not in index.owners:
+                yield Complaint("WARNING", f"{member_.path} needs unknown symbol {decode(name)}")
+            elif check_crc and crcs.get(wanted) != crc:
+                yield Complaint("WARNING", f"{member_.path} disagrees about version of symbol {decode(name)}")
+
+
+def numbered(index: Index) -> list[int]:
+    """The topological number of each module: users before what they use. Raises Unusable where modules need each other.
+
+    The number decides the order in which modules.dep lists dependencies (depmod_calculate_dependencies).
+    """
+    users = [0] * len(index.members)
+    for needed in index.edges:
+        for place in needed:
+            users[place] += 1
+    waiting = [place for place, count in enumerate(users) if not count]
+    numbers = [-1] * len(users)
+    done = 0
+    while waiting:
+        place = waiting.pop()
+        numbers[place] = done
+        done += 1
+        for needed_place in index.edges[place]:
+            users[needed_place] -= 1
+            if not users[needed_place]:
+                waiting.append(needed_place)
+    if done < len(users):
+        raise Unusable(_cycles(index, [place for place, count in enumerate(users) if count]))
+    return numbers
+
+
+def _cycles(index: Index, roots: list[int]) -> Iterator[Complaint]:
+    """Each way that leads from one of the modules left over back to itself (depmod_report_cycles_from_root)."""
+    visited: set[int] = set()
+    in_cycles: set[int] = set()
+    waiting = dict.fromkeys(roots)
+    while waiting:
+        root = next(iter(waiting))
+        del waiting[root]
+        stack: list[tuple[int, tuple[int, ...]]] = [(root, ())]
+        while stack:
+            place, way = stack.pop()
+            if place == root and place in visited and way:
+                yield Complaint("ERROR", "Cycle detected: " + " -> ".join(index.members[p].name for p in (*way, place)))
+                in_cycles.update(way)
+                for each in way:
+                    waiting.pop(each, None)
+                continue
+            if place in way:
+                continue  # a cycle beside the root's, which kmod would walk for ever
+            visited.add(place)
+            if not index.edges[place]:
+                waiting.pop(place, None)
+            stack += [(needed, (*way, place)) for needed in index.edges[place]]
+    yield Complaint("ERROR", f"Found {len(in_cycles)} modules in dependency cycles!")
+
+
+def dep_lines(index: Index) -> list[bytes]:
+    """The lines of modules.dep, without their LF: for each module all that it needs, at any remove. Raises Unusable."""
+    numbers = numbered(index)
+    by_number = [0] * len(numbers)
+    for place, number in enumerate(numbers):
+        by_number[number] = place
+    shown = [encode(index.members[place].shown) for place in by_number]
+    closures: list[set[int]] = [set()] * len(numbers)
+    lines = [b""] * len(numbers)
+    for number in range(len(numbers) - 1, -1, -1):
+        place = by_number[number]
+        words = [shown[number] + b":"]
+        if index.edges[place]:
+            closure: set[int] = set()
+            for needed in index.edges[place]:
+                closure.add(numbers[needed])
+                closure |= closures[numbers[needed]]
+            closures[number] = closure
+            words += [shown[each] for each in sorted(closure)]
+        lines[place] = b" ".join(words)
+    return lines

@@ -1,0 +1,190 @@
+"""The bytes of every file that depmod writes, in the order in which it writes them; what is wrong comes with them.
+
+Texts are for people and for kmodd; the `.bin` twins are what kmod reads. All are byte for byte those of kmod 30;
+modules.weakdep, which it does not know, is that of kmod 34.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from kmodd import index_writer, tables
+from kmodd.binindex import BadIndex, decode, encode
+from kmodd.depmod import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket
+from kmodd.elf import strings
+from kmodd.errors import UnmatchedBracket
+from kmodd.names import module_of_path, underscores
+
+File = tuple[str, bytes]
+"""Base name and content."""
+Files = tuple[list[File], list[Complaint]]
+
+TEXTS = ("modules.dep", "modules.alias", "modules.softdep", "modules.weakdep", "modules.symbols", "modules.devname")
+BINARIES = (
+    "modules.dep.bin", "modules.alias.bin", "modules.symbols.bin", "modules.builtin.bin", "modules.builtin.alias.bin",
+)  # fmt: skip
+
+
+# ── texts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def texts(index: Index, dep_lines: list[bytes], symbols: list[bytes]) -> Files:
+    """All texts; `dep_lines` and `symbols` come from the functions of these names."""
+    devnames, complaints = _devnames(index)
+    contents = (
+        b"".join([line + b"\n" for line in dep_lines]),
+        encode(tables.ALIAS_HEAD) + b"".join(_lines(index, b"alias", [each.aliases for each in index.facts])),
+        encode(tables.SOFTDEP_HEAD) + b"".join(_lines(index, b"softdep", [each.softdeps for each in index.facts])),
+        encode(tables.WEAKDEP_HEAD) + b"".join(_lines(index, b"weakdep", [each.weakdeps for each in index.facts])),
+        _symbols_text(index, symbols),
+        devnames,
+    )
+    return list(zip(TEXTS, contents, strict=True)), complaints
+
+
+def _lines(index: Index, word: bytes, blobs: Iterable[bytes]) -> Iterator[bytes]:
+    """`WORD MODULE VALUE` for each value, for aliases `alias VALUE MODULE`; the lines of a module at a time."""
+    for member, blob in zip(index.members, blobs, strict=True):
+        if not blob:
+            continue
+        name = encode(member.name)
+        before, after = (b"alias ", b" " + name) if word == b"alias" else (word + b" " + name + b" ", b"")
+        yield before + blob[:-1].replace(b"\0", after + b"\n" + before) + after + b"\n"
+
+
+def symbols(index: Index, buckets: Iterable[bytes] | None = None) -> list[bytes]:
+    """The symbols that modules own, in the order of kmod's hash table.
+
+    `buckets`: of each module's exports, as `depmod.export_buckets` gives them; of no use with a prefix.
+    """
+    if buckets is None or index.prefix:
+        ranked = [(bucket(name, SYMBOL_BUCKETS), name) for name, owner in index.owners.items() if owner >= 0]
+    else:
+        names = chain.from_iterable(strings(each.exports) for each in index.facts)
+        numbers = memoryview(b"".join(buckets)).cast("H")
+        ranked = list(dict.fromkeys(zip(numbers, names, strict=True)))
+    ranked.sort()
+    return [name for _, name in ranked]
+
+
+def _symbols_text(index: Index, names: list[bytes]) -> bytes:
+    modules = [encode(member.name) for member in index.members]
+    owners = index.owners
+    lines = [b"alias symbol:" + name + b" " + modules[owners[name]] + b"\n" for name in names]
+    return encode(tables.SYMBOLS_HEAD) + b"".join(lines)
+
+
+_NODE = re.compile(rb"(char|block)-major-\s*([+-]?\d+)-\s*([+-]?\d+)")
+
+
+def _devnames(index: Index) -> tuple[bytes, list[Complaint]]:
+    """modules.devname: of each module's aliases the `devname:`, and the numbers, that stand first together."""
+    lines = []
+    complaints = []
+    for member, facts in zip(index.members, index.facts, strict=True):
+        if b"devname:" not in facts.aliases:
+            continue
+        node = numbers = b""
+        for alias in strings(facts.aliases):
+            if alias.startswith(b"devname:"):
+                node = alias.removeprefix(b"devname:")
+                has_node = True
+            elif match := _NODE.match(alias):
+                major, minor = (int(number) & 0xFFFFFFFF for number in match.groups()[1:])
+                numbers = b"%c%d:%d" % (match[1][:1], major, minor)
+            if node and numbers:
+                break
+        if not node:
+            continue
+        if numbers:
+            lines.append(b"%s %s %s\n" % (encode(member.name), node, numbers))
+        else:
+            text = f"Module '{member.name}' has devname ({decode(node)}) but lacks major and minor information. Ignoring."
+            complaints.append(Complaint("ERROR", text))
+    return encode(tables.DEVNAME_HEAD) * bool(lines) + b"".join(lines), complaints
+
+
+# ── binaries ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def binaries(index: Index, dep_lines: list[bytes], symbols: list[bytes], warn_duplicates: bool) -> Files:
+    """The `.bin` twins of modules.dep, .alias and .symbols. Raises Unusable for a key that is not 7-bit text."""
+    modules = [encode(member.name) for member in index.members]
+    places = range(len(modules))
+    aliases, complaints = _alias_rows(index, warn_duplicates)
+    rows: tuple[Iterable[index_writer.Row], ...] = (
+        zip(modules, places, dep_lines, strict=True),
+        aliases,
+        [(b"symbol:" + name, index.owners[name], modules[index.owners[name]]) for name in symbols],
+    )
+    return [(name, _built(each)) for name, each in zip(BINARIES, rows, strict=False)], complaints
+
+
+def _built(rows: Iterable[index_writer.Row]) -> bytes:
+    try:
+        return index_writer.build(rows)
+    except BadIndex as error:
+        key = str(error)
+        bad = next(byte for byte in encode(key) if byte > 127)
+        text = f"Module index: bad character '{chr(bad)}'=0x{bad:x} - only 7-bit ASCII is supported:\n{key}"
+        raise Unusable((Complaint("FATAL", text),)) from None
+
+
+def _alias_rows(index: Index, warn_duplicates: bool) -> tuple[list[index_writer.Row], list[Complaint]]:
+    """Each alias with its dashes turned; those with unmatched brackets are left out."""
+    rows: list[index_writer.Row] = []
+    complaints: list[Complaint] = []
+    for place, (member, facts) in enumerate(zip(index.members, index.facts, strict=True)):
+        blob = facts.aliases
+        if not blob:
+            continue
+        name = encode(member.name)
+        if b"[" not in blob and b"]" not in blob:
+            keys = strings(blob.replace(b"-", b"_"))
+        else:
+            keys = list(_normalised(strings(blob), complaints))
+        rows += [(key, place, name) for key in keys]
+        if warn_duplicates:
+            seen = set()
+            for key in keys:
+                if key in seen:
+                    complaints.append(Complaint("WARNING", f"duplicate module alias:\n{decode(key)} {member.name}"))
+                seen.add(key)
+    return rows, complaints
+
+
+def _normalised(aliases: Iterable[bytes], complaints: list[Complaint]) -> Iterator[bytes]:
+    for alias in aliases:
+        if b"-" not in alias and alias.count(b"[") == alias.count(b"]") == 0:
+            yield alias
+            continue
+        try:
+            yield encode(underscores(decode(alias)))
+        except UnmatchedBracket:
+            complaints.append(Complaint("WARNING", f"Unmatched bracket in {decode(alias)}"))
+
+
+def builtin_names(data: bytes) -> Files:
+    """modules.builtin.bin, out of modules.builtin. Raises Unusable."""
+    rows = []
+    complaints = []
+    for line in data.splitlines(keepends=True):
+        if line[:1].isalpha():
+            rows.append((encode(module_of_path(decode(line.rstrip(b"\n")))), 0, b""))
+        else:
+            complaints.append(Complaint("ERROR", f"Invalid modules.builtin line: {decode(line)}"))
+    return [("modules.builtin.bin", _built(rows))], complaints
+
+
+def builtin_aliases(data: bytes) -> Files:
+    """modules.builtin.alias.bin, out of the NUL-terminated strings of modules.builtin.modinfo. Raises Unusable."""
+    rows = []
+    complaints: list[Complaint] = []
+    for text in data.split(b"\0"):
+        module, dot, rest = text.partition(b".")
+        key, equals, alias = rest.partition(b"=")
+        if module and dot and equals and key == b"alias" and alias:
+            rows += [(each, 0, module) for each in _normalised([alias], complaints)]
+    return [("modules.builtin.alias.bin", _built(rows))], complaints
