@@ -209,7 +209,7 @@ class _Walk:
         self._index = index
         self._left = len(index._data)
         self._keys_left = 16 * len(index._data)
-        """Bytes of keys to look at: a trie says a beginning once that many keys share, a circle makes endless ones."""
+        """Bytes of patterns to compare: a trie says a beginning once that many share, damage makes endless ones."""
 
     def read(self, word: int) -> _Node:
         self.spend(4)
@@ -221,9 +221,6 @@ class _Walk:
             raise self._index._bad(8, "nodes point at each other in a circle")
 
     def joined(self, before: bytes, after: bytes) -> bytes:
-        self._keys_left -= len(before) + len(after)
-        if self._keys_left < 0:
-            raise self._index._bad(8, "nodes point at each other in a circle")
         if len(before) + len(after) > MAX_KEY:
             raise self._index._bad(8, f"a key of more than {MAX_KEY} bytes")
         return before + after
@@ -237,6 +234,9 @@ class _Walk:
             if isinstance(at, int):
                 at = self.read(at)
                 key = self.joined(key, at.prefix)
+                self._keys_left -= len(key)
+                if self._keys_left < 0:
+                    raise self._index._bad(8, "nodes point at each other in a circle")
             if not children_done:
                 waiting.append((at, key, True))
                 for index in range(len(at.children) - 1, -1, -1):

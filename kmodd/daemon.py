@@ -22,8 +22,7 @@ from kmodd.host.notify import Notify
 from kmodd.host.settings import read_boot_list
 from kmodd.host.sources import KernelEvents, Overrun, Refused
 from kmodd.host.tree import Tree
-from kmodd.job import Job
-from kmodd.line import Line
+from kmodd.line import AnyJob, Line
 from kmodd.outcome import Record
 from kmodd.uevent import Uevent
 
@@ -163,7 +162,7 @@ class Daemon:
             self._line.events_were_lost()
         return len(received)
 
-    def _finish(self, jobs: list[Job]) -> None:
+    def _finish(self, jobs: list[AnyJob]) -> None:
         for job in jobs:
             self._callers.ended(job)
 

@@ -1,8 +1,8 @@
 """depmod without the machine: the modules' facts in, their order and their dependencies out.
 
-The steps are `arranged` (which module comes first), `resolve` (who exports what, who needs whom), `dep_lines`, and then
-`depmod_output`. Order matters twice: a module's place is its priority in the `.bin` files, and of two modules that export
-one symbol the last owns it. Where kmod's order comes out of its hash table (modules that modules.order does not list, the
+The steps are `arranged` (which module comes first), `resolve` (who exports what, who needs whom) and `dep_lines`; then
+`depmod_output`. Order matters twice: a module's place is its priority in the `.bin` files, and of two modules that have
+one symbol the last owns it. Where kmod's order comes out of its hash table (modules that are not in modules.order, the
 lines of modules.symbols), it is worked out here likewise, see `bucket`.
 """
 

@@ -86,23 +86,22 @@ def _devnames(index: Index) -> tuple[bytes, list[Complaint]]:
     for member, facts in zip(index.members, index.facts, strict=True):
         if b"devname:" not in facts.aliases:
             continue
-        node = numbers = b""
+        node = numbers = None
         for alias in strings(facts.aliases):
             if alias.startswith(b"devname:"):
                 node = alias.removeprefix(b"devname:")
-                has_node = True
             elif match := _NODE.match(alias):
                 major, minor = (int(number) & 0xFFFFFFFF for number in match.groups()[1:])
                 numbers = b"%c%d:%d" % (match[1][:1], major, minor)
-            if node and numbers:
+            if node is not None and numbers is not None:
                 break
-        if not node:
+        if node is None:
             continue
-        if numbers:
+        if numbers is not None:
             lines.append(b"%s %s %s\n" % (encode(member.name), node, numbers))
         else:
-            text = f"Module '{member.name}' has devname ({decode(node)}) but lacks major and minor information. Ignoring."
-            complaints.append(Complaint("ERROR", text))
+            what = f"has devname ({decode(node)}) but lacks major and minor information. Ignoring."
+            complaints.append(Complaint("ERROR", f"Module '{member.name}' {what}"))
     return encode(tables.DEVNAME_HEAD) * bool(lines) + b"".join(lines), complaints
 
 
@@ -188,3 +187,13 @@ def builtin_aliases(data: bytes) -> Files:
         if module and dot and equals and key == b"alias" and alias:
             rows += [(each, 0, module) for each in _normalised([alias], complaints)]
     return [("modules.builtin.alias.bin", _built(rows))], complaints
+
+
+def in_order(files: Iterable[File]) -> list[File]:
+    """The files in the order in which they are to be put into place: first those that kmod reads.
+
+    Of these, where a module is and what it needs comes before the aliases that lead to it. The texts are last.
+    """
+    contents = dict(files)
+    first = (*BINARIES, "modules.softdep", "modules.weakdep")
+    return [(name, contents[name]) for name in dict.fromkeys((*first, *TEXTS)) if name in contents]

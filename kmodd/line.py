@@ -16,18 +16,22 @@ from kmodd import outcome as telling
 from kmodd.answers import Answers
 from kmodd.boot_list import BootList
 from kmodd.errors import NoTree, Problem
+from kmodd.host.calls import call_of, outcome_of
 from kmodd.host.journal import Journal
 from kmodd.host.lanes import Died, Lane, Loaders
-from kmodd.host.loader import Call, CommandCall, InsmodCall, Reply
+from kmodd.host.loader import Call, Reply
 from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree
 from kmodd.job import Job
 from kmodd.outcome import Outcome, Record
-from kmodd.plan import Insmod, Plan, Step
+from kmodd.plan import Insmod, Install, Plan, Step
 from kmodd.procfs import Loaded
+from kmodd.removal import RemovalJob, RemovalStep, RemoveCommand, Rmmod, plan_removal
 from kmodd.request import Backlog, Origin, Request, wanted
 from kmodd.resolve import Snapshot, manner_of, resolve
 from kmodd.uevent import Uevent
+
+AnyJob = Job | RemovalJob
 
 BATCH = 256
 """Requests that are resolved without a load before the kernel's socket is looked at again."""
@@ -49,8 +53,8 @@ class Work:
     """What is with a loader at this moment."""
 
     lane: Lane
-    job: Job
-    step: Step
+    job: AnyJob
+    step: Step | RemovalStep
     since_ns: int
     """time.monotonic_ns at the start."""
 
@@ -202,9 +206,9 @@ class Line:
 
     # -- the line ----------------------------------------------------------------------------------------------
 
-    def advance(self) -> list[Job]:
+    def advance(self) -> list[AnyJob]:
         """Resolve what waits, one request after the other, until one needs a loader. The answer: jobs that ended."""
-        ended: list[Job] = []
+        ended: list[AnyJob] = []
         if not len(self._backlog) or self.work is not None:
             return ended
         self.refresh()
@@ -217,13 +221,13 @@ class Line:
             if request.synthetic and self._answers.knows(request.text):
                 self.counters.repeats += 1
                 continue
-            job = Job(self.plan(request))
+            job = self._job(request)
             if not self._drive(job):
                 return ended
             ended.append(job)
         return ended
 
-    def heard(self, lane: Lane) -> list[Job]:
+    def heard(self, lane: Lane) -> list[AnyJob]:
         """A loader said something or is gone. The answer: jobs that ended with it."""
         heard = lane.receive()
         work = self.work
@@ -237,19 +241,35 @@ class Line:
         work.job.finish(self._outcome(work, heard))
         return [work.job] if self._drive(work.job) else []
 
-    def _drive(self, job: Job) -> bool:
+    def _job(self, request: Request) -> AnyJob:
+        """What is to be done for `request` now, not yet begun. Raises NoTree."""
+        if request.removing is None:
+            return Job(self.plan(request))
+        if self._snapshot is None:
+            raise NoTree(self.no_tree)
+        plan = plan_removal(request, self._snapshot, self._tree.loaded(), self._tree.present)
+        return RemovalJob(plan, self._tree.loaded)
+
+    def _next_step(self, job: AnyJob) -> Step | RemovalStep | None:
+        if isinstance(job, RemovalJob):
+            return job.next_step()
+        return job.next_step(lambda step: self._known(job.plan.request, step))
+
+    def _drive(self, job: AnyJob) -> bool:
         """Go on with a job. True: it is through. False: its next step is with a loader."""
         if self._loaders is None:
             job.abandon(telling.DRY_RUN)
-        request = job.plan.request
-        while step := job.next_step(lambda step: self._known(request, step)):
-            lane, why = self._hand_over(self._call(step))
+        while step := self._next_step(job):
+            lane, why = self._hand_over(call_of(step, self._tree.real))
             if lane is not None:
                 self.work = Work(lane, job, step, time.monotonic_ns())
                 break
             job.abandon(why)
         else:
-            self._answers.learn(job.plan.request.text, job.outcomes)
+            if isinstance(job, Job):
+                self._answers.learn(job.plan.request.text, job.outcomes)
+            else:
+                self._answers.forget_modules()
         self._tell_new(job)
         return self.work is None
 
@@ -268,37 +288,22 @@ class Line:
             self._lane = None
         return None, "no loader: each one is gone at once"
 
-    def _call(self, step: Step) -> Call:
-        match step:
-            case Insmod():
-                return InsmodCall(self._tree.real(step.path), step.options)
-            case _:
-                return CommandCall(step.module, step.at, self._tree.real(step.at.file), step.options)
-
     def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
         """What a loader's answer means for its step."""
         step, request = work.step, work.job.plan.request
+        if isinstance(heard, Reply):
+            return outcome_of(request, step, heard)
+        usec = (time.monotonic_ns() - work.since_ns) // 1000
+        # An oops takes its caller along and leaves the name in `coming`; a kill leaves it live or gone.
+        state = self._tree.loaded().state(step.module)
+        results: dict[str | None, telling.Result] = {"live": "loaded", "coming": "crashed", "going": "crashed"}
+        result = results.get(state, "failed")
+        if isinstance(step, Rmmod | RemoveCommand):
+            result = "not_removed" if state else "removed"
+        detail = "its loader was killed" if result in ("failed", "not_removed") else ""
         path = step.path if isinstance(step, Insmod) else ""
-        at = None if isinstance(step, Insmod) else step.at
-        if isinstance(heard, Died):
-            usec = (time.monotonic_ns() - work.since_ns) // 1000
-            # An oops takes its caller along and leaves the name in `coming`; a kill leaves it live or gone.
-            match self._tree.loaded().state(step.module):
-                case "live":
-                    return Outcome(request, step.module, "loaded", step.because, path, 0, usec, at)
-                case "coming" | "going":
-                    return Outcome(request, step.module, "crashed", step.because, path, 0, usec, at)
-                case None:
-                    return Outcome(request, step.module, "failed", step.because, path, 0, usec, at,
-                                   detail="its loader was killed")  # fmt: skip
-        code, usec = heard.errno, heard.usec
-        if not code:
-            return Outcome(request, step.module, "loaded", step.because, path, 0, usec, at)
-        if heard.stage == "kernel" and code == errno.EEXIST:
-            return Outcome(request, step.module, "live", step.because, path, 0, usec, at)
-        if heard.stage == "file" and code == errno.ENOENT:
-            return Outcome(request, step.module, "missing", step.because, path, code, usec, at)
-        return Outcome(request, step.module, "failed", step.because, path, code, usec, at, detail=heard.detail)
+        at = step.at if isinstance(step, Install | RemoveCommand) else None
+        return Outcome(request, step.module, result, step.because, path, 0, usec, at, detail=detail)
 
     def _known(self, request: Request, step: Step) -> Outcome | None:
         """What comes of a step that need not be tried."""
@@ -322,7 +327,7 @@ class Line:
         fields = (("KMODD_FILE", problem.at.file), ("KMODD_LINE", str(problem.at.line)))
         self.tell(Record(telling.BAD_INPUT, telling.WARNING, str(problem), fields))
 
-    def _tell_new(self, job: Job) -> None:
+    def _tell_new(self, job: AnyJob) -> None:
         for outcome in job.untold():
             results = self.counters.results
             results[outcome.result] = results.get(outcome.result, 0) + 1

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno as errors
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from kmodd.errors import Where
-from kmodd.plan import Because, Skip, Step
+from kmodd.plan import Because, Skip
 from kmodd.request import Request
 
 Result = Literal[
     "loaded", "live", "builtin", "blacklisted", "denied", "missing", "failed", "crashed", "stuck", "nomatch",
-    "not_attempted",
+    "not_attempted", "removed", "in_use", "absent", "not_removed",
 ]  # fmt: skip
-"""The values of the journal field KMODD_RESULT."""
+"""The values of the journal field KMODD_RESULT; the last four are of removing."""
 
 EMERG, ALERT, CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = range(8)
 """syslog(3) levels."""
@@ -37,6 +37,10 @@ _KINDS: dict[Result, tuple[str, int]] = {
     "stuck": ("f109", WARNING),
     "nomatch": ("f10a", DEBUG),
     "not_attempted": ("f10b", NOTICE),
+    "removed": ("f10c", INFO),
+    "in_use": ("f10d", NOTICE),
+    "absent": ("f10e", NOTICE),
+    "not_removed": ("f10f", ERR),
 }
 
 _KERNEL_SAYS: dict[int, tuple[int, str]] = {
@@ -52,6 +56,13 @@ _KERNEL_SAYS: dict[int, tuple[int, str]] = {
     errors.ENOMEM: (ERR, "not enough memory for it"),
 }
 
+_ABOUT_REMOVAL = {
+    # errno of delete_module → words (kernel/module/main.c)
+    errors.EAGAIN: "somebody uses it",
+    errors.EBUSY: "it is starting or ending, or it cannot be removed at all",
+    errors.ENOENT: "the kernel does not have it any more",
+    errors.EPERM: "not permitted: modules_disabled, lockdown or no CAP_SYS_MODULE",
+}
 
 DRY_RUN = "dry run"
 """Why nothing is attempted in a dry run."""
@@ -87,7 +98,19 @@ def of_skip(request: Request, skip: Skip) -> Outcome:
     return Outcome(request, skip.module, result, skip.because, at=skip.at, rule=skip.rule)
 
 
-def not_attempted(request: Request, step: Step, why: str) -> Outcome:
+class Planned(Protocol):
+    """A step of loading or of removing."""
+
+    @property
+    def module(self) -> str:
+        """Its name."""
+
+    @property
+    def because(self) -> Because:
+        """Why it stands in the plan."""
+
+
+def not_attempted(request: Request, step: Planned, why: str) -> Outcome:
     """A step that was planned and not tried."""
     return Outcome(request, step.module, "not_attempted", step.because, detail=why)
 
@@ -125,7 +148,7 @@ def record(outcome: Outcome) -> Record:
         fields.append(("KMODD_PATTERN", outcome.because.pattern))
     if outcome.path:
         fields.append(("KMODD_PATH", outcome.path))
-    if outcome.result in ("loaded", "failed", "crashed", "stuck"):
+    if outcome.result in ("loaded", "failed", "crashed", "stuck", "removed", "not_removed"):
         fields.append(("KMODD_DURATION_USEC", str(outcome.duration_usec)))
     if outcome.errno:
         fields.append(("ERRNO", str(outcome.errno)))
@@ -168,6 +191,16 @@ def _sentence(outcome: Outcome) -> str:
             return f"{name}{whom} has been starting for {took}{detail}; {because}"
         case "nomatch":
             return f"No module for {outcome.request.text}{whom}"
+        case "removed":
+            return f"Removed {name} in {took}, {because}{detail}"
+        case "in_use":
+            return f"Not removing {name}: it is in use; {because}"
+        case "absent":
+            return f"Not removing {name}: the kernel does not have it; {because}"
+        case "not_removed":
+            return f"Could not remove {name} after {took}: {_reason(outcome)}; {because}"
+        case "not_attempted" if outcome.request.removing:
+            return f"Not removing {name}: {outcome.detail}; {because}"
         case "not_attempted" if outcome.detail == DRY_RUN:
             return f"Would load {name}{whom}, {because}"
         case "not_attempted":
@@ -176,7 +209,9 @@ def _sentence(outcome: Outcome) -> str:
 
 def _reason(outcome: Outcome) -> str:
     code = errors.errorcode.get(outcome.errno, str(outcome.errno))
-    words = outcome.detail or _KERNEL_SAYS.get(outcome.errno, (ERR, ""))[1]
+    loading = _KERNEL_SAYS.get(outcome.errno, (ERR, ""))[1]
+    says = _ABOUT_REMOVAL.get(outcome.errno, "") if outcome.result == "not_removed" else loading
+    words = outcome.detail or says
     return f"{code}, {words}" if words else code
 
 

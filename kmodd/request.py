@@ -23,8 +23,24 @@ MAX_DEVICES = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Removing:
+    """How a module is to be taken out (modprobe -r and its options)."""
+
+    first_time: bool = False
+    """One that the kernel does not have is a failure."""
+    ends_at_failure: bool = True
+    """The first module that is builtin, in use or not there ends all, as modprobe's FATAL does; with -a or -q not."""
+    ignore_commands: bool = False
+    """No remove commands and no softdeps."""
+    holders: bool = False
+    """Modules that use it go first."""
+    waits: bool = False
+    """It may be in use for a while: the kernel is asked all the same, again and again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """One wish: make `text` loaded."""
+    """One wish: make `text` loaded, or have it removed."""
 
     text: str
     """Exactly as it came: a modalias, a module's name, an alias, a name the kernel asked for."""
@@ -39,6 +55,8 @@ class Request:
     """boot: the line that lists it."""
     synthetic: bool = False
     """No device came: sysfs was read, or somebody wrote to a `uevent` file. A known answer will do."""
+    removing: Removing | None = None
+    """An operator's wish to have it removed; None: it is to be loaded."""
 
 
 @dataclass(frozen=True, slots=True)

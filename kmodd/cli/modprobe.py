@@ -230,6 +230,15 @@ def _run(settings: _Settings, messages: _Messages) -> int:
     for complaint in snapshot.config.complaints:
         messages.say(complaint)
     messages.verbose = settings.verbose
+    try:
+        return _do(settings, tree, snapshot, messages)
+    finally:  # kmod reads a damaged index as if it were sound
+        for problem in snapshot.catalog.problems:
+            messages.log(ERR, str(problem))
+
+
+def _do(settings: _Settings, tree: Tree, snapshot: TreeSnapshot, messages: _Messages) -> int:
+    """The mode that the options ask for."""
     if "c" in settings.flags:
         return _show_config(snapshot, messages)
     if settings.flags & {"show-modversions", "show-exports", "r", "remove-holders"}:
@@ -255,7 +264,6 @@ def _show_config(snapshot: TreeSnapshot, messages: _Messages) -> int:
     for index in ("modules.alias", "modules.symbols"):
         for key, module in snapshot.catalog.dump(index):
             messages.show(f"alias {key} {module}")
-    _tell_damage(snapshot, messages)
     return 0
 
 
@@ -265,7 +273,7 @@ def _show_names(text: str, tree: Tree, snapshot: TreeSnapshot, settings: _Settin
     _complain(complaints, messages)
     for hit in hits:
         messages.show(hit.module)
-    return 0 if hits else _not_found(text, tree, snapshot, settings, messages)
+    return 0 if hits else _not_found(text, tree, settings, messages)
 
 
 def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, settings: _Settings, messages: _Messages) -> int:
@@ -285,7 +293,7 @@ def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, settings: _Setting
         messages.log(_level(settings), f"Failed to get module from path {text}: No such file or directory")
         return 1
     if not plan.goals:
-        return _not_found(text, tree, snapshot, settings, messages)
+        return _not_found(text, tree, settings, messages)
     return _show_goals(plan, settings, messages)
 
 
@@ -329,8 +337,7 @@ def _is_there(goal: Goal) -> bool:
             return False
 
 
-def _not_found(text: str, tree: Tree, snapshot: TreeSnapshot, settings: _Settings, messages: _Messages) -> int:
-    _tell_damage(snapshot, messages)
+def _not_found(text: str, tree: Tree, settings: _Settings, messages: _Messages) -> int:
     messages.log(_level(settings), f"Module {text} not found in directory {tree.directory}")
     return 1
 
@@ -343,9 +350,3 @@ def _level(settings: _Settings) -> int:
 def _complain(complaints: Iterable[str], messages: _Messages) -> None:
     for complaint in complaints:
         messages.log(ERR, complaint)
-
-
-def _tell_damage(snapshot: TreeSnapshot, messages: _Messages) -> None:
-    """What is wrong with the indexes that were read: kmod reads a damaged one as if it were sound."""
-    for problem in snapshot.catalog.problems:
-        messages.log(ERR, str(problem))

@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,8 +42,15 @@ class InsmodCall:
 
 
 @dataclass(frozen=True, slots=True)
+class RmmodCall:
+    """Have the kernel remove this module, if nothing uses it."""
+
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommandCall:
-    """Run the install command that stands at this place; the loader reads it there itself."""
+    """Run the install or remove command that stands at this place; the loader reads it there itself."""
 
     module: str
     at: Where
@@ -52,11 +59,14 @@ class CommandCall:
     options: str
 
 
-Call = InsmodCall | CommandCall
+Call = InsmodCall | RmmodCall | CommandCall
 
+
+LOADER_MARK = "KMODD_LOADER"
+"""Set for the commands that a loader runs: a modprobe among them must not wait for the lane that waits for it."""
 
 Stage = Literal["file", "kernel", "command"]
-"""Who gave the errno: opening or unpacking the file, the kernel, or an install command.
+"""Who gave the errno: opening or unpacking the file, the kernel, or an install or remove command.
 
 ENOENT of the kernel means an unknown symbol, ENOENT of open a missing file: they must stay apart.
 """
@@ -79,6 +89,8 @@ def encode_call(call: Call) -> bytes:
     match call:
         case InsmodCall(path, options):
             words = {"do": "insmod", "path": path, "options": options}
+        case RmmodCall(module):
+            words = {"do": "rmmod", "module": module}
         case CommandCall(module, at, real_file, options):
             words = {
                 "do": "install", "module": module, "file": at.file, "line": str(at.line), "real": real_file,
@@ -99,6 +111,8 @@ def decode_call(datagram: bytes) -> Call:
         match words["do"]:
             case "insmod":
                 return InsmodCall(words["path"], words["options"])
+            case "rmmod":
+                return RmmodCall(words["module"])
             case "install":
                 at = Where(words["file"], int(words["line"]))
                 return CommandCall(words["module"], at, words["real"], words["options"])
@@ -158,13 +172,21 @@ def _carry_out(call: Call, kernel: Kernel) -> Reply:
             except OSError as error:
                 return reply(error.errno or errno.EIO, "kernel")
             return reply(0, "kernel")
+        case RmmodCall(module):
+            try:
+                kernel.delete_module(module, os.O_NONBLOCK)
+            except OSError as error:
+                return reply(error.errno or errno.EIO, "kernel")
+            return reply(0, "kernel")
         case CommandCall():
-            why = _run_install_command(call)
+            why = _run_command_at(call)
             return reply(errno.EINVAL if why else 0, "command", why)
 
 
-def open_module(path: str) -> Callable[[Kernel, str], None]:
+def open_module(path: str, flags: int = 0) -> Callable[[Kernel, str], None]:
     """Open the module file `path`; the answer hands it to a kernel with options, once.
+
+    `flags`: IGNORE_MODVERSIONS, IGNORE_VERMAGIC; they reach the kernel by finit_module alone.
 
     A compressed file goes to the kernel as it is where `/sys/module/compression` names its format, else it is
     unpacked here for init_module; so it is too where the kernel has no finit_module (kmod, libkmod-module.c).
@@ -181,7 +203,7 @@ def open_module(path: str) -> Callable[[Kernel, str], None]:
 
     def give(kernel: Kernel, options: str) -> None:
         try:
-            kernel.finit_module(fd, options, COMPRESSED_FILE if format_name else 0)
+            kernel.finit_module(fd, options, flags | (COMPRESSED_FILE if format_name else 0))
         except OSError as error:
             if error.errno != errno.ENOSYS:
                 raise
@@ -223,27 +245,40 @@ def _kernel_unpacks() -> str:
         return ""
 
 
-def _run_install_command(call: CommandCall) -> str:
-    """Run it with /bin/sh, as system(3) in kmod does; the answer is why it failed, empty if it did not."""
+def _run_command_at(call: CommandCall) -> str:
+    """Run the command at a line; the answer is why it failed, empty if it did not."""
     try:
         with open(call.real_file, encoding="utf-8", errors="surrogateescape", newline="") as file:
             config = modprobe_d.parse_file(modprobe_d.ConfFile(call.at.file, file.read()))
     except OSError as error:
         return f"{call.at.file}: {error.strerror}"
-    command = next((line.command for line in config.installs if line.at == call.at), "")
+    kind, command = next(
+        (
+            (kind, line.command)
+            for kind, lines in (("install", config.installs), ("remove", config.removes))
+            for line in lines
+            if line.at == call.at
+        ),
+        ("", ""),
+    )
     if not command:
         return f"{call.at}: no install command there any more"
+    status = run_command(command, call.options, call.module, {**os.environ, LOADER_MARK: str(os.getpid())})
+    if status < 0:
+        return f"{kind} command of {call.at} was killed by {signal.Signals(-status).name}"
+    return f"{kind} command of {call.at} exited with status {status}" if status else ""
+
+
+def run_command(command: str, options: str, module: str, env: Mapping[str, str]) -> int:
+    """Run it with /bin/sh, as system(3) in kmod does; the answer is its status, negative for a signal."""
     # All signals are blocked here; the command must not inherit that.
     child = os.posix_spawn(
         "/bin/sh",
-        ["sh", "-c", command.replace("$CMDLINE_OPTS", call.options)],
-        {**os.environ, "MODPROBE_MODULE": call.module},
+        ["sh", "-c", command.replace("$CMDLINE_OPTS", options)],
+        {**env, "MODPROBE_MODULE": module},
         setsigmask=[],
     )
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status < 0:
-        return f"install command of {call.at} was killed by {signal.Signals(-status).name}"
-    return f"install command of {call.at} exited with status {status}" if status else ""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _name_process() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from kmodd.catalog import SOURCES, Catalog, Hit, Snapshot, lookup, lookup_or_not
 from kmodd.errors import UnmatchedBracket, Where
 from kmodd.layer import Layer
 from kmodd.modprobe_d import ConfFile, Config
+from tests import rootfs
 from tests.rootfs import ROOTFS, twins
 
 TEXTS = {path.name: path.read_bytes() for path in (ROOTFS / "_tree").iterdir()}
@@ -231,3 +233,13 @@ def test_an_alias_below_does_not_bring_in_what_is_above_again() -> None:
     assert names(lookup("block-major-7-0", layered())) == ["loop"]
     assert names(lookup("symbol:new-symbol", layered())) == ["new"]
     assert names(lookup("serio", layered())) == ["serio"]
+
+
+def test_modprobe_tells_damage_and_goes_on(tmp_path: Path) -> None:
+    root = rootfs.build("names", tmp_path / "root")
+    index = root / "lib" / "modules" / rootfs.RELEASE / "modules.dep.bin"
+    index.write_bytes(index.read_bytes()[:40])
+    said = rootfs.ours_in(root, "modprobe -D loop")
+    assert said.status == 0
+    assert said.out.startswith(b"insmod /lib/modules/")
+    assert said.err.startswith(b"modprobe: ERROR: modules.dep.bin: offset ")

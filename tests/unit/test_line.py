@@ -80,7 +80,7 @@ class World:
         text = f"add@/devices/{name}\0SUBSYSTEM=pci\0MODALIAS={alias}\0".encode() + uuid
         self.line.take(uevent.parse(text), "uevent")
 
-    def settle(self) -> list[Job]:
+    def settle(self) -> list[AnyJob]:
         """Until the line is idle; each module that comes in is live from then on. The answer: the jobs that ended."""
         names: set[str] = set()
         ended = self.line.advance()

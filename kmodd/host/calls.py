@@ -1,0 +1,48 @@
+"""A step as a call to whoever carries it out, and what was replied as an outcome: the same for a loader and in place."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import assert_never
+
+from kmodd.host.loader import Call, CommandCall, InsmodCall, Reply, RmmodCall
+from kmodd.outcome import Outcome, Result
+from kmodd.plan import Insmod, Install, Step
+from kmodd.removal import RemovalStep, RemoveCommand, Rmmod
+from kmodd.request import Request
+
+
+def call_of(step: Step | RemovalStep, real: Callable[[str], str]) -> Call:
+    """How a loader is told. `real`: where to open what is printed as a path."""
+    match step:
+        case Insmod():
+            return InsmodCall(real(step.path), step.options)
+        case Install():
+            return CommandCall(step.module, step.at, real(step.at.file), step.options)
+        case Rmmod():
+            return RmmodCall(step.module)
+        case RemoveCommand():
+            return CommandCall(step.module, step.at, real(step.at.file), "")
+        case _:
+            assert_never(step)
+
+
+def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply) -> Outcome:
+    """What a reply means for its step."""
+    path = step.path if isinstance(step, Insmod) else ""
+    at = step.at if isinstance(step, Install | RemoveCommand) else None
+    detail = reply.detail if reply.errno else ""
+    code = reply.errno
+    result: Result
+    if isinstance(step, Rmmod | RemoveCommand):
+        result = "not_removed" if code else "removed"
+    elif not code:
+        result = "loaded"
+    elif reply.stage == "kernel" and code == errno.EEXIST:
+        result, code, detail = "live", 0, ""
+    elif reply.stage == "file" and code == errno.ENOENT:
+        result, detail = "missing", ""
+    else:
+        result = "failed"
+    return Outcome(request, step.module, result, step.because, path, code, reply.usec, at, detail=detail)

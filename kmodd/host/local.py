@@ -1,0 +1,165 @@
+"""Carrying out steps in this process: what a tool does where no daemon is to do it, with the rights of its caller.
+
+It uses the loader's own functions. Signals are blocked while a module's init may run, because a killed init leaves
+hardware half set (kernel-proofs, section 3); they count when it is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from kmodd.host.kernel import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
+from kmodd.host.loader import LOADER_MARK, Reply, Stage, open_module, run_command
+from kmodd.outcome import Outcome, record
+from kmodd.plan import Insmod, Step
+from kmodd.removal import RemovalStep, Rmmod
+
+SHORTEST = 6
+"""Bytes of the shortest file that kmod takes for a module (libkmod-file.c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a tool wants its steps done."""
+
+    force_modversion: bool = False
+    force_vermagic: bool = False
+    force_removal: bool = False
+    wait_msec: int = 0
+    """How long a module that is in use is asked to go, again and again."""
+
+    @property
+    def load_flags(self) -> int:
+        """For finit_module."""
+        return IGNORE_MODVERSIONS * self.force_modversion | IGNORE_VERMAGIC * self.force_vermagic
+
+
+class Machine:
+    """The kernel, the shell and the journal, as a tool uses them. Tests have one with another kernel."""
+
+    def __init__(self, kernel: Kernel | None = None, tell: Callable[[Outcome], None] | None = None) -> None:
+        """`kernel` None: the running one. `tell` None: to journald, where there is one."""
+        self._kernel = kernel
+        self._tell = tell or _to_journal
+        self.env: Mapping[str, str] = os.environ
+        """For install and remove commands."""
+
+    @property
+    def kernel(self) -> Kernel:
+        """Made when it is needed: ctypes costs as much as the rest of a tool. Raises OSError (ENOSYS)."""
+        if self._kernel is None:
+            self._kernel = LinuxKernel()
+        return self._kernel
+
+    def carry_out(self, step: Step | RemovalStep, manner: Manner, real: Callable[[str], str]) -> Reply:
+        """Do one step now. `real`: where to open what is printed as a path."""
+        begin = time.monotonic_ns()
+        with uninterrupted():
+            code, stage, detail = self._do(step, manner, real)
+        return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
+
+    def _do(self, step: Step | RemovalStep, manner: Manner, real: Callable[[str], str]) -> tuple[int, Stage, str]:
+        try:
+            if isinstance(step, Insmod):
+                return self.insert(real(step.path), step.options, manner.load_flags)
+            if isinstance(step, Rmmod):
+                self._remove(step.module, manner)
+                return 0, "kernel", ""
+        except OSError as error:
+            return error.errno or errno.EIO, "kernel", ""
+        options = step.options if hasattr(step, "options") else ""
+        status = run_command(step.command, options, step.module, self.env)
+        # Only the exit status is looked at, not death by a signal (libkmod, command_do).
+        return (errno.EINVAL, "command", str(status)) if status > 0 else (0, "command", "")
+
+    def insert(self, path: str, options: str, flags: int) -> tuple[int, Stage, str]:
+        """Give one file to the kernel: errno, who gave it, and words where the errno says too little."""
+        try:
+            give = open_module(path, flags)
+            if os.path.getsize(path) < SHORTEST:
+                return errno.EINVAL, "file", f"{path}: too short for a module"
+        except OSError as error:
+            return error.errno or errno.EIO, "file", f"{path}: {error.strerror}"
+        try:
+            with uninterrupted():
+                give(self.kernel, options)
+        except OSError as error:
+            return error.errno or errno.EIO, "kernel", ""
+        return 0, "kernel", ""
+
+    def _remove(self, name: str, manner: Manner) -> None:
+        """Have the kernel remove a module, for as long as the manner says. Raises OSError."""
+        flags = os.O_NONBLOCK | (os.O_TRUNC if manner.force_removal else 0)
+        deadline = time.monotonic() + manner.wait_msec / 1000
+        pause = 0.001
+        while True:
+            try:
+                self.kernel.delete_module(name, flags)
+            except OSError as error:
+                left = deadline - time.monotonic()
+                if error.errno != errno.EAGAIN or left <= 0:
+                    raise
+                time.sleep(min(pause, left))
+                pause *= 2
+            else:
+                return
+
+    def remove(self, name: str, force: bool) -> int:
+        """Have the kernel remove one module: 0 or errno."""
+        try:
+            with uninterrupted():
+                self._remove(name, Manner(force_removal=force))
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
+
+    def tell(self, outcome: Outcome) -> None:
+        """Leave the one record of it in the journal, as the daemon does; never waits, and never fails."""
+        self._tell(outcome)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals wait until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _to_journal(outcome: Outcome) -> None:
+    if not os.path.exists("/run/systemd/journal/socket"):
+        return
+    from kmodd.host.journal import JournalSocket
+
+    with contextlib.suppress(OSError):
+        journal = JournalSocket()
+        journal.write(record(outcome))
+        journal.close()
+
+
+def descends_from_loader() -> bool:
+    """Whether a loader runs us, by an install or remove command: then its lane waits for us, and we not for it.
+
+    By the mark in the environment, and by the processes above us: a command may run us with another environment.
+    """
+    if LOADER_MARK in os.environ:
+        return True
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                name, _, rest = file.read().partition(b"(")[2].rpartition(b")")
+        except OSError:
+            return False
+        if name == b"kmodd-loader":
+            return True
+        pid = int(rest.split()[1])
+    return False
