@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any, assert_never
@@ -10,6 +9,7 @@ from typing import Any, assert_never
 import kmodd
 from kmodd import outcome as telling
 from kmodd.errors import NoTree, Problem
+from kmodd.explanation import as_object
 from kmodd.host.control import (
     Connection,
     ControlSocket,
@@ -110,15 +110,13 @@ class Callers:
         self._loading = [(request, c) for request, c in self._loading if c in here]
 
     def _explain(self, connection: Connection, text: str) -> None:
-        from kmodd.cli.explain import Question, json_line
-
         try:
             plan = self._line.plan(Request(text, "operator"))
         except NoTree as error:
             self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
         else:
-            question = Question(text, "modalias" if ":" in text else "module", (text,), "operator")
-            self._socket.answer(connection, {"plan": json.loads(json_line(question, plan))})
+            kind = "modalias" if ":" in text else "module"
+            self._socket.answer(connection, {"plan": as_object(kind, plan)})
 
     def _status(self) -> dict[str, Any]:
         line = self._line

@@ -31,10 +31,10 @@ class Where:
 
     file: str
     line: int
-    """First line is 1. Of a line continued with a backslash, the first."""
+    """First line is 1. Of a line continued with a backslash, the first. 0: the file has no lines."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,16 @@ class Problem:
 
     def __str__(self) -> str:
         """One line: `file:line:column: what was expected`."""
-        place = self.at.file
-        if self.at.line:
-            place += f":{self.at.line}"
-            if self.column:
-                place += f":{self.column}"
-        return f"{place}: {self.expected}"
+        column = f":{self.column}" if self.at.line and self.column else ""
+        return f"{self.at}{column}: {self.expected}"
 
     def with_caret(self) -> str:
         """The message, the source line and a caret below the column, for terminals."""
+        return f"{self}{self.shown()}"
+
+    def shown(self) -> str:
+        """The source line and the caret, each on a line of its own with the LF before it; nothing for a whole file."""
         if not self.source:
-            return str(self)
-        shown = self.source.expandtabs(1)
+            return ""
         caret = "\n  " + " " * (self.column - 1) + "^" if self.column else ""
-        return f"{self}\n  {shown}{caret}"
+        return f"\n  {self.source.expandtabs(1)}{caret}"

@@ -32,9 +32,8 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        """One line: `file:line: error: what is wrong`; without a line where the whole file is meant."""
-        place = str(self.at) if self.at.line else self.at.file
-        return f"{place}: {self.severity}: {self.text}"
+        """`file:line: error: what is wrong`, for a bad line that line and a caret; without a number for a whole file."""
+        return f"{self.at}: {self.severity}: {self.text}"
 
 
 def lint(snapshot: Snapshot, hidden: Iterable[tuple[str, str]] = ()) -> tuple[Finding, ...]:
@@ -98,7 +97,7 @@ def _bad_lines(snapshot: Snapshot) -> Iterator[Finding]:
     """Lines that no program can use, and names that end in the CR of a text from another system."""
     config = snapshot.config
     for problem in config.problems:
-        yield Finding(problem.at, "error", problem.expected)
+        yield Finding(problem.at, "error", problem.expected + problem.shown())
     ends: list[tuple[str, Where]] = []
     ends += [(alias.module, alias.at) for alias in config.aliases]
     ends += [(entry.module, entry.at) for entry in config.blacklist]

@@ -30,7 +30,7 @@ FLOORS = (
     # 2: decisions
     {
         "kmodd.layer", "kmodd.catalog", "kmodd.request", "kmodd.policy", "kmodd.plan", "kmodd.resolve", "kmodd.depmod",
-        "kmodd.outcome", "kmodd.lint", "kmodd.job", "kmodd.answers",
+        "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from kmodd import tables
 from kmodd.catalog import Snapshot
 from kmodd.cli.options import BadOption, Options
-from kmodd.errors import NoTree, Where
+from kmodd.errors import NoTree
+from kmodd.explanation import json_line, text_of
+from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree, read_file
-from kmodd.plan import Because, Goal, Insmod, Plan, Skip, Step
-from kmodd.request import Origin, Request
+from kmodd.plan import Goal, Plan, Skip
+from kmodd.request import Origin, Request, wanted
 from kmodd.resolve import manner_of, resolve
+from kmodd.uevent import Uevent
 
 USAGE = """usage: kmodd explain [--json] [--root DIR] [--kernel RELEASE] REQUEST…
 
@@ -61,7 +64,7 @@ def main(argv: list[str]) -> int:
     except BadOption as error:
         print(f"kmodd explain: {error}\n{USAGE}", end="", file=sys.stderr)
         return 2
-    tree = Tree(root=root, release=release)
+    tree = Tree(root=root, release=release, beyond=read_settings(root).beyond)
     if tree.guessed:
         _complain(f"kernel {tree.release}, the only one below {root}")
     try:
@@ -83,13 +86,13 @@ def _explain(requests: list[str], tree: Tree, as_json: bool) -> int:
             resolve(Request(name, question.origin), snapshot, loaded, manner, tree.present) for name in question.names
         )
         plan = _joined(question, plans)
-        answer = json_line(question, plan) if as_json else text_of(plan)
+        answer = json_line(question.kind, plan) if as_json else text_of(plan)
         sys.stdout.buffer.write(os.fsencode(answer + "\n"))
         if all(isinstance(entry, Skip) and entry.reason == "missing" for goal in plan.goals for entry in goal.entries):
             status = 1
     sys.stdout.flush()
     for problem in snapshot.problems:
-        _complain(str(problem))
+        _complain(problem.with_caret())
     return status
 
 
@@ -105,7 +108,7 @@ def _joined(question: Question, plans: tuple[Plan, ...]) -> Plan:
 def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
     """Find out what kind of request `text` is, and which names it stands for; what has none is complained about."""
     if text.startswith("/sys/"):
-        names = _modaliases(tree.real(text))
+        names = _wishes(tree.real(text))
         if not names:
             there = "has no modalias" if tree.present(text) else "does not exist"
             _complain(f"{text} {there}")
@@ -120,6 +123,15 @@ def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
     name = text.replace("-", "_")
     is_module = snapshot.catalog.dep(name) is not None or snapshot.catalog.is_builtin(name)
     return Question(text, "module" if is_module else "alias", (text,), "operator")
+
+
+def _wishes(directory: str) -> tuple[str, ...]:
+    """What the device in a folder of sysfs asks for: its modaliases, and what udevd's other rules add to them."""
+    aliases = _modaliases(directory)
+    subsystem = os.path.basename(os.path.realpath(f"{directory}/subsystem"))
+    properties = tuple(("MODALIAS", alias) for alias in aliases)
+    event = Uevent("add", os.path.realpath(directory), subsystem, aliases, 0, synthetic=True, properties=properties)
+    return tuple(request.text for request in wanted(event, "coldplug"))
 
 
 def _modaliases(directory: str) -> tuple[str, ...]:
@@ -177,67 +189,6 @@ def _names_of_devname(path: str, tree: Tree) -> tuple[str, ...]:
 def _names_of_number(kind: str, major: int, minor: int) -> tuple[str, ...]:
     """What the kernel asks for, one after the other (fs/char_dev.c base_probe, block/genhd.c)."""
     return f"{kind}-major-{major}-{minor}", f"{kind}-major-{major}"
-
-
-# ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def text_of(plan: Plan) -> str:
-    """The answer for people, without the last LF."""
-    steps, skips = plan.steps, plan.skips
-    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}"]
-    lines += [f"load {step.module} {_what(step)}   because {step.because}" for step in steps]
-    lines += [f"skip {skip.module}   because {_why(skip)}" for skip in skips]
-    return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _what(step: Step) -> str:
-    command = step.path if isinstance(step, Insmod) else f"install {step.command}"
-    return f"{command} {step.options.strip()}".rstrip()
-
-
-def _why(skip: Skip) -> str:
-    """The reason, and what it was wanted for."""
-    return skip.why() if skip.reason == "no_match" else f"{skip.why()}; {skip.because}"
-
-
-def json_line(question: Question, plan: Plan) -> str:
-    """The answer for programs (docs/explain.schema.json)."""
-    import json  # costs more than the rest of the program
-
-    answer = {
-        "request": question.text,
-        "kind": question.kind,
-        "steps": [_json_step(step) for step in plan.steps],
-        "skips": [
-            {"module": skip.module, "reason": skip.reason, **_json_where(skip.at), "rule": skip.rule or None}
-            for skip in plan.skips
-        ],
-    }
-    return json.dumps(answer, ensure_ascii=True)
-
-
-def _json_step(step: Step) -> dict[str, object]:
-    is_insmod = isinstance(step, Insmod)
-    return {
-        "action": "insmod" if is_insmod else "install",
-        "module": step.module,
-        "path": step.path if isinstance(step, Insmod) else step.command,
-        "options": step.options.strip(),
-        "because": _json_because(step.because),
-    }
-
-
-def _json_because(because: Because) -> dict[str, object]:
-    return {"kind": because.kind, "of": because.of, "pattern": because.pattern or None, **_json_where(because.at)}
-
-
-def _json_where(at: Where | None) -> dict[str, object]:
-    return {"file": at.file if at else None, "line": at.line if at else None}
 
 
 def _text(data: bytes) -> str:

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     snapshot = tree.quick_snapshot(like_kmod=bool(aliases) and len(aliases) <= _FEW)
     all_matched = _answer([aliases] if aliases else _lines_of_stdin(), snapshot)
     for problem in snapshot.problems:
-        print(f"kmodd lookup: {problem}", file=sys.stderr)
+        print(f"kmodd lookup: {problem.with_caret()}", file=sys.stderr)
     return 0 if all_matched else 1
 
 

@@ -13,12 +13,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from kmodd.host.kernel import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.host.loader import LOADER_MARK, Reply, Stage, open_module, run_command
 from kmodd.outcome import Outcome, record
-from kmodd.plan import Insmod, Step
-from kmodd.removal import RemovalStep, Rmmod
+from kmodd.plan import Insmod, Install, Step
+from kmodd.removal import RemovalStep, RemoveCommand, Rmmod
 
 SHORTEST = 6
 """Bytes of the shortest file that kmod takes for a module (libkmod-file.c)."""
@@ -60,23 +61,25 @@ class Machine:
     def carry_out(self, step: Step | RemovalStep, manner: Manner, real: Callable[[str], str]) -> Reply:
         """Do one step now. `real`: where to open what is printed as a path."""
         begin = time.monotonic_ns()
-        with uninterrupted():
-            code, stage, detail = self._do(step, manner, real)
+        match step:
+            case Insmod():
+                code, stage, detail = self.insert(real(step.path), step.options, manner.load_flags)
+            case Rmmod():
+                code, stage, detail = self.remove(step.module, manner), "kernel", ""
+            case Install():
+                code, stage, detail = self._command(step.command, step.options, step.module)
+            case RemoveCommand():
+                code, stage, detail = self._command(step.command, "", step.module)
+            case _:
+                assert_never(step)
         return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
 
-    def _do(self, step: Step | RemovalStep, manner: Manner, real: Callable[[str], str]) -> tuple[int, Stage, str]:
-        try:
-            if isinstance(step, Insmod):
-                return self.insert(real(step.path), step.options, manner.load_flags)
-            if isinstance(step, Rmmod):
-                self._remove(step.module, manner)
-                return 0, "kernel", ""
-        except OSError as error:
-            return error.errno or errno.EIO, "kernel", ""
-        options = step.options if hasattr(step, "options") else ""
-        status = run_command(step.command, options, step.module, self.env)
+    def _command(self, command: str, options: str, module: str) -> tuple[int, Stage, str]:
+        """Errno, and the exit status as text."""
+        with uninterrupted():
+            status = run_command(command, options, module, self.env)
         # Only the exit status is looked at, not death by a signal (libkmod, command_do).
-        return (errno.EINVAL, "command", str(status)) if status > 0 else (0, "command", "")
+        return (errno.EINVAL if status > 0 else 0), "command", str(max(status, 0))
 
     def insert(self, path: str, options: str, flags: int) -> tuple[int, Stage, str]:
         """Give one file to the kernel: errno, who gave it, and words where the errno says too little."""
@@ -93,31 +96,23 @@ class Machine:
             return error.errno or errno.EIO, "kernel", ""
         return 0, "kernel", ""
 
-    def _remove(self, name: str, manner: Manner) -> None:
-        """Have the kernel remove a module, for as long as the manner says. Raises OSError."""
+    def remove(self, name: str, manner: Manner) -> int:
+        """Have the kernel remove one module, asking for as long as the manner says: 0 or errno."""
         flags = os.O_NONBLOCK | (os.O_TRUNC if manner.force_removal else 0)
         deadline = time.monotonic() + manner.wait_msec / 1000
         pause = 0.001
         while True:
             try:
-                self.kernel.delete_module(name, flags)
+                with uninterrupted():
+                    self.kernel.delete_module(name, flags)
             except OSError as error:
                 left = deadline - time.monotonic()
                 if error.errno != errno.EAGAIN or left <= 0:
-                    raise
+                    return error.errno or errno.EIO
                 time.sleep(min(pause, left))
                 pause *= 2
             else:
-                return
-
-    def remove(self, name: str, force: bool) -> int:
-        """Have the kernel remove one module: 0 or errno."""
-        try:
-            with uninterrupted():
-                self._remove(name, Manner(force_removal=force))
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
+                return 0
 
     def tell(self, outcome: Outcome) -> None:
         """Leave the one record of it in the journal, as the daemon does; never waits, and never fails."""

@@ -1,0 +1,228 @@
+"""modprobe that does something: insertion and removal in this process, with kmod 30's words for what comes of it.
+
+The plan is made before (kmodd.resolve, kmodd.removal); here each step is shown, done and told. What the daemon does in
+our place is told by the same functions (kmodd.cli.by_daemon).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kmodd.cli.messages import CRIT, ERR, WARNING, Messages
+from kmodd.host.calls import outcome_of
+from kmodd.host.kernel_log import KernelLog
+from kmodd.host.loader import Reply
+from kmodd.host.local import Machine, Manner
+from kmodd.host.tree import Tree, TreeSnapshot
+from kmodd.job import Job
+from kmodd.outcome import Outcome
+from kmodd.plan import Goal, Insmod, Install, Plan, Skip, Step
+from kmodd.procfs import Loaded
+from kmodd.removal import RemovalJob, RemovalStep, RemoveCommand, Rmmod, plan_removal
+from kmodd.request import Removing, Request
+
+_LIBRARY = "../libkmod/libkmod-module.c"
+_NO_FILE = _LIBRARY + ":{} kmod_module_insert_module() could not find module by name='{}'"
+_NO_FILE_LINE = 968
+_COMMAND_FAILED = _LIBRARY + ":1047 command_do() Error running install command '{}' for module {}: retcode {}"
+_NOT_REMOVED = _LIBRARY + ":856 kmod_module_remove_module() could not remove '{}': {}"
+"""Debian's kmod says where in its source a message of its library comes from; that is part of what is compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What of modprobe's options matters for acting."""
+
+    all: bool = False
+    """-a: a failure that would be FATAL is a WARNING, and the next name follows."""
+    first_time: bool = False
+    shown: bool = False
+    """Actions are printed."""
+    dry: bool = False
+    ignore_loaded: bool = False
+    ignore_commands: bool = False
+    holders: bool = False
+    manner: Manner = Manner()
+
+    @property
+    def level(self) -> int:
+        """Of messages that end the program where not all are asked for."""
+        return WARNING if self.all else CRIT
+
+    def removing(self, messages: Messages) -> Removing:
+        """The same for a removal; a FATAL message that is not heard ends nothing."""
+        return Removing(
+            self.first_time, messages.verbose >= self.level == CRIT, self.ignore_commands, self.holders,
+            self.manner.wait_msec > 0,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Actor:
+    """One run of modprobe."""
+
+    tree: Tree
+    snapshot: TreeSnapshot
+    how: How
+    messages: Messages
+    machine: Machine
+    _loaded: Loaded | None = None
+
+    # ── insertion ──
+
+    def insert(self, plan: Plan) -> int:
+        """Carry out a plan that has goals; the status is that of the last one, as kmod has it."""
+        status = 0
+        for number, goal in enumerate(plan.goals):
+            for complaint in goal.complaints:
+                self.messages.log(ERR, complaint)
+            code = self._insert_goal(plan.request, goal, is_first=number == 0)
+            status = 1 if code else 0
+        return status
+
+    def _insert_goal(self, request: Request, goal: Goal, *, is_first: bool) -> int:
+        """One goal: 0 or the errno that was told."""
+        if not is_first and self._state().state(goal.module) == "live":
+            code = errno.EEXIST if self.how.first_time else 0
+            tell_insertion(goal.module, code, (), self.messages)
+            return code
+        job = Job(Plan(request, (goal,)))
+        log: list[str] = []
+        while step := job.next_step(lambda step: self._known(request, step)):
+            self._tell(job.untold())
+            if self.how.shown:
+                self.messages.show(action(step))
+            kernel_log = KernelLog()
+            reply = self.machine.carry_out(step, self.how.manner, self.tree.real)
+            self._loaded = None
+            if reply.errno:
+                log = kernel_log.about(step.module)
+                self._complain_of_command(step, reply)
+            job.finish(outcome_of(request, step, reply))
+            if self.how.first_time and step.module == goal.module and job.outcomes[-1].result == "live":
+                break
+        self._tell(job.untold())
+        code = failure(goal, job.outcomes, first_time=self.how.first_time)
+        tell_insertion(goal.module, code, log, self.messages)
+        return code
+
+    def _complain_of_command(self, step: Step, reply: Reply) -> None:
+        if isinstance(step, Install):
+            command = step.command.replace("$CMDLINE_OPTS", step.options)
+            self.messages.log(ERR, _COMMAND_FAILED.format(command, step.module, reply.detail))
+
+    def _state(self) -> Loaded:
+        self._loaded = self._loaded or self.tree.loaded()
+        return self._loaded
+
+    def _known(self, request: Request, step: Step) -> Outcome | None:
+        """A step before may have brought it in."""
+        is_live = self._state().state(step.module) == "live"
+        return Outcome(request, step.module, "live", step.because) if is_live else None
+
+    def _tell(self, outcomes: Iterable[Outcome]) -> None:
+        """To the journal what was done or refused; to the caller what has no file."""
+        for outcome in outcomes:
+            if outcome.result == "missing" and not outcome.path:
+                self.messages.log(ERR, _NO_FILE.format(_NO_FILE_LINE, outcome.module))
+            if outcome.result not in ("live", "builtin"):
+                self.machine.tell(outcome)
+
+    # ── removal ──
+
+    def remove(self, text: str) -> int:
+        """Remove what a name stands for."""
+        request = Request(text, "operator", removing=self.how.removing(self.messages))
+        plan = plan_removal(request, self.snapshot, self.tree.loaded(), self.tree.present)
+        for complaint in plan.complaints:
+            self.messages.log(ERR, complaint)
+        if plan.bad_name:
+            return 1
+        job = RemovalJob(plan, self.tree.loaded)
+        while step := job.next_step():
+            self._tell_removal(job.untold())
+            if self.how.shown:
+                self.messages.show(action(step))
+            if self.how.dry:
+                job.finish(Outcome(request, step.module, "removed", step.because))
+                job.untold()
+                continue
+            if isinstance(step, RemoveCommand):
+                self.messages.flush()
+            reply = self.machine.carry_out(step, self.how.manner, self.tree.real)
+            job.finish(outcome_of(request, step, reply))
+        self._tell_removal(job.untold())
+        return 1 if job.failed else 0
+
+    def _tell_removal(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            if not self.how.dry:
+                self.machine.tell(outcome)
+            is_command = outcome.result == "not_removed" and outcome.at is not None
+            tell_removal(outcome.module, outcome.result, outcome.errno, is_command, self.how, self.messages)
+
+
+# ── words, also for what the daemon did ──────────────────────────────────────────────────────────────────────────────
+
+
+def action(step: Step | RemovalStep) -> str:
+    """A step as kmod prints it: a blank stands before the options also where there are none."""
+    match step:
+        case Insmod():
+            return f"insmod {step.path} {step.options}"
+        case Install():
+            return f"install {step.command} {step.options}"
+        case Rmmod():
+            return f"rmmod {step.module}"
+        case RemoveCommand():
+            return f"remove {step.command.replace('$CMDLINE_OPTS', '')}"
+
+
+def failure(goal: Goal, outcomes: Sequence[Outcome], *, first_time: bool) -> int:
+    """The errno with which a goal ends, 0 for success: that of the first entry that may not fail."""
+    for entry, outcome in zip(goal.entries, outcomes, strict=False):
+        if outcome.result in ("live", "builtin") and first_time and outcome.module == goal.module:
+            return errno.EEXIST
+        if not entry.required and not (isinstance(entry, Skip) and entry.module == goal.module):
+            continue
+        if outcome.result in ("failed", "missing", "crashed", "not_attempted"):
+            return outcome.errno or errno.ENOENT
+    return 0
+
+
+def tell_insertion(module: str, code: int, log: Iterable[str], messages: Messages) -> None:
+    """The message about a goal that failed, and behind it what the kernel has logged."""
+    if not code:
+        return
+    match code:
+        case errno.EEXIST:
+            text = "Module already in kernel"
+        case errno.ENOENT:
+            text = "Unknown symbol in module, or unknown parameter (see dmesg)"
+        case _:
+            text = os.strerror(code)
+    messages.log(ERR, f"could not insert '{module}': {text}")
+    for line in log:
+        messages.log(ERR, f"the kernel says: {line}")
+
+
+def tell_removal(module: str, result: str, code: int, is_command: bool, how: How, messages: Messages) -> None:
+    """The message about one module that was to go; may end the program."""
+    match result:
+        case "nomatch":
+            messages.log(how.level, f"Module {module} not found.")
+        case "absent":
+            messages.log(how.level, f"Module {module} is not in kernel.")
+        case "builtin":
+            messages.log(how.level, f"Module {module} is builtin.")
+        case "in_use":
+            messages.log(how.level, f"Module {module} is in use.")
+        case "not_removed" if is_command:
+            messages.log(how.level, f"Error running remove command for {module}")
+        case "not_removed" if how.manner.wait_msec:
+            messages.log(ERR, f"could not remove '{module}': {os.strerror(code)}")
+        case "not_removed":
+            messages.log(ERR, _NOT_REMOVED.format(module, os.strerror(code)))

@@ -1,0 +1,68 @@
+"""A plan in words and as JSON: the one form that explain, the daemon and the tools show (INTERFACE, kmodd explain)."""
+
+from __future__ import annotations
+
+from kmodd.errors import Where
+from kmodd.plan import Because, Insmod, Plan, Skip, Step
+
+
+def text_of(plan: Plan) -> str:
+    """The plan for people, a line each, without the last LF."""
+    steps, skips = plan.steps, plan.skips
+    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}"]
+    lines += [f"load {step.module} {_what(step)}   because {step.because}" for step in steps]
+    lines += [f"skip {skip.module}   because {_why(skip)}" for skip in skips]
+    return "\n".join(lines)
+
+
+def json_line(kind: str, plan: Plan) -> str:
+    """The plan for programs on one line (docs/explain.schema.json); `kind`: what kind of request it was."""
+    import json  # costs more than the rest of the program
+
+    return json.dumps(as_object(kind, plan), ensure_ascii=True)
+
+
+def as_object(kind: str, plan: Plan) -> dict[str, object]:
+    """The same as values that JSON has."""
+    return {
+        "request": plan.request.text,
+        "kind": kind,
+        "steps": [_json_step(step) for step in plan.steps],
+        "skips": [
+            {"module": skip.module, "reason": skip.reason, **_json_where(skip.at), "rule": skip.rule or None}
+            for skip in plan.skips
+        ],
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _what(step: Step) -> str:
+    command = step.path if isinstance(step, Insmod) else f"install {step.command}"
+    return f"{command} {step.options.strip()}".rstrip()
+
+
+def _why(skip: Skip) -> str:
+    """The reason, and what it was wanted for."""
+    return skip.why() if skip.reason == "no_match" else f"{skip.why()}; {skip.because}"
+
+
+def _json_step(step: Step) -> dict[str, object]:
+    is_insmod = isinstance(step, Insmod)
+    return {
+        "action": "insmod" if is_insmod else "install",
+        "module": step.module,
+        "path": step.path if isinstance(step, Insmod) else step.command,
+        "options": step.options.strip(),
+        "because": _json_because(step.because),
+    }
+
+
+def _json_because(because: Because) -> dict[str, object]:
+    return {"kind": because.kind, "of": because.of, "pattern": because.pattern or None, **_json_where(because.at)}
+
+
+def _json_where(at: Where | None) -> dict[str, object]:
+    return {"file": at.file if at else None, "line": at.line if at else None}
