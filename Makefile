@@ -10,7 +10,7 @@ DISTLIB ?= /usr/lib/python3/dist-packages
 # Everything that demo, test and run take from the distribution, and the only place where it is listed.
 NEEDS = python3 python3-venv python3-systemd python3-pyudev python3-pyelftools \
         systemd udev kmod libkmod2 libkmod-dev gcc libc6-dev libelf-dev strace \
-        qemu-system-x86 mmdebstrap e2fsprogs busybox-static cpio xz-utils zstd uidmap fakeroot
+        qemu-system-x86 mmdebstrap e2fsprogs busybox-static cpio xz-utils zstd uidmap fakeroot make openssl python3-zstandard
 SUDO  = $(if $(filter-out 0,$(shell id -u)),sudo)
 VENV  = .venv
 PY    = $(VENV)/bin/python
@@ -114,6 +114,7 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 		sed 's,/usr/\(bin\|lib\|share/doc\)/kmodd,$(PREFIX)/\1/kmodd,g' "$$unit" > "$$work/unit"
 		put 644 "$$work/unit" "$(PREFIX)/lib/systemd/system/$${unit##*/}"
 	done
+	put 644 systemd/systemd-modules-load.service.d/kmodd.conf "$(PREFIX)/lib/systemd/system/systemd-modules-load.service.d/kmodd.conf"
 	put 644 systemd/kmodd.catalog "$(PREFIX)/lib/systemd/catalog/kmodd.catalog"
 	for file in README.md CHANGELOG.md LICENSE $(wildcard docs/*); do put 644 "$$file" "$(PREFIX)/share/doc/kmodd/$${file##*/}"; done
 

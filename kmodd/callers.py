@@ -18,13 +18,16 @@ from kmodd.host.control import (
     ReloadWish,
     SettleWish,
     StatusWish,
+    UnloadWish,
     Wish,
 )  # fmt: skip
 from kmodd.host.notify import Notify
 from kmodd.job import Job
-from kmodd.line import Line
+from kmodd.line import AnyJob, Line
 from kmodd.outcome import Outcome, Record, record
-from kmodd.request import Request
+from kmodd.plan import Insmod
+from kmodd.removal import RemovalJob
+from kmodd.request import Removing, Request
 
 
 class Callers:
@@ -58,11 +61,10 @@ class Callers:
             case ExplainWish(text):
                 self._explain(connection, text)
             case LoadWish(text, parameters):
-                request = Request(text, "operator", params=parameters)
-                if self._line.no_tree:
-                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
-                elif self._line.order(request):
-                    self._loading.append((request, connection))
+                self._order(connection, Request(text, "operator", params=parameters))
+            case UnloadWish(text, first_time, go_on):
+                removing = Removing(first_time=first_time, ends_at_failure=not go_on)
+                self._order(connection, Request(text, "operator", removing=removing))
             case SettleWish(timeout_usec):
                 deadline = None if timeout_usec is None else time.monotonic() + timeout_usec / 1e6
                 self._settling.append((connection, deadline))
@@ -71,6 +73,12 @@ class Callers:
                 self._socket.answer(connection, {"problems": [str(problem) for problem in problems]})
             case _:
                 assert_never(wish)
+
+    def _order(self, connection: Connection, request: Request) -> None:
+        if self._line.no_tree:
+            self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
+        elif self._line.order(request):
+            self._loading.append((request, connection))
 
     def reload(self) -> Sequence[Problem]:
         """Read everything again, as on SIGHUP; the service manager is told when it begins and ends."""
@@ -81,13 +89,13 @@ class Callers:
         self._notify.ready(message)
         return problems
 
-    def ended(self, job: Job) -> None:
+    def ended(self, job: AnyJob) -> None:
         """A job is through: whoever ordered it is answered."""
         for waiter in self._loading:
             request, connection = waiter
             if request is job.plan.request or request == job.plan.request:
                 self._loading.remove(waiter)
-                self._socket.answer(connection, {"results": [_result(outcome) for outcome in job.outcomes]})
+                self._socket.answer(connection, _removed(job) if isinstance(job, RemovalJob) else _loaded(job))
                 return
 
     def settled(self) -> None:
@@ -140,7 +148,31 @@ class Callers:
         }
 
 
-def _result(outcome: Outcome) -> dict[str, Any]:
+def _loaded(job: Job) -> dict[str, Any]:
+    """The answer to Load: each outcome belongs to one entry of the plan, in order."""
+    goals = job.plan.goals
+    entries = [(number, entry) for number, goal in enumerate(goals) for entry in goal.entries]
+    results = []
+    for (number, entry), outcome in zip(entries, job.outcomes, strict=False):
+        tried = isinstance(entry, Insmod) and outcome.path
+        action = f"insmod {entry.path} {entry.options}" if isinstance(entry, Insmod) and tried else ""
+        results.append(_result(outcome, number, entry.required, action))
+    if not entries:
+        results = [_result(outcome, 0, True, "") for outcome in job.outcomes]
+    shown = [{"module": goal.module, "complaints": list(goal.complaints)} for goal in goals]
+    return {"results": results, "goals": shown, "complaints": list(job.plan.complaints)}
+
+
+def _removed(job: RemovalJob) -> dict[str, Any]:
+    """The answer to Unload."""
+    results = []
+    for outcome in job.outcomes:
+        tried = outcome.result in ("removed", "not_removed") and not outcome.at
+        results.append(_result(outcome, 0, True, f"rmmod {outcome.module}" if tried else ""))
+    return {"results": results, "failed": job.failed, "complaints": list(job.plan.complaints)}
+
+
+def _result(outcome: Outcome, goal: int, required: bool, action: str) -> dict[str, Any]:
     return {
         "module": outcome.module,
         "result": outcome.result,
@@ -148,4 +180,7 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         "errno": outcome.errno,
         "duration_usec": outcome.duration_usec,
         "message": record(outcome).message,
+        "goal": goal,
+        "required": required,
+        "action": action,
     }

@@ -29,6 +29,9 @@ from kmodd.uevent import Uevent
 EVENTS_AT_ONCE = 1024
 """Datagrams read in one go; only when fewer came is the socket empty."""
 
+BOOT_LIST_LIMIT = 20.0
+"""Seconds that READY waits for the boot list: whoever is ordered after us counts on it, as on systemd-modules-load."""
+
 LOOK_AGAIN = 5.0
 """Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
 
@@ -65,11 +68,13 @@ class Daemon:
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
         self._callers = Callers(self._line, self._control, notify, facts)
         self._selector = selectors.DefaultSelector()
+        self._ready_by: float | None = None
+        self._ready_text = ""
         self._socket_empty = False
         self._stopping = False
 
     def run(self) -> None:
-        """Coldplug, READY, then events until SIGTERM or SIGINT; SIGHUP reads everything again."""
+        """Boot list, READY, coldplug, then events until SIGTERM or SIGINT; SIGHUP reads everything again."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
@@ -99,7 +104,17 @@ class Daemon:
         self._line.tell(Record(telling.STARTED, telling.INFO, message))
         if not self._settings.dry_run:
             self._speak()
-        self._notify.ready(message)
+        self._ready_text = message
+        self._ready_by = time.monotonic() + BOOT_LIST_LIMIT
+
+    def _get_ready(self) -> None:
+        """READY, once the boot list is answered or can not be."""
+        if self._ready_by is None:
+            return
+        line = self._line
+        if not line.boot_left or line.no_tree or time.monotonic() >= self._ready_by:
+            self._ready_by = None
+            self._notify.ready(self._ready_text)
 
     def _speak(self) -> None:
         for error in sources.speak(self._tree.root):
@@ -141,6 +156,7 @@ class Daemon:
             # Loading makes children appear: what they say is read before anybody is told that all is quiet.
             if self._receive() == 0:
                 self._callers.settled()
+        self._get_ready()
         self._callers.expire()
         self._journal.flush()
         self._notify.alive()
@@ -195,7 +211,6 @@ class Daemon:
         waits = [self._notify.watchdog_interval or 3600.0]
         if self._line.no_tree or not self._journal.flush():
             waits.append(LOOK_AGAIN)
-        deadline = self._callers.next_deadline()
-        if deadline is not None:
-            waits.append(max(0.0, deadline - time.monotonic()))
+        deadlines = (self._callers.next_deadline(), self._ready_by)
+        waits += [max(0.0, deadline - time.monotonic()) for deadline in deadlines if deadline is not None]
         return min(waits)

@@ -143,11 +143,12 @@ def symvers(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int], tu
     found: dict[bytes, int] = {}
     complaints = []
     for number, line in enumerate(data.split(b"\n"), 1):
-        match [word for word in re.split(b"[ \t]", line) if word]:
+        match [word for word in re.split(b"[ \t]", line + b"\n") if word]:
             case [crc, symbol, b"vmlinux", *_]:
                 hexadecimal = re.fullmatch(rb"(?:0[xX])?([0-9a-fA-F]+)", crc)
                 if hexadecimal is None:
-                    text = f"{file}:{number} Invalid symbol version {decode(crc)}: Success"
+                    # kmod adds the errno of a look for an index, long before
+                    text = f"{file}:{number} Invalid symbol version {decode(crc)}: No such file or directory"
                     complaints.append(Complaint("ERROR", text))
                 else:
                     found[_without(prefix, symbol)] = int(hexadecimal[1], 16)

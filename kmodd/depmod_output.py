@@ -127,7 +127,8 @@ def _built(rows: Iterable[index_writer.Row]) -> bytes:
     except BadIndex as error:
         key = str(error)
         bad = next(byte for byte in encode(key) if byte > 127)
-        text = f"Module index: bad character '{chr(bad)}'=0x{bad:x} - only 7-bit ASCII is supported:\n{key}"
+        what = f"bad character '{decode(bytes((bad,)))}'=0x{bad:x}"
+        text = f"Module index: {what} - only 7-bit ASCII is supported:\n{key}"
         raise Unusable((Complaint("FATAL", text),)) from None
 
 
@@ -178,15 +179,30 @@ def builtin_names(data: bytes) -> Files:
 
 
 def builtin_aliases(data: bytes) -> Files:
-    """modules.builtin.alias.bin, out of the NUL-terminated strings of modules.builtin.modinfo. Raises Unusable."""
+    """modules.builtin.alias.bin, out of the strings `MODULE.KEY=VALUE` NUL of modules.builtin.modinfo. Raises Unusable.
+
+    Read as a stream, as kmod does: a string without its `=` takes the next one along.
+    """
     rows = []
     complaints: list[Complaint] = []
-    for text in data.split(b"\0"):
-        module, dot, rest = text.partition(b".")
-        key, equals, alias = rest.partition(b"=")
-        if module and dot and equals and key == b"alias" and alias:
+    at = 0
+    while at < len(data):
+        module, at = _up_to(b".", data, at)
+        if not module:
+            continue
+        key, at = _up_to(b"=", data, at)
+        alias, at = _up_to(b"\0", data, at)
+        if key == b"alias" and alias:
             rows += [(each, 0, module) for each in _normalised([alias], complaints)]
     return [("modules.builtin.alias.bin", _built(rows))], complaints
+
+
+def _up_to(end: bytes, data: bytes, at: int) -> tuple[bytes, int]:
+    """What stands from `at` to the byte `end`, nothing where a NUL comes first; and the place behind either."""
+    place, nul = data.find(end, at), data.find(b"\0", at)
+    if place >= 0 and (nul < 0 or place <= nul):
+        return data[at:place], place + 1
+    return b"", nul + 1 if nul >= 0 else len(data)
 
 
 def in_order(files: Iterable[File]) -> list[File]:

@@ -87,6 +87,8 @@ class Line:
         self._replay_wanted = False
         self.work: Work | None = None
         self.counters = Counters()
+        self.boot_left = 0
+        """So many of the boot list are not answered yet."""
         self.no_tree = ""
         """Why there is no snapshot; empty: there is one."""
 
@@ -116,7 +118,7 @@ class Line:
         for problem in listed.problems:
             self.complain(problem)
         for module in listed.modules:
-            self._backlog.add(Request(module.name, "boot", at=module.at))
+            self.boot_left += self._backlog.add(Request(module.name, "boot", at=module.at))
 
     def order(self, request: Request) -> bool:
         """A request that somebody waits for. False: no room."""
@@ -268,6 +270,7 @@ class Line:
         else:
             if isinstance(job, Job):
                 self._answers.learn(job.plan.request.text, job.outcomes)
+                self.boot_left -= job.plan.request.origin == "boot"
             else:
                 self._answers.forget_modules()
         self._tell_new(job)

@@ -1,4 +1,4 @@
-"""What it comes to to take a module out: `Request` and `Snapshot` in, `RemovalPlan` out, and the `RemovalJob` on its way.
+"""Taking a module out: `Request` and `Snapshot` in, `RemovalPlan` out, and the `RemovalJob` on its way.
 
 The rules are those of kmod 30's `modprobe -r` (kmod.md 1.8; its tools/modprobe.c), corners included:
 
@@ -8,8 +8,8 @@ The rules are those of kmod 30's `modprobe -r` (kmod.md 1.8; its tools/modprobe.
 - softdeps and dependencies may stay: only the module itself and its holders count;
 - dependencies are looked at once, in the order in which they were loaded, so one that only another of them uses stays.
 
-The plan says what is meant to go, and why. Whether it can go is decided at its turn, by what the kernel has then, because
-every removal changes that: so says the job, which asks for /proc/modules before each step.
+The plan says what is meant to go, and why. Whether it can go is decided at its turn, by what the kernel has then,
+because every removal changes that: the job asks for /proc/modules before each step.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ class RemovalJob:
 
     def _remove(self, removal: Removal, *, asked: bool) -> _Walk:
         """One module and what goes with it (rmmod_do_module)."""
-        if not removal.command:
+        if not removal.command and not self._manner.ignore_loaded:
             if removal.builtin:
                 return self._say(removal, "builtin", errno.ENOENT) if asked else 0
             if self.look().state(removal.module) is None:
@@ -275,7 +275,8 @@ class RemovalJob:
             code = yield from self._remove(holder, asked=False)
             if code:
                 return code
-        if not removal.command and not self._manner.waits and self._refcnt(removal.module) > 0:
+        unchecked = removal.command or self._manner.waits or self._manner.ignore_loaded
+        if not unchecked and self._refcnt(removal.module) > 0:
             return self._say(removal, "in_use", errno.EBUSY)
         code = yield from self._itself(removal)
         if code:

@@ -36,6 +36,8 @@ class Removing:
     """Modules that use it go first."""
     waits: bool = False
     """It may be in use for a while: the kernel is asked all the same, again and again."""
+    ignore_loaded: bool = False
+    """As if the kernel had it and nothing used it (modprobe -D)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ All index files change together or none, and a file that did not change since th
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -203,9 +204,11 @@ def _run(settings: _Settings) -> int:
     known, keep = _cached(settings, is_all)
     with Bar("depmod") as bar:
         entries, count = cache_file.entries(seen, known, settings.root, bar.show)
-    for entry in entries:
-        if entry.facts.problem:
-            _say("ERROR", f"failed to load symbols from {entry.path}: {os.strerror(entry.facts.problem)}")
+    problems = {entry.path: entry.facts.problem for entry in entries if entry.facts.problem}
+    for path, problem in problems.items():
+        _say("ERROR", f"failed to load symbols from {path}: {os.strerror(problem)}")
+    if errno.ENOSYS in problems.values():
+        _say("ERROR", "modules are compressed with zstd; install python3-zstandard to read them")
     index = depmod.resolve(members, [entry.facts for entry in entries], kernel, settings.prefix)
     if "e" in settings.flags:
         versions = [cache_file.read_versions(settings.root + each.path) for each in members]
@@ -246,7 +249,14 @@ def _named_modules(settings: _Settings) -> list[Seen]:
         except OSError as error:
             raise _fatal(f"could not create module {path}: {_reason(error)}") from None
         member = depmod.member(path, settings.directory)
-        if member.name in found:
+        rival = found.get(member.name)
+        if rival is not None and rival.member.path == path:
+            _say("ERROR", f"hash_add_unique {member.name}: File exists")
+            raise _fatal(f"could not add module {path}: File exists")
+        if rival is not None:
+            what = f"kmod_module '{member.name}' already exists with different path"
+            where = f"new-path='{path}' old-path='{rival.member.path}'"
+            _say("ERROR", f"../libkmod/libkmod-module.c:428 kmod_module_new_from_path() {what}: {where}")
             raise _fatal(f"could not create module {path}: File exists")
         found[member.name] = Seen(member, stamp_of(status))
     return list(found.values())

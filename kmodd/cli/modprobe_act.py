@@ -26,7 +26,7 @@ from kmodd.request import Removing, Request
 
 _LIBRARY = "../libkmod/libkmod-module.c"
 _NO_FILE = _LIBRARY + ":{} kmod_module_insert_module() could not find module by name='{}'"
-_NO_FILE_LINE = 968
+_NO_FILE_LINE = 895
 _COMMAND_FAILED = _LIBRARY + ":1047 command_do() Error running install command '{}' for module {}: retcode {}"
 _NOT_REMOVED = _LIBRARY + ":856 kmod_module_remove_module() could not remove '{}': {}"
 """Debian's kmod says where in its source a message of its library comes from; that is part of what is compared."""
@@ -36,6 +36,7 @@ _NOT_REMOVED = _LIBRARY + ":856 kmod_module_remove_module() could not remove '{}
 class How:
     """What of modprobe's options matters for acting."""
 
+    manner: Manner
     all: bool = False
     """-a: a failure that would be FATAL is a WARNING, and the next name follows."""
     first_time: bool = False
@@ -45,7 +46,6 @@ class How:
     ignore_loaded: bool = False
     ignore_commands: bool = False
     holders: bool = False
-    manner: Manner = Manner()
 
     @property
     def level(self) -> int:
@@ -56,7 +56,7 @@ class How:
         """The same for a removal; a FATAL message that is not heard ends nothing."""
         return Removing(
             self.first_time, messages.verbose >= self.level == CRIT, self.ignore_commands, self.holders,
-            self.manner.wait_msec > 0,
+            self.manner.wait_msec > 0, self.ignore_loaded,
         )  # fmt: skip
 
 

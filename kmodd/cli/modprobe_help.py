@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-FEATURES = "+ZSTD +XZ +ZLIB +LIBCRYPTO -EXPERIMENTAL"
-"""Debian 12 builds its kmod without ZLIB; kmodd has it."""
+from kmodd.cli.messages import FEATURES
+
+__all__ = ["FEATURES", "HELP"]
 
 HELP = """\
 Usage:

@@ -1,4 +1,4 @@
-"""A step as a call to whoever carries it out, and what was replied as an outcome: the same for a loader and in place."""
+"""A step as a call to whoever carries it out, and what was replied as an outcome: the same for a loader and a tool."""
 
 from __future__ import annotations
 

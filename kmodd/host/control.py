@@ -51,6 +51,15 @@ class LoadWish:
 
 
 @dataclass(frozen=True, slots=True)
+class UnloadWish:
+    """Remove as an operator."""
+
+    request: str
+    first_time: bool
+    go_on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SettleWish:
     """Be told when all events so far are answered; None: wait for ever."""
 
@@ -62,7 +71,7 @@ class ReloadWish:
     """Read indexes and configuration again."""
 
 
-Wish = StatusWish | ExplainWish | LoadWish | SettleWish | ReloadWish
+Wish = StatusWish | ExplainWish | LoadWish | UnloadWish | SettleWish | ReloadWish
 
 
 class _Wished(Exception):
@@ -83,6 +92,9 @@ class _Interface:
 
     def Load(self, request: str, parameters: list[str] | None) -> None:
         raise _Wished(LoadWish(request, tuple(parameters or ())))
+
+    def Unload(self, request: str, first_time: bool | None, go_on: bool | None) -> None:
+        raise _Wished(UnloadWish(request, bool(first_time), bool(go_on)))
 
     def Settle(self, timeout_usec: int | None) -> None:
         raise _Wished(SettleWish(timeout_usec))
@@ -179,7 +191,7 @@ class ControlSocket:
             for reply in self._varlink().handle(frame):
                 self._send(connection, reply + b"\0")
         except _Wished as wished:
-            if isinstance(wished.wish, LoadWish | ReloadWish) and connection.uid != 0:
+            if isinstance(wished.wish, LoadWish | UnloadWish | ReloadWish) and connection.uid != 0:
                 self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
                 return None
             return wished.wish

@@ -27,11 +27,13 @@ class KernelLog:
         if self._fd < 0:
             return []
         lines: list[str] = []
+        # `NAME: …` is most of it; `Loading of unsigned module is rejected` names nobody (kernel/module/*.c)
+        starts = (f"{module}: ", "Loading of ", f"Module {module} ")
         try:
             while len(lines) < _MOST and (record := os.read(self._fd, _RECORD)):
-                # `6,1234,5678,-;TEXT`, then lines with a blank before them that are fields (Documentation/ABI/dev-kmsg).
+                # `6,1234,5678,-;TEXT`, then fields, each on a line with a blank before it (Documentation/ABI/dev-kmsg)
                 text = record.partition(b";")[2].partition(b"\n")[0].decode("utf-8", "replace")
-                if text.startswith((f"{module}: ", "Loading of ", "module: ", f"Module {module}")) or f"'{module}'" in text:
+                if text.startswith(starts):
                     lines.append(text)
         except OSError:
             pass  # EAGAIN: there is no more. EPIPE: it was overwritten before we read it.

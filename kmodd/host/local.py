@@ -15,11 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from kmodd.host.calls import outcome_of
 from kmodd.host.kernel import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.host.loader import LOADER_MARK, Reply, Stage, open_module, run_command
+from kmodd.names import ModuleName, module_of_path
 from kmodd.outcome import Outcome, record
-from kmodd.plan import Insmod, Install, Step
+from kmodd.plan import Because, Insmod, Install, Step
 from kmodd.removal import RemovalStep, RemoveCommand, Rmmod
+from kmodd.request import Removing, Request
+
+_BY_HAND = Because("asked", "")
 
 SHORTEST = 6
 """Bytes of the shortest file that kmod takes for a module (libkmod-file.c)."""
@@ -113,6 +118,20 @@ class Machine:
                 pause *= 2
             else:
                 return 0
+
+    def insert_file(self, path: str, options: str, manner: Manner) -> int:
+        """insmod: give a file to the kernel and tell of it; 0 or errno."""
+        step = Insmod(module_of_path(path), path, options, _BY_HAND)
+        reply = self.carry_out(step, manner, str)
+        self.tell(outcome_of(Request(path, "operator"), step, reply))
+        return reply.errno
+
+    def remove_module(self, name: ModuleName, manner: Manner) -> int:
+        """rmmod: have the kernel remove a module and tell of it; 0 or errno."""
+        step = Rmmod(name, _BY_HAND)
+        reply = self.carry_out(step, manner, str)
+        self.tell(outcome_of(Request(name, "operator", removing=Removing()), step, reply))
+        return reply.errno
 
     def tell(self, outcome: Outcome) -> None:
         """Leave the one record of it in the journal, as the daemon does; never waits, and never fails."""

@@ -85,19 +85,28 @@ class Search:
                 continue
             path = f"{directory}/{entry.name}"
             try:
-                if entry.is_dir():
-                    self._enter(path, entry.stat(), way)
-                elif is_module_file(entry.name) or not entry.is_file(follow_symlinks=False):
-                    self._file(path, entry.name, entry.stat())
+                if entry.is_file(follow_symlinks=False) and not is_module_file(entry.name):
+                    continue
+                status = entry.stat()
             except OSError as error:
-                self._complain(f"failed {path}: {error.strerror}")
+                # kmod names the descriptor of the directory; the outermost has the first that is free
+                self._complain(f"fstatat({2 + len(way)}, {entry.name}): {error.strerror}")
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                self._enter(path, status, way)
+            else:
+                self._file(path, entry.name, status)
 
     def _enter(self, path: str, status: os.stat_result, way: tuple[Place, ...]) -> None:
         here = (status.st_dev, status.st_ino)
-        if here in way:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        with os.scandir(self._root + path) as entries:
-            self._walk(path, entries, (*way, here))
+        try:
+            if here in way:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            with os.scandir(self._root + path) as entries:
+                self._walk(path, entries, (*way, here))
+        except OSError as error:
+            name = path.rpartition("/")[2]
+            self._complain(f"openat({2 + len(way)}, {name}, O_RDONLY): {error.strerror}")
 
     def _file(self, path: str, name: str, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
@@ -198,20 +207,16 @@ def _unzstd(data: bytes) -> bytes:
         import zstandard
     except ImportError:
         raise OSError(errno.ENOSYS, "compressed with zstd; install python3-zstandard to unpack it") from None
-    decoder = zstandard.ZstdDecompressor().decompressobj()
+    # what is cut off gives what there is, as in kmod; that it is no whole module is seen later
     try:
-        size = zstandard.frame_content_size(data)
-        if size > LIMIT:
-            _check_size(b"", size)
-        image: bytes = decoder.decompress(data)
+        with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as stream:
+            image: bytes = stream.read(LIMIT + 1)
     except zstandard.ZstdError as error:
         raise _broken(str(error)) from None
     _check_size(image)
-    if not getattr(decoder, "eof", True):
-        raise _broken("compressed data is cut off")
     return image
 
 
-def _check_size(image: bytes, size: int = 0) -> None:
-    if max(len(image), size) > LIMIT:
+def _check_size(image: bytes) -> None:
+    if len(image) > LIMIT:
         raise OSError(errno.EFBIG, f"more than {LIMIT >> 20} MiB when unpacked")

@@ -78,6 +78,7 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/lib/kmodd/varlink/server.py",
         "/usr/lib/kmodd/varlink/LICENSE.txt",
         "/usr/lib/systemd/catalog/kmodd.catalog",
+        "/usr/lib/systemd/system/systemd-modules-load.service.d/kmodd.conf",
         "/usr/share/doc/kmodd/README.md",
         "/usr/share/doc/kmodd/explain.schema.json",
     }

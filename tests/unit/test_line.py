@@ -316,7 +316,9 @@ def test_the_boot_list_is_loaded_through_the_same_line(world: World) -> None:
     """Issue: loaded at start through the same line, reported like the rest."""
     listed = BootList((BootModule("b", Where("/etc/modules", 3)), BootModule("nothing", Where("/etc/modules", 4))))
     world.line.boot(listed)
+    assert world.line.boot_left == 2
     world.settle()
+    assert world.line.boot_left == 0
     assert loads(world) == ["a.ko", "b.ko"]
     fields = dict(world.journal.records[1].fields)
     assert (fields["KMODD_SOURCE"], fields["KMODD_BECAUSE"]) == ("boot", "listed in /etc/modules:3")

@@ -18,6 +18,7 @@ from tests.vm.scenario import plug, remove, settle, stranger_faults
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 
 _CONF = "/etc/modprobe.d/vm-test.conf"
+_BOOT_LIST = "/etc/modules-load.d/vm-test.conf"
 
 # Devices that no driver of Debian's wants. Built-in drivers of this kernel tell no device aliases (they do since 6.16),
 # so one of the devices gets a built-in driver by modprobe.d.
@@ -36,6 +37,7 @@ def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) ->
 
     def prepare(payload: Payload) -> None:
         payload.write(_CONF, "# a comment\nblacklist i6300esb\nalias pci:v00001498d000030C8sv*sd* rtc_cmos\n")
+        payload.write(_BOOT_LIST, "loop\nno_such_module\n")
         payload.remove.append(f"/usr/lib/modules/{image.release}/{dep}")
 
     with boot("the guest of records", prepare=prepare) as machine:
@@ -84,6 +86,29 @@ def test_coldplug_loaded_and_recorded(guest: Machine) -> None:
     }
     assert by_kmodd - {"acpi_cpufreq", "pcc_cpufreq", "powernow_k8", "edac_mce_amd"} <= recorded
     assert {text(record, "KMODD_SOURCE") for record in guest.journal.records} >= {"coldplug"}
+
+
+def test_the_boot_list_came_in_through_kmodd_before_it_was_ready(guest: Machine) -> None:
+    """Boot list: loaded at start through the same line, reported like the rest; whoever comes after counts on it."""
+    record = _record(guest, "loaded", "loop")
+    assert text(record, "KMODD_SOURCE") == "boot"
+    assert text(record, "KMODD_BECAUSE") == f"listed in {_BOOT_LIST}:1"
+    missing = _record(guest, "nomatch", "")
+    assert any(text(each, "KMODD_ALIAS") == "no_such_module" for each in guest.journal.records), missing
+    assert guest.check("systemctl show -P ConditionResult systemd-modules-load").strip() == "no"
+    times = guest.check("systemctl show -P ActiveEnterTimestampMonotonic kmodd").strip()
+    assert int(text(record, "__MONOTONIC_TIMESTAMP")) < int(times)
+
+
+def test_replay_reads_what_a_walk_over_all_of_sysfs_finds(guest: Machine) -> None:
+    """Coldplug: nothing with a `modalias` file stands outside of the buses and classes that are read."""
+    walked = set(guest.check("find /sys/devices -name modalias -size +0 -exec grep -l . {} + | sort").split())
+    program = (
+        "import sys; sys.path.insert(0, '/usr/lib/kmodd'); from kmodd.host.sources import replay; "
+        "print(*(f'/sys{e.devpath}/modalias' for e in replay('')))"
+    )
+    assert set(guest.check(f'python3 -c "{program}"', 60).split()) == walked
+    assert len(walked) > 40
 
 
 def test_a_driver_that_refuses_has_its_errno(guest: Machine) -> None:

@@ -1,0 +1,96 @@
+"""modprobe through the running daemon: one lane and one record for everybody, and the caller hears kmod's words.
+
+Whatever the daemon cannot or may not do is `None`: then the tool does it itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+from kmodd.cli.call import NotRunning, Refused, call
+from kmodd.cli.messages import ERR, Messages
+from kmodd.cli.modprobe_act import How, tell_insertion, tell_removal
+from kmodd.host.control import CONTROL_SOCKET
+from kmodd.host.kernel_log import KernelLog
+from kmodd.host.local import descends_from_loader
+
+
+class Daemon:
+    """The daemon at the control socket."""
+
+    def __init__(self, how: How, messages: Messages, path: str = CONTROL_SOCKET) -> None:
+        self._how = how
+        self._messages = messages
+        self._path = path
+
+    @classmethod
+    def within_reach(cls, how: How, messages: Messages, path: str = CONTROL_SOCKET) -> Daemon | None:
+        """It, or None where there is none, or where a loader of it waits for us."""
+        if not os.path.exists(path) or descends_from_loader():
+            return None
+        return cls(how, messages, path)
+
+    def insert(self, text: str, params: tuple[str, ...], not_found: Callable[[], int]) -> int | None:
+        """Have a name loaded: the status, or None where the daemon did nothing. `not_found` says that nothing fits."""
+        log = KernelLog()
+        reply = self._call("Load", request=text, parameters=list(params))
+        if reply is None:
+            return None
+        for complaint in reply["complaints"]:
+            self._messages.log(ERR, complaint)
+        if not reply["goals"]:
+            return not_found()
+        status = 0
+        lines: list[str] | None = None
+        for number, goal in enumerate(reply["goals"]):
+            for complaint in goal["complaints"]:
+                self._messages.log(ERR, complaint)
+            results = [result for result in reply["results"] if result["goal"] == number]
+            self._show(results)
+            code = self._failure(goal["module"], results)
+            if code and lines is None:
+                failed = [result["module"] for result in results if result["result"] == "failed"]
+                lines = log.about(failed[0]) if failed else []
+            tell_insertion(goal["module"], code, lines or (), self._messages)
+            status = 1 if code else 0
+        return status
+
+    def remove(self, text: str) -> int | None:
+        """Have a name removed, likewise."""
+        how = self._how.removing(self._messages)
+        reply = self._call("Unload", request=text, first_time=how.first_time, go_on=not how.ends_at_failure)
+        if reply is None:
+            return None
+        for complaint in reply["complaints"]:
+            self._messages.log(ERR, complaint)
+        for result in reply["results"]:
+            self._show([result])
+            tell_removal(result["module"], result["result"], result["errno"], False, self._how, self._messages)
+        return 1 if reply["failed"] else 0
+
+    def _call(self, method: str, **parameters: Any) -> dict[str, Any] | None:
+        """The answer; None where there is none, or nothing could be tried."""
+        try:
+            reply = call(method, self._path, **parameters)
+        except (NotRunning, Refused):
+            return None
+        tried = [result for result in reply["results"] if result["result"] == "not_attempted"]
+        return None if tried and len(tried) == len(reply["results"]) else reply
+
+    def _show(self, results: list[dict[str, Any]]) -> None:
+        for result in results:
+            if self._how.shown and result["action"]:
+                self._messages.show(result["action"])
+
+    def _failure(self, module: str, results: list[dict[str, Any]]) -> int:
+        """The errno with which a goal ends, 0 for success; the like of modprobe_act.failure."""
+        for result in results:
+            if result["result"] in ("live", "builtin") and self._how.first_time and result["module"] == module:
+                return errno.EEXIST
+            if result["required"] and result["result"] in ("failed", "missing", "crashed", "not_attempted"):
+                code: int = result["errno"]
+                return code or errno.ENOENT
+        return 0

@@ -1,0 +1,101 @@
+"""`insmod`: give one file to the kernel, without dependencies. Bytes and status of Debian 12's kmod 30.
+
+What the kernel has logged about a refusal stands behind kmod's own message, where the log can be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from kmodd.cli.messages import ERR, FEATURES, VERSION, Messages
+from kmodd.cli.options import BadOption, Options
+from kmodd.host.kernel_log import KernelLog
+from kmodd.host.local import Machine, Manner
+from kmodd.names import module_of_path
+
+HELP = """\
+Usage:
+\tinsmod [options] filename [args]
+Options:
+\t-V, --version     show version
+\t-h, --help        show this help"""
+_LONG = {
+    "version": "V",
+    "help": "h",
+    # kmod 34
+    "force": "f",
+    "force-modversion": "force-modversion",
+    "force-vermagic": "force-vermagic",
+    "syslog": "syslog",
+    "verbose": "v",
+    # kmodd's own
+    "root": "root:",
+}
+_WORDS = {
+    errno.ENOEXEC: "Invalid module format",
+    errno.ENOENT: "Unknown symbol in module",
+    errno.ESRCH: "Module has wrong symbol version",
+    errno.EINVAL: "Invalid parameters",
+}
+
+
+def main(argv: list[str], machine: Machine | None = None) -> int:
+    """Insert the file; 0 or 1. `machine`: another than the running one."""
+    messages = Messages("insmod")
+    try:
+        return _run(argv, messages, machine)
+    finally:
+        messages.flush()
+
+
+def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
+    flags: set[str] = set()
+    root = ""
+    options = Options(argv, "psfvVh", _LONG)
+    try:
+        for code, value in options:
+            match code:
+                case "V":
+                    messages.show(f"{VERSION}\n{FEATURES}")
+                    return 0
+                case "h":
+                    messages.show(HELP)
+                    return 0
+                case "root":
+                    root = value
+                case _:
+                    flags.add(code)
+    except BadOption as error:
+        messages.say(f"insmod: {error}")
+        return 1
+    messages.syslog = "syslog" in flags
+    match options.operands:
+        case []:
+            messages.log(ERR, "missing filename.")
+        case ["-", *_]:
+            messages.log(ERR, "this tool does not support loading from stdin!")
+        case [path, *parameters]:
+            manner = Manner(
+                force_modversion=bool(flags & {"f", "force-modversion"}),
+                force_vermagic=bool(flags & {"f", "force-vermagic"}),
+            )
+            real = root + path if path.startswith("/") else path
+            return _insert(path, real, " ".join(parameters), manner, messages, machine or Machine())
+    return 1
+
+
+def _insert(path: str, real: str, options: str, manner: Manner, messages: Messages, machine: Machine) -> int:
+    try:
+        os.stat(real)
+    except OSError as error:
+        messages.log(ERR, f"could not load module {path}: {error.strerror}")
+        return 1
+    log = KernelLog()
+    code = machine.insert_file(real, options, manner)
+    if not code:
+        return 0
+    messages.log(ERR, f"could not insert module {path}: {_WORDS.get(code, os.strerror(code))}")
+    for line in log.about(module_of_path(path)):
+        messages.log(ERR, f"the kernel says: {line}")
+    return 1

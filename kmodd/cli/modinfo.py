@@ -1,0 +1,357 @@
+"""`modinfo`: bytes and status of Debian 12's kmod 30, and `--json` (docs/COMPAT.md lists what differs)."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kmodd import modinfo
+from kmodd.cli.options import BadOption, Options
+from kmodd.elf import BadElf
+from kmodd.host.module_files import is_module_file, read_module
+from kmodd.modinfo import Field, Info
+from kmodd.names import module_of_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.catalog import Snapshot
+
+_SHORT = "adlpn0mF:k:b:Vh"
+_LONG = {
+    "author": "a",
+    "description": "d",
+    "license": "l",
+    "parameters": "p",
+    "filename": "n",
+    "null": "0",
+    "modname": "m",
+    "field": "F:",
+    "set-version": "k:",
+    "basedir": "b:",
+    "root": "root:",
+    "json": "json",
+    "version": "V",
+    "help": "h",
+}
+_FIELDS = {"a": "author", "d": "description", "l": "license", "p": "parm", "n": "filename"}
+
+HELP = """\
+Usage:
+\tmodinfo [options] <modulename|filename> [args]
+Options:
+\t-a, --author                Print only 'author'
+\t-d, --description           Print only 'description'
+\t-l, --license               Print only 'license'
+\t-p, --parameters            Print only 'parm'
+\t-n, --filename              Print only 'filename'
+\t-0, --null                  Use \\0 instead of \\n
+\t-m, --modname               Handle argument as module name instead of alias or filename
+\t-F, --field=FIELD           Print only provided FIELD
+\t-k, --set-version=VERSION   Use VERSION instead of `uname -r`
+\t-b, --basedir=DIR           Use DIR as filesystem root for /lib/modules
+\t-V, --version               Show version
+\t-h, --help                  Show this help
+"""
+
+
+@dataclass(slots=True)
+class _Settings:
+    """What the command line said."""
+
+    names: list[str] = field(default_factory=list)
+    only: bytes | None = None
+    """The field to show."""
+    end: bytes = b"\n"
+    """What stands behind each line."""
+    by_name: bool = False
+    json: bool = False
+    release: str | None = None
+    base: str | None = None
+    root: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """One module to be shown; without a path it is part of the kernel's image."""
+
+    name: str
+    path: str | None
+
+
+def main(argv: list[str]) -> int:
+    """Run modinfo with `argv` (without its name); the answer is its exit status, 0 or 1."""
+    settings = _settings(argv)
+    if isinstance(settings, int):
+        return settings
+    if not settings.names:
+        _error("missing module or filename.")
+        return 1
+    finder = _Finder(settings)
+    status = 0
+    for name in settings.names:
+        modules = finder.find(name)
+        if not modules:
+            _error(f"Module {'name ' if settings.by_name else ''}{name} not found.")
+            status = 1
+        for module in modules:
+            if not _tell(module, settings, finder):
+                status = 1
+    return status
+
+
+def _settings(argv: list[str]) -> _Settings | int:
+    """What the command line asks for, or the status to end with."""
+    settings = _Settings()
+    options = Options(argv, _SHORT, _LONG)
+    try:
+        for code, value in options:
+            match code:
+                case "a" | "d" | "l" | "p" | "n":
+                    settings.only = _FIELDS[code].encode()
+                case "F":
+                    settings.only = os.fsencode(value)
+                case "0":
+                    settings.end = b"\0"
+                case "m":
+                    settings.by_name = True
+                case "json":
+                    settings.json = True
+                case "k":
+                    settings.release = value
+                case "b":
+                    settings.base = value
+                case "root":
+                    settings.root = value
+                case "V":
+                    from kmodd.cli.modprobe_help import FEATURES
+
+                    print(f"kmod version 30\n{FEATURES}")
+                    return 0
+                case _:
+                    print(HELP, end="")
+                    return 0
+    except BadOption as error:
+        sys.stderr.write(f"modinfo: {error}\n")
+        return 1
+    settings.names = options.operands
+    return settings
+
+
+def _error(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.buffer.write(os.fsencode(f"modinfo: ERROR: {text}\n"))
+    sys.stderr.flush()
+
+
+# ── which modules ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Finder:
+    """Finds what an argument means; the indexes are read only if a name needs them."""
+
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+        self._read: Snapshot | None = None
+
+    def find(self, name: str) -> list[_Module]:
+        """A file, or all modules that a name stands for."""
+        if not self._settings.by_name and self._is_file(name):
+            path = name if name.startswith("/") else f"{os.getcwd()}/{name}"
+            return [_Module(module_of_path(path), path)]
+        from kmodd.catalog import Hit, lookup_or_nothing
+        from kmodd.names import module_name
+
+        snapshot = self._snapshot()
+        if not self._settings.by_name:
+            hits: Iterable[Hit] = lookup_or_nothing(name, snapshot)
+            return [self._module(hit.module, hit.builtin) for hit in hits]
+        catalog = snapshot.catalog
+        name = module_name(name)
+        if ":" not in name and catalog.dep(name) is not None:
+            return [self._module(name, False)]
+        if catalog.is_builtin(name):
+            return [self._module(name, True)]
+        return [self._module(match.module, True) for match in catalog.builtin_aliases(name)[:1]]
+
+    def builtin_fields(self, name: str) -> tuple[Field, ...] | None:
+        """What modules.builtin.modinfo says of a module; None where there is no such file."""
+        from kmodd.host.index_files import read_if_there
+
+        data = read_if_there(f"{self._directory()}/modules.builtin.modinfo")
+        if data is None:
+            return None
+        start = os.fsencode(name) + b"."
+        return tuple(modinfo.field(text[len(start) :]) for text in data.split(b"\0") if text.startswith(start))
+
+    def _is_file(self, name: str) -> bool:
+        try:
+            is_regular = stat.S_ISREG(os.stat(self._settings.root + name).st_mode)
+        except (OSError, ValueError):
+            return False
+        return is_regular and is_module_file(name)
+
+    def _module(self, name: str, builtin: bool) -> _Module:
+        entry = None if builtin else self._snapshot().catalog.dep(name)
+        return _Module(name, entry.path if entry and entry.path else None)
+
+    def _directory(self) -> str:
+        from kmodd.host.tree import Tree
+
+        settings = self._settings
+        tree = Tree(settings.root, settings.release, settings.base, ())
+        return tree.real(tree.directory)
+
+    def _snapshot(self) -> Snapshot:
+        """The indexes, and no configuration: modinfo has none."""
+        if self._read is None:
+            from kmodd.host.tree import Tree
+
+            settings = self._settings
+            tree = Tree(settings.root, settings.release, settings.base, ())
+            self._read = tree.quick_snapshot(like_kmod=True)
+        return self._read
+
+
+# ── what is said of one ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tell(module: _Module, settings: _Settings, finder: _Finder) -> bool:
+    """Print one module; whether that went well."""
+    if settings.json:
+        return _tell_json(module, settings, finder)
+    out = bytearray()
+    only, end = settings.only, settings.end
+    name = os.fsencode(module.name)
+    path = b"(builtin)" if module.path is None else os.fsencode(module.path)
+    if module.path is None and only is None:
+        out += b"%-16s%s%s" % (b"name:", name, end)
+    elif module.path is None and only == b"name":
+        out += name + end
+    if only is None:
+        out += b"%-16s%s%s" % (b"filename:", path, end)
+    elif only == b"filename":
+        _print(out + path + end)
+        return True
+    info = _info(module, settings, finder)
+    if info is None:
+        _print(out)
+        return False
+    if only is not None:
+        out += _one_field(info, only, end)
+    else:
+        out += _all_fields(info, end)
+    _print(out)
+    return True
+
+
+def _print(data: bytes | bytearray) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+
+
+def _info(module: _Module, settings: _Settings, finder: _Finder) -> Info | None:
+    """What there is to say of a module; None, and a message, where it cannot be read."""
+    try:
+        if module.path is not None:
+            return modinfo.info(read_module(settings.root + module.path))
+        fields = finder.builtin_fields(module.name)
+        if fields is None:  # an old kernel, whose build left no such file
+            return Info(())
+        if fields:
+            return Info(fields)
+        reason = os.strerror(38)
+    except BadElf as error:
+        reason = os.strerror(error.number)
+    except OSError as error:
+        reason = os.strerror(error.errno or 5)
+        if error.errno == 38:
+            reason += f" ({error.strerror})"
+    _error(f"could not get modinfo from '{module.name}': {reason}")
+    return None
+
+
+def _one_field(info: Info, only: bytes, end: bytes) -> bytes:
+    """-F: the values alone."""
+    if only != b"parm":
+        return b"".join(value + end for key, value in info.all_fields() if key == only)
+    return b"".join(
+        parameter.name + b":" + _words(parameter.description, parameter.type, b" ") + end
+        for parameter in _parameters(info)
+    )
+
+
+def _all_fields(info: Info, end: bytes) -> bytes:
+    out = bytearray()
+    for key, value in info.all_fields():
+        if key in (b"parm", b"parmtype"):
+            continue
+        if end == b"\0":
+            out += key + b"=" + value + end
+        else:
+            # a key of more than 15 letters has too many blanks in kmod 30: a negative width of printf(3)
+            out += key + b":" + b" " * abs(15 - len(key)) + value + end
+    for parameter in _parameters(info):
+        words = _words(parameter.description, parameter.type, b"")
+        out += b"%-16s%s:%s%s" % (b"parm:", parameter.name, words, end)
+    return bytes(out)
+
+
+def _parameters(info: Info) -> Iterable[modinfo.Parameter]:
+    """All parameters, in kmod's order: the last to appear first."""
+    found, bad = modinfo.parameters(info.fields)
+    for key, value in bad:
+        _error(f"Found invalid \"{os.fsdecode(key)}={os.fsdecode(value)}\": missing ':'")
+    return reversed(found.values())
+
+
+def _words(description: bytes | None, kind: bytes | None, blank: bytes) -> bytes:
+    """What stands behind a parameter's name. `blank`: with -F a lone type stands in parentheses behind it."""
+    if description is None:
+        return blank + b"(%s)" % kind if blank else kind or b""
+    return description if kind is None else b"%s (%s)" % (description, kind)
+
+
+# ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tell_json(module: _Module, settings: _Settings, finder: _Finder) -> bool:
+    """One object on one line; -F and its like leave the other fields out."""
+    import json
+
+    info = _info(module, settings, finder)
+    if info is None:
+        return False
+    fields: dict[str, list[str]] = {}
+    for key, value in info.fields:
+        if key not in (b"parm", b"parmtype") and settings.only in (None, key):
+            fields.setdefault(_text(key), []).append(_text(value))
+    found: dict[str, object] = {"name": module.name, "filename": module.path, "builtin": module.path is None}
+    found["fields"] = fields
+    if settings.only in (None, b"parm"):
+        found["parameters"] = [
+            {
+                "name": _text(each.name),
+                "type": None if each.type is None else _text(each.type),
+                "description": None if each.description is None else _text(each.description),
+            }
+            for each in modinfo.parameters(info.fields)[0].values()
+        ]
+    if settings.only is None:
+        signed = info.signature
+        found["build_id"] = info.build_id.hex() or None
+        found["signature"] = signed and {
+            "kind": _text(signed.kind),
+            "signer": _text(signed.signer),
+            "key": signed.key.hex(),
+            "hash": _text(signed.hash),
+            "signature": signed.signature.hex(),
+        }
+    _print(json.dumps(found).encode() + b"\n")
+    return True
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")

@@ -1,0 +1,47 @@
+"""`modprobe --show-modversions`, `--show-exports`: the symbols that a module wants or gives, with their checksums."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from kmodd.cli.messages import CRIT, Messages
+from kmodd.elf import BadElf, Image
+from kmodd.host.module_files import read_module
+from kmodd.host.tree import Tree
+
+
+def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:
+    """Print them for the module in a file; a name of a module will do too, as with kmod 34. 0 or 1."""
+    path = text
+    if not tree.present(text):
+        line = tree.quick_snapshot(like_kmod=True).catalog.dep(text.replace("-", "_"))
+        if line is None:
+            messages.log(CRIT, f"Module {text} not found.")
+            return 1
+        path = line.path
+    try:
+        image = Image(read_module(tree.real(path)))
+        rows = image.versions() if wanted else _exports(image)
+        code = 0 if rows else errno.ENODATA
+    except OSError as error:
+        rows, code = [], error.errno or errno.EIO
+    except BadElf as error:
+        rows, code = [], error.number
+    if code:
+        what = "modversions" if wanted else "symbols"
+        messages.log(CRIT, f"could not get {what} of {text}: {os.strerror(code)}")
+        return 1
+    for name, crc in rows:
+        messages.show(f"0x{crc:08x}\t{os.fsdecode(name)}")
+    return 0
+
+
+def _exports(image: Image) -> list[tuple[bytes, int]]:
+    """What it exports, with checksums where it has a table of symbols to know them by. Raises BadElf."""
+    names = image.exports()
+    try:
+        checksums = image.version_facts().exports
+    except BadElf:
+        checksums = (0,) * len(names)
+    return list(zip(names, checksums, strict=True))

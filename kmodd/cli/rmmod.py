@@ -1,0 +1,111 @@
+"""`rmmod`: have the kernel remove modules, each by its name or its file. Bytes and status of Debian 12's kmod 30."""
+
+from __future__ import annotations
+
+import os
+
+from kmodd.cli.messages import ERR, FEATURES, VERSION, Messages
+from kmodd.cli.options import BadOption, Options
+from kmodd.host.loaded import holders, read_loaded
+from kmodd.host.local import Machine, Manner
+from kmodd.names import ModuleName, module_name, module_of_path
+from kmodd.procfs import NOTHING_LOADED, Loaded
+
+HELP = """\
+Usage:
+\trmmod [options] modulename ...
+Options:
+\t-f, --force       forces a module unload and may crash your
+\t                  machine. This requires Forced Module Removal
+\t                  option in your kernel. DANGEROUS
+\t-s, --syslog      print to syslog, not stderr
+\t-v, --verbose     enables more messages
+\t-V, --version     show version
+\t-h, --help        show this help"""
+_LONG = {"force": "f", "syslog": "s", "verbose": "v", "version": "V", "wait": "w", "help": "h", "root": "root:"}
+_NOT_REMOVED = "../libkmod/libkmod-module.c:856 kmod_module_remove_module() could not remove '{}': {}"
+
+
+def main(argv: list[str], machine: Machine | None = None) -> int:
+    """Remove all; 1 if one could not go. `machine`: another than the running one."""
+    messages = Messages("rmmod")
+    try:
+        return _run(argv, messages, machine)
+    finally:
+        messages.flush()
+
+
+def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
+    force, root = False, ""
+    options = Options(argv, "fsvVwh", _LONG)
+    try:
+        for code, value in options:
+            match code:
+                case "f":
+                    force = True
+                case "s":
+                    messages.syslog = True
+                case "root":
+                    root = value
+                case "V":
+                    messages.show(f"{VERSION}\n{FEATURES}")
+                    return 0
+                case "h":
+                    messages.show(HELP)
+                    return 0
+                case "w":
+                    messages.log(ERR, "unexpected getopt_long() value 'w'.")
+                    return 1
+    except BadOption as error:
+        messages.say(f"rmmod: {error}")
+        return 1
+    if not options.operands:
+        messages.log(ERR, "missing module name.")
+        return 1
+    machine = machine or Machine()
+    failed = [text for text in options.operands if not _remove(text, force, root, messages, machine)]
+    return 1 if failed else 0
+
+
+def _remove(text: str, force: bool, root: str, messages: Messages, machine: Machine) -> bool:
+    """Whether it is out now."""
+    is_file = os.path.exists(root + text if text.startswith("/") else text)
+    name = module_of_path(text) if is_file else module_name(text.partition(".")[0])
+    if not force and not _may_go(name, _loaded(root), root, messages):
+        return False
+    code = machine.remove_module(name, Manner(force_removal=force))
+    if not code:
+        return True
+    messages.log(ERR, _NOT_REMOVED.format(name, os.strerror(code)))
+    messages.log(ERR, f"could not remove module {text}: {os.strerror(code)}")
+    return False
+
+
+def _loaded(root: str) -> Loaded:
+    try:
+        return read_loaded(root)
+    except OSError:
+        return NOTHING_LOADED
+
+
+def _may_go(name: ModuleName, loaded: Loaded, root: str, messages: Messages) -> bool:
+    """Whether nothing speaks against it; else it is said what does."""
+    module = loaded.modules.get(name)
+    if module is None:
+        is_not = "is builtin." if _is_builtin(name, root) else "is not currently loaded"
+        messages.log(ERR, f"Module {name} {is_not}")
+    elif module.holders:
+        messages.log(ERR, f"Module {name} is in use by: {' '.join(holders(module, root))}")
+    elif module.refcnt > 0:
+        messages.log(ERR, f"Module {name} is in use")
+    elif module.refcnt < 0:
+        messages.log(ERR, "Module unloading is not supported")
+    else:
+        return True
+    return False
+
+
+def _is_builtin(name: ModuleName, root: str) -> bool:
+    from kmodd.host.tree import Tree  # most removals need no index
+
+    return Tree(root).quick_snapshot(like_kmod=True).catalog.is_builtin(name)

@@ -1,0 +1,128 @@
+"""The fields that `modinfo` shows of a module: an image's bytes in, `Info` out, read with pyelftools.
+
+The order of fields is that of the image; kmod adds those of the signature at the end (kmod_module_get_info).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kmodd.elf import BadElf, Image
+from kmodd.signature import Signature, parse
+
+Field = tuple[bytes, bytes]
+"""Key and value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What `parm` and `parmtype` say of one parameter."""
+
+    name: bytes
+    description: bytes | None = None
+    type: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """All that is known of one module."""
+
+    fields: tuple[Field, ...]
+    """Of .modinfo, in its order."""
+    signature: Signature | None = None
+    build_id: bytes = b""
+
+    def all_fields(self) -> tuple[Field, ...]:
+        """The fields, and those of the signature behind them, as kmod prints them."""
+        signed = self.signature
+        if signed is None:
+            return self.fields
+        return (
+            *self.fields,
+            (b"sig_id", signed.kind),
+            (b"signer", signed.signer),
+            (b"sig_key", hexadecimal(signed.key)),
+            (b"sig_hashalgo", signed.hash),
+            (b"signature", hexadecimal(signed.signature)),
+        )
+
+
+def info(data: bytes) -> Info:
+    """What a module's (unpacked) file says. Raises BadElf; ENOENT stands for an image without .modinfo."""
+    Image(data)  # what is no ELF file for kmod, is none here; pyelftools would try for ever on some
+    section, build_id = _sections(data)
+    if section is None:
+        raise BadElf(errno.ENOENT, "no .modinfo")
+    strings = section.lstrip(b"\0")
+    texts = [text for text in strings.split(b"\0") if text] if len(strings) > 1 else []
+    return Info(tuple(map(field, texts)), parse(data), build_id)
+
+
+def field(text: bytes) -> Field:
+    """A string `KEY=VALUE`."""
+    key, _, value = text.partition(b"=")
+    return key, value
+
+
+def hexadecimal(data: bytes) -> bytes:
+    """Bytes as kmod shows them: `AB:CD`, twenty on a line."""
+    lines = [data[at : at + 20].hex(":").upper() for at in range(0, len(data), 20)]
+    return ":\n\t\t".join(lines).encode()
+
+
+def parameters(fields: Iterable[Field]) -> tuple[dict[bytes, Parameter], list[Field]]:
+    """The parameters by name, in the order in which they first appear; and the fields that name none, having no `:`."""
+    found: dict[bytes, Parameter] = {}
+    bad = []
+    for key, value in fields:
+        if key not in (b"parm", b"parmtype"):
+            continue
+        name, colon, rest = value.partition(b":")
+        if not colon:
+            bad.append((key, value))
+            continue
+        before = found.get(name, Parameter(name))
+        if key == b"parm":
+            found[name] = Parameter(name, rest, before.type)
+        else:
+            found[name] = Parameter(name, before.description, rest)
+    return found, bad
+
+
+def _sections(data: bytes) -> tuple[bytes | None, bytes]:
+    """The bytes of the first section called .modinfo, None where there is none, and the build-id. Raises BadElf."""
+    from elftools.elf.elffile import ELFFile
+
+    modinfo = None
+    build_id = b""
+    # pyelftools answers damage with many kinds of error
+    try:
+        file = ELFFile(io.BytesIO(data))
+        count = file.num_sections()
+    except Exception as error:
+        raise BadElf(errno.EINVAL, str(error)) from None
+    for number in range(1, count):
+        try:
+            section = file.get_section(number)
+            start, size = int(section["sh_offset"]), int(section["sh_size"])
+            if start + size > len(data):
+                continue
+            if section.name == ".modinfo" and modinfo is None:
+                modinfo = data[start : start + size]
+            elif section.name == ".note.gnu.build-id" and not build_id:
+                build_id = next(_build_ids(section), b"")
+        except Exception:  # a section that cannot be read is none
+            continue
+    return modinfo, build_id
+
+
+def _build_ids(section: object) -> Iterator[bytes]:
+    from elftools.elf.sections import NoteSection
+
+    if isinstance(section, NoteSection):
+        for note in section.iter_notes():
+            if note["n_type"] == "NT_GNU_BUILD_ID":
+                yield bytes.fromhex(note["n_desc"])

@@ -1,0 +1,176 @@
+"""The signature at the end of a module file: bytes in, `Signature` out; nothing is verified.
+
+Form (kernel include/linux/module_signature.h): image, then signer and key identifier in the old forms, the signature, a
+block of 12 bytes, and a line of text. What kmod cannot make sense of it passes over in silence, and so does this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+
+MAGIC = b"~Module signature appended~\n"
+_BLOCK = Struct(">5B3xI")
+"""Algorithm, hash, kind of identifier, lengths of signer, key identifier and signature."""
+_ALGORITHMS = 2
+_HASHES = (b"md4", b"md5", b"sha1", b"rmd160", b"sha256", b"sha384", b"sha512", b"sha224", b"sm3")
+_KINDS = (b"PGP", b"X509", b"PKCS#7")
+
+_SEQUENCE, _SET, _INTEGER, _OID, _OCTETS = 0x30, 0x31, 0x02, 0x06, 0x04
+_SIGNED_DATA = "1.2.840.113549.1.7.2"
+_COMMON_NAME = "2.5.4.3"
+_DIGESTS = {
+    "1.2.840.113549.2.4": b"md4",
+    "1.2.840.113549.2.5": b"md5",
+    "1.3.14.3.2.26": b"sha1",
+    "1.3.36.3.2.1": b"ripemd160",
+    "2.16.840.1.101.3.4.2.1": b"sha256",
+    "2.16.840.1.101.3.4.2.2": b"sha384",
+    "2.16.840.1.101.3.4.2.3": b"sha512",
+    "2.16.840.1.101.3.4.2.4": b"sha224",
+    "2.16.840.1.101.3.4.2.7": b"sha3-224",
+    "2.16.840.1.101.3.4.2.8": b"sha3-256",
+    "2.16.840.1.101.3.4.2.9": b"sha3-384",
+    "2.16.840.1.101.3.4.2.10": b"sha3-512",
+    "1.2.156.10197.1.401": b"sm3",
+}
+"""As OpenSSL calls them; it gives the numbers of others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What modinfo says of a signature."""
+
+    kind: bytes
+    signer: bytes
+    key: bytes
+    hash: bytes
+    signature: bytes
+
+
+def parse(data: bytes) -> Signature | None:
+    """The signature of a whole (unpacked) module file; None where there is none that kmod can read."""
+    if not data.endswith(MAGIC) or len(data) < len(MAGIC) + _BLOCK.size:
+        return None
+    end = len(data) - len(MAGIC) - _BLOCK.size
+    algorithm, digest, kind, signer_length, key_length, length = _BLOCK.unpack_from(data, end)
+    if algorithm >= _ALGORITHMS or digest >= len(_HASHES) or kind >= len(_KINDS):
+        return None
+    if not length or length + signer_length + key_length > end:
+        return None
+    if _KINDS[kind] == b"PKCS#7":
+        try:
+            return _pkcs7(data[end - length : end])
+        except _Bad:
+            return None
+    signature_at = end - length
+    key_at = signature_at - key_length
+    signer = data[key_at - signer_length : key_at]
+    return Signature(_KINDS[kind], signer, data[key_at:signature_at], _HASHES[digest], data[signature_at:end])
+
+
+# ── PKCS#7 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Bad(Exception):
+    """Not the structure that was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """One value of DER: its tag and what it holds."""
+
+    tag: int
+    body: bytes
+
+    def parts(self) -> list[_Value]:
+        """The values inside. Raises _Bad."""
+        found = []
+        at = 0
+        while at < len(self.body):
+            value, at = _read(self.body, at)
+            found.append(value)
+        return found
+
+
+def _read(data: bytes, at: int) -> tuple[_Value, int]:
+    """The value that begins at `at`, and where the next one does. Raises _Bad."""
+    if at + 2 > len(data) or data[at] & 0x1F == 0x1F:
+        raise _Bad
+    tag, length = data[at], data[at + 1]
+    at += 2
+    if length & 0x80:
+        count = length & 0x7F
+        if not 0 < count <= 4 or at + count > len(data):
+            raise _Bad
+        length = int.from_bytes(data[at : at + count], "big")
+        at += count
+    if at + length > len(data):
+        raise _Bad
+    return _Value(tag, data[at : at + length]), at + length
+
+
+def _pkcs7(data: bytes) -> Signature:
+    """The first signer of a SignedData (RFC 2315, 9.1). Raises _Bad."""
+    content, _ = _read(data, 0)
+    match content.parts():
+        case [_Value(tag=0x06) as kind, _Value(tag=0xA0) as wrapped] if _oid(kind) == _SIGNED_DATA:
+            (signed,) = wrapped.parts()[:1] or [_Value(0, b"")]
+        case _:
+            raise _Bad
+    signers = signed.parts()[-1:]
+    if signed.tag != _SEQUENCE or not signers or signers[0].tag != _SET:
+        raise _Bad
+    match [part for signer in signers[0].parts()[:1] for part in signer.parts()]:
+        case [
+            _Value(tag=0x02),
+            _Value(tag=0x30) as issued,
+            _Value(tag=0x30) as digest,
+            *rest,
+        ]:
+            pass
+        case _:
+            raise _Bad
+    # signed attributes, if any, then the algorithm and the signature itself
+    rest = [value for value in rest if value.tag not in (0xA0, 0xA1)]
+    match issued.parts(), digest.parts(), rest:
+        case [_Value(tag=0x30) as issuer, _Value(tag=0x02) as serial], [_Value(tag=0x06) as oid, *_], [
+            _Value(tag=0x30),
+            _Value(tag=0x04) as signature,
+        ]:
+            number = abs(int.from_bytes(serial.body, "big", signed=True))
+            key = number.to_bytes((number.bit_length() + 7) // 8, "big")
+            name = _oid(oid)
+            return Signature(b"PKCS#7", _name(issuer), key, _DIGESTS.get(name, name.encode()), signature.body)
+        case _:
+            raise _Bad
+
+
+def _name(issuer: _Value) -> bytes:
+    """The common name, else whatever part of the name is the last; up to a NUL byte."""
+    text = b""
+    for group in issuer.parts():
+        for entry in group.parts():
+            match entry.parts():
+                case [_Value(tag=0x06) as kind, value]:
+                    text = value.body.partition(b"\0")[0]
+                    if _oid(kind) == _COMMON_NAME:
+                        return text
+                case _:
+                    raise _Bad
+    return text
+
+
+def _oid(value: _Value) -> str:
+    """An object identifier in the usual notation. Raises _Bad."""
+    numbers = []
+    number = 0
+    for byte in value.body:
+        number = number << 7 | byte & 0x7F
+        if not byte & 0x80:
+            numbers.append(number)
+            number = 0
+    if not numbers or value.body[-1] & 0x80:
+        raise _Bad
+    first = min(numbers[0] // 40, 2)
+    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))
