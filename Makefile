@@ -16,6 +16,7 @@ VENV  = .venv
 PY    = $(VENV)/bin/python
 TESTS ?= tests
 LIB   = $(PREFIX)/lib/kmodd
+ETC   = $(patsubst /usr/etc,/etc,$(PREFIX)/etc)
 
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
@@ -110,6 +111,18 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	printf '%s\n' "$$LAUNCHER" > "$$work/launcher"
 	put 755 "$$work/launcher" "$(PREFIX)/bin/kmodd"
 	put 755 systemd/udev-rule "$(LIB)/udev-rule"
+	link() { mkdir -p "$$(dirname "$$work/tree$$2")"; ln -s "$$1" "$$work/tree$$2"; }
+	for tool in $$($(PYTHON) -BIc 'import sys; sys.path.insert(0, "."); from kmodd.cli.__main__ import TOOLS; print(*TOOLS)'); do
+		link ../../../bin/kmodd "$(LIB)/bin/$$tool"
+	done
+	share=$(PREFIX)/share
+	# Not in bash-completion's own directory: the package has files of these names there. What stands here comes first.
+	put 644 data/completions/bash/kmodd "$(ETC)/bash_completion.d/kmodd"
+	put 644 data/completions/zsh/_kmodd-tools "$$share/zsh/vendor-completions/_kmodd-tools"
+	put 644 data/completions/fish/kmodd-tools.fish "$$share/fish/vendor_completions.d/kmodd-tools.fish"
+	for tool in modprobe insmod rmmod lsmod; do
+		link kmodd-tools.fish "$$share/fish/vendor_completions.d/$$tool.fish"
+	done
 	for unit in systemd/*.service systemd/*.socket; do
 		sed 's,/usr/\(bin\|lib\|share/doc\)/kmodd,$(PREFIX)/\1/kmodd,g' "$$unit" > "$$work/unit"
 		put 644 "$$work/unit" "$(PREFIX)/lib/systemd/system/$${unit##*/}"
@@ -121,7 +134,7 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	new="$$work/tree$(LIB)/manifest"; old="$(DESTDIR)$(LIB)/manifest"
 	touch "$$new" "$$work/gone"
 	(cd "$$work/tree"
-	find . -mindepth 1 -type f -printf '/%P\n'
+	find . -mindepth 1 ! -type d -printf '/%P\n'
 	find . -mindepth 1 -type d -printf '/%P/\n' | while read -r folder; do
 		if [ ! -d "$(DESTDIR)$$folder" ] || grep -qsxF "$$folder" "$$old"; then echo "$$folder"; fi
 	done) | LC_ALL=C sort > "$$work/list"

@@ -15,11 +15,15 @@ _FINAL = (errno.ENODEV, errno.EINVAL)
 """What a driver answers for good: trying again by itself would change nothing."""
 
 
+MOST = 65536
+"""So many aliases are remembered: names are not ours to choose, and memory must not grow with them."""
+
+
 class Answers:
     """Aliases with a final answer. Forgets all when the index or the set of loaded modules shrinks or changes."""
 
     def __init__(self) -> None:
-        self._known: dict[str, bool] = {}
+        self._known: set[str] = set()
         self._said: set[str] = set()
         self._refused: dict[str, int] = {}
 
@@ -31,31 +35,25 @@ class Answers:
         """An equal request would come out as before."""
         return alias in self._known
 
-    def is_nomatch(self, alias: str) -> bool:
-        """The answer known was that nothing matches: only as good as the index is fresh."""
-        return self._known.get(alias) is False
-
     def learn(self, alias: str, outcomes: Iterable[Outcome]) -> None:
         """Remember what came of `alias`, where it is final."""
-        matched = True
         for outcome in outcomes:
-            if outcome.result == "failed" and outcome.errno in _FINAL:
+            if outcome.result == "failed" and outcome.by_kernel and outcome.errno in _FINAL:
                 self._refused[outcome.module] = outcome.errno
         for outcome in outcomes:
-            if outcome.result == "nomatch":
-                matched = False
-            elif not (
-                outcome.ok
-                or outcome.result in ("blacklisted", "denied")
-                or outcome.module in self._refused
-            ):
+            final = outcome.ok or outcome.result in ("nomatch", "blacklisted", "denied", "crashed")
+            if not final and outcome.module not in self._refused:
                 return
-        self._known[alias] = matched
+        if len(self._known) >= MOST:
+            self._known.clear()
+        self._known.add(alias)
 
     def first_nomatch(self, alias: str) -> bool:
         """True once for each alias until `forget_index`: a no-match is told once (INTERFACE, Journal)."""
         if alias in self._said:
             return False
+        if len(self._said) >= MOST:
+            self._said.clear()
         self._said.add(alias)
         return True
 

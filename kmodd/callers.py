@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 import kmodd
@@ -22,12 +23,25 @@ from kmodd.host.control import (
     Wish,
 )  # fmt: skip
 from kmodd.host.notify import Notify
+from kmodd.host.settings import read_boot_list
+from kmodd.host.sources import last_seqnum
 from kmodd.job import Job
 from kmodd.line import AnyJob, Line
 from kmodd.outcome import Outcome, Record, record
 from kmodd.plan import Insmod
 from kmodd.removal import RemovalJob
 from kmodd.request import Removing, Request
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Settling:
+    """A settle call that waits."""
+
+    connection: Connection
+    deadline: float | None
+    """time.monotonic, seconds; None: never."""
+    seqnum: int
+    """The kernel's last event when the call came."""
 
 
 class Callers:
@@ -39,18 +53,19 @@ class Callers:
         self._socket = socket
         self._notify = notify
         self._facts = facts
-        self._settling: list[tuple[Connection, float | None]] = []
+        self._root = str(facts.get("root", ""))
+        self._settling: list[_Settling] = []
         self._loading: list[tuple[Request, Connection]] = []
         self._since = time.monotonic()
 
     def next_deadline(self) -> float | None:
         """When (time.monotonic, seconds) the first settle call gives up; None: never."""
-        return min((deadline for _, deadline in self._settling if deadline is not None), default=None)
+        return min((waiter.deadline for waiter in self._settling if waiter.deadline is not None), default=None)
 
     def listen(self) -> None:
         """Take every whole call that has come in by now."""
         for connection in list(self._socket.connections):
-            while wish := self._socket.next_wish(connection):
+            if wish := self._socket.next_wish(connection):
                 self._grant(connection, wish)
 
     def _grant(self, connection: Connection, wish: Wish) -> None:
@@ -67,26 +82,37 @@ class Callers:
                 self._order(connection, Request(text, "operator", removing=removing))
             case SettleWish(timeout_usec):
                 deadline = None if timeout_usec is None else time.monotonic() + timeout_usec / 1e6
-                self._settling.append((connection, deadline))
+                if self._line.no_tree and self._line.waiting:
+                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
+                else:
+                    self._settling.append(_Settling(connection, deadline, last_seqnum(self._root)))
             case ReloadWish():
                 problems = self.reload()
-                self._socket.answer(connection, {"problems": [str(problem) for problem in problems]})
+                if self._line.no_tree:
+                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
+                else:
+                    self._socket.answer(connection, {"problems": [str(problem) for problem in problems]})
             case _:
                 assert_never(wish)
 
     def _order(self, connection: Connection, request: Request) -> None:
+        self._line.refresh()
         if self._line.no_tree:
             self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
         elif self._line.order(request):
             self._loading.append((request, connection))
+        else:
+            self._socket.refuse(connection, "Busy", {})
 
     def reload(self) -> Sequence[Problem]:
         """Read everything again, as on SIGHUP; the service manager is told when it begins and ends."""
         self._notify.reloading()
         problems = self._line.reload()
+        self._line.boot(read_boot_list(self._root))
         message = f"Read indexes and configuration again: {len(problems)} lines are of no use"
-        self._line.tell(Record(telling.RELOADED, telling.INFO, message))
-        self._notify.ready(message)
+        if not self._line.no_tree:
+            self._line.tell(Record(telling.RELOADED, telling.INFO, message))
+        self._notify.ready(self._line.no_tree or message)
         return problems
 
     def ended(self, job: AnyJob) -> None:
@@ -98,27 +124,33 @@ class Callers:
                 self._socket.answer(connection, _removed(job) if isinstance(job, RemovalJob) else _loaded(job))
                 return
 
-    def settled(self) -> None:
-        """All events so far are answered and no loader is at work."""
-        for connection, _ in self._settling:
-            self._socket.answer(connection, {})
-        self._settling.clear()
+    def settled(self, seqnum: int | None, quiet: bool) -> None:
+        """Everything that was asked for is answered, up to the event `seqnum`; None: and the socket is empty.
+
+        Not `quiet`: just now something came up that is to be answered first.
+
+        Some numbers never come: events of network interfaces go to their own network namespace alone.
+        """
+        for waiter in list(self._settling) if quiet else ():
+            if seqnum is None or waiter.seqnum <= seqnum:
+                self._settling.remove(waiter)
+                self._socket.answer(waiter.connection, {})
 
     def expire(self) -> None:
         """Give up on settle calls whose time is over, and forget callers that have gone."""
         now = time.monotonic()
         here = self._socket.connections
         for waiter in list(self._settling):
-            connection, deadline = waiter
-            if deadline is not None and deadline <= now:
+            if waiter.deadline is not None and waiter.deadline <= now:
                 stuck = [self._line.work.step.module] if self._line.work else []
-                self._socket.refuse(connection, "TimedOut", {"stuck": stuck})
+                self._socket.refuse(waiter.connection, "TimedOut", {"stuck": stuck})
                 self._settling.remove(waiter)
-        self._settling = [(c, deadline) for c, deadline in self._settling if c in here]
+        self._settling = [waiter for waiter in self._settling if waiter.connection in here]
         self._loading = [(request, c) for request, c in self._loading if c in here]
 
     def _explain(self, connection: Connection, text: str) -> None:
         try:
+            self._line.refresh()
             plan = self._line.plan(Request(text, "operator"))
         except NoTree as error:
             self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
@@ -144,7 +176,7 @@ class Callers:
             ],
             "counts": dict(line.counters.results),
             "records_lost": line.records_lost,
-            "problems": [line.no_tree] if line.no_tree else [],
+            "problems": [problem for problem in (line.no_tree, line.no_loader) if problem],
         }
 
 

@@ -17,7 +17,7 @@ from kmodd.callers import Callers
 from kmodd.host import control, sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
-from kmodd.host.lanes import Lane, Loaders
+from kmodd.host.lanes import Lane, Loaders, reap
 from kmodd.host.notify import Notify
 from kmodd.host.settings import read_boot_list
 from kmodd.host.sources import KernelEvents, Overrun, Refused
@@ -71,11 +71,13 @@ class Daemon:
         self._ready_by: float | None = None
         self._ready_text = ""
         self._socket_empty = False
+        self._seqnum = 0
+        """The highest number that an event has carried so far."""
         self._stopping = False
 
     def run(self) -> None:
         """Boot list, READY, coldplug, then events until SIGTERM or SIGINT; SIGHUP reads everything again."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
         for source in (self._signals, self._events, self._control):
@@ -102,8 +104,7 @@ class Daemon:
         if not self._events.buffer_forced:
             message += "; no CAP_NET_ADMIN: the receive buffer is as small as the system allows"
         self._line.tell(Record(telling.STARTED, telling.INFO, message))
-        if not self._settings.dry_run:
-            self._speak()
+        self._speak()
         self._ready_text = message
         self._ready_by = time.monotonic() + BOOT_LIST_LIMIT
 
@@ -117,6 +118,9 @@ class Daemon:
             self._notify.ready(self._ready_text)
 
     def _speak(self) -> None:
+        """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
+        if self._settings.dry_run:
+            return
         for error in sources.speak(self._tree.root):
             message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
             self._line.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
@@ -149,13 +153,14 @@ class Daemon:
         if self._line.takes_replay():
             for event in sources.replay(self._tree.root):
                 self._line.take(event, "reconcile")
-        if self._line.idle and self._socket_empty:
+            self._speak()
+        if self._line.quiet:
             self._line.end_coldplug()
-            if self._loaders and not self._line.no_tree:
+            if self._loaders:
                 self._loaders.keep_spare()
             # Loading makes children appear: what they say is read before anybody is told that all is quiet.
-            if self._receive() == 0:
-                self._callers.settled()
+            came = self._receive()
+            self._callers.settled(self._seqnum if came else None, self._line.quiet)
         self._get_ready()
         self._callers.expire()
         self._journal.flush()
@@ -169,6 +174,7 @@ class Daemon:
         for thing in received:
             match thing:
                 case Uevent():
+                    self._seqnum = max(self._seqnum, thing.seqnum)
                     self._line.take(thing, "uevent")
                 case Overrun():
                     lost = True
@@ -184,16 +190,20 @@ class Daemon:
 
     def _signalled(self) -> None:
         for number in self._signals.recv(64):
-            if number == signal.SIGHUP:
-                self._callers.reload()
-            else:
-                self._stopping = True
+            match number:
+                case signal.SIGHUP:
+                    self._callers.reload()
+                case signal.SIGCHLD:
+                    reap()
+                case _:
+                    self._stopping = True
 
     def _watch(self) -> None:
         """Have the selector look at just the lanes and callers that there are now."""
         wanted: dict[Lane | Connection, int] = dict.fromkeys(self._line.lanes, selectors.EVENT_READ)
         for caller in self._control.connections:
-            wanted[caller] = selectors.EVENT_READ | (selectors.EVENT_WRITE if caller.unsent else 0)
+            reading = 0 if caller.ended else selectors.EVENT_READ
+            wanted[caller] = reading | (selectors.EVENT_WRITE if caller.unsent else 0)
         for key in list(self._selector.get_map().values()):
             if isinstance(key.data, Lane | Connection):
                 mask = wanted.pop(key.data, 0)
@@ -206,10 +216,10 @@ class Daemon:
 
     def _timeout(self) -> float:
         """Seconds that the loop may sleep."""
-        if self._line.can_advance or not self._socket_empty:
+        if self._line.can_advance or not self._socket_empty or self._line.replay_is_due or self._control.has_call():
             return 0.0
         waits = [self._notify.watchdog_interval or 3600.0]
-        if self._line.no_tree or not self._journal.flush():
+        if self._line.no_tree or self._line.no_loader or not self._journal.flush():
             waits.append(LOOK_AGAIN)
         deadlines = (self._callers.next_deadline(), self._ready_by)
         waits += [max(0.0, deadline - time.monotonic()) for deadline in deadlines if deadline is not None]

@@ -159,7 +159,7 @@ def system_map(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int],
     """System.map: the symbols that have a `__ksymtab_` entry, all with CRC 0."""
     found: dict[bytes, int] = {}
     complaints = []
-    for number, line in enumerate(data.splitlines(keepends=True), 1):
+    for number, line in enumerate(raw_lines(data), 1):
         words = line.split(b" ", 2)
         if len(words) < 3:
             complaints.append(Complaint("ERROR", f"{file}:{number}: invalid line: {decode(line)}"))
@@ -168,6 +168,11 @@ def system_map(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int],
         if name.startswith(b"__ksymtab_"):
             found[name.removeprefix(b"__ksymtab_")] = 0
     return found | dict.fromkeys(FAKE_SYMBOLS, 0), tuple(complaints)
+
+
+def raw_lines(data: bytes) -> list[bytes]:
+    """Lines with their LF, as fgets(3) gives them; no other byte ends one."""
+    return re.findall(rb"[^\n]*\n|[^\n]+", data)
 
 
 def _without(prefix: bytes, name: bytes) -> bytes:

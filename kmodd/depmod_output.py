@@ -12,7 +12,7 @@ from itertools import chain
 
 from kmodd import index_writer, tables
 from kmodd.binindex import BadIndex, decode, encode
-from kmodd.depmod import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket
+from kmodd.depmod import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket, raw_lines
 from kmodd.elf import strings
 from kmodd.errors import UnmatchedBracket
 from kmodd.names import module_of_path, underscores
@@ -170,7 +170,7 @@ def builtin_names(data: bytes) -> Files:
     """modules.builtin.bin, out of modules.builtin. Raises Unusable."""
     rows = []
     complaints = []
-    for line in data.splitlines(keepends=True):
+    for line in raw_lines(data):
         if line[:1].isalpha():
             rows.append((encode(module_of_path(decode(line.rstrip(b"\n")))), 0, b""))
         else:

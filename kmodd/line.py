@@ -21,17 +21,20 @@ from kmodd.host.journal import Journal
 from kmodd.host.lanes import Died, Lane, Loaders
 from kmodd.host.loader import Call, Reply
 from kmodd.host.settings import read_settings
-from kmodd.host.tree import Tree
+from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.job import Job
 from kmodd.outcome import Outcome, Record
-from kmodd.plan import Insmod, Install, Plan, Step
+from kmodd.plan import Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.procfs import Loaded
-from kmodd.removal import RemovalJob, RemovalStep, RemoveCommand, Rmmod, plan_removal
+from kmodd.removal import RemovalJob, plan_removal
 from kmodd.request import Backlog, Origin, Request, wanted
-from kmodd.resolve import Snapshot, manner_of, resolve
+from kmodd.resolve import manner_of, resolve
 from kmodd.uevent import Uevent
 
 AnyJob = Job | RemovalJob
+
+LOOK_FOR_LOADER = 5.0
+"""Seconds until a loader is looked for again where none was to be had."""
 
 BATCH = 256
 """Requests that are resolved without a load before the kernel's socket is looked at again."""
@@ -80,7 +83,7 @@ class Line:
         self._loaders = loaders
         self._backlog = Backlog()
         self._answers = Answers()
-        self._snapshot: Snapshot | None = None
+        self._snapshot: TreeSnapshot | None = None
         self._loaded: Loaded | None = None
         self._lane: Lane | None = None
         self._coldplug: Coldplug | None = None
@@ -89,6 +92,13 @@ class Line:
         self.counters = Counters()
         self.boot_left = 0
         """So many of the boot list are not answered yet."""
+        self._crashed: set[str] = set()
+        """Names that the kernel keeps in state coming until the next boot: to load one again would block for ever."""
+        self._boot_names: set[str] = set()
+        self._look_for_loader = 0.0
+        """When (time.monotonic) a loader is worth another try."""
+        self.no_loader = ""
+        """Why no loader was to be had; empty: there was one, or none was needed."""
         self.no_tree = ""
         """Why there is no snapshot; empty: there is one."""
 
@@ -96,7 +106,7 @@ class Line:
 
     def take(self, event: Uevent, origin: Origin) -> None:
         """An event: what it makes us want waits from now on."""
-        self.counters.events += 1
+        self.counters.events += origin == "uevent"
         if event.subsystem == "module":
             self._loaded = None
             if event.action == "remove":
@@ -114,11 +124,13 @@ class Line:
             self.take(event, "coldplug")
 
     def boot(self, listed: BootList) -> None:
-        """What is listed to be loaded at boot: taken like any other request, told like any other."""
+        """What is listed to be loaded at boot: taken like any other request, told like any other; each name once."""
         for problem in listed.problems:
             self.complain(problem)
         for module in listed.modules:
-            self.boot_left += self._backlog.add(Request(module.name, "boot", at=module.at))
+            if module.name not in self._boot_names:
+                self._boot_names.add(module.name)
+                self.boot_left += self._backlog.add(Request(module.name, "boot", at=module.at))
 
     def order(self, request: Request) -> bool:
         """A request that somebody waits for. False: no room."""
@@ -143,12 +155,19 @@ class Line:
     @property
     def can_advance(self) -> bool:
         """`advance` would do something now."""
+        if self.no_loader and time.monotonic() < self._look_for_loader:
+            return False
         return self.work is None and self._snapshot is not None and len(self._backlog) > 0
 
     @property
     def idle(self) -> bool:
         """Nothing is under way, and nothing waits that could be done."""
         return self.work is None and not self.can_advance
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way, nothing waits, and no replay is due: everything asked for is answered."""
+        return self.work is None and not len(self._backlog) and not self._replay_wanted
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -158,10 +177,14 @@ class Line:
 
     def takes_replay(self) -> bool:
         """Events were lost, or the index changed: sysfs is to be replayed now. Asking resets it."""
-        if not self._replay_wanted or self._backlog.is_full():
-            return False
-        self._replay_wanted = False
-        return True
+        due = self.replay_is_due
+        self._replay_wanted = self._replay_wanted and not due
+        return due
+
+    @property
+    def replay_is_due(self) -> bool:
+        """`takes_replay` would say yes."""
+        return self._replay_wanted and not self._backlog.is_full()
 
     @property
     def records_lost(self) -> int:
@@ -173,17 +196,20 @@ class Line:
     def reload(self) -> Sequence[Problem]:
         """Read indexes and configuration again: all of the new or all of the old. The answer: lines without use."""
         settings = read_settings(self._tree.root)
-        self._tree.beyond = settings.beyond
+        before = self._tree.beyond, self._tree.notice_edits
+        self._tree.beyond, self._tree.notice_edits = settings.beyond, settings.notice_edits
         try:
             snapshot = self._tree.snapshot()
         except NoTree as error:
+            self._tree.beyond, self._tree.notice_edits = before
             if not self.no_tree:
                 self.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
             self.no_tree = str(error)
             return ()
         self.no_tree = ""
-        self._snapshot = snapshot
-        self._answers.forget_index()
+        old, self._snapshot = self._snapshot, snapshot
+        if old is None or old.marks != snapshot.marks or before != (settings.beyond, settings.notice_edits):
+            self._answers.forget_index()
         self._replay_wanted = True
         problems = settings.problems + snapshot.problems
         for problem in problems:
@@ -192,10 +218,11 @@ class Line:
 
     def refresh(self) -> None:
         """Read again what changed on disk since it was read; nothing else costs more than a few stat calls."""
-        if self._snapshot is None:
-            self.reload()
-        elif not self._tree.is_current(self._snapshot):
-            self.reload()
+        old = self._snapshot
+        if old is not None and not self.no_tree and self._tree.is_current(old):
+            return
+        self.reload()
+        if old is not None and not self.no_tree:
             self.tell(Record(telling.RELOADED, telling.INFO, "The module index or configuration changed: read again"))
 
     def plan(self, request: Request) -> Plan:
@@ -211,7 +238,9 @@ class Line:
     def advance(self) -> list[AnyJob]:
         """Resolve what waits, one request after the other, until one needs a loader. The answer: jobs that ended."""
         ended: list[AnyJob] = []
-        if not len(self._backlog) or self.work is not None:
+        if self.work is not None or not (len(self._backlog) or self.no_tree):
+            return ended
+        if self.no_loader and time.monotonic() < self._look_for_loader:
             return ended
         self.refresh()
         if self._snapshot is None:
@@ -224,13 +253,16 @@ class Line:
                 self.counters.repeats += 1
                 continue
             job = self._job(request)
-            if not self._drive(job):
-                return ended
-            ended.append(job)
+            if self._drive(job):
+                ended.append(job)
+            else:
+                break  # its step is with a loader, or there is none to be had
         return ended
 
     def heard(self, lane: Lane) -> list[AnyJob]:
         """A loader said something or is gone. The answer: jobs that ended with it."""
+        if lane not in self.lanes:
+            return []  # let go of earlier in this round
         heard = lane.receive()
         work = self.work
         if isinstance(heard, Died) and self._loaders:
@@ -240,6 +272,8 @@ class Line:
             return []
         self.work = None
         self._loaded = None
+        if heard == Died(begun=False):
+            return [work.job] if self._drive(work.job) else []
         work.job.finish(self._outcome(work, heard))
         return [work.job] if self._drive(work.job) else []
 
@@ -262,29 +296,48 @@ class Line:
         if self._loaders is None:
             job.abandon(telling.DRY_RUN)
         while step := self._next_step(job):
-            lane, why = self._hand_over(call_of(step, self._tree.real))
+            try:
+                lane, why = self._hand_over(call_of(step, self._tree.real))
+            except ValueError as error:  # longer than a loader takes
+                job.abandon(str(error))
+                continue
             if lane is not None:
                 self.work = Work(lane, job, step, time.monotonic_ns())
+                break
+            self._miss_loader(why)
+            if job.plan.request.origin != "operator":
+                # Requests wait, nobody is turned away: it is planned anew once there is a loader.
+                self._backlog.put_back(job.plan.request)
                 break
             job.abandon(why)
         else:
             if isinstance(job, Job):
-                self._answers.learn(job.plan.request.text, job.outcomes)
+                if job.plan.request.origin != "operator":  # with parameters of his own; he may be refused for these
+                    self._answers.learn(job.plan.request.text, job.outcomes)
                 self.boot_left -= job.plan.request.origin == "boot"
             else:
                 self._answers.forget_modules()
+            self._tell_new(job)
+            return True
         self._tell_new(job)
-        return self.work is None
+        return False
+
+    def _miss_loader(self, why: str) -> None:
+        if not self.no_loader:
+            self.tell(Record(telling.NO_LOADER, telling.ERR, f"Nothing can be loaded now: {why}; what is wanted waits"))
+        self.no_loader = why
+        self._look_for_loader = time.monotonic() + LOOK_FOR_LOADER
 
     def _hand_over(self, call: Call) -> tuple[Lane | None, str]:
-        """Give a call to the loader we have, else to a new one. No lane: why there is none."""
+        """Give a call to the loader we have, else to a new one. No lane: why there is none. Raises ValueError."""
         assert self._loaders is not None
-        for _ in range(2):
+        for _ in range(3):  # the one at work and the spare may both be gone
             try:
                 self._lane = self._lane or self._loaders.get()
                 if self._lane.start(call):
+                    self.no_loader = ""
                     return self._lane, ""
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 self._lane = None
                 return None, f"no loader: {error}"
             self._loaders.lost(self._lane)
@@ -301,6 +354,8 @@ class Line:
         state = self._tree.loaded().state(step.module)
         results: dict[str | None, telling.Result] = {"live": "loaded", "coming": "crashed", "going": "crashed"}
         result = results.get(state, "failed")
+        if result == "crashed":
+            self._crashed.add(step.module)
         if isinstance(step, Rmmod | RemoveCommand):
             result = "not_removed" if state else "removed"
         detail = "its loader was killed" if result in ("failed", "not_removed") else ""
@@ -313,6 +368,9 @@ class Line:
         self._loaded = self._loaded or self._tree.loaded()
         if self._loaded.state(step.module) == "live":
             return Outcome(request, step.module, "live", step.because)
+        if step.module in self._crashed:
+            detail = " before, and is not tried again until the next boot"
+            return Outcome(request, step.module, "crashed", step.because, detail=detail)
         refusal = self._answers.refusal(step.module)
         if refusal and request.synthetic:
             detail = f"it has refused with {errno.errorcode[refusal]}"

@@ -6,7 +6,6 @@ The order of fields is that of the image; kmod adds those of the signature at th
 from __future__ import annotations
 
 import errno
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -100,7 +99,7 @@ def _sections(data: bytes) -> tuple[bytes | None, bytes]:
     build_id = b""
     # pyelftools answers damage with many kinds of error
     try:
-        file = ELFFile(io.BytesIO(data))
+        file = ELFFile(_Stream(data))
         count = file.num_sections()
     except Exception as error:
         raise BadElf(errno.EINVAL, str(error)) from None
@@ -117,6 +116,30 @@ def _sections(data: bytes) -> tuple[bytes | None, bytes]:
         except Exception:  # a section that cannot be read is none
             continue
     return modinfo, build_id
+
+
+class _Stream:
+    """Bytes as the file that pyelftools wants to read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place, counted from the beginning, from here, or from the end."""
+        self._at = max(offset + (0, self._at, len(self._data))[whence], 0)
+        return self._at
+
+    def tell(self) -> int:
+        """The place."""
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes, or all that are left."""
+        end = len(self._data) if size < 0 else self._at + size
+        found = self._data[self._at : end]
+        self._at += len(found)
+        return found
 
 
 def _build_ids(section: object) -> Iterator[bytes]:

@@ -21,8 +21,8 @@ EMERG, ALERT, CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = range(8)
 
 _PREFIX = "6c3fd7e0c7e64ed3a8a4f3b0a8a1"
 """kmodd's own random beginning of each MESSAGE_ID; systemd/kmodd.catalog explains them all."""
-OVERRUN, ALREADY_THERE, STARTED, RELOADED, BAD_INPUT, NO_TREE, COLDPLUG_DONE, JOURNAL_GAP = (
-    f"{_PREFIX}{number}" for number in ("f120", "f121", "f122", "f123", "f124", "f125", "f126", "f127")
+OVERRUN, ALREADY_THERE, STARTED, RELOADED, BAD_INPUT, NO_TREE, COLDPLUG_DONE, JOURNAL_GAP, NO_LOADER = (
+    f"{_PREFIX}{number}" for number in ("f120", "f121", "f122", "f123", "f124", "f125", "f126", "f127", "f128")
 )
 
 _KINDS: dict[Result, tuple[str, int]] = {
@@ -85,6 +85,8 @@ class Outcome:
     rule: str = ""
     detail: str = ""
     """What else is worth a word: a dependency that failed, a dry run."""
+    by_kernel: bool = False
+    """failed: the module's own init refused, not its file or an install command."""
 
     @property
     def ok(self) -> bool:
@@ -208,11 +210,10 @@ def _sentence(outcome: Outcome) -> str:
 
 
 def _reason(outcome: Outcome) -> str:
-    code = errors.errorcode.get(outcome.errno, str(outcome.errno))
+    code = errors.errorcode.get(outcome.errno, str(outcome.errno)) if outcome.errno else ""
     loading = _KERNEL_SAYS.get(outcome.errno, (ERR, ""))[1]
     says = _ABOUT_REMOVAL.get(outcome.errno, "") if outcome.result == "not_removed" else loading
-    words = outcome.detail or says
-    return f"{code}, {words}" if words else code
+    return ", ".join(part for part in (code, outcome.detail or says) if part)
 
 
 def _for_whom(request: Request) -> str:

@@ -99,6 +99,29 @@ Entry = Step | Skip
 
 
 @dataclass(frozen=True, slots=True)
+class Rmmod:
+    """Have the kernel remove one module."""
+
+    module: ModuleName
+    because: Because
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCommand:
+    """Run a `remove` command in place of removing the module."""
+
+    module: ModuleName
+    command: str
+    """Verbatim; `$CMDLINE_OPTS` stands for nothing here."""
+    at: Where
+    because: Because
+
+
+RemovalStep = Rmmod | RemoveCommand
+"""What `kmodd.removal` plans."""
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """One hit of the look-up: what brings this one module in, in order, itself last but for its post-softdeps."""
 

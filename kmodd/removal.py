@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 
 from kmodd import glob
 from kmodd.catalog import Hit, Snapshot, lookup
-from kmodd.errors import UnmatchedBracket, Where
+from kmodd.errors import UnmatchedBracket
 from kmodd.modprobe_d import Command, Softdep
 from kmodd.names import ModuleName, module_of_path
 from kmodd.outcome import Outcome, Result, not_attempted
-from kmodd.plan import Because, Cause
+from kmodd.plan import Because, Cause, RemovalStep, RemoveCommand, Rmmod
 from kmodd.procfs import Loaded
 from kmodd.request import Removing, Request
 
@@ -34,28 +34,6 @@ MAX_DEPTH = 200
 _NO_SOFTDEP = (
     "../libkmod/libkmod-module.c:1567 lookup_softdep() failed to lookup soft dependency '{}', continuing anyway."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Rmmod:
-    """Have the kernel remove one module."""
-
-    module: ModuleName
-    because: Because
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveCommand:
-    """Run a `remove` command in place of removing the module."""
-
-    module: ModuleName
-    command: str
-    """Verbatim; `$CMDLINE_OPTS` stands for nothing here."""
-    at: Where
-    because: Because
-
-
-RemovalStep = Rmmod | RemoveCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +226,9 @@ class RemovalJob:
         return self.plan.request.removing or Removing()
 
     def _all(self) -> _Walk:
+        if self.plan.bad_name:
+            self.failed = True
+            return errno.EINVAL
         if not self.plan.targets:
             request = self.plan.request
             self.outcomes.append(Outcome(request, request.text, "nomatch", Because("asked", request.text)))

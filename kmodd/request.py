@@ -157,12 +157,19 @@ class Backlog:
             entry = self._waiting[key] = _Waiting(request, {})
         elif entry.request.synthetic and not request.synthetic:
             entry.request = request
+        entry.uncounted += max(0, request.device_count - len(request.devices))
         for device in request.devices:
             if len(entry.devices) < MAX_NAMES:
                 entry.devices[device] = None
             elif device not in entry.devices:
                 entry.uncounted += 1
         return True
+
+    def put_back(self, request: Request) -> None:
+        """The one that was taken last is not to be had yet: it comes first again."""
+        self.add(request)
+        key = request.text if request.text in self._waiting else next(reversed(self._waiting))
+        self._waiting.move_to_end(key, last=False)
 
     def take(self) -> Request | None:
         """The one that has waited longest, for all devices that joined it; None: nothing waits."""

@@ -16,7 +16,8 @@ _ALGORITHMS = 2
 _HASHES = (b"md4", b"md5", b"sha1", b"rmd160", b"sha256", b"sha384", b"sha512", b"sha224", b"sm3")
 _KINDS = (b"PGP", b"X509", b"PKCS#7")
 
-_SEQUENCE, _SET, _INTEGER, _OID, _OCTETS = 0x30, 0x31, 0x02, 0x06, 0x04
+_SEQUENCE, _SET, _INTEGER, _OID, _OCTETS, _OPTIONAL = 0x30, 0x31, 0x02, 0x06, 0x04, 0xA0
+"""Tags of DER; an optional part says by its tag which it is."""
 _SIGNED_DATA = "1.2.840.113549.1.7.2"
 _COMMON_NAME = "2.5.4.3"
 _DIGESTS = {
@@ -112,38 +113,34 @@ def _read(data: bytes, at: int) -> tuple[_Value, int]:
 
 def _pkcs7(data: bytes) -> Signature:
     """The first signer of a SignedData (RFC 2315, 9.1). Raises _Bad."""
-    content, _ = _read(data, 0)
-    match content.parts():
-        case [_Value(tag=0x06) as kind, _Value(tag=0xA0) as wrapped] if _oid(kind) == _SIGNED_DATA:
-            (signed,) = wrapped.parts()[:1] or [_Value(0, b"")]
-        case _:
-            raise _Bad
-    signers = signed.parts()[-1:]
-    if signed.tag != _SEQUENCE or not signers or signers[0].tag != _SET:
+    kind, wrapped = _parts_of(_read(data, 0)[0], _SEQUENCE, (_OID, _OPTIONAL))
+    if _oid(kind) != _SIGNED_DATA:
         raise _Bad
-    match [part for signer in signers[0].parts()[:1] for part in signer.parts()]:
-        case [
-            _Value(tag=0x02),
-            _Value(tag=0x30) as issued,
-            _Value(tag=0x30) as digest,
-            *rest,
-        ]:
-            pass
-        case _:
-            raise _Bad
-    # signed attributes, if any, then the algorithm and the signature itself
-    rest = [value for value in rest if value.tag not in (0xA0, 0xA1)]
-    match issued.parts(), digest.parts(), rest:
-        case [_Value(tag=0x30) as issuer, _Value(tag=0x02) as serial], [_Value(tag=0x06) as oid, *_], [
-            _Value(tag=0x30),
-            _Value(tag=0x04) as signature,
-        ]:
-            number = abs(int.from_bytes(serial.body, "big", signed=True))
-            key = number.to_bytes((number.bit_length() + 7) // 8, "big")
-            name = _oid(oid)
-            return Signature(b"PKCS#7", _name(issuer), key, _DIGESTS.get(name, name.encode()), signature.body)
-        case _:
-            raise _Bad
+    (signed,) = wrapped.parts() if len(wrapped.parts()) == 1 else (wrapped,)
+    # certificates and revocations, if any, stand before the signers
+    wanted = (_INTEGER, _SET, _SEQUENCE, _SET)
+    *_, signers = _parts_of(signed, _SEQUENCE, wanted, skipped=(_OPTIONAL, _OPTIONAL + 1))
+    if not signers.parts():
+        raise _Bad
+    # attributes, signed or not, may stand around the algorithm and the signature
+    wanted = (_INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _OCTETS)
+    _, issued, digest, _, signature = _parts_of(signers.parts()[0], _SEQUENCE, wanted, (_OPTIONAL, _OPTIONAL + 1))
+    issuer, serial = _parts_of(issued, _SEQUENCE, (_SEQUENCE, _INTEGER))
+    algorithm = digest.parts()
+    if not algorithm or algorithm[0].tag != _OID:
+        raise _Bad
+    number = abs(int.from_bytes(serial.body, "big", signed=True))
+    key = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    name = _oid(algorithm[0])
+    return Signature(b"PKCS#7", _name(issuer), key, _DIGESTS.get(name, name.encode()), signature.body)
+
+
+def _parts_of(value: _Value, tag: int, tags: tuple[int, ...], skipped: tuple[int, ...] = ()) -> list[_Value]:
+    """The values inside one of this tag, which must be of `tags` in this order, less those to be skipped. Raises _Bad."""
+    parts = [part for part in value.parts() if part.tag not in skipped]
+    if value.tag != tag or tuple(part.tag for part in parts) != tags:
+        raise _Bad
+    return parts
 
 
 def _name(issuer: _Value) -> bytes:
@@ -152,7 +149,7 @@ def _name(issuer: _Value) -> bytes:
     for group in issuer.parts():
         for entry in group.parts():
             match entry.parts():
-                case [_Value(tag=0x06) as kind, value]:
+                case [_Value(tag=0x06) as kind, value]:  # _OID
                     text = value.body.partition(b"\0")[0]
                     if _oid(kind) == _COMMON_NAME:
                         return text

@@ -265,10 +265,10 @@ SCENARIOS = (
             "modprobe -f loop",
             "modprobe --force-vermagic dummy",
             "modprobe --force-modversion tun a=1",
-            f"insmod -f {{tree}}/kernel/fs/fuse/fuse.ko",
+            "insmod -f {tree}/kernel/fs/fuse/fuse.ko",
             "modprobe -f -r loop",
         ],
-    ),  # noqa: F541
+    ),
     Scenario(
         "blacklisted",
         ["modprobe -v x", "modprobe -v loop", "modprobe -b tun", "modprobe -v -b fuse", "lsmod"],

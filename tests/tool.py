@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,11 +31,11 @@ def difference(peers: Said, own: Said) -> str:
     for name in ("status", "err", "out"):
         theirs, mine = getattr(peers, name), getattr(own, name)
         if theirs != mine:
-            at = 0
-            if isinstance(theirs, bytes):
-                at = max(len(os.path.commonprefix([theirs, mine])) - 60, 0)
-                theirs, mine = theirs[at:], mine[at:]
-            return f"{name} from byte {at}: kmod {theirs!r:.400}, kmodd {mine!r:.400}"
+            if name == "status":
+                return f"status: kmod {theirs}, kmodd {mine}"
+            same = next((at for at, (a, b) in enumerate(zip(theirs, mine, strict=False)) if a != b), 0)
+            at = max(same - 60, 0)
+            return f"{name} from byte {at}: kmod {theirs[at:]!r:.400}, kmodd {mine[at:]!r:.400}"
     return ""
 
 

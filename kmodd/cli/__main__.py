@@ -17,11 +17,13 @@ VERBS = {
     "lookup": "the modules that an alias names",
     "lint": "look for mistakes in the configuration",
     "convert-config": "turn an old conf.modules or modules.conf into modprobe.d",
+    "static-nodes": "the device nodes whose opening loads a module",
+    "complete": "",
     "loader": "",
 }
 """Word → what it does; without words: not for people."""
 
-TOOLS = ("modprobe",)
+TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
 """Programs that scripts know by these names; each is a word of kmodd as well."""
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from kmodd.cli.call import NotRunning, Refused, call
 from kmodd.cli.messages import ERR, Messages
-from kmodd.cli.modprobe_act import How, tell_insertion, tell_removal
+from kmodd.cli.modprobe_act import How, tell_insertion, tell_missing, tell_removal
 from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.kernel_log import KernelLog
-from kmodd.host.local import descends_from_loader
+from kmodd.host.local import must_not_wait
 
 
 class Daemon:
@@ -28,8 +28,8 @@ class Daemon:
 
     @classmethod
     def within_reach(cls, how: How, messages: Messages, path: str = CONTROL_SOCKET) -> Daemon | None:
-        """It, or None where there is none, or where a loader of it waits for us."""
-        if not os.path.exists(path) or descends_from_loader():
+        """It, or None where there is none, or where a loader of it may be waiting for us."""
+        if not os.path.exists(path) or must_not_wait():
             return None
         return cls(how, messages, path)
 
@@ -84,6 +84,8 @@ class Daemon:
         for result in results:
             if self._how.shown and result["action"]:
                 self._messages.show(result["action"])
+            if result["result"] == "missing" and not result["action"]:
+                tell_missing(result["module"], self._messages)
 
     def _failure(self, module: str, results: list[dict[str, Any]]) -> int:
         """The errno with which a goal ends, 0 for success; the like of modprobe_act.failure."""

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from kmodd import depmod, depmod_cache, depmod_output
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.depmod_options import Settings, Stop, absolute, complain, fatal, read, reason, say
 from kmodd.cli.progress import Bar
 from kmodd.depmod import Complaint, Unusable
 from kmodd.depmod_cache import Entry
@@ -26,169 +24,21 @@ from kmodd.host.module_files import Search, Seen, is_module_file, stamp_of
 CONFIG_DIRS = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
 """Highest priority first (depmod.d(5)). With a merged /usr the last two are one directory."""
 
-_SHORT = "aAb:m:o:C:E:F:euqrvnP:wVh"
-_LONG = {
-    "all": "a",
-    "quick": "A",
-    "basedir": "b:",
-    "moduledir": "m:",
-    "outdir": "o:",
-    "config": "C:",
-    "symvers": "E:",
-    "filesyms": "F:",
-    "errsyms": "e",
-    "unresolved-error": "--unresolved-error",
-    "quiet": "--quiet",
-    "map": "--map",
-    "root": "root:",
-    "no-cache": "no-cache",
-    "verbose": "v",
-    "show": "n",
-    "dry-run": "n",
-    "symbol-prefix": "P:",
-    "warn": "w",
-    "version": "V",
-    "help": "h",
-}
-
-
-class _Stop(Exception):
-    """Ends the program with a status."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
-
-
-@dataclass(slots=True)
-class _Settings:
-    """What the command line said."""
-
-    flags: set[str] = field(default_factory=set)
-    """Codes of the options without a value."""
-    values: dict[str, str] = field(default_factory=dict)
-    """Codes of the others, with the last value of each."""
-    config_paths: list[str] = field(default_factory=list)
-    release: str = ""
-    files: list[str] = field(default_factory=list)
-    verbosity: int = 0
-    directory: str = ""
-    """The module directory, as messages name it."""
-    out_directory: str = ""
-
-    @property
-    def root(self) -> str:
-        """`--root`: put before every path that is opened, and never printed."""
-        return self.values.get("root", "").rstrip("/")
-
-    @property
-    def prefix(self) -> bytes:
-        """Of symbols."""
-        return os.fsencode(self.values.get("P", ""))
-
-    @property
-    def is_dry(self) -> bool:
-        return "n" in self.flags
-
-
 def main(argv: list[str]) -> int:
     """Run depmod with `argv` (without its name); the answer is its exit status, 0 or 1."""
     try:
-        return _run(_settings(argv))
-    except _Stop as stop:
+        return _run(read(argv))
+    except Stop as stop:
         return stop.status
     except Unusable as error:
-        _complain(error.complaints)
+        complain(error.complaints)
         return 1
-
-
-# ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _say(level: str, text: str) -> None:
-    sys.stdout.flush()
-    sys.stderr.buffer.write(os.fsencode(f"depmod: {level}: {text}\n"))
-    sys.stderr.flush()
-
-
-def _complain(complaints: Iterable[Complaint]) -> None:
-    for complaint in complaints:
-        _say(complaint.level, complaint.text)
-
-
-def _fatal(text: str) -> _Stop:
-    _say("FATAL", text)
-    return _Stop(1)
-
-
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
-# ── command line ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _settings(words: list[str]) -> _Settings:
-    """Read the command line. Raises _Stop for -V, -h and for what is wrong."""
-    settings = _Settings()
-    options = Options(words, _SHORT, _LONG)
-    try:
-        for code, value in options:
-            _take(code, value, settings)
-    except BadOption as error:
-        sys.stderr.write(f"depmod: {error}\n")
-        raise _Stop(1) from None
-    if options.operands:
-        settings.release, *settings.files = options.operands
-        if not re.match(r"\s*[+-]?\d+\.\s*[+-]?\d", settings.release):
-            _say("ERROR", f"Bad version passed {settings.release}")
-            raise _Stop(1)
-    else:
-        settings.release = os.uname().release
-    base = _absolute(settings.values["b"]) if "b" in settings.values else ""
-    out = _absolute(settings.values["o"]) if "o" in settings.values else base
-    modules = settings.values.get("m", "/lib/modules").lstrip("/")
-    settings.directory = f"{base}/{modules}/{settings.release}"
-    settings.out_directory = f"{out}/{modules}/{settings.release}"
-    return settings
-
-
-def _take(code: str, value: str, settings: _Settings) -> None:
-    match code:
-        case "V":
-            from kmodd.cli.modprobe_help import FEATURES
-
-            print(f"kmod version 30\n{FEATURES}")
-            raise _Stop(0)
-        case "h":
-            from kmodd.cli.depmod_help import HELP
-
-            print(HELP)
-            raise _Stop(0)
-        case "C":
-            settings.config_paths.append(value)
-        case "v":
-            settings.verbosity += 1
-        case "u" | "q" | "r":
-            _say("WARNING", f"Ignored deprecated option -{code}")
-        case _ if code.startswith("--"):
-            _say("WARNING", f"Ignored deprecated option {code}")
-        case "P" if len(os.fsencode(value)) > 1:
-            raise _fatal("-P only takes a single char")
-        case "b" | "m" | "o" | "E" | "F" | "P" | "root":
-            settings.values[code] = value
-        case _:
-            settings.flags.add(code)
-
-
-def _absolute(path: str) -> str:
-    return path if path.startswith("/") else f"{os.getcwd()}/{path}"
 
 
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run(settings: _Settings) -> int:
+def _run(settings: Settings) -> int:
     is_all = not settings.files or bool(settings.flags & {"a", "A"})
     if "A" in settings.flags and (settings.is_dry or _is_current(settings)):
         return 0
@@ -197,7 +47,7 @@ def _run(settings: _Settings) -> int:
     order = _open("modules.order", settings)
     file = f"{settings.directory}/modules.order"
     members, complaints = depmod.arranged([each.member for each in seen], order, file)
-    _complain(complaints)
+    complain(complaints)
     by_path = {each.member.path: each for each in seen}
     seen = [by_path[each.path] for each in members]
 
@@ -206,13 +56,13 @@ def _run(settings: _Settings) -> int:
         entries, count = cache_file.entries(seen, known, settings.root, bar.show)
     problems = {entry.path: entry.facts.problem for entry in entries if entry.facts.problem}
     for path, problem in problems.items():
-        _say("ERROR", f"failed to load symbols from {path}: {os.strerror(problem)}")
+        say("ERROR", f"failed to load symbols from {path}: {os.strerror(problem)}")
     if errno.ENOSYS in problems.values():
-        _say("ERROR", "modules are compressed with zstd; install python3-zstandard to read them")
+        say("ERROR", "modules are compressed with zstd; install python3-zstandard to read them")
     index = depmod.resolve(members, [entry.facts for entry in entries], kernel, settings.prefix)
     if "e" in settings.flags:
         versions = [cache_file.read_versions(settings.root + each.path) for each in members]
-        _complain(depmod.unsatisfied(index, versions, kernel, "E" in settings.values))
+        complain(depmod.unsatisfied(index, versions, kernel, "E" in settings.values))
     if settings.verbosity:
         _print(line + "\n" for line in depmod.needs_shown(index))
     dep_lines = depmod.dep_lines(index)
@@ -226,57 +76,57 @@ def _run(settings: _Settings) -> int:
     return status
 
 
-def _all_modules(settings: _Settings) -> list[Seen]:
+def _all_modules(settings: Settings) -> list[Seen]:
     search = Search(settings.directory, _config(settings), settings.root)
     try:
         return search.run()
     except OSError as error:
-        _complain(search.complaints)
+        complain(search.complaints)
         search.complaints.clear()
-        raise _fatal(f"could not search modules: {_reason(error)}") from None
+        raise fatal(f"could not search modules: {reason(error)}") from None
     finally:
-        _complain(search.complaints)
+        complain(search.complaints)
 
 
-def _named_modules(settings: _Settings) -> list[Seen]:
+def _named_modules(settings: Settings) -> list[Seen]:
     """The files on the command line, and nothing else."""
     found: dict[str, Seen] = {}
     for path in settings.files:
         if not path.startswith("/"):
-            raise _fatal(f"{path}: not absolute path.")
+            raise fatal(f"{path}: not absolute path.")
         try:
             status = os.stat(settings.root + path)
         except OSError as error:
-            raise _fatal(f"could not create module {path}: {_reason(error)}") from None
+            raise fatal(f"could not create module {path}: {reason(error)}") from None
         member = depmod.member(path, settings.directory)
         rival = found.get(member.name)
         if rival is not None and rival.member.path == path:
-            _say("ERROR", f"hash_add_unique {member.name}: File exists")
-            raise _fatal(f"could not add module {path}: File exists")
+            say("ERROR", f"hash_add_unique {member.name}: File exists")
+            raise fatal(f"could not add module {path}: File exists")
         if rival is not None:
             what = f"kmod_module '{member.name}' already exists with different path"
             where = f"new-path='{path}' old-path='{rival.member.path}'"
-            _say("ERROR", f"../libkmod/libkmod-module.c:428 kmod_module_new_from_path() {what}: {where}")
-            raise _fatal(f"could not create module {path}: File exists")
+            say("ERROR", f"../libkmod/libkmod-module.c:428 kmod_module_new_from_path() {what}: {where}")
+            raise fatal(f"could not create module {path}: File exists")
         found[member.name] = Seen(member, stamp_of(status))
     return list(found.values())
 
 
-def _kernel_symbols(settings: _Settings) -> dict[bytes, int]:
+def _kernel_symbols(settings: Settings) -> dict[bytes, int]:
     """What -E or -F says of the kernel's symbols; nothing without them."""
-    for code, read in (("E", depmod.symvers), ("F", depmod.system_map)):
+    for code, parsed in (("E", depmod.symvers), ("F", depmod.system_map)):
         if code not in settings.values:
             continue
         path = settings.values[code]
         try:
             with open(settings.root + path, "rb") as file:
-                symbols, complaints = read(file.read(), path, settings.prefix)
+                symbols, complaints = parsed(file.read(), path, settings.prefix)
         except OSError as error:
-            raise _fatal(f"could not load {path}: {_reason(error)}") from None
-        _complain(complaints)
+            raise fatal(f"could not load {path}: {reason(error)}") from None
+        complain(complaints)
         return symbols
     if "e" in settings.flags:
-        _say("WARNING", "-e needs -E or -F")
+        say("WARNING", "-e needs -E or -F")
         settings.flags.discard("e")
     return {}
 
@@ -284,7 +134,7 @@ def _kernel_symbols(settings: _Settings) -> dict[bytes, int]:
 # ── configuration ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _config(settings: _Settings) -> DepmodConfig:
+def _config(settings: Settings) -> DepmodConfig:
     """depmod.d, or what -C gives in its place."""
     places: list[tuple[str, list[str]] | str] = []
     seen = set()
@@ -308,9 +158,9 @@ def _config(settings: _Settings) -> DepmodConfig:
             with open(settings.root + path, "rb") as file:
                 files.append(ConfFile(path, os.fsdecode(file.read())))
         except OSError as error:
-            _say("ERROR", f"file parse {path}: {_reason(error)}")
+            say("ERROR", f"file parse {path}: {reason(error)}")
     config = parse(files, settings.release)
-    _complain(Complaint("ERROR", text) for text in config.complaints)
+    complain(Complaint("ERROR", text) for text in config.complaints)
     return config
 
 
@@ -318,14 +168,14 @@ def _config_names(path: str, root: str) -> list[str]:
     try:
         names = sorted(os.listdir(root + path), key=os.fsencode)
     except OSError as error:
-        _say("ERROR", f"files list {path}: {_reason(error)}")
+        say("ERROR", f"files list {path}: {reason(error)}")
         return []
     found = []
     for name in names:
         if name.startswith(".") or not name.endswith(".conf"):
             continue
         if os.path.isdir(f"{root}{path}/{name}"):
-            _say("ERROR", f"Directories inside directories are not supported: {path}/{name}")
+            say("ERROR", f"Directories inside directories are not supported: {path}/{name}")
             continue
         found.append(name)
     return found
@@ -334,18 +184,18 @@ def _config_names(path: str, root: str) -> list[str]:
 # ── -A ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _is_current(settings: _Settings) -> bool:
+def _is_current(settings: Settings) -> bool:
     """Whether no module file is newer than modules.dep; what is gone is not noticed (depfile_up_to_date)."""
     directory = settings.root + settings.directory
     try:
         os.scandir(directory).close()
     except OSError as error:
-        _say("ERROR", f"could not open directory {settings.directory}: {_reason(error)}")
+        say("ERROR", f"could not open directory {settings.directory}: {reason(error)}")
         return False
     try:
         limit = os.stat(f"{directory}/modules.dep").st_mtime_ns // 1000
     except OSError as error:
-        _say("ERROR", f"could not fstatat({settings.directory}, modules.dep): {_reason(error)}")
+        say("ERROR", f"could not fstatat({settings.directory}, modules.dep): {reason(error)}")
         return False
     return not any(
         is_module_file(name) and _microseconds(f"{folder}/{name}") > limit
@@ -370,13 +220,13 @@ def _microseconds(path: str) -> int:
 # ── output ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _open(name: str, settings: _Settings) -> bytes | None:
+def _open(name: str, settings: Settings) -> bytes | None:
     """A file of the kernel's build; without it a warning."""
     try:
         with open(f"{settings.root}{settings.directory}/{name}", "rb") as file:
             return file.read()
     except OSError as error:
-        _say("WARNING", f"could not open {name} at {settings.directory}: {_reason(error)}")
+        say("WARNING", f"could not open {name} at {settings.directory}: {reason(error)}")
         return None
 
 
@@ -392,13 +242,13 @@ def _show(index: depmod.Index, dep_lines: list[bytes], symbols: list[bytes]) -> 
     files, complaints = depmod_output.texts(index, dep_lines, symbols)
     has_weakdeps = any(facts.weakdeps for facts in index.facts)
     _print(data for name, data in files if name != "modules.weakdep" or has_weakdeps)
-    _complain(complaints)
+    complain(complaints)
 
 
-def _write(settings: _Settings, index: depmod.Index, dep_lines: list[bytes], symbols: list[bytes]) -> int:
+def _write(settings: Settings, index: depmod.Index, dep_lines: list[bytes], symbols: list[bytes]) -> int:
     """Make all files, and then put them into place."""
     binaries, complaints = depmod_output.binaries(index, dep_lines, symbols, "w" in settings.flags)
-    _complain(complaints)
+    complain(complaints)
     for source, make in (
         ("modules.builtin", depmod_output.builtin_names),
         ("modules.builtin.modinfo", depmod_output.builtin_aliases),
@@ -406,45 +256,45 @@ def _write(settings: _Settings, index: depmod.Index, dep_lines: list[bytes], sym
         data = _open(source, settings)
         name = "modules.builtin.bin" if source == "modules.builtin" else "modules.builtin.alias.bin"
         files, complaints = make(data) if data is not None else ([(name, b"")], [])
-        _complain(complaints)
+        complain(complaints)
         binaries += files
     texts, complaints = depmod_output.texts(index, dep_lines, symbols)
-    _complain(complaints)
+    complain(complaints)
     directory = settings.root + settings.out_directory
     try:
         os.makedirs(directory, 0o755, exist_ok=True)
     except OSError as error:
-        raise _fatal(f"could not create directory {settings.out_directory}: {_reason(error)}") from None
+        raise fatal(f"could not create directory {settings.out_directory}: {reason(error)}") from None
     try:
         replace_all(directory, depmod_output.in_order(texts + binaries))
     except OSError as error:
-        raise _fatal(f"could not write the index in {settings.out_directory}: {_reason(error)}") from None
+        raise fatal(f"could not write the index in {settings.out_directory}: {reason(error)}") from None
     return 0
 
 
 # ── the cache ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cached(settings: _Settings, is_all: bool) -> tuple[dict[str, Entry], bool]:
+def _cached(settings: Settings, is_all: bool) -> tuple[dict[str, Entry], bool]:
     """What is known of the files, and whether that is to be kept up to date.
 
     A run over single files, and one for an initramfs in the making (which has /init), neither reads nor leaves one.
     """
-    base = settings.root + (_absolute(settings.values["b"]) if "b" in settings.values else "")
+    base = settings.root + (absolute(settings.values["b"]) if "b" in settings.values else "")
     if not is_all or "no-cache" in settings.flags or (base and os.path.lexists(f"{base}/init")):
         return {}, False
     path = f"{settings.root}{settings.out_directory}/{depmod_cache.NAME}"
     known, why_not = cache_file.cached(path, settings.directory)
     if why_not and settings.verbosity:
-        _say("NOTICE", f"{path}: {why_not}; all modules are read")
+        say("NOTICE", f"{path}: {why_not}; all modules are read")
     return known, not settings.is_dry
 
 
-def _keep(settings: _Settings, entries: list[Entry]) -> None:
+def _keep(settings: Settings, entries: list[Entry]) -> None:
     """Leave the cache for the next run; where that fails, the next run reads all modules."""
     path = f"{settings.root}{settings.out_directory}/{depmod_cache.NAME}"
     try:
         cache_file.write(path, settings.directory, cache_file.keepable(entries))
     except OSError as error:
         if settings.verbosity:
-            _say("NOTICE", f"{path}: {_reason(error)}")
+            say("NOTICE", f"{path}: {reason(error)}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from kmodd import modinfo
 from kmodd.cli.options import BadOption, Options
 from kmodd.elf import BadElf
+from kmodd.errors import UnmatchedBracket
 from kmodd.host.module_files import is_module_file, read_module
 from kmodd.modinfo import Field, Info
 from kmodd.names import module_of_path
@@ -92,9 +93,13 @@ def main(argv: list[str]) -> int:
     finder = _Finder(settings)
     status = 0
     for name in settings.names:
-        modules = finder.find(name)
+        try:
+            modules = finder.find(name)
+            kind = "name " if settings.by_name else ""
+        except UnmatchedBracket:
+            modules, kind = [], "alias "
         if not modules:
-            _error(f"Module {'name ' if settings.by_name else ''}{name} not found.")
+            _error(f"Module {kind}{name} not found.")
             status = 1
         for module in modules:
             if not _tell(module, settings, finder):
@@ -157,16 +162,16 @@ class _Finder:
         self._read: Snapshot | None = None
 
     def find(self, name: str) -> list[_Module]:
-        """A file, or all modules that a name stands for."""
+        """A file, or all modules that a name stands for. Raises UnmatchedBracket."""
         if not self._settings.by_name and self._is_file(name):
             path = name if name.startswith("/") else f"{os.getcwd()}/{name}"
             return [_Module(module_of_path(path), path)]
-        from kmodd.catalog import Hit, lookup_or_nothing
+        from kmodd.catalog import Hit, lookup
         from kmodd.names import module_name
 
         snapshot = self._snapshot()
         if not self._settings.by_name:
-            hits: Iterable[Hit] = lookup_or_nothing(name, snapshot)
+            hits: Iterable[Hit] = lookup(name, snapshot)
             return [self._module(hit.module, hit.builtin) for hit in hits]
         catalog = snapshot.catalog
         name = module_name(name)

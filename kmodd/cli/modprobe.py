@@ -159,15 +159,15 @@ def _actor(
 
 
 def _may_ask_daemon(settings: Settings, machine: Machine | None) -> bool:
-    """Whether a running daemon would do the very same as we: plain names, its own tree and configuration."""
-    return (
-        machine is None
-        and os.geteuid() == 0
-        and settings.flags <= {"a", "r", "first-time"}
-        and not (settings.root or settings.module_dir or settings.release or settings.config_paths)
-        and not settings.wait_msec
-        and "MODPROBE_OPTIONS" not in os.environ
-    )
+    """Whether a running daemon would do the very same as we."""
+    plain = settings.flags <= {"a", "r", "first-time"} and not settings.wait_msec and not settings.config_paths
+    return plain and "MODPROBE_OPTIONS" not in os.environ and _is_at_home(settings, machine)
+
+
+def _is_at_home(settings: Settings, machine: Machine | None) -> bool:
+    """Whether our tree is the daemon's, and we are one whom it obeys."""
+    elsewhere = settings.root or settings.module_dir or settings.release
+    return machine is None and not elsewhere and os.geteuid() == 0
 
 
 # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────────────

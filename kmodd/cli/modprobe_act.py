@@ -12,21 +12,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kmodd.cli.messages import CRIT, ERR, WARNING, Messages
+from kmodd.host.acts import Reply
 from kmodd.host.calls import outcome_of
 from kmodd.host.kernel_log import KernelLog
-from kmodd.host.loader import Reply
 from kmodd.host.local import Machine, Manner
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.job import Job
 from kmodd.outcome import Outcome
-from kmodd.plan import Goal, Insmod, Install, Plan, Skip, Step
+from kmodd.plan import Goal, Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Skip, Step
 from kmodd.procfs import Loaded
-from kmodd.removal import RemovalJob, RemovalStep, RemoveCommand, Rmmod, plan_removal
+from kmodd.removal import RemovalJob, plan_removal
 from kmodd.request import Removing, Request
 
 _LIBRARY = "../libkmod/libkmod-module.c"
-_NO_FILE = _LIBRARY + ":{} kmod_module_insert_module() could not find module by name='{}'"
-_NO_FILE_LINE = 895
+_NO_FILE = _LIBRARY + ":895 kmod_module_insert_module() could not find module by name='{}'"
 _COMMAND_FAILED = _LIBRARY + ":1047 command_do() Error running install command '{}' for module {}: retcode {}"
 _NOT_REMOVED = _LIBRARY + ":856 kmod_module_remove_module() could not remove '{}': {}"
 """Debian's kmod says where in its source a message of its library comes from; that is part of what is compared."""
@@ -127,7 +126,7 @@ class Actor:
         """To the journal what was done or refused; to the caller what has no file."""
         for outcome in outcomes:
             if outcome.result == "missing" and not outcome.path:
-                self.messages.log(ERR, _NO_FILE.format(_NO_FILE_LINE, outcome.module))
+                tell_missing(outcome.module, self.messages)
             if outcome.result not in ("live", "builtin"):
                 self.machine.tell(outcome)
 
@@ -139,8 +138,6 @@ class Actor:
         plan = plan_removal(request, self.snapshot, self.tree.loaded(), self.tree.present)
         for complaint in plan.complaints:
             self.messages.log(ERR, complaint)
-        if plan.bad_name:
-            return 1
         job = RemovalJob(plan, self.tree.loaded)
         while step := job.next_step():
             self._tell_removal(job.untold())
@@ -191,6 +188,11 @@ def failure(goal: Goal, outcomes: Sequence[Outcome], *, first_time: bool) -> int
         if outcome.result in ("failed", "missing", "crashed", "not_attempted"):
             return outcome.errno or errno.ENOENT
     return 0
+
+
+def tell_missing(module: str, messages: Messages) -> None:
+    """The message about a module that a name stands for, and that has no file."""
+    messages.log(ERR, _NO_FILE.format(module))
 
 
 def tell_insertion(module: str, code: int, log: Iterable[str], messages: Messages) -> None:

@@ -10,7 +10,7 @@ from kmodd.host.control import CONTROL_SOCKET
 
 
 def main(argv: list[str]) -> int:
-    """Exit 0 when it is done, 1 for who is not root, 7 where the daemon is not running."""
+    """Exit 0 when it is done, 1 for who is not root, 3 without a module tree, 7 where the daemon is not running."""
     parser = argparse.ArgumentParser(
         "kmodd reload", description="Have the daemon read indexes and configuration again, and wait until it has."
     )
@@ -22,8 +22,8 @@ def main(argv: list[str]) -> int:
         print(f"kmodd reload: {error}", file=sys.stderr)
         return 7
     except Refused as refused:
-        print(f"kmodd reload: {refused}", file=sys.stderr)
-        return 1
+        print(f"kmodd reload: {refused.parameters.get('message', refused)}", file=sys.stderr)
+        return 3 if refused.error == "io.kmodd.NoModuleTree" else 1
     for problem in problems:
         print(f"kmodd reload: of no use: {problem}", file=sys.stderr)
     return 0

@@ -11,7 +11,6 @@ from kmodd.daemon import Daemon, Settings
 from kmodd.errors import KmoddError, NoTree
 from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.journal import open_journal
-from kmodd.host.lanes import LOADER_SOCKET
 from kmodd.host.notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.outcome import DEBUG, INFO
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> int:
         journal = open_journal(under_systemd=notify.under_systemd, lowest=DEBUG if options.verbose else INFO)
         settings = Settings(
             dry_run=dry_run,
-            spawn_loaders=not (notify.under_systemd and os.path.exists(LOADER_SOCKET)),
+            spawn_loaders=not notify.under_systemd,
             control_path=_control_path(options.socket),
         )
         daemon = Daemon(tree, journal, notify, settings)

@@ -6,10 +6,9 @@ import errno
 from collections.abc import Callable
 from typing import assert_never
 
-from kmodd.host.loader import Call, CommandCall, InsmodCall, Reply, RmmodCall
+from kmodd.host.acts import Call, CommandCall, InsmodCall, Reply, RmmodCall
 from kmodd.outcome import Outcome, Result
-from kmodd.plan import Insmod, Install, Step
-from kmodd.removal import RemovalStep, RemoveCommand, Rmmod
+from kmodd.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.request import Request
 
 
@@ -45,4 +44,7 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply) -> Outc
         result, detail = "missing", ""
     else:
         result = "failed"
-    return Outcome(request, step.module, result, step.because, path, code, reply.usec, at, detail=detail)
+    by_kernel = reply.stage == "kernel"
+    return Outcome(
+        request, step.module, result, step.because, path, code, reply.usec, at, detail=detail, by_kernel=by_kernel
+    )

@@ -8,11 +8,12 @@ returned to the daemon's loop, which answers it at once or later; nothing here k
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import kmodd
@@ -24,6 +25,8 @@ CONTROL_SOCKET = "/run/kmodd/io.kmodd"
 MAX_CONNECTIONS = 64
 MAX_FRAME = 64 * 1024
 """Bytes of one call, its NUL included."""
+MAX_TEXT = 4096
+"""Characters of one name or parameter; the longest modalias has some hundred."""
 MAX_UNREAD = 4 * 1024 * 1024
 """Bytes of answers that a caller may leave unread before it is cut off."""
 
@@ -103,6 +106,25 @@ class _Interface:
         raise _Wished(ReloadWish())
 
 
+def _unusable(wish: Wish) -> str:
+    """The parameter of a wish that nothing on this machine can be meant by; empty: none."""
+    if isinstance(wish, SettleWish):
+        usec = wish.timeout_usec
+        return "timeout_usec" if usec is not None and not 0 <= usec < 2**63 else ""
+    if isinstance(wish, ExplainWish) and wish.request.startswith(("/", ".")):
+        return "request"  # whether a file is there is not for everybody to know, and looking may take long
+    texts = [getattr(wish, "request", ""), *getattr(wish, "parameters", ())]
+    return "request" if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts) else ""
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
     """One caller."""
@@ -113,8 +135,12 @@ class Connection:
     unread: bytes = b""
     """What came and is not yet a whole frame, or has to wait for the answer to the call before it."""
     unsent: bytes = b""
-    waiting: bool = field(default=False)
+    waiting: bool = False
     """A call is with the daemon; Varlink answers one after the other."""
+    oneway: bool = False
+    """The caller of that wants no answer."""
+    ended: bool = False
+    """The caller sends nothing more; what it waits for still goes to it."""
 
     def fileno(self) -> int:
         """For select."""
@@ -125,7 +151,13 @@ class ControlSocket:
     """Listens, reads frames, writes answers. Never waits."""
 
     def __init__(self, path: str = CONTROL_SOCKET) -> None:
-        """Listen at `path`, in the place of a socket that nobody serves any more. Raises OSError."""
+        """Listen at `path`, in the place of a socket that nobody serves any more.
+
+        Raises OSError; EADDRINUSE where somebody does.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+            if other.connect_ex(path) == 0:
+                raise OSError(errno.EADDRINUSE, "another kmodd is running and serves this socket", path)
         self.path = path
         self._service: varlink.Service | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -139,6 +171,7 @@ class ControlSocket:
         self._socket.listen(MAX_CONNECTIONS)
         self._socket.setblocking(False)
         os.rename(beside, path)
+        self._inode = os.stat(path).st_ino
         self.connections: list[Connection] = []
 
     def fileno(self) -> int:
@@ -146,17 +179,24 @@ class ControlSocket:
         return self._socket.fileno()
 
     def accept(self) -> None:
-        """Let somebody in; one too many is shown the door."""
-        try:
-            accepted, _ = self._socket.accept()
-        except OSError:
-            return
-        if len(self.connections) >= MAX_CONNECTIONS:
-            accepted.close()
-            return
-        accepted.setblocking(False)
-        credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        self.connections.append(Connection(accepted, _UCRED.unpack(credentials)[1]))
+        """Let in who waits at the door. One too many is sent away; for root, somebody else who waits for nothing is."""
+        for _ in range(MAX_CONNECTIONS):
+            try:
+                accepted, _ = self._socket.accept()
+            except OSError:
+                return
+            accepted.setblocking(False)
+            credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            connection = Connection(accepted, _UCRED.unpack(credentials)[1])
+            if len(self.connections) >= MAX_CONNECTIONS and connection.uid == 0:
+                others = (other for other in self.connections if other.uid != 0)
+                idle = next((other for other in others if other.ended or not other.waiting), None)
+                if idle is not None:
+                    self.drop(idle)
+            if len(self.connections) < MAX_CONNECTIONS:
+                self.connections.append(connection)
+            else:
+                accepted.close()
 
     def receive(self, connection: Connection) -> None:
         """Read what a caller sent; `next_wish` says what it means."""
@@ -167,12 +207,22 @@ class ControlSocket:
         except OSError:
             data = b""
         connection.unread += data
-        if not data or len(connection.unread) > 2 * MAX_FRAME:
+        connection.ended = not data
+        if len(connection.unread) > 2 * MAX_FRAME or (connection.ended and not self._is_owed(connection)):
             self.drop(connection)
+
+    @staticmethod
+    def _is_owed(connection: Connection) -> bool:
+        """Something is still to be done for this caller."""
+        return connection.waiting or bool(connection.unsent) or b"\0" in connection.unread
+
+    def has_call(self) -> bool:
+        """A whole call is there that `next_wish` would give."""
+        return any(b"\0" in c.unread and not c.waiting and not c.unsent for c in self.connections)
 
     def next_wish(self, connection: Connection) -> Wish | None:
         """The next whole call of a caller that waits for none: answer it with `answer` or `refuse`, now or later."""
-        while not connection.waiting and connection in self.connections:
+        while not connection.waiting and not connection.unsent and connection in self.connections:
             frame, nul, rest = connection.unread.partition(b"\0")
             if len(frame) >= MAX_FRAME:
                 self.drop(connection)
@@ -191,9 +241,14 @@ class ControlSocket:
             for reply in self._varlink().handle(frame):
                 self._send(connection, reply + b"\0")
         except _Wished as wished:
+            if why := _unusable(wished.wish):
+                refusal = {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": why}}
+                self._reply(connection, refusal)
+                return None
             if isinstance(wished.wish, LoadWish | UnloadWish | ReloadWish) and connection.uid != 0:
                 self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
                 return None
+            connection.oneway = json.loads(frame).get("oneway") is True
             return wished.wish
         except Exception:  # a frame that is no JSON, or of a shape that the package does not survive
             self.drop(connection)
@@ -211,13 +266,18 @@ class ControlSocket:
 
     def answer(self, connection: Connection, parameters: dict[str, Any]) -> None:
         """The call that waits has come out well."""
-        connection.waiting = False
-        self._reply(connection, {"parameters": parameters})
+        self._end_call(connection, {"parameters": parameters})
 
     def refuse(self, connection: Connection, error: str, parameters: dict[str, Any]) -> None:
         """The call that waits ends with one of the interface's errors."""
+        self._end_call(connection, {"error": f"io.kmodd.{error}", "parameters": parameters})
+
+    def _end_call(self, connection: Connection, reply: dict[str, Any]) -> None:
         connection.waiting = False
-        self._reply(connection, {"error": f"io.kmodd.{error}", "parameters": parameters})
+        if not connection.oneway:
+            self._reply(connection, reply)
+        elif connection.ended:
+            self.drop(connection)
 
     def _reply(self, connection: Connection, reply: dict[str, Any]) -> None:
         self._send(connection, json.dumps(reply).encode() + b"\0")
@@ -235,7 +295,8 @@ class ControlSocket:
             pass
         except OSError:
             self.drop(connection)
-        if len(connection.unsent) > MAX_UNREAD:
+        done = connection.ended and not self._is_owed(connection)
+        if done or len(connection.unsent) > MAX_UNREAD:
             self.drop(connection)
 
     def drop(self, connection: Connection) -> None:
@@ -247,7 +308,8 @@ class ControlSocket:
     def close(self) -> None:
         """Stop listening; the name goes first, so that nobody connects in vain."""
         with contextlib.suppress(OSError):
-            os.unlink(self.path)
+            if os.stat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
         for connection in list(self.connections):
             self.drop(connection)
         self._socket.close()

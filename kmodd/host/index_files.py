@@ -2,9 +2,9 @@
 
 The new files are written beside the old ones and brought to the disk; nothing is replaced before all of that succeeded.
 Then they are renamed into place one right behind the other, with signals held back. A directory cannot be swapped
-whole, as the modules lie in it too, and links into a folder of their own would not survive other tools: so a reader that
-opens one file after the other can still meet the boundary, some 100 µs wide. kmodd's own look twice (`Tree.snapshot`).
-For others the order counts: what a module needs comes in before the aliases that lead to it (see `depmod_output`), and
+whole, as the modules lie in it too, and links into a folder of their own would not survive other tools: so a reader
+that opens one file after the other can still meet the boundary, some 100 µs wide. kmodd's own look twice (`snapshot` of
+`Tree`). For others the order counts: what a module needs comes in before the aliases that lead to it (`depmod_output`),
 so the worst is a device whose new driver is not found yet, as before depmod. If a rename fails, those done are undone.
 """
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 from typing import Protocol
 
 IGNORE_MODVERSIONS = 1
@@ -43,26 +41,30 @@ class LinuxKernel:
 
     def __init__(self) -> None:
         """Raises OSError (ENOSYS) on a machine whose call numbers are not known here."""
-        numbers = _NUMBERS.get(platform.machine())
+        import ctypes  # as much as the rest of a tool that in the end has nothing to load
+
+        self._c = ctypes
+        machine = os.uname().machine
+        numbers = _NUMBERS.get(machine)
         if numbers is None:
-            raise OSError(38, f"no module calls known for machine type {platform.machine()}")
+            raise OSError(38, f"no module calls known for machine type {machine}")
         self._init, self._delete, self._finit = numbers
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._syscall.restype = ctypes.c_long
 
     def finit_module(self, fd: int, options: str, flags: int) -> None:
         # The options are never NULL: the kernel answers that with EFAULT.
-        self._call(self._finit, ctypes.c_int(fd), ctypes.c_char_p(os.fsencode(options)), ctypes.c_int(flags))
+        self._call(self._finit, self._c.c_int(fd), self._c.c_char_p(os.fsencode(options)), self._c.c_int(flags))
 
     def init_module(self, image: bytes, options: str) -> None:
         self._call(
-            self._init, ctypes.c_char_p(image), ctypes.c_ulong(len(image)), ctypes.c_char_p(os.fsencode(options))
+            self._init, self._c.c_char_p(image), self._c.c_ulong(len(image)), self._c.c_char_p(os.fsencode(options))
         )
 
     def delete_module(self, name: str, flags: int) -> None:
-        self._call(self._delete, ctypes.c_char_p(os.fsencode(name)), ctypes.c_uint(flags))
+        self._call(self._delete, self._c.c_char_p(os.fsencode(name)), self._c.c_uint(flags))
 
     def _call(self, number: int, *arguments: object) -> None:
-        if self._syscall(ctypes.c_long(number), *arguments) != 0:
-            code = ctypes.get_errno()
+        if self._syscall(self._c.c_long(number), *arguments) != 0:
+            code = self._c.get_errno()
             raise OSError(code, os.strerror(code))

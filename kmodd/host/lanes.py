@@ -11,9 +11,13 @@ import json
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 
 from kmodd.host.loader import MAX_STEP, Call, Reply, decode_reply, encode_call
+
+STILLBORN_PAUSE = 5.0
+"""Seconds before another spare is started after a loader that died at birth."""
 
 LOADER_SOCKET = "/run/kmodd/loader"
 
@@ -21,6 +25,9 @@ LOADER_SOCKET = "/run/kmodd/loader"
 @dataclass(frozen=True, slots=True)
 class Died:
     """The loader is gone without an answer: it was killed, or an oops took it along."""
+
+    begun: bool = True
+    """False: it had not even read the call."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +59,8 @@ class Lane:
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            datagram = b""
+            # unix(7): the peer has closed with data unread, and that is our call.
+            return Died(begun=not self.busy)
         if not datagram:
             return Died()
         if not self.pid:
@@ -110,6 +118,7 @@ class Loaders:
 
     def __init__(self, *, spawn: bool) -> None:
         self._spawn = spawn
+        self._not_before = 0.0
         self.spare: Lane | None = None
         """Connected, started, and not at work."""
 
@@ -120,7 +129,7 @@ class Loaders:
 
     def keep_spare(self) -> Lane | None:
         """Have a spare. The answer is the new one, to be watched; None: there was one, or none can be had now."""
-        if self.spare is not None:
+        if self.spare is not None or time.monotonic() < self._not_before:
             return None
         try:
             self.spare = open_lane(spawn=self._spawn)
@@ -132,7 +141,14 @@ class Loaders:
         """This loader is gone."""
         if lane is self.spare:
             self.spare = None
+        if not lane.pid:
+            # It never said a word: the next one will hardly do better, and must not be started without end.
+            self._not_before = time.monotonic() + STILLBORN_PAUSE
         lane.close()
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG) != (0, 0):
-                pass
+
+
+def reap() -> None:
+    """Let loaders that were our children and have ended go."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass

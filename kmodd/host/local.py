@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from kmodd.host.acts import LOADER_MARK, Reply, Stage, open_module, run_command
 from kmodd.host.calls import outcome_of
 from kmodd.host.kernel import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
-from kmodd.host.loader import LOADER_MARK, Reply, Stage, open_module, run_command
 from kmodd.names import ModuleName, module_of_path
 from kmodd.outcome import Outcome, record
-from kmodd.plan import Because, Insmod, Install, Step
-from kmodd.removal import RemovalStep, RemoveCommand, Rmmod
+from kmodd.plan import Because, Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.request import Removing, Request
 
 _BY_HAND = Because("asked", "")
@@ -159,10 +158,12 @@ def _to_journal(outcome: Outcome) -> None:
         journal.close()
 
 
-def descends_from_loader() -> bool:
-    """Whether a loader runs us, by an install or remove command: then its lane waits for us, and we not for it.
+def must_not_wait() -> bool:
+    """Whether a loader may be waiting for us, so that we must not wait for its lane.
 
-    By the mark in the environment, and by the processes above us: a command may run us with another environment.
+    A loader runs us by an install or remove command: known by the mark in the environment, and by the processes above
+    us, for a command may run us with another environment. Or the kernel runs us itself, below kthreadd (pid 2): the
+    module that asks may be in its init, and that init in a loader (kernel-proofs, section 1).
     """
     if LOADER_MARK in os.environ:
         return True
@@ -173,7 +174,7 @@ def descends_from_loader() -> bool:
                 name, _, rest = file.read().partition(b"(")[2].rpartition(b")")
         except OSError:
             return False
-        if name == b"kmodd-loader":
+        if name in (b"kmodd-loader", b"kthreadd"):
             return True
         pid = int(rest.split()[1])
     return False

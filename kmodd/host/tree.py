@@ -66,6 +66,8 @@ class Tree:
         """
         self.root = root.rstrip("/")
         self.beyond = beyond
+        self.notice_edits = True
+        """A configuration file edited in place makes a snapshot old; else only a changed folder does, as in libkmod."""
         self.guessed = False
         """The release is the only one below root: programs say so on standard error."""
         self._prefix = module_dir
@@ -240,7 +242,7 @@ class Tree:
             if isinstance(place, str):
                 paths.append(place)
             else:
-                paths += [place[0], *(f"{place[0]}/{name}" for name in place[1])]
+                paths += [place[0], *(f"{place[0]}/{name}" for name in place[1] if self.notice_edits)]
         return tuple((path, _mark(self.real(path))) for path in paths)
 
 

@@ -1,14 +1,14 @@
 """Situations for depmod: module directories that are odd in one way each, and the command lines to run in them.
 
-They cover what kmod's own tests are about (order, search, override, external and excluded directories, loops, compressed
-and broken files, symbols, options), re-made out of our own modules.
+They cover what kmod's own tests are about (order, search, override, external and excluded directories, loops,
+compressed and broken files, symbols, options), re-made out of our own modules.
 """
 
 from __future__ import annotations
 
 import lzma
 import os
-import shutil
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,8 +104,8 @@ def odd_builtins(place: Place) -> None:
     """Lines of modules.builtin and strings of modules.builtin.modinfo that are none."""
     course(place)
     place.write("modules.builtin", "kernel/a.ko\n\n/abs/b.ko\n9/c.ko\nkernel/a.ko\nkernel/d-e.ko.xz\nkernel/last.ko")
-    modinfo = "a.alias=x-[a-b]\0a.alias=y-[z\0b.alias=x_[a-b]\0b.alias=\0nodot\0c.d.alias=q\0a.alias=same\0b.alias=same\0"
-    place.write("modules.builtin.modinfo", modinfo + "e.alias=cut")
+    texts = "a.alias=x-[a-b] a.alias=y-[z b.alias=x_[a-b] b.alias= nodot c.d.alias=q a.alias=same b.alias=same"
+    place.write("modules.builtin.modinfo", texts.replace(" ", "\0") + "\0a.b\0f.alias=n\0z.alias=zz\0e.alias=cut")
 
 
 def duplicates(place: Place) -> None:
@@ -132,6 +132,17 @@ def links(place: Place) -> None:
     (place.directory / "extra" / "folder").symlink_to(place.root / "outside" / "folder")
 
 
+def dead_links(place: Place) -> None:
+    """Links to nothing and to themselves, and what is neither a file nor a folder."""
+    course(place)
+    for path in ("dead.ko", "kernel/dead", "kernel/sub/dead.ko"):
+        (place.directory / path).parent.mkdir(exist_ok=True)
+        (place.directory / path).symlink_to("nowhere")
+    (place.directory / "kernel" / "self.ko").symlink_to("self.ko")
+    os.mkfifo(place.directory / "kernel" / "pipe.ko")
+    os.mkfifo(place.directory / "kernel" / "pipe")
+
+
 def cycle(place: Place) -> None:
     """Two modules that need each other."""
     course(place)
@@ -147,7 +158,8 @@ def unknown(place: Place) -> None:
         place.write(f"/{name}", (place.compiled / name).read_bytes())
     lines = (place.compiled / "Module.symvers").read_text().splitlines(keepends=True)
     bent = [line.replace("0x", "0x1", 1) if "\tmodule_layout\t" in line else line for line in lines]
-    place.write("/bent.symvers", "".join(bent) + "0xzz\tbad\tvmlinux\tE\n0x1z bad vmlinux E\n0x7\tlast\tvmlinux\n\nshort\n0x1\tother\tdrivers/x\n")
+    bad = "0xzz\tbad\tvmlinux\tE\n0x1z bad vmlinux E\n0x7\tlast\tvmlinux\n\nshort\n0x1\tother\tdrivers/x\n"
+    place.write("/bent.symvers", "".join(bent) + bad)
     place.write("/odd.map", "ffffffff8 r __ksymtab__printk\nnoblank\n00 t\n0 r __ksymtab_module_layout\n0 r other\n")
 
 
@@ -161,6 +173,32 @@ def compressed(place: Place) -> None:
     place.write("kernel/streams.ko.xz", lzma.compress(plain[:half]) + lzma.compress(plain[half:]))
     place.write("kernel/notpacked.ko.xz", (place.compiled / "bare.ko").read_bytes())
     place.write("kernel/packed.ko", lzma.compress((place.compiled / "params.ko").read_bytes()))
+
+
+def packed_by_zstd(place: Place) -> None:
+    """zstd with and without the size of what is in it, and in two frames."""
+    import zstandard
+
+    course(place)
+    plain = (place.compiled / "mod1.ko").read_bytes()
+    (place.directory / "kernel" / "mod1.ko").unlink()
+    pack = zstandard.ZstdCompressor().compress
+    place.write("kernel/mod1.ko.zst", pack(plain))
+    place.write("kernel/sizeless.ko.zst", zstandard.ZstdCompressor(write_content_size=False).compress(plain))
+    place.write("kernel/frames.ko.zst", pack(plain[:5000]) + pack(plain[5000:]))
+    place.write("kernel/cut.ko.zst", pack(plain)[:500])
+
+
+def damaged_packs(place: Place) -> None:
+    """Compressed files that are cut off, bent, or have something behind them."""
+    course(place)
+    packed = lzma.compress((place.compiled / "mod1.ko").read_bytes())
+    place.write("kernel/p_cut.ko.xz", packed[:700])
+    place.write("kernel/p_garbage.ko.xz", packed + b"garbage...")
+    place.write("kernel/p_pad3.ko.xz", packed + bytes(3))
+    place.write("kernel/p_pad4.ko.xz", packed + bytes(4))
+    for at in (7, 500, len(packed) - 9):
+        place.write(f"kernel/p_bent{at}.ko.xz", packed[:at] + bytes((packed[at] ^ 1,)) + packed[at + 1 :])
 
 
 def broken(place: Place) -> None:
@@ -210,15 +248,17 @@ CONFIGS = {
     "search deep": "search updates/b updates kernel/sub built-in\n",
     "search only built-in": "search built-in\n",
     "override": "override mod3 * updates/a\noverride mod1 6.1.* kernel/sub\n",
-    "override regular": r"override mod3 ^6\\.1\\.0-(case|x)$ weak-updates" "\n",
+    "override regular": "override mod3 ^6\\\\.1\\\\.0-(case|x)$ weak-updates\n",
     "override other kernel": "override mod3 ^5 weak-updates\noverride params [[ zz\noverride mod1 4\n",
     "override last wins": "override mod3 * updates/a\noverride mod3 * kernel\noverride mod3 * updates/b\n",
     "exclude": "exclude weak-updates deep\nexclude b bare.ko\n",
     "external": "external * ROOT/outer\n",
     "external first": "search external updates built-in\nexternal * ROOT/outer\nexternal * ROOT/outer2\n",
-    "external last": "search updates built-in external\nexternal * ROOT/outer\nexternal 6 ROOT/outer2\nexternal * ROOT/no\n",
+    "external last": "search updates built-in external\nexternal * ROOT/outer\nexternal 6 ROOT/outer2\n",
+    "external missing": "external * ROOT/nowhere\nexternal * ROOT/outer\nexternal 7 ROOT/outer2\n",
     "external twice": "search updates external built-in external\nexternal * ROOT/outer2\nexternal * ROOT/outer\n",
-    "bad lines": "frob x\nsearch\noverride a b\nexternal x\n # indented\n\t\n#ok\\\nsearch x\ninclude y\nmake_map_files n\n",
+    "bad lines": "frob x\nsearch\noverride a b\nexternal x\n # indented\n\t\n#ok\\\nsearch x\ninclude y\n",
+    "lines without effect": "make_map_files n\ninclude /x\nexclude\n",
     "wrapped": "search \\\n  weak-updates\\\n \\\nupdates built\\-in\nexcl\\ude b # c\nfrob\\\nnicate\n",
     "no newline": "search zzz built-in",
 }
@@ -234,57 +274,107 @@ MERGED = _configured(
 )
 
 
-def one_less(place: Place) -> None:
-    """A module that cannot be read by anybody."""
-    course(place)
-    (place.directory / "kernel" / "loop.ko").symlink_to("loop.ko")
-
-
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A situation and what is run in it: `{root}` and `{directory}` stand for the paths, the release is added."""
+    """A situation and what is run in it: `{root}`, `{directory}` and VERSION are put in, and each begins with -b."""
 
     name: str
     build: Build
-    commands: tuple[str, ...] = ("-b {root} VERSION", "-a -w -v -b {root} VERSION", "-n -b {root} VERSION")
+    commands: tuple[str, ...] = ("VERSION", "-a -w -v VERSION", "-n VERSION")
+
+
+def _case(name: str, build: Build, commands: str) -> Case:
+    """A case with one command a line."""
+    return Case(name, build, tuple(line.strip() for line in commands.strip().splitlines()))
 
 
 CASES = (
-    *(Case(build.__name__, build) for build in (
-        course, aliases, unlisted, no_build_files, odd_order, twice_in_order, empty_order, odd_builtins, duplicates, names,
-        links, cycle, compressed, broken, stripped,
-    )),
-    *(Case(name, _configured(text), ("-b {root} -C {root}/c VERSION",)) for name, text in CONFIGS.items()),
-    Case("merged", MERGED, tuple(
-        f"-b {{root}} {options} VERSION" for options in (
-            "-C {root}/c -C {root}/d", "-C {root}/d -C {root}/c", "-C {root}/single -C {root}/c", "-C {root}/c/a.conf",
-            "-C {root}/none", "-C {root}/d/z.other -C {root}/c",
+    *(
+        Case(build.__name__, build)
+        for build in (
+            *(course, aliases, unlisted, no_build_files, odd_order, twice_in_order, empty_order, odd_builtins),
+            *(duplicates, names, links, dead_links, cycle, compressed, packed_by_zstd, damaged_packs, broken, stripped),
         )
-    )),
-    Case("unknown", unknown, tuple(
-        f"-b {{root}} {options} VERSION" for options in (
-            "-e", "-e -E {root}/Module.symvers", "-e -F {root}/System.map", "-F {root}/System.map", "-E {root}/bent.symvers",
-            "-e -E {root}/bent.symvers", "-e -F {root}/odd.map", "-E {root}/none", "-F {root}/none", "-v -n -P _",
-            "-e -P m -F {root}/System.map", "-P xy", "-e -E {root}/Module.symvers -F {root}/none",
-        )
-    )),
-    Case("files", duplicates, tuple(
-        f"-b {{root}} {words}" for words in (
-            "VERSION {directory}/kernel/mod1.ko {directory}/extra/mod2.ko", "VERSION {directory}/extra/mod2.ko",
-            "-n VERSION {directory}/kernel/mod1.ko {directory}/extra/mod2.ko", "VERSION {root}/none.ko",
-            "VERSION relative.ko", "VERSION {root}/lib", "-a VERSION {directory}/kernel/mod1.ko",
-            "VERSION {directory}/kernel/mod1.ko {directory}/kernel/mod1.ko", "VERSION {directory}/../VERSION/kernel/mod3.ko",
-            "VERSION {directory}/kernel/mod1.ko {directory}/updates/mod1.ko", "VERSION {directory}/modules.order",
-        )
-    )),
-    Case("command line", course, (
-        "-h", "-z", "--nosuch", "-b", "--basedir", "-b {root} notaversion", "-b {root} 6", "-b {root} 6.x",
-        "-b {root} 9.9", "-b {root} 9.9.9-none", "-n -b {root} 9.9", "--map -b {root} VERSION", "-u -q -r -b {root} VERSION",
-        "--quiet --unresolved-error -b {root} VERSION", "--show --basedir={root} VERSION", "--dry -b {root} VERSION",
-        "-nb{root} VERSION", "-b {root} VERSION -n", "-b {root} -- VERSION", "--sym x",
-        "-A -n -b {root} VERSION", "-A -b {root} 9.9",
-    )),
-)  # fmt: skip
+    ),
+    *(_case(name, _configured(text), "-C {root}/c VERSION") for name, text in CONFIGS.items()),
+    _case(
+        "merged",
+        MERGED,
+        """
+        -C {root}/c -C {root}/d VERSION
+        -C {root}/d -C {root}/c VERSION
+        -C {root}/single -C {root}/c VERSION
+        -C {root}/c/a.conf VERSION
+        -C {root}/none VERSION
+        -C {root}/d/z.other -C {root}/c VERSION
+        """,
+    ),
+    _case(
+        "unknown",
+        unknown,
+        """
+        -e VERSION
+        -e -E {root}/Module.symvers VERSION
+        -e -F {root}/System.map VERSION
+        -F {root}/System.map VERSION
+        -E {root}/bent.symvers VERSION
+        -e -E {root}/bent.symvers VERSION
+        -e -F {root}/odd.map VERSION
+        -E {root}/none VERSION
+        -F {root}/none VERSION
+        -v -n -P _ VERSION
+        -e -P m -F {root}/System.map VERSION
+        -P xy VERSION
+        -e -E {root}/Module.symvers -F {root}/none VERSION
+        """,
+    ),
+    _case(
+        "files",
+        duplicates,
+        """
+        VERSION {directory}/kernel/mod1.ko {directory}/extra/mod2.ko
+        VERSION {directory}/extra/mod2.ko
+        -n VERSION {directory}/kernel/mod1.ko {directory}/extra/mod2.ko
+        VERSION {root}/none.ko
+        VERSION relative.ko
+        VERSION {root}/lib
+        -a VERSION {directory}/kernel/mod1.ko
+        VERSION {directory}/kernel/mod1.ko {directory}/kernel/mod1.ko
+        VERSION {directory}/../VERSION/kernel/mod3.ko
+        VERSION {directory}/kernel/mod1.ko {directory}/updates/mod1.ko
+        VERSION {directory}/modules.order
+        """,
+    ),
+    _case(
+        "command line",
+        course,
+        """
+        -h
+        -z
+        --nosuch
+        -b
+        --basedir
+        notaversion
+        6
+        6.x
+        9.9
+        9.9.9-none
+        -n 9.9
+        --map VERSION
+        -u -q -r VERSION
+        --quiet --unresolved-error VERSION
+        --show --basedir={root} VERSION
+        --dry VERSION
+        -nb{root} VERSION
+        VERSION -n
+        -- VERSION
+        --sym x
+        -A -n VERSION
+        -A 9.9
+        -A VERSION
+        """,
+    ),
+)
 """Every situation with its command lines."""
 
 
@@ -307,13 +397,5 @@ def reset(place: Place, before: dict[str, bytes]) -> None:
 
 def words(command: str, place: Place) -> list[str]:
     """The words of a command line."""
-    import shlex
-
-    text = command.replace("VERSION", RELEASE)
+    text = f"-b {{root}} {command}".replace("VERSION", RELEASE)
     return shlex.split(text.replace("{root}", str(place.root)).replace("{directory}", str(place.directory)))
-
-
-def free(root: Path) -> None:
-    """Remove a root."""
-    shutil.rmtree(root)
-    assert not os.path.lexists(root)

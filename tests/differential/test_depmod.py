@@ -5,6 +5,9 @@ Full Debian trees, plain and xz, and the situations of depmod_cases.py. What may
 
 from __future__ import annotations
 
+import gzip
+import os
+import random
 import shutil
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 from kmodd.cli import depmod
 from tests import compiled, trees
 from tests.differential import depmod_cases as cases
-from tests.differential.depmod_cases import CASES, RELEASE, Case
+from tests.differential.depmod_cases import CASES, Case, Place
 from tests.differential.kmod_peer import KmodPeer, kmod_30, kmod_34
 from tests.rootfs import Said
 from tests.tool import contents, difference, ours
@@ -138,5 +141,146 @@ def test_situation(peer: KmodPeer, modules: Path, case: Case, tmp_path: Path) ->
 
 
 def test_there_are_situations() -> None:
-    assert len(CASES) >= 35
-    assert sum(len(case.commands) for case in CASES) >= 115
+    assert len(CASES) >= 42
+    assert sum(len(case.commands) for case in CASES) >= 120
+
+
+def test_a_flipped_byte_is_a_difference(peer: KmodPeer, modules: Path, tmp_path: Path) -> None:
+    """The control of all comparisons of files here."""
+    place = cases.build(CASES[0], tmp_path / "root", modules)
+    words = cases.words("VERSION", place)
+    assert peer.run(words, name="depmod").status == 0
+    theirs = contents(place.directory)
+    cases.reset(place, {})
+    cases.course(place)
+    assert ours(depmod.main, words).status == 0
+    mine = contents(place.directory)
+    assert compare_files(theirs, mine) == []
+    for name, data in mine.items():
+        if name in theirs:
+            flipped = bytes((data[0] ^ 1,)) + data[1:] if data else b"x"
+            assert compare_files(theirs, mine | {name: flipped}) == [name]
+
+
+def test_damaged_modules(peer: KmodPeer, modules: Path, tmp_path: Path, rng: random.Random) -> None:
+    """A hundred modules with a few bent bytes each: the same index, the same complaints, name by name."""
+    place = Place(tmp_path / "root", modules)
+    place.build_files()
+    sources = [(modules / f"{name}.ko").read_bytes() for name in ("mod1", "mod2", "aliases-many")]
+    for number in range(100):
+        place.write(f"kernel/damaged{number}.ko", _damaged(rng.choice(sources), rng))
+    words = cases.words("VERSION", place)
+    theirs = peer.run(words, name="depmod")
+    while theirs.status < 0:  # kmod crashed: not on the one that it names, so half of them have to go
+        for path in sorted(place.directory.glob("kernel/*.ko"))[::2]:
+            path.unlink()
+        theirs = peer.run(words, name="depmod")
+    their_files = contents(place.directory)
+    mine = ours(depmod.main, words)
+    assert difference(theirs, mine) == ""
+    assert compare_files(their_files, contents(place.directory)) == []
+    assert theirs.err.count(b"failed to load symbols") > 0
+    assert their_files["modules.dep"].count(b"\n") >= 10
+
+
+def _damaged(data: bytes, rng: random.Random) -> bytes:
+    """A few bytes bent, where it counts: in the header, the section table or the symbols; or the end cut off."""
+    image = bytearray(data)
+    table = int.from_bytes(data[40:48], "little")
+    for _ in range(rng.randint(1, 4)):
+        start, end = rng.choice(((0, 64), (table, len(data)), (len(data) // 2, len(data))))
+        image[rng.randrange(start, end)] = rng.randrange(256)
+    return bytes(image[: rng.randrange(len(image))] if rng.random() < 0.1 else image)
+
+
+# ── options of our own, and of 34 ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "options", ["-o {root}/out", "-m /opt/mods", "-m opt/mods -o {root}/out", "-A", "-o {root}/x/y"]
+)
+def test_options_of_34(peer_34: KmodPeer, modules: Path, tmp_path: Path, options: str) -> None:
+    """-m and -o: where files are read from and written to; the texts are equal, the .bin of 34 have another layout."""
+    place = cases.build(CASES[0], tmp_path / "root", modules)
+    (place.root / "opt").mkdir()
+    shutil.copytree(place.root / "lib" / "modules", place.root / "opt" / "mods")
+    words = cases.words(f"{options} VERSION", place)
+    before = _everything(place.root)
+    theirs = peer_34.run(words, name="depmod")
+    their_files = _everything(place.root)
+    for path in their_files.keys() - before.keys():
+        (place.root / path).unlink()
+    mine = ours(depmod.main, words)
+    my_files = _everything(place.root)
+    assert difference(theirs, mine) == ""
+    new = [path for path in their_files if path not in before]
+    assert len(new) == 11
+    assert sorted(path for path in my_files if path not in before and "kmodd-cache" not in path) == sorted(new)
+    assert [path for path in new if not path.endswith(".bin") and their_files[path] != my_files[path]] == []
+
+
+def _everything(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_root_is_a_prefix_that_is_not_printed(peer: KmodPeer, modules: Path, tmp_path: Path) -> None:
+    """`--root DIR` does what -b does, but messages leave DIR out, and depmod.d is below it too."""
+    place = cases.build(next(case for case in CASES if case.name == "broken"), tmp_path / "root", modules)
+    place.write("/etc/depmod.d/a.conf", "exclude mod1.ko\nfrob\n")
+    with_base = peer.run(["-b", str(place.root), "-C", f"{place.root}/etc/depmod.d", cases.RELEASE], name="depmod")
+    their_files = contents(place.directory)
+    mine = ours(depmod.main, ["--root", str(place.root), cases.RELEASE])
+    bare = Said(with_base.out, with_base.err.replace(str(place.root).encode(), b""), with_base.status)
+    assert difference(bare, mine) == ""
+    assert compare_files(their_files, contents(place.directory)) == []
+    assert b"/etc/depmod.d/a.conf:2: ignoring bad line" in mine.err
+
+
+def test_quick(peer: KmodPeer, modules: Path, tmp_path: Path) -> None:
+    """-A works only if a module is newer than modules.dep."""
+    place = cases.build(CASES[0], tmp_path / "root", modules)
+    words = cases.words("-A VERSION", place)
+    dep = place.directory / "modules.dep"
+    for age in (-100, 100):
+        for who in ("kmod", "kmodd"):
+            dep.write_text("old\n")
+            for path in place.directory.rglob("*.ko"):
+                os.utime(path, (1e9, 1e9))
+            os.utime(place.directory / "kernel" / "mod1.ko", (2e9, 2e9))
+            os.utime(dep, (2e9 + age, 2e9 + age))
+            said = peer.run(words, name="depmod") if who == "kmod" else ours(depmod.main, words)
+            assert said == Said(b"", b"", 0)
+            assert (dep.read_text() == "old\n") == (age > 0)
+
+
+# ── what differs on purpose: rows of docs/COMPAT.md ──────────────────────────────────────────────────────────────────
+
+
+def test_gzip_is_read_where_debian_leaves_it_out(peer: KmodPeer, modules: Path, tmp_path: Path) -> None:
+    place = cases.build(CASES[0], tmp_path / "root", modules)
+    place.write("kernel/packed.ko.gz", gzip.compress((modules / "mod1.ko").read_bytes()))
+    words = cases.words("VERSION", place)
+    peer.run(words, name="depmod")
+    assert b"packed" not in (place.directory / "modules.dep").read_bytes()
+    assert ours(depmod.main, words) == Said(b"", b"", 0)
+    assert b"kernel/packed.ko.gz:" in (place.directory / "modules.dep").read_bytes()
+    assert peer.run(["-V"], name="depmod").out.replace(b"-ZLIB", b"+ZLIB") == ours(depmod.main, ["-V"]).out
+
+
+def test_a_link_up_the_tree_is_followed_once(modules: Path, tmp_path: Path) -> None:
+    """kmod walks it until there are no descriptors or no names left, some 40 times over."""
+    place = cases.build(CASES[0], tmp_path / "root", modules)
+    (place.directory / "kernel" / "up").symlink_to("..")
+    said = ours(depmod.main, cases.words("VERSION", place))
+    assert said == Said(b"", b"depmod: ERROR: openat(4, up, O_RDONLY): Too many levels of symbolic links\n", 0)
+
+
+def test_a_name_beyond_ascii_is_refused(modules: Path, tmp_path: Path) -> None:
+    """Where char is signed, kmod's own check misses it and it crashes."""
+    place = cases.build(CASES[0], tmp_path / "root", modules)
+    before = contents(place.directory)
+    place.put("bare", "kernel/b\xe4r.ko")
+    said = ours(depmod.main, cases.words("VERSION", place))
+    assert said.status == 1
+    assert said.err.startswith(b"depmod: FATAL: Module index: bad character '\xc3'=0xc3 - only 7-bit ASCII")
+    assert contents(place.directory) == before

@@ -52,7 +52,7 @@ def test_settle_waits_and_gives_up_naming_what_is_stuck(world: World, control: C
     assert hasty.answers() == [{"error": "io.kmodd.TimedOut", "parameters": {"stuck": ["c"]}}]
     assert callers.next_deadline() is None
     world.settle()
-    callers.settled()
+    callers.settled(None, True)
     assert patient.answers() == [{"parameters": {}}]
 
 
@@ -76,8 +76,10 @@ def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSock
     callers.listen()
     caller.socket.close()
     control.receive(caller.connection)
+    callers.settled(None, True)
     callers.expire()
     assert callers.next_deadline() is None
+    assert control.connections == []
 
 
 def test_status_names_what_is_with_a_loader(world: World, control: ControlSocket) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import kmodd
 from kmodd import outcome
+from kmodd.cli.__main__ import TOOLS
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
@@ -81,6 +82,10 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/lib/systemd/system/systemd-modules-load.service.d/kmodd.conf",
         "/usr/share/doc/kmodd/README.md",
         "/usr/share/doc/kmodd/explain.schema.json",
+        "/etc/bash_completion.d/kmodd",
+        "/usr/share/zsh/vendor-completions/_kmodd-tools",
+        "/usr/share/fish/vendor_completions.d/modprobe.fish",
+        *(f"/usr/lib/kmodd/bin/{tool}" for tool in TOOLS),
     }
     sources = {
         f"/usr/lib/kmodd/{path.relative_to(ROOT)}" for path in (ROOT / "kmodd").rglob("*.*") if path.suffix != ".pyc"
@@ -92,8 +97,22 @@ def test_everything_has_its_place(image: Path) -> None:
 def test_modes(image: Path) -> None:
     programs = {"/usr/bin/kmodd", "/usr/lib/kmodd/udev-rule"}
     for path in listing(image):
+        if (image / path[1:]).is_symlink():
+            continue
         mode = (image / path[1:]).stat().st_mode & 0o7777
         assert mode == (0o755 if path.endswith("/") or path in programs else 0o644), path
+
+
+def test_links_lead_to_installed_files(image: Path) -> None:
+    links = [path for path in image.rglob("*") if path.is_symlink()]
+    assert {path.name for path in links if path.parent.name == "bin"} == set(TOOLS)
+    assert not [path for path in links if os.path.isabs(os.readlink(path)) or not path.exists()]
+
+
+def test_the_name_a_tool_is_called_by_picks_it(prefix: Path) -> None:
+    for tool in ("modprobe", "insmod", "rmmod"):
+        done = run([prefix / "lib/kmodd/bin" / tool, "-V"])
+        assert (done.returncode, done.stdout.splitlines()[0]) == (0, "kmod version 30"), tool
 
 
 def test_uninstall_leaves_nothing(tmp_path: Path) -> None:

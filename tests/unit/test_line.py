@@ -18,8 +18,7 @@ from kmodd.errors import Where
 from kmodd.host import loader
 from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.tree import Tree
-from kmodd.job import Job
-from kmodd.line import Line
+from kmodd.line import AnyJob, Line
 from kmodd.outcome import BAD_INPUT, NO_TREE, OVERRUN, RELOADED
 from kmodd.request import Request
 from tests.fakes import FakeKernel, ListJournal, Oops

@@ -1,0 +1,75 @@
+# Completion of modprobe, insmod, rmmod and lsmod for fish: module names, aliases, files and parameters, by `kmodd complete`.
+# fish loads one file for each command; modprobe.fish and its like are links to this one.
+
+function __kmodd_words
+    kmodd complete $argv 2>/dev/null
+end
+
+function __kmodd_first # the first word behind the tool that is no option
+    for word in (commandline -opc)[2..-1]
+        string match -q -- '-*' $word; or begin
+            echo $word
+            return 0
+        end
+    end
+    return 1
+end
+
+function __kmodd_removes
+    string match -qr -- '^(-[a-z]*r[a-z]*|--remove.*)$' (commandline -opc)
+end
+
+function __kmodd_takes_all
+    string match -qr -- '^(-[a-z]*a[a-z]*|--all)$' (commandline -opc)
+end
+
+complete -c modprobe -f
+complete -c modprobe -n __kmodd_removes -a '(__kmodd_words loaded)' -d 'loaded module'
+complete -c modprobe -n 'not __kmodd_removes; and begin; __kmodd_takes_all; or not __kmodd_first >/dev/null; end' -a '(__kmodd_words modules)' -d module
+complete -c modprobe -n 'not __kmodd_removes; and begin; __kmodd_takes_all; or not __kmodd_first >/dev/null; end; and test -n (commandline -ct)' -a '(__kmodd_words aliases)' -d alias
+complete -c modprobe -n 'not __kmodd_removes; and not __kmodd_takes_all; and __kmodd_first >/dev/null' -a '(__kmodd_words parameters (__kmodd_first))' -d parameter
+complete -c modprobe -s a -l all -d 'Every word is a module'
+complete -c modprobe -s r -l remove -d 'Remove instead of insert'
+complete -c modprobe -l remove-holders -d 'Remove what uses it as well'
+complete -c modprobe -s w -l wait -x -d 'Milliseconds to wait until it is not in use'
+complete -c modprobe -s R -l resolve-alias -d 'Print the modules of a name'
+complete -c modprobe -l show-alias -d 'Print the modules of a name'
+complete -c modprobe -l first-time -d 'Fail if there is nothing to do'
+complete -c modprobe -s i -l ignore-install -d 'Ignore install commands'
+complete -c modprobe -l ignore-remove -d 'Ignore remove commands'
+complete -c modprobe -s b -l use-blacklist -d 'Apply the blacklist'
+complete -c modprobe -s f -l force -d 'Force insertion or removal'
+complete -c modprobe -l force-modversion -d 'Ignore symbol versions'
+complete -c modprobe -l force-vermagic -d 'Ignore the version magic'
+complete -c modprobe -s D -l show-depends -d 'Print what would be done, loaded or not'
+complete -c modprobe -s c -l showconfig -d 'Print the configuration'
+complete -c modprobe -l show-config -d 'Print the configuration'
+complete -c modprobe -l show-modversions -r -F -d 'Print symbol versions'
+complete -c modprobe -l dump-modversions -r -F -d 'Print symbol versions'
+complete -c modprobe -l show-exports -r -F -d 'Print exported symbols'
+complete -c modprobe -s n -l dry-run -d 'Do nothing'
+complete -c modprobe -l show -d 'Do nothing'
+complete -c modprobe -s C -l config -r -F -d 'Read this configuration'
+complete -c modprobe -s d -l dirname -x -a '(__fish_complete_directories)' -d 'Prefix of /lib/modules'
+complete -c modprobe -s S -l set-version -x -a '(path basename /lib/modules/*)' -d 'Kernel release'
+complete -c modprobe -s s -l syslog -d 'Messages to syslog'
+complete -c modprobe -s q -l quiet -d 'No messages'
+complete -c modprobe -s v -l verbose -d 'Say more'
+complete -c modprobe -l json -d 'With -D or -n: print JSON'
+complete -c modprobe -l no-daemon -d 'Do it in this process'
+
+complete -c insmod -n 'not __kmodd_first >/dev/null' -F
+complete -c insmod -n '__kmodd_first >/dev/null' -f -a '(__kmodd_words parameters (__kmodd_first))' -d parameter
+complete -c insmod -s f -l force -d Force
+complete -c insmod -l force-modversion -d 'Ignore symbol versions'
+complete -c insmod -l force-vermagic -d 'Ignore the version magic'
+
+complete -c rmmod -f -a '(__kmodd_words loaded)' -d 'loaded module'
+complete -c rmmod -s f -l force -d Force
+
+complete -c lsmod -f -l json -d 'Print JSON'
+
+for tool in modprobe insmod rmmod lsmod
+    complete -c $tool -s V -l version -d 'Print the version'
+    complete -c $tool -s h -l help -d 'Print help'
+end

@@ -1,0 +1,70 @@
+"""`kmodd complete WHAT [NAME]`: what a shell offers for a half-typed word, one a line; nothing where nothing is known.
+
+For the files in `data/completions`. `modules` and `aliases` are of the running kernel's tree, `loaded` is what the
+kernel has, `parameters` those of a module as `NAME=`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+from kmodd.host.loaded import read_loaded
+from kmodd.host.tree import Tree
+
+WHAT = ("modules", "aliases", "loaded", "parameters")
+
+
+def main(argv: list[str]) -> int:
+    """Print the words; 2 for a wrong call."""
+    root = ""
+    match argv:
+        case ["--root", root, *rest]:
+            argv = rest
+        case _:
+            pass
+    match argv:
+        case ["modules", *_]:
+            words: Iterable[str] = Tree(root).quick_snapshot(like_kmod=True).catalog.names()
+        case ["aliases", *_]:
+            words = _aliases(Tree(root))
+        case ["loaded", *_]:
+            words = _loaded(root)
+        case ["parameters", name, *_]:
+            words = _parameters(name, Tree(root))
+        case _:
+            print(f"usage: kmodd complete {{{'|'.join(WHAT)}}} [NAME]", file=sys.stderr)
+            return 2
+    sys.stdout.buffer.write(os.fsencode("".join(f"{word}\n" for word in words)))
+    return 0
+
+
+def _aliases(tree: Tree) -> Iterable[str]:
+    """Names that stand for modules and that somebody might type: without wildcards, and the configured ones."""
+    snapshot = tree.quick_snapshot(like_kmod=True)
+    configured = [alias.pattern for alias in snapshot.config.aliases]
+    indexed = [key for key, _ in snapshot.catalog.dump("modules.alias")]
+    return dict.fromkeys(word for word in [*configured, *indexed] if not set(word) & set("*?[\\"))
+
+
+def _loaded(root: str) -> Iterable[str]:
+    try:
+        return read_loaded(root).modules
+    except OSError:
+        return ()
+
+
+def _parameters(name: str, tree: Tree) -> Iterable[str]:
+    """`NAME=` for each parameter that the module's file describes; a name or the path of a file."""
+    from kmodd.elf import BadElf, Image  # for this word alone
+    from kmodd.host.module_files import read_module
+
+    line = tree.quick_snapshot(like_kmod=True).catalog.dep(name.replace("-", "_"))
+    path = name if line is None else line.path
+    try:
+        texts = Image(read_module(tree.real(path))).modinfo()
+    except (OSError, BadElf):
+        return ()
+    types = [text.partition(b"=")[2] for text in texts if text.startswith((b"parmtype=", b"parm="))]
+    return dict.fromkeys(os.fsdecode(text.partition(b":")[0]) + "=" for text in types)

@@ -1,0 +1,95 @@
+"""Shell completion: what `kmodd complete` offers, and what bash makes of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kmodd.cli import complete
+from kmodd.cli.insmod import _LONG as INSMOD
+from kmodd.cli.modprobe_options import _LONG as MODPROBE
+from kmodd.cli.rmmod import _LONG as RMMOD
+from tests import compiled, rootfs
+
+ROOT = Path(__file__).resolve().parents[2]
+BASH, ZSH, FISH = (
+    ROOT / "data/completions" / name for name in ("bash/kmodd", "zsh/_kmodd-tools", "fish/kmodd-tools.fish")
+)
+OURS = {"root", "remove-dependencies", "wait"}
+"""Options that no file need offer: kmodd's own for tests, a deprecated one, one of rmmod that is refused."""
+
+
+def offered(*argv: str, root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert complete.main(["--root", str(root), *argv]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = rootfs.build("loaded", tmp_path / "root")
+    modules = offered("modules", root=root, capsys=capsys)
+    assert {"ext4", "kvm_intel"} <= set(modules)
+    assert len(modules) == len(set(modules))
+    aliases = offered("aliases", root=root, capsys=capsys)
+    assert "fs-ext4" in {alias.replace("_", "-") for alias in aliases}
+    assert not [alias for alias in aliases if set(alias) & set("*?[")]
+    loaded = (root / "proc/modules").read_text().splitlines()
+    assert offered("loaded", root=root, capsys=capsys) == [line.split()[0] for line in loaded]
+    assert offered("parameters", "nosuch", root=root, capsys=capsys) == []
+    assert offered("loaded", root=tmp_path / "nowhere", capsys=capsys) == []
+
+
+def test_parameters_of_a_real_module(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = offered("parameters", str(compiled.modules() / "params.ko"), root=Path(), capsys=capsys)
+    assert {"number=", "word="} <= set(found)
+    assert len(found) == len(set(found))
+
+
+def test_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complete.main(["nonsense"]) == 2
+    assert "usage: kmodd complete" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", [BASH, ZSH, FISH], ids=["bash", "zsh", "fish"])
+def test_every_option_is_offered(path: Path) -> None:
+    text = path.read_text()
+    for name in {*MODPROBE, *INSMOD, *RMMOD, "json"} - OURS:
+        assert re.search(rf"(--|-l ){re.escape(name)}\b", text), name
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("modprobe kvm", {"kvm", "kvm_intel"}),
+        ("modprobe kvm-", {"kvm-intel"}),
+        ("modprobe -r lo", {"loop"}),
+        ("modprobe --remove-holders lo", {"loop"}),
+        ("modprobe loop ma", {"max_loop="}),
+        ("modprobe -a loop kvm_", {"kvm_intel"}),
+        ("modprobe --first", {"--first-time"}),
+        ("modprobe -S 6 kvm_", {"kvm_intel"}),
+        ("modprobe fs-e", {"fs-ext4"}),
+        ("rmmod lo", {"loop"}),
+        ("lsmod --j", {"--json"}),
+        ("insmod --force-v", {"--force-vermagic"}),
+        ("insmod x.ko ma", {"max_loop="}),
+    ],
+)
+def test_bash(line: str, words: set[str], tmp_path: Path) -> None:
+    """With a `kmodd` that plays: it offers the same words to everybody."""
+    kmodd = tmp_path / "kmodd"
+    kmodd.write_text(
+        "#!/bin/sh\ncase $2 in modules) printf '%s\\n' kvm kvm_intel loop ;; aliases) echo fs_ext4 ;; "
+        "loaded) printf '%s\\n' loop dummy ;; parameters) printf '%s\\n' max_loop= max_part= | grep max_l ;; esac\n"
+    )
+    kmodd.chmod(0o755)
+    script = (
+        f"source {BASH}\nCOMP_WORDS=({line})\nCOMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+        'compopt() { :; }\n_kmodd_tool\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
+    assert (set(done.stdout.split()), done.stderr) == (words, "")

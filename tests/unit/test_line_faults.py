@@ -1,0 +1,350 @@
+"""What must not take requests, the loop or the truth along: missing trees and loaders, hostile callers, old answers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmodd.boot_list import BootList, BootModule
+from kmodd.callers import Callers
+from kmodd.errors import Where
+from kmodd.host import lanes
+from kmodd.host.control import ControlSocket
+from kmodd.host.lanes import Lane, Loaders
+from kmodd.host.notify import Notify
+from kmodd.outcome import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
+from kmodd.request import Backlog, Request
+from tests.unit.test_control import Caller
+from tests.unit.test_line import World, loads
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    it = World(tmp_path / "machine")
+    it.line.reload()
+    it.line.takes_replay()
+    yield it
+    it.line.close()
+    for thread in it.loaders.threads:
+        thread.join(10)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlSocket]:
+    it = ControlSocket(str(tmp_path / "io.kmodd"))
+    yield it
+    it.close()
+    while Caller.opened:
+        Caller.opened.pop().close()
+
+
+@pytest.fixture
+def callers(world: World, control: ControlSocket) -> Callers:
+    return Callers(world.line, control, Notify(), {"root": str(world.root)})
+
+
+def send(caller: Caller, callers: Callers, method: str, **parameters: Any) -> None:
+    caller.socket.sendall(json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}).encode() + b"\0")
+    caller.control.receive(caller.connection)
+    callers.listen()
+
+
+def ids(world: World) -> list[str]:
+    found = [record.message_id for record in world.journal.records]
+    world.journal.records.clear()
+    return found
+
+
+# -- the tree goes away and comes back ---------------------------------------------------------------------------
+
+
+def test_a_tree_that_goes_away_is_told_once_and_nothing_is_said_to_be_read(world: World) -> None:
+    hidden = world.modules.rename(world.root / "hidden")
+    for number in range(3):
+        world.plug("pci:v9", f"device{number}")
+        world.settle()
+    told = ids(world)
+    assert told.count(NO_TREE) == 1
+    assert RELOADED not in told
+    hidden.rename(world.modules)
+
+
+def test_a_tree_that_comes_back_serves_an_operator_at_once(world: World, control: ControlSocket, callers: Callers) -> None:
+    hidden = world.modules.rename(world.root / "hidden")
+    world.plug("pci:v9")
+    world.settle()
+    caller = Caller(control)
+    send(caller, callers, "Load", request="c")
+    assert caller.answers()[0]["error"] == "io.kmodd.NoModuleTree"
+    hidden.rename(world.modules)
+    send(caller, callers, "Load", request="c")
+    for job in world.settle():
+        callers.ended(job)
+    assert caller.answers()[0]["parameters"]["results"][0]["result"] == "loaded"
+
+
+def test_reload_without_a_tree_does_not_say_that_all_is_well(world: World, control: ControlSocket, callers: Callers) -> None:
+    world.modules.rename(world.root / "hidden")
+    caller = Caller(control)
+    send(caller, callers, "Reload")
+    assert caller.answers()[0]["error"] == "io.kmodd.NoModuleTree"
+    assert RELOADED not in ids(world)
+
+
+def test_without_a_tree_nothing_is_settled(tmp_path: Path, control: ControlSocket) -> None:
+    world = World(tmp_path / "other")
+    world.modules.rename(world.root / "hidden")
+    world.line.reload()
+    world.plug("pci:v2")
+    world.line.advance()
+    assert not world.line.quiet
+    caller = Caller(control)
+    send(caller, Callers(world.line, control, Notify(), {}), "Settle")
+    assert caller.answers()[0]["error"] == "io.kmodd.NoModuleTree"
+    assert COLDPLUG_DONE not in ids(world)
+
+
+def test_a_reload_that_changed_nothing_tells_no_nomatch_again(world: World) -> None:
+    """INTERFACE: a no-match is recorded once per alias until the index changes."""
+    world.plug("pci:v9")
+    world.settle()
+    world.line.reload()
+    world.plug("pci:v9")
+    world.settle()
+    assert [result for _, result in world.told()].count("nomatch") == 1
+
+
+def test_new_entries_of_the_boot_list_are_loaded_on_reload(world: World) -> None:
+    world.line.boot(BootList((BootModule("a", Where("/etc/modules", 1)),)))
+    world.settle()
+    world.line.boot(BootList((BootModule("a", Where("/etc/modules", 1)), BootModule("c", Where("/etc/modules", 2)))))
+    world.settle()
+    assert loads(world) == ["a.ko", "c.ko"]
+
+
+# -- loaders ------------------------------------------------------------------------------------------------------
+
+
+def test_requests_wait_for_a_loader_and_nobody_is_turned_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = world.loaders.get
+
+    def none() -> Lane:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(world.loaders, "get", none)
+    world.plug("pci:v2")
+    world.plug("pci:v1", "other")
+    world.line.advance()
+    world.line.advance()
+    assert ids(world) == [NO_LOADER]
+    assert world.line.waiting == 2
+    assert not world.line.can_advance
+    assert not world.line.quiet
+    monkeypatch.setattr(world.loaders, "get", real)
+    monkeypatch.setattr(world.line, "_look_for_loader", 0.0)
+    world.settle()
+    assert loads(world) == ["c.ko", "a.ko", "b.ko"]
+
+
+def test_the_one_that_was_put_back_comes_first() -> None:
+    backlog = Backlog()
+    for name in "ab":
+        backlog.add(Request(name, "uevent", (f"/devices/{name}",), 1))
+    first = backlog.take()
+    assert first is not None
+    backlog.put_back(first)
+    assert backlog.take() == first
+
+
+def test_loaders_that_die_at_birth_are_not_started_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def stillborn(*, spawn: bool) -> Lane:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.close()
+        started.append(spawn)
+        return Lane(ours)
+
+    monkeypatch.setattr(lanes, "open_lane", stillborn)
+    loaders = Loaders(spawn=True)
+    for _ in range(100):
+        lane = loaders.keep_spare()
+        if lane is not None:
+            loaders.lost(lane)
+    assert len(started) == 1
+
+
+def test_the_loader_at_work_and_the_spare_die_in_one_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.index(["a.ko:", "b.ko:", "c.ko:"], ["alias pci:v3* a", "alias pci:v3* b"])
+    theirs = []
+
+    def pair(*, spawn: bool) -> Lane:
+        ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        theirs.append(their)
+        return Lane(ours)
+
+    monkeypatch.setattr(lanes, "open_lane", pair)
+    loaders = Loaders(spawn=True)
+    monkeypatch.setattr(world.line, "_loaders", loaders)
+    world.plug("pci:v3")
+    world.line.advance()
+    loaders.keep_spare()
+    both = world.line.lanes
+    assert len(both) == 2
+    for their in theirs:
+        their.recv(65536) if their is theirs[0] else None
+        their.close()
+    for lane in both:
+        world.line.heard(lane)
+    assert ("a", "failed") in world.told()
+    theirs[-1].close()
+
+
+def test_a_call_that_was_never_read_is_given_to_the_next_loader(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """unix(7): ECONNRESET is the peer's end with our data unread, so the module was not begun."""
+    real = world.loaders.get
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    monkeypatch.setattr(world.loaders, "get", lambda: Lane(ours, pid=1))
+    world.plug("pci:v2")
+    world.line.advance()
+    theirs.close()
+    monkeypatch.setattr(world.loaders, "get", real)
+    assert world.line.work
+    world.line.heard(world.line.work.lane)
+    world.settle()
+    assert world.told() == [("c", "loaded")]
+
+
+def test_a_module_that_crashed_is_not_given_to_the_kernel_again(world: World) -> None:
+    """kernel-proofs, section 2: its name stays `coming`, and a second load blocks for ever."""
+    world.kernel.oops.add("c.ko")
+    world.plug("pci:v2")
+    world.line.advance()
+    (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
+    world.settle()
+    world.plug("pci:v2", "another")
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert [record.message for record in world.journal.records][1].startswith("c for another crashed in the kernel")
+
+
+# -- answers that are no longer true ----------------------------------------------------------------------------------
+
+
+def test_what_an_operators_parameter_caused_does_not_keep_devices_from_it(world: World) -> None:
+    world.kernel.refuse["c.ko"] = errno.EINVAL
+    world.line.order(Request("c", "operator", params=("bogus=x",)))
+    world.settle()
+    world.kernel.refuse.clear()
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert world.told()[-1] == ("c", "loaded")
+
+
+def test_a_failed_install_command_is_not_a_drivers_last_word(world: World) -> None:
+    ready = world.root / "ready"
+    world.kernel.refuse["c.ko"] = errno.ENODEV  # so that the played kernel does not have it live
+    (world.root / "etc/modprobe.d/x.conf").write_text(f"install c test -e {ready}\n")
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert ("c", "failed") in world.told()
+    ready.touch()
+    world.kernel.refuse.clear()
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert world.told() == [("c", "loaded")]
+
+
+def test_explain_on_the_socket_never_answers_from_an_old_index(world: World, control: ControlSocket, callers: Callers) -> None:
+    world.index(["c.ko:"], ["alias pci:v7* c"])
+    caller = Caller(control)
+    send(caller, callers, "Explain", request="pci:v7")
+    assert [step["module"] for step in caller.answers()[0]["parameters"]["plan"]["steps"]] == ["c"]
+
+
+# -- callers that mean no good ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("Settle", {"timeout_usec": 10**400}),
+        ("Settle", {"timeout_usec": -1}),
+        ("Explain", {"request": "symbol:\ud800"}),
+        ("Explain", {"request": "x" * 5000}),
+        ("Explain", {"request": "a\0b"}),
+        ("Explain", {"request": "/etc/shadow"}),
+        ("Load", {"request": "\ud800"}),
+        ("Load", {"request": "c", "parameters": ["\ud800"]}),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    control: ControlSocket, callers: Callers, method: str, parameters: dict[str, Any]
+) -> None:
+    caller = Caller(control)
+    send(caller, callers, method, **parameters)
+    assert caller.answers()[0]["error"] == "org.varlink.service.InvalidParameter"
+
+
+def test_no_room_in_the_backlog_is_an_answer(world: World, control: ControlSocket, callers: Callers) -> None:
+    world.line._backlog._limit = 0
+    caller = Caller(control)
+    send(caller, callers, "Load", request="c")
+    assert caller.answers()[0]["error"] == "io.kmodd.Busy"
+
+
+def test_a_caller_that_says_no_more_still_gets_its_answer(world: World, control: ControlSocket, callers: Callers) -> None:
+    caller = Caller(control)
+    send(caller, callers, "Load", request="c")
+    caller.socket.shutdown(socket.SHUT_WR)
+    control.receive(caller.connection)
+    for job in world.settle():
+        callers.ended(job)
+    assert caller.answers()[0]["parameters"]["results"][0]["module"] == "c"
+    assert control.connections == []
+
+
+def test_a_oneway_call_is_done_and_not_answered(world: World, control: ControlSocket, callers: Callers) -> None:
+    """varlink.org, Method Call: `oneway`: no reply is sent."""
+    caller = Caller(control)
+    caller.socket.sendall(b'{"method":"io.kmodd.Load","parameters":{"request":"c"},"oneway":true}\0')
+    control.receive(caller.connection)
+    callers.listen()
+    for job in world.settle():
+        callers.ended(job)
+    assert loads(world) == ["c.ko"]
+    send(caller, callers, "Status")
+    assert [sorted(answer) for answer in caller.answers()] == [["parameters"]]
+
+
+def test_who_asks_much_waits_for_his_answers_and_the_others_get_theirs(control: ControlSocket, callers: Callers) -> None:
+    greedy, modest = Caller(control), Caller(control)
+    greedy.socket.sendall(b'{"method":"io.kmodd.Status"}\0' * 1000)
+    control.receive(greedy.connection)
+    send(modest, callers, "Status")
+    assert len(greedy.answers()) == 1
+    assert len(modest.answers()) == 1
+
+
+def test_root_gets_in_where_others_hold_all_places(control: ControlSocket) -> None:
+    others = [Caller(control) for _ in range(64)]
+    for other in others:
+        other.connection.uid = 65534
+    root = Caller(control)
+    assert root.connection in control.connections
+    assert len(control.connections) == 64
+
+
+def test_a_second_daemon_does_not_take_the_socket(control: ControlSocket) -> None:
+    with pytest.raises(OSError, match="another kmodd is running"):
+        ControlSocket(control.path)
+    control.accept()
+    assert Path(control.path).exists()

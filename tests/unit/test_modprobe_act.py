@@ -1,0 +1,355 @@
+"""modprobe, insmod, rmmod and lsmod at work on a fake machine: every text and status, in this process and by the daemon.
+
+fixtures/acting/expected has what each command of tests/acting.py says and does; kmod 30 says and does the very same
+(tests/differential/test_acting.py). `KMODD_WRITE_EXPECTED=1` writes it anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from kmodd.callers import Callers
+from kmodd.cli import by_daemon, modprobe
+from kmodd.cli.by_daemon import Daemon
+from kmodd.host import local
+from kmodd.host.control import ControlSocket
+from kmodd.host.kernel_log import KernelLog
+from kmodd.host.lanes import Lane, Loaders
+from kmodd.host.acts import LOADER_MARK
+from kmodd.host.loader import serve
+from kmodd.host.local import Machine
+from kmodd.host.notify import Notify
+from kmodd.host.tree import Tree
+from kmodd.line import Line
+from kmodd.outcome import Outcome
+from tests import rootfs
+from tests.acting import SCENARIOS, Scenario, run_ours, words_of
+from tests.fake_machine import FakeMachine
+from tests.fakes import ListJournal
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPECTED = ROOT / "fixtures" / "acting" / "expected"
+Capture = pytest.CaptureFixture[bytes]
+
+
+def transcript(scenario: Scenario, root: Path, capture: Capture) -> str:
+    """What each command of a scenario says and does: standard error behind `! `, calls behind `* `."""
+    machine = scenario.build(root)
+    lines = [f"# {scenario.name}"]
+    for command in scenario.commands:
+        said = run_ours(machine, words_of(command, machine), scenario.env, capture)
+        lines += [f"$ {command}", *said.out.decode().splitlines()]
+        lines += [f"! {line}" for line in said.err.decode().splitlines()]
+        lines += [f"* {' '.join(map(str, call))}" for call in machine.calls]
+        lines.append(f"= {said.status}")
+        machine.calls.clear()
+    return "\n".join([*lines, f"= loaded: {' '.join(machine.loaded)}"]) + "\n"
+
+
+def expected() -> dict[str, str]:
+    parts = EXPECTED.read_text().split("\n\n")
+    return {part.partition("\n")[0].removeprefix("# "): part.rstrip("\n") + "\n" for part in parts}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_scenario(scenario: Scenario, tmp_path: Path, capfdbinary: Capture) -> None:
+    text = transcript(scenario, tmp_path / "root", capfdbinary)
+    if "KMODD_WRITE_EXPECTED" in os.environ:
+        EXPECTED.write_text("\n".join((expected() | {scenario.name: text}).values()))
+    assert text == expected()[scenario.name]
+
+
+# ── by the daemon ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MachineLoaders(Loaders):
+    """Loaders in threads of this process, on a fake machine."""
+
+    def __init__(self, machine: FakeMachine) -> None:
+        super().__init__(spawn=True)
+        self._machine = machine
+        self.threads: list[threading.Thread] = []
+
+    def get(self) -> Lane:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        thread = threading.Thread(target=self._serve, args=(theirs,))
+        thread.start()
+        self.threads.append(thread)
+        return Lane(ours)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            serve(connection, self._machine)
+
+
+class Running:
+    """A daemon's line and control socket on a fake machine, in a thread."""
+
+    def __init__(self, machine: FakeMachine, path: Path, *, dry_run: bool = False) -> None:
+        self.journal = ListJournal()
+        self._loaders = None if dry_run else MachineLoaders(machine)
+        self.line = Line(Tree(root=str(machine.root), release=rootfs.RELEASE), self.journal, self._loaders)
+        self.line.reload()
+        self.line.takes_replay()
+        self.control = ControlSocket(str(path))
+        self.callers = Callers(self.line, self.control, Notify(), {})
+        self.calls = 0
+        self._stop, self._wake = socket.socketpair()
+        self._thread = threading.Thread(target=self._loop)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            with selectors.DefaultSelector() as selector:
+                for source in (self._stop, self.control, *self.control.connections, *self.line.lanes):
+                    selector.register(source.fileno(), selectors.EVENT_READ, source)
+                for key, _ in selector.select(10):
+                    if key.data is self._stop:
+                        return
+                    if key.data is self.control:
+                        self.control.accept()
+                    elif isinstance(key.data, Lane):
+                        for job in self.line.heard(key.data):
+                            self.callers.ended(job)
+                    else:
+                        self.control.receive(key.data)
+            waiting = self.line.waiting
+            self.callers.listen()
+            self.calls += self.line.waiting - waiting
+            self.line._loaded = None  # as the kernel's events would have it
+            for job in self.line.advance():
+                self.callers.ended(job)
+
+    def close(self) -> None:
+        self._wake.close()
+        self._thread.join(10)
+        self._stop.close()
+        self.control.close()
+        self.line.close()
+        for thread in self._loaders.threads if isinstance(self._loaders, MachineLoaders) else ():
+            thread.join(10)
+
+
+@contextmanager
+def daemon_on(
+    machine: FakeMachine, patch: pytest.MonkeyPatch, folder: Path, *, dry_run: bool = False
+) -> Iterator[Running]:
+    """A daemon runs on the machine, and modprobe finds it."""
+    running = Running(machine, folder / "io.kmodd", dry_run=dry_run)
+    patch.setattr(modprobe, "_is_at_home", lambda settings, machine: "no-daemon" not in settings.flags)
+    patch.setattr(Daemon, "within_reach", lambda how, messages: Daemon(how, messages, running.control.path))
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_scenario_through_the_daemon(
+    scenario: Scenario, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words, status and calls: the daemon's lane makes them."""
+    machine = scenario.build(tmp_path / "root")
+    with daemon_on(machine, monkeypatch, tmp_path):
+        monkeypatch.setattr(scenario.__class__, "build", lambda self, root: machine)
+        assert transcript(scenario, tmp_path / "root", capfdbinary) == expected()[scenario.name]
+
+
+def test_what_goes_through_the_daemon(tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain names alone; everything else is done in the tool's own process. Parameters are never joined with others'."""
+    machine = SCENARIOS[0].build(tmp_path / "root")
+    with daemon_on(machine, monkeypatch, tmp_path) as running:
+        for command, calls in (
+            ("modprobe loop a=1", 1),
+            ("modprobe loop a=2", 1),
+            ("modprobe -a -q -v loop dummy", 2),
+            ("modprobe --first-time tun", 1),
+            ("modprobe -r tun", 1),
+            ("modprobe -r -a loop dummy", 2),
+            ("modprobe --no-daemon loop", 0),
+            ("modprobe -f loop", 0),
+            ("modprobe -i loop", 0),
+            ("modprobe -b loop", 0),
+            ("modprobe -C /etc/modprobe.d loop", 0),
+            (f"modprobe /lib/modules/{rootfs.RELEASE}/kernel/drivers/net/dummy.ko", 0),
+            ("modprobe -r -w 1 loop", 0),
+            ("modprobe -r -f loop", 0),
+            ("modprobe -r --remove-holders loop", 0),
+            ("modprobe -n loop", 0),
+        ):
+            before = running.calls
+            run_ours(machine, words_of(command, machine), {}, capfdbinary)
+            assert running.calls - before == calls, command
+        before = running.calls
+        run_ours(machine, ["modprobe", "loop"], {"MODPROBE_OPTIONS": "-q"}, capfdbinary)
+        assert running.calls == before
+        results = [dict(record.fields).get("KMODD_RESULT") for record in running.journal.records]
+        assert results.count("loaded") == 3
+        assert results.count("removed") == 3
+
+
+def test_a_dry_daemon_leaves_it_to_the_tool(
+    tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SCENARIOS[0].build(tmp_path / "root")
+    with daemon_on(machine, monkeypatch, tmp_path, dry_run=True):
+        assert run_ours(machine, ["modprobe", "loop"], {}, capfdbinary).status == 0
+        assert machine.loaded == ["loop"]
+        assert run_ours(machine, ["modprobe", "-r", "loop"], {}, capfdbinary).status == 0
+        assert machine.loaded == []
+
+
+def test_nobody_at_the_socket_leaves_it_to_the_tool(
+    tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SCENARIOS[0].build(tmp_path / "root")
+    monkeypatch.setattr(modprobe, "_is_at_home", lambda *_: True)
+    monkeypatch.setattr(Daemon, "within_reach", lambda how, messages: Daemon(how, messages, str(tmp_path / "gone")))
+    assert run_ours(machine, ["modprobe", "loop"], {}, capfdbinary).status == 0
+    assert machine.loaded == ["loop"]
+
+
+def test_the_environments_mark_and_the_processes_above_us_keep_us_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("/proc/self/comm").write_text("pytest")  # another test may have had a loader in a thread
+    assert not local.must_not_wait()
+    with monkeypatch.context() as patch:
+        patch.setenv(LOADER_MARK, "1")
+        assert local.must_not_wait()
+    program = "from kmodd.host.local import must_not_wait; print(must_not_wait())"
+    for name, answer in (("kmodd-other", "False"), ("kmodd-loader", "True")):
+        # printf is a builtin, so /proc/self is the shell
+        script = f"printf {name} > /proc/self/comm; env -i /bin/sh -c \"$0 -c '{program}'; true\"; true"
+        done = subprocess.run(["/bin/sh", "-c", script, sys.executable], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout.strip() == answer, done.stderr
+
+
+# ── what only kmodd has ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def act(machine: FakeMachine, *argv: str, told: list[Outcome] | None = None) -> int:
+    tell = (lambda _: None) if told is None else told.append
+    return modprobe.main(["--root", str(machine.root), "-S", rootfs.RELEASE, *argv], Machine(machine, tell))
+
+
+def test_each_module_is_told_once(tmp_path: Path) -> None:
+    kvm = next(scenario for scenario in SCENARIOS if scenario.name == "a dependency refuses")
+    machine = kvm.build(tmp_path / "root")
+    told: list[Outcome] = []
+    assert act(machine, "kvm_intel", told=told) == 1
+    assert [(outcome.module, outcome.result, outcome.errno) for outcome in told] == [
+        ("irqbypass", "loaded", 0), ("kvm", "failed", errno.ENODEV), ("kvm_intel", "not_attempted", 0),
+    ]  # fmt: skip
+    assert {outcome.request.origin for outcome in told} == {"operator"}
+    told.clear()
+    assert act(machine, "-r", "irqbypass", told=told) == 0
+    assert [(outcome.module, outcome.result) for outcome in told] == [("irqbypass", "removed")]
+
+
+class LetsGo(FakeMachine):
+    """What uses a module is done after it was asked some times."""
+
+    asked = 0
+
+    def delete_module(self, name: str, flags: int) -> None:
+        self.asked += 1
+        if self.asked == 4:
+            self.users.clear()
+        super().delete_module(name, flags)
+
+
+def test_waiting_asks_until_it_goes_and_says_when_it_does_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """-w: kmod 30 ends with success when the time is over (its issue 386)."""
+    scenario = Scenario("", [], loaded=["loop"], users={"loop": 1})
+    built = scenario.build(tmp_path / "root")
+    machine = LetsGo(built.root, users={"loop": 1})
+    assert act(machine, "-r", "-w", "5000", "loop") == 0
+    assert (machine.asked, machine.loaded) == (4, [])
+    machine.users["loop"] = 1
+    machine.add("loop")
+    assert act(machine, "-r", "-w", "0x10", "loop") == 1
+    assert capfd.readouterr().err == "modprobe: ERROR: could not remove 'loop': Resource temporarily unavailable\n"
+    assert act(machine, "-r", "-w", "10x", "loop") == 1
+    assert capfd.readouterr().err == "modprobe: ERROR: unexpected wait value '10x'.\n"
+
+
+def test_softdeps_that_go_round_end(tmp_path: Path) -> None:
+    """kmod 30 calls itself until its stack is full."""
+    scenario = Scenario("", [], config="softdep loop post: tun\nsoftdep tun post: loop\n", loaded=["loop", "tun"])
+    machine = scenario.build(tmp_path / "root")
+    assert act(machine, "-r", "loop") == 0
+    assert machine.loaded == []
+
+
+@pytest.mark.parametrize("words", ["-D --json ext4", "-n --json -a loop fs-ext4 pci:v1", "-D --json symbol:nothing"])
+def test_json_is_of_the_schema_of_explain(tmp_path: Path, capfd: pytest.CaptureFixture[str], words: str) -> None:
+    machine = SCENARIOS[0].build(tmp_path / "root")
+    act(machine, *words.split())
+    schema = json.loads((ROOT / "docs" / "explain.schema.json").read_text())
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == {"ext4": 1, "pci:v1": 2, "symbol:nothing": 0}[words.split()[-1]]
+    for line in lines:
+        jsonschema.validate(json.loads(line), schema)
+
+
+def test_the_kernels_words_stand_behind_kmods(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Scenario("", [], refuse={"loop": errno.ENOENT}).build(tmp_path / "root")
+    monkeypatch.setattr(KernelLog, "about", lambda self, module: [f"{module}: Unknown symbol x (err -2)"])
+    assert act(machine, "loop") == 1
+    assert capfd.readouterr().err == (
+        "modprobe: ERROR: could not insert 'loop': Unknown symbol in module, or unknown parameter (see dmesg)\n"
+        "modprobe: ERROR: the kernel says: loop: Unknown symbol x (err -2)\n"
+    )
+    assert act(machine, "-q", "loop") == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_kernel_log_gives_the_lines_about_a_module(tmp_path: Path) -> None:
+    """A socket stands for /dev/kmsg: one record a read."""
+    path = tmp_path / "kmsg"
+    os.mkfifo(path)
+    log = KernelLog(str(path))
+    assert log.about("x") == []  # a pipe has no end to go to, and says so
+    assert KernelLog(str(tmp_path / "none")).about("x") == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "argv"),
+    [("lsmod", []), ("insmod", ["/nowhere.ko"]), ("rmmod", ["nosuch"]), ("modprobe", ["-n", "nosuch"]),
+     ("modprobe", ["--no-daemon", "nosuch"]), ("modprobe", ["-r", "nosuch"])],
+)  # fmt: skip
+def test_a_tool_imports_only_what_it_needs(tool: str, argv: list[str]) -> None:
+    program = (
+        "import sys\nfrom kmodd.cli.__main__ import main\nmain(sys.argv[1:])\n"
+        "print(*sorted(sys.modules), file=sys.__stdout__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program, tool, *argv], cwd=ROOT, env={}, capture_output=True, text=True
+    )
+    modules = set(done.stdout.splitlines()[-1].split())
+    heavy = {"pyudev", "elftools", "varlink", "argparse", "subprocess", "zstandard", "lzma", "asyncio", "logging",
+             "systemd", "ctypes", "tempfile", "importlib.metadata", "kmodd.host.loader", "kmodd.explanation"}  # fmt: skip
+    if "-n" in argv or tool != "modprobe":
+        heavy |= {"json", "socket", by_daemon.__name__}
+    if tool == "lsmod":
+        heavy |= {"kmodd.host.tree", "kmodd.host.local"}
+    if tool == "insmod":
+        heavy |= {"kmodd.host.tree", "kmodd.catalog", "kmodd.resolve", "kmodd.removal"}
+    assert modules & heavy == set()
