@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kmodd.modprobe_d import ConfFile
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.modprobe_d import ConfFile
 
 BUILT_IN = "built-in"
 EXTERNAL = "external"

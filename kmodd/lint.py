@@ -32,7 +32,7 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        """`file:line: error: what is wrong`, for a bad line that line and a caret; without a number for a whole file."""
+        """`file:line: error: what is wrong`, then a bad line and a caret; no number for a whole file."""
         return f"{self.at}: {self.severity}: {self.text}"
 
 

@@ -118,13 +118,13 @@ def _pkcs7(data: bytes) -> Signature:
         raise _Bad
     (signed,) = wrapped.parts() if len(wrapped.parts()) == 1 else (wrapped,)
     # certificates and revocations, if any, stand before the signers
-    wanted = (_INTEGER, _SET, _SEQUENCE, _SET)
-    *_, signers = _parts_of(signed, _SEQUENCE, wanted, skipped=(_OPTIONAL, _OPTIONAL + 1))
+    optional = (_OPTIONAL, _OPTIONAL + 1)
+    *_, signers = _parts_of(signed, _SEQUENCE, (_INTEGER, _SET, _SEQUENCE, _SET), optional)
     if not signers.parts():
         raise _Bad
     # attributes, signed or not, may stand around the algorithm and the signature
     wanted = (_INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _OCTETS)
-    _, issued, digest, _, signature = _parts_of(signers.parts()[0], _SEQUENCE, wanted, (_OPTIONAL, _OPTIONAL + 1))
+    _, issued, digest, _, signature = _parts_of(signers.parts()[0], _SEQUENCE, wanted, optional)
     issuer, serial = _parts_of(issued, _SEQUENCE, (_SEQUENCE, _INTEGER))
     algorithm = digest.parts()
     if not algorithm or algorithm[0].tag != _OID:
@@ -136,7 +136,7 @@ def _pkcs7(data: bytes) -> Signature:
 
 
 def _parts_of(value: _Value, tag: int, tags: tuple[int, ...], skipped: tuple[int, ...] = ()) -> list[_Value]:
-    """The values inside one of this tag, which must be of `tags` in this order, less those to be skipped. Raises _Bad."""
+    """The values inside one of this tag; less those to be skipped, they must be of `tags` in order. Raises _Bad."""
     parts = [part for part in value.parts() if part.tag not in skipped]
     if value.tag != tag or tuple(part.tag for part in parts) != tags:
         raise _Bad
@@ -149,7 +149,7 @@ def _name(issuer: _Value) -> bytes:
     for group in issuer.parts():
         for entry in group.parts():
             match entry.parts():
-                case [_Value(tag=0x06) as kind, value]:  # _OID
+                case [_Value(tag=0x06) as kind, value]:
                     text = value.body.partition(b"\0")[0]
                     if _oid(kind) == _COMMON_NAME:
                         return text

@@ -35,28 +35,31 @@ class Daemon:
 
     def insert(self, text: str, params: tuple[str, ...], not_found: Callable[[], int]) -> int | None:
         """Have a name loaded: the status, or None where the daemon did nothing. `not_found` says that nothing fits."""
-        log = KernelLog()
-        reply = self._call("Load", request=text, parameters=list(params))
-        if reply is None:
-            return None
-        for complaint in reply["complaints"]:
-            self._messages.log(ERR, complaint)
-        if not reply["goals"]:
-            return not_found()
-        status = 0
-        lines: list[str] | None = None
-        for number, goal in enumerate(reply["goals"]):
-            for complaint in goal["complaints"]:
+        with KernelLog() as log:
+            reply = self._call("Load", request=text, parameters=list(params))
+            if reply is None:
+                return None
+            for complaint in reply["complaints"]:
                 self._messages.log(ERR, complaint)
-            results = [result for result in reply["results"] if result["goal"] == number]
-            self._show(results)
-            code = self._failure(goal["module"], results)
-            if code and lines is None:
-                failed = [result["module"] for result in results if result["result"] == "failed"]
-                lines = log.about(failed[0]) if failed else []
-            tell_insertion(goal["module"], code, lines or (), self._messages)
-            status = 1 if code else 0
-        return status
+            if not reply["goals"]:
+                return not_found()
+            status = 0
+            for number, goal in enumerate(reply["goals"]):
+                for complaint in goal["complaints"]:
+                    self._messages.log(ERR, complaint)
+                results = [result for result in reply["results"] if result["goal"] == number]
+                self._show(results)
+                code = self._failure(goal["module"], results)
+                tell_insertion(goal["module"], code, self._reasons(results, log) if code else (), self._messages)
+                status = 1 if code else 0
+            return status
+
+    def _reasons(self, results: list[dict[str, Any]], log: KernelLog) -> list[str]:
+        """What the kernel has logged about the modules that failed; what no errno says, the daemon does."""
+        failed = [result for result in results if result["result"] in ("failed", "crashed")]
+        lines = [f"the kernel says: {line}" for line in log.about(*(result["module"] for result in failed))]
+        lines += [f"kmodd says: {result['message']}" for result in failed if not result["errno"]]
+        return lines
 
     def remove(self, text: str) -> int | None:
         """Have a name removed, likewise."""
@@ -94,5 +97,5 @@ class Daemon:
                 return errno.EEXIST
             if result["required"] and result["result"] in ("failed", "missing", "crashed", "not_attempted"):
                 code: int = result["errno"]
-                return code or errno.ENOENT
+                return code or (errno.ENOENT if result["result"] == "missing" else errno.EIO)
         return 0

@@ -91,11 +91,11 @@ def _insert(path: str, real: str, options: str, manner: Manner, messages: Messag
     except OSError as error:
         messages.log(ERR, f"could not load module {path}: {error.strerror}")
         return 1
-    log = KernelLog()
-    code = machine.insert_file(real, options, manner)
-    if not code:
-        return 0
-    messages.log(ERR, f"could not insert module {path}: {_WORDS.get(code, os.strerror(code))}")
-    for line in log.about(module_of_path(path)):
-        messages.log(ERR, f"the kernel says: {line}")
+    with KernelLog() as log:
+        code = machine.insert_file(real, options, manner)
+        if not code:
+            return 0
+        messages.log(ERR, f"could not insert module {path}: {_WORDS.get(code, os.strerror(code))}")
+        for line in log.about(module_of_path(path)):
+            messages.log(ERR, f"the kernel says: {line}")
     return 1

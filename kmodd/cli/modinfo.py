@@ -174,7 +174,7 @@ class _Finder:
             hits: Iterable[Hit] = lookup(name, snapshot)
             return [self._module(hit.module, hit.builtin) for hit in hits]
         catalog = snapshot.catalog
-        name = module_name(name)
+        name = module_name(name.partition(".")[0])
         if ":" not in name and catalog.dep(name) is not None:
             return [self._module(name, False)]
         if catalog.is_builtin(name):

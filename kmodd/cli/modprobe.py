@@ -19,7 +19,8 @@ from kmodd.request import Request
 from kmodd.resolve import Manner, hits_of, resolve
 
 if TYPE_CHECKING:
-    from kmodd.cli.modprobe_act import Actor
+    from kmodd.cli.by_daemon import Daemon
+    from kmodd.cli.modprobe_act import Actor, How
     from kmodd.host.local import Machine
 
 def main(argv: list[str], machine: Machine | None = None) -> int:
@@ -87,10 +88,8 @@ def _remover(
     settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Callable[[str], int]:
     """Who removes a module by its name: the daemon, or this process. The answer is the status."""
-    from kmodd.cli.by_daemon import Daemon
-
     actor = _actor(settings, tree, snapshot, messages, machine)
-    daemon = Daemon.within_reach(actor.how, messages) if _may_ask_daemon(settings, machine) else None
+    daemon = _daemon(settings, actor.how, messages, machine)
     if daemon is None or snapshot.config.removes:  # a command is the caller's, with the caller's rights and output
         return actor.remove
     return lambda text: _first(lambda: daemon.remove(text), lambda: actor.remove(text))
@@ -100,10 +99,8 @@ def _inserter(
     settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Callable[[str], int]:
     """Likewise who inserts one."""
-    from kmodd.cli.by_daemon import Daemon
-
     actor = _actor(settings, tree, snapshot, messages, machine)
-    daemon = Daemon.within_reach(actor.how, messages) if _may_ask_daemon(settings, machine) else None
+    daemon = _daemon(settings, actor.how, messages, machine)
 
     def here(text: str, plan: Plan | None) -> int:
         plan = plan or _plan(text, tree, snapshot, settings, messages)
@@ -156,6 +153,15 @@ def _actor(
         words = [*([] if before is None else [before]), *settings.handed_down]
         machine.env = {**os.environ, "MODPROBE_OPTIONS": " ".join(words)}
     return Actor(tree, snapshot, how, messages, machine)
+
+
+def _daemon(settings: Settings, how: How, messages: Messages, machine: Machine | None) -> Daemon | None:
+    """The running daemon, where it would do the very same as we; else None."""
+    if not _may_ask_daemon(settings, machine):
+        return None
+    from kmodd.cli.by_daemon import Daemon
+
+    return Daemon.within_reach(how, messages)
 
 
 def _may_ask_daemon(settings: Settings, machine: Machine | None) -> bool:

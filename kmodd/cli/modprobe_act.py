@@ -89,24 +89,30 @@ class Actor:
             tell_insertion(goal.module, code, (), self.messages)
             return code
         job = Job(Plan(request, (goal,)))
+        with KernelLog() as kernel_log:
+            log = self._carry_out(job, goal, kernel_log)
+        self._tell(job.untold())
+        code = failure(goal, job.outcomes, first_time=self.how.first_time)
+        tell_insertion(goal.module, code, log, self.messages)
+        return code
+
+    def _carry_out(self, job: Job, goal: Goal, kernel_log: KernelLog) -> list[str]:
+        """All steps of a goal; the answer is what the kernel has logged about the one that failed last."""
+        request = job.plan.request
         log: list[str] = []
         while step := job.next_step(lambda step: self._known(request, step)):
             self._tell(job.untold())
             if self.how.shown:
                 self.messages.show(action(step))
-            kernel_log = KernelLog()
             reply = self.machine.carry_out(step, self.how.manner, self.tree.real)
             self._loaded = None
             if reply.errno:
-                log = kernel_log.about(step.module)
+                log = [f"the kernel says: {line}" for line in kernel_log.about(step.module)]
                 self._complain_of_command(step, reply)
             job.finish(outcome_of(request, step, reply))
             if self.how.first_time and step.module == goal.module and job.outcomes[-1].result == "live":
                 break
-        self._tell(job.untold())
-        code = failure(goal, job.outcomes, first_time=self.how.first_time)
-        tell_insertion(goal.module, code, log, self.messages)
-        return code
+        return log
 
     def _complain_of_command(self, step: Step, reply: Reply) -> None:
         if isinstance(step, Install):
@@ -186,7 +192,7 @@ def failure(goal: Goal, outcomes: Sequence[Outcome], *, first_time: bool) -> int
         if not entry.required and not (isinstance(entry, Skip) and entry.module == goal.module):
             continue
         if outcome.result in ("failed", "missing", "crashed", "not_attempted"):
-            return outcome.errno or errno.ENOENT
+            return outcome.errno or (errno.ENOENT if outcome.result == "missing" else errno.EIO)
     return 0
 
 
@@ -195,8 +201,8 @@ def tell_missing(module: str, messages: Messages) -> None:
     messages.log(ERR, _NO_FILE.format(module))
 
 
-def tell_insertion(module: str, code: int, log: Iterable[str], messages: Messages) -> None:
-    """The message about a goal that failed, and behind it what the kernel has logged."""
+def tell_insertion(module: str, code: int, reasons: Iterable[str], messages: Messages) -> None:
+    """The message about a goal that failed, and behind it what else is known of the reason."""
     if not code:
         return
     match code:
@@ -207,8 +213,8 @@ def tell_insertion(module: str, code: int, log: Iterable[str], messages: Message
         case _:
             text = os.strerror(code)
     messages.log(ERR, f"could not insert '{module}': {text}")
-    for line in log:
-        messages.log(ERR, f"the kernel says: {line}")
+    for line in reasons:
+        messages.log(ERR, line)
 
 
 def tell_removal(module: str, result: str, code: int, is_command: bool, how: How, messages: Messages) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 KMSG = "/dev/kmsg"
@@ -12,23 +13,32 @@ _MOST = 8
 
 
 class KernelLog:
-    """Reads what is logged from now on. Where the log cannot be read, it has nothing to say."""
+    """Reads what is logged from now on, in a `with` block. Where the log cannot be read, it has nothing to say."""
 
     def __init__(self, path: str = KMSG) -> None:
         """Open it at its end."""
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.lseek(self._fd, 0, os.SEEK_END)
         except OSError:
             self._fd = -1
+            return
+        with contextlib.suppress(OSError):
+            os.lseek(self._fd, 0, os.SEEK_END)
 
-    def about(self, module: str) -> list[str]:
-        """The lines since the start that are about `module`; closes the log."""
+    def __enter__(self) -> KernelLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def about(self, *modules: str) -> list[str]:
+        """The lines that came since this was asked last and are about one of `modules`."""
         if self._fd < 0:
             return []
         lines: list[str] = []
         # `NAME: …` is most of it; `Loading of unsigned module is rejected` names nobody (kernel/module/*.c)
-        starts = (f"{module}: ", "Loading of ", f"Module {module} ")
+        starts = ("Loading of ", *(f"{module}: " for module in modules), *(f"Module {module} " for module in modules))
         try:
             while len(lines) < _MOST and (record := os.read(self._fd, _RECORD)):
                 # `6,1234,5678,-;TEXT`, then fields, each on a line with a blank before it (Documentation/ABI/dev-kmsg)
@@ -37,7 +47,4 @@ class KernelLog:
                     lines.append(text)
         except OSError:
             pass  # EAGAIN: there is no more. EPIPE: it was overwritten before we read it.
-        finally:
-            os.close(self._fd)
-            self._fd = -1
         return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,25 @@ def test_load_is_answered_with_every_module_it_took(world: World, control: Contr
         callers.ended(job)
     results = [[(r["module"], r["result"]) for r in c.answers()[0]["parameters"]["results"]] for c in (first, second)]
     assert results == [[("a", "loaded"), ("b", "loaded")], [("b", "live")]]
+
+
+def test_load_and_unload_wait_for_the_same_lane(world: World, control: ControlSocket) -> None:
+    """A removal is a request of its own kind: it takes its turn behind the load, and is answered by itself."""
+    callers = Callers(world.line, control, Notify(), {})
+    first, second = Caller(control), Caller(control)
+    send(first, '{"method": "io.kmodd.Load", "parameters": {"request": "c", "parameters": ["x=1"]}}')
+    callers.listen()
+    send(second, '{"method": "io.kmodd.Unload", "parameters": {"request": "c"}}')
+    callers.listen()
+    assert world.line.waiting == 2
+    for job in world.settle():
+        callers.ended(job)
+    loaded, removed = (caller.answers()[0]["parameters"] for caller in (first, second))
+    assert [result["action"].split()[-1] for result in loaded["results"]] == ["x=1"]
+    assert loaded["goals"] == [{"module": "c", "complaints": []}]
+    assert [(r["module"], r["result"], r["action"]) for r in removed["results"]] == [("c", "removed", "rmmod c")]
+    assert removed["failed"] is False
+    assert world.kernel.calls[-1] == ("c", "", os.O_NONBLOCK)
 
 
 def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSocket) -> None:

@@ -22,6 +22,7 @@ from kmodd.host.control import (
     ReloadWish,
     SettleWish,
     StatusWish,
+    UnloadWish,
     Wish,
 )  # fmt: skip
 
@@ -64,6 +65,7 @@ def test_each_method_becomes_a_wish(control: ControlSocket) -> None:
         "Status": ({}, StatusWish()),
         "Explain": ({"request": "pci:v1"}, ExplainWish("pci:v1")),
         "Load": ({"request": "dummy", "parameters": ["numdummies=2"]}, LoadWish("dummy", ("numdummies=2",))),
+        "Unload": ({"request": "dummy", "go_on": True}, UnloadWish("dummy", False, True)),
         "Settle": ({"timeout_usec": 5}, SettleWish(5)),
         "Reload": ({}, ReloadWish()),
     }
@@ -76,6 +78,7 @@ def test_each_method_becomes_a_wish(control: ControlSocket) -> None:
 
 def test_optional_parameters_may_be_left_out(control: ControlSocket) -> None:
     assert Caller(control).call("io.kmodd.Load", request="dummy") == LoadWish("dummy", ())
+    assert Caller(control).call("io.kmodd.Unload", request="dummy") == UnloadWish("dummy", False, False)
     assert Caller(control).call("io.kmodd.Settle") == SettleWish(None)
 
 

@@ -75,7 +75,9 @@ def test_a_tree_that_goes_away_is_told_once_and_nothing_is_said_to_be_read(world
     hidden.rename(world.modules)
 
 
-def test_a_tree_that_comes_back_serves_an_operator_at_once(world: World, control: ControlSocket, callers: Callers) -> None:
+def test_a_tree_that_comes_back_serves_an_operator_at_once(
+    world: World, control: ControlSocket, callers: Callers
+) -> None:
     hidden = world.modules.rename(world.root / "hidden")
     world.plug("pci:v9")
     world.settle()
@@ -89,7 +91,9 @@ def test_a_tree_that_comes_back_serves_an_operator_at_once(world: World, control
     assert caller.answers()[0]["parameters"]["results"][0]["result"] == "loaded"
 
 
-def test_reload_without_a_tree_does_not_say_that_all_is_well(world: World, control: ControlSocket, callers: Callers) -> None:
+def test_reload_without_a_tree_does_not_say_that_all_is_well(
+    world: World, control: ControlSocket, callers: Callers
+) -> None:
     world.modules.rename(world.root / "hidden")
     caller = Caller(control)
     send(caller, callers, "Reload")
@@ -263,7 +267,9 @@ def test_a_failed_install_command_is_not_a_drivers_last_word(world: World) -> No
     assert world.told() == [("c", "loaded")]
 
 
-def test_explain_on_the_socket_never_answers_from_an_old_index(world: World, control: ControlSocket, callers: Callers) -> None:
+def test_explain_on_the_socket_never_answers_from_an_old_index(
+    world: World, control: ControlSocket, callers: Callers
+) -> None:
     world.index(["c.ko:"], ["alias pci:v7* c"])
     caller = Caller(control)
     send(caller, callers, "Explain", request="pci:v7")
@@ -301,7 +307,9 @@ def test_no_room_in_the_backlog_is_an_answer(world: World, control: ControlSocke
     assert caller.answers()[0]["error"] == "io.kmodd.Busy"
 
 
-def test_a_caller_that_says_no_more_still_gets_its_answer(world: World, control: ControlSocket, callers: Callers) -> None:
+def test_a_caller_that_says_no_more_still_gets_its_answer(
+    world: World, control: ControlSocket, callers: Callers
+) -> None:
     caller = Caller(control)
     send(caller, callers, "Load", request="c")
     caller.socket.shutdown(socket.SHUT_WR)
@@ -325,7 +333,9 @@ def test_a_oneway_call_is_done_and_not_answered(world: World, control: ControlSo
     assert [sorted(answer) for answer in caller.answers()] == [["parameters"]]
 
 
-def test_who_asks_much_waits_for_his_answers_and_the_others_get_theirs(control: ControlSocket, callers: Callers) -> None:
+def test_who_asks_much_waits_for_his_answers_and_the_others_get_theirs(
+    control: ControlSocket, callers: Callers
+) -> None:
     greedy, modest = Caller(control), Caller(control)
     greedy.socket.sendall(b'{"method":"io.kmodd.Status"}\0' * 1000)
     control.receive(greedy.connection)

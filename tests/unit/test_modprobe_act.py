@@ -1,4 +1,4 @@
-"""modprobe, insmod, rmmod and lsmod at work on a fake machine: every text and status, in this process and by the daemon.
+"""modprobe, insmod, rmmod and lsmod at work on a fake machine: texts and status, in this process and by the daemon.
 
 fixtures/acting/expected has what each command of tests/acting.py says and does; kmod 30 says and does the very same
 (tests/differential/test_acting.py). `KMODD_WRITE_EXPECTED=1` writes it anew.
@@ -25,10 +25,10 @@ from kmodd.callers import Callers
 from kmodd.cli import by_daemon, modprobe
 from kmodd.cli.by_daemon import Daemon
 from kmodd.host import local
-from kmodd.host.control import ControlSocket
+from kmodd.host.acts import LOADER_MARK
+from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.kernel_log import KernelLog
 from kmodd.host.lanes import Lane, Loaders
-from kmodd.host.acts import LOADER_MARK
 from kmodd.host.loader import serve
 from kmodd.host.local import Machine
 from kmodd.host.notify import Notify
@@ -43,6 +43,7 @@ from tests.fakes import ListJournal
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = ROOT / "fixtures" / "acting" / "expected"
 Capture = pytest.CaptureFixture[bytes]
+Source = socket.socket | ControlSocket | Connection | Lane
 
 
 def transcript(scenario: Scenario, root: Path, capture: Capture) -> str:
@@ -115,8 +116,9 @@ class Running:
     def _loop(self) -> None:
         while True:
             with selectors.DefaultSelector() as selector:
-                for source in (self._stop, self.control, *self.control.connections, *self.line.lanes):
-                    selector.register(source.fileno(), selectors.EVENT_READ, source)
+                sources: list[Source] = [self._stop, self.control, *self.control.connections, *self.line.lanes]
+                for source in sources:
+                    selector.register(source, selectors.EVENT_READ, source)
                 for key, _ in selector.select(10):
                     if key.data is self._stop:
                         return
@@ -170,7 +172,7 @@ def test_scenario_through_the_daemon(
 
 
 def test_what_goes_through_the_daemon(tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain names alone; everything else is done in the tool's own process. Parameters are never joined with others'."""
+    """Plain names alone; all else is done in the tool's own process. Parameters are never joined with others'."""
     machine = SCENARIOS[0].build(tmp_path / "root")
     with daemon_on(machine, monkeypatch, tmp_path) as running:
         for command, calls in (
@@ -311,7 +313,7 @@ def test_the_kernels_words_stand_behind_kmods(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Scenario("", [], refuse={"loop": errno.ENOENT}).build(tmp_path / "root")
-    monkeypatch.setattr(KernelLog, "about", lambda self, module: [f"{module}: Unknown symbol x (err -2)"])
+    monkeypatch.setattr(KernelLog, "about", lambda self, *modules: [f"{modules[0]}: Unknown symbol x (err -2)"])
     assert act(machine, "loop") == 1
     assert capfd.readouterr().err == (
         "modprobe: ERROR: could not insert 'loop': Unknown symbol in module, or unknown parameter (see dmesg)\n"
@@ -322,12 +324,16 @@ def test_the_kernels_words_stand_behind_kmods(
 
 
 def test_kernel_log_gives_the_lines_about_a_module(tmp_path: Path) -> None:
-    """A socket stands for /dev/kmsg: one record a read."""
-    path = tmp_path / "kmsg"
-    os.mkfifo(path)
-    log = KernelLog(str(path))
-    assert log.about("x") == []  # a pipe has no end to go to, and says so
-    assert KernelLog(str(tmp_path / "none")).about("x") == []
+    """A socket stands for /dev/kmsg: each read gives one record."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, KernelLog(str(tmp_path / "none")) as log:
+        assert log.about("x") == []
+        ours.setblocking(False)
+        log._fd = os.dup(ours.fileno())
+        for text in ("x: Unknown symbol y (err -2)", "other: x", "Loading of unsigned module is rejected", "xy: no"):
+            theirs.send(f"3,1,2,-;{text}\n SUBSYSTEM=module\n".encode())
+        assert log.about("x") == ["x: Unknown symbol y (err -2)", "Loading of unsigned module is rejected"]
+        assert log.about("x") == []
 
 
 @pytest.mark.parametrize(
@@ -344,9 +350,9 @@ def test_a_tool_imports_only_what_it_needs(tool: str, argv: list[str]) -> None:
         [sys.executable, "-S", "-c", program, tool, *argv], cwd=ROOT, env={}, capture_output=True, text=True
     )
     modules = set(done.stdout.splitlines()[-1].split())
-    heavy = {"pyudev", "elftools", "varlink", "argparse", "subprocess", "zstandard", "lzma", "asyncio", "logging",
-             "systemd", "ctypes", "tempfile", "importlib.metadata", "kmodd.host.loader", "kmodd.explanation"}  # fmt: skip
-    if "-n" in argv or tool != "modprobe":
+    heavy = set("pyudev elftools varlink argparse subprocess zstandard lzma asyncio logging systemd ctypes".split())
+    heavy |= {"tempfile", "importlib.metadata", "kmodd.host.loader", "kmodd.explanation"}
+    if tool != "modprobe" or set(argv) & {"-n", "--no-daemon"}:
         heavy |= {"json", "socket", by_daemon.__name__}
     if tool == "lsmod":
         heavy |= {"kmodd.host.tree", "kmodd.host.local"}

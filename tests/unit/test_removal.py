@@ -131,17 +131,18 @@ def test_a_failure_ends_all_or_not(tmp_path: Path, ends: bool) -> None:
 
 
 def test_not_there_not_found_builtin(tmp_path: Path) -> None:
+    none: dict[str, bool] = {}
     played = Played(tmp_path / "r", "softdep tun pre: crypto_algapi\n", {"tun": (0, "")})
     for text, how, results, failed in (
-        ("loop", {}, [], False),
+        ("loop", none, [], False),
         ("loop", {"first_time": True}, [("loop", "absent")], True),
         ("loop", {"ignore_loaded": True}, [("loop", "removed")], False),
-        ("nosuch", {}, [("nosuch", "nomatch")], True),
-        ("a[b", {}, [], True),
-        ("crypto_algapi", {}, [("crypto_algapi", "builtin")], True),
-        ("tun", {}, [("tun", "removed")], False),
+        ("nosuch", none, [("nosuch", "nomatch")], True),
+        ("a[b", none, [], True),
+        ("crypto_algapi", none, [("crypto_algapi", "builtin")], True),
+        ("tun", none, [("tun", "removed")], False),
     ):
-        job = played.run(text, **how)
+        job = played.run(text, None, **how)
         assert (said(job), job.failed) == (results, failed), (text, how)
 
 

@@ -139,17 +139,22 @@ def guest(
         for name in ("mod1", "mod2"):
             payload.write(f"{FILES}/{name}.ko", files[f"updates/{name}.ko"])
         payload.write(f"{FILES}/packed.ko.xz", lzma.compress(mod1, check=lzma.CHECK_CRC32))
-        payload.write(f"{FILES}/other.ko", mod1.replace(b"vermagic=6.1", b"vermagic=9.9"))
+        payload.write(f"{FILES}/other.ko", mod1.replace(b" SMP preempt ", b" UPX preempt "))
         payload.write(f"{FILES}/damaged.ko", mod1[:2000])
 
     with boot("the guest with kmod and our tools", with_kmod=True, prepare=prepare) as machine:
         yield machine
 
 
+def run_daemon(machine: Machine, wanted: bool) -> None:
+    """Start or stop it; so many starts in a row would be a fault elsewhere."""
+    machine.check(f"systemctl reset-failed kmodd; systemctl {'start' if wanted else 'stop'} kmodd")
+
+
 @pytest.fixture(params=["with the daemon", "without it"])
 def ours(request: pytest.FixtureRequest, guest: Machine) -> str:
     """PATH of our tools; the daemon runs, or it does not."""
-    guest.check(f"systemctl {'start' if request.param == 'with the daemon' else 'stop'} kmodd")
+    run_daemon(guest, request.param == "with the daemon")
     return f"{OURS}:{KMODS}"
 
 
@@ -207,7 +212,7 @@ def test_the_kernels_reason_stands_behind(guest: Machine, ours: str) -> None:
     assert symbol.splitlines()[0] == f"insmod: ERROR: could not insert module {FILES}/mod2.ko: Unknown symbol in module"
     assert "Unknown symbol mod1_answer" in symbol
     version = ask(guest, f"insmod {FILES}/other.ko", ours).err
-    assert re.search(r"version magic '9\.9\S+ .*' should be '6\.1\S+ .*'", version)
+    assert re.search(r"version magic '.* UPX .*' should be '.* SMP .*'", version)
     parameter = ask(guest, "modprobe params number=x", ours).err
     assert "invalid for parameter `number'" in parameter
 
@@ -215,7 +220,7 @@ def test_the_kernels_reason_stands_behind(guest: Machine, ours: str) -> None:
 @pytest.mark.parametrize("runs", [True, False])
 def test_one_record_for_each_module(guest: Machine, runs: bool) -> None:
     """KMODD_SOURCE=operator, loaded by the lane if the daemon runs and by the tool if not."""
-    guest.check(f"systemctl {'start' if runs else 'stop'} kmodd")
+    run_daemon(guest, runs)
     clean(guest)
     mark = guest.journal.mark()
     before = len(guest.module_loads())
@@ -261,7 +266,7 @@ def test_install_and_remove_lines_two_deep(guest: Machine, ours: str) -> None:
 
 def test_install_lines_in_a_lane_do_not_wait_for_it(guest: Machine) -> None:
     """The daemon loads mod2 itself: its lane runs a modprobe that runs a modprobe; none may queue behind the lane."""
-    guest.check("systemctl start kmodd")
+    run_daemon(guest, True)
     clean(guest)
     lines = LINES.format(tool=f"env -i {OURS}/modprobe").replace(" && echo", " || echo")
     guest.check(f"cat > /etc/modprobe.d/course.conf <<'END'\n{lines}END\n")
@@ -276,7 +281,7 @@ def test_install_lines_in_a_lane_do_not_wait_for_it(guest: Machine) -> None:
 
 def test_the_kernels_own_request_does_not_wait_for_a_lane(guest: Machine) -> None:
     """kt_nest's init sits in the lane and asks the kernel for mod1: its modprobe must load by itself."""
-    guest.check("systemctl start kmodd")
+    run_daemon(guest, True)
     clean(guest)
     before = guest.check("cat /proc/sys/kernel/modprobe").strip()
     guest.check(f"echo {OURS}/modprobe > /proc/sys/kernel/modprobe")
@@ -295,7 +300,7 @@ def test_as_alternatives(guest: Machine) -> None:
     commands = [line.strip() for line in block.splitlines()]
     assert any("update-alternatives --install" in line for line in commands), block
     guest.check("\n".join(commands), 120)
-    guest.check("systemctl start kmodd")
+    run_daemon(guest, True)
     assert guest.check("readlink -f /usr/sbin/modprobe").strip() == "/usr/bin/kmodd"
     clean(guest)
     guest.check("systemctl start modprobe@mod2.service")

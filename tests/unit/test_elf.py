@@ -1,0 +1,177 @@
+"""The struct reader, on images made here: both classes, both byte orders, and what is damaged (libkmod-elf.c)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass, field
+
+import pytest
+
+from kmodd import elf
+from kmodd.elf import BadElf, Facts, Image, joined, strings
+
+
+@dataclass
+class Maker:
+    """Puts an ELF image together, section by section."""
+
+    wide: bool = True
+    order: str = "<"
+    machine: int = 62
+    sections: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def add(self, name: bytes, data: bytes) -> Maker:
+        self.sections.append((name, data))
+        return self
+
+    def symbols(self, *symbols: tuple[bytes, int, int, int]) -> Maker:
+        """.symtab and .strtab, from name, info, section index and value; the empty first symbol is added."""
+        table = bytearray()
+        names = bytearray(b"\0")
+        for name, info, shndx, value in ((b"", 0, 0, 0), *symbols):
+            at = 0
+            if name:
+                at = len(names)
+                names += name + b"\0"
+            if self.wide:
+                table += struct.pack(self.order + "IBBHQQ", at, info, 0, shndx, value, 0)
+            else:
+                table += struct.pack(self.order + "IIIBBH", at, value, 0, info, 0, shndx)
+        return self.add(b".symtab", bytes(table)).add(b".strtab", bytes(names))
+
+    def versions(self, *entries: tuple[int, bytes]) -> Maker:
+        form = self.order + ("Q56s" if self.wide else "I60s")
+        return self.add(b"__versions", b"".join(struct.pack(form, crc, name) for crc, name in entries))
+
+    def image(self) -> bytes:
+        size = 64 if self.wide else 52
+        names = bytearray(b"\0")
+        body = bytearray()
+        rows = [(0, 0, 0)]
+        for name, data in [*self.sections, (b".shstrtab", b"")]:
+            name_at = len(names)
+            names += name + b"\0"
+            if name == b".shstrtab":
+                data = bytes(names)
+            rows.append((name_at, size + len(body), len(data)))
+            body += data
+        if self.wide:
+            form = self.order + "IIQQQQIIQQ"
+            table = b"".join(struct.pack(form, name, 1, 0, 0, at, end, 0, 0, 1, 0) for name, at, end in rows)
+            numbers = (1, self.machine, 1, 0, 0, size + len(body), 0, 64, 0, 0, 64, len(rows), len(rows) - 1)
+            head = struct.pack(self.order + "HHIQQQIHHHHHH", *numbers)
+        else:
+            form = self.order + "10I"
+            table = b"".join(struct.pack(form, name, 1, 0, 0, at, end, 0, 0, 1, 0) for name, at, end in rows)
+            numbers = (1, self.machine, 1, 0, 0, size + len(body), 0, 52, 0, 0, 40, len(rows), len(rows) - 1)
+            head = struct.pack(self.order + "HHIIIIIHHHHHH", *numbers)
+        ident = b"\x7fELF" + bytes((2 if self.wide else 1, 1 if self.order == "<" else 2, 1)) + bytes(9)
+        return ident + head + body + table
+
+
+FORMS = pytest.mark.parametrize(("wide", "order"), [(True, "<"), (True, ">"), (False, "<"), (False, ">")])
+GLOBAL, WEAK = 0x10, 0x20
+UNDEFINED, ABSOLUTE = 0, 0xFFF1
+
+
+@FORMS
+def test_every_class_and_byte_order(wide: bool, order: str) -> None:
+    maker = Maker(wide, order)
+    maker.add(b".modinfo", b"alias=pci:v1\0license=GPL\0\0alias=b-c\0softdep=pre: x\0weakdep=y\0alias")
+    maker.add(b"crcs", struct.pack(order + "III", 1, 0xABCDEF01, 3))
+    maker.versions((7, b"needed"), (9, b"module_layout"), (8, b".dotted"))
+    maker.symbols(
+        (b"local", 0, 1, 0),
+        (b"__crc_given", GLOBAL, ABSOLUTE, 0x1234),
+        (b"needed", GLOBAL, UNDEFINED, 0),
+        (b"__crc_stored", 0, 2, 4),
+        (b"maybe", WEAK, UNDEFINED, 0),
+        (b"", GLOBAL, UNDEFINED, 0),
+        (b"index_with_a_zero_byte", GLOBAL, 0x100, 0),
+        (b"__crc_beyond", 0, 2, 9),
+        (b"__crc_nowhere", 0, 77, 9),
+        (b".dotted", GLOBAL, UNDEFINED, 0),
+    )
+    image = Image(maker.image())
+    assert elf.facts(image) == Facts(
+        aliases=b"pci:v1\0b-c\0\0", softdeps=b"pre: x\0", weakdeps=b"y\0",
+        exports=b"given\0stored\0beyond\0nowhere\0",
+        needs=b"needed\0maybe\0.dotted\0module_layout\0dotted\0",
+    )  # fmt: skip
+    versions = image.version_facts()
+    assert versions.exports == (0x1234, 0xABCDEF01, 2**64 - 1, 2**64 - 1)
+    assert versions.needs == (7, 0, 0, 9, 8)
+    assert versions.weak == (False, True, False, False, False)
+
+
+def test_exports_without_crc() -> None:
+    """Only where there is no `__crc_` symbol, __ksymtab_strings counts; zero padding at its beginning does not."""
+    maker = Maker().add(b"__ksymtab_strings", b"\0\0one\0\0two\0").symbols((b"x", 0, 1, 0))
+    assert Image(maker.image()).exports() == [b"one", b"two"]
+    assert Image(maker.image()).version_facts().exports == (0, 0)
+    maker.sections[0] = (b"__ksymtab_strings", b"one")
+    with pytest.raises(BadElf):
+        Image(maker.image()).exports()
+    assert elf.facts(Image(maker.image())).problem == errno.EINVAL
+
+
+def test_the_first_section_of_a_name_counts() -> None:
+    maker = Maker().add(b".modinfo", b"alias=first\0").add(b".modinfo", b"alias=second\0")
+    assert Image(maker.image()).modinfo() == [b"alias=first"]
+
+
+def test_without_symbols_nothing_is_needed() -> None:
+    image = Image(Maker().add(b".modinfo", b"license=GPL\0").versions((1, b"module_layout")).image())
+    with pytest.raises(BadElf):
+        image.needs()
+    assert elf.facts(image) == elf.NOTHING
+
+
+def test_registers_of_sparc_are_no_needs() -> None:
+    symbols = ((b"register", 13, UNDEFINED, 0), (b"real", GLOBAL, UNDEFINED, 0))
+    assert Image(Maker(True, ">", 43).symbols(*symbols).image()).needs() == [b"real"]
+    assert Image(Maker(True, ">", 22).symbols(*symbols).image()).needs() == [b"register", b"real"]
+
+
+@pytest.mark.parametrize("table", [b"x" * 63, b"x" * 64])
+def test_bad_versions_void_the_needs(table: bytes) -> None:
+    image = Image(Maker().symbols((b"a", GLOBAL, UNDEFINED, 0)).add(b"__versions", table).image())
+    assert elf.facts(image).needs == b""
+
+
+def test_a_name_outside_of_the_strings() -> None:
+    maker = Maker().symbols((b"a", GLOBAL, UNDEFINED, 0), (b"__crc_b", GLOBAL, ABSOLUTE, 1))
+    name, symtab = maker.sections[0]
+    maker.sections[0] = (name, symtab[:24] + b"\xff\xff\xff\x00" + symtab[28:])
+    assert elf.facts(Image(maker.image())) == elf.NOTHING
+
+
+@pytest.mark.parametrize(
+    ("data", "number"),
+    [
+        (b"", errno.ENOEXEC),
+        (b"\x7fELF\x02\x01" + bytes(10), errno.ENOEXEC),
+        (b"\x7fELF\x02\x01" + bytes(20), errno.EINVAL),
+        (b"\x7fELF\x03\x01" + bytes(99), errno.EINVAL),
+        (b"\x7fELF\x02\x03" + bytes(99), errno.EINVAL),
+        (b"\x7fELF\x02\x01" + bytes(99), errno.EINVAL),
+        (b"#!/bin/sh\n" + bytes(99), errno.ENOEXEC),
+    ],
+)
+def test_what_is_no_image(data: bytes, number: int) -> None:
+    with pytest.raises(BadElf) as caught:
+        Image(data)
+    assert caught.value.number == number
+
+
+def test_every_cut_is_an_error_or_an_answer() -> None:
+    data = Maker().add(b".modinfo", b"a=b\0").versions((1, b"x")).symbols((b"a", GLOBAL, UNDEFINED, 0)).image()
+    for length in range(len(data)):
+        with pytest.raises(BadElf):
+            Image(data[:length])
+
+
+def test_lists_of_strings() -> None:
+    assert strings(joined([b"a", b"", b"b"])) == [b"a", b"", b"b"]
+    assert strings(joined([])) == []
