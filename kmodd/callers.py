@@ -111,7 +111,7 @@ class Callers:
         self._line.boot(read_boot_list(self._root))
         message = f"Read indexes and configuration again: {len(problems)} lines are of no use"
         if not self._line.no_tree:
-            self._line.tell(Record(telling.RELOADED, telling.INFO, message))
+            self._line.report.tell(Record(telling.RELOADED, telling.INFO, message))
         self._notify.ready(self._line.no_tree or message)
         return problems
 
@@ -165,8 +165,8 @@ class Callers:
             "version": kmodd.__version__,
             **self._facts,
             "uptime_usec": int((time.monotonic() - self._since) * 1e6),
-            "events": line.counters.events,
-            "overruns": line.counters.overruns,
+            "events": line.report.counters.events,
+            "overruns": line.report.counters.overruns,
             "waiting": line.waiting,
             "lanes": [
                 {"pid": lane.pid, "module": work.step.module, "since_usec": work.since_ns // 1000}
@@ -174,8 +174,8 @@ class Callers:
                 else {"pid": lane.pid}
                 for lane in line.lanes
             ],
-            "counts": dict(line.counters.results),
-            "records_lost": line.records_lost,
+            "counts": dict(line.report.counters.results),
+            "records_lost": line.report.records_lost,
             "problems": [problem for problem in (line.no_tree, line.no_loader) if problem],
         }
 

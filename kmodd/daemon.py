@@ -103,7 +103,7 @@ class Daemon:
         message = f"kmodd is listening, kernel {self._tree.release}{dry}"
         if not self._events.buffer_forced:
             message += "; no CAP_NET_ADMIN: the receive buffer is as small as the system allows"
-        self._line.tell(Record(telling.STARTED, telling.INFO, message))
+        self._line.report.tell(Record(telling.STARTED, telling.INFO, message))
         self._speak()
         self._ready_text = message
         self._ready_by = time.monotonic() + BOOT_LIST_LIMIT
@@ -123,7 +123,7 @@ class Daemon:
             return
         for error in sources.speak(self._tree.root):
             message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
-            self._line.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
+            self._line.report.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
 
     def _wait(self) -> None:
         """Wait until something speaks up, and read what it says."""
@@ -155,7 +155,7 @@ class Daemon:
                 self._line.take(event, "reconcile")
             self._speak()
         if self._line.quiet:
-            self._line.end_coldplug()
+            self._line.report.end_coldplug()
             if self._loaders:
                 self._loaders.keep_spare()
             # Loading makes children appear: what they say is read before anybody is told that all is quiet.
@@ -179,7 +179,8 @@ class Daemon:
                 case Overrun():
                     lost = True
                 case Refused(why):
-                    self._line.tell(Record(telling.BAD_INPUT, telling.WARNING, f"A uevent is not believed: {why}"))
+                    message = f"A uevent is not believed: {why}"
+                    self._line.report.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
         if lost:
             self._line.events_were_lost()
         return len(received)

@@ -83,35 +83,43 @@ class _Writer:
     def trie(self, keys: list[bytes], blobs: list[bytes]) -> None:
         """Write all nodes for distinct keys in byte order.
 
-        `open_nodes` is the way from the root to the last key: of each node its depth (how much of the key its prefix
-        ends), the children that are written, and its values.
+        `way` leads from the root to the last key: of each node its depth (how much of the key its prefix ends), the
+        children that are written, and its values. How much two keys share, the first bit tells in which their numbers
+        differ. Most nodes are leaves, and are written right here.
         """
-        open_nodes: list[tuple[int, list[tuple[int, int]], bytes]] = [(0, [], b"")]
-        before = b""
+        way: list[tuple[int, list[tuple[int, int]], bytes]] = [(0, [], b"")]
+        before, number, length = b"", 0, 0
+        write = self.parts.append
         for key, blob in zip([*keys, b""], [*blobs, b""], strict=True):
-            shared = _shared(before, key)
-            while open_nodes[-1][0] > shared:
-                depth, children, values = open_nodes.pop()
-                if open_nodes[-1][0] < shared:
-                    open_nodes.append((shared, [], b""))
-                parent = open_nodes[-1]
-                edge = parent[0]
-                parent[1].append((before[edge], self.node(before[edge + 1 : depth], children, values)))
+            last, last_length = number, length
+            number, length = int.from_bytes(key, "big"), len(key)
+            if length < last_length:
+                shared = length - ((number ^ last >> 8 * (last_length - length)).bit_length() + 7 >> 3)
+            else:
+                shared = last_length - ((last ^ number >> 8 * (length - last_length)).bit_length() + 7 >> 3)
+            while way[-1][0] > shared:
+                depth, children, values = way.pop()
+                if way[-1][0] < shared:
+                    way.append((shared, [], b""))
+                edge, siblings, _ = way[-1]
+                if children:
+                    siblings.append((before[edge], self.node(before[edge + 1 : depth], children, values)))
+                    continue
+                if edge + 1 < depth:
+                    values = before[edge + 1 : depth] + b"\0" + values
+                    siblings.append((before[edge], self.at | _PREFIX | _VALUES))
+                else:
+                    siblings.append((before[edge], self.at | _VALUES))
+                write(values)
+                self.at += len(values)
             if key:
-                open_nodes.append((len(key), [], blob))
+                way.append((length, [], blob))
             elif blob:
-                open_nodes[0] = (0, open_nodes[0][1], blob)
+                way[0] = (0, way[0][1], blob)
             before = key
-        _, children, values = open_nodes[0]
+        _, children, values = way[0]
         self.root = self.node(b"", children, values)
 
     def file(self) -> bytes:
         """What was written, behind its header."""
         return b"".join([*(word.to_bytes(4, "big") for word in (MAGIC, VERSION, self.root)), *self.parts])
-
-
-def _shared(one: bytes, other: bytes) -> int:
-    """How many bytes two keys have in common at their beginning: the first bit that differs tells."""
-    length = min(len(one), len(other))
-    differs = int.from_bytes(one[:length], "big") ^ int.from_bytes(other[:length], "big")
-    return length - (differs.bit_length() + 7) // 8

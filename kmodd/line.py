@@ -10,13 +10,13 @@ import contextlib
 import errno
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kmodd import outcome as telling
 from kmodd.answers import Answers
 from kmodd.boot_list import BootList
 from kmodd.errors import NoTree, Problem
-from kmodd.host.calls import call_of, outcome_of
+from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.journal import Journal
 from kmodd.host.lanes import Died, Lane, Loaders
 from kmodd.host.loader import Call, Reply
@@ -24,9 +24,10 @@ from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.job import Job
 from kmodd.outcome import Outcome, Record
-from kmodd.plan import Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Step
+from kmodd.plan import Plan, RemovalStep, Step
 from kmodd.procfs import Loaded
 from kmodd.removal import RemovalJob, plan_removal
+from kmodd.report import Report
 from kmodd.request import Backlog, Origin, Request, wanted
 from kmodd.resolve import manner_of, resolve
 from kmodd.uevent import Uevent
@@ -41,17 +42,6 @@ BATCH = 256
 
 
 @dataclass(slots=True)
-class Counters:
-    """What happened since the start, for `kmodd status`."""
-
-    events: int = 0
-    overruns: int = 0
-    repeats: int = 0
-    """Synthetic requests whose answer was known: nothing was done."""
-    results: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class Work:
     """What is with a loader at this moment."""
 
@@ -62,34 +52,21 @@ class Work:
     """time.monotonic_ns at the start."""
 
 
-@dataclass(slots=True)
-class Coldplug:
-    """The first replay, until all of it is answered."""
-
-    since_ns: int
-    devices: int = 0
-    loaded: set[str] = field(default_factory=set)
-    found_live: set[str] = field(default_factory=set)
-    """What an initramfs or PID 1 had loaded: one record for all (INTERFACE, Journal)."""
-
-
 class Line:
     """The backlog, the snapshot and the work under way: all state there is, but for the kernel's."""
 
     def __init__(self, tree: Tree, journal: Journal, loaders: Loaders | None) -> None:
         """`loaders` None: a dry run, nothing is handed to anybody."""
         self._tree = tree
-        self._journal = journal
+        self.report = Report(journal)
         self._loaders = loaders
         self._backlog = Backlog()
         self._answers = Answers()
         self._snapshot: TreeSnapshot | None = None
         self._loaded: Loaded | None = None
         self._lane: Lane | None = None
-        self._coldplug: Coldplug | None = None
         self._replay_wanted = False
         self.work: Work | None = None
-        self.counters = Counters()
         self.boot_left = 0
         """So many of the boot list are not answered yet."""
         self._crashed: set[str] = set()
@@ -106,7 +83,7 @@ class Line:
 
     def take(self, event: Uevent, origin: Origin) -> None:
         """An event: what it makes us want waits from now on."""
-        self.counters.events += origin == "uevent"
+        self.report.counters.events += origin == "uevent"
         if event.subsystem == "module":
             self._loaded = None
             if event.action == "remove":
@@ -117,16 +94,16 @@ class Line:
 
     def coldplug(self, events: Iterable[Uevent]) -> None:
         """The devices that were there before us. Each alias is answered; the end of it is told once."""
-        self._coldplug = Coldplug(time.monotonic_ns())
+        self.report.begin_coldplug()
         self._replay_wanted = False
         for event in events:
-            self._coldplug.devices += 1
+            self.report.coldplug_device()
             self.take(event, "coldplug")
 
     def boot(self, listed: BootList) -> None:
         """What is listed to be loaded at boot: taken like any other request, told like any other; each name once."""
         for problem in listed.problems:
-            self.complain(problem)
+            self.report.complain(problem)
         for module in listed.modules:
             if module.name not in self._boot_names:
                 self._boot_names.add(module.name)
@@ -138,12 +115,12 @@ class Line:
 
     def events_were_lost(self) -> None:
         """What we know of the kernel's modules may be old, and devices may have come: sysfs is to be replayed."""
-        self.counters.overruns += 1
+        self.report.counters.overruns += 1
         self._replay_wanted = True
         self._loaded = None
         self._answers.forget_modules()
         message = "The kernel dropped events: all devices are looked at again"
-        self.tell(Record(telling.OVERRUN, telling.WARNING, message))
+        self.report.tell(Record(telling.OVERRUN, telling.WARNING, message))
 
     # -- what state it is in -----------------------------------------------------------------------------------
 
@@ -186,11 +163,6 @@ class Line:
         """`takes_replay` would say yes."""
         return self._replay_wanted and not self._backlog.is_full()
 
-    @property
-    def records_lost(self) -> int:
-        """Journal records that were given up."""
-        return self._journal.lost
-
     # -- the snapshot ------------------------------------------------------------------------------------------
 
     def reload(self) -> Sequence[Problem]:
@@ -203,7 +175,7 @@ class Line:
         except NoTree as error:
             self._tree.beyond, self._tree.notice_edits = before
             if not self.no_tree:
-                self.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
+                self.report.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
             self.no_tree = str(error)
             return ()
         self.no_tree = ""
@@ -213,7 +185,7 @@ class Line:
         self._replay_wanted = True
         problems = settings.problems + snapshot.problems
         for problem in problems:
-            self.complain(problem)
+            self.report.complain(problem)
         return problems
 
     def refresh(self) -> None:
@@ -223,7 +195,8 @@ class Line:
             return
         self.reload()
         if old is not None and not self.no_tree:
-            self.tell(Record(telling.RELOADED, telling.INFO, "The module index or configuration changed: read again"))
+            message = "The module index or configuration changed: read again"
+            self.report.tell(Record(telling.RELOADED, telling.INFO, message))
 
     def plan(self, request: Request) -> Plan:
         """What would be done for `request` now. Raises NoTree."""
@@ -250,7 +223,7 @@ class Line:
             if request is None:
                 break
             if request.synthetic and self._answers.knows(request.text):
-                self.counters.repeats += 1
+                self.report.counters.repeats += 1
                 continue
             job = self._job(request)
             if self._drive(job):
@@ -317,14 +290,15 @@ class Line:
                 self.boot_left -= job.plan.request.origin == "boot"
             else:
                 self._answers.forget_modules()
-            self._tell_new(job)
+            self.report.outcomes(job.untold(), self._answers)
             return True
-        self._tell_new(job)
+        self.report.outcomes(job.untold(), self._answers)
         return False
 
     def _miss_loader(self, why: str) -> None:
         if not self.no_loader:
-            self.tell(Record(telling.NO_LOADER, telling.ERR, f"Nothing can be loaded now: {why}; what is wanted waits"))
+            message = f"Nothing can be loaded now: {why}; what is wanted waits"
+            self.report.tell(Record(telling.NO_LOADER, telling.ERR, message))
         self.no_loader = why
         self._look_for_loader = time.monotonic() + LOOK_FOR_LOADER
 
@@ -350,18 +324,10 @@ class Line:
         if isinstance(heard, Reply):
             return outcome_of(request, step, heard)
         usec = (time.monotonic_ns() - work.since_ns) // 1000
-        # An oops takes its caller along and leaves the name in `coming`; a kill leaves it live or gone.
-        state = self._tree.loaded().state(step.module)
-        results: dict[str | None, telling.Result] = {"live": "loaded", "coming": "crashed", "going": "crashed"}
-        result = results.get(state, "failed")
-        if result == "crashed":
+        outcome = outcome_of_death(request, step, self._tree.loaded().state(step.module), usec)
+        if outcome.result == "crashed":
             self._crashed.add(step.module)
-        if isinstance(step, Rmmod | RemoveCommand):
-            result = "not_removed" if state else "removed"
-        detail = "its loader was killed" if result in ("failed", "not_removed") else ""
-        path = step.path if isinstance(step, Insmod) else ""
-        at = step.at if isinstance(step, Install | RemoveCommand) else None
-        return Outcome(request, step.module, result, step.because, path, 0, usec, at, detail=detail)
+        return outcome
 
     def _known(self, request: Request, step: Step) -> Outcome | None:
         """What comes of a step that need not be tried."""
@@ -376,44 +342,6 @@ class Line:
             detail = f"it has refused with {errno.errorcode[refusal]}"
             return Outcome(request, step.module, "not_attempted", step.because, errno=refusal, detail=detail)
         return None
-
-    # -- telling -----------------------------------------------------------------------------------------------
-
-    def tell(self, record: Record) -> None:
-        """Say one thing."""
-        self._journal.write(record)
-
-    def complain(self, problem: Problem) -> None:
-        """Say what a file's line is good for: nothing."""
-        fields = (("KMODD_FILE", problem.at.file), ("KMODD_LINE", str(problem.at.line)))
-        self.tell(Record(telling.BAD_INPUT, telling.WARNING, str(problem), fields))
-
-    def _tell_new(self, job: AnyJob) -> None:
-        for outcome in job.untold():
-            results = self.counters.results
-            results[outcome.result] = results.get(outcome.result, 0) + 1
-            if outcome.request.origin == "coldplug" and self._coldplug:
-                if outcome.result == "loaded":
-                    self._coldplug.loaded.add(outcome.module)
-                elif outcome.result == "live":
-                    if outcome.module not in self._coldplug.loaded:
-                        self._coldplug.found_live.add(outcome.module)
-                    continue
-            if outcome.result != "nomatch" or self._answers.first_nomatch(outcome.request.text):
-                self.tell(telling.record(outcome))
-
-    def end_coldplug(self) -> None:
-        """Say once that everything that was there before us is answered; to be called when idle."""
-        coldplug, self._coldplug = self._coldplug, None
-        if coldplug is None:
-            return
-        if coldplug.found_live:
-            names = " ".join(sorted(coldplug.found_live))
-            message = f"{len(coldplug.found_live)} modules were loaded before kmodd started: {names}"
-            self.tell(Record(telling.ALREADY_THERE, telling.INFO, message))
-        usec = (time.monotonic_ns() - coldplug.since_ns) // 1000
-        message = f"Coldplug is done: {coldplug.devices} devices, {len(coldplug.loaded)} modules loaded, {usec} µs"
-        self.tell(Record(telling.COLDPLUG_DONE, telling.INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
 
     def close(self) -> None:
         """Let the loaders go; one that is in a module's init ends after it."""

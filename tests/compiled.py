@@ -67,10 +67,8 @@ def _headers(release: str, scratch: Path) -> Path:
 def _sign(headers: Path, work: Path) -> None:
     key, certificate = work / "key.pem", work / "certificate.pem"
     name = "/O=kmodd/CN=kmodd test key/emailAddress=test@example.org"
-    _make(  # fmt: skip
-        ["openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "36500", "-subj", name,
-         "-keyout", str(key), "-out", str(certificate)]
-    )
+    request = f"openssl req -new -x509 -newkey rsa:2048 -nodes -days 36500 -keyout {key} -out {certificate} -subj"
+    _make([*request.split(), name])
     program = headers / "scripts" / "sign-file"
     _make([str(program), "sha256", str(key), str(certificate), str(work / "mod1.ko"), str(work / "signed.ko")])
 

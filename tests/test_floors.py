@@ -38,7 +38,7 @@ FLOORS = (
     # 3: the machine; a name that ends in a dot stands for all below it
     {"kmodd.host", "kmodd.host."},
     # 4: programs
-    {"kmodd.daemon", "kmodd.line", "kmodd.callers", "kmodd.cli", "kmodd.cli."},
+    {"kmodd.daemon", "kmodd.line", "kmodd.report", "kmodd.callers", "kmodd.cli", "kmodd.cli."},
 )  # fmt: skip
 WALL = 3
 """Floors below this number are pure."""

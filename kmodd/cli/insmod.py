@@ -96,6 +96,19 @@ def _insert(path: str, real: str, options: str, manner: Manner, messages: Messag
         if not code:
             return 0
         messages.log(ERR, f"could not insert module {path}: {_WORDS.get(code, os.strerror(code))}")
-        for line in log.about(module_of_path(path)):
+        for line in log.about(*_names(real)):
             messages.log(ERR, f"the kernel says: {line}")
     return 1
+
+
+def _names(path: str) -> set[str]:
+    """What the kernel may call the module in a file: as it calls itself in .modinfo, or as the file is called."""
+    from kmodd.elf import BadElf, Image  # for a failure alone
+    from kmodd.host.module_files import read_module
+
+    try:
+        texts = Image(read_module(path)).modinfo()
+    except (OSError, BadElf):
+        texts = []
+    named = (os.fsdecode(text[5:]) for text in texts if text.startswith(b"name="))
+    return {module_of_path(path), *named}

@@ -9,6 +9,7 @@ from typing import assert_never
 from kmodd.host.acts import Call, CommandCall, InsmodCall, Reply, RmmodCall
 from kmodd.outcome import Outcome, Result
 from kmodd.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
+from kmodd.procfs import State
 from kmodd.request import Request
 
 
@@ -48,3 +49,19 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply) -> Outc
     return Outcome(
         request, step.module, result, step.because, path, code, reply.usec, at, detail=detail, by_kernel=by_kernel
     )
+
+
+def outcome_of_death(request: Request, step: Step | RemovalStep, state: State | None, usec: int) -> Outcome:
+    """What it means that a loader died at a step; `state`: the module's in /proc/modules then.
+
+    An oops takes its caller along and leaves the name in `coming`; a kill leaves it live or gone.
+    """
+    path = step.path if isinstance(step, Insmod) else ""
+    at = step.at if isinstance(step, Install | RemoveCommand) else None
+    result: Result
+    if isinstance(step, Rmmod | RemoveCommand):
+        result = "not_removed" if state else "removed"
+    else:
+        result = "loaded" if state == "live" else "crashed" if state else "failed"
+    detail = "its loader was killed" if result in ("failed", "not_removed") else ""
+    return Outcome(request, step.module, result, step.because, path, 0, usec, at, detail=detail)

@@ -6,6 +6,7 @@ standard error, status, the calls to the kernel and /proc/modules are compared. 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,17 @@ DIFFERENT: Mapping[tuple[str, str], str] = {}
 def peer(tmp_path_factory: pytest.TempPathFactory) -> KernelPeer:
     folder = tmp_path_factory.mktemp("peer")
     return KernelPeer(kmod_30(folder), folder)
+
+
+def test_control_a_different_machine_is_seen(
+    peer: KernelPeer, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """One machine refuses a module with another errno than the other: the comparison must say so."""
+    theirs = Scenario("", [], refuse={"loop": errno.ENODEV}).build(tmp_path / "theirs")
+    mine = Scenario("", [], refuse={"loop": errno.EPERM}).build(tmp_path / "mine")
+    peers = peer.run(theirs, ["loop"], rootfs.RELEASE, "modprobe")
+    assert difference(peers, run_ours(mine, ["modprobe", "loop"], {}, capfdbinary)) != ""
+    assert theirs.calls == mine.calls
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

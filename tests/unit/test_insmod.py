@@ -13,6 +13,7 @@ from kmodd.cli import insmod
 from kmodd.host.kernel_log import KernelLog
 from kmodd.host.local import Machine
 from kmodd.outcome import Outcome
+from tests import compiled
 from tests.fake_machine import FakeMachine
 
 
@@ -58,6 +59,14 @@ def test_the_kernels_words_stand_behind_kmods(
         f"insmod: ERROR: could not insert module {path}: Invalid module format\n"
         f"insmod: ERROR: the kernel says: {words}\n"
     )
+
+
+def test_the_kernel_calls_a_module_as_it_calls_itself(tmp_path: Path) -> None:
+    path = tmp_path / "an-other.ko"
+    path.write_bytes((compiled.modules() / "mod1.ko").read_bytes())
+    assert insmod._names(str(path)) == {"an_other", "mod1"}
+    path.write_bytes(b"rubbish")
+    assert insmod._names(str(path)) == {"an_other"}
 
 
 def test_it_is_told_once(machine: FakeMachine, tmp_path: Path) -> None:

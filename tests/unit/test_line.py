@@ -170,7 +170,7 @@ def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(world: Wor
         world.plug("pci:v2", synthetic=True)
         world.settle()
     assert loads(world) == ["c.ko"]
-    assert world.line.counters.repeats == 100
+    assert world.line.report.counters.repeats == 100
     world.plug("pci:v2", "0000:03:00.0")
     world.settle()
     assert loads(world) == ["c.ko", "c.ko"]
@@ -304,10 +304,10 @@ def test_what_was_there_before_us_is_one_record(world: World) -> None:
     event = uevent.parse(b"add@/devices/x\0SUBSYSTEM=pci\0MODALIAS=pci:v1\0MODALIAS=pci:v2\0")
     world.line.coldplug([event])
     world.settle()
-    world.line.end_coldplug()
+    world.line.report.end_coldplug()
     assert world.journal.records[0].message == "2 modules were loaded before kmodd started: b c"
     assert world.journal.records[1].message.startswith("Coldplug is done: 1 devices, 0 modules loaded, ")
-    world.line.end_coldplug()
+    world.line.report.end_coldplug()
     assert len(world.journal.records) == 2
 
 

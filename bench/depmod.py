@@ -1,0 +1,101 @@
+"""depmod of a full tree, and of one to which a module was added, beside kmod's depmod in the same run.
+
+    python3 bench/depmod.py [--tree DIR] [--rounds N]
+
+Both work on a copy of the tree's module directory, files and all, made for this. kmod has no incremental depmod: the
+peer of "one module added" is its full run. Each round runs kmod, ours full (no cache read, but written), and ours with
+one module more than the cache knows; the indexes of the last round are compared. Wall time of the whole process.
+Needs kmod, and for the tree apt and dpkg (see tests/trees.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.rows import Row, row, table  # noqa: E402  (the line above makes it importable from anywhere)
+
+LAUNCHER = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.path.append("/usr/lib/python3/dist-packages")
+from kmodd.cli.__main__ import main
+sys.exit(main(["depmod", *sys.argv[1:]]))
+"""
+OURS = ["/usr/bin/python3", "-ISXutf8", "-c", LAUNCHER]
+CACHE = "modules.kmodd-cache"
+WEAKDEP = "modules.weakdep"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tree", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    if options.tree is None:
+        from tests.trees import debian_tree
+
+        options.tree = debian_tree("6.1-amd64")
+    print(table(measure(options.tree, options.rounds)))
+
+
+def measure(tree: Path, rounds: int) -> list[Row]:
+    """One row for a full run, one for a module added. `tree`: a root that `tests.trees.debian_tree` returned."""
+    (source,) = (tree / "lib" / "modules").iterdir()
+    kmod = shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if not kmod:
+        raise SystemExit("no depmod to compare with: install kmod")
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder, "lib", "modules", source.name)
+        shutil.copytree(source, directory, symlinks=True)
+        count = len((directory / "modules.dep").read_text().splitlines())
+        arguments = ["-b", folder, source.name]
+        time.sleep(0.2)  # what was written just now is not kept in a cache
+        spare = next(directory.glob("kernel/**/loop.ko*"))
+        added = directory / "extra" / spare.name.replace("loop", "loop_again")
+        full, more = [], []
+        for turn in range(rounds + 1):
+            theirs = seconds([kmod, *arguments])
+            before = index(directory)
+            (directory / CACHE).unlink(missing_ok=True)
+            ours = seconds([*OURS, *arguments])
+            if index(directory) != before:
+                raise SystemExit("the indexes differ")
+            added.parent.mkdir(exist_ok=True)
+            shutil.copy(spare, added)
+            one_more = seconds([*OURS, *arguments])
+            if index(directory) == before:
+                raise SystemExit("the added module is not in the index")
+            added.unlink()
+            if turn:  # the first warms the page cache and writes byte code
+                full.append((ours * 1e3, theirs * 1e3))
+                more.append((one_more * 1e3, theirs * 1e3))
+    return [
+        row(f"depmod, full, {count:,} modules", full, "ms; peer: kmod's depmod"),
+        row("depmod, one module added", more, "ms; peer: kmod's depmod, full"),
+    ]
+
+
+def index(directory: Path) -> dict[str, bytes]:
+    """The files that both write."""
+    return {path.name: path.read_bytes() for path in directory.glob("modules.*") if path.name not in (CACHE, WEAKDEP)}
+
+
+def seconds(command: list[str]) -> float:
+    """Wall time of a command."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

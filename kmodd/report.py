@@ -1,0 +1,100 @@
+"""Everything the daemon says, and what it counts: a record for each outcome, a summary for what was there before."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from kmodd import outcome as telling
+from kmodd.answers import Answers
+from kmodd.errors import Problem
+from kmodd.host.journal import Journal
+from kmodd.outcome import Outcome, Record
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start, for `kmodd status`."""
+
+    events: int = 0
+    overruns: int = 0
+    repeats: int = 0
+    """Synthetic requests whose answer was known: nothing was done."""
+    results: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Coldplug:
+    """The first replay, until all of it is answered."""
+
+    since_ns: int
+    devices: int = 0
+    loaded: set[str] = field(default_factory=set)
+    found_live: set[str] = field(default_factory=set)
+    """What an initramfs or PID 1 had loaded: one record for all (INTERFACE, Journal)."""
+
+
+class Report:
+    """Writes records to a journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._coldplug: _Coldplug | None = None
+        self.counters = Counters()
+
+    @property
+    def records_lost(self) -> int:
+        """Journal records that were given up."""
+        return self._journal.lost
+
+    def tell(self, record: Record) -> None:
+        """Say one thing."""
+        self._journal.write(record)
+
+    def complain(self, problem: Problem) -> None:
+        """Say what a file's line is good for: nothing."""
+        fields = (("KMODD_FILE", problem.at.file), ("KMODD_LINE", str(problem.at.line)))
+        self.tell(Record(telling.BAD_INPUT, telling.WARNING, str(problem), fields))
+
+    def outcomes(self, outcomes: list[Outcome], answers: Answers) -> None:
+        """Say what came of steps and skips; a no-match once for each alias, as `answers` remembers."""
+        for outcome in outcomes:
+            results = self.counters.results
+            results[outcome.result] = results.get(outcome.result, 0) + 1
+            if self._is_summed_up(outcome):
+                continue
+            if outcome.result != "nomatch" or answers.first_nomatch(outcome.request.text):
+                self.tell(telling.record(outcome))
+
+    def _is_summed_up(self, outcome: Outcome) -> bool:
+        """Whether the end of coldplug says it: a live module that was not our doing, or was told when we loaded it."""
+        coldplug = self._coldplug
+        if coldplug is None or outcome.request.origin != "coldplug":
+            return False
+        if outcome.result == "loaded":
+            coldplug.loaded.add(outcome.module)
+        elif outcome.result == "live" and outcome.module not in coldplug.loaded:
+            coldplug.found_live.add(outcome.module)
+        return outcome.result == "live"
+
+    def begin_coldplug(self) -> None:
+        """The replay of what was there before us begins."""
+        self._coldplug = _Coldplug(time.monotonic_ns())
+
+    def coldplug_device(self) -> None:
+        """One device more of that replay."""
+        if self._coldplug is not None:
+            self._coldplug.devices += 1
+
+    def end_coldplug(self) -> None:
+        """Say once that everything that was there before us is answered."""
+        coldplug, self._coldplug = self._coldplug, None
+        if coldplug is None:
+            return
+        if coldplug.found_live:
+            names = " ".join(sorted(coldplug.found_live))
+            message = f"{len(coldplug.found_live)} modules were loaded before kmodd started: {names}"
+            self.tell(Record(telling.ALREADY_THERE, telling.INFO, message))
+        usec = (time.monotonic_ns() - coldplug.since_ns) // 1000
+        message = f"Coldplug is done: {coldplug.devices} devices, {len(coldplug.loaded)} modules loaded, {usec} µs"
+        self.tell(Record(telling.COLDPLUG_DONE, telling.INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
