@@ -276,29 +276,39 @@ def numbered(index: Index) -> list[int]:
 
 
 def _cycles(index: Index, roots: list[int]) -> Iterator[Complaint]:
-    """Each way that leads from one of the modules left over back to itself (depmod_report_cycles_from_root)."""
+    """Each way that leads from one of the modules left over back to itself (depmod_report_cycles_from_root).
+
+    kmod keeps what is left over in a ring, and goes on behind whatever it took out last.
+    """
     visited: set[int] = set()
     in_cycles: set[int] = set()
-    waiting = dict.fromkeys(roots)
-    while waiting:
-        root = next(iter(waiting))
-        del waiting[root]
+    ring = list(roots)
+    while ring:
+        root = ring.pop(0)
         stack: list[tuple[int, tuple[int, ...]]] = [(root, ())]
         while stack:
             place, way = stack.pop()
-            if place == root and place in visited and way:
+            if place == root and place in visited:
                 yield Complaint("ERROR", "Cycle detected: " + " -> ".join(index.members[p].name for p in (*way, place)))
                 in_cycles.update(way)
                 for each in way:
-                    waiting.pop(each, None)
+                    ring = _without_member(ring, each)
                 continue
             if place in way:
                 continue  # a cycle beside the root's, which kmod would walk for ever
             visited.add(place)
             if not index.edges[place]:
-                waiting.pop(place, None)
+                ring = _without_member(ring, place)
             stack += [(needed, (*way, place)) for needed in index.edges[place]]
     yield Complaint("ERROR", f"Found {len(in_cycles)} modules in dependency cycles!")
+
+
+def _without_member(ring: list[int], place: int) -> list[int]:
+    """The ring without one of its members; it begins behind that one then."""
+    if place not in ring:
+        return ring
+    at = ring.index(place)
+    return ring[at + 1 :] + ring[:at]
 
 
 def dep_lines(index: Index) -> list[bytes]:

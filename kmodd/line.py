@@ -10,7 +10,7 @@ import contextlib
 import errno
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kmodd import outcome as telling
 from kmodd.answers import Answers
@@ -23,6 +23,7 @@ from kmodd.host.loader import Call, Reply
 from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.job import Job
+from kmodd.modprobe_d import DROP_IN
 from kmodd.outcome import Outcome, Record
 from kmodd.plan import Plan, RemovalStep, Step
 from kmodd.procfs import Loaded
@@ -322,6 +323,9 @@ class Line:
         """What a loader's answer means for its step."""
         step, request = work.step, work.job.plan.request
         if isinstance(heard, Reply):
+            beyond = self._snapshot.config.beyond if self._snapshot else DROP_IN
+            if heard.stage == "signal" and not beyond.install_signal_is_failure:
+                heard = replace(heard, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
             return outcome_of(request, step, heard)
         usec = (time.monotonic_ns() - work.since_ns) // 1000
         outcome = outcome_of_death(request, step, self._tree.loaded().state(step.module), usec)

@@ -66,9 +66,7 @@ class RemovalPlan:
     """The name has an unmatched bracket: kmod fails without a word."""
 
 
-def plan_removal(
-    request: Request, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool]
-) -> RemovalPlan:
+def plan_removal(request: Request, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool]) -> RemovalPlan:
     """What is to go so that `request` is met. `request.removing` says how; `present`: whether a file is there."""
     planner = _Planner(snapshot, loaded, present, request.removing or Removing())
     try:
@@ -82,9 +80,7 @@ def plan_removal(
 class _Planner:
     """Plans one request."""
 
-    def __init__(
-        self, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool], manner: Removing
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool], manner: Removing) -> None:
         self._snapshot = snapshot
         self._loaded = loaded
         self._present = present
@@ -288,4 +284,3 @@ class RemovalJob:
         """How much uses it; -1 where the kernel does not have it or cannot tell."""
         module = self.look().modules.get(ModuleName(name))
         return module.refcnt if module else -1
-

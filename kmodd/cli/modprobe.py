@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kmodd.cli.modprobe_act import Actor, How
     from kmodd.host.local import Machine
 
+
 def main(argv: list[str], machine: Machine | None = None) -> int:
     """Run modprobe with `argv` (without its name); the answer is its exit status, 0 or 1.
 
@@ -60,9 +61,7 @@ def _run(settings: Settings, messages: Messages, machine: Machine | None) -> int
             messages.log(ERR, str(problem))
 
 
-def _do(
-    settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
-) -> int:
+def _do(settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None) -> int:
     """The mode that the options ask for."""
     if "c" in settings.flags:
         return _show_config(snapshot, messages)
@@ -225,9 +224,7 @@ def _kind(text: str, snapshot: TreeSnapshot) -> str:
     return "module" if is_module else "modalias" if ":" in text else "alias"
 
 
-def _plan(
-    text: str, tree: Tree, snapshot: TreeSnapshot, settings: Settings, messages: Messages
-) -> Plan | None:
+def _plan(text: str, tree: Tree, snapshot: TreeSnapshot, settings: Settings, messages: Messages) -> Plan | None:
     """What is to be done for a name; None: nothing was found, which is said."""
     is_path = text.startswith(("/", "./"))
     wanted = f"{os.getcwd()}/{text}" if text.startswith("./") else text

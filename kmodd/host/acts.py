@@ -52,8 +52,8 @@ Call = InsmodCall | RmmodCall | CommandCall
 LOADER_MARK = "KMODD_LOADER"
 """Set for the commands that a loader runs: a modprobe among them must not wait for the lane that waits for it."""
 
-Stage = Literal["file", "kernel", "command"]
-"""Who gave the errno: opening or unpacking the file, the kernel, or an install or remove command.
+Stage = Literal["file", "kernel", "command", "signal"]
+"""Who gave the errno: opening or unpacking the file, the kernel, an install or remove command, a signal that killed it.
 
 ENOENT of the kernel means an unknown symbol, ENOENT of open a missing file: they must stay apart.
 """

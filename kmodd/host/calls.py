@@ -32,7 +32,7 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply) -> Outc
     """What a reply means for its step."""
     path = step.path if isinstance(step, Insmod) else ""
     at = step.at if isinstance(step, Install | RemoveCommand) else None
-    detail = reply.detail if reply.errno else ""
+    detail = reply.detail
     code = reply.errno
     result: Result
     if isinstance(step, Rmmod | RemoveCommand):

@@ -134,17 +134,17 @@ def _carry_out(call: Call, kernel: Kernel) -> Reply:
                 return reply(error.errno or errno.EIO, "kernel")
             return reply(0, "kernel")
         case CommandCall():
-            why = _run_command_at(call)
-            return reply(errno.EINVAL if why else 0, "command", why)
+            stage, why = _run_command_at(call)
+            return reply(errno.EINVAL if why else 0, stage, why)
 
 
-def _run_command_at(call: CommandCall) -> str:
-    """Run the command at a line; the answer is why it failed, empty if it did not."""
+def _run_command_at(call: CommandCall) -> tuple[Stage, str]:
+    """Run the command at a line; the answer is what failed and why, empty if nothing did."""
     try:
         with open(call.real_file, encoding="utf-8", errors="surrogateescape", newline="") as file:
             config = modprobe_d.parse_file(modprobe_d.ConfFile(call.at.file, file.read()))
     except OSError as error:
-        return f"{call.at.file}: {error.strerror}"
+        return "command", f"{call.at.file}: {error.strerror}"
     kind, command = next(
         (
             (kind, line.command)
@@ -155,11 +155,11 @@ def _run_command_at(call: CommandCall) -> str:
         ("", ""),
     )
     if not command:
-        return f"{call.at}: no install command there any more"
+        return "command", f"{call.at}: no install command there any more"
     status = run_command(command, call.options, call.module, {**os.environ, LOADER_MARK: str(os.getpid())})
     if status < 0:
-        return f"{kind} command of {call.at} was killed by {signal.Signals(-status).name}"
-    return f"{kind} command of {call.at} exited with status {status}" if status else ""
+        return "signal", f"{kind} command of {call.at} was killed by {signal.Signals(-status).name}"
+    return "command", f"{kind} command of {call.at} exited with status {status}" if status else ""
 
 
 def _name_process() -> None:

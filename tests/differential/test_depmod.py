@@ -20,6 +20,7 @@ from tests.differential.depmod_cases import CASES, Case, Place
 from tests.differential.kmod_peer import KmodPeer, kmod_30, kmod_34
 from tests.rootfs import Said
 from tests.tool import contents, difference, ours
+from tests.unit.test_elf import GLOBAL, UNDEFINED, Maker
 
 pytestmark = [pytest.mark.differential, pytest.mark.timeout(240)]
 
@@ -181,6 +182,47 @@ def test_damaged_modules(peer: KmodPeer, modules: Path, tmp_path: Path, rng: ran
     assert compare_files(their_files, contents(place.directory)) == []
     assert theirs.err.count(b"failed to load symbols") > 0
     assert their_files["modules.dep"].count(b"\n") >= 10
+
+
+def random_graph(count: int, rng: random.Random) -> list[list[int]]:
+    """Who needs whom: any, in one direction; among those in the middle perhaps a ring, as in a module course gone wrong.
+
+    Nothing that a ring needs leads into a ring again: kmod would walk around for ever there.
+    """
+    needs = [rng.sample(range(number), rng.randrange(min(number, 4) + 1)) for number in range(count)]
+    if rng.random() < 0.5:
+        middle = rng.sample(range(count // 3, 2 * count // 3 + 1), rng.randint(1, count // 3))
+        for number in range(count // 3, count):
+            needs[number] = [other for other in needs[number] if other < count // 3 or number > 2 * count // 3]
+        for one, other in zip(middle, middle[1:] + middle[:1], strict=True):
+            needs[one].insert(rng.randrange(len(needs[one]) + 1), other)
+    return needs
+
+
+def test_random_graphs(peer: KmodPeer, modules: Path, tmp_path: Path, rng: random.Random) -> None:
+    """Made-up modules that need each other at random: the same order, or the same cycles by name."""
+    cyclic = 0
+    for turn in range(40):
+        place = Place(tmp_path / f"root{turn}", modules)
+        place.build_files()
+        graph = random_graph(rng.choice((3, 8, 40)), rng)
+        listed = rng.sample(range(len(graph)), len(graph) // 2)
+        place.write("modules.order", "".join(f"kernel/m{number}.ko\n" for number in listed))
+        for number, needs in enumerate(graph):
+            maker = Maker().add(b"__ksymtab_strings", b"s%d\0t%d\0shared\0" % (number, number))
+            maker.symbols(*((b"%c%d" % (rng.choice(b"st"), other), GLOBAL, UNDEFINED, 0) for other in needs))
+            place.write(f"kernel/m{number}.ko", maker.image())
+        words = cases.words("-v VERSION", place)
+        theirs = peer.run(words, name="depmod")
+        their_files = contents(place.directory)
+        assert theirs.status in (0, 1)
+        for name in ("modules.dep", "modules.dep.bin"):
+            (place.directory / name).unlink(missing_ok=True)
+        mine = ours(depmod.main, words)
+        assert difference(theirs, mine) == ""
+        assert compare_files(their_files, contents(place.directory)) == []
+        cyclic += theirs.status
+    assert 0 < cyclic < 40
 
 
 def _damaged(data: bytes, rng: random.Random) -> bytes:

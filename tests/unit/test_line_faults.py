@@ -358,3 +358,16 @@ def test_a_second_daemon_does_not_take_the_socket(control: ControlSocket) -> Non
         ControlSocket(control.path)
     control.accept()
     assert Path(control.path).exists()
+
+
+@pytest.mark.parametrize(("words", "result"), [("", "loaded"), ("InstallSignalIsFailure=yes", "failed")])
+def test_an_install_command_killed_by_a_signal(world: World, words: str, result: str) -> None:
+    """kmod takes it for success; kmodd.conf may say otherwise."""
+    (world.root / "etc/kmodd").mkdir()
+    (world.root / "etc/kmodd/kmodd.conf").write_text(f"[Kmodd]\n{words}\n")
+    (world.root / "etc/modprobe.d/x.conf").write_text("install c kill -TERM $$\n")
+    world.line.reload()
+    world.kernel.refuse["c.ko"] = errno.ENODEV  # so that the played kernel does not have it live
+    world.plug("pci:v2")
+    world.settle()
+    assert world.told() == [("c", result)]
