@@ -120,7 +120,7 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	put 644 data/completions/bash/kmodd "$(ETC)/bash_completion.d/kmodd"
 	put 644 data/completions/zsh/_kmodd-tools "$$share/zsh/vendor-completions/_kmodd-tools"
 	put 644 data/completions/fish/kmodd-tools.fish "$$share/fish/vendor_completions.d/kmodd-tools.fish"
-	for tool in modprobe insmod rmmod lsmod; do
+	for tool in modprobe insmod rmmod lsmod modinfo depmod; do
 		link kmodd-tools.fish "$$share/fish/vendor_completions.d/$$tool.fish"
 	done
 	for unit in systemd/*.service systemd/*.socket; do

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import lookup, ready
+from bench import depmod, lookup, ready
 from bench.rows import table
 from tests import trees
 
@@ -17,7 +17,11 @@ ROUNDS = 9
 def main() -> None:
     """Measure, print, write."""
     tree = trees.debian_tree("6.1-amd64")
-    rows = [*lookup.measure(trees.module_dir(tree), ROUNDS), *ready.measure(tree, ROUNDS)]
+    rows = [
+        *lookup.measure(trees.module_dir(tree), ROUNDS),
+        *ready.measure(tree, ROUNDS),
+        *depmod.measure(tree, ROUNDS),
+    ]
     print(table(rows))
     found = {"python": sys.version.split()[0], "tree": tree.name, "rows": [dataclasses.asdict(row) for row in rows]}
     (Path(__file__).parent / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

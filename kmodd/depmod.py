@@ -275,18 +275,24 @@ def numbered(index: Index) -> list[int]:
     return numbers
 
 
+_MAX_STEPS = 20_000
+
+
 def _cycles(index: Index, roots: list[int]) -> Iterator[Complaint]:
     """Each way that leads from one of the modules left over back to itself (depmod_report_cycles_from_root).
 
-    kmod keeps what is left over in a ring, and goes on behind whatever it took out last.
+    kmod keeps what is left over in a ring, and goes on behind whatever it took out last. Where modules need each other
+    crosswise, ways are without number, and kmod fails an assertion or never ends: here the count of steps is limited.
     """
     visited: set[int] = set()
     in_cycles: set[int] = set()
     ring = list(roots)
+    steps = _MAX_STEPS
     while ring:
         root = ring.pop(0)
         stack: list[tuple[int, tuple[int, ...]]] = [(root, ())]
-        while stack:
+        while stack and steps:
+            steps -= 1
             place, way = stack.pop()
             if place == root and place in visited:
                 yield Complaint("ERROR", "Cycle detected: " + " -> ".join(index.members[p].name for p in (*way, place)))

@@ -5,6 +5,7 @@ All index files change together or none, and a file that did not change since th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -23,6 +24,10 @@ from kmodd.host.module_files import Search, Seen, is_module_file, stamp_of
 
 CONFIG_DIRS = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
 """Highest priority first (depmod.d(5)). With a merged /usr the last two are one directory."""
+
+DAEMON_SOCKET = "/run/kmodd/io.kmodd"
+"""As in host/control.py, which this program has no use for otherwise."""
+
 
 def main(argv: list[str]) -> int:
     """Run depmod with `argv` (without its name); the answer is its exit status, 0 or 1."""
@@ -73,7 +78,19 @@ def _run(settings: Settings) -> int:
     status = _write(settings, index, dep_lines, symbols)
     if keep and (count or len(known) != len(entries)):
         _keep(settings, entries)
+    if status == 0:
+        _tell_daemon(settings)
     return status
+
+
+def _tell_daemon(settings: Settings) -> None:
+    """Have a running kmodd take the new index over at once, and try again the devices that had no driver."""
+    is_running_kernels = settings.root + settings.directory == f"/lib/modules/{os.uname().release}"
+    if is_running_kernels and os.geteuid() == 0 and os.path.exists(DAEMON_SOCKET):
+        from kmodd.cli.call import NotRunning, Refused, call  # only where there is somebody to call
+
+        with contextlib.suppress(NotRunning, Refused):
+            call("Reload", DAEMON_SOCKET)
 
 
 def _all_modules(settings: Settings) -> list[Seen]:

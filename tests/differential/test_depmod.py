@@ -185,7 +185,7 @@ def test_damaged_modules(peer: KmodPeer, modules: Path, tmp_path: Path, rng: ran
 
 
 def random_graph(count: int, rng: random.Random) -> list[list[int]]:
-    """Who needs whom: any, in one direction; among those in the middle perhaps a ring, as in a module course gone wrong.
+    """Who needs whom: any, in one direction; among those in the middle perhaps a ring.
 
     Nothing that a ring needs leads into a ring again: kmod would walk around for ever there.
     """
@@ -201,7 +201,7 @@ def random_graph(count: int, rng: random.Random) -> list[list[int]]:
 
 def test_random_graphs(peer: KmodPeer, modules: Path, tmp_path: Path, rng: random.Random) -> None:
     """Made-up modules that need each other at random: the same order, or the same cycles by name."""
-    cyclic = 0
+    cyclic = compared = 0
     for turn in range(40):
         place = Place(tmp_path / f"root{turn}", modules)
         place.build_files()
@@ -215,14 +215,17 @@ def test_random_graphs(peer: KmodPeer, modules: Path, tmp_path: Path, rng: rando
         words = cases.words("-v VERSION", place)
         theirs = peer.run(words, name="depmod")
         their_files = contents(place.directory)
-        assert theirs.status in (0, 1)
+        if theirs.err.endswith(b"Assertion `is < stack_size' failed.\n"):
+            continue  # kmod counted on fewer ways
+        compared += 1
         for name in ("modules.dep", "modules.dep.bin"):
             (place.directory / name).unlink(missing_ok=True)
         mine = ours(depmod.main, words)
         assert difference(theirs, mine) == ""
         assert compare_files(their_files, contents(place.directory)) == []
         cyclic += theirs.status
-    assert 0 < cyclic < 40
+    assert compared >= 30
+    assert 0 < cyclic < compared
 
 
 def _damaged(data: bytes, rng: random.Random) -> bytes:

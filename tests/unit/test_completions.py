@@ -76,6 +76,9 @@ def test_every_option_is_offered(path: Path) -> None:
         ("lsmod --j", {"--json"}),
         ("insmod --force-v", {"--force-vermagic"}),
         ("insmod x.ko ma", {"max_loop="}),
+        ("modinfo kvm", {"kvm", "kvm_intel"}),
+        ("modinfo --fi", {"--filename", "--field"}),
+        ("depmod --no", {"--no-cache"}),
     ],
 )
 def test_bash(line: str, words: set[str], tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ def test_cycles_are_named() -> None:
     assert texts == ["Cycle detected: a -> b -> c -> a", "Found 3 modules in dependency cycles!"]
 
 
+def test_all_need_all() -> None:
+    """The ways through forty modules that all need each other are without number; some are named, and that is that."""
+    every = " ".join(f"s{number}" for number in range(40))
+    with pytest.raises(Unusable) as caught:
+        depmod.dep_lines(index(*((f"m{number}", f"s{number}", every) for number in range(40))))
+    assert caught.value.complaints[-1].text.startswith("Found ")
+    assert len(caught.value.complaints) > 2
+
+
 def test_a_module_that_needs_itself() -> None:
     with pytest.raises(Unusable, match="Cycle detected: a -> a"):
         depmod.dep_lines(index(("a", "x", "x")))

@@ -172,6 +172,23 @@ def test_a_removed_module_is_loaded_again(guest: Machine) -> None:
     guest.unplug(device)
 
 
+@pytest.mark.timeout(420)
+def test_a_device_that_had_no_driver_gets_it_when_depmod_has_run(guest: Machine, image: Image) -> None:
+    """A running daemon takes the new set over at once and tries again the devices that had no driver."""
+    folder = f"/usr/lib/modules/{image.release}"
+    path = guest.check(f"find {folder}/kernel -name ne2k-pci.ko").strip()
+    guest.check(f"mv {path} /root/ && kmodd depmod {image.release}", 300)
+    mark = guest.journal.mark()
+    device = DEVICES["ne2k_pci"]
+    guest.plug(device)
+    _record(guest, "nomatch", "", mark)
+    guest.check(f"mv /root/ne2k-pci.ko {path} && kmodd depmod {image.release}", 200)
+    record = _record(guest, "loaded", "ne2k_pci", mark)
+    assert text(record, "KMODD_SOURCE") == "reconcile"
+    guest.unplug(device)
+    settle(guest)
+
+
 def test_hotplug_works_after_a_restart(guest: Machine) -> None:
     pid = guest.check("systemctl show -P MainPID kmodd").strip()
     guest.check("systemctl restart kmodd")

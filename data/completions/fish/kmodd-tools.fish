@@ -1,4 +1,4 @@
-# Completion of modprobe, insmod, rmmod and lsmod for fish: module names, aliases, files and parameters, by `kmodd complete`.
+# Completion of modprobe, insmod, rmmod, lsmod, modinfo and depmod for fish: module names, aliases, files and parameters, by `kmodd complete`.
 # fish loads one file for each command; modprobe.fish and its like are links to this one.
 
 function __kmodd_words
@@ -69,7 +69,37 @@ complete -c rmmod -s f -l force -d Force
 
 complete -c lsmod -f -l json -d 'Print JSON'
 
-for tool in modprobe insmod rmmod lsmod
+complete -c modinfo -a '(__kmodd_words modules)' -d module
+complete -c modinfo -s a -l author -d Author
+complete -c modinfo -s d -l description -d Description
+complete -c modinfo -s l -l license -d License
+complete -c modinfo -s p -l parameters -d Parameters
+complete -c modinfo -s n -l filename -d File
+complete -c modinfo -s 0 -l null -d 'End lines with NUL'
+complete -c modinfo -s m -l modname -d 'Take the word as a name'
+complete -c modinfo -s F -l field -x -d 'One field'
+complete -c modinfo -s k -l set-version -x -a '(path basename /lib/modules/*)' -d 'Kernel release'
+complete -c modinfo -s b -l basedir -x -a '(__fish_complete_directories)' -d 'Prefix of /lib/modules'
+complete -c modinfo -l json -d 'Print JSON'
+
+complete -c depmod -f -a '(path basename /lib/modules/*)' -d 'Kernel release'
+complete -c depmod -s a -l all -d 'All modules'
+complete -c depmod -s A -l quick -d 'Only if something is newer'
+complete -c depmod -s b -l basedir -x -a '(__fish_complete_directories)' -d 'Prefix of /lib/modules'
+complete -c depmod -s m -l moduledir -x -a '(__fish_complete_directories)' -d 'In place of /lib/modules'
+complete -c depmod -s o -l outdir -x -a '(__fish_complete_directories)' -d 'Write there'
+complete -c depmod -s C -l config -r -F -d 'Read this configuration'
+complete -c depmod -s E -l symvers -r -F -d 'Module.symvers'
+complete -c depmod -s F -l filesyms -r -F -d 'System.map'
+complete -c depmod -s e -l errsyms -d 'Tell unknown symbols'
+complete -c depmod -s n -l show -d 'Write to the terminal'
+complete -c depmod -l dry-run -d 'Write to the terminal'
+complete -c depmod -s P -l symbol-prefix -x -d 'One character'
+complete -c depmod -s v -l verbose -d 'Say more'
+complete -c depmod -s w -l warn -d 'Tell duplicates'
+complete -c depmod -l no-cache -d 'Read every module'
+
+for tool in modprobe insmod rmmod lsmod modinfo depmod
     complete -c $tool -s V -l version -d 'Print the version'
     complete -c $tool -s h -l help -d 'Print help'
 end
