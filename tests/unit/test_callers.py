@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from kmodd.callers import Callers
 from kmodd.host.control import ControlSocket
 from kmodd.host.notify import Notify
 from tests.unit.test_control import Caller
-from tests.unit.test_line import World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    it = World(tmp_path)
-    it.line.reload()
-    yield it
-    it.line.close()
-    for thread in it.loaders.threads:
-        thread.join(10)
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlSocket]:
-    it = ControlSocket(str(tmp_path / "io.kmodd"))
-    yield it
-    it.close()
-    while Caller.opened:
-        Caller.opened.pop().close()
+from tests.world import World
 
 
 def send(caller: Caller, text: str) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,15 +24,6 @@ from kmodd.host.control import (
     UnloadWish,
     Wish,
 )  # fmt: skip
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlSocket]:
-    it = ControlSocket(str(tmp_path / "io.kmodd"))
-    yield it
-    it.close()
-    while Caller.opened:
-        Caller.opened.pop().close()
 
 
 class Caller:

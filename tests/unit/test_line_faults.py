@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,13 @@ from kmodd.host.notify import Notify
 from kmodd.outcome import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
 from kmodd.request import Backlog, Request
 from tests.unit.test_control import Caller
-from tests.unit.test_line import World, loads
+from tests.world import World, loads
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    it = World(tmp_path / "machine")
-    it.line.reload()
-    it.line.takes_replay()
-    yield it
-    it.line.close()
-    for thread in it.loaders.threads:
-        thread.join(10)
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlSocket]:
-    it = ControlSocket(str(tmp_path / "io.kmodd"))
-    yield it
-    it.close()
-    while Caller.opened:
-        Caller.opened.pop().close()
+@pytest.fixture(autouse=True)
+def _replayed(world: World) -> None:
+    """Its first replay is over."""
+    world.line.takes_replay()
 
 
 @pytest.fixture

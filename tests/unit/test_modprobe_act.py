@@ -28,8 +28,7 @@ from kmodd.host import local
 from kmodd.host.acts import LOADER_MARK
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.kernel_log import KernelLog
-from kmodd.host.lanes import Lane, Loaders
-from kmodd.host.loader import serve
+from kmodd.host.lanes import Lane
 from kmodd.host.local import Machine
 from kmodd.host.notify import Notify
 from kmodd.host.tree import Tree
@@ -39,6 +38,7 @@ from tests import rootfs
 from tests.acting import SCENARIOS, Scenario, run_ours, words_of
 from tests.fake_machine import FakeMachine
 from tests.fakes import ListJournal
+from tests.world import ThreadLoaders
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = ROOT / "fixtures" / "acting" / "expected"
@@ -76,33 +76,12 @@ def test_scenario(scenario: Scenario, tmp_path: Path, capfdbinary: Capture) -> N
 # ── by the daemon ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class MachineLoaders(Loaders):
-    """Loaders in threads of this process, on a fake machine."""
-
-    def __init__(self, machine: FakeMachine) -> None:
-        super().__init__(spawn=True)
-        self._machine = machine
-        self.threads: list[threading.Thread] = []
-
-    def get(self) -> Lane:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        thread = threading.Thread(target=self._serve, args=(theirs,))
-        thread.start()
-        self.threads.append(thread)
-        return Lane(ours)
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            serve(connection, self._machine)
-
-
 class Running:
     """A daemon's line and control socket on a fake machine, in a thread."""
 
     def __init__(self, machine: FakeMachine, path: Path, *, dry_run: bool = False) -> None:
         self.journal = ListJournal()
-        self._loaders = None if dry_run else MachineLoaders(machine)
+        self._loaders = None if dry_run else ThreadLoaders(machine)
         self.line = Line(Tree(root=str(machine.root), release=rootfs.RELEASE), self.journal, self._loaders)
         self.line.reload()
         self.line.takes_replay()

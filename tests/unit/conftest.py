@@ -1,0 +1,33 @@
+"""What several unit tests work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd.host.control import ControlSocket
+from tests.unit.test_control import Caller
+from tests.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A machine whose daemon has read its tree."""
+    it = World(tmp_path / "machine")
+    it.line.reload()
+    yield it
+    it.line.close()
+    for thread in it.loaders.threads:
+        thread.join(10)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlSocket]:
+    """A control socket that listens; what called on it is closed at the end."""
+    it = ControlSocket(str(tmp_path / "io.kmodd"))
+    yield it
+    it.close()
+    while Caller.opened:
+        Caller.opened.pop().close()

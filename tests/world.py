@@ -1,0 +1,104 @@
+"""A machine below a folder, for unit tests of the line: loaders are threads, the kernel is played."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from pathlib import Path
+
+from kmodd import uevent
+from kmodd.host import loader
+from kmodd.host.kernel import Kernel
+from kmodd.host.lanes import Lane, Loaders
+from kmodd.host.tree import Tree
+from kmodd.line import AnyJob, Line
+from tests.fakes import FakeKernel, ListJournal, Oops
+
+RELEASE = "6.1.0-test"
+
+
+class ThreadLoaders(Loaders):
+    """Loaders in threads of this process: the same protocol, another kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(spawn=True)
+        self.kernel = kernel
+        self.threads: list[threading.Thread] = []
+
+    def get(self) -> Lane:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        thread = threading.Thread(target=self._serve, args=(theirs,))
+        thread.start()
+        self.threads.append(thread)
+        return Lane(ours)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(Oops):
+            loader.serve(connection, self.kernel)
+
+
+class World:
+    """A machine below a folder: a module tree, /proc/modules, and a line at work on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.modules = root / "lib/modules" / RELEASE
+        self.modules.mkdir(parents=True)
+        (root / "proc").mkdir()
+        (root / "etc/modprobe.d").mkdir(parents=True)
+        self.live()
+        self.index(deps=["a.ko:", "b.ko: a.ko", "c.ko:"], aliases=["alias pci:v1* b", "alias pci:v2* c"])
+        for name in "abc":
+            (self.modules / f"{name}.ko").write_bytes(b"\x7fELF")
+        self.kernel = FakeKernel()
+        self.journal = ListJournal()
+        self.loaders = ThreadLoaders(self.kernel)
+        self.line = Line(Tree(root=str(root), release=RELEASE), self.journal, self.loaders)
+
+    def index(self, deps: list[str], aliases: list[str]) -> None:
+        for name, lines in (("modules.dep", deps), ("modules.alias", aliases)):
+            beside = self.modules / f"{name}.new"
+            beside.write_text("".join(f"{line}\n" for line in lines))
+            beside.rename(self.modules / name)
+
+    def live(self, *names: str) -> None:
+        (self.root / "proc/modules").write_text("".join(f"{n} 1 0 - Live 0x0\n" for n in names))
+
+    def plug(self, alias: str, name: str = "0000:01:00.0", *, synthetic: bool = False) -> None:
+        uuid = b"SYNTH_UUID=0\0" if synthetic else b""
+        text = f"add@/devices/{name}\0SUBSYSTEM=pci\0MODALIAS={alias}\0".encode() + uuid
+        self.line.take(uevent.parse(text), "uevent")
+
+    def settle(self) -> list[AnyJob]:
+        """Until the line is idle; each module that comes in is live from then on. The answer: the jobs that ended."""
+        names: set[str] = set()
+        ended = self.line.advance()
+        while not self.line.idle:
+            if self.line.work:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(self.line.work.lane, selectors.EVENT_READ)
+                    assert selector.select(10)
+                name = self.line.work.step.module
+                pending = self.line.work.lane
+                if f"{name}.ko" not in {*self.kernel.refuse, *self.kernel.oops}:
+                    names.add(name)
+                    self.live(*names)
+                ended += self.line.heard(pending)
+            ended += self.line.advance()
+        return ended
+
+    def told(self) -> list[tuple[str, str]]:
+        """(KMODD_MODULE or MESSAGE_ID, KMODD_RESULT) of each record so far."""
+        found = []
+        for record in self.journal.records:
+            fields = dict(record.fields)
+            found.append((fields.get("KMODD_MODULE", record.message_id[-4:]), fields.get("KMODD_RESULT", "")))
+        self.journal.records.clear()
+        return found
+
+
+def loads(world: World) -> list[str]:
+    return [name for name, _, _ in world.kernel.calls]
