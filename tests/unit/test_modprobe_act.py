@@ -121,7 +121,7 @@ class Running:
         self._stop.close()
         self.control.close()
         self.line.close()
-        for thread in self._loaders.threads if isinstance(self._loaders, MachineLoaders) else ():
+        for thread in self._loaders.threads if isinstance(self._loaders, ThreadLoaders) else ():
             thread.join(10)
 
 
