@@ -1,7 +1,9 @@
-"""Debian's `update-initramfs` on our tools, beside the same on kmod's own: said, status, and every file of the initrd.
+"""Debian's own `update-initramfs` on our tools, beside the same on kmod's: its words, its status, the initrd's files.
 
-A chroot of Debian 12 with initramfs-tools and the stock kernel; first with kmod as it came, then installed by
-`make install` and README's commands, with kmod's program made impossible to run, so that nothing can fall back to it.
+A chroot of Debian 12 with initramfs-tools and the stock kernel makes its initrd three times: with kmod as it came; with
+`make install` and README's commands, and kmod's program not executable, so that nothing can fall back to it; and with a
+modprobe that fails, which must be seen. Issue 4, "Shown by": `update-alternatives` so that Debian's own scripts
+(`update-initramfs -u`) run on our tools and succeed. Takes one to two minutes: ours starts Python for each module.
 """
 
 from __future__ import annotations
@@ -10,17 +12,187 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from kmodd.cli.depmod_options import FILES as _FILES
 from tests import trees
+from tests.rootfs import Said
+from tests.tool import difference
 from tests.vm import image
 
 pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.timeout(600)]
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGES = ("initramfs-tools", "kmod", "python3", "python3-pyelftools", "zstd")
+TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
+ADDED = {"usr/lib/modules/{release}/modules.weakdep": "written as kmod 34 does (docs/COMPAT.md)"}
+"""Files that only our initrd has → why."""
+
+_IN_CHROOT = r"""
+mount -t proc proc "$1/proc"
+mount --bind "$2/boot" "$1/mnt"
+mkdir -p "$1/usr/lib/modules"
+mount --bind "$2/lib/modules" "$1/usr/lib/modules"
+mount -o remount,bind,ro "$1/usr/lib/modules"
+exec chroot "$1" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C sh -euc "$3"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Initrd:
+    """What `update-initramfs` said, and what it made."""
+
+    said: Said
+    listed: list[str]
+    """The names that lsinitramfs prints, sorted."""
+    files: Mapping[str, str]
+    """Path → what it is: a link's target, a file's hash, or its kind."""
+    modprobe: Said
+    """What the modprobe that is in it says in it, about ext4."""
+
+
+class Machine:
+    """The chroot. Each command has mounts and processes of its own, which end with it."""
+
+    def __init__(self, root: Path, kernel: Path) -> None:
+        self.root = root
+        self._kernel = kernel
+        self.release = trees.release(kernel)
+        self._call("cp /mnt/config-* /mnt/System.map-* /mnt/vmlinuz-* /boot/")
+
+    def run(self, script: str) -> Said:
+        """Run a shell script in the chroot."""
+        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        words = ["sh", "-euc", _IN_CHROOT, "sh", str(self.root), str(self._kernel), script]
+        done = subprocess.run([*unshare, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return Said(done.stdout, done.stderr, done.returncode)
+
+    def update(self, how: str) -> Initrd:
+        """`update-initramfs -c` or `-u`, and what came of it. The kmod in it may be executed again, to ask it."""
+        said = self.run(f"update-initramfs {how} -k {self.release}")
+        initrd = f"/boot/initrd.img-{self.release}"
+        listed = self._call(f"lsinitramfs {initrd}").split()
+        self._call(f"rm -rf /tmp/made && unmkinitramfs {initrd} /tmp/made")
+        files = _files(self.root / "tmp" / "made")
+        ask = f"chmod 755 /tmp/made/usr/bin/kmod; chroot /tmp/made /sbin/modprobe -S {self.release} -D ext4"
+        return Initrd(said, sorted(listed), files, self.run(ask))
+
+    def take_over(self) -> None:
+        """Install kmodd, give it the tools' names as README says, and let nobody run kmod's program any more."""
+        subprocess.run(
+            ["make", "install", f"DESTDIR={self.root}"], cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=True
+        )
+        readme = (REPOSITORY / "README.md").read_text()
+        found = re.search(r"^ +mkdir -p /usr/lib/kmod\n(?: .*\n)+", readme, re.MULTILINE)
+        assert found is not None, "README.md has no commands for update-alternatives"
+        self._call(found[0])
+        self._call("chmod a-x /usr/bin/kmod")
+
+    def break_modprobe(self) -> None:
+        """/bin/false in the place of modprobe."""
+        self._call("update-alternatives --install /sbin/modprobe modprobe /bin/false 90")
+
+    def _call(self, script: str) -> str:
+        said = self.run(script)
+        assert said.status == 0, (script, said)
+        return said.out.decode()
+
+
+def _chroot() -> Path:
+    """Debian 12 with PACKAGES, cached under their versions."""
+    found = [trees._newest(name, "bookworm", "") for name in PACKAGES]
+    recipe = json.dumps([(package.name, package.version) for package in found])
+    bootstrap = ["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=APT::Install-Recommends false"]
+
+    def fill(root: Path) -> None:
+        image.require("mmdebstrap", "mmdebstrap")
+        words = [*bootstrap, f"--include={','.join(PACKAGES)}", "bookworm", str(root), "-"]
+        image.run(words, "mmdebstrap", text=image._sources())
+
+    return trees._cached(f"initramfs-chroot-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}", fill)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for where, folders, names in os.walk(folder):
+        for path in (Path(where, name) for name in (*folders, *names)):
+            if path.is_symlink():
+                what = f"link to {path.readlink()}"
+            elif path.is_file():
+                what = hashlib.sha256(path.read_bytes()).hexdigest()
+            else:
+                what = "folder" if path.is_dir() else f"device {path.stat().st_rdev}"
+            found[str(path.relative_to(folder))] = what
+    return found
+
+
+def compare(peers: Initrd, own: Initrd, release: str) -> list[str]:
+    """Every difference of the two, but those of ADDED; each of these must be there."""
+    added = {name.format(release=release) for name in ADDED}
+    found = [difference(peers.said, own.said), difference(peers.modprobe, own.modprobe)]
+    names = set(peers.listed) ^ set(own.listed)
+    found += [f"listed in one only: {name}" for name in sorted(names ^ added)]
+    for name in sorted(peers.files.keys() | own.files.keys()):
+        theirs, mine = peers.files.get(name, "absent"), own.files.get(name, "absent")
+        if theirs != mine and name not in added:
+            found.append(f"{name}: with kmod {theirs}, with kmodd {mine}")
+    return [words for words in found if words]
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    base, kernel = _chroot(), trees.debian_tree("6.1-amd64")
+    with tempfile.TemporaryDirectory(prefix="kmodd-initramfs-") as folder:
+        root = Path(folder, "root")
+        subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)
+        yield Machine(root, kernel)
+
+
+@pytest.fixture(scope="module")
+def theirs(machine: Machine) -> Initrd:
+    made = machine.update("-c")
+    assert made.said.status == 0, made.said
+    assert f"usr/lib/modules/{machine.release}/modules.dep" in made.listed
+    assert sum(".ko" in name for name in made.listed) > 500
+    assert made.modprobe.out.endswith(b"/ext4.ko \n"), made.modprobe
+    return made
+
+
+@pytest.fixture(scope="module")
+def ours(machine: Machine, theirs: Initrd) -> Initrd:
+    """After `theirs`, on the same machine."""
+    machine.take_over()
+    return machine.update("-u")
+
+
+@pytest.fixture(scope="module")
+def broken(machine: Machine, ours: Initrd) -> Initrd:
+    """After `ours`, on the same machine."""
+    machine.break_modprobe()
+    return machine.update("-u")
+
+
+def test_update_initramfs_runs_on_our_tools(machine: Machine, theirs: Initrd, ours: Initrd) -> None:
+    assert ours.said.status == 0, ours.said
+    found = compare(theirs, ours, machine.release)
+    assert not found, "\n".join(found[:40])
+
+
+def test_control_a_broken_modprobe_is_seen(machine: Machine, theirs: Initrd, broken: Initrd) -> None:
+    found = compare(theirs, broken, machine.release)
+    assert any(words.startswith("listed in one only: usr/lib/modules/") and ".ko" in words for words in found), found
+    assert machine.run("modprobe -V").status == 1
+
+
+def test_nothing_but_our_tools_could_run(machine: Machine, ours: Initrd) -> None:
+    """kmod's program, by its own name and by every name that README moved it to, cannot be executed."""
+    for tool in ("kmod", *(f"/usr/lib/kmod/{tool}" for tool in TOOLS)):
+        assert b"Permission denied" in machine.run(f"{tool} --version").err, tool
+    for tool in TOOLS:
+        if tool != "modprobe":  # the control's
+            assert machine.run(f"readlink -f /sbin/{tool}").out == b"/usr/bin/kmodd\n"
