@@ -85,6 +85,7 @@ def test_everything_has_its_place(image: Path) -> None:
         "/etc/bash_completion.d/kmodd",
         "/usr/share/zsh/vendor-completions/_kmodd-tools",
         "/usr/share/fish/vendor_completions.d/modprobe.fish",
+        "/usr/share/initramfs-tools/hooks/kmodd",
         *(f"/usr/lib/kmodd/bin/{tool}" for tool in TOOLS),
     }
     sources = {
@@ -95,7 +96,7 @@ def test_everything_has_its_place(image: Path) -> None:
 
 
 def test_modes(image: Path) -> None:
-    programs = {"/usr/bin/kmodd", "/usr/lib/kmodd/udev-rule"}
+    programs = {"/usr/bin/kmodd", "/usr/lib/kmodd/udev-rule", "/usr/share/initramfs-tools/hooks/kmodd"}
     for path in listing(image):
         if (image / path[1:]).is_symlink():
             continue

@@ -176,14 +176,14 @@ def test_a_removed_module_is_loaded_again(guest: Machine) -> None:
 def test_a_device_that_had_no_driver_gets_it_when_depmod_has_run(guest: Machine, image: Image) -> None:
     """A running daemon takes the new set over at once and tries again the devices that had no driver."""
     folder = f"/usr/lib/modules/{image.release}"
-    path = guest.check(f"find {folder}/kernel -name ne2k-pci.ko").strip()
+    path = guest.check(f"find {folder}/kernel -name pcnet32.ko").strip()
     guest.check(f"mv {path} /root/ && kmodd depmod {image.release}", 300)
     mark = guest.journal.mark()
-    device = DEVICES["ne2k_pci"]
+    device = DEVICES["pcnet"]
     guest.plug(device)
     _record(guest, "nomatch", "", mark)
-    guest.check(f"mv /root/ne2k-pci.ko {path} && kmodd depmod {image.release}", 200)
-    record = _record(guest, "loaded", "ne2k_pci", mark)
+    guest.check(f"mv /root/pcnet32.ko {path} && kmodd depmod {image.release}", 200)
+    record = _record(guest, "loaded", "pcnet32", mark)
     assert text(record, "KMODD_SOURCE") == "reconcile"
     guest.unplug(device)
     settle(guest)
