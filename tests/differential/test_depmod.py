@@ -37,10 +37,8 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> KmodPeer:
 
 @pytest.fixture(scope="module")
 def peer_34(tmp_path_factory: pytest.TempPathFactory) -> KmodPeer:
-    try:
+    with trees.may_be_away():
         return kmod_34(tmp_path_factory.mktemp("peer34"))
-    except trees.Unavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +60,8 @@ def without_weakdeps(said: Said) -> Said:
 
 def linked_tree(flavour: str, root: Path) -> Path:
     """A module directory of one's own, whose modules are those of a Debian tree. Skips where 6.12 cannot be had."""
-    try:
+    with trees.may_be_away(flavour):
         tree = trees.debian_tree(flavour)
-    except trees.Unavailable as error:
-        if flavour.startswith("6.1-"):
-            raise
-        pytest.skip(str(error))
     source = trees.module_dir(tree)
     directory = root / "lib" / "modules" / source.name
     directory.mkdir(parents=True)

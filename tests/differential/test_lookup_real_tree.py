@@ -101,12 +101,8 @@ class Tree:
 
 @pytest.fixture(scope="module", params=["6.1-amd64", "6.1-cloud-amd64", "6.12-amd64"])
 def tree(request: pytest.FixtureRequest) -> Tree:
-    try:
+    with trees.may_be_away(request.param):
         return Tree(request.param)
-    except trees.Unavailable as error:
-        if request.param.startswith("6.1-"):
-            raise
-        pytest.skip(str(error))
 
 
 def test_every_pattern_made_concrete(tree: Tree, rng: random.Random) -> None:

@@ -48,12 +48,8 @@ def modules() -> Path:
 @pytest.fixture(scope="module", params=FLAVOURS)
 def tree(request: pytest.FixtureRequest) -> tuple[str, Path]:
     flavour: str = request.param
-    try:
+    with trees.may_be_away(flavour):
         return flavour, trees.debian_tree(flavour)
-    except trees.Unavailable as error:
-        if flavour.startswith("6.1-"):
-            raise
-        pytest.skip(str(error))
 
 
 def batches(names: list[str]) -> Iterator[list[str]]:
