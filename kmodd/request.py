@@ -13,6 +13,7 @@ from typing import Literal
 
 from kmodd import glob
 from kmodd.errors import Where
+from kmodd.requester import Requester
 from kmodd.uevent import Uevent
 
 Origin = Literal["uevent", "coldplug", "request", "boot", "operator", "reconcile"]
@@ -59,6 +60,10 @@ class Request:
     """No device came: sysfs was read, or somebody wrote to a `uevent` file. A known answer will do."""
     removing: Removing | None = None
     """An operator's wish to have it removed; None: it is to be loaded."""
+    subsystem: str = ""
+    """Of the device that it is for (`pci`, `usb`); empty: for none."""
+    requester: Requester | None = None
+    """request: the process that made the kernel ask; None: unknown, which is never a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,10 @@ def wanted(event: Uevent, origin: Origin) -> tuple[Request, ...]:
             and (not rule.key or glob.matches(rule.value, event.get(rule.key)))
         ):
             texts.extend(rule.modules)
-    return tuple(Request(text, origin, (event.devpath,), 1, synthetic=event.synthetic) for text in texts)
+    return tuple(
+        Request(text, origin, (event.devpath,), 1, synthetic=event.synthetic, subsystem=event.subsystem)
+        for text in texts
+    )
 
 
 @dataclass(slots=True)
