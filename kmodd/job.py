@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kmodd.outcome import Outcome, not_attempted, of_skip
-from kmodd.plan import Plan, Skip, Step
+from kmodd.plan import Insmod, Plan, Skip, Step
 
 
 @dataclass(slots=True)
@@ -63,6 +63,16 @@ class Job:
         """Nothing more of this plan can be tried; each step that is left is an outcome that says so."""
         while step := self.next_step(lambda _: None):
             self._add(not_attempted(self.plan.request, step, why))
+
+    def upcoming(self) -> str:
+        """The path, as printed, of the next file after the present step; empty: there is none."""
+        first = self._entry + 1
+        for goal in self.plan.goals[self._goal :]:
+            for entry in goal.entries[first:]:
+                if isinstance(entry, Insmod):
+                    return entry.path
+            first = 0
+        return ""
 
     def untold(self) -> list[Outcome]:
         """The outcomes that came since this was asked last."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from kmodd.errors import Problem, Where
 from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile
@@ -29,8 +30,20 @@ _BEYOND = {
 }
 """Key of the file → the wish that it switches on (modprobe_d.Beyond)."""
 
-_NOTICE_EDITS = "NoticeEdits"
-_KEYS = (*_BEYOND, _NOTICE_EDITS)
+_SWITCHES = {"NoticeEdits": "notice_edits", "KernelRequests": "kernel_requests"}
+_NUMBERS = {
+    # key → field, least value, most
+    "Lanes": ("lanes", 1, 64),
+    "StuckAfterSec": ("stuck_after", 1, 86400),
+    "ReconcileSec": ("reconcile_every", 1, 7 * 86400),
+    "AutocleanSec": ("autoclean_after", 1, 86400),
+}
+_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", ("off", "observe", "enforce"))}
+_LISTS = {"Autoclean": "autoclean"}
+_KEYS = (*_BEYOND, *_SWITCHES, *_NUMBERS, *_WORDS, *_LISTS)
+
+Mode = Literal["off", "observe", "enforce"]
+"""What becomes of the rules: nothing, a note of what would have been refused, refusal."""
 
 _BOOLEANS = {
     **dict.fromkeys(("1", "yes", "y", "true", "t", "on"), True),
@@ -46,13 +59,29 @@ class Settings:
     beyond: Beyond = DROP_IN
     notice_edits: bool = True
     """A configuration file that is edited in place is noticed without a reload; libkmod sees only a changed folder."""
+    kernel_requests: bool = True
+    """The kernel's own requests are answered."""
+    lanes: int = 1
+    """So many modules are loaded at a time for devices and at boot."""
+    stuck_after: int = 60
+    """Seconds in its init after which a module is called stuck and its lane goes on without it."""
+    reconcile_every: int = 600
+    """Seconds between two looks for devices that have no driver although a module matches."""
+    policy: Mode = "off"
+    autoclean: tuple[str, ...] = ()
+    """Patterns of modules that are removed again after a kernel request, once nothing uses them."""
+    autoclean_after: int = 60
+    """Seconds without use."""
     problems: tuple[Problem, ...] = ()
+    broken: bool = False
+    """Some of the problems are more than a word from a newer version: who has earlier settings keeps them."""
 
 
 def parse(files: Iterable[ConfFile]) -> Settings:
     """All files, in the order in which later ones win. Never raises."""
     settings = Settings()
     problems: list[Problem] = []
+    broken = False
     for file in files:
         section = ""
         for number, line in _lines(file.text):
@@ -65,22 +94,46 @@ def parse(files: Iterable[ConfFile]) -> Settings:
             key, equals, value = (part.strip() for part in line.partition("="))
             if not equals:
                 problems.append(Problem(at, 1, line, "expected KEY=VALUE"))
+                broken = True
             elif section != SECTION:
                 if not section:
                     problems.append(Problem(at, 1, line, f"outside of a section; expected [{SECTION}] before it"))
+                    broken = True
             elif key not in _KEYS:
                 problems.append(Problem(at, 1, line, f"unknown key {key!r}; expected one of {', '.join(_KEYS)}"))
-            elif value.lower() not in _BOOLEANS:
-                column = line.index("=") + 2
-                problems.append(Problem(at, column, line, f"{key}= wants yes or no, not {value!r}"))
+            elif why := _unfit(key, value):
+                problems.append(Problem(at, line.index("=") + 2, line, why))
+                broken = True
             else:
-                settings = _with(settings, key, _BOOLEANS[value.lower()])
-    return replace(settings, problems=tuple(problems))
+                settings = _with(settings, key, value)
+    return replace(settings, problems=tuple(problems), broken=broken)
 
 
-def _with(settings: Settings, key: str, on: bool) -> Settings:
-    if key == _NOTICE_EDITS:
-        return replace(settings, notice_edits=on)
+def _unfit(key: str, value: str) -> str:
+    """What a key wants instead of `value`; empty: it fits."""
+    if key in _NUMBERS:
+        _, least, most = _NUMBERS[key]
+        fits = value.isascii() and value.isdigit() and least <= int(value[:18]) <= most
+        return "" if fits else f"{key}= wants a whole number from {least} to {most}, not {value!r}"
+    if key in _WORDS:
+        words = _WORDS[key][1]
+        return "" if value in words else f"{key}= wants one of {', '.join(words)}, not {value!r}"
+    if key in _LISTS:
+        return ""
+    return "" if value.lower() in _BOOLEANS else f"{key}= wants yes or no, not {value!r}"
+
+
+def _with(settings: Settings, key: str, value: str) -> Settings:
+    if key in _NUMBERS:
+        return replace(settings, **{_NUMBERS[key][0]: int(value)})
+    if key in _WORDS:
+        return replace(settings, **{_WORDS[key][0]: value})
+    if key in _LISTS:  # as in systemd's files, assignments add up and an empty one begins anew
+        before: tuple[str, ...] = getattr(settings, _LISTS[key])
+        return replace(settings, **{_LISTS[key]: (*before, *value.split()) if value else ()})
+    on = _BOOLEANS[value.lower()]
+    if key in _SWITCHES:
+        return replace(settings, **{_SWITCHES[key]: on})
     return replace(settings, beyond=replace(settings.beyond, **{_BEYOND[key]: on}))
 
 

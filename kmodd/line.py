@@ -1,300 +1,303 @@
 """The line that every request takes: waits, is resolved, is loaded step by step, is told.
 
 Nothing in here waits: `take` and `order` put in, `advance` goes as far as it can, `heard` brings back what a loader
-said. The daemon's loop calls them in turn.
+said, `tick` does what is due by the clock, `take_ended` gives the jobs that are through. The daemon's loop calls them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from kmodd import outcome as telling
-from kmodd.answers import Answers
-from kmodd.boot_list import BootList
-from kmodd.errors import NoTree, Problem
+from kmodd import patience
+from kmodd.answers import SOON, Answers
+from kmodd.errors import Problem
+from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Foreign, Work
+from kmodd.host import sources
 from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.journal import Journal
+from kmodd.host.kernel_log import KernelMessages, crash_lines
 from kmodd.host.lanes import Died, Lane, Loaders
 from kmodd.host.loader import Call, Reply
-from kmodd.host.settings import read_settings
-from kmodd.host.tree import Tree, TreeSnapshot
+from kmodd.host.standing_file import StandingFile
+from kmodd.host.tree import Tree
+from kmodd.intake import Intake
 from kmodd.job import Job
-from kmodd.modprobe_d import DROP_IN
 from kmodd.outcome import Outcome, Record
-from kmodd.plan import Plan, RemovalStep, Step
-from kmodd.procfs import Loaded
-from kmodd.removal import RemovalJob, plan_removal
+from kmodd.plan import Insmod, RemovalStep, Step
 from kmodd.report import Report
-from kmodd.request import Backlog, Origin, Request, wanted
-from kmodd.resolve import manner_of, resolve
-from kmodd.uevent import Uevent
-
-AnyJob = Job | RemovalJob
+from kmodd.request import Request
+from kmodd.retries import Retries
+from kmodd.standing import Standing
+from kmodd.view import View
 
 LOOK_FOR_LOADER = 5.0
 """Seconds until a loader is looked for again where none was to be had."""
 
+LOOK_AT_FOREIGN = 0.5
+"""Seconds between two looks at modules that others have the kernel start: it does not say when such a start fails."""
+
 BATCH = 256
 """Requests that are resolved without a load before the kernel's socket is looked at again."""
 
-
-@dataclass(slots=True)
-class Work:
-    """What is with a loader at this moment."""
-
-    lane: Lane
-    job: AnyJob
-    step: Step | RemovalStep
-    since_ns: int
-    """time.monotonic_ns at the start."""
-
-
 class Line:
-    """The backlog, the snapshot and the work under way: all state there is, but for the kernel's."""
+    """The backlog, the view and the work under way: all state there is, but for the kernel's."""
 
-    def __init__(self, tree: Tree, journal: Journal, loaders: Loaders | None) -> None:
-        """`loaders` None: a dry run, nothing is handed to anybody."""
-        self._tree = tree
+    def __init__(
+        self,
+        tree: Tree,
+        journal: Journal,
+        loaders: Loaders | None,
+        log: KernelMessages | None = None,
+        memory: StandingFile | None = None,
+    ) -> None:
+        """`loaders` None: a dry run, nothing is handed to anybody. `log`: what the kernel says, None: not to be had."""
         self.report = Report(journal)
+        self.view = View(tree, self.report)
+        self.flights = Flights()
+        self._tree = tree
         self._loaders = loaders
-        self._backlog = Backlog()
+        self._log = log
+        self._memory = memory
+        self.standing = memory.read() if memory else Standing()
         self._answers = Answers()
-        self._snapshot: TreeSnapshot | None = None
-        self._loaded: Loaded | None = None
-        self._lane: Lane | None = None
-        self._replay_wanted = False
-        self.work: Work | None = None
-        self.boot_left = 0
-        """So many of the boot list are not answered yet."""
-        self._crashed: set[str] = set()
-        """Names that the kernel keeps in state coming until the next boot: to load one again would block for ever."""
-        self._boot_names: set[str] = set()
+        self.intake = Intake(self.report, self.view, self.standing, self._answers)
+        self._retries = Retries()
+        self._ended: list[AnyJob] = []
         self._look_for_loader = 0.0
         """When (time.monotonic) a loader is worth another try."""
         self.no_loader = ""
         """Why no loader was to be had; empty: there was one, or none was needed."""
-        self.no_tree = ""
-        """Why there is no snapshot; empty: there is one."""
-
-    # -- what goes in ------------------------------------------------------------------------------------------
-
-    def take(self, event: Uevent, origin: Origin) -> None:
-        """An event: what it makes us want waits from now on."""
-        self.report.counters.events += origin == "uevent"
-        if event.subsystem == "module":
-            self._loaded = None
-            if event.action == "remove":
-                self._answers.forget_modules()
-        for request in wanted(event, origin):
-            if not self._backlog.add(request):
-                self._replay_wanted = True
-
-    def coldplug(self, events: Iterable[Uevent]) -> None:
-        """The devices that were there before us. Each alias is answered; the end of it is told once."""
-        self.report.begin_coldplug()
-        self._replay_wanted = False
-        for event in events:
-            self.report.coldplug_device()
-            self.take(event, "coldplug")
-
-    def boot(self, listed: BootList) -> None:
-        """What is listed to be loaded at boot: taken like any other request, told like any other; each name once."""
-        for problem in listed.problems:
-            self.report.complain(problem)
-        for module in listed.modules:
-            if module.name not in self._boot_names:
-                self._boot_names.add(module.name)
-                self.boot_left += self._backlog.add(Request(module.name, "boot", at=module.at))
-
-    def order(self, request: Request) -> bool:
-        """A request that somebody waits for. False: no room."""
-        return self._backlog.add(request)
-
-    def events_were_lost(self) -> None:
-        """What we know of the kernel's modules may be old, and devices may have come: sysfs is to be replayed."""
-        self.report.counters.overruns += 1
-        self._replay_wanted = True
-        self._loaded = None
-        self._answers.forget_modules()
-        message = "The kernel dropped events: all devices are looked at again"
-        self.report.tell(Record(telling.OVERRUN, telling.WARNING, message))
+        self._look_at_foreign = 0.0
+        self._reconcile_at = time.monotonic() + self.view.settings.reconcile_every
 
     # -- what state it is in -----------------------------------------------------------------------------------
 
     @property
-    def waiting(self) -> int:
-        """Requests in the backlog."""
-        return len(self._backlog)
-
-    @property
     def can_advance(self) -> bool:
         """`advance` would do something now."""
-        if self.no_loader and time.monotonic() < self._look_for_loader:
+        if self.view.snapshot is None or (self.no_loader and time.monotonic() < self._look_for_loader):
             return False
-        return self.work is None and self._snapshot is not None and len(self._backlog) > 0
+        return self._has_turn() or self._has_place() or any(
+            not self.flights.is_taken(name) and self._may_go(job) for name, job in self.flights.parked
+        )
+
+    def _has_turn(self) -> bool:
+        return len(self.intake.turns) > 0 and self.flights.own() < MOST_OWN
+
+    def _has_place(self) -> bool:
+        room = self.flights.places() < self.view.settings.lanes and len(self.flights.parked) < MOST_PARKED
+        return room and len(self.intake.backlog) > 0
+
+    def _may_go(self, job: AnyJob) -> bool:
+        """A parked job may have its lane back."""
+        return job.plan.request.waited_for or self.flights.places() < self.view.settings.lanes
 
     @property
     def idle(self) -> bool:
         """Nothing is under way, and nothing waits that could be done."""
-        return self.work is None and not self.can_advance
+        return not self.flights.busy() and not self.can_advance
 
     @property
     def quiet(self) -> bool:
         """Nothing is under way, nothing waits, and no replay is due: everything asked for is answered."""
-        return self.work is None and not len(self._backlog) and not self._replay_wanted
+        foreign = any(not each.stuck for each in self.flights.foreign.values())
+        return not (self.flights.busy() or foreign or len(self.intake) or self.flights.parked or self.intake.replay)
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
         """Connections to loaders, to be watched."""
-        spare = self._loaders.spare if self._loaders else None
-        return tuple(lane for lane in (self._lane, spare) if lane is not None)
+        return (*self.flights.works, *(self._loaders.idle if self._loaders else ()))
 
-    def takes_replay(self) -> bool:
-        """Events were lost, or the index changed: sysfs is to be replayed now. Asking resets it."""
-        due = self.replay_is_due
-        self._replay_wanted = self._replay_wanted and not due
-        return due
+    def missing_files(self) -> tuple[str, ...]:
+        """Where to open the module files that were not there: if they come, `files_may_have_come` is to be called."""
+        return tuple(self._tree.real(path) for path in self._retries.missing_paths())
 
-    @property
-    def replay_is_due(self) -> bool:
-        """`takes_replay` would say yes."""
-        return self._replay_wanted and not self._backlog.is_full()
-
-    # -- the snapshot ------------------------------------------------------------------------------------------
+    # -- the view ----------------------------------------------------------------------------------------------
 
     def reload(self) -> Sequence[Problem]:
         """Read indexes and configuration again: all of the new or all of the old. The answer: lines without use."""
-        settings = read_settings(self._tree.root)
-        before = self._tree.beyond, self._tree.notice_edits
-        self._tree.beyond, self._tree.notice_edits = settings.beyond, settings.notice_edits
-        try:
-            snapshot = self._tree.snapshot()
-        except NoTree as error:
-            self._tree.beyond, self._tree.notice_edits = before
-            if not self.no_tree:
-                self.report.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
-            self.no_tree = str(error)
-            return ()
-        self.no_tree = ""
-        old, self._snapshot = self._snapshot, snapshot
-        if old is None or old.marks != snapshot.marks or before != (settings.beyond, settings.notice_edits):
+        problems, changed = self.view.reload()
+        if changed:
             self._answers.forget_index()
-        self._replay_wanted = True
-        problems = settings.problems + snapshot.problems
-        for problem in problems:
-            self.report.complain(problem)
+            self._retries.forget_files()
+        if not self.view.no_tree:
+            self.intake.replay = "all"
+        self._reconcile_at = min(self._reconcile_at, time.monotonic() + self.view.settings.reconcile_every)
         return problems
 
     def refresh(self) -> None:
         """Read again what changed on disk since it was read; nothing else costs more than a few stat calls."""
-        old = self._snapshot
-        if old is not None and not self.no_tree and self._tree.is_current(old):
+        if self.view.is_current():
             return
+        is_first = self.view.snapshot is None
         self.reload()
-        if old is not None and not self.no_tree:
+        if not is_first and not self.view.no_tree:
             message = "The module index or configuration changed: read again"
             self.report.tell(Record(telling.RELOADED, telling.INFO, message))
 
-    def plan(self, request: Request) -> Plan:
-        """What would be done for `request` now. Raises NoTree."""
-        if self._snapshot is None:
-            raise NoTree(self.no_tree)
-        loaded = self._loaded or self._tree.loaded()
-        self._loaded = loaded
-        return resolve(request, self._snapshot, loaded, manner_of(request.origin), self._tree.present)
+    def files_may_have_come(self) -> None:
+        """Something changed in a directory of the tree: what a missing file stopped is tried again if it is there."""
+        for request in self._retries.came(self._tree.present):
+            self._answers.forget(request.text)
+            self.intake.backlog.add(request)
+
+    def adopt(self) -> None:
+        """Take over modules that the kernel was starting before us: an earlier daemon's, or somebody's. Theirs is one load, too."""
+        for name, module in self._tree.loaded().modules.items():
+            if module.state == "coming" and name not in self.standing.crashed:
+                self.flights.foreign[name] = Foreign(time.monotonic(), adopted=True)
+                message = f"{name} is being started since before kmodd: what comes of it is waited for"
+                self.report.tell(Record(telling.ADOPTED, telling.NOTICE, message, (("KMODD_MODULE", name),)))
 
     # -- the line ----------------------------------------------------------------------------------------------
 
-    def advance(self) -> list[AnyJob]:
-        """Resolve what waits, one request after the other, until one needs a loader. The answer: jobs that ended."""
-        ended: list[AnyJob] = []
-        if self.work is not None or not (len(self._backlog) or self.no_tree):
-            return ended
+    def advance(self) -> None:
+        """Resolve what waits, one request after the other, as far as lanes go."""
+        if not (len(self.intake) or self.flights.parked or self.view.no_tree):
+            return
         if self.no_loader and time.monotonic() < self._look_for_loader:
-            return ended
-        self.refresh()
-        if self._snapshot is None:
-            return ended
+            return
+        if not self.view.watched or self.view.snapshot is None or self.view.no_tree:
+            self.refresh()
+        if self.view.snapshot is None:
+            return
+        while not self.no_loader and (parked := self.flights.released(self._may_go)):
+            self._drive(parked)
         for _ in range(BATCH):
-            request = self._backlog.take()
+            request = self.intake.turns.take() if self._has_turn() else self.intake.backlog.take() if self._has_place() else None
             if request is None:
                 break
-            if request.synthetic and self._answers.knows(request.text):
+            if self._answers.repeats(request, time.monotonic()):
                 self.report.counters.repeats += 1
-                continue
-            job = self._job(request)
-            if self._drive(job):
-                ended.append(job)
             else:
-                break  # its step is with a loader, or there is none to be had
-        return ended
+                self._drive(self._begin(request))
+            if self.no_loader:
+                break
 
-    def heard(self, lane: Lane) -> list[AnyJob]:
-        """A loader said something or is gone. The answer: jobs that ended with it."""
+    def _begin(self, request: Request) -> AnyJob:
+        """The job of a request that was just taken."""
+        job = self.view.job(request)
+        if isinstance(job, Job) and not job.plan.goals and self.view.watched and not self.view.is_current():
+            self.refresh()  # stale data is never served: no "no match" before the files were asked
+            job = self.view.job(request)
+        if not isinstance(job, Job) or request.origin == "operator":
+            return job
+        for goal in job.plan.goals:
+            self.standing.asks(goal.module, request.devices)
+        if request.origin == "reconcile" and any(isinstance(entry, Insmod) for entry in job.plan.steps):
+            self._reconcile(job)
+        return job
+
+    def _reconcile(self, job: Job) -> None:
+        """Somebody's will stands above what a look at the devices would load."""
+        request = job.plan.request
+        if set(request.devices) <= sources.overridden(self._tree.root, request.devices):
+            job.abandon(telling.OVERRIDDEN)
+        elif request.drift and not any(self.standing.is_kept_out(goal.module, request) for goal in job.plan.goals):
+            self.report.drift(job.plan)
+
+    def heard(self, lane: Lane) -> None:
+        """A loader said something or is gone."""
         if lane not in self.lanes:
-            return []  # let go of earlier in this round
+            return  # let go of earlier in this round
         heard = lane.receive()
-        work = self.work
         if isinstance(heard, Died) and self._loaders:
             self._loaders.lost(lane)
-            self._lane = None if lane is self._lane else self._lane
-        if heard is None or work is None or lane is not work.lane:
-            return []
-        self.work = None
-        self._loaded = None
-        if heard == Died(begun=False):
-            return [work.job] if self._drive(work.job) else []
-        work.job.finish(self._outcome(work, heard))
-        return [work.job] if self._drive(work.job) else []
+        if heard is None or lane not in self.flights.works:
+            return
+        work = self.flights.works.pop(lane)
+        patience.drop_question(work)
+        if isinstance(heard, Reply) and self._loaders:
+            self._loaders.give_back(lane)
+        self.view.forget_loaded()
+        if heard != Died(begun=False):
+            outcome = self._outcome(work, heard)
+            if work.let_go:
+                self._came_late(outcome)
+                return
+            work.job.finish(outcome)
+        self._drive(work.job)
 
-    def _job(self, request: Request) -> AnyJob:
-        """What is to be done for `request` now, not yet begun. Raises NoTree."""
-        if request.removing is None:
-            return Job(self.plan(request))
-        if self._snapshot is None:
-            raise NoTree(self.no_tree)
-        plan = plan_removal(request, self._snapshot, self._tree.loaded(), self._tree.present)
-        return RemovalJob(plan, self._tree.loaded)
+    def _came_late(self, outcome: Outcome) -> None:
+        """A load that was called stuck has ended: what gave up on it may be asked for again."""
+        self.report.outcomes([replace(outcome, detail=outcome.detail or "it had been given up waiting for")], self._answers)
+        self._answers.forget_modules()
+        self.intake.replay = "all"
+
+    def take_ended(self) -> list[AnyJob]:
+        """The jobs that are through since this was asked last."""
+        ended, self._ended = self._ended, []
+        return ended
 
     def _next_step(self, job: AnyJob) -> Step | RemovalStep | None:
-        if isinstance(job, RemovalJob):
-            return job.next_step()
-        return job.next_step(lambda step: self._known(job.plan.request, step))
+        if isinstance(job, Job):
+            return job.next_step(lambda step: self._known(job.plan.request, step))
+        return job.next_step()
 
-    def _drive(self, job: AnyJob) -> bool:
-        """Go on with a job. True: it is through. False: its next step is with a loader."""
+    def _drive(self, job: AnyJob) -> None:
+        """Go on with a job, until it is through, with a loader, or has to wait for another's load."""
         if self._loaders is None:
             job.abandon(telling.DRY_RUN)
         while step := self._next_step(job):
+            if self.flights.is_taken(step.module) or self._is_started_by_others(step):
+                self.flights.park(step.module, job)
+                break
             try:
-                lane, why = self._hand_over(call_of(step, self._tree.real))
+                lane, why = self._hand_over(job, step)
             except ValueError as error:  # longer than a loader takes
                 job.abandon(str(error))
                 continue
             if lane is not None:
-                self.work = Work(lane, job, step, time.monotonic_ns())
+                self.flights.works[lane] = Work(lane, job, step, time.monotonic_ns())
                 break
             self._miss_loader(why)
-            if job.plan.request.origin != "operator":
+            if not job.plan.request.waited_for:
                 # Requests wait, nobody is turned away: it is planned anew once there is a loader.
-                self._backlog.put_back(job.plan.request)
+                self.intake.backlog.put_back(job.plan.request)
                 break
             job.abandon(why)
         else:
-            if isinstance(job, Job):
-                if job.plan.request.origin != "operator":  # with parameters of his own; he may be refused for these
-                    self._answers.learn(job.plan.request.text, job.outcomes)
-                self.boot_left -= job.plan.request.origin == "boot"
-            else:
-                self._answers.forget_modules()
-            self.report.outcomes(job.untold(), self._answers)
-            return True
+            self._end(job)
         self.report.outcomes(job.untold(), self._answers)
-        return False
+
+    def _end(self, job: AnyJob) -> None:
+        request, now = job.plan.request, time.monotonic()
+        if isinstance(job, Job):
+            if request.origin != "operator":  # with parameters of his own; he may be refused for these
+                self._answers.learn(request.text, job.outcomes, now)
+            self.intake.boot_left -= request.origin == "boot" and not request.again
+            self._try_again(job, now)
+        else:
+            self._answers.forget_modules()
+        self._ended.append(job)
+
+    def _try_again(self, job: Job, now: float) -> None:
+        """Keep in mind what may come out otherwise later."""
+        request = job.plan.request
+        if request.waited_for:
+            return
+        again = replace(request, again=True)
+        passing = any(each.result == "failed" and each.by_kernel and each.errno in SOON for each in job.outcomes)
+        if not passing:
+            self._retries.well(request.text)
+        elif self._retries.soon(again, now):
+            self._answers.forget(request.text)
+        for outcome in job.outcomes:
+            if outcome.result == "missing" and outcome.path:
+                self._retries.missing(outcome.path, again)
+
+    def _is_started_by_others(self, step: Step | RemovalStep) -> bool:
+        """The kernel has it in state coming, and not for us: a load of it, or of what needs it, would only block."""
+        name = step.module
+        if self.view.loaded().state(name) != "coming" or name in self.standing.crashed or not isinstance(step, Insmod):
+            return False
+        if name not in self.flights.foreign:
+            self.flights.foreign[name] = Foreign(time.monotonic(), adopted=False)
+        return True
 
     def _miss_loader(self, why: str) -> None:
         if not self.no_loader:
@@ -303,52 +306,106 @@ class Line:
         self.no_loader = why
         self._look_for_loader = time.monotonic() + LOOK_FOR_LOADER
 
-    def _hand_over(self, call: Call) -> tuple[Lane | None, str]:
-        """Give a call to the loader we have, else to a new one. No lane: why there is none. Raises ValueError."""
+    def _hand_over(self, job: AnyJob, step: Step | RemovalStep) -> tuple[Lane | None, str]:
+        """Give a step to a loader at hand, else to a new one. No lane: why there is none. Raises ValueError."""
         assert self._loaders is not None
-        for _ in range(3):  # the one at work and the spare may both be gone
+        call = call_of(step, self._tree.real)
+        ahead = job.upcoming() if isinstance(job, Job) else ""
+        for _ in range(3):  # those at hand may all be gone
             try:
-                self._lane = self._lane or self._loaders.get()
-                if self._lane.start(call):
+                lane = self._loaders.get()
+                if ahead:
+                    lane.read_ahead(self._tree.real(ahead))
+                if lane.start(call):
                     self.no_loader = ""
-                    return self._lane, ""
+                    return lane, ""
             except OSError as error:
-                self._lane = None
                 return None, f"no loader: {error}"
-            self._loaders.lost(self._lane)
-            self._lane = None
+            self._loaders.lost(lane)
         return None, "no loader: each one is gone at once"
 
     def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
         """What a loader's answer means for its step."""
         step, request = work.step, work.job.plan.request
         if isinstance(heard, Reply):
-            beyond = self._snapshot.config.beyond if self._snapshot else DROP_IN
-            if heard.stage == "signal" and not beyond.install_signal_is_failure:
+            if heard.stage == "signal" and not self.view.beyond.install_signal_is_failure:
                 heard = replace(heard, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
             return outcome_of(request, step, heard)
         usec = (time.monotonic_ns() - work.since_ns) // 1000
         outcome = outcome_of_death(request, step, self._tree.loaded().state(step.module), usec)
-        if outcome.result == "crashed":
-            self._crashed.add(step.module)
-        return outcome
+        if outcome.result != "crashed":
+            return outcome
+        self.standing.crash(step.module)
+        lines = crash_lines(self._log.last()) if self._log else ()
+        return replace(outcome, evidence=(("KMODD_KERNEL_LOG", "\n".join(lines)),)) if lines else outcome
 
     def _known(self, request: Request, step: Step) -> Outcome | None:
         """What comes of a step that need not be tried."""
-        self._loaded = self._loaded or self._tree.loaded()
-        if self._loaded.state(step.module) == "live":
-            return Outcome(request, step.module, "live", step.because)
-        if step.module in self._crashed:
+        name = step.module
+        if self.view.loaded().state(name) == "live":
+            return Outcome(request, name, "live", step.because)
+        if name in self.standing.crashed:
             detail = " before, and is not tried again until the next boot"
-            return Outcome(request, step.module, "crashed", step.because, detail=detail)
-        refusal = self._answers.refusal(step.module)
-        if refusal and request.synthetic:
-            detail = f"it has refused with {errno.errorcode[refusal]}"
-            return Outcome(request, step.module, "not_attempted", step.because, errno=refusal, detail=detail)
+            return Outcome(request, name, "crashed", step.because, detail=detail)
+        if self.flights.is_stuck(name):
+            return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
+        if self.standing.is_kept_out(name, request):
+            return telling.not_attempted(request, step, telling.KEPT_OUT)
+        refusal = self._answers.refusal(name)
+        if refusal and request.synthetic and not request.again:
+            detail = f"it has refused with {errno.errorcode.get(refusal, refusal)}"
+            return Outcome(request, name, "not_attempted", step.because, errno=refusal, detail=detail)
         return None
+
+    # -- the clock ---------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what is due: loads that take too long, what others start, what is tried again, a look for drift."""
+        now = time.monotonic()
+        limit = self.view.settings.stuck_after
+        if (look := patience.next_look(self.flights, limit, now)) is not None and look <= now and self._loaders:
+            for each in patience.overdue(self.flights, self._tree.loaded(), limit, self._loaders.ask_stack, now):
+                each.work.let_go = True
+                self.report.outcomes([each.told], self._answers)
+                each.work.job.finish(each.outcome)
+                self._drive(each.work.job)
+        if self.flights.foreign and now >= self._look_at_foreign:
+            self._look_at_foreign = now + LOOK_AT_FOREIGN
+            self._see_what_others_started(now)
+        for request in self._retries.due(now):
+            self.intake.backlog.add(request)
+        if now >= self._reconcile_at:
+            self._reconcile_at = now + self.view.settings.reconcile_every
+            self.intake.replay = self.intake.replay or "drift"
+        if self._memory:
+            self._memory.write(self.standing)
+
+    def _see_what_others_started(self, now: float) -> None:
+        self.view.forget_loaded()
+        for name, foreign in list(self.flights.foreign.items()):
+            state = self.view.loaded().state(name)
+            if state != "coming":
+                del self.flights.foreign[name]
+                if foreign.adopted or foreign.stuck:
+                    self.report.ended_by_others(name, state == "live", now - foreign.since)
+                    self.intake.replay = "all"
+            elif not foreign.stuck and now - foreign.since > self.view.settings.stuck_after:
+                foreign.stuck = True
+                self.report.stuck_by_others(name, now - foreign.since)
+
+    def next_tick(self) -> float | None:
+        """When (time.monotonic) `tick` has something to do; None: never."""
+        now = time.monotonic()
+        times = [self._reconcile_at, patience.next_look(self.flights, self.view.settings.stuck_after, now)]
+        times += [self._retries.next_due(), self._look_at_foreign if self.flights.foreign else None]
+        times.append(self._look_for_loader if self.no_loader else None)
+        return min((each for each in times if each is not None), default=None)
 
     def close(self) -> None:
         """Let the loaders go; one that is in a module's init ends after it."""
-        for lane in self.lanes:
-            with contextlib.suppress(OSError):
-                lane.close()
+        for lane in self.flights.works:
+            lane.close()
+        if self._loaders:
+            self._loaders.close()
+        if self._memory:
+            self._memory.write(self.standing)

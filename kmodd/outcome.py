@@ -24,6 +24,7 @@ _PREFIX = "6c3fd7e0c7e64ed3a8a4f3b0a8a1"
 OVERRUN, ALREADY_THERE, STARTED, RELOADED, BAD_INPUT, NO_TREE, COLDPLUG_DONE, JOURNAL_GAP, NO_LOADER = (
     f"{_PREFIX}{number}" for number in ("f120", "f121", "f122", "f123", "f124", "f125", "f126", "f127", "f128")
 )
+DRIFT, ADOPTED, FIRMWARE, RISKY = (f"{_PREFIX}{number}" for number in ("f129", "f12a", "f12b", "f12c"))
 
 _KINDS: dict[Result, tuple[str, int]] = {
     "loaded": ("f101", INFO),
@@ -67,6 +68,10 @@ _ABOUT_REMOVAL = {
 DRY_RUN = "dry run"
 """Why nothing is attempted in a dry run."""
 
+KEPT_OUT = "somebody removed it while its device was there; it comes back by modprobe or with a new device"
+OVERRIDDEN = "driver_override is set for its device, or a probe holds the device"
+"""Why a look at what is there does not load it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -87,6 +92,8 @@ class Outcome:
     """What else is worth a word: a dependency that failed, a dry run."""
     by_kernel: bool = False
     """failed: the module's own init refused, not its file or an install command."""
+    evidence: tuple[tuple[str, str], ...] = ()
+    """Further journal fields: what the kernel said, where it hangs."""
 
     @property
     def ok(self) -> bool:
@@ -135,6 +142,8 @@ def record(outcome: Outcome) -> Record:
         priority = _KERNEL_SAYS.get(outcome.errno, (priority, ""))[0]
     if outcome.result == "not_attempted" and outcome.errno:
         priority = DEBUG  # it was told when it refused
+    if outcome.result == "not_attempted" and outcome.detail in (KEPT_OUT, OVERRIDDEN):
+        priority = DEBUG  # it is somebody's will
     if outcome.result == "nomatch" and outcome.request.origin in ("boot", "operator"):
         priority = WARNING  # somebody wrote that name down
     request = outcome.request
@@ -158,6 +167,7 @@ def record(outcome: Outcome) -> Record:
         fields += [("KMODD_FILE", outcome.at.file), ("KMODD_LINE", str(outcome.at.line))]
     if outcome.rule:
         fields.append(("KMODD_RULE", outcome.rule))
+    fields += outcome.evidence
     fields += [("KMODD_DEVPATH", device) for device in request.devices]
     if request.device_count > len(request.devices):
         fields.append(("KMODD_DEVICES_COUNT", str(request.device_count)))

@@ -10,6 +10,8 @@ from kmodd.answers import Answers
 from kmodd.errors import Problem
 from kmodd.host.journal import Journal
 from kmodd.outcome import Outcome, Record
+from kmodd.plan import Because, Plan
+from kmodd.request import Request
 
 
 @dataclass(slots=True)
@@ -98,3 +100,29 @@ class Report:
         usec = (time.monotonic_ns() - coldplug.since_ns) // 1000
         message = f"Coldplug is done: {coldplug.devices} devices, {len(coldplug.loaded)} modules loaded, {usec} µs"
         self.tell(Record(telling.COLDPLUG_DONE, telling.INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
+
+    def drift(self, plan: Plan) -> None:
+        """A device was found without a driver although a module matches; it is being loaded."""
+        request = plan.request
+        names = " ".join(goal.module for goal in plan.goals)
+        device = request.devices[0] if request.devices else request.text
+        message = f"Drift: {device} has no driver although {request.text} matches {names}; it is loaded now"
+        fields = (("KMODD_ALIAS", request.text), *(("KMODD_DEVPATH", device) for device in request.devices))
+        self.tell(Record(telling.DRIFT, telling.NOTICE, message, fields))
+
+    def stuck_by_others(self, module: str, seconds: float) -> None:
+        """What somebody else has the kernel start takes too long; nobody waits for it any more."""
+        outcome = Outcome(
+            Request(module, "coldplug"), module, "stuck", Because("asked", module),
+            duration_usec=int(seconds * 1e6), detail="not started by this daemon; it is left alone",
+        )  # fmt: skip
+        self.outcomes([outcome], Answers())
+
+    def ended_by_others(self, module: str, is_live: bool, seconds: float) -> None:
+        """What somebody else had the kernel start has come out."""
+        detail = "begun before kmodd, or by somebody else" if is_live else "it was begun before kmodd or by somebody else"
+        outcome = Outcome(
+            Request(module, "coldplug"), module, "loaded" if is_live else "failed", Because("asked", module),
+            duration_usec=int(seconds * 1e6), detail=detail,
+        )  # fmt: skip
+        self.outcomes([outcome], Answers())

@@ -6,7 +6,7 @@ become one, and resolving at the last moment sees what the plan before has just 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -64,6 +64,15 @@ class Request:
     """Of the device that it is for (`pci`, `usb`); empty: for none."""
     requester: Requester | None = None
     """request: the process that made the kernel ask; None: unknown, which is never a guess."""
+    again: bool = False
+    """It is tried once more: what kept it from coming in may be over."""
+    drift: bool = False
+    """reconcile: it was found by the look at devices without a driver that comes from time to time."""
+
+    @property
+    def waited_for(self) -> bool:
+        """Somebody waits for the answer: it has a lane of its own, and is never one with another."""
+        return self.origin in ("operator", "request")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +147,8 @@ class Backlog:
     """
 
     def __init__(self, limit: int = 65536) -> None:
-        self._waiting: OrderedDict[object, _Waiting] = OrderedDict()
+        self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._limit = limit
-        self._number = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -150,19 +158,12 @@ class Backlog:
         return 2 * len(self._waiting) > self._limit
 
     def add(self, request: Request) -> bool:
-        """Queue `request`, or join it to an equal one. False: no room.
-
-        Who waits for an answer of his own (an operator, the kernel) is never joined to another.
-        """
-        key: object = request.text
-        if request.origin in ("operator", "request"):
-            self._number += 1
-            key = self._number
-        entry = self._waiting.get(key)
+        """Queue `request`, or join it to an equal one. False: no room."""
+        entry = self._waiting.get(request.text)
         if entry is None:
             if len(self._waiting) >= self._limit:
                 return False
-            entry = self._waiting[key] = _Waiting(request, {})
+            entry = self._waiting[request.text] = _Waiting(request, {})
         elif entry.request.synthetic and not request.synthetic:
             entry.request = request
         entry.uncounted += max(0, request.device_count - len(request.devices))
@@ -176,8 +177,8 @@ class Backlog:
     def put_back(self, request: Request) -> None:
         """The one that was taken last is not to be had yet: it comes first again."""
         self.add(request)
-        key = request.text if request.text in self._waiting else next(reversed(self._waiting))
-        self._waiting.move_to_end(key, last=False)
+        if request.text in self._waiting:
+            self._waiting.move_to_end(request.text, last=False)
 
     def take(self) -> Request | None:
         """The one that has waited longest, for all devices that joined it; None: nothing waits."""
@@ -186,3 +187,42 @@ class Backlog:
         _, entry = self._waiting.popitem(last=False)
         devices = tuple(islice(entry.devices, MAX_DEVICES))
         return replace(entry.request, devices=devices, device_count=len(entry.devices) + entry.uncounted)
+
+
+class Turns:
+    """Requests that somebody waits for. Who asks often waits for his own: one user after the other has his turn."""
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
+        self._waiting: OrderedDict[object, deque[Request]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, request: Request, *, first: bool = False) -> bool:
+        """Queue it behind its requester's others; `first`: it was taken already and comes before all. False: no room."""
+        if self._count >= self._limit:
+            return False
+        asker = request.requester.uid if request.requester else request.origin
+        queue = self._waiting.setdefault(asker, deque())
+        if first:
+            queue.appendleft(request)
+            self._waiting.move_to_end(asker, last=False)
+        else:
+            queue.append(request)
+        self._count += 1
+        return True
+
+    def take(self) -> Request | None:
+        """The next one; its requester's turn comes again when all others had theirs."""
+        if not self._waiting:
+            return None
+        asker, queue = next(iter(self._waiting.items()))
+        request = queue.popleft()
+        self._count -= 1
+        if queue:
+            self._waiting.move_to_end(asker)
+        else:
+            del self._waiting[asker]
+        return request

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kmodd.host.loader import MAX_STEP, Call, Reply, decode_reply, encode_call
 
@@ -37,7 +37,7 @@ class Lane:
     connection: socket.socket
     pid: int = 0
     """0 until the loader has said it; the peer's credentials would name systemd."""
-    busy: bool = field(default=False)
+    busy: bool = False
 
     def fileno(self) -> int:
         """For select."""
@@ -51,6 +51,11 @@ class Lane:
             return False
         self.busy = True
         return True
+
+    def read_ahead(self, path: str) -> None:
+        """Have this file in memory by the time it is its turn; raises nothing, nothing comes of it."""
+        with contextlib.suppress(OSError, ValueError):
+            self.connection.send(encode_call(ReadAheadCall(path)))
 
     def receive(self) -> Reply | Died | None:
         """What came from the loader; None: nothing that ends a call (its greeting, or no datagram yet)."""
@@ -110,41 +115,63 @@ def _spawn_loader(theirs: socket.socket) -> None:
     )  # fmt: skip
 
 
-class Loaders:
-    """The loaders at hand: one that works, and a spare for the moment it is lost.
+MOST_IDLE = 2
+"""Loaders that are kept though nothing is to be done; the others of a burst are let go."""
 
-    Under systemd a new loader needs the time of a Python start; with a spare the line goes on at once.
+
+class Loaders:
+    """The loaders that are at hand: started, connected, and not at work.
+
+    Under systemd a new loader needs the time of a Python start; with one in reserve a request from inside a module's
+    init, and the line after a crash, go on at once.
     """
 
     def __init__(self, *, spawn: bool) -> None:
         self._spawn = spawn
         self._not_before = 0.0
-        self.spare: Lane | None = None
-        """Connected, started, and not at work."""
+        self.idle: list[Lane] = []
 
     def get(self) -> Lane:
-        """The spare, or a new one. Raises OSError where there is no way to a loader."""
-        lane, self.spare = self.spare, None
-        return lane or open_lane(spawn=self._spawn)
+        """One at hand, or a new one. Raises OSError where there is no way to a loader."""
+        return self.idle.pop() if self.idle else self.open()
 
-    def keep_spare(self) -> Lane | None:
-        """Have a spare. The answer is the new one, to be watched; None: there was one, or none can be had now."""
-        if self.spare is not None or time.monotonic() < self._not_before:
-            return None
-        try:
-            self.spare = open_lane(spawn=self._spawn)
-        except OSError:
-            return None
-        return self.spare
+    def open(self) -> Lane:
+        """A new one. Raises OSError."""
+        return open_lane(spawn=self._spawn)
+
+    def ask_stack(self, pid: int) -> StackQuestion | None:
+        """Ask where the kernel has this loader; None: nobody can tell."""
+        with contextlib.suppress(OSError):
+            return StackQuestion(pid, self._spawner)
+        return None
+
+    def give_back(self, lane: Lane) -> None:
+        """It has done its work."""
+        if len(self.idle) < MOST_IDLE:
+            self.idle.append(lane)
+        else:
+            lane.close()
+
+    def keep_spare(self) -> None:
+        """Have one at hand, if one can be had now."""
+        if self.idle or time.monotonic() < self._not_before:
+            return
+        with contextlib.suppress(OSError):
+            self.idle.append(self.open())
 
     def lost(self, lane: Lane) -> None:
         """This loader is gone."""
-        if lane is self.spare:
-            self.spare = None
+        if lane in self.idle:
+            self.idle.remove(lane)
         if not lane.pid:
             # It never said a word: the next one will hardly do better, and must not be started without end.
             self._not_before = time.monotonic() + STILLBORN_PAUSE
         lane.close()
+
+    def close(self) -> None:
+        """Let those at hand go."""
+        while self.idle:
+            self.idle.pop().close()
 
 
 def reap() -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
+import signal
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kmodd import uevent
@@ -122,13 +125,17 @@ def _not_the_kernels(sender: tuple[int, int], ancillary: list[tuple[int, int, by
     return "no sender's credentials with it"
 
 
-def replay(root: str) -> Iterator[Uevent]:
+def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
     """What the devices that are there now would have said: one synthetic `add` for each that has a `modalias` file.
+
+    `unbound`: only those without a driver.
 
     Every device that sends events stands below /sys/bus/*/devices, /sys/class or /sys/devices/system. All lines of
     the file count: some ACPI devices have two. In the order of the paths, so a parent comes before its children.
     """
     for devpath, subsystem in sorted(_devices(root)):
+        if unbound and os.path.islink(f"{root}/sys{devpath}/driver"):
+            continue
         try:
             with open(f"{root}/sys{devpath}/modalias", "rb") as file:
                 aliases = file.read().decode("utf-8", "surrogateescape").split("\n")
@@ -160,6 +167,41 @@ def speak(root: str) -> list[OSError]:
         except OSError as error:
             errors.append(error)
     return errors
+
+
+OVERRIDE_LIMIT = 0.5
+"""Seconds for reading `driver_override` files."""
+
+
+def overridden(root: str, devpaths: Iterable[str]) -> set[str]:
+    """Those of some devices whose `driver_override` is set, or cannot be read now: then a probe holds the device.
+
+    Reading it takes the device's lock, for as long as a probe lasts, and cannot be killed: a child reads.
+    """
+    paths = [path for path in devpaths if os.path.exists(f"{root}/sys{path}/driver_override")]
+    if not paths:
+        return set()
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(OSError):
+            for number, path in enumerate(paths):
+                with open(f"{root}/sys{path}/driver_override", "rb") as file:
+                    free = file.read().strip() in (b"", b"(null)")
+                os.write(theirs, b"%d %d\n" % (number, free))
+        os._exit(0)
+    os.close(theirs)
+    said = b""
+    deadline = time.monotonic() + OVERRIDE_LIMIT
+    with open(ours, "rb", buffering=0) as file:
+        while (left := deadline - time.monotonic()) > 0 and select.select([file], [], [], left)[0]:
+            if not (more := file.read(4096)):
+                break
+            said += more
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    free = {int(line.split()[0]) for line in said.splitlines() if line.endswith(b" 1")}
+    return {path for number, path in enumerate(paths) if number not in free}
 
 
 def _devices(root: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,41 @@
+"""`Standing` below /run, where the next boot does not find it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from kmodd import standing
+from kmodd.standing import Standing
+
+STANDING = "/run/kmodd/standing"
+
+
+class StandingFile:
+    """Reads it once, writes it whenever it changed."""
+
+    def __init__(self, path: str = STANDING) -> None:
+        self._path = path
+        self._written = ""
+
+    def read(self) -> Standing:
+        """What an earlier daemon of this boot left; nothing where there is none, or where it makes no sense."""
+        try:
+            with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
+                text = file.read()
+            found = standing.of_text(text)
+        except (OSError, ValueError):
+            return Standing()
+        self._written = text
+        return found
+
+    def write(self, now: Standing) -> None:
+        """Replace the file, if anything changed; where it cannot be written, the next daemon knows less."""
+        text = now.to_text()
+        if text == self._written:
+            return
+        with contextlib.suppress(OSError):
+            with open(f"{self._path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(text)
+            os.rename(f"{self._path}.new", self._path)
+            self._written = text

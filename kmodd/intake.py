@@ -1,0 +1,104 @@
+"""What comes in and waits: events, the boot list, orders. An `Intake`.
+
+Devices wait in the backlog, where equal wishes are one; whoever waits for an answer has his turn among his like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+from kmodd import outcome as telling
+from kmodd.answers import Answers
+from kmodd.boot_list import BootList
+from kmodd.outcome import Record
+from kmodd.report import Report
+from kmodd.request import Backlog, Origin, Request, Turns, wanted
+from kmodd.standing import Standing
+from kmodd.uevent import Uevent
+from kmodd.view import View
+
+Replay = Literal["", "all", "drift"]
+"""What of sysfs is to be looked at again: nothing, every device, those without a driver."""
+
+
+class Intake:
+    """All that nobody has begun with."""
+
+    def __init__(self, report: Report, view: View, standing: Standing, answers: Answers) -> None:
+        self._report = report
+        self._view = view
+        self._standing = standing
+        self._answers = answers
+        self.backlog = Backlog()
+        self.turns = Turns()
+        self.replay: Replay = ""
+        self.boot_left = 0
+        """So many of the boot list are not answered yet."""
+        self._boot_names: set[str] = set()
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self.backlog) + len(self.turns)
+
+    def take(self, event: Uevent, origin: Origin, *, drift: bool = False) -> None:
+        """An event: what it makes us want waits from now on. `drift`: it is one of a look for missing drivers."""
+        self._report.counters.events += origin == "uevent"
+        if event.subsystem == "module":
+            self._module_came_or_went(event)
+        elif event.action == "remove":
+            self._standing.leave(event.devpath)
+        for request in wanted(event, origin):
+            if not self.backlog.add(replace(request, drift=True) if drift else request):
+                self.replay = "all"
+
+    def _module_came_or_went(self, event: Uevent) -> None:
+        self._view.forget_loaded()
+        if event.action == "add" and not event.synthetic:
+            self._standing.load(event.sysname)
+        elif event.action == "remove":
+            self._standing.remove(event.sysname)
+            self._answers.forget_modules()
+
+    def coldplug(self, events: Iterable[Uevent]) -> None:
+        """The devices that were there before us. Each alias is answered; the end of it is told once."""
+        self._report.begin_coldplug()
+        self.replay = ""
+        for event in events:
+            self._report.coldplug_device()
+            self.take(event, "coldplug")
+
+    def boot(self, listed: BootList) -> None:
+        """What is listed to be loaded at boot: taken like any other request, told like any other; each name once."""
+        for problem in listed.problems:
+            self._report.complain(problem)
+        for module in listed.modules:
+            if module.name not in self._boot_names:
+                self._boot_names.add(module.name)
+                self.boot_left += self.backlog.add(Request(module.name, "boot", at=module.at))
+
+    def order(self, request: Request) -> bool:
+        """A request that somebody waits for. False: no room."""
+        return self.turns.add(request)
+
+    def events_were_lost(self) -> None:
+        """What we know of the kernel's modules may be old, and devices may have come: sysfs is to be replayed."""
+        self._report.counters.overruns += 1
+        self.replay = "all"
+        self._view.forget_loaded()
+        self._answers.forget_modules()
+        message = "The kernel dropped events: all devices are looked at again"
+        self._report.tell(Record(telling.OVERRUN, telling.WARNING, message))
+
+    def takes_replay(self) -> Replay:
+        """What of sysfs is to be replayed now: events were lost, the index changed, it is time. Asking resets it."""
+        due = self.replay_is_due
+        if due:
+            self.replay = ""
+        return due
+
+    @property
+    def replay_is_due(self) -> Replay:
+        """What `takes_replay` would say."""
+        return "" if self.backlog.is_full() else self.replay

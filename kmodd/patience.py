@@ -1,0 +1,117 @@
+"""How long a load may take before its lane goes on without it: `overdue` tells which have taken too long, and why.
+
+Nothing is killed. Two things keep a load from coming back: the module's init, or, once the module is live, work that
+some driver has the kernel do on the side (kernel/async.c): every load waits for that at its end, whatever module it is of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kmodd.flights import Flights, Work
+from kmodd.host.stack import StackQuestion
+from kmodd.outcome import Outcome
+from kmodd.plan import Insmod
+from kmodd.procfs import Loaded
+
+ANSWER_LIMIT = 3.0
+"""Seconds in which we want to hear where the kernel hangs; the record does not wait longer."""
+
+BEHIND_A_STALL = 1.0
+"""Seconds that a load gets whose module is live, where another is known to wait for work on the side."""
+
+_ASYNC = "the module is live, but the kernel waits for work that some driver does on the side, and so does every load after it"
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """One load that its job waits for no longer."""
+
+    work: Work
+    told: Outcome
+    """The record of it."""
+    outcome: Outcome
+    """What the job goes on with."""
+
+
+def overdue(flights: Flights, loaded: Loaded, limit: float, ask: Callable[[int], StackQuestion | None], now: float) -> list[Overdue]:
+    """The loads that have just become so. `limit`: seconds; `ask` opens a question for the stack of a process."""
+    found = []
+    stalled = next((work.module for work in flights.works.values() if work.let_go and _is_live(work, loaded)), "")
+    for work in flights.busy():
+        live = _is_live(work, loaded)
+        if live and stalled and work.seconds() > BEHIND_A_STALL:
+            found.append(_stall(work, f"{_ASYNC}: {stalled} was the first"))
+        elif work.seconds() > limit and _asked(work, ask, now):
+            found.append(_stall(work, _ASYNC) if live else _hang(work))
+            stalled = stalled or (work.module if live else "")
+    return found
+
+
+def next_look(flights: Flights, limit: float, now: float) -> float | None:
+    """When (time.monotonic) `overdue` is worth calling; None: nothing is in flight."""
+    times = []
+    stalled = any(work.let_go for work in flights.works.values())
+    for work in flights.busy():
+        patience = BEHIND_A_STALL if stalled and work.seconds() < BEHIND_A_STALL else limit
+        times.append(work.answer_by if work.answer_by is not None else now + patience - work.seconds() + 0.01)
+    return min(times, default=None)
+
+
+def heard_stack(work: Work) -> None:
+    """The kernel's answer may be there: where it is whole, the question is over."""
+    if work.question is None:
+        return
+    answer = work.question.answer()
+    if answer is not None:
+        work.stack, work.answer_by = answer, 0.0
+        drop_question(work)
+
+
+def drop_question(work: Work) -> None:
+    """Ask no longer."""
+    if work.question is not None:
+        with contextlib.suppress(OSError):
+            work.question.close()
+        work.question = None
+
+
+def _asked(work: Work, ask: Callable[[int], StackQuestion | None], now: float) -> bool:
+    """The kernel was asked where it hangs, and has answered or will not."""
+    if work.answer_by is None:
+        work.question = ask(work.lane.pid) if work.lane.pid else None
+        work.answer_by = now + ANSWER_LIMIT if work.question else 0.0
+    if now < work.answer_by:
+        return False
+    drop_question(work)
+    return True
+
+
+def _is_live(work: Work, loaded: Loaded) -> bool:
+    return isinstance(work.step, Insmod) and loaded.state(work.module) == "live"
+
+
+def _hang(work: Work) -> Overdue:
+    evidence = (("KMODD_STACK", "\n".join(work.stack)),) if work.stack else ()
+    where = f", in {work.stack[0].split()[-1]}" if work.stack else ""
+    outcome = Outcome(
+        work.job.plan.request, work.module, "stuck", work.step.because, _path(work),
+        duration_usec=int(work.seconds() * 1e6), detail=f"it is left alone{where}; the others go on", evidence=evidence,
+    )  # fmt: skip
+    return Overdue(work, outcome, outcome)
+
+
+def _stall(work: Work, why: str) -> Overdue:
+    evidence = (("KMODD_STACK", "\n".join(work.stack)),) if work.stack else ()
+    request, usec = work.job.plan.request, int(work.seconds() * 1e6)
+    because, path = work.step.because, _path(work)
+    told = Outcome(
+        request, work.module, "stuck", because, path, duration_usec=usec, detail=why, evidence=evidence
+    )
+    return Overdue(work, told, Outcome(request, work.module, "loaded", because, path, duration_usec=usec))
+
+
+def _path(work: Work) -> str:
+    return work.step.path if isinstance(work.step, Insmod) else ""

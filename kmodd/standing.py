@@ -1,0 +1,78 @@
+"""How modules stand that are not simply there or not: crashed until the next boot, or removed by somebody.
+
+`Standing` outlives the daemon as a text below /run: a new daemon must neither hand a crashed module to the kernel,
+where its load would block for ever, nor bring back what an operator took out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kmodd.request import Request
+
+MOST = 4096
+"""So many modules are remembered; there are not that many in any machine's use."""
+MOST_DEVICES = 64
+"""Devices that are remembered for each."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """What is known of such modules."""
+
+    crashed: set[str] = field(default_factory=set)
+    """The kernel keeps these names in state coming: to load one again would block for ever."""
+    removed: dict[str, set[str]] = field(default_factory=dict)
+    """Name → devices that had asked for it by then: for these it is not brought back unasked."""
+    _asked: dict[str, set[str]] = field(default_factory=dict)
+    """Name → devices that have asked for it."""
+
+    def asks(self, module: str, devices: Iterable[str]) -> None:
+        """These devices are a cause to have it loaded."""
+        if module in self._asked or len(self._asked) < MOST:
+            known = self._asked.setdefault(module, set())
+            for device in devices:
+                if len(known) < MOST_DEVICES:
+                    known.add(device)
+
+    def crash(self, module: str) -> None:
+        """Its init took its loader along."""
+        self.crashed.add(module)
+
+    def remove(self, module: str) -> None:
+        """Somebody removed it."""
+        if module in self._asked:
+            self.removed[module] = set(self._asked[module])
+
+    def load(self, module: str) -> None:
+        """It is there again."""
+        self.removed.pop(module, None)
+
+    def leave(self, device: str) -> None:
+        """This device has gone: the next one at its place is new."""
+        for known in (*self._asked.values(), *self.removed.values()):
+            known.discard(device)
+
+    def is_kept_out(self, module: str, request: Request) -> bool:
+        """Somebody removed it while its device was there: a look at what is there does not bring it back."""
+        if request.origin not in ("reconcile", "coldplug"):
+            return False
+        return not self.removed.get(module, set()).isdisjoint(request.devices)
+
+    def to_text(self) -> str:
+        """For `of_text`."""
+        removed = {name: sorted(devices) for name, devices in sorted(self.removed.items())}
+        return json.dumps({"crashed": sorted(self.crashed), "removed": removed})
+
+
+def of_text(text: str) -> Standing:
+    """What `Standing.to_text` gave. Raises ValueError for anything else."""
+    words = json.loads(text)
+    try:
+        crashed = {str(name) for name in words["crashed"]}
+        removed = {str(name): set(map(str, devices)) for name, devices in words["removed"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a standing: {error!r}") from None
+    return Standing(crashed, removed)

@@ -1,0 +1,105 @@
+"""What the line knows of the machine: settings, indexes and configuration, and what the kernel holds. A `View`.
+
+All of it is memory of files, read again when they change: all of the new or all of the old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kmodd import outcome as telling
+from kmodd.errors import NoTree, Problem
+from kmodd.flights import AnyJob
+from kmodd.host.settings import read_settings
+from kmodd.host.tree import Tree, TreeSnapshot
+from kmodd.job import Job
+from kmodd.kmodd_conf import Settings
+from kmodd.modprobe_d import DROP_IN, Beyond
+from kmodd.outcome import Record
+from kmodd.plan import Plan
+from kmodd.procfs import Loaded
+from kmodd.removal import RemovalJob, plan_removal
+from kmodd.report import Report
+from kmodd.request import Request
+from kmodd.resolve import manner_of, resolve
+
+
+class View:
+    """Reads when it is told to, or asked whether anything changed."""
+
+    def __init__(self, tree: Tree, report: Report) -> None:
+        self.tree = tree
+        self._report = report
+        self.settings = Settings()
+        self._is_first = True
+        self.snapshot: TreeSnapshot | None = None
+        self.no_tree = ""
+        """Why there is no snapshot of now; empty: there is one."""
+        self.watched = False
+        """Somebody says when a file may have changed; else each look asks the files."""
+        self._loaded: Loaded | None = None
+
+    def reload(self) -> tuple[Sequence[Problem], bool]:
+        """Read everything again. The answer: lines without use, and whether anything is different now."""
+        settings, problems = self._new_settings()
+        before = self.tree.beyond, self.tree.notice_edits
+        self.tree.beyond, self.tree.notice_edits = settings.beyond, settings.notice_edits
+        try:
+            snapshot = self.tree.snapshot()
+        except NoTree as error:
+            self.tree.beyond, self.tree.notice_edits = before
+            if not self.no_tree:
+                self._report.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
+            self.no_tree = str(error)
+            return (), False
+        changed = bool(self.no_tree) or self.snapshot is None or self.snapshot.marks != snapshot.marks
+        changed = changed or before != (settings.beyond, settings.notice_edits)
+        self.no_tree = ""
+        self.snapshot, self.settings, self._is_first = snapshot, settings, False
+        problems = (*problems, *snapshot.problems)
+        for problem in problems:
+            self._report.complain(problem)
+        return problems, changed
+
+    def _new_settings(self) -> tuple[Settings, tuple[Problem, ...]]:
+        """kmodd.conf as it is now; where it is broken and there are earlier settings, these."""
+        settings = read_settings(self.tree.root)
+        if settings.broken and not self._is_first:
+            message = "kmodd.conf cannot be used as it is: all earlier settings stay in force"
+            self._report.tell(Record(telling.BAD_INPUT, telling.ERR, message))
+            return self.settings, settings.problems
+        return settings, settings.problems
+
+    def is_current(self) -> bool:
+        """Nothing has changed on disk since it was read: a stat of each file and directory."""
+        return self.snapshot is not None and not self.no_tree and self.tree.is_current(self.snapshot)
+
+    @property
+    def beyond(self) -> Beyond:
+        """What of the configuration goes beyond kmod."""
+        return self.snapshot.config.beyond if self.snapshot else DROP_IN
+
+    def loaded(self) -> Loaded:
+        """What the kernel holds, as of the last look; `forget_loaded` makes the next one look again."""
+        if self._loaded is None:
+            self._loaded = self.tree.loaded()
+        return self._loaded
+
+    def forget_loaded(self) -> None:
+        """Something was loaded or removed."""
+        self._loaded = None
+
+    def plan(self, request: Request) -> Plan:
+        """What would be done for `request` now. Raises NoTree."""
+        if self.snapshot is None:
+            raise NoTree(self.no_tree)
+        return resolve(request, self.snapshot, self.loaded(), manner_of(request.origin), self.tree.present)
+
+    def job(self, request: Request) -> AnyJob:
+        """What is to be done for `request` now, not yet begun. Raises NoTree."""
+        if request.removing is None:
+            return Job(self.plan(request))
+        if self.snapshot is None:
+            raise NoTree(self.no_tree)
+        plan = plan_removal(request, self.snapshot, self.tree.loaded(), self.tree.present)
+        return RemovalJob(plan, self.tree.loaded)
