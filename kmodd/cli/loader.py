@@ -14,18 +14,21 @@ _FIRST_PASSED_FD = 3
 """sd_listen_fds(3): the first descriptor that systemd passes."""
 
 _USAGE = """\
-kmodd loader: expected one connection passed by systemd, or --fd N; then as often as needed
+kmodd loader: expected one connection passed by systemd, or --fd N, or --spawner N; then as often as needed
   --tree DIR  take module files from below DIR, in place of the usual trees
   --conf DIR  take install and remove commands from files in DIR, in place of the usual directories
   --sys DIR   in place of /sys"""
 
 
 def main(argv: list[str]) -> int:
-    """Serve the connection of `--fd N`, or the one systemd passed. Exit 0 at its end, 2 for wrong usage."""
-    given: dict[str, list[str]] = {"--fd": [], "--tree": [], "--conf": [], "--sys": []}
+    """Serve the connection of `--fd N`, or the one systemd passed; or make loaders for that of `--spawner N`.
+
+    Exit 0 at its end, 2 for wrong usage.
+    """
+    given: dict[str, list[str]] = {"--fd": [], "--spawner": [], "--tree": [], "--conf": [], "--sys": []}
     for option, value in zip(argv[::2], argv[1::2], strict=False):
         given.get(option, []).append(value)
-    fd = _connection(given["--fd"])
+    fd = _connection([*given["--fd"], *given["--spawner"]])
     if fd is None or len(argv) != 2 * sum(map(len, given.values())):
         print(_USAGE, file=sys.stderr)
         return 2
@@ -35,7 +38,12 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     with socket.socket(fileno=fd) as connection:
         os.set_inheritable(fd, False)
-        loader.serve(connection, LinuxKernel(), trusted)
+        if given["--spawner"]:
+            from kmodd.host import spawner  # only here: a loader of systemd's need not have it
+
+            spawner.run(connection, LinuxKernel(), trusted)
+        else:
+            loader.serve(connection, LinuxKernel(), trusted)
     return 0
 
 

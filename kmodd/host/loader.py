@@ -116,7 +116,7 @@ def decode_reply(datagram: bytes) -> Reply:
 
 def serve(connection: socket.socket, kernel: Kernel, trusted: Trusted) -> None:
     """Carry out steps until the peer closes the connection."""
-    _name_process()
+    name_process("kmodd-loader")
     try:
         connection.send(json.dumps({"pid": os.getpid()}).encode())
         while datagram := connection.recv(MAX_STEP):
@@ -198,7 +198,7 @@ def _run_command_at(call: CommandCall, trusted: Trusted) -> tuple[Stage, str]:
     return "command", f"{kind} command of {call.at} exited with status {status}" if status else ""
 
 
-def _name_process() -> None:
-    """Be `kmodd-loader` in ps and in the kernel's trace of module loads."""
+def name_process(name: str) -> None:
+    """Be called so in ps and in the kernel's trace of module loads; at most 15 bytes."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
-        file.write("kmodd-loader")
+        file.write(name)
