@@ -29,6 +29,7 @@ settings.load_profile("kmodd")
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the run's one seed, or take it from KMODD_SEED; hypothesis gets the same."""
+    os.umask(0o022)  # a loader takes no file that a group can write, and some users' files are so
     seed = int(os.environ.get("KMODD_SEED") or random.SystemRandom().randrange(2**32))
     config.stash[SEED] = seed
     if config.getoption("hypothesis_seed", None) is None:

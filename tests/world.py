@@ -13,6 +13,7 @@ from kmodd.host import loader
 from kmodd.host.kernel import Kernel
 from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.tree import Tree
+from kmodd.host.trusted import Trusted
 from kmodd.line import AnyJob, Line
 from tests.fakes import FakeKernel, ListJournal, Oops
 
@@ -22,9 +23,11 @@ RELEASE = "6.1.0-test"
 class ThreadLoaders(Loaders):
     """Loaders in threads of this process: the same protocol, another kernel."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, root: Path) -> None:
+        """`root`: of the machine, whose usual places the loaders trust."""
         super().__init__(spawn=True)
         self.kernel = kernel
+        self.trusted = Trusted.below(str(root))
         self.threads: list[threading.Thread] = []
 
     def get(self) -> Lane:
@@ -37,7 +40,7 @@ class ThreadLoaders(Loaders):
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(Oops):
-            loader.serve(connection, self.kernel)
+            loader.serve(connection, self.kernel, self.trusted)
 
 
 class World:
@@ -55,7 +58,7 @@ class World:
             (self.modules / f"{name}.ko").write_bytes(b"\x7fELF")
         self.kernel = FakeKernel()
         self.journal = ListJournal()
-        self.loaders = ThreadLoaders(self.kernel)
+        self.loaders = ThreadLoaders(self.kernel, root)
         self.line = Line(Tree(root=str(root), release=RELEASE), self.journal, self.loaders)
 
     def index(self, deps: list[str], aliases: list[str]) -> None:

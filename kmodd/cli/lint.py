@@ -7,7 +7,8 @@ import os
 import sys
 
 from kmodd.errors import NoTree
-from kmodd.host.tree import CONFIG_DIRS, Tree
+from kmodd.host.places import CONFIG_DIRS
+from kmodd.host.tree import Tree
 from kmodd.lint import lint, shadowed
 
 

@@ -8,22 +8,48 @@ import sys
 
 from kmodd.host import loader
 from kmodd.host.kernel import LinuxKernel
+from kmodd.host.trusted import Trusted
 
 _FIRST_PASSED_FD = 3
 """sd_listen_fds(3): the first descriptor that systemd passes."""
 
+_USAGE = """\
+kmodd loader: expected one connection passed by systemd, or --fd N, or --spawner N; then as often as needed
+  --tree DIR  take module files from below DIR, in place of the usual trees
+  --conf DIR  take install and remove commands from files in DIR, in place of the usual directories
+  --sys DIR   in place of /sys"""
+
 
 def main(argv: list[str]) -> int:
-    """Serve the connection of `--fd N`, or the one systemd passed. Exit 0 at its end, 2 for wrong usage."""
-    match argv:
-        case ["--fd", number] if number.isdigit():
-            fd = int(number)
-        case [] if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
-            fd = _FIRST_PASSED_FD
-        case _:
-            print("kmodd loader: expected --fd N, or one connection passed by systemd", file=sys.stderr)
-            return 2
+    """Serve the connection of `--fd N`, or the one systemd passed; or make loaders for that of `--spawner N`.
+
+    Exit 0 at its end, 2 for wrong usage.
+    """
+    given: dict[str, list[str]] = {"--fd": [], "--spawner": [], "--tree": [], "--conf": [], "--sys": []}
+    for option, value in zip(argv[::2], argv[1::2], strict=False):
+        given.get(option, []).append(value)
+    fd = _connection([*given["--fd"], *given["--spawner"]])
+    if fd is None or len(argv) != 2 * sum(map(len, given.values())):
+        print(_USAGE, file=sys.stderr)
+        return 2
+    usual = Trusted()
+    trusted = Trusted(
+        tuple(given["--tree"]) or usual.trees, tuple(given["--conf"]) or usual.conf, *given["--sys"][-1:]
+    )  # fmt: skip
     with socket.socket(fileno=fd) as connection:
         os.set_inheritable(fd, False)
-        loader.serve(connection, LinuxKernel())
+        if given["--spawner"]:
+            from kmodd.host import spawner  # only here: a loader of systemd's need not have it
+
+            spawner.run(connection, LinuxKernel(), trusted)
+        else:
+            loader.serve(connection, LinuxKernel(), trusted)
     return 0
+
+
+def _connection(numbers: list[str]) -> int | None:
+    """The descriptor to serve; None where there is none."""
+    if numbers:
+        return int(numbers[-1]) if numbers[-1].isdigit() else None
+    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1"
+    return _FIRST_PASSED_FD if is_ours else None

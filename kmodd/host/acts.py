@@ -46,7 +46,26 @@ class CommandCall:
     options: str
 
 
-Call = InsmodCall | RmmodCall | CommandCall
+@dataclass(frozen=True, slots=True)
+class ReadAheadCall:
+    """Have the disk read this module file before it is needed. There is no reply."""
+
+    path: str
+    """As it is to be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeCall:
+    """Have the kernel look for a driver for this device again (Documentation/ABI/testing/sysfs-bus, drivers_probe)."""
+
+    bus: str
+    """A directory of /sys/bus."""
+    device: str
+    """A name in its `devices`."""
+
+
+Call = InsmodCall | RmmodCall | CommandCall | ReadAheadCall | ProbeCall
+"""What a loader can be told. Each is answered by one Reply, but ReadAheadCall."""
 
 
 LOADER_MARK = "KMODD_LOADER"
@@ -70,16 +89,19 @@ class Reply:
     detail: str = ""
 
 
-def open_module(path: str, flags: int = 0) -> Callable[[Kernel, str], None]:
+def open_module(
+    path: str, flags: int = 0, opener: Callable[[str, int], int] | None = None
+) -> Callable[[Kernel, str], None]:
     """Open the module file `path`; the answer hands it to a kernel with options, once.
 
     `flags`: IGNORE_MODVERSIONS, IGNORE_VERMAGIC; they reach the kernel by finit_module alone.
+    `opener`: what opens it in place of open(2); it is opened once.
 
     A compressed file goes to the kernel as it is where `/sys/module/compression` names its format, else it is
     unpacked here for init_module; so it is too where the kernel has no finit_module (kmod, libkmod-module.c).
     Raises OSError with the errno of opening, or EINVAL, ENOSYS for what cannot be unpacked.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=opener) as file:
         head = file.read(6)
         format_name = next((name for magic, name in _MAGIC if head.startswith(magic)), "")
         if format_name and format_name != _kernel_unpacks():
@@ -94,7 +116,8 @@ def open_module(path: str, flags: int = 0) -> Callable[[Kernel, str], None]:
         except OSError as error:
             if error.errno != errno.ENOSYS:
                 raise
-            with open(path, "rb") as again:
+            os.lseek(fd, 0, os.SEEK_SET)
+            with open(fd, "rb", closefd=False) as again:
                 data = again.read()
             kernel.init_module(unpack(data, format_name) if format_name else data, options)
         finally:

@@ -2,9 +2,10 @@
 
 It serves one connected SOCK_SEQPACKET socket; a datagram is one JSON object. It starts with
 `{"pid": N}`; then each step is answered by
-`{"errno": N, "stage": "…", "usec": N, "detail": "…"}`. It never plans
-and never listens to the kernel. When its peer is gone it ends, but not inside a module's init:
-signals are blocked there, because a killed init leaves hardware half set (kernel-proofs, section 3).
+`{"errno": N, "stage": "…", "usec": N, "detail": "…"}`, but for a file to be read ahead. It never plans
+and never listens to the kernel. What it is told names files; it takes only those of `Trusted`. When its peer is gone
+it ends, but not inside a module's init: signals are blocked there, because a killed init leaves hardware half set
+(kernel-proofs, section 3).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import time
+from typing import assert_never
 
 from kmodd import modprobe_d
 from kmodd.errors import Where
@@ -24,6 +27,8 @@ from kmodd.host.acts import (
     Call,
     CommandCall,
     InsmodCall,
+    ProbeCall,
+    ReadAheadCall,
     Reply,
     RmmodCall,
     Stage,
@@ -31,11 +36,17 @@ from kmodd.host.acts import (
     run_command,
 )
 from kmodd.host.kernel import Kernel
+from kmodd.host.trusted import Trusted
 
-__all__ = ["MAX_STEP", "Call", "CommandCall", "InsmodCall", "Reply", "RmmodCall", "open_module", "serve"]
+__all__ = ["MAX_STEP", "Call", "CommandCall", "InsmodCall", "ProbeCall", "ReadAheadCall", "Reply", "RmmodCall", "serve"]
 
 MAX_STEP = 65536
 """Bytes of one datagram, either way."""
+
+_BUS = re.compile(r"(?!\.\.?$)[A-Za-z0-9._:+-]{1,255}", re.ASCII)
+"""A directory of /sys/bus."""
+_DEVICE = re.compile(r"(?!\.\.?$)[ !-.0-~]{1,255}", re.ASCII)
+"""A device's name: printable, without a slash. "Fixed MDIO bus.0" is one, and so is "soc@0:ports,1"."""
 
 
 def encode_call(call: Call) -> bytes:
@@ -51,6 +62,10 @@ def encode_call(call: Call) -> bytes:
                 "do": "install", "module": module, "file": at.file, "line": str(at.line), "real": real_file,
                 "options": options,
             }  # fmt: skip
+        case ReadAheadCall(path):
+            words = {"do": "read", "path": path}
+        case ProbeCall(bus, device):
+            words = {"do": "probe", "bus": bus, "device": device}
     datagram = json.dumps(words).encode()
     if len(datagram) > MAX_STEP:
         raise ValueError(f"a step of {len(datagram)} bytes; at most {MAX_STEP}")
@@ -71,6 +86,12 @@ def decode_call(datagram: bytes) -> Call:
             case "install":
                 at = Where(words["file"], int(words["line"]))
                 return CommandCall(words["module"], at, words["real"], words["options"])
+            case "read":
+                return ReadAheadCall(words["path"])
+            case "probe":
+                if not _BUS.fullmatch(words["bus"]) or not _DEVICE.fullmatch(words["device"]):
+                    raise ValueError(f"{words['device']!r} on {words['bus']!r} is no name of a device on a bus")
+                return ProbeCall(words["bus"], words["device"])
             case unknown:
                 raise ValueError(f"cannot do {unknown!r}")
     except KeyError as missing:
@@ -93,55 +114,70 @@ def decode_reply(datagram: bytes) -> Reply:
         raise ValueError(f"not a loader's answer: {error}") from None
 
 
-def serve(connection: socket.socket, kernel: Kernel) -> None:
+def serve(connection: socket.socket, kernel: Kernel, trusted: Trusted) -> None:
     """Carry out steps until the peer closes the connection."""
-    _name_process()
+    name_process("kmodd-loader")
     try:
         connection.send(json.dumps({"pid": os.getpid()}).encode())
         while datagram := connection.recv(MAX_STEP):
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
-                reply = _carry_out(decode_call(datagram), kernel)
+                reply = _carry_out(decode_call(datagram), kernel, trusted)
             except ValueError as why:
                 reply = Reply(errno.EPROTO, "file", 0, f"not a step: {why}")
-            connection.send(encode_reply(reply))
+            if reply is not None:
+                connection.send(encode_reply(reply))
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     except (BrokenPipeError, ConnectionResetError):
         pass  # The daemon is gone; whoever comes next reads the outcome from /proc/modules.
 
 
-def _carry_out(call: Call, kernel: Kernel) -> Reply:
+def _carry_out(call: Call, kernel: Kernel, trusted: Trusted) -> Reply | None:
     begin = time.monotonic_ns()
-
-    def reply(code: int, stage: Stage, detail: str = "") -> Reply:
-        return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
-
-    match call:
-        case InsmodCall(path, options):
-            try:
-                give = open_module(path)
-            except OSError as error:
-                return reply(error.errno or errno.EIO, "file", f"{path}: {error.strerror}")
-            try:
+    stage: Stage = "kernel"
+    code, detail, opening = 0, "", ""
+    try:
+        match call:
+            case InsmodCall(path, options):
+                stage, opening = "file", path
+                give = open_module(path, opener=lambda path, _: trusted.open_module(path))
+                stage, opening = "kernel", ""
                 give(kernel, options)
-            except OSError as error:
-                return reply(error.errno or errno.EIO, "kernel")
-            return reply(0, "kernel")
-        case RmmodCall(module):
-            try:
+            case RmmodCall(module):
                 kernel.delete_module(module, os.O_NONBLOCK)
-            except OSError as error:
-                return reply(error.errno or errno.EIO, "kernel")
-            return reply(0, "kernel")
-        case CommandCall():
-            stage, why = _run_command_at(call)
-            return reply(errno.EINVAL if why else 0, stage, why)
+            case CommandCall():
+                stage, opening = "command", "/bin/sh"
+                stage, detail = _run_command_at(call, trusted)
+                code = errno.EINVAL if detail else 0
+            case ReadAheadCall(path):
+                _read_ahead(path, trusted)
+                return None
+            case ProbeCall(bus, device):
+                with open(f"{trusted.sys}/bus/{bus}/drivers_probe", "wb", buffering=0) as file:
+                    file.write(device.encode())
+            case _:
+                assert_never(call)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        detail = f"{opening}: {error.strerror}" if opening else ""
+    return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
 
 
-def _run_command_at(call: CommandCall) -> tuple[Stage, str]:
+def _read_ahead(path: str, trusted: Trusted) -> None:
+    """Start reading a module file; where that fails, opening it in earnest will say why."""
+    with contextlib.suppress(OSError):
+        fd = trusted.open_module(path)
+        with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _run_command_at(call: CommandCall, trusted: Trusted) -> tuple[Stage, str]:
     """Run the command at a line; the answer is what failed and why, empty if nothing did."""
     try:
-        with open(call.real_file, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(
+            call.real_file, encoding="utf-8", errors="surrogateescape", newline="",
+            opener=lambda path, _: trusted.open_config(path),
+        ) as file:  # fmt: skip
             config = modprobe_d.parse_file(modprobe_d.ConfFile(call.at.file, file.read()))
     except OSError as error:
         return "command", f"{call.at.file}: {error.strerror}"
@@ -162,7 +198,7 @@ def _run_command_at(call: CommandCall) -> tuple[Stage, str]:
     return "command", f"{kind} command of {call.at} exited with status {status}" if status else ""
 
 
-def _name_process() -> None:
-    """Be `kmodd-loader` in ps and in the kernel's trace of module loads."""
+def name_process(name: str) -> None:
+    """Be called so in ps and in the kernel's trace of module loads; at most 15 bytes."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
-        file.write("kmodd-loader")
+        file.write(name)

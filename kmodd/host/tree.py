@@ -14,24 +14,14 @@ from dataclasses import dataclass
 from kmodd import cmdline, modprobe_d, procfs
 from kmodd.catalog import Catalog, Snapshot
 from kmodd.errors import NoTree
+from kmodd.host.places import CONFIG_DIRS, SOFTDEP_FILES, TREES
 from kmodd.layer import INDEXES, TEXT_OF, Layer
 from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile, Config
 from kmodd.procfs import Loaded
 
-CONFIG_DIRS = (
-    "/etc/modprobe.d",
-    "/run/modprobe.d",
-    "/usr/local/lib/modprobe.d",
-    "/usr/lib/modprobe.d",
-    "/lib/modprobe.d",
-)
-"""Highest priority first (modprobe.d(5)). With a merged /usr the last two are one directory, found and read once."""
-
 EXTENSIONS = "index.d"
 """Below the module directory: each folder in it holds the index of a system extension, laid over the tree's own."""
 
-TREES = ("/lib/modules", "/usr/lib/modules")
-SOFTDEP_FILES = ("modules.softdep", "modules.weakdep")
 _STALE_NS = 60 * 10**9
 """depmod writes a `.bin` right after its text: this much later, and it is of another run."""
 _TRIES = 5

@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 import gzip
 import lzma
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from kmodd.errors import Where
 from kmodd.host import loader
+from kmodd.host.acts import open_module
 from kmodd.host.lanes import Died, Lane
-from kmodd.host.loader import CommandCall, InsmodCall, Reply
+from kmodd.host.loader import CommandCall, InsmodCall, ProbeCall, ReadAheadCall, Reply
+from kmodd.host.trusted import Trusted
 from tests.fakes import FakeKernel
 
 WAIT = 10.0
@@ -25,19 +29,24 @@ WAIT = 10.0
 class Served:
     """A loader in a thread, and the daemon's lane to it."""
 
-    def __init__(self, kernel: FakeKernel) -> None:
+    def __init__(self, kernel: FakeKernel, trusted: Trusted) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(WAIT)
         self.lane = Lane(ours)
-        self.thread = threading.Thread(target=self._serve, args=(theirs, kernel))
+        self.thread = threading.Thread(target=self._serve, args=(theirs, kernel, trusted))
         self.thread.start()
         assert self.lane.receive() is None
         assert self.lane.pid
 
     @staticmethod
-    def _serve(connection: socket.socket, kernel: FakeKernel) -> None:
+    def _serve(connection: socket.socket, kernel: FakeKernel, trusted: Trusted) -> None:
         with connection:
-            loader.serve(connection, kernel)
+            loader.serve(connection, kernel, trusted)
+
+    def close(self) -> None:
+        self.lane.close()
+        self.thread.join(WAIT)
+        assert not self.thread.is_alive()
 
     def do(self, call: loader.Call) -> Reply:
         assert self.lane.start(call)
@@ -52,12 +61,11 @@ def kernel() -> FakeKernel:
 
 
 @pytest.fixture
-def served(kernel: FakeKernel) -> Iterator[Served]:
-    it = Served(kernel)
+def served(kernel: FakeKernel, tmp_path: Path) -> Iterator[Served]:
+    """It trusts the test's folder: module files below it, commands from files in it."""
+    it = Served(kernel, Trusted((str(tmp_path),), (str(tmp_path),), f"{tmp_path}/sys"))
     yield it
-    it.lane.close()
-    it.thread.join(WAIT)
-    assert not it.thread.is_alive()
+    it.close()
 
 
 def module(folder: Path, name: str, content: bytes = b"\x7fELF module") -> str:
@@ -106,7 +114,7 @@ def test_damaged_compressed_data_is_an_error(served: Served, tmp_path: Path) -> 
 def test_a_kernel_without_finit_module_gets_the_bytes(tmp_path: Path) -> None:
     """kmod: ENOSYS is the only errno after which init_module is tried."""
     kernel = FakeKernel(refuse={"a.ko": errno.ENOSYS})
-    loader.open_module(module(tmp_path, "a.ko", b"plain bytes"))(kernel, "")
+    open_module(module(tmp_path, "a.ko", b"plain bytes"))(kernel, "")
     assert kernel.calls == [("a.ko", "", 0), ("plain bytes", "", -1)]
 
 
@@ -148,6 +156,200 @@ def test_what_is_no_step_is_refused_and_the_loader_goes_on(served: Served, tmp_p
     assert isinstance(answer, Reply)
     assert answer.errno == errno.EPROTO
     assert served.do(InsmodCall(module(tmp_path, "a.ko"), "")).errno == 0
+
+
+# ── what a loader takes ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spoil(path: Path, how: str) -> None:
+    """Let somebody else write it."""
+    if how == "owner":
+        os.chown(path, 65534, -1)
+    else:
+        path.chmod(path.stat().st_mode | {"group": 0o020, "others": 0o002, "sticky": 0o1002}[how])
+
+
+def tree(folder: Path) -> Path:
+    """A module in the middle of a tree."""
+    path = folder / "6.1/kernel/a.ko"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x7fELF module")
+    return path
+
+
+AS_ROOT = pytest.param("owner", marks=pytest.mark.root)
+
+
+@pytest.mark.parametrize("place", ["6.1/kernel/a.ko", "6.1/kernel", "6.1", "."])
+@pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
+def test_a_module_that_somebody_else_could_have_written_is_refused(
+    served: Served, kernel: FakeKernel, tmp_path: Path, place: str, how: str
+) -> None:
+    path = tree(tmp_path)
+    assert served.do(InsmodCall(str(path), "")).errno == 0
+    spoil(tmp_path / place, how)
+    answer = served.do(InsmodCall(str(path), ""))
+    assert (answer.errno, answer.stage) == (errno.EACCES, "file")
+    words = {"group": "writable by its group", "others": "writable by others", "owner": "owned by uid 65534"}
+    assert words[how] in answer.detail
+    assert str(path) in answer.detail
+    assert (f"lies in {tmp_path / place}, which" in answer.detail) == (place != "6.1/kernel/a.ko")
+    assert len(kernel.calls) == 1
+
+
+def test_a_sticky_directory_is_no_better(served: Served, tmp_path: Path) -> None:
+    path = tree(tmp_path)
+    spoil(path.parent, "sticky")
+    assert "writable by others" in served.do(InsmodCall(str(path), "")).detail
+
+
+def test_a_link_within_the_tree_is_followed_and_one_out_of_it_refused(kernel: FakeKernel, tmp_path: Path) -> None:
+    """weak-updates links one kernel's module into another's tree; a build folder's module is anybody's."""
+    path = tree(tmp_path / "modules")
+    outside = tree(tmp_path / "build")
+    (path.parent / "weak.ko").symlink_to(path)
+    (path.parent / "dkms.ko").symlink_to(outside)
+    served = Served(kernel, Trusted((str(tmp_path / "modules"), str(tmp_path / "none"))))
+    try:
+        assert served.do(InsmodCall(f"{path.parent}/weak.ko", "")).errno == 0
+        for name in (f"{path.parent}/dkms.ko", str(outside), f"{tmp_path}/modules/../build/6.1/kernel/a.ko"):
+            answer = served.do(InsmodCall(name, ""))
+            assert (answer.errno, answer.stage) == (errno.EACCES, "file")
+            assert answer.detail == (f"{name}: is not below {tmp_path}/modules or {tmp_path}/none: it is {outside}")
+        assert kernel.calls == [("a.ko", "", 0)]
+    finally:
+        served.close()
+
+
+def test_a_tree_may_be_a_link_itself(kernel: FakeKernel, tmp_path: Path) -> None:
+    """As /lib is on a merged /usr."""
+    tree(tmp_path / "usr/lib/modules")
+    (tmp_path / "lib").symlink_to("usr/lib")
+    served = Served(kernel, Trusted.below(str(tmp_path)))
+    try:
+        assert served.do(InsmodCall(f"{tmp_path}/lib/modules/6.1/kernel/a.ko", "")).errno == 0
+    finally:
+        served.close()
+
+
+def test_a_folder_whose_name_only_begins_like_the_trees_is_outside(kernel: FakeKernel, tmp_path: Path) -> None:
+    path = tree(tmp_path / "modules-of-mine")
+    served = Served(kernel, Trusted((str(tmp_path / "modules"),)))
+    try:
+        assert "is not below" in served.do(InsmodCall(str(path), "")).detail
+    finally:
+        served.close()
+
+
+def test_what_is_no_file_is_refused_and_waits_for_nobody(served: Served, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ko", 0o644)
+    answer = served.do(InsmodCall(f"{tmp_path}/pipe.ko", ""))
+    assert (answer.errno, answer.stage) == (errno.EACCES, "file")
+    assert answer.detail == f"{tmp_path}/pipe.ko: is not a regular file"
+
+
+@pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
+@pytest.mark.parametrize("place", ["a.conf", "."])
+def test_a_command_that_somebody_else_could_have_written_is_not_run(
+    served: Served, tmp_path: Path, place: str, how: str
+) -> None:
+    call = install_line(tmp_path, f"touch {tmp_path}/told")
+    spoil(tmp_path / place, how)
+    answer = served.do(call)
+    assert (answer.errno, answer.stage) == (errno.EINVAL, "command")
+    assert "writable by" in answer.detail or "owned by uid 65534" in answer.detail
+    assert not (tmp_path / "told").exists()
+
+
+def test_a_command_is_taken_from_the_configuration_only(kernel: FakeKernel, tmp_path: Path) -> None:
+    for name in ("etc/modprobe.d", "lib/modules/6.1", "home"):
+        (tmp_path / name).mkdir(parents=True)
+    served = Served(kernel, Trusted.below(str(tmp_path)))
+    try:
+        assert served.do(install_line(tmp_path / "etc/modprobe.d", "true")).errno == 0
+        answer = served.do(install_line(tmp_path / "home", "true"))
+        assert answer.detail.startswith(f"/etc/modprobe.d/a.conf: is not in {tmp_path}/etc/modprobe.d or ")
+        softdep = tmp_path / "lib/modules/6.1/modules.softdep"
+        softdep.write_text("# by depmod\ninstall foo true\n")
+        at = Where("/lib/modules/6.1/modules.softdep", 2)
+        assert served.do(CommandCall("foo", at, str(softdep), "")).errno == 0
+        other = softdep.with_name("modules.order")
+        softdep.rename(other)
+        assert "is not in" in served.do(CommandCall("foo", at, str(other), "")).detail
+    finally:
+        served.close()
+
+
+def test_a_link_out_of_the_configuration_counts_where_the_way_is_roots(tmp_path: Path) -> None:
+    """Debian's alternatives: /etc/modprobe.d/nvidia.conf leads to /etc/nvidia. Nobody else may own a step of it."""
+    (tmp_path / "good.conf").symlink_to("/etc/passwd")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/bad.conf").symlink_to(tmp_path / "loose/file")
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose/file").touch()
+    (tmp_path / "loose").chmod(0o777)
+    trusted = Trusted(conf=(str(tmp_path), str(tmp_path / "conf")))
+    os.close(trusted.open_config(str(tmp_path / "good.conf")))
+    with pytest.raises(OSError, match=f"lies in {tmp_path}/loose, which is writable by others"):
+        trusted.open_config(str(tmp_path / "conf/bad.conf"))
+
+
+def test_places_as_options_say_the_same_again(tmp_path: Path) -> None:
+    words = Trusted.below("/x").words()
+    assert words[:4] == ["--tree", "/x/lib/modules", "--tree", "/x/usr/lib/modules"]
+    assert words[4:6] == ["--conf", "/x/etc/modprobe.d"]
+    assert words[-2:] == ["--sys", "/x/sys"]
+    assert Trusted.below("") == Trusted()
+
+
+# ── reading ahead, probing ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_reading_ahead_is_not_answered_and_stops_nothing(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next datagram is the answer to the next step. posix_fadvise(2): POSIX_FADV_WILLNEED starts the reading."""
+    path = module(tmp_path, "a.ko")
+    advised = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda fd, *words: advised.append((os.readlink(f"/proc/self/fd/{fd}"), *words))
+    )
+    for name in (path, f"{tmp_path}/none.ko", "/etc/passwd"):
+        served.lane.connection.send(loader.encode_call(ReadAheadCall(name)))
+    assert served.do(InsmodCall(path, "")) == Reply(0, "kernel", ANY)
+    assert advised == [(path, 0, 0, os.POSIX_FADV_WILLNEED)]
+
+
+def test_a_device_is_probed_by_its_name(served: Served, tmp_path: Path) -> None:
+    """Documentation/ABI/testing/sysfs-bus: writing a device's name to drivers_probe."""
+    probe = tmp_path / "sys/bus/pci/drivers_probe"
+    probe.parent.mkdir(parents=True)
+    probe.touch()
+    answer = served.do(ProbeCall("pci", "0000:00:1f.2"))
+    assert (answer.errno, answer.stage, probe.read_text()) == (0, "kernel", "0000:00:1f.2")
+    assert served.do(ProbeCall("usb", "1-1:1.0")).errno == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("bus", "device"),
+    [("..", "a"), (".", "a"), ("pci/../../x", "a"), ("", "a"), ("p ci", "a"),
+     ("pci", ""), ("pci", "a/b"), ("pci", ".."), ("pci", "a\n"), ("pci", "a\0"), ("pci", "x" * 256), ("pci", "é")],
+)  # fmt: skip
+def test_what_is_no_name_is_not_probed(served: Served, tmp_path: Path, bus: str, device: str) -> None:
+    answer = served.do(ProbeCall(bus, device))
+    assert (answer.errno, answer.detail[:10]) == (errno.EPROTO, "not a step")
+
+
+@pytest.mark.parametrize("device", ["Fixed MDIO bus.0", "soc@0:ports,1", "spi-PRP0001:00", "i2c-INT33C3:00", "a!b"])
+def test_names_that_devices_have_are_taken(served: Served, tmp_path: Path, device: str) -> None:
+    probe = tmp_path / "sys/bus/platform/drivers_probe"
+    probe.parent.mkdir(parents=True)
+    probe.touch()
+    assert served.do(ProbeCall("platform", device)).errno == 0
+    assert probe.read_text() == device
+
+
+# ── its end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_loader_that_is_gone_is_noticed() -> None:

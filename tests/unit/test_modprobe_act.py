@@ -81,7 +81,7 @@ class Running:
 
     def __init__(self, machine: FakeMachine, path: Path, *, dry_run: bool = False) -> None:
         self.journal = ListJournal()
-        self._loaders = None if dry_run else ThreadLoaders(machine)
+        self._loaders = None if dry_run else ThreadLoaders(machine, machine.root)
         self.line = Line(Tree(root=str(machine.root), release=rootfs.RELEASE), self.journal, self._loaders)
         self.line.reload()
         self.line.takes_replay()

@@ -1,0 +1,219 @@
+"""The spawner: real processes, made by fork, that outlive whoever asked for them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import ANY
+
+import pytest
+
+from kmodd.cli import loader as program
+from kmodd.errors import Where
+from kmodd.host.lanes import Died, Lane
+from kmodd.host.loader import CommandCall, InsmodCall, Reply
+from kmodd.host.spawner import Spawner
+from kmodd.host.trusted import Trusted
+
+WAIT = 20.0
+"""Seconds that an answer may take; a hang is a failure, not a wait."""
+
+
+@pytest.fixture
+def spawner(tmp_path: Path) -> Iterator[Spawner]:
+    (tmp_path / "etc/modprobe.d").mkdir(parents=True)
+    it = Spawner(Trusted.below(str(tmp_path)))
+    yield it
+    it.close()
+    os.waitpid(it.pid, 0)
+
+
+def lane_of(spawner: Spawner) -> Lane:
+    """A lane on a new loader that has said its number."""
+    connection = spawner.connect()
+    connection.settimeout(WAIT)
+    lane = Lane(connection)
+    assert lane.receive() is None
+    assert lane.pid
+    return lane
+
+
+def do(lane: Lane, call: InsmodCall | CommandCall) -> Reply | Died | None:
+    assert lane.start(call)
+    return lane.receive()
+
+
+def command(root: Path, text: str) -> CommandCall:
+    """An install command on a line of its own file."""
+    path = root / "etc/modprobe.d/a.conf"
+    path.write_text(f"install foo {text}\n")
+    return CommandCall("foo", Where("/etc/modprobe.d/a.conf", 1), str(path), "")
+
+
+def about(pid: int) -> dict[str, str]:
+    """What /proc/PID/status says."""
+    return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+
+
+def gone(pid: int) -> bool:
+    """Wait until a process that need not be our child has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    with os.fdopen(fd) as file:
+        return bool(select.select([file], [], [], WAIT)[0])
+
+
+def ended(spawner: Spawner) -> bool:
+    """Wait for the spawner's end; its connection says it."""
+    return bool(select.select([spawner], [], [], WAIT)[0])
+
+
+def test_loaders_are_made_by_fork_and_serve(spawner: Spawner, tmp_path: Path) -> None:
+    one, other = lane_of(spawner), lane_of(spawner)
+    assert one.pid != other.pid
+    for lane in (one, other):
+        assert about(lane.pid)["Name"] == "kmodd-loader"
+        assert int(about(lane.pid)["PPid"]) == spawner.pid
+        assert do(lane, command(tmp_path, "exit 0")) == Reply(0, "command", ANY)
+    assert about(spawner.pid)["Name"] == "kmodd-spawner"
+    assert os.getsid(spawner.pid) == spawner.pid, "a Ctrl-C for the daemon would reach it"
+    one.close()
+    other.close()
+
+
+def test_its_loaders_trust_what_it_was_told(spawner: Spawner, tmp_path: Path) -> None:
+    (tmp_path / "a.ko").write_bytes(b"\x7fELF")
+    lane = lane_of(spawner)
+    answer = do(lane, InsmodCall(str(tmp_path / "a.ko"), ""))
+    assert isinstance(answer, Reply)
+    assert (answer.errno, answer.stage) == (errno.EACCES, "file")
+    assert f"is not below {tmp_path}/lib/modules" in answer.detail
+    lane.close()
+
+
+def test_a_loader_holds_no_descriptor_but_its_own_connection(spawner: Spawner) -> None:
+    """Else a lane would not end with its connection, nor the spawner with its."""
+    lanes = [lane_of(spawner) for _ in range(3)]
+    for lane in lanes:
+        held = [os.readlink(f"/proc/{lane.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{lane.pid}/fd")]
+        # Files and pipes are of whoever started the tests.
+        assert [kind for name in held if (kind := name.partition(":")[0]) in ("socket", "anon_inode")] == ["socket"]
+    for lane in lanes:
+        lane.close()
+        assert gone(lane.pid)
+
+
+def test_loaders_that_have_ended_are_reaped(spawner: Spawner) -> None:
+    """A zombie would keep its number, and /proc/PID with it."""
+    pids = []
+    for _ in range(5):
+        lane = lane_of(spawner)
+        pids.append(lane.pid)
+        os.kill(lane.pid, signal.SIGKILL)
+        assert lane.receive() == Died()
+        lane.close()
+    last = lane_of(spawner)  # asked for after the last of them has ended
+    deadline = time.monotonic() + WAIT
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    last.close()
+
+
+def test_signals_that_stop_services_do_not_end_it_and_do_end_an_idle_loader(spawner: Spawner) -> None:
+    lane = lane_of(spawner)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(spawner.pid, number)
+    other = lane_of(spawner)
+    os.kill(lane.pid, signal.SIGTERM)
+    assert lane.receive() == Died()
+    lane.close()
+    other.close()
+
+
+def test_a_loader_at_work_outlives_the_spawner_and_every_signal_but_kill(spawner: Spawner, tmp_path: Path) -> None:
+    lane = lane_of(spawner)
+    os.mkfifo(tmp_path / "begun")
+    os.mkfifo(tmp_path / "go")
+    assert lane.start(command(tmp_path, f"echo >{tmp_path}/begun; read line <{tmp_path}/go"))
+    (tmp_path / "begun").read_text()
+    blocked = int(about(lane.pid)["SigBlk"], 16)
+    assert [number for number in signal.valid_signals() if not blocked >> number - 1 & 1] == [
+        signal.SIGKILL, signal.SIGSTOP,
+    ]  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(lane.pid, number)
+    spawner.close()
+    assert gone(spawner.pid)
+    (tmp_path / "go").write_text("\n")
+    answer = lane.receive()
+    assert isinstance(answer, Reply)
+    assert answer.errno == 0
+    assert gone(lane.pid), "what waited counts when the step is over"
+    lane.close()
+
+
+def test_it_ends_with_its_connection_and_its_loaders_with_theirs(spawner: Spawner, tmp_path: Path) -> None:
+    lane = lane_of(spawner)
+    spawner.close()
+    assert gone(spawner.pid)
+    answer = do(lane, command(tmp_path, "exit 3"))
+    assert isinstance(answer, Reply)
+    assert "exited with status 3" in answer.detail
+    lane.close()
+    assert gone(lane.pid)
+
+
+def test_a_spawner_that_is_gone_is_noticed(spawner: Spawner) -> None:
+    assert not select.select([spawner], [], [], 0)[0]
+    os.kill(spawner.pid, signal.SIGKILL)
+    assert ended(spawner)
+    with pytest.raises(OSError, match=os.strerror(errno.EPIPE)):
+        spawner.connect()
+
+
+def test_asking_never_waits(spawner: Spawner) -> None:
+    """A spawner that does not answer leaves an error, not a daemon that hangs."""
+    spawner._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    os.kill(spawner.pid, signal.SIGSTOP)
+    asked = []
+    refused = None
+    while refused is None and len(asked) < 1000:
+        try:
+            asked.append(spawner.connect())
+        except BlockingIOError as error:
+            refused = error
+    assert refused
+    for each in asked:
+        each.close()
+    os.kill(spawner.pid, signal.SIGCONT)
+    assert select.select([], [spawner], [], WAIT)[1]
+    lane_of(spawner).close()
+
+
+def test_what_is_no_message_changes_nothing(spawner: Spawner) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            spawner._connection.send(b"loader")  # without a descriptor
+            for message in (b"x", b"stack", b"stack 1", b"stack ../1", b"stack -1", b"stack \xff", b"stack 1 1"):
+                socket.send_fds(spawner._connection, [message], [theirs.fileno()])
+        ours.settimeout(WAIT)
+        assert ours.recv(100) == b"", "the only answer is the end"
+    lane_of(spawner).close()
+
+
+@pytest.mark.parametrize(
+    "argv", [["--fd"], ["--fd", "x"], ["--spawner", "-1"], ["--what", "3"], ["--fd", "3", "--tree"], []]
+)
+def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(argv) == 2
+    assert "expected one connection passed by systemd, or --fd N" in capsys.readouterr().err
