@@ -26,7 +26,8 @@ from kmodd.host.notify import Notify
 from kmodd.host.settings import read_boot_list
 from kmodd.host.sources import last_seqnum
 from kmodd.job import Job
-from kmodd.line import AnyJob, Line
+from kmodd.flights import AnyJob
+from kmodd.line import Line
 from kmodd.outcome import Outcome, Record, record
 from kmodd.plan import Insmod
 from kmodd.removal import RemovalJob
@@ -82,14 +83,14 @@ class Callers:
                 self._order(connection, Request(text, "operator", removing=removing))
             case SettleWish(timeout_usec):
                 deadline = None if timeout_usec is None else time.monotonic() + timeout_usec / 1e6
-                if self._line.no_tree and self._line.waiting:
-                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
+                if self._line.view.no_tree and len(self._line.intake):
+                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
                 else:
                     self._settling.append(_Settling(connection, deadline, last_seqnum(self._root)))
             case ReloadWish():
                 problems = self.reload()
-                if self._line.no_tree:
-                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
+                if self._line.view.no_tree:
+                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
                 else:
                     self._socket.answer(connection, {"problems": [str(problem) for problem in problems]})
             case _:
@@ -97,8 +98,8 @@ class Callers:
 
     def _order(self, connection: Connection, request: Request) -> None:
         self._line.refresh()
-        if self._line.no_tree:
-            self._socket.refuse(connection, "NoModuleTree", {"message": self._line.no_tree})
+        if self._line.view.no_tree:
+            self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
         elif self._line.order(request):
             self._loading.append((request, connection))
         else:
@@ -108,11 +109,11 @@ class Callers:
         """Read everything again, as on SIGHUP; the service manager is told when it begins and ends."""
         self._notify.reloading()
         problems = self._line.reload()
-        self._line.boot(read_boot_list(self._root))
+        self._line.intake.boot(read_boot_list(self._root))
         message = f"Read indexes and configuration again: {len(problems)} lines are of no use"
-        if not self._line.no_tree:
+        if not self._line.view.no_tree:
             self._line.report.tell(Record(telling.RELOADED, telling.INFO, message))
-        self._notify.ready(self._line.no_tree or message)
+        self._notify.ready(self._line.view.no_tree or message)
         return problems
 
     def ended(self, job: AnyJob) -> None:
@@ -142,7 +143,8 @@ class Callers:
         here = self._socket.connections
         for waiter in list(self._settling):
             if waiter.deadline is not None and waiter.deadline <= now:
-                stuck = [self._line.work.step.module] if self._line.work else []
+                busy = [work.module for work in self._line.flights.busy()]
+                stuck = sorted({*busy, *self._line.flights.foreign})
                 self._socket.refuse(waiter.connection, "TimedOut", {"stuck": stuck})
                 self._settling.remove(waiter)
         self._settling = [waiter for waiter in self._settling if waiter.connection in here]
@@ -151,7 +153,7 @@ class Callers:
     def _explain(self, connection: Connection, text: str) -> None:
         try:
             self._line.refresh()
-            plan = self._line.plan(Request(text, "operator"))
+            plan = self._line.view.plan(Request(text, "operator"))
         except NoTree as error:
             self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
         else:
@@ -160,23 +162,27 @@ class Callers:
 
     def _status(self) -> dict[str, Any]:
         line = self._line
-        work = line.work
+        works = line.flights.works
+        now_ns = time.monotonic_ns()
         return {
             "version": kmodd.__version__,
             **self._facts,
             "uptime_usec": int((time.monotonic() - self._since) * 1e6),
             "events": line.report.counters.events,
             "overruns": line.report.counters.overruns,
-            "waiting": line.waiting,
+            "repeats": line.report.counters.repeats,
+            "waiting": len(line.intake) + len(line.flights.parked),
             "lanes": [
-                {"pid": lane.pid, "module": work.step.module, "since_usec": work.since_ns // 1000}
-                if work and lane is work.lane
+                {"pid": lane.pid, "module": works[lane].module, "since_usec": (now_ns - works[lane].since_ns) // 1000}
+                if lane in works
                 else {"pid": lane.pid}
                 for lane in line.lanes
             ],
+            "stuck": line.flights.stuck(),
+            "quarantine": sorted(line.standing.crashed),
             "counts": dict(line.report.counters.results),
             "records_lost": line.report.records_lost,
-            "problems": [problem for problem in (line.no_tree, line.no_loader) if problem],
+            "problems": line.problems(),
         }
 
 

@@ -6,23 +6,32 @@ before anything is resolved, whatever a module does.
 
 from __future__ import annotations
 
+import os
 import selectors
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kmodd import outcome as telling
 from kmodd.callers import Callers
-from kmodd.host import control, sources
+from kmodd.host import control, privilege, sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
+from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Lane, Loaders, reap
 from kmodd.host.notify import Notify
-from kmodd.host.settings import read_boot_list
+from kmodd.host.settings import read_boot_list, settings_directories
 from kmodd.host.sources import KernelEvents, Overrun, Refused
+from kmodd.host.spawner import Spawner
+from kmodd.host.stack import StackQuestion
+from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
-from kmodd.line import AnyJob, Line
+from kmodd.host.trusted import Trusted
+from kmodd.host.watch import Watch
+from kmodd.line import Line
 from kmodd.outcome import Record
 from kmodd.uevent import Uevent
 
@@ -32,8 +41,22 @@ EVENTS_AT_ONCE = 1024
 BOOT_LIST_LIMIT = 20.0
 """Seconds that READY waits for the boot list: whoever is ordered after us counts on it, as on systemd-modules-load."""
 
+SETTLED = 0.1
+"""Seconds without a further change after which files that changed are read: depmod replaces a dozen, one by one."""
+
 LOOK_AGAIN = 5.0
 """Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
+
+
+_Source = TypeVar("_Source")
+
+
+def _or_none(opens: Callable[[], _Source]) -> _Source | None:
+    """What a kernel or a sandbox may not give: one does with less."""
+    try:
+        return opens()
+    except (OSError, ImportError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +65,9 @@ class Settings:
 
     dry_run: bool = False
     spawn_loaders: bool = False
-    """Loaders are children; else systemd makes them."""
+    """A spawner makes loaders; else systemd does."""
+    standing_path: str = ""
+    """Where it is kept what a later daemon has to know; empty: nowhere."""
     control_path: str = control.CONTROL_SOCKET
     receive_buffer: int = sources.RECEIVE_BUFFER
     """Bytes."""
@@ -63,8 +88,17 @@ class Daemon:
         self._wakeup = wakeup
         self._events = KernelEvents(settings.receive_buffer)
         self._control = ControlSocket(settings.control_path)
-        self._loaders = None if settings.dry_run else Loaders(spawn=settings.spawn_loaders)
-        self._line = Line(tree, journal, self._loaders)
+        spawner = Spawner(Trusted.below(tree.root)) if settings.spawn_loaders and not settings.dry_run else None
+        self._loaders = None if settings.dry_run else Loaders(spawner)
+        self._log = _or_none(KernelMessages)
+        self._watch = _or_none(Watch)
+        self._changed_at: float | None = None
+        """When (time.monotonic) a watched directory changed last; None: that was read."""
+        memory = StandingFile(settings.standing_path) if settings.standing_path else None
+        self._line = Line(tree, journal, self._loaders, self._log, memory)
+        self._line.view.watched = self._watch is not None
+        if spawner:
+            privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
         self._callers = Callers(self._line, self._control, notify, facts)
         self._selector = selectors.DefaultSelector()
@@ -80,8 +114,9 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
-        for source in (self._signals, self._events, self._control):
-            self._selector.register(source, selectors.EVENT_READ, source)
+        for source in (self._signals, self._events, self._control, self._log, self._watch):
+            if source is not None:
+                self._selector.register(source, selectors.EVENT_READ, source)
         self._start()
         while not self._stopping:
             self._wait()
@@ -90,15 +125,20 @@ class Daemon:
         self._control.close()
         self._line.close()
         self._events.close()
+        for source in (self._log, self._watch):
+            if source is not None:
+                source.close()
         self._journal.close()
         self._signals.close()
         self._wakeup.close()
         self._selector.close()
 
     def _start(self) -> None:
+        self._watch_tree()
         self._line.reload()
-        self._line.boot(read_boot_list(self._tree.root))
-        self._line.coldplug(sources.replay(self._tree.root))
+        self._line.adopt()
+        self._line.intake.boot(read_boot_list(self._tree.root))
+        self._line.intake.coldplug(sources.replay(self._tree.root))
         dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""
         message = f"kmodd is listening, kernel {self._tree.release}{dry}"
         if not self._events.buffer_forced:
@@ -113,7 +153,7 @@ class Daemon:
         if self._ready_by is None:
             return
         line = self._line
-        if not line.boot_left or line.no_tree or time.monotonic() >= self._ready_by:
+        if not line.intake.boot_left or line.view.no_tree or time.monotonic() >= self._ready_by:
             self._ready_by = None
             self._notify.ready(self._ready_text)
 
@@ -133,7 +173,13 @@ class Daemon:
                 case KernelEvents():
                     self._receive()
                 case Lane():
-                    self._finish(self._line.heard(key.data))
+                    self._line.heard(key.data)
+                case StackQuestion():
+                    self._line.heard_stack(key.data)
+                case KernelMessages():
+                    key.data.read()
+                case Watch():
+                    self._changed_at = time.monotonic() if key.data.changed() else self._changed_at
                 case ControlSocket():
                     self._control.accept()
                 case Connection() if mask & selectors.EVENT_WRITE:
@@ -148,12 +194,21 @@ class Daemon:
         self._callers.listen()
         if not self._socket_empty:
             self._receive()
+        if self._changed_at is not None and time.monotonic() >= self._changed_at + SETTLED:
+            self._changed_at = None
+            self._line.refresh()
+            self._line.files_may_have_come()
+        self._line.tick()
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
-        self._finish(self._line.advance())
-        if self._line.takes_replay():
-            for event in sources.replay(self._tree.root):
-                self._line.take(event, "reconcile")
-            self._speak()
+        self._line.advance()
+        for job in self._line.take_ended():
+            self._callers.ended(job)
+        if what := self._line.intake.takes_replay():
+            for event in sources.replay(self._tree.root, unbound=what == "drift"):
+                self._line.intake.take(event, "reconcile", drift=what == "drift")
+            if what == "all":
+                self._speak()
+        self._watch_tree()
         if self._line.quiet:
             self._line.report.end_coldplug()
             if self._loaders:
@@ -175,19 +230,21 @@ class Daemon:
             match thing:
                 case Uevent():
                     self._seqnum = max(self._seqnum, thing.seqnum)
-                    self._line.take(thing, "uevent")
+                    self._line.intake.take(thing, "uevent")
                 case Overrun():
                     lost = True
                 case Refused(why):
                     message = f"A uevent is not believed: {why}"
                     self._line.report.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
         if lost:
-            self._line.events_were_lost()
+            self._line.intake.events_were_lost()
         return len(received)
 
-    def _finish(self, jobs: list[AnyJob]) -> None:
-        for job in jobs:
-            self._callers.ended(job)
+    def _watch_tree(self) -> None:
+        """Watch the directories that indexes, configuration and missing files are in, as they are now."""
+        if self._watch is not None:
+            missing = {os.path.dirname(path) for path in self._line.missing_files()}
+            self._watch.set([*self._tree.directories(), *settings_directories(self._tree.root), *sorted(missing)])
 
     def _signalled(self) -> None:
         for number in self._signals.recv(64):
@@ -201,12 +258,13 @@ class Daemon:
 
     def _watch(self) -> None:
         """Have the selector look at just the lanes and callers that there are now."""
-        wanted: dict[Lane | Connection, int] = dict.fromkeys(self._line.lanes, selectors.EVENT_READ)
+        speakers = (*self._line.lanes, *self._line.questions)
+        wanted: dict[Lane | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
         for caller in self._control.connections:
             reading = 0 if caller.ended else selectors.EVENT_READ
             wanted[caller] = reading | (selectors.EVENT_WRITE if caller.unsent else 0)
         for key in list(self._selector.get_map().values()):
-            if isinstance(key.data, Lane | Connection):
+            if isinstance(key.data, Lane | StackQuestion | Connection):
                 mask = wanted.pop(key.data, 0)
                 if not mask:
                     self._selector.unregister(key.fileobj)
@@ -217,11 +275,12 @@ class Daemon:
 
     def _timeout(self) -> float:
         """Seconds that the loop may sleep."""
-        if self._line.can_advance or not self._socket_empty or self._line.replay_is_due or self._control.has_call():
+        if self._line.can_advance or not self._socket_empty or self._line.intake.replay_is_due or self._control.has_call():
             return 0.0
         waits = [self._notify.watchdog_interval or 3600.0]
-        if self._line.no_tree or self._line.no_loader or not self._journal.flush():
+        if self._line.view.no_tree or not self._journal.flush():
             waits.append(LOOK_AGAIN)
-        deadlines = (self._callers.next_deadline(), self._ready_by)
+        changed = self._changed_at + SETTLED if self._changed_at is not None else None
+        deadlines = (self._callers.next_deadline(), self._line.next_tick(), self._ready_by, changed)
         waits += [max(0.0, deadline - time.monotonic()) for deadline in deadlines if deadline is not None]
         return min(waits)

@@ -21,7 +21,8 @@ from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_log import KernelMessages, crash_lines
 from kmodd.host.lanes import Died, Lane, Loaders
-from kmodd.host.loader import Call, Reply
+from kmodd.host.acts import Reply
+from kmodd.host.stack import StackQuestion
 from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
 from kmodd.intake import Intake
@@ -111,6 +112,21 @@ class Line:
     def lanes(self) -> tuple[Lane, ...]:
         """Connections to loaders, to be watched."""
         return (*self.flights.works, *(self._loaders.idle if self._loaders else ()))
+
+    @property
+    def questions(self) -> tuple[StackQuestion, ...]:
+        """Where the kernel was asked where it hangs, to be watched."""
+        return tuple(work.question for work in self.flights.works.values() if work.question)
+
+    def heard_stack(self, question: StackQuestion) -> None:
+        """There is something of an answer."""
+        for work in self.flights.works.values():
+            if work.question is question:
+                patience.heard_stack(work)
+
+    def problems(self) -> list[str]:
+        """What is wrong now, in words."""
+        return [problem for problem in (self.view.no_tree, self.no_loader) if problem]
 
     def missing_files(self) -> tuple[str, ...]:
         """Where to open the module files that were not there: if they come, `files_may_have_come` is to be called."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from kmodd.cli.call import NotRunning, call
 from kmodd.host.control import CONTROL_SOCKET
+
+
+def _at_work(lane: dict[str, Any]) -> str:
+    return f"{lane['module']} for {lane['since_usec'] / 1e6:.1f} s" if lane.get("module") else "idle"
 
 
 def main(argv: list[str]) -> int:
@@ -29,8 +34,11 @@ def main(argv: list[str]) -> int:
     print(f"events: {status['events']} received, {status['overruns']} times some were lost")
     print(f"requests that wait: {status['waiting']}")
     for lane in status["lanes"]:
-        module = lane.get("module")
-        print(f"loader {lane['pid']}: {'loading ' + module if module else 'idle'}")
+        print(f"loader {lane['pid']}: {_at_work(lane)}")
+    if status["stuck"]:
+        print(f"stuck in their init, left alone: {' '.join(status['stuck'])}")
+    if status["quarantine"]:
+        print(f"crashed, not tried again before the next boot: {' '.join(status['quarantine'])}")
     counts = ", ".join(f"{count} {result}" for result, count in sorted(status["counts"].items()))
     print(f"modules: {counts or 'nothing was asked for yet'}")
     if status["records_lost"]:

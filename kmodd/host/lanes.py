@@ -1,7 +1,7 @@
 """The daemon's side of the loaders: a `Lane` hands one call after the other to one loader process.
 
 Under systemd each loader is an instance of `kmodd-loader@.service`, made by connecting to its socket; elsewhere
-it is a child. A loader is never killed from here: its connection is closed, and it ends when it is idle.
+the spawner forks it. A loader is never killed from here: its connection is closed, and it ends when it is idle.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import time
 from dataclasses import dataclass
 
-from kmodd.host.loader import MAX_STEP, Call, Reply, decode_reply, encode_call
+from kmodd.host.acts import Call, ReadAheadCall, Reply
+from kmodd.host.loader import MAX_STEP, decode_reply, encode_call
+from kmodd.host.spawner import Spawner
+from kmodd.host.stack import StackQuestion
 
 STILLBORN_PAUSE = 5.0
 """Seconds before another spare is started after a loader that died at birth."""
@@ -80,16 +82,13 @@ class Lane:
             self.connection.close()
 
 
-def open_lane(*, spawn: bool) -> Lane:
-    """A lane on a new loader; `spawn`: as a child of ours, else by connecting to its socket.
+def open_lane(spawner: Spawner | None) -> Lane:
+    """A lane on a new loader: by the spawner, else by connecting to systemd's socket.
 
-    Raises OSError: no such socket, connection refused, fork failed.
+    Raises OSError: no such socket, connection refused, the spawner is gone.
     """
-    if spawn:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            _spawn_loader(theirs)
-        connection = ours
+    if spawner is not None:
+        connection = spawner.connect()
     else:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
@@ -99,20 +98,6 @@ def open_lane(*, spawn: bool) -> Lane:
             raise
     connection.setblocking(False)
     return Lane(connection)
-
-
-def _spawn_loader(theirs: socket.socket) -> None:
-    """Start `kmodd loader` in a session of its own, so that a Ctrl-C for the daemon does not reach it."""
-    fd = theirs.fileno()
-    os.set_inheritable(fd, True)
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {package!r}); "
-         f"from kmodd.cli.loader import main; sys.exit(main(['--fd', '{fd}']))"],
-        dict(os.environ),
-        setsid=True,
-    )  # fmt: skip
 
 
 MOST_IDLE = 2
@@ -126,8 +111,9 @@ class Loaders:
     init, and the line after a crash, go on at once.
     """
 
-    def __init__(self, *, spawn: bool) -> None:
-        self._spawn = spawn
+    def __init__(self, spawner: Spawner | None) -> None:
+        """`spawner` None: systemd makes them."""
+        self._spawner = spawner
         self._not_before = 0.0
         self.idle: list[Lane] = []
 
@@ -137,7 +123,7 @@ class Loaders:
 
     def open(self) -> Lane:
         """A new one. Raises OSError."""
-        return open_lane(spawn=self._spawn)
+        return open_lane(self._spawner)
 
     def ask_stack(self, pid: int) -> StackQuestion | None:
         """Ask where the kernel has this loader; None: nobody can tell."""
@@ -172,6 +158,8 @@ class Loaders:
         """Let those at hand go."""
         while self.idle:
             self.idle.pop().close()
+        if self._spawner:
+            self._spawner.close()
 
 
 def reap() -> None:

@@ -28,6 +28,11 @@ def read_settings(root: str) -> Settings:
     return kmodd_conf.parse(_files(root, [*([main] if main else []), *drop_ins]))
 
 
+def settings_directories(root: str) -> list[str]:
+    """Where `read_settings` looks, as to be opened."""
+    return [f"{root}{directory}{inner}" for directory in CONF_DIRS for inner in ("", "/kmodd.conf.d")]
+
+
 def read_boot_list(root: str) -> BootList:
     """What is to be loaded at boot: command line, /etc/modules, modules-load.d below `root`."""
     paths = boot_list.ordered(

@@ -141,6 +141,12 @@ class Tree:
 
     # ── where things are ──
 
+    def directories(self) -> list[str]:
+        """Every directory, as to be opened, in which a change may make a snapshot old, there or not."""
+        layers = [*self._layer_dirs(), f"{self.directory}/{EXTENSIONS}"]
+        paths = CONFIG_DIRS if self._config_paths is None else self._config_paths
+        return [self.real(path) for path in (*layers, *paths)]
+
     def _is_running(self) -> bool:
         return not self.root and self.release == os.uname().release
 
