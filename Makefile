@@ -98,10 +98,10 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	for wheel in vendor/*.whl; do
 		hash=$$(sha256sum < "$$wheel" | cut -c 1-64)
 		grep -q -- "--hash=sha256:$$hash" vendor/requirements.txt || { echo "$$wheel: not the file that vendor/requirements.txt pins" >&2; exit 1; }
-		name=$${wheel##*/}; name=$${name%%-*}
-		$(PYTHON) -m zipfile -e "$$wheel" "$$work/wheel"
-		for file in $$(files "$$work/wheel" "$$name"); do put 644 "$$work/wheel/$$file" "$(LIB)/$$file"; done
-		put 644 "$$work/wheel/$$name"-*/LICENSE.txt "$(LIB)/$$name/LICENSE.txt"
+		name=$${wheel##*/}; name=$${name%%-*}; from="$$work/$$name"
+		$(PYTHON) -m zipfile -e "$$wheel" "$$from"
+		for file in $$(files "$$from" . | grep -v '\.dist-info/'); do put 644 "$$from/$$file" "$(LIB)/$$file"; done
+		for file in $$(find "$$from" -path '*.dist-info/*' -name 'LICENSE*'); do put 644 "$$file" "$(LIB)/licenses/$$name/$${file##*/}"; done
 	done
 	$(PYTHON) -m compileall -q -s "$$work/tree" -p / --invalidation-mode checked-hash "$$work/tree$(LIB)"
 

@@ -27,6 +27,7 @@ FLOORS = (
         "kmodd.uevent", "kmodd.alias_trie", "kmodd.binindex", "kmodd.tables", "kmodd.modprobe_d", "kmodd.cmdline",
         "kmodd.boot_list", "kmodd.kmodd_conf", "kmodd.legacy_conf", "kmodd.elf", "kmodd.modinfo", "kmodd.procfs",
         "kmodd.signature", "kmodd.index_writer", "kmodd.depmod_d", "kmodd.depmod_cache", "kmodd.requester",
+        "kmodd.kernel_line",
     },
     # 2: decisions
     {

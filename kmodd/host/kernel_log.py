@@ -1,15 +1,23 @@
-"""What the kernel says of a module while it takes it in, out of /dev/kmsg: which symbol, which version, which key."""
+"""What the kernel says, out of /dev/kmsg: of a module while it takes it in (`KernelLog`), or all (`KernelMessages`)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
+
+from kmodd import kernel_line
+from kmodd.kernel_line import KernelLine
 
 KMSG = "/dev/kmsg"
 _RECORD = 8192
 """Bytes of the longest record (kernel/printk, CONSOLE_EXT_LOG_MAX)."""
 _MOST = 8
-"""Lines that are given at most."""
+"""Lines about a module that are given at most."""
+AT_ONCE = 1024
+"""Records that one `read` takes at most."""
+KEPT = 200
+"""Lines that can be looked back on."""
 
 
 class KernelLog:
@@ -18,7 +26,7 @@ class KernelLog:
     def __init__(self, path: str = KMSG) -> None:
         """Open it at its end."""
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._fd = _open(path)
         except OSError:
             self._fd = -1
             return
@@ -39,12 +47,57 @@ class KernelLog:
         lines: list[str] = []
         # `NAME: …` is most of it; `Loading of unsigned module is rejected` names nobody (kernel/module/*.c)
         starts = ("Loading of ", *(f"{module}: " for module in modules), *(f"Module {module} " for module in modules))
-        try:
-            while len(lines) < _MOST and (record := os.read(self._fd, _RECORD)):
-                # `6,1234,5678,-;TEXT`, then fields, each on a line with a blank before it (Documentation/ABI/dev-kmsg)
-                text = record.partition(b";")[2].partition(b"\n")[0].decode("utf-8", "replace")
-                if text.startswith(starts):
-                    lines.append(text)
-        except OSError:
-            pass  # EAGAIN: there is no more. EPIPE: it was overwritten before we read it.
+        while len(lines) < _MOST and (record := _next(self._fd)):
+            line = kernel_line.parse(record)
+            if line and line.text.startswith(starts):
+                lines.append(line.text)
         return lines
+
+
+class KernelMessages:
+    """Follows the log. It begins with what the kernel still has of the time before."""
+
+    def __init__(self, path: str = KMSG) -> None:
+        """Raises OSError: no such file, or no CAP_SYSLOG where kernel.dmesg_restrict is set."""
+        self._fd = _open(path)
+        self._last: deque[str] = deque(maxlen=KEPT)
+
+    def fileno(self) -> int:
+        """Readable when there is more."""
+        return self._fd
+
+    def read(self) -> list[KernelLine]:
+        """What came since, at most AT_ONCE records; what was overwritten before it was read is left out."""
+        lines = []
+        for _ in range(AT_ONCE):
+            record = _next(self._fd)
+            if not record:
+                break
+            if line := kernel_line.parse(record):
+                lines.append(line)
+                if not line.facility:
+                    self._last.append(line.text)
+        return lines
+
+    def last(self, count: int = KEPT) -> tuple[str, ...]:
+        """The texts of the last lines of the kernel's own that were read, the oldest first."""
+        return tuple(self._last)[-count:]
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _next(fd: int) -> bytes:
+    """The next record; empty where there is none now."""
+    for _ in range(2):
+        try:
+            return os.read(fd, _RECORD)
+        except BrokenPipeError:
+            pass  # overwritten before we came to it; the next read gives the oldest that is left
+        except OSError:
+            break  # EAGAIN: there is no more
+    return b""
