@@ -184,7 +184,7 @@ def test_asking_never_waits(spawner: Spawner) -> None:
     """A spawner that does not answer leaves an error, not a daemon that hangs."""
     spawner._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     os.kill(spawner.pid, signal.SIGSTOP)
-    asked = []
+    asked: list[socket.socket] = []
     refused = None
     while refused is None and len(asked) < 1000:
         try:

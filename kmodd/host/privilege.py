@@ -1,0 +1,66 @@
+"""Giving up capabilities, for good: what the daemon does where no unit file has done it.
+
+By the C library's prctl(2) and capset(2): the bindings that Debian has (python3-prctl, python3-cap-ng) are not on small
+systems, and where one is missing a daemon would go on with everything it has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Collection
+
+_NUMBERS = {"CAP_SETPCAP": 8, "CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_SYSLOG": 34}
+"""Those that somebody here may want to keep (include/uapi/linux/capability.h)."""
+
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_VERSION_3 = 0x20080522
+"""_LINUX_CAPABILITY_VERSION_3 of capset(2): two words for each set."""
+
+_Set = ctypes.c_uint32 * 6
+"""effective, permitted, inheritable; then the same for the capabilities from 32 on."""
+
+
+def drop(keep: Collection[str]) -> None:
+    """Give up every capability but those named `keep` ("CAP_SYS_PTRACE"), in this process and whatever it executes.
+
+    None comes back: the bounding set loses them, and no program can give new ones (PR_SET_NO_NEW_PRIVS). Nothing is
+    gained: what this process lacks it goes on lacking, so it is the same call for somebody who is not root.
+    Processes that are there already keep what they have. One thread only: sets belong to threads.
+
+    Raises OSError where the kernel refuses, KeyError for a name that is not known here.
+    """
+    kept = {_NUMBERS[name] for name in keep}
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    sets = _Set()
+    _call(libc.capget, header, sets)
+    has = sets[0] | sets[3] << 32
+    if has >> _NUMBERS["CAP_SETPCAP"] & 1:
+        for number in range(_last() + 1):
+            if number not in kept:
+                _call(libc.prctl, _PR_CAPBSET_DROP, number, 0, 0, 0)
+    # Without CAP_SETPCAP the bounding set stays as it is, and nobody can draw on it any more.
+    _call(libc.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _call(libc.prctl, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    mask = sum(1 << number for number in kept)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    _call(libc.capset, header, _Set(sets[0] & low, sets[1] & low, 0, sets[3] & high, sets[4] & high, 0))
+
+
+def _last() -> int:
+    """The highest capability of this kernel (capabilities(7)); 63 of the sets' 64 bits where /proc does not say."""
+    try:
+        with open("/proc/sys/kernel/cap_last_cap") as file:
+            return int(file.read())
+    except OSError:
+        return 63
+
+
+def _call(function: Callable[..., int], *arguments: object) -> None:
+    if function(*arguments) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
