@@ -11,6 +11,7 @@ import kmodd
 from kmodd import outcome as telling
 from kmodd.errors import NoTree, Problem
 from kmodd.explanation import as_object
+from kmodd.flights import AnyJob
 from kmodd.host.control import (
     Connection,
     ControlSocket,
@@ -26,7 +27,6 @@ from kmodd.host.notify import Notify
 from kmodd.host.settings import read_boot_list
 from kmodd.host.sources import last_seqnum
 from kmodd.job import Job
-from kmodd.flights import AnyJob
 from kmodd.line import Line
 from kmodd.outcome import Outcome, Record, record
 from kmodd.plan import Insmod
@@ -100,7 +100,7 @@ class Callers:
         self._line.refresh()
         if self._line.view.no_tree:
             self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
-        elif self._line.order(request):
+        elif self._line.intake.order(request):
             self._loading.append((request, connection))
         else:
             self._socket.refuse(connection, "Busy", {})

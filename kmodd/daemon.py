@@ -90,13 +90,13 @@ class Daemon:
         self._control = ControlSocket(settings.control_path)
         spawner = Spawner(Trusted.below(tree.root)) if settings.spawn_loaders and not settings.dry_run else None
         self._loaders = None if settings.dry_run else Loaders(spawner)
-        self._log = _or_none(KernelMessages)
-        self._watch = _or_none(Watch)
+        self._log: KernelMessages | None = _or_none(KernelMessages)
+        self._files: Watch | None = _or_none(Watch)
         self._changed_at: float | None = None
         """When (time.monotonic) a watched directory changed last; None: that was read."""
         memory = StandingFile(settings.standing_path) if settings.standing_path else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
-        self._line.view.watched = self._watch is not None
+        self._line.view.watched = self._files is not None
         if spawner:
             privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
@@ -114,7 +114,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
-        for source in (self._signals, self._events, self._control, self._log, self._watch):
+        for source in (self._signals, self._events, self._control, self._log, self._files):
             if source is not None:
                 self._selector.register(source, selectors.EVENT_READ, source)
         self._start()
@@ -125,7 +125,7 @@ class Daemon:
         self._control.close()
         self._line.close()
         self._events.close()
-        for source in (self._log, self._watch):
+        for source in (self._log, self._files):
             if source is not None:
                 source.close()
         self._journal.close()
@@ -242,9 +242,9 @@ class Daemon:
 
     def _watch_tree(self) -> None:
         """Watch the directories that indexes, configuration and missing files are in, as they are now."""
-        if self._watch is not None:
+        if self._files is not None:
             missing = {os.path.dirname(path) for path in self._line.missing_files()}
-            self._watch.set([*self._tree.directories(), *settings_directories(self._tree.root), *sorted(missing)])
+            self._files.set([*self._tree.directories(), *settings_directories(self._tree.root), *sorted(missing)])
 
     def _signalled(self) -> None:
         for number in self._signals.recv(64):
@@ -258,7 +258,7 @@ class Daemon:
 
     def _watch(self) -> None:
         """Have the selector look at just the lanes and callers that there are now."""
-        speakers = (*self._line.lanes, *self._line.questions)
+        speakers: tuple[Lane | StackQuestion, ...] = (*self._line.lanes, *self._line.questions)
         wanted: dict[Lane | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
         for caller in self._control.connections:
             reading = 0 if caller.ended else selectors.EVENT_READ
@@ -275,7 +275,12 @@ class Daemon:
 
     def _timeout(self) -> float:
         """Seconds that the loop may sleep."""
-        if self._line.can_advance or not self._socket_empty or self._line.intake.replay_is_due or self._control.has_call():
+        if (
+            self._line.can_advance
+            or not self._socket_empty
+            or self._line.intake.replay_is_due
+            or self._control.has_call()
+        ):
             return 0.0
         waits = [self._notify.watchdog_interval or 3600.0]
         if self._line.view.no_tree or not self._journal.flush():

@@ -78,6 +78,11 @@ class Flights:
         """Works on lanes of their own."""
         return sum(not work.let_go and work.job.plan.request.waited_for for work in self.works.values())
 
+    def has_operator(self) -> bool:
+        """An operator's job is under way: the next one has to see what comes of it."""
+        jobs = (*(work.job for work in self.busy()), *(job for _, job in self.parked))
+        return any(job.plan.request.origin == "operator" for job in jobs)
+
     def busy(self) -> list[Work]:
         """Works that somebody waits for still."""
         return [work for work in self.works.values() if not work.let_go]

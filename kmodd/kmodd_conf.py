@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from kmodd.errors import Problem, Where
 from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile
@@ -124,17 +124,19 @@ def _unfit(key: str, value: str) -> str:
 
 
 def _with(settings: Settings, key: str, value: str) -> Settings:
+    changed: dict[str, Any]
     if key in _NUMBERS:
-        return replace(settings, **{_NUMBERS[key][0]: int(value)})
-    if key in _WORDS:
-        return replace(settings, **{_WORDS[key][0]: value})
-    if key in _LISTS:  # as in systemd's files, assignments add up and an empty one begins anew
-        before: tuple[str, ...] = getattr(settings, _LISTS[key])
-        return replace(settings, **{_LISTS[key]: (*before, *value.split()) if value else ()})
-    on = _BOOLEANS[value.lower()]
-    if key in _SWITCHES:
-        return replace(settings, **{_SWITCHES[key]: on})
-    return replace(settings, beyond=replace(settings.beyond, **{_BEYOND[key]: on}))
+        changed = {_NUMBERS[key][0]: int(value)}
+    elif key in _WORDS:
+        changed = {_WORDS[key][0]: value}
+    elif key in _LISTS:  # as in systemd's files, assignments add up and an empty one begins anew
+        before = getattr(settings, _LISTS[key])
+        changed = {_LISTS[key]: (*before, *value.split()) if value else ()}
+    elif key in _SWITCHES:
+        changed = {_SWITCHES[key]: _BOOLEANS[value.lower()]}
+    else:
+        changed = {"beyond": replace(settings.beyond, **{_BEYOND[key]: _BOOLEANS[value.lower()]})}
+    return replace(settings, **changed)
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

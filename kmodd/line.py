@@ -17,16 +17,17 @@ from kmodd.answers import SOON, Answers
 from kmodd.errors import Problem
 from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Foreign, Work
 from kmodd.host import sources
+from kmodd.host.acts import Reply
 from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.journal import Journal
-from kmodd.host.kernel_log import KernelMessages, crash_lines
+from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Died, Lane, Loaders
-from kmodd.host.acts import Reply
 from kmodd.host.stack import StackQuestion
 from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
 from kmodd.intake import Intake
 from kmodd.job import Job
+from kmodd.kernel_line import crash_lines
 from kmodd.outcome import Outcome, Record
 from kmodd.plan import Insmod, RemovalStep, Step
 from kmodd.report import Report
@@ -43,6 +44,7 @@ LOOK_AT_FOREIGN = 0.5
 
 BATCH = 256
 """Requests that are resolved without a load before the kernel's socket is looked at again."""
+
 
 class Line:
     """The backlog, the view and the work under way: all state there is, but for the kernel's."""
@@ -82,16 +84,24 @@ class Line:
         """`advance` would do something now."""
         if self.view.snapshot is None or (self.no_loader and time.monotonic() < self._look_for_loader):
             return False
-        return self._has_turn() or self._has_place() or any(
-            not self.flights.is_taken(name) and self._may_go(job) for name, job in self.flights.parked
+        return (
+            self._has_turn()
+            or self._has_place()
+            or any(not self.flights.is_taken(name) and self._may_go(job) for name, job in self.flights.parked)
         )
 
     def _has_turn(self) -> bool:
-        return len(self.intake.turns) > 0 and self.flights.own() < MOST_OWN
+        return self.flights.own() < MOST_OWN and self.intake.turns.has(operators=not self.flights.has_operator())
 
     def _has_place(self) -> bool:
         room = self.flights.places() < self.view.settings.lanes and len(self.flights.parked) < MOST_PARKED
         return room and len(self.intake.backlog) > 0
+
+    def _take(self) -> Request | None:
+        """The next one for which there is a lane."""
+        if self._has_turn():
+            return self.intake.turns.take(operators=not self.flights.has_operator())
+        return self.intake.backlog.take() if self._has_place() else None
 
     def _may_go(self, job: AnyJob) -> bool:
         """A parked job may have its lane back."""
@@ -162,7 +172,7 @@ class Line:
             self.intake.backlog.add(request)
 
     def adopt(self) -> None:
-        """Take over modules that the kernel was starting before us: an earlier daemon's, or somebody's. Theirs is one load, too."""
+        """Take over what the kernel was starting before us, for an earlier daemon or for somebody else."""
         for name, module in self._tree.loaded().modules.items():
             if module.state == "coming" and name not in self.standing.crashed:
                 self.flights.foreign[name] = Foreign(time.monotonic(), adopted=True)
@@ -181,10 +191,10 @@ class Line:
             self.refresh()
         if self.view.snapshot is None:
             return
-        while not self.no_loader and (parked := self.flights.released(self._may_go)):
+        while parked := self.flights.released(self._may_go):
             self._drive(parked)
         for _ in range(BATCH):
-            request = self.intake.turns.take() if self._has_turn() else self.intake.backlog.take() if self._has_place() else None
+            request = self._take()
             if request is None:
                 break
             if self._answers.repeats(request, time.monotonic()):
@@ -240,7 +250,9 @@ class Line:
 
     def _came_late(self, outcome: Outcome) -> None:
         """A load that was called stuck has ended: what gave up on it may be asked for again."""
-        self.report.outcomes([replace(outcome, detail=outcome.detail or "it had been given up waiting for")], self._answers)
+        self.report.outcomes(
+            [replace(outcome, detail=outcome.detail or "it had been given up waiting for")], self._answers
+        )
         self._answers.forget_modules()
         self.intake.replay = "all"
 
@@ -352,6 +364,8 @@ class Line:
         if outcome.result != "crashed":
             return outcome
         self.standing.crash(step.module)
+        if self._log:
+            self._log.read()  # it was said before the loader died
         lines = crash_lines(self._log.last()) if self._log else ()
         return replace(outcome, evidence=(("KMODD_KERNEL_LOG", "\n".join(lines)),)) if lines else outcome
 

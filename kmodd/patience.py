@@ -1,7 +1,7 @@
 """How long a load may take before its lane goes on without it: `overdue` tells which have taken too long, and why.
 
 Nothing is killed. Two things keep a load from coming back: the module's init, or, once the module is live, work that
-some driver has the kernel do on the side (kernel/async.c): every load waits for that at its end, whatever module it is of.
+some driver has the kernel do on the side (kernel/async.c): each load waits for that at its end, whosever it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ANSWER_LIMIT = 3.0
 BEHIND_A_STALL = 1.0
 """Seconds that a load gets whose module is live, where another is known to wait for work on the side."""
 
-_ASYNC = "the module is live, but the kernel waits for work that some driver does on the side, and so does every load after it"
+_ASYNC = "it is live, but the kernel waits for work that some driver does on the side, as does every load after it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,9 @@ class Overdue:
     """What the job goes on with."""
 
 
-def overdue(flights: Flights, loaded: Loaded, limit: float, ask: Callable[[int], StackQuestion | None], now: float) -> list[Overdue]:
+def overdue(
+    flights: Flights, loaded: Loaded, limit: float, ask: Callable[[int], StackQuestion | None], now: float
+) -> list[Overdue]:
     """The loads that have just become so. `limit`: seconds; `ask` opens a question for the stack of a process."""
     found = []
     stalled = next((work.module for work in flights.works.values() if work.let_go and _is_live(work, loaded)), "")
@@ -107,9 +109,7 @@ def _stall(work: Work, why: str) -> Overdue:
     evidence = (("KMODD_STACK", "\n".join(work.stack)),) if work.stack else ()
     request, usec = work.job.plan.request, int(work.seconds() * 1e6)
     because, path = work.step.because, _path(work)
-    told = Outcome(
-        request, work.module, "stuck", because, path, duration_usec=usec, detail=why, evidence=evidence
-    )
+    told = Outcome(request, work.module, "stuck", because, path, duration_usec=usec, detail=why, evidence=evidence)
     return Overdue(work, told, Outcome(request, work.module, "loaded", because, path, duration_usec=usec))
 
 

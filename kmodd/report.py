@@ -120,7 +120,9 @@ class Report:
 
     def ended_by_others(self, module: str, is_live: bool, seconds: float) -> None:
         """What somebody else had the kernel start has come out."""
-        detail = "begun before kmodd, or by somebody else" if is_live else "it was begun before kmodd or by somebody else"
+        detail = (
+            "begun before kmodd, or by somebody else" if is_live else "it was begun before kmodd or by somebody else"
+        )
         outcome = Outcome(
             Request(module, "coldplug"), module, "loaded" if is_live else "failed", Because("asked", module),
             duration_usec=int(seconds * 1e6), detail=detail,

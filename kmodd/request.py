@@ -200,25 +200,25 @@ class Turns:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, request: Request, *, first: bool = False) -> bool:
-        """Queue it behind its requester's others; `first`: it was taken already and comes before all. False: no room."""
+    def add(self, request: Request) -> bool:
+        """Queue it behind its requester's others. False: no room."""
         if self._count >= self._limit:
             return False
         asker = request.requester.uid if request.requester else request.origin
-        queue = self._waiting.setdefault(asker, deque())
-        if first:
-            queue.appendleft(request)
-            self._waiting.move_to_end(asker, last=False)
-        else:
-            queue.append(request)
+        self._waiting.setdefault(asker, deque()).append(request)
         self._count += 1
         return True
 
-    def take(self) -> Request | None:
-        """The next one; its requester's turn comes again when all others had theirs."""
-        if not self._waiting:
+    def has(self, *, operators: bool) -> bool:
+        """`take` would give one."""
+        return self._next(operators) is not None
+
+    def take(self, *, operators: bool) -> Request | None:
+        """The next one; its requester's turn comes again when all others had theirs. `operators`: theirs, too."""
+        asker = self._next(operators)
+        if asker is None:
             return None
-        asker, queue = next(iter(self._waiting.items()))
+        queue = self._waiting[asker]
         request = queue.popleft()
         self._count -= 1
         if queue:
@@ -226,3 +226,6 @@ class Turns:
         else:
             del self._waiting[asker]
         return request
+
+    def _next(self, operators: bool) -> object | None:
+        return next((asker for asker in self._waiting if operators or asker != "operator"), None)

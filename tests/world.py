@@ -9,12 +9,13 @@ import threading
 from pathlib import Path
 
 from kmodd import uevent
+from kmodd.flights import AnyJob
 from kmodd.host import loader
 from kmodd.host.kernel import Kernel
 from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.tree import Tree
 from kmodd.host.trusted import Trusted
-from kmodd.line import AnyJob, Line
+from kmodd.line import Line
 from tests.fakes import FakeKernel, ListJournal, Oops
 
 RELEASE = "6.1.0-test"
@@ -25,7 +26,7 @@ class ThreadLoaders(Loaders):
 
     def __init__(self, kernel: Kernel, root: Path) -> None:
         """`root`: of the machine, whose usual places the loaders trust."""
-        super().__init__(spawn=True)
+        super().__init__(None)
         self.kernel = kernel
         self.trusted = Trusted.below(str(root))
         self.threads: list[threading.Thread] = []
@@ -73,25 +74,23 @@ class World:
     def plug(self, alias: str, name: str = "0000:01:00.0", *, synthetic: bool = False) -> None:
         uuid = b"SYNTH_UUID=0\0" if synthetic else b""
         text = f"add@/devices/{name}\0SUBSYSTEM=pci\0MODALIAS={alias}\0".encode() + uuid
-        self.line.take(uevent.parse(text), "uevent")
+        self.line.intake.take(uevent.parse(text), "uevent")
 
     def settle(self) -> list[AnyJob]:
         """Until the line is idle; each module that comes in is live from then on. The answer: the jobs that ended."""
         names: set[str] = set()
-        ended = self.line.advance()
+        self.line.advance()
         while not self.line.idle:
-            if self.line.work:
+            for work in self.line.flights.busy()[:1]:
                 with selectors.DefaultSelector() as selector:
-                    selector.register(self.line.work.lane, selectors.EVENT_READ)
+                    selector.register(work.lane, selectors.EVENT_READ)
                     assert selector.select(10)
-                name = self.line.work.step.module
-                pending = self.line.work.lane
-                if f"{name}.ko" not in {*self.kernel.refuse, *self.kernel.oops}:
-                    names.add(name)
+                if f"{work.module}.ko" not in {*self.kernel.refuse, *self.kernel.oops}:
+                    names.add(work.module)
                     self.live(*names)
-                ended += self.line.heard(pending)
-            ended += self.line.advance()
-        return ended
+                self.line.heard(work.lane)
+            self.line.advance()
+        return self.line.take_ended()
 
     def told(self) -> list[tuple[str, str]]:
         """(KMODD_MODULE or MESSAGE_ID, KMODD_RESULT) of each record so far."""

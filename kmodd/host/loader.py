@@ -101,7 +101,7 @@ def decode_call(datagram: bytes) -> Call:
 def encode_reply(reply: Reply) -> bytes:
     """One datagram for `reply`."""
     return json.dumps(
-        {"errno": reply.errno, "stage": reply.stage, "usec": reply.usec, "detail": reply.detail[:MAX_STEP // 8]}
+        {"errno": reply.errno, "stage": reply.stage, "usec": reply.usec, "detail": reply.detail[: MAX_STEP // 8]}
     ).encode()
 
 

@@ -200,8 +200,8 @@ def overridden(root: str, devpaths: Iterable[str]) -> set[str]:
             said += more
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
-    free = {int(line.split()[0]) for line in said.splitlines() if line.endswith(b" 1")}
-    return {path for number, path in enumerate(paths) if number not in free}
+    unset = {int(line.split()[0]) for line in said.splitlines() if line.endswith(b" 1")}
+    return {path for number, path in enumerate(paths) if number not in unset}
 
 
 def _devices(root: str) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ def test_load_is_answered_with_every_module_it_took(world: World, control: Contr
     for caller in (first, second):
         send(caller, '{"method": "io.kmodd.Load", "parameters": {"request": "b"}}')
     callers.listen()
-    assert world.line.waiting == 2
+    assert len(world.line.intake) == 2
     for job in world.settle():
         callers.ended(job)
     results = [[(r["module"], r["result"]) for r in c.answers()[0]["parameters"]["results"]] for c in (first, second)]
@@ -55,7 +55,7 @@ def test_load_and_unload_wait_for_the_same_lane(world: World, control: ControlSo
     callers.listen()
     send(second, '{"method": "io.kmodd.Unload", "parameters": {"request": "c"}}')
     callers.listen()
-    assert world.line.waiting == 2
+    assert len(world.line.intake) == 2
     for job in world.settle():
         callers.ended(job)
     loaded, removed = (caller.answers()[0]["parameters"] for caller in (first, second))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import uevent
+from kmodd import answers, uevent
 from kmodd.boot_list import BootList, BootModule
 from kmodd.errors import Where
 from kmodd.host.tree import Tree
@@ -57,8 +57,10 @@ def test_one_that_refuses_stops_nothing(world: World) -> None:
     assert world.told() == [("c", "failed"), ("a", "loaded"), ("b", "loaded")]
 
 
-def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(world: World) -> None:
-    """ENODEV never by itself: synthetic events are repeats, a device that really comes is a cause."""
+def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENODEV never by itself: synthetic events are repeats, a device that comes later is a cause."""
     world.kernel.refuse["c.ko"] = errno.ENODEV
     world.plug("pci:v2")
     world.settle()
@@ -67,9 +69,20 @@ def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(world: Wor
         world.settle()
     assert loads(world) == ["c.ko"]
     assert world.line.report.counters.repeats == 100
+    monkeypatch.setattr(answers, "REFUSAL_STANDS", 0.0)
     world.plug("pci:v2", "0000:03:00.0")
     world.settle()
     assert loads(world) == ["c.ko", "c.ko"]
+
+
+def test_a_module_that_refuses_for_each_of_1536_processors_is_one_try_one_record_and_a_count(world: World) -> None:
+    world.kernel.refuse["c.ko"] = errno.ENODEV
+    for number in range(1536):
+        world.plug("pci:v2", f"cpu{number}")
+        world.settle()
+    assert loads(world) == ["c.ko"]
+    assert world.told() == [("c", "failed")]
+    assert world.line.report.counters.repeats == 1535
 
 
 def test_a_module_that_refused_is_not_tried_for_another_alias_of_the_replay(world: World) -> None:
@@ -87,7 +100,7 @@ def test_a_removed_module_is_loaded_again_on_trigger(world: World) -> None:
     world.plug("pci:v2")
     world.settle()
     world.live()
-    world.line.take(uevent.parse(b"remove@/module/c\0SUBSYSTEM=module\0"), "uevent")
+    world.line.intake.take(uevent.parse(b"remove@/module/c\0SUBSYSTEM=module\0"), "uevent")
     world.plug("pci:v2", synthetic=True)
     world.settle()
     assert loads(world) == ["c.ko", "c.ko"]
@@ -126,17 +139,17 @@ def test_a_new_index_is_seen_before_no_match_is_said(world: World) -> None:
 
 
 def test_an_index_that_changed_asks_for_a_replay(world: World) -> None:
-    assert world.line.takes_replay()
-    assert not world.line.takes_replay()
+    assert world.line.intake.takes_replay()
+    assert not world.line.intake.takes_replay()
     world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
     world.line.refresh()
-    assert world.line.takes_replay()
+    assert world.line.intake.takes_replay()
 
 
 def test_lost_events_are_told_and_ask_for_a_replay(world: World) -> None:
-    assert world.line.takes_replay()
-    world.line.events_were_lost()
-    assert world.line.takes_replay()
+    assert world.line.intake.takes_replay()
+    world.line.intake.events_were_lost()
+    assert world.line.intake.takes_replay()
     assert world.told() == [(OVERRUN[-4:], "")]
 
 
@@ -171,7 +184,7 @@ def test_no_tree_is_said_once_and_heals(tmp_path: Path) -> None:
     world.settle()
     world.line.advance()
     assert world.told() == [(NO_TREE[-4:], "")]
-    assert world.line.no_tree
+    assert world.line.view.no_tree
     hidden.rename(world.modules)
     world.settle()
     assert loads(world) == ["c.ko"]
@@ -179,7 +192,7 @@ def test_no_tree_is_said_once_and_heals(tmp_path: Path) -> None:
 
 
 def test_an_operator_gets_the_parameters_through(world: World) -> None:
-    world.line.order(Request("c", "operator", params=("x=1",)))
+    world.line.intake.order(Request("c", "operator", params=("x=1",)))
     world.settle()
     assert world.kernel.calls == [("c.ko", "x=1", 0)]
 
@@ -198,7 +211,7 @@ def test_what_was_there_before_us_is_one_record(world: World) -> None:
     """INTERFACE: what an initramfs had loaded already is one summary record."""
     world.live("c", "a", "b")
     event = uevent.parse(b"add@/devices/x\0SUBSYSTEM=pci\0MODALIAS=pci:v1\0MODALIAS=pci:v2\0")
-    world.line.coldplug([event])
+    world.line.intake.coldplug([event])
     world.settle()
     world.line.report.end_coldplug()
     assert world.journal.records[0].message == "2 modules were loaded before kmodd started: b c"
@@ -210,10 +223,10 @@ def test_what_was_there_before_us_is_one_record(world: World) -> None:
 def test_the_boot_list_is_loaded_through_the_same_line(world: World) -> None:
     """Issue: loaded at start through the same line, reported like the rest."""
     listed = BootList((BootModule("b", Where("/etc/modules", 3)), BootModule("nothing", Where("/etc/modules", 4))))
-    world.line.boot(listed)
-    assert world.line.boot_left == 2
+    world.line.intake.boot(listed)
+    assert world.line.intake.boot_left == 2
     world.settle()
-    assert world.line.boot_left == 0
+    assert world.line.intake.boot_left == 0
     assert loads(world) == ["a.ko", "b.ko"]
     fields = dict(world.journal.records[1].fields)
     assert (fields["KMODD_SOURCE"], fields["KMODD_BECAUSE"]) == ("boot", "listed in /etc/modules:3")

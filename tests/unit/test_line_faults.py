@@ -17,6 +17,7 @@ from kmodd.host import lanes
 from kmodd.host.control import ControlSocket
 from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.notify import Notify
+from kmodd.host.spawner import Spawner
 from kmodd.outcome import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
 from kmodd.request import Backlog, Request
 from tests.unit.test_control import Caller
@@ -26,7 +27,7 @@ from tests.world import World, loads
 @pytest.fixture(autouse=True)
 def _replayed(world: World) -> None:
     """Its first replay is over."""
-    world.line.takes_replay()
+    world.line.intake.takes_replay()
 
 
 @pytest.fixture
@@ -110,9 +111,10 @@ def test_a_reload_that_changed_nothing_tells_no_nomatch_again(world: World) -> N
 
 
 def test_new_entries_of_the_boot_list_are_loaded_on_reload(world: World) -> None:
-    world.line.boot(BootList((BootModule("a", Where("/etc/modules", 1)),)))
+    world.line.intake.boot(BootList((BootModule("a", Where("/etc/modules", 1)),)))
     world.settle()
-    world.line.boot(BootList((BootModule("a", Where("/etc/modules", 1)), BootModule("c", Where("/etc/modules", 2)))))
+    both = (BootModule("a", Where("/etc/modules", 1)), BootModule("c", Where("/etc/modules", 2)))
+    world.line.intake.boot(BootList(both))
     world.settle()
     assert loads(world) == ["a.ko", "c.ko"]
 
@@ -132,7 +134,7 @@ def test_requests_wait_for_a_loader_and_nobody_is_turned_away(world: World, monk
     world.line.advance()
     world.line.advance()
     assert ids(world) == [NO_LOADER]
-    assert world.line.waiting == 2
+    assert len(world.line.intake) == 2
     assert not world.line.can_advance
     assert not world.line.quiet
     monkeypatch.setattr(world.loaders, "get", real)
@@ -154,17 +156,17 @@ def test_the_one_that_was_put_back_comes_first() -> None:
 def test_loaders_that_die_at_birth_are_not_started_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
-    def stillborn(*, spawn: bool) -> Lane:
+    def stillborn(spawner: Spawner | None) -> Lane:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.close()
-        started.append(spawn)
+        started.append(spawner)
         return Lane(ours)
 
     monkeypatch.setattr(lanes, "open_lane", stillborn)
-    loaders = Loaders(spawn=True)
+    loaders = Loaders(None)
     for _ in range(100):
-        lane = loaders.keep_spare()
-        if lane is not None:
+        loaders.keep_spare()
+        for lane in list(loaders.idle):
             loaders.lost(lane)
     assert len(started) == 1
 
@@ -173,22 +175,23 @@ def test_the_loader_at_work_and_the_spare_die_in_one_round(world: World, monkeyp
     world.index(["a.ko:", "b.ko:", "c.ko:"], ["alias pci:v3* a", "alias pci:v3* b"])
     theirs = []
 
-    def pair(*, spawn: bool) -> Lane:
+    def pair(_spawner: Spawner | None) -> Lane:
         ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         theirs.append(their)
         return Lane(ours)
 
     monkeypatch.setattr(lanes, "open_lane", pair)
-    loaders = Loaders(spawn=True)
+    loaders = Loaders(None)
     monkeypatch.setattr(world.line, "_loaders", loaders)
     world.plug("pci:v3")
     world.line.advance()
     loaders.keep_spare()
     both = world.line.lanes
     assert len(both) == 2
+    for _ in range(2):
+        theirs[0].recv(65536)  # what to read ahead, and the call
     for their in theirs:
-        their.recv(65536) if their is theirs[0] else None
         their.close()
     for lane in both:
         world.line.heard(lane)
@@ -206,8 +209,8 @@ def test_a_call_that_was_never_read_is_given_to_the_next_loader(world: World, mo
     world.line.advance()
     theirs.close()
     monkeypatch.setattr(world.loaders, "get", real)
-    assert world.line.work
-    world.line.heard(world.line.work.lane)
+    (work,) = world.line.flights.busy()
+    world.line.heard(work.lane)
     world.settle()
     assert world.told() == [("c", "loaded")]
 
@@ -230,7 +233,7 @@ def test_a_module_that_crashed_is_not_given_to_the_kernel_again(world: World) ->
 
 def test_what_an_operators_parameter_caused_does_not_keep_devices_from_it(world: World) -> None:
     world.kernel.refuse["c.ko"] = errno.EINVAL
-    world.line.order(Request("c", "operator", params=("bogus=x",)))
+    world.line.intake.order(Request("c", "operator", params=("bogus=x",)))
     world.settle()
     world.kernel.refuse.clear()
     world.plug("pci:v2", synthetic=True)
@@ -286,7 +289,7 @@ def test_what_cannot_be_meant_is_refused(
 
 
 def test_no_room_in_the_backlog_is_an_answer(world: World, control: ControlSocket, callers: Callers) -> None:
-    world.line._backlog._limit = 0
+    world.line.intake.turns._limit = 0
     caller = Caller(control)
     send(caller, callers, "Load", request="c")
     assert caller.answers()[0]["error"] == "io.kmodd.Busy"

@@ -84,7 +84,7 @@ class Running:
         self._loaders = None if dry_run else ThreadLoaders(machine, machine.root)
         self.line = Line(Tree(root=str(machine.root), release=rootfs.RELEASE), self.journal, self._loaders)
         self.line.reload()
-        self.line.takes_replay()
+        self.line.intake.takes_replay()
         self.control = ControlSocket(str(path))
         self.callers = Callers(self.line, self.control, Notify(), {})
         self.calls = 0
@@ -104,15 +104,15 @@ class Running:
                     if key.data is self.control:
                         self.control.accept()
                     elif isinstance(key.data, Lane):
-                        for job in self.line.heard(key.data):
-                            self.callers.ended(job)
+                        self.line.heard(key.data)
                     else:
                         self.control.receive(key.data)
-            waiting = self.line.waiting
+            waiting = len(self.line.intake)
             self.callers.listen()
-            self.calls += self.line.waiting - waiting
-            self.line._loaded = None  # as the kernel's events would have it
-            for job in self.line.advance():
+            self.calls += len(self.line.intake) - waiting
+            self.line.view.forget_loaded()  # as the kernel's events would have it
+            self.line.advance()
+            for job in self.line.take_ended():
                 self.callers.ended(job)
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kmodd import uevent
-from kmodd.request import MAX_DEVICES, MAX_NAMES, Backlog, Request, wanted
+from kmodd.request import MAX_DEVICES, MAX_NAMES, Backlog, Request, Turns, wanted
+from kmodd.requester import Requester
 
 
 def event(text: str) -> uevent.Uevent:
@@ -80,11 +81,33 @@ def test_first_come_first_served() -> None:
 
 def test_who_waits_for_an_answer_is_not_joined() -> None:
     """Parameters never coalesce with another request (issue of the tools), and each caller gets its own answer."""
-    backlog = Backlog()
-    backlog.add(Request("dummy", "operator", params=("numdummies=2",)))
-    backlog.add(Request("dummy", "operator"))
-    backlog.add(Request("dummy", "operator"))
-    assert len(backlog) == 3
+    turns = Turns()
+    turns.add(Request("dummy", "operator", params=("numdummies=2",)))
+    turns.add(Request("dummy", "operator"))
+    turns.add(Request("dummy", "operator"))
+    assert len(turns) == 3
+
+
+def asked_by(uid: int, text: str) -> Request:
+    return Request(text, "request", requester=Requester(1, "x", "", uid, None, "", "", container=False))
+
+
+def test_one_user_after_the_other_has_his_turn() -> None:
+    """Requests are served fairly per requester."""
+    turns = Turns()
+    for number in range(100):
+        turns.add(asked_by(1000, f"greedy{number}"))
+    turns.add(asked_by(1001, "modest"))
+    turns.add(Request("operators", "operator"))
+    taken = [turns.take(operators=False) for _ in range(3)]
+    assert [request.text for request in taken if request] == ["greedy0", "modest", "greedy1"]
+    assert turns.take(operators=True) == Request("operators", "operator")
+    assert len(turns) == 98
+
+
+def test_turns_are_bounded() -> None:
+    turns = Turns(limit=2)
+    assert [turns.add(asked_by(uid, "x")) for uid in range(3)] == [True, True, False]
 
 
 def test_a_real_device_makes_a_synthetic_wish_real() -> None:

@@ -39,7 +39,7 @@ def test_a_write_to_a_uevent_file_is_synthetic() -> None:
 
 def test_quotes_dollars_and_length_are_nothing_special() -> None:
     """systemd issue 24715: a DMI text with an apostrophe was broken by a shell-like parser."""
-    odd = "dmi:bvn\"MICRO-STARINT'L\":$(reboot)`x`" + "y" * 2000
+    odd = 'dmi:bvn"MICRO-STARINT\'L":$(reboot)`x`' + "y" * 2000
     assert uevent.parse(b"add@/x\0MODALIAS=" + odd.encode() + b"\0").modaliases == (odd,)
 
 
