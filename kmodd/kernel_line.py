@@ -13,7 +13,7 @@ MOST_CRASH_LINES = 40
 
 _NEW_CRASH = ("BUG: ", "kernel BUG at ", "Unable to handle kernel ", "general protection fault")
 _CRASH = re.compile(r"Oops\b|Internal error: |(?:divide error|invalid opcode|stack segment|double fault)\b|.*\[#\d+\]")
-"""How die() begins; `[#N]` counts the crashes of this boot, on every architecture (arch/*/kernel/traps.c, others)."""
+"""How die() begins; `[#N]` counts the crashes of this boot, on any architecture (arch/*/kernel/traps.c and others)."""
 _CRASH_ENDS = "---[ end trace"
 
 

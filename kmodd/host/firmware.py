@@ -1,0 +1,34 @@
+"""Where the kernel looks for firmware, and whether a file is there (drivers/base/firmware_loader/main.c, fw_path)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from kmodd.host.tree import read_file
+
+PATH = "/sys/module/firmware_class/parameters/path"
+_SUFFIXES = ("", ".zst", ".xz")
+"""A kernel that cannot unpack one of these passes it over; then the probe fails once more, and that is all."""
+
+
+def firmware_dirs(root: str, release: str) -> tuple[str, ...]:
+    """The directories in the kernel's order, without `root`; an administrator's own comes first."""
+    own = (read_file(root + PATH) or b"").decode("utf-8", "surrogateescape").removesuffix("\n")
+    usual = (f"{base}{below}" for base in ("/lib/firmware/updates", "/lib/firmware") for below in (f"/{release}", ""))
+    return (*([own] if own else []), *usual)
+
+
+def present(root: str, release: str, name: str) -> bool:
+    """Whether the kernel would find the file `name` (`rtl_nic/rtl8168g-2.fw`), packed or not."""
+    if ".." in name.split("/"):
+        return False  # the kernel refuses such a name
+    paths = (f"{root}{place}/{name}{suffix}" for place in firmware_dirs(root, release) for suffix in _SUFFIXES)
+    return any(os.path.isfile(path) for path in paths)
+
+
+def watched_dirs(root: str, release: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The directories in which one of `names` may appear, with `root`: what is to be watched for them, each once."""
+    places = firmware_dirs(root, release)
+    paths = (f"{root}{place}/{name}" for name in names if ".." not in name.split("/") for place in places)
+    return tuple(dict.fromkeys(os.path.dirname(path) for path in paths))
