@@ -108,6 +108,7 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	printf '%s\n' "$$LAUNCHER" > "$$work/launcher"
 	put 755 "$$work/launcher" "$(PREFIX)/bin/kmodd"
 	put 755 systemd/udev-rule "$(LIB)/udev-rule"
+	put 755 systemd/stack "$(LIB)/stack"
 	link() { mkdir -p "$$(dirname "$$work/tree$$2")"; ln -s "$$1" "$$work/tree$$2"; }
 	for tool in $$($(PYTHON) -BIc 'import sys; sys.path.insert(0, "."); from kmodd.cli.__main__ import TOOLS; print(*TOOLS)'); do
 		link ../../../bin/kmodd "$(LIB)/bin/$$tool"

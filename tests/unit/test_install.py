@@ -20,7 +20,10 @@ from kmodd.cli.__main__ import TOOLS
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
-UNITS = ("kmodd.service", "kmodd-loader.socket", "kmodd-loader@.service", "kmodd-restore-udev.service")
+UNITS = (
+    "kmodd.service", "kmodd-loader.socket", "kmodd-loader@.service", "kmodd-restore-udev.service",
+    "kmodd-stack.socket", "kmodd-stack@.service",
+)  # fmt: skip
 NO_NETWORK = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
 
 
@@ -76,6 +79,7 @@ def test_everything_has_its_place(image: Path) -> None:
     expected = {f"/usr/lib/systemd/system/{unit}" for unit in UNITS} | {
         "/usr/bin/kmodd",
         "/usr/lib/kmodd/udev-rule",
+        "/usr/lib/kmodd/stack",
         "/usr/lib/kmodd/varlink/server.py",
         "/usr/lib/kmodd/inotify_simple.py",
         "/usr/lib/kmodd/licenses/varlink/LICENSE.txt",
@@ -98,7 +102,9 @@ def test_everything_has_its_place(image: Path) -> None:
 
 
 def test_modes(image: Path) -> None:
-    programs = {"/usr/bin/kmodd", "/usr/lib/kmodd/udev-rule", "/usr/share/initramfs-tools/hooks/kmodd"}
+    programs = {
+        "/usr/bin/kmodd", "/usr/lib/kmodd/udev-rule", "/usr/lib/kmodd/stack", "/usr/share/initramfs-tools/hooks/kmodd",
+    }  # fmt: skip
     for path in listing(image):
         if (image / path[1:]).is_symlink():
             continue
@@ -274,7 +280,9 @@ def test_the_daemon_cannot_load_and_a_lane_can_do_little_else() -> None:
     assert "\nCapabilityBoundingSet=CAP_SYS_MODULE\n" in lane
 
 
-@pytest.mark.parametrize(("unit", "most"), [("kmodd.service", 3.0), ("kmodd-loader@x.service", 3.0)])
+@pytest.mark.parametrize(
+    ("unit", "most"), [("kmodd.service", 3.0), ("kmodd-loader@x.service", 3.0), ("kmodd-stack@x.service", 3.0)]
+)
 def test_the_sandbox_stays_as_tight_as_it_is(machine: Path, unit: str, most: float) -> None:
     done = run(["systemd-analyze", "security", "--offline=yes", "--no-pager", f"--root={machine}", unit])
     level = re.search(r"Overall exposure level for \S+: (\d+\.\d)", done.stdout)

@@ -47,8 +47,13 @@ def look(program: str, file: Path, user: int | None = None) -> dict[str, object]
     """What a program says that has all of LOOK."""
     file.touch()
     done = subprocess.run(
-        [sys.executable, "-c", LOOK + program, file], cwd=ROOT, user=user, stdout=subprocess.PIPE, timeout=60, check=True
-    )  # fmt: skip
+        [sys.executable, "-c", LOOK + program, file],
+        cwd=ROOT,
+        user=user,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
+    )
     found: dict[str, object] = json.loads(done.stdout)
     return found
 
