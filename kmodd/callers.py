@@ -144,7 +144,7 @@ class Callers:
         for waiter in list(self._settling):
             if waiter.deadline is not None and waiter.deadline <= now:
                 busy = [work.module for work in self._line.flights.busy()]
-                stuck = sorted({*busy, *self._line.flights.foreign})
+                stuck = sorted({*busy, *self._line.others.busy()})
                 self._socket.refuse(waiter.connection, "TimedOut", {"stuck": stuck})
                 self._settling.remove(waiter)
         self._settling = [waiter for waiter in self._settling if waiter.connection in here]
@@ -178,7 +178,7 @@ class Callers:
                 else {"pid": lane.pid}
                 for lane in line.lanes
             ],
-            "stuck": line.flights.stuck(),
+            "stuck": line.stuck(),
             "quarantine": sorted(line.standing.crashed),
             "counts": dict(line.report.counters.results),
             "records_lost": line.report.records_lost,

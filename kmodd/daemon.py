@@ -136,7 +136,7 @@ class Daemon:
     def _start(self) -> None:
         self._watch_tree()
         self._line.reload()
-        self._line.adopt()
+        self._line.others.adopt()
         self._line.intake.boot(read_boot_list(self._tree.root))
         self._line.intake.coldplug(sources.replay(self._tree.root))
         dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""

@@ -1,4 +1,4 @@
-"""What is under way: which step is with which loader, what others have the kernel load, and which jobs wait for either.
+"""What is under way: which step is with which loader, and which jobs wait for a load in flight.
 
 One load of a name is in flight at a time, over all lanes: whoever else wants the module waits for what comes of it.
 """
@@ -52,22 +52,10 @@ class Work:
 
 
 @dataclass(slots=True)
-class Foreign:
-    """A module that the kernel is starting, and not for us: a daemon before us began it, or an insmod by hand."""
-
-    since: float
-    """time.monotonic when it was seen first."""
-    adopted: bool
-    """It was there when we started: what comes of it is told."""
-    stuck: bool = False
-
-
-@dataclass(slots=True)
 class Flights:
     """All of it."""
 
     works: dict[Lane, Work] = field(default_factory=dict)
-    foreign: dict[str, Foreign] = field(default_factory=dict)
     parked: list[tuple[str, AnyJob]] = field(default_factory=list)
 
     def places(self) -> int:
@@ -89,29 +77,21 @@ class Flights:
 
     def stuck(self) -> list[str]:
         """Names in flight that nobody waits for any more."""
-        names = [work.module for work in self.works.values() if work.let_go]
-        return sorted({*names, *(name for name, foreign in self.foreign.items() if foreign.stuck)})
+        return [work.module for work in self.works.values() if work.let_go]
 
     def is_taken(self, name: str) -> bool:
         """Its load is in flight, and worth waiting for."""
-        foreign = self.foreign.get(name)
-        if foreign is not None and not foreign.stuck:
-            return True
         return any(work.module == name and not work.let_go for work in self.works.values())
-
-    def is_stuck(self, name: str) -> bool:
-        """Its load is in flight, and has been for too long."""
-        return name in self.stuck()
 
     def park(self, name: str, job: AnyJob) -> None:
         """`job` cannot go on before it is known what comes of `name`."""
         self.parked.append((name, job))
 
-    def released(self, may_go: Callable[[AnyJob], bool]) -> AnyJob | None:
+    def released(self, is_taken: Callable[[str], bool], may_go: Callable[[AnyJob], bool]) -> AnyJob | None:
         """A job that waits for nothing any more and for which there is a place; it is the caller's to drive again."""
         for entry in self.parked:
             name, job = entry
-            if not self.is_taken(name) and may_go(job):
+            if not is_taken(name) and may_go(job):
                 self.parked.remove(entry)
                 return job
         return None

@@ -15,7 +15,7 @@ from kmodd import outcome as telling
 from kmodd import patience
 from kmodd.answers import SOON, Answers
 from kmodd.errors import Problem
-from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Foreign, Work
+from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Work
 from kmodd.host import sources
 from kmodd.host.acts import Reply
 from kmodd.host.calls import call_of, outcome_of, outcome_of_death
@@ -28,6 +28,7 @@ from kmodd.host.tree import Tree
 from kmodd.intake import Intake
 from kmodd.job import Job
 from kmodd.kernel_line import crash_lines
+from kmodd.others import Others
 from kmodd.outcome import Outcome, Record
 from kmodd.plan import Insmod, RemovalStep, Step
 from kmodd.report import Report
@@ -38,9 +39,6 @@ from kmodd.view import View
 
 LOOK_FOR_LOADER = 5.0
 """Seconds until a loader is looked for again where none was to be had."""
-
-LOOK_AT_FOREIGN = 0.5
-"""Seconds between two looks at modules that others have the kernel start: it does not say when such a start fails."""
 
 BATCH = 256
 """Requests that are resolved without a load before the kernel's socket is looked at again."""
@@ -66,6 +64,7 @@ class Line:
         self._log = log
         self._memory = memory
         self.standing = memory.read() if memory else Standing()
+        self.others = Others(self.view, self.report, self.standing)
         self._answers = Answers()
         self.intake = Intake(self.report, self.view, self.standing, self._answers)
         self._retries = Retries()
@@ -74,7 +73,6 @@ class Line:
         """When (time.monotonic) a loader is worth another try."""
         self.no_loader = ""
         """Why no loader was to be had; empty: there was one, or none was needed."""
-        self._look_at_foreign = 0.0
         self._reconcile_at = time.monotonic() + self.view.settings.reconcile_every
 
     # -- what state it is in -----------------------------------------------------------------------------------
@@ -87,8 +85,16 @@ class Line:
         return (
             self._has_turn()
             or self._has_place()
-            or any(not self.flights.is_taken(name) and self._may_go(job) for name, job in self.flights.parked)
+            or any(not self._is_taken(name) and self._may_go(job) for name, job in self.flights.parked)
         )
+
+    def _is_taken(self, name: str) -> bool:
+        """Its load is in flight, ours or another's, and worth waiting for."""
+        return self.flights.is_taken(name) or name in self.others.busy()
+
+    def stuck(self) -> list[str]:
+        """Modules whose load does not end, and that nobody waits for any more."""
+        return sorted({*self.flights.stuck(), *self.others.stuck()})
 
     def _has_turn(self) -> bool:
         return self.flights.own() < MOST_OWN and self.intake.turns.has(operators=not self.flights.has_operator())
@@ -115,8 +121,8 @@ class Line:
     @property
     def quiet(self) -> bool:
         """Nothing is under way, nothing waits, and no replay is due: everything asked for is answered."""
-        foreign = any(not each.stuck for each in self.flights.foreign.values())
-        return not (self.flights.busy() or foreign or len(self.intake) or self.flights.parked or self.intake.replay)
+        at_work = self.flights.busy() or self.others.busy() or self.flights.parked
+        return not (at_work or len(self.intake) or self.intake.replay)
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -171,14 +177,6 @@ class Line:
             self._answers.forget(request.text)
             self.intake.backlog.add(request)
 
-    def adopt(self) -> None:
-        """Take over what the kernel was starting before us, for an earlier daemon or for somebody else."""
-        for name, module in self._tree.loaded().modules.items():
-            if module.state == "coming" and name not in self.standing.crashed:
-                self.flights.foreign[name] = Foreign(time.monotonic(), adopted=True)
-                message = f"{name} is being started since before kmodd: what comes of it is waited for"
-                self.report.tell(Record(telling.ADOPTED, telling.NOTICE, message, (("KMODD_MODULE", name),)))
-
     # -- the line ----------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
@@ -191,7 +189,7 @@ class Line:
             self.refresh()
         if self.view.snapshot is None:
             return
-        while parked := self.flights.released(self._may_go):
+        while parked := self.flights.released(self._is_taken, self._may_go):
             self._drive(parked)
         for _ in range(BATCH):
             request = self._take()
@@ -271,7 +269,7 @@ class Line:
         if self._loaders is None:
             job.abandon(telling.DRY_RUN)
         while step := self._next_step(job):
-            if self.flights.is_taken(step.module) or self._is_started_by_others(step):
+            if self._is_taken(step.module) or (isinstance(step, Insmod) and self.others.notice(step.module)):
                 self.flights.park(step.module, job)
                 break
             try:
@@ -317,15 +315,6 @@ class Line:
         for outcome in job.outcomes:
             if outcome.result == "missing" and outcome.path:
                 self._retries.missing(outcome.path, again)
-
-    def _is_started_by_others(self, step: Step | RemovalStep) -> bool:
-        """The kernel has it in state coming, and not for us: a load of it, or of what needs it, would only block."""
-        name = step.module
-        if self.view.loaded().state(name) != "coming" or name in self.standing.crashed or not isinstance(step, Insmod):
-            return False
-        if name not in self.flights.foreign:
-            self.flights.foreign[name] = Foreign(time.monotonic(), adopted=False)
-        return True
 
     def _miss_loader(self, why: str) -> None:
         if not self.no_loader:
@@ -377,7 +366,7 @@ class Line:
         if name in self.standing.crashed:
             detail = " before, and is not tried again until the next boot"
             return Outcome(request, name, "crashed", step.because, detail=detail)
-        if self.flights.is_stuck(name):
+        if name in self.stuck():
             return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
         if self.standing.is_kept_out(name, request):
             return telling.not_attempted(request, step, telling.KEPT_OUT)
@@ -399,9 +388,8 @@ class Line:
                 self.report.outcomes([each.told], self._answers)
                 each.work.job.finish(each.outcome)
                 self._drive(each.work.job)
-        if self.flights.foreign and now >= self._look_at_foreign:
-            self._look_at_foreign = now + LOOK_AT_FOREIGN
-            self._see_what_others_started(now)
+        if self.others.look(now):
+            self.intake.replay = "all"
         for request in self._retries.due(now):
             self.intake.backlog.add(request)
         if now >= self._reconcile_at:
@@ -410,24 +398,11 @@ class Line:
         if self._memory:
             self._memory.write(self.standing)
 
-    def _see_what_others_started(self, now: float) -> None:
-        self.view.forget_loaded()
-        for name, foreign in list(self.flights.foreign.items()):
-            state = self.view.loaded().state(name)
-            if state != "coming":
-                del self.flights.foreign[name]
-                if foreign.adopted or foreign.stuck:
-                    self.report.ended_by_others(name, state == "live", now - foreign.since)
-                    self.intake.replay = "all"
-            elif not foreign.stuck and now - foreign.since > self.view.settings.stuck_after:
-                foreign.stuck = True
-                self.report.stuck_by_others(name, now - foreign.since)
-
     def next_tick(self) -> float | None:
         """When (time.monotonic) `tick` has something to do; None: never."""
         now = time.monotonic()
         times = [self._reconcile_at, patience.next_look(self.flights, self.view.settings.stuck_after, now)]
-        times += [self._retries.next_due(), self._look_at_foreign if self.flights.foreign else None]
+        times += [self._retries.next_due(), self.others.next_look()]
         times.append(self._look_for_loader if self.no_loader else None)
         return min((each for each in times if each is not None), default=None)
 

@@ -34,14 +34,14 @@ FLOORS = (
         "kmodd.layer", "kmodd.catalog", "kmodd.request", "kmodd.policy", "kmodd.plan", "kmodd.resolve", "kmodd.depmod",
         "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
         "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing",
-        "kmodd.removal", "kmodd.depmod_output", "kmodd.firmware",
+        "kmodd.firmware",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it
     {"kmodd.host", "kmodd.host."},
     # 4: programs
     {
-        "kmodd.daemon", "kmodd.line", "kmodd.intake", "kmodd.view", "kmodd.flights", "kmodd.patience", "kmodd.report",
+        "kmodd.daemon", "kmodd.line", "kmodd.intake", "kmodd.view", "kmodd.flights", "kmodd.others", "kmodd.patience", "kmodd.report",
         "kmodd.callers", "kmodd.cli", "kmodd.cli.",
     },
 )  # fmt: skip
