@@ -33,8 +33,7 @@ FLOORS = (
     {
         "kmodd.layer", "kmodd.catalog", "kmodd.request", "kmodd.policy", "kmodd.plan", "kmodd.resolve", "kmodd.depmod",
         "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
-        "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing",
-        "kmodd.removal", "kmodd.depmod_output", "kmodd.firmware",
+        "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing", "kmodd.firmware", "kmodd.verdict",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it
