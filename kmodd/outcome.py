@@ -44,33 +44,22 @@ _KINDS: dict[Result, tuple[str, int]] = {
     "not_removed": ("f10f", ERR),
 }
 
-_KERNEL_SAYS: dict[int, tuple[int, str]] = {
-    # errno of finit_module → level and words; the table of systemd's module-util.c, with what each errno means
-    # here (kernel/module/main.c). ENODEV is a driver that looked and found nothing of its own.
-    errors.ENODEV: (NOTICE, "no such device: the driver found nothing that it drives"),
-    errors.ENOENT: (WARNING, "unknown symbol, see the kernel log: built for another kernel, or depmod not run?"),
-    errors.ENOEXEC: (ERR, "not a module for this kernel: wrong version or damaged"),
-    errors.EBUSY: (ERR, "busy: another load of it was under way and failed, or it is going away"),
-    errors.EPERM: (ERR, "not permitted: module_blacklist=, modules_disabled, lockdown or no CAP_SYS_MODULE"),
-    errors.EKEYREJECTED: (ERR, "signature missing, unknown or wrong, and this kernel demands one"),
-    errors.EINVAL: (ERR, "the module or one of its parameters was refused as invalid"),
-    errors.ENOMEM: (ERR, "not enough memory for it"),
-}
-
-_ABOUT_REMOVAL = {
-    # errno of delete_module → words (kernel/module/main.c)
-    errors.EAGAIN: "somebody uses it",
-    errors.EBUSY: "it is starting or ending, or it cannot be removed at all",
-    errors.ENOENT: "the kernel does not have it any more",
-    errors.EPERM: "not permitted: modules_disabled, lockdown or no CAP_SYS_MODULE",
-}
-
 DRY_RUN = "dry run"
 """Why nothing is attempted in a dry run."""
 
 KEPT_OUT = "somebody removed it while its device was there; it comes back by modprobe or with a new device"
 OVERRIDDEN = "driver_override is set for its device, or a probe holds the device"
 """Why a look at what is there does not load it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why the kernel refused, and how much that matters."""
+
+    level: int
+    """syslog(3)."""
+    words: str
+    """For an administrator to act on; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +83,8 @@ class Outcome:
     """failed: the module's own init refused, not its file or an install command."""
     evidence: tuple[tuple[str, str], ...] = ()
     """Further journal fields: what the kernel said, where it hangs."""
+    verdict: Verdict | None = None
+    """The kernel's refusal, explained."""
 
     @property
     def ok(self) -> bool:
@@ -138,8 +129,8 @@ class Record:
 def record(outcome: Outcome) -> Record:
     """The one record of `outcome` (fields: INTERFACE, Journal)."""
     number, priority = _KINDS[outcome.result]
-    if outcome.result == "failed":
-        priority = _KERNEL_SAYS.get(outcome.errno, (priority, ""))[0]
+    if outcome.verdict:
+        priority = outcome.verdict.level
     if outcome.result == "not_attempted" and outcome.errno:
         priority = DEBUG  # it was told when it refused
     if outcome.result == "not_attempted" and outcome.detail in (KEPT_OUT, OVERRIDDEN):
@@ -221,9 +212,8 @@ def _sentence(outcome: Outcome) -> str:
 
 def _reason(outcome: Outcome) -> str:
     code = errors.errorcode.get(outcome.errno, str(outcome.errno)) if outcome.errno else ""
-    loading = _KERNEL_SAYS.get(outcome.errno, (ERR, ""))[1]
-    says = _ABOUT_REMOVAL.get(outcome.errno, "") if outcome.result == "not_removed" else loading
-    return ", ".join(part for part in (code, outcome.detail or says) if part)
+    says = outcome.verdict.words if outcome.verdict else ""
+    return ", ".join(part for part in (code, says, outcome.detail) if part)
 
 
 def _for_whom(request: Request) -> str:

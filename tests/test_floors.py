@@ -35,6 +35,7 @@ FLOORS = (
         "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
         "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing",
         "kmodd.firmware",
+        "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing", "kmodd.firmware", "kmodd.verdict",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it

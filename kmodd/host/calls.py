@@ -11,6 +11,7 @@ from kmodd.outcome import Outcome, Result
 from kmodd.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.procfs import State
 from kmodd.request import Request
+from kmodd.verdict import KernelFacts, of_load, of_removal
 
 
 def call_of(step: Step | RemovalStep, real: Callable[[str], str]) -> Call:
@@ -28,8 +29,8 @@ def call_of(step: Step | RemovalStep, real: Callable[[str], str]) -> Call:
             assert_never(step)
 
 
-def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply) -> Outcome:
-    """What a reply means for its step."""
+def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: KernelFacts | None = None) -> Outcome:
+    """What a reply means for its step; `facts` make a refusal of the kernel plainer."""
     path = step.path if isinstance(step, Insmod) else ""
     at = step.at if isinstance(step, Install | RemoveCommand) else None
     detail = reply.detail
@@ -46,9 +47,13 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply) -> Outc
     else:
         result = "failed"
     by_kernel = reply.stage == "kernel"
+    refusal = None
+    if by_kernel and code:
+        refusal = of_load(step.module, code, facts) if result == "failed" else of_removal(code, facts)
     return Outcome(
-        request, step.module, result, step.because, path, code, reply.usec, at, detail=detail, by_kernel=by_kernel
-    )
+        request, step.module, result, step.because, path, code, reply.usec, at,
+        detail=detail, by_kernel=by_kernel, verdict=refusal,
+    )  # fmt: skip
 
 
 def outcome_of_death(request: Request, step: Step | RemovalStep, state: State | None, usec: int) -> Outcome:

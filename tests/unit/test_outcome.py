@@ -13,6 +13,7 @@ from kmodd.errors import Where
 from kmodd.outcome import DEBUG, ERR, INFO, NOTICE, WARNING, Outcome, Result, record
 from kmodd.plan import Because
 from kmodd.request import Request
+from kmodd.verdict import of_load
 
 CARD = Request("pci:v1", "uevent", ("/devices/pci0000:00/0000:01:00.0",), 1)
 MATCHED = Because("alias", "pci:v1", "pci:v*", Where("modules.alias", 7))
@@ -61,7 +62,9 @@ def test_many_devices_are_named_up_to_sixteen_and_counted() -> None:
 )
 def test_level_and_words_of_each_result(result: Result, code: int, level: int, words: str) -> None:
     """Levels as in systemd's module-util.c: ENODEV notice, ENOENT warning, anything else error."""
-    told = record(Outcome(CARD, "x", result, MATCHED, "/x.ko", code, 5, Where("/etc/modprobe.d/a.conf", 3)))
+    verdict = of_load("x", code, None) if result == "failed" else None
+    at = Where("/etc/modprobe.d/a.conf", 3)
+    told = record(Outcome(CARD, "x", result, MATCHED, "/x.ko", code, 5, at, verdict=verdict))
     assert told.priority == level
     assert words in told.message
 

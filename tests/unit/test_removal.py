@@ -14,6 +14,7 @@ from kmodd.plan import RemovalStep, RemoveCommand, Rmmod
 from kmodd.procfs import Loaded, parse_modules
 from kmodd.removal import MAX_DEPTH, RemovalJob, RemovalPlan, plan_removal
 from kmodd.request import Removing, Request
+from kmodd.verdict import of_removal
 from tests import rootfs
 
 
@@ -51,8 +52,9 @@ class Played:
                     self.loaded[name] = (count - 1, users.replace(f"{step.module},", ""))
         at = step.at if isinstance(step, RemoveCommand) else None
         return Outcome(
-            job.plan.request, step.module, "not_removed" if code else "removed", step.because, "", code, 7, at
-        )
+            job.plan.request, step.module, "not_removed" if code else "removed", step.because, "", code, 7, at,
+            verdict=of_removal(code, None) if code else None,
+        )  # fmt: skip
 
 
 def said(job: RemovalJob) -> list[tuple[str, str]]:
