@@ -23,6 +23,7 @@ from kmodd.host.control import (
     UnloadWish,
     Wish,
 )  # fmt: skip
+from kmodd.host.kernel_facts import read_facts
 from kmodd.host.notify import Notify
 from kmodd.host.settings import read_boot_list
 from kmodd.host.sources import last_seqnum
@@ -48,13 +49,16 @@ class _Settling:
 class Callers:
     """Holds the calls that wait for something."""
 
-    def __init__(self, line: Line, socket: ControlSocket, notify: Notify, facts: dict[str, Any]) -> None:
-        """`facts`: what of `Status` never changes: release, root, dry_run."""
+    def __init__(
+        self, line: Line, socket: ControlSocket, notify: Notify, facts: dict[str, Any], lacks: Sequence[str] = ()
+    ) -> None:
+        """`facts`: what of `Status` never changes: release, root, dry_run. `lacks`: what was not to be had."""
         self._line = line
         self._socket = socket
         self._notify = notify
         self._facts = facts
         self._root = str(facts.get("root", ""))
+        self._lacks = tuple(lacks)
         self._settling: list[_Settling] = []
         self._loading: list[tuple[Request, Connection]] = []
         self._since = time.monotonic()
@@ -182,8 +186,19 @@ class Callers:
             "quarantine": sorted(line.standing.crashed),
             "counts": dict(line.report.counters.results),
             "records_lost": line.report.records_lost,
-            "problems": line.problems(),
+            "problems": self._problems(),
         }
+
+    def _problems(self) -> list[str]:
+        """What is wrong, or works less well than it could, now."""
+        facts = read_facts(self._root)
+        said = (
+            self._line.view.no_tree,
+            self._line.no_loader,
+            "kernel.panic_on_oops=1: a module that crashes takes the machine down" if facts.panic_on_oops else "",
+            "kernel.modules_disabled=1: nothing can be loaded until the next boot" if facts.modules_disabled else "",
+        )
+        return [problem for problem in (*said, *self._lacks) if problem]
 
 
 def _loaded(job: Job) -> dict[str, Any]:

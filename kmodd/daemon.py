@@ -33,6 +33,7 @@ from kmodd.host.trusted import Trusted
 from kmodd.host.watch import Watch
 from kmodd.line import Line
 from kmodd.outcome import Record
+from kmodd.reprobe import Reprobe
 from kmodd.uevent import Uevent
 
 EVENTS_AT_ONCE = 1024
@@ -97,10 +98,11 @@ class Daemon:
         memory = StandingFile(settings.standing_path) if settings.standing_path else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
         self._line.view.watched = self._files is not None
+        self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
         if spawner:
             privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
-        self._callers = Callers(self._line, self._control, notify, facts)
+        self._callers = Callers(self._line, self._control, notify, facts, self._lacks())
         self._selector = selectors.DefaultSelector()
         self._ready_by: float | None = None
         self._ready_text = ""
@@ -141,12 +143,20 @@ class Daemon:
         self._line.intake.coldplug(sources.replay(self._tree.root))
         dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""
         message = f"kmodd is listening, kernel {self._tree.release}{dry}"
-        if not self._events.buffer_forced:
-            message += "; no CAP_NET_ADMIN: the receive buffer is as small as the system allows"
+        message = "; ".join((message, *self._lacks()))
         self._line.report.tell(Record(telling.STARTED, telling.INFO, message))
         self._speak()
         self._ready_text = message
         self._ready_by = time.monotonic() + BOOT_LIST_LIMIT
+
+    def _lacks(self) -> list[str]:
+        """What works less well here, in words."""
+        lacks = {
+            "no kernel log: a crash is told without the kernel's words (CAP_SYSLOG, /dev/kmsg)": self._log is None,
+            "no inotify: new modules and files are noticed with the next event only": self._files is None,
+            "no CAP_NET_ADMIN: the receive buffer is as small as the system allows": not self._events.buffer_forced,
+        }
+        return [words for words, is_so in lacks.items() if is_so]
 
     def _get_ready(self) -> None:
         """READY, once the boot list is answered or can not be."""
@@ -173,11 +183,12 @@ class Daemon:
                 case KernelEvents():
                     self._receive()
                 case Lane():
+                    self._reprobe.heard(key.data)
                     self._line.heard(key.data)
                 case StackQuestion():
                     self._line.heard_stack(key.data)
                 case KernelMessages():
-                    key.data.read()
+                    self._reprobe.heard_kernel(key.data.read())
                 case Watch():
                     self._changed_at = time.monotonic() if key.data.changed() else self._changed_at
                 case ControlSocket():
@@ -198,6 +209,7 @@ class Daemon:
             self._changed_at = None
             self._line.refresh()
             self._line.files_may_have_come()
+            self._reprobe.files_may_have_come()
         self._line.tick()
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
@@ -243,7 +255,7 @@ class Daemon:
     def _watch_tree(self) -> None:
         """Watch the directories that indexes, configuration and missing files are in, as they are now."""
         if self._files is not None:
-            missing = {os.path.dirname(path) for path in self._line.missing_files()}
+            missing = {os.path.dirname(path) for path in self._line.missing_files()} | set(self._reprobe.directories())
             self._files.set([*self._tree.directories(), *settings_directories(self._tree.root), *sorted(missing)])
 
     def _signalled(self) -> None:
@@ -258,7 +270,9 @@ class Daemon:
 
     def _watch(self) -> None:
         """Have the selector look at just the lanes and callers that there are now."""
-        speakers: tuple[Lane | StackQuestion, ...] = (*self._line.lanes, *self._line.questions)
+        speakers: tuple[Lane | StackQuestion, ...] = (
+            *self._line.lanes, *self._reprobe.lanes, *self._line.questions,
+        )  # fmt: skip
         wanted: dict[Lane | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
         for caller in self._control.connections:
             reading = 0 if caller.ended else selectors.EVENT_READ

@@ -20,6 +20,7 @@ from kmodd.host import sources
 from kmodd.host.acts import Reply
 from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.journal import Journal
+from kmodd.host.kernel_facts import read_facts
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Died, Lane, Loaders
 from kmodd.host.stack import StackQuestion
@@ -139,10 +140,6 @@ class Line:
         for work in self.flights.works.values():
             if work.question is question:
                 patience.heard_stack(work)
-
-    def problems(self) -> list[str]:
-        """What is wrong now, in words."""
-        return [problem for problem in (self.view.no_tree, self.no_loader) if problem]
 
     def missing_files(self) -> tuple[str, ...]:
         """Where to open the module files that were not there: if they come, `files_may_have_come` is to be called."""
@@ -347,7 +344,7 @@ class Line:
         if isinstance(heard, Reply):
             if heard.stage == "signal" and not self.view.beyond.install_signal_is_failure:
                 heard = replace(heard, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
-            return outcome_of(request, step, heard)
+            return outcome_of(request, step, heard, read_facts(self._tree.root) if heard.errno else None)
         usec = (time.monotonic_ns() - work.since_ns) // 1000
         outcome = outcome_of_death(request, step, self._tree.loaded().state(step.module), usec)
         if outcome.result != "crashed":

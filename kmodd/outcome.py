@@ -24,7 +24,7 @@ _PREFIX = "6c3fd7e0c7e64ed3a8a4f3b0a8a1"
 OVERRUN, ALREADY_THERE, STARTED, RELOADED, BAD_INPUT, NO_TREE, COLDPLUG_DONE, JOURNAL_GAP, NO_LOADER = (
     f"{_PREFIX}{number}" for number in ("f120", "f121", "f122", "f123", "f124", "f125", "f126", "f127", "f128")
 )
-DRIFT, ADOPTED, FIRMWARE, RISKY = (f"{_PREFIX}{number}" for number in ("f129", "f12a", "f12b", "f12c"))
+DRIFT, ADOPTED, FIRMWARE = (f"{_PREFIX}{number}" for number in ("f129", "f12a", "f12b"))
 
 _KINDS: dict[Result, tuple[str, int]] = {
     "loaded": ("f101", INFO),

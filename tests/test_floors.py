@@ -35,15 +35,15 @@ FLOORS = (
         "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
         "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing",
         "kmodd.firmware",
-        "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing", "kmodd.firmware", "kmodd.verdict",
+        "kmodd.verdict",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it
     {"kmodd.host", "kmodd.host."},
     # 4: programs
     {
-        "kmodd.daemon", "kmodd.line", "kmodd.intake", "kmodd.view", "kmodd.flights", "kmodd.others", "kmodd.patience", "kmodd.report",
-        "kmodd.callers", "kmodd.cli", "kmodd.cli.",
+        "kmodd.daemon", "kmodd.line", "kmodd.intake", "kmodd.view", "kmodd.flights", "kmodd.others", "kmodd.patience",
+        "kmodd.reprobe", "kmodd.report", "kmodd.callers", "kmodd.cli", "kmodd.cli.",
     },
 )  # fmt: skip
 WALL = 3

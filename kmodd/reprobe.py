@@ -1,0 +1,80 @@
+"""Devices that failed for want of a firmware file are probed again once it is there: `Reprobe`.
+
+The kernel's log says who misses what; a loader writes the device's name into `drivers_probe`, for that takes as long
+as the probe does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+from kmodd import outcome as telling
+from kmodd.firmware import FirmwareWaits, MissingFirmware, missing_firmware, probe_path
+from kmodd.host import firmware
+from kmodd.host.acts import ProbeCall
+from kmodd.host.lanes import Died, Lane, Loaders
+from kmodd.kernel_line import KernelLine
+from kmodd.outcome import Record
+from kmodd.report import Report
+
+MOST_LANES = 8
+"""Probes under way; the files of further devices are looked for again with the next change."""
+
+
+class Reprobe:
+    """Who waits for which file, and the probes under way."""
+
+    def __init__(self, root: str, release: str, report: Report, loaders: Loaders | None) -> None:
+        """`loaders` None: a dry run, nothing is probed."""
+        self._root = root
+        self._release = release
+        self._report = report
+        self._loaders = loaders
+        self._waits = FirmwareWaits()
+        self._probes: dict[Lane, MissingFirmware] = {}
+
+    def heard_kernel(self, lines: Iterable[KernelLine]) -> None:
+        """The kernel has said this: some of it may tell of missing firmware."""
+        for line in lines:
+            missing = missing_firmware(line)
+            if missing and probe_path(missing) and self._waits.add(missing):
+                message = (
+                    f"{missing.device[1:]} lacks the firmware {missing.name}: it is probed again once that is there"
+                )
+                fields = (("KMODD_FIRMWARE", missing.name),)
+                self._report.tell(Record(telling.FIRMWARE, telling.NOTICE, message, fields))
+
+    def directories(self) -> tuple[str, ...]:
+        """Where a file that is waited for may appear."""
+        return firmware.watched_dirs(self._root, self._release, self._waits.names)
+
+    def files_may_have_come(self) -> None:
+        """Something changed in one of these directories."""
+        if self._loaders is None or len(self._probes) >= MOST_LANES:
+            return
+        for missing in self._waits.came(lambda name: firmware.present(self._root, self._release, name)):
+            path, device = probe_path(missing) or ("", "")
+            bus = path.split("/")[3]
+            message = f"The firmware {missing.name} is there now: {device} is probed again"
+            self._report.tell(Record(telling.FIRMWARE, telling.INFO, message, (("KMODD_FIRMWARE", missing.name),)))
+            with contextlib.suppress(OSError):
+                lane = self._loaders.get()
+                if lane.start(ProbeCall(bus, device)):
+                    self._probes[lane] = missing
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Connections to loaders, to be watched."""
+        return tuple(self._probes)
+
+    def heard(self, lane: Lane) -> None:
+        """A loader is through with a probe, or gone. How the probe went, the kernel's log says."""
+        heard = lane.receive()
+        if heard is None or self._loaders is None or lane not in self._probes:
+            return
+        del self._probes[lane]
+        if isinstance(heard, Died):
+            self._loaders.lost(lane)
+        else:
+            self._loaders.give_back(lane)
