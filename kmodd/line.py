@@ -378,11 +378,11 @@ class Line:
     def tick(self) -> None:
         """Do what is due: loads that take too long, what others start, what is tried again, a look for drift."""
         now = time.monotonic()
-        limit = self.view.settings.stuck_after
-        if (look := patience.next_look(self.flights, limit, now)) is not None and look <= now and self._loaders:
-            for each in patience.overdue(self.flights, self._tree.loaded(), limit, self._loaders.ask_stack, now):
+        if self._loaders:
+            limit, ask = self.view.settings.stuck_after, self._loaders.ask_stack
+            for each in patience.overdue(self.flights, self._tree.loaded, limit, ask, now):
                 each.work.let_go = True
-                self.report.outcomes([each.told], self._answers)
+                self.report.outcomes([each.told] if each.told else [], self._answers)
                 each.work.job.finish(each.outcome)
                 self._drive(each.work.job)
         if self.others.look(now):

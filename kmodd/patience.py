@@ -30,36 +30,43 @@ class Overdue:
     """One load that its job waits for no longer."""
 
     work: Work
-    told: Outcome
-    """The record of it."""
     outcome: Outcome
     """What the job goes on with."""
+    told: Outcome | None = None
+    """A record beside that outcome's own."""
 
 
 def overdue(
-    flights: Flights, loaded: Loaded, limit: float, ask: Callable[[int], StackQuestion | None], now: float
+    flights: Flights, loaded: Callable[[], Loaded], limit: float, ask: Callable[[int], StackQuestion | None], now: float
 ) -> list[Overdue]:
-    """The loads that have just become so. `limit`: seconds; `ask` opens a question for the stack of a process."""
+    """The loads that have just become so.
+
+    `loaded`: looks at what the kernel has. `limit`: seconds; `ask` opens a question for the stack of a process.
+    """
+    given_up = [work for work in flights.works.values() if work.let_go]
+    late = [work for work in flights.busy() if work.seconds() > (min(BEHIND_A_STALL, limit) if given_up else limit)]
+    if not late:
+        return []
+    state = loaded()
+    first = next((work.module for work in given_up if _is_live(work, state)), "")
     found = []
-    stalled = next((work.module for work in flights.works.values() if work.let_go and _is_live(work, loaded)), "")
-    for work in flights.busy():
-        live = _is_live(work, loaded)
-        if live and stalled and work.seconds() > BEHIND_A_STALL:
-            found.append(_stall(work, f"{_ASYNC}: {stalled} was the first"))
+    for work in late:
+        live = _is_live(work, state)
+        if live and first:
+            found.append(_stall(work, f"{_ASYNC}: {first} was the first"))
         elif work.seconds() > limit and _asked(work, ask, now):
             found.append(_stall(work, _ASYNC) if live else _hang(work))
-            stalled = stalled or (work.module if live else "")
+            first = first or (work.module if live else "")
     return found
 
 
 def next_look(flights: Flights, limit: float, now: float) -> float | None:
     """When (time.monotonic) `overdue` is worth calling; None: nothing is in flight."""
-    times = []
-    stalled = any(work.let_go for work in flights.works.values())
-    for work in flights.busy():
-        patience = BEHIND_A_STALL if stalled and work.seconds() < BEHIND_A_STALL else limit
-        times.append(work.answer_by if work.answer_by is not None else now + patience - work.seconds() + 0.01)
-    return min(times, default=None)
+    if any(work.let_go for work in flights.works.values()) and flights.busy():
+        return now + BEHIND_A_STALL
+    return min(
+        (work.answer_by or now + max(0.0, limit - work.seconds()) + 0.01 for work in flights.busy()), default=None
+    )
 
 
 def heard_stack(work: Work) -> None:
@@ -102,7 +109,7 @@ def _hang(work: Work) -> Overdue:
         work.job.plan.request, work.module, "stuck", work.step.because, _path(work),
         duration_usec=int(work.seconds() * 1e6), detail=f"it is left alone{where}; the others go on", evidence=evidence,
     )  # fmt: skip
-    return Overdue(work, outcome, outcome)
+    return Overdue(work, outcome)
 
 
 def _stall(work: Work, why: str) -> Overdue:
@@ -110,7 +117,7 @@ def _stall(work: Work, why: str) -> Overdue:
     request, usec = work.job.plan.request, int(work.seconds() * 1e6)
     because, path = work.step.because, _path(work)
     told = Outcome(request, work.module, "stuck", because, path, duration_usec=usec, detail=why, evidence=evidence)
-    return Overdue(work, told, Outcome(request, work.module, "loaded", because, path, duration_usec=usec))
+    return Overdue(work, Outcome(request, work.module, "loaded", because, path, duration_usec=usec), told)
 
 
 def _path(work: Work) -> str:

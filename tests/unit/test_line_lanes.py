@@ -1,0 +1,486 @@
+"""Many lanes: what waits for what, what is left alone, what is tried again, and what somebody's will keeps out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd import patience, uevent
+from kmodd.host.lanes import Lane
+from kmodd.host.standing_file import StandingFile
+from kmodd.host.tree import Tree
+from kmodd.line import Line
+from kmodd.outcome import ADOPTED, DRIFT
+from kmodd.request import Removing, Request
+from kmodd.standing import Standing, of_text
+from tests.fakes import FakeKernel
+from tests.world import RELEASE, World, loads
+
+
+class GateKernel(FakeKernel):
+    """An init that lasts until the test says otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates: dict[str, threading.Event] = {}
+        self.inside: dict[str, threading.Event] = {}
+
+    def close(self, name: str) -> None:
+        self.gates[name] = threading.Event()
+        self.inside[name] = threading.Event()
+
+    def finit_module(self, fd: int, options: str, flags: int) -> None:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+        if name in self.gates:
+            self.inside[name].set()
+            assert self.gates[name].wait(20)
+        super().finit_module(fd, options, flags)
+
+
+@pytest.fixture
+def gate(world: World) -> Iterator[GateKernel]:
+    """A world whose kernel has gates."""
+    kernel = GateKernel()
+    world.kernel = world.loaders.kernel = kernel
+    world.line.intake.takes_replay()
+    yield kernel
+    for event in kernel.gates.values():
+        event.set()
+
+
+def hear(world: World, count: int = 1) -> None:
+    """Wait for `count` answers of loaders, each module that answers well being live from then on."""
+    for _ in range(count):
+        with selectors.DefaultSelector() as selector:
+            for lane in world.line.flights.works:
+                selector.register(lane, selectors.EVENT_READ, lane)
+            ready = selector.select(10)
+            assert ready, "no loader says anything"
+            lane = ready[0][0].data
+        assert isinstance(lane, Lane)
+        work = world.line.flights.works[lane]
+        if not lane.pid:
+            world.line.heard(lane)  # its greeting
+            hear(world)
+            continue
+        if f"{work.module}.ko" not in world.kernel.refuse:
+            live = {*world.line.view.loaded().modules, work.module}
+            world.live(*live)
+        world.line.heard(lane)
+    world.line.advance()
+
+
+def configure(world: World, *words: str) -> None:
+    (world.root / "etc/kmodd").mkdir(exist_ok=True)
+    (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\n" + "".join(f"{word}\n" for word in words))
+    world.line.reload()
+    world.line.intake.takes_replay()
+
+
+def at_work(world: World) -> list[str]:
+    return [work.module for work in world.line.flights.busy()]
+
+
+# -- lanes --------------------------------------------------------------------------------------------------------
+
+
+def test_devices_share_one_lane_and_a_request_of_the_kernel_has_its_own(world: World, gate: GateKernel) -> None:
+    """A request made while a load is in flight must never wait for the lane that runs that init."""
+    gate.close("c.ko")
+    world.plug("pci:v2")
+    world.plug("pci:v1", "other")
+    world.line.advance()
+    assert gate.inside["c.ko"].wait(10)
+    world.line.advance()
+    assert at_work(world) == ["c"]
+    world.line.intake.order(Request("a", "request"))
+    world.line.advance()
+    assert at_work(world) == ["c", "a"]
+    hear(world)
+    assert [job.plan.request.text for job in world.line.take_ended()] == ["a"]
+    gate.gates["c.ko"].set()
+    hear(world)
+    hear(world)
+    assert loads(world) == ["a.ko", "c.ko", "b.ko"]
+
+
+def test_the_devices_lane_is_as_wide_as_it_is_configured(world: World, gate: GateKernel) -> None:
+    configure(world, "Lanes=2")
+    for name in ("c.ko", "a.ko"):
+        gate.close(name)
+    world.plug("pci:v2")
+    world.plug("pci:v1", "other")
+    world.line.advance()
+    assert at_work(world) == ["c", "a"]
+    assert gate.inside["c.ko"].wait(10)
+    assert gate.inside["a.ko"].wait(10)
+
+
+def test_one_load_of_a_name_is_in_flight_and_who_else_wants_it_waits_for_that(world: World, gate: GateKernel) -> None:
+    gate.close("a.ko")
+    world.plug("pci:v1")  # a, then b
+    world.line.advance()
+    world.line.intake.order(Request("a", "request"))
+    world.line.advance()
+    assert at_work(world) == ["a"]
+    assert not world.line.quiet
+    gate.gates["a.ko"].set()
+    hear(world, 2)
+    assert loads(world) == ["a.ko", "b.ko"]
+    ended = {job.plan.request.origin: [each.result for each in job.outcomes] for job in world.line.take_ended()}
+    assert ended == {"request": ["live"], "uevent": ["loaded", "loaded"]}
+
+
+def test_a_dependent_is_not_handed_over_while_its_dependency_is_coming(world: World, gate: GateKernel) -> None:
+    """kernel-proofs, 2 and 3: it would wait 30 s there and fail."""
+    (world.root / "proc/modules").write_text("a 1 1 - Loading 0x0\n")
+    world.line.view.forget_loaded()
+    world.plug("pci:v1")
+    world.line.advance()
+    assert at_work(world) == []
+    assert world.line.others.busy() == ["a"]
+    world.live("a")
+    world.line.tick()
+    world.line.advance()
+    assert at_work(world) == ["b"]
+    hear(world)
+    assert loads(world) == ["b.ko"]
+    del gate
+
+
+def test_operators_see_what_came_of_the_one_before(world: World, gate: GateKernel) -> None:
+    gate.close("c.ko")
+    world.line.intake.order(Request("c", "operator"))
+    world.line.intake.order(Request("c", "operator", removing=Removing()))
+    world.line.advance()
+    assert at_work(world) == ["c"]
+    gate.gates["c.ko"].set()
+    hear(world, 2)
+    assert [call[0] for call in world.kernel.calls] == ["c.ko", "c"]
+
+
+def test_at_most_fifty_requests_of_the_kernel_are_under_way(world: World, gate: GateKernel) -> None:
+    names = [f"m{number}" for number in range(60)]
+    for name in names:
+        (world.modules / f"{name}.ko").write_bytes(b"\x7fELF")
+        gate.close(f"{name}.ko")
+    world.index([f"{name}.ko:" for name in names], [])
+    for name in names:
+        assert world.line.intake.order(Request(name, "request"))
+    world.line.advance()
+    assert len(at_work(world)) == 50
+    for event in gate.gates.values():
+        event.set()
+    hear(world, 60)
+    assert sorted(loads(world)) == sorted(f"{name}.ko" for name in names)
+
+
+# -- what hangs, what crashed -------------------------------------------------------------------------------------
+
+
+def let_time_pass(world: World, seconds: float) -> None:
+    for work in world.line.flights.works.values():
+        work.since_ns -= int(seconds * 1e9)
+
+
+def test_what_hangs_is_told_and_left_and_the_lane_goes_on(world: World, gate: GateKernel) -> None:
+    gate.close("c.ko")
+    world.plug("pci:v2")
+    world.plug("pci:v1", "other")
+    world.line.advance()
+    assert gate.inside["c.ko"].wait(10)
+    world.line.tick()
+    assert at_work(world) == ["c"]
+    let_time_pass(world, 61)
+    (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
+    world.line.tick()
+    assert world.told() == [("c", "stuck")]
+    assert world.line.stuck() == ["c"]
+    world.line.advance()
+    assert at_work(world) == ["a"]
+    hear(world, 2)
+    assert world.line.quiet
+    world.plug("pci:v2", "again")
+    world.line.advance()
+    assert world.told()[-1] == ("c", "stuck")  # who asks gets an answer at once
+    gate.gates["c.ko"].set()
+    hear(world)
+    assert world.told() == [("c", "loaded")]  # its late outcome
+    assert world.line.stuck() == []
+    assert world.line.intake.takes_replay() == "all"
+
+
+def test_how_long_is_too_long_is_configured(world: World, gate: GateKernel) -> None:
+    configure(world, "StuckAfterSec=5")
+    gate.close("c.ko")
+    world.plug("pci:v2")
+    world.line.advance()
+    let_time_pass(world, 4)
+    world.line.tick()
+    assert world.told() == []
+    let_time_pass(world, 2)
+    world.line.tick()
+    assert world.told() == [("c", "stuck")]
+
+
+def test_work_on_the_side_is_named_as_what_the_others_wait_for(
+    world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kernel-proofs, 3: an unrelated module waits in async_synchronize, its own init over: it is live by then."""
+    monkeypatch.setattr(patience, "BEHIND_A_STALL", 0.0)
+    gate.close("c.ko")
+    gate.close("a.ko")
+    world.plug("pci:v2")
+    world.plug("pci:v1", "other")
+    world.line.advance()
+    let_time_pass(world, 61)
+    world.live("c")
+    world.line.tick()
+    record = world.journal.records[0]
+    assert "waits for work that some driver does on the side" in record.message
+    world.line.advance()
+    assert at_work(world) == ["a"]
+    world.live("c", "a")
+    world.line.tick()
+    assert "c was the first" in world.journal.records[-2].message
+    world.line.advance()
+    assert at_work(world) == ["b"]
+
+
+def test_a_crashed_module_stays_out_for_the_next_daemon_too(world: World, tmp_path: Path) -> None:
+    """kernel-proofs, 2: the kernel keeps the name in state coming; a second load of it blocks."""
+    memory = StandingFile(str(tmp_path / "standing"))
+    standing = memory.read()
+    standing.crash("c")
+    memory.write(standing)
+    (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
+    line = Line(Tree(root=str(world.root), release=RELEASE), world.journal, world.loaders, memory=memory)
+    line.reload()
+    line.others.adopt()
+    assert line.others.busy() == []
+    line.intake.order(Request("c", "request"))
+    line.advance()
+    (job,) = line.take_ended()
+    assert [each.result for each in job.outcomes] == ["crashed"]
+    assert loads(world) == []
+
+
+def test_what_needs_a_crashed_module_fails_with_that_reason(world: World) -> None:
+    world.line.standing.crash("a")
+    world.plug("pci:v1")
+    world.settle()
+    assert world.told() == [("a", "crashed"), ("b", "not_attempted")]
+    assert loads(world) == []
+
+
+def test_a_new_daemon_adopts_what_is_in_flight(world: World) -> None:
+    (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
+    world.line.others.adopt()
+    assert world.told() == [("c", "")]
+    assert not world.line.quiet
+    world.live("c")
+    world.line.tick()
+    assert world.told() == [("c", "loaded")]
+    assert ADOPTED  # the first of the two records
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"crashed": 1, "removed": {}}', '{"crashed": []}', "\0"])
+def test_a_damaged_standing_is_none(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "standing"
+    path.write_text(text)
+    assert StandingFile(str(path)).read() == Standing()
+
+
+def test_standing_comes_back_as_it_was_written() -> None:
+    standing = Standing()
+    standing.crash("x")
+    standing.asks("y", ("/devices/1", "/devices/2"))
+    standing.remove("y")
+    again = of_text(standing.to_text())
+    assert (again.crashed, again.removed) == ({"x"}, {"y": {"/devices/1", "/devices/2"}})
+
+
+# -- tried again, with a cause ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EINTR])
+def test_what_passes_by_itself_is_tried_again_soon_and_a_few_times(
+    world: World, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kmodd.retries.PAUSES", (0.0, 0.0))
+    world.kernel.refuse["c.ko"] = code
+    world.plug("pci:v2")
+    world.settle()
+    for _ in range(5):
+        world.line.tick()
+        world.settle()
+    assert loads(world) == ["c.ko"] * 3
+    world.kernel.refuse.clear()
+    world.plug("pci:v2", "another")
+    world.settle()
+    assert world.told()[-1] == ("c", "loaded")
+
+
+@pytest.mark.parametrize("code", [errno.ENODEV, errno.EINVAL, errno.ENOENT, errno.ENOEXEC])
+def test_other_refusals_wait_for_a_cause(world: World, code: int) -> None:
+    world.kernel.refuse["c.ko"] = code
+    world.plug("pci:v2")
+    world.settle()
+    assert world.line._retries.next_due() is None
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    world.index(deps=["a.ko:", "c.ko:"], aliases=["alias pci:v2* c"])
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert loads(world) == ["c.ko", "c.ko"]
+
+
+def test_a_missing_file_is_told_once_and_tried_again_when_it_comes(world: World) -> None:
+    world.line.view.watched = True  # in this little tree the file's directory is the index's, too
+    file = world.modules / "c.ko"
+    file.rename(world.root / "away")
+    world.plug("pci:v2")
+    world.settle()
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert world.told() == [("c", "missing")]
+    assert world.line.missing_files() == (str(file),)
+    world.line.files_may_have_come()
+    world.settle()
+    assert world.told() == []
+    (world.root / "away").rename(file)
+    world.live()
+    world.line.files_may_have_come()
+    world.settle()
+    assert world.told() == [("c", "loaded")]
+
+
+def test_stale_data_is_not_served_where_files_are_watched(world: World) -> None:
+    """A check before every "no match", though somebody says when files change."""
+    world.line.view.watched = True
+    world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
+    world.plug("pci:v9")
+    world.settle()
+    assert loads(world) == ["c.ko"]
+
+
+# -- nobody's will is fought --------------------------------------------------------------------------------------
+
+
+def device(world: World, alias: str, *, driver: str = "", override: str = "") -> str:
+    """A device in the sysfs of this world; its path."""
+    folder = world.root / "sys/devices/dev0"
+    folder.mkdir(parents=True, exist_ok=True)
+    (world.root / "sys/bus/pci/devices").mkdir(parents=True, exist_ok=True)
+    (folder / "modalias").write_text(f"{alias}\n")
+    (folder / "driver_override").write_text(f"{override or '(null)'}\n")
+    link = world.root / "sys/bus/pci/devices/dev0"
+    if not link.is_symlink():
+        link.symlink_to("../../../devices/dev0")
+    if driver:
+        (folder / "driver").symlink_to(f"../../bus/pci/drivers/{driver}")
+    return "/devices/dev0"
+
+
+def look_for_drift(world: World) -> None:
+    from kmodd.host import sources
+
+    for event in sources.replay(str(world.root), unbound=True):
+        world.line.intake.take(event, "reconcile", drift=True)
+    world.settle()
+
+
+def test_a_device_without_a_driver_is_drift_told_and_healed(world: World) -> None:
+    device(world, "pci:v2")
+    look_for_drift(world)
+    assert loads(world) == ["c.ko"]
+    drift = next(record for record in world.journal.records if record.message_id == DRIFT)
+    assert "/devices/dev0 has no driver although pci:v2 matches c" in drift.message
+
+
+def test_a_device_with_a_driver_is_none(world: World) -> None:
+    device(world, "pci:v2", driver="other")
+    look_for_drift(world)
+    assert loads(world) == []
+
+
+def test_a_driver_override_is_somebodys_will(world: World) -> None:
+    device(world, "pci:v2", override="vfio-pci")
+    look_for_drift(world)
+    assert loads(world) == []
+    assert world.told() == [("c", "not_attempted")]
+
+
+def test_a_device_whose_lock_is_held_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading driver_override blocks, unkillably, for the whole of a probe: the daemon must not."""
+    monkeypatch.setattr("kmodd.host.sources.OVERRIDE_LIMIT", 0.2)
+    device(world, "pci:v2")
+    path = world.root / "sys/devices/dev0/driver_override"
+    path.unlink()
+    os.mkfifo(path)
+    look_for_drift(world)
+    assert loads(world) == []
+
+
+def module_event(world: World, action: str, name: str) -> None:
+    world.line.intake.take(uevent.parse(f"{action}@/module/{name}\0SUBSYSTEM=module\0".encode()), "uevent")
+
+
+def test_what_somebody_removed_is_not_brought_back_by_a_look(world: World) -> None:
+    device(world, "pci:v2")
+    world.plug("pci:v2", "dev0")
+    world.settle()
+    world.live()
+    module_event(world, "remove", "c")
+    look_for_drift(world)
+    assert loads(world) == ["c.ko"]
+    assert all(record.message_id != DRIFT for record in world.journal.records)
+    world.plug("pci:v2", "dev1")  # another device really comes
+    world.settle()
+    assert loads(world) == ["c.ko", "c.ko"]
+
+
+def test_what_somebody_removed_and_loaded_again_is_as_before(world: World) -> None:
+    device(world, "pci:v2")
+    world.plug("pci:v2", "dev0")
+    world.settle()
+    module_event(world, "remove", "c")
+    module_event(world, "add", "c")
+    world.live()  # gone in a way that the kernel did not tell
+    world.line.intake.events_were_lost()
+    look_for_drift(world)
+    assert loads(world) == ["c.ko", "c.ko"]
+
+
+def test_a_device_that_came_anew_at_the_same_place_is_new(world: World) -> None:
+    device(world, "pci:v2")
+    world.plug("pci:v2", "dev0")
+    world.settle()
+    world.live()
+    module_event(world, "remove", "c")
+    world.line.intake.take(uevent.parse(b"remove@/devices/dev0\0SUBSYSTEM=pci\0"), "uevent")
+    look_for_drift(world)
+    assert loads(world) == ["c.ko", "c.ko"]
+
+
+# -- all of the new, or all of the old ----------------------------------------------------------------------------
+
+
+def test_a_broken_configuration_keeps_the_old_one_and_says_where(world: World) -> None:
+    configure(world, "StuckAfterSec=7")
+    configure(world, "StuckAfterSec=8", "Lanes=none")
+    assert world.line.view.settings.stuck_after == 7
+    messages = [record.message for record in world.journal.records]
+    assert any("all earlier settings stay in force" in message for message in messages)
+    assert any(
+        "/etc/kmodd/kmodd.conf:3" in message and "Lanes= wants a whole number" in message for message in messages
+    )
+    configure(world, "StuckAfterSec=8", "Lanes=2")
+    assert (world.line.view.settings.stuck_after, world.line.view.settings.lanes) == (8, 2)
