@@ -241,7 +241,7 @@ def test_without_a_compiler_the_kernels_helper_is_python(tmp_path: Path) -> None
     assert "kmodd-request is a Python script" in said
     helper = tmp_path / "usr/lib/kmodd/kmodd-request"
     traced = tmp_path / "traced"
-    command = ["strace", "-f", "-e", "trace=execve", "-o", traced, helper, "--version"]
+    command = ["strace", "-f", "-e", "trace=execve", "-o", str(traced), str(helper), "--version"]
     done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], env={"PATH": os.environ["PATH"]})
     became = re.findall(r'execve\("/s?bin/modprobe", \["modprobe", "--version"\].* = 0', traced.read_text())
     assert (done.returncode, len(became)) == (0, 1), traced.read_text()

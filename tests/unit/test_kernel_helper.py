@@ -75,7 +75,8 @@ class Helper:
         if self.kind == "python":
             return
         makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-        flags = {name: value.split() for name, value in re.findall(r"^(HELPER_FLAGS|BARE) = (.*)$", makefile, re.M)}
+        lines = re.findall(r"^(HELPER_FLAGS|BARE) = (.*)$", makefile, re.MULTILINE)
+        flags = {name: value.split() for name, value in lines}
         paths = {"SOCKET": self.socket, "FLAG": self.flag, "KERNEL_LOG": self.log}
         own = [f'-D{name}="{path}"' for name, path in paths.items()]
         own += ["-DMODPROBES=" + ", ".join(f'"{path}"' for path in self.modprobes), f"-DACCEPT_LIMIT={LIMIT}"]

@@ -68,9 +68,8 @@ class Setting:
         env = {"PATH": f"{self._programs}:{os.environ['PATH']}", "KMODD_ROOT": str(self.root)}
         if result is not None:
             env["SERVICE_RESULT"] = result
-        done = subprocess.run(
-            [self.helper.parent / SCRIPT.name, verb], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        command = [str(self.helper.parent / SCRIPT.name), verb]
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == expect, done.stdout
         return done.stdout
 

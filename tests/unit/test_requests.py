@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,11 @@ def connect(requests: RequestSocket, helpers: contextlib.ExitStack, name: bytes 
     return helper
 
 
+def waiting(requests: RequestSocket) -> list[KernelRequest]:
+    """What the daemon has to answer."""
+    return list(requests.waiting)
+
+
 def is_awake(requests: RequestSocket) -> bool:
     """Whether the daemon's loop would be woken."""
     return bool(select.select([requests], [], [], 0)[0])
@@ -61,13 +67,13 @@ def test_a_name_is_accepted_at_once_and_answered_later(
     assert (request.name, request.helper_pid) == ("net-pf-9", os.getpid())
     assert before <= request.arrived_ns <= time.monotonic_ns()
     assert helper.recv(10) == b"a"
-    assert requests.waiting == (request,)
+    assert waiting(requests) == [request]
     assert not is_awake(requests)
     assert requests.receive() == []
     requests.answer(request, True)
     assert helper.recv(10) == b"0"
     assert helper.recv(10) == b""
-    assert requests.waiting == ()
+    assert waiting(requests) == []
     assert requests.gone() == []
 
 
@@ -99,7 +105,7 @@ def test_what_is_no_name_is_answered_at_once(
     helper = connect(requests, helpers, name)
     assert requests.receive() == []
     assert (helper.recv(10), helper.recv(10), helper.recv(10)) == (b"a", b"1", b"")
-    assert requests.waiting == ()
+    assert waiting(requests) == []
 
 
 def test_a_helper_that_goes_is_told_of_once(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
@@ -110,7 +116,7 @@ def test_a_helper_that_goes_is_told_of_once(requests: RequestSocket, helpers: co
     assert requests.receive() == []
     assert requests.gone() == [going]
     assert requests.gone() == []
-    assert requests.waiting == (staying,)
+    assert waiting(requests) == [staying]
     assert not is_awake(requests)
     requests.answer(going, True)  # nobody is there: nothing happens
     requests.answer(staying, True)
@@ -125,7 +131,7 @@ def test_answers_where_the_helper_has_just_gone_do_no_harm(
     helper.close()
     requests.answer(request, True)
     requests.answer(request, True)
-    assert requests.waiting == ()
+    assert waiting(requests) == []
     assert not is_awake(requests)
 
 
@@ -207,7 +213,8 @@ def test_somebody_else_is_not_heard_even_if_the_socket_lets_them_in(uid: int, he
         command = ["/usr/bin/python3", "-IS", "-c", client, requests.path]
         with subprocess.Popen(command, user=uid, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             came: list[KernelRequest] = []
-            while not came and requests in select.select([requests, process.stdout], [], [], 20)[0]:
+            said: list[Any] = [requests, process.stdout]
+            while not came and requests in select.select(said, [], [], 20)[0]:
                 came += requests.receive()
             out, _ = process.communicate(timeout=20)
         assert len(came) == heard
@@ -283,7 +290,7 @@ def test_a_request_costs_few_system_calls(tmp_path: Path) -> None:
         "        requests.answer(requests.receive()[0], True)\n"
     )
     log = tmp_path / "log"
-    command = ["strace", "-c", "-o", log, sys.executable, "-c", code, tmp_path / "request"]
+    command = ["strace", "-c", "-o", str(log), sys.executable, "-c", code, str(tmp_path / "request")]
     subprocess.run(command, check=True, timeout=50)
     counts = {line.split()[-1]: int(line.split()[3]) for line in log.read_text().splitlines()[2:-2]}
     assert counts["accept4"] == 18
