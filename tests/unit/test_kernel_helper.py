@@ -12,11 +12,12 @@ import os
 import re
 import select
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,8 @@ SOURCE = ROOT / "helper" / "kmodd-request.c"
 AS_KERNEL = {"HOME": "/", "TERM": "linux", "PATH": "/sbin:/usr/sbin:/bin:/usr/bin"}
 BY_MODPROBE = 7
 """The exit status of our "real" modprobe."""
-LIMIT = 1
-"""Seconds that these helpers wait for "accepted"."""
+LIMIT = in_python.ACCEPT_LIMIT
+"""Seconds that a helper waits for "accepted"."""
 KINDS = ("bare", "libc", "python")
 
 
@@ -65,7 +66,7 @@ class Helper:
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r}); from kmodd.cli import request as it\n"
             f"it.SOCKET, it.FLAG, it.KERNEL_LOG = {self.socket!r}, {str(self.flag)!r}, {str(self.log)!r}\n"
-            f"it.MODPROBES, it.ACCEPT_LIMIT = {tuple(map(str, self.modprobes))!r}, {LIMIT}\n"
+            f"it.MODPROBES = {tuple(map(str, self.modprobes))!r}\n"
             "sys.exit(it.main(sys.argv[1:]))"
         )
         return [sys.executable, "-BISXutf8", "-c", code]
@@ -79,7 +80,7 @@ class Helper:
         flags = {name: value.split() for name, value in lines}
         paths = {"SOCKET": self.socket, "FLAG": self.flag, "KERNEL_LOG": self.log}
         own = [f'-D{name}="{path}"' for name, path in paths.items()]
-        own += ["-DMODPROBES=" + ", ".join(f'"{path}"' for path in self.modprobes), f"-DACCEPT_LIMIT={LIMIT}"]
+        own.append("-DMODPROBES=" + ", ".join(f'"{path}"' for path in self.modprobes))
         bare = flags["BARE"] if self.kind == "bare" else []
         command = ["gcc", *flags["HELPER_FLAGS"], "-Wextra", "-Werror", *bare, *own, "-o", *self.command, str(SOURCE)]
         subprocess.run(command, check=True)
@@ -98,14 +99,14 @@ class Helper:
         path.write_text(f"#!/bin/sh\n{script}")
         path.chmod(0o755)
 
-    def start(self, *words: bytes | str) -> subprocess.Popen[bytes]:
-        """Run it as the kernel does."""
-        command = [*map(os.fsencode, self.command), *(os.fsencode(word) for word in words)]
+    def start(self, *words: bytes | str, below: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Run it as the kernel does, or `below` another program."""
+        command = [os.fsencode(word) for word in (*below, *self.command, *words)]
         return subprocess.Popen(command, env=AS_KERNEL, cwd="/", preexec_fn=lambda: os.closerange(0, 3))
 
-    def status(self, *words: bytes | str) -> int:
+    def status(self, *words: bytes | str, below: Sequence[str] = ()) -> int:
         """Run it to its end."""
-        with self.start(*words) as process:
+        with self.start(*words, below=below) as process:
             return process.wait(30)
 
     def became(self) -> list[str]:
@@ -180,20 +181,23 @@ def test_once_accepted_it_waits_without_limit(helper: Helper, requests: RequestS
     with helper.start("-q", "--", "slow") as process:
         (request,) = come(requests)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(1.5 * LIMIT)
+            process.wait(LIMIT + 1)
         requests.answer(request, True)
         assert process.wait(30) == 0
     assert helper.became() == []
 
 
 def test_a_stop_of_the_helper_changes_nothing(helper: Helper, requests: RequestSocket) -> None:
-    """signal(7): a stop ends a wait that has a time limit in EINTR."""
+    """signal(7): a stop ends a wait that has a time limit in EINTR, and it has one until it is accepted."""
     with helper.start("-q", "--", "stopped") as process:
-        (request,) = come(requests)
-        process.send_signal(19)
+        assert select.select([requests], [], [], 30)[0]
+        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            os.sched_yield()  # it has connected, and after that only recv(2) sleeps
+        process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        process.send_signal(18)
-        requests.answer(request, True)
+        process.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+        requests.answer(come(requests)[0], True)
         assert process.wait(30) == 0
     assert helper.became() == []
 
@@ -313,6 +317,15 @@ def test_the_real_modprobe_takes_over(helper: Helper, no_daemon: str) -> None:
     assert helper.became()[:3] == ["-q", "--", "net-pf-9"]
     assert helper.became()[3:] == ["gave-up", "/", AS_KERNEL["PATH"], "SigIgn:\t0000000000000000"]
     assert helper.log.read_bytes() == b""
+
+
+def test_a_daemon_that_hangs_up_before_the_name_is_sent(helper: Helper) -> None:
+    """strace holds the helper up, so that send(2) fails; a signal that ended it would look like an answer."""
+    with contextlib.ExitStack() as stack:
+        says(hears=False)(helper.socket, stack)
+        strace = ["strace", "-o", str(helper.folder / "traced"), "-e", "inject=sendto:delay_enter=500000"]
+        assert helper.status("-q", "--", "net-pf-9", below=strace) == BY_MODPROBE
+    assert "EPIPE" in (helper.folder / "traced").read_text()
 
 
 @pytest.mark.root
