@@ -85,6 +85,11 @@ sys.exit(main())
 endef
 export LAUNCHER
 
+# helper/kmodd-request.c: the same bytes from the same compiler. Where the source can do without the C library it does.
+HELPER_FLAGS = -std=gnu11 -Os -Wall -static -no-pie -fno-pie -fno-stack-protector -fno-asynchronous-unwind-tables -s \
+               -Wl,--build-id=none -Wl,-z,noseparate-code
+BARE = -ffreestanding -nostdlib
+
 # The tree is put together in a staging folder; what stands there is what gets installed and what the manifest lists (a folder
 # is listed only where the installation made it). Byte code carries the hash of its source: it stays valid however the files
 # are copied, and an edited file still counts.
@@ -109,6 +114,14 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	put 755 "$$work/launcher" "$(PREFIX)/bin/kmodd"
 	put 755 systemd/udev-rule "$(LIB)/udev-rule"
 	put 755 systemd/stack "$(LIB)/stack"
+	put 755 systemd/kernel-helper "$(LIB)/kernel-helper"
+	compile() { $(CC) $(HELPER_FLAGS) "$$@" -o "$$work/helper" helper/kmodd-request.c; }
+	if ! { compile $(BARE) || compile; } 2> "$$work/why"; then
+		echo "$(LIB)/kmodd-request is a Python script, which takes far longer to start: $$(tail -n 1 "$$work/why")"
+		# The kernel gives its helper no open files, and Python is not made for that.
+		printf '#!/bin/sh\nexec %s request "$$@" </dev/null >/dev/null 2>&1\n' "$(PREFIX)/bin/kmodd" > "$$work/helper"
+	fi
+	put 755 "$$work/helper" "$(LIB)/kmodd-request"
 	link() { mkdir -p "$$(dirname "$$work/tree$$2")"; ln -s "$$1" "$$work/tree$$2"; }
 	for tool in $$($(PYTHON) -BIc 'import sys; sys.path.insert(0, "."); from kmodd.cli.__main__ import TOOLS; print(*TOOLS)'); do
 		link ../../../bin/kmodd "$(LIB)/bin/$$tool"

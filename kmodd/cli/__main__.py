@@ -20,6 +20,7 @@ VERBS = {
     "static-nodes": "the device nodes whose opening loads a module",
     "complete": "",
     "loader": "",
+    "request": "",
 }
 """Word → what it does; without words: not for people."""
 

@@ -1,4 +1,4 @@
-"""`make install` and `make uninstall`, the units, the catalogue and the script that hides udevd's rule."""
+"""`make install` and `make uninstall`, the kernel's helper, units, catalogue and the script that hides udevd's rule."""
 
 from __future__ import annotations
 
@@ -80,6 +80,8 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/bin/kmodd",
         "/usr/lib/kmodd/udev-rule",
         "/usr/lib/kmodd/stack",
+        "/usr/lib/kmodd/kernel-helper",
+        "/usr/lib/kmodd/kmodd-request",
         "/usr/lib/kmodd/varlink/server.py",
         "/usr/lib/kmodd/inotify_simple.py",
         "/usr/lib/kmodd/licenses/varlink/LICENSE.txt",
@@ -105,6 +107,8 @@ def test_modes(image: Path) -> None:
     programs = {
         "/usr/bin/kmodd", "/usr/lib/kmodd/udev-rule", "/usr/lib/kmodd/stack", "/usr/share/initramfs-tools/hooks/kmodd",
     }  # fmt: skip
+    programs = {f"/usr/lib/kmodd/{name}" for name in ("udev-rule", "kernel-helper", "kmodd-request")}
+    programs |= {"/usr/bin/kmodd", "/usr/share/initramfs-tools/hooks/kmodd"}
     for path in listing(image):
         if (image / path[1:]).is_symlink():
             continue
@@ -230,6 +234,29 @@ def test_bytes_that_are_not_utf8_pass_unchanged(prefix: Path) -> None:
             env={"LC_ALL": locale},
         )
         assert done.stdout == b"a\xff b\xfe\n", done.stderr
+
+
+# ── the kernel's helper ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_kernels_helper_is_one_static_file_and_the_same_each_time(image: Path, prefix: Path) -> None:
+    helper = image / "usr/lib/kmodd/kmodd-request"
+    headers = run(["readelf", "--program-headers", "--wide", helper]).stdout
+    assert "LOAD" in headers
+    assert "INTERP" not in headers
+    assert helper.read_bytes() == (prefix / "lib/kmodd/kmodd-request").read_bytes()
+
+
+def test_without_a_compiler_the_kernels_helper_is_python(tmp_path: Path) -> None:
+    """It runs with no file open, as the kernel starts it, and a call that is not the kernel's makes it modprobe."""
+    said = make("install", f"PREFIX={tmp_path}/usr", "CC=no-such-compiler")
+    assert "kmodd-request is a Python script" in said
+    helper = tmp_path / "usr/lib/kmodd/kmodd-request"
+    traced = tmp_path / "traced"
+    command = ["strace", "-f", "-e", "trace=execve", "-o", str(traced), str(helper), "--version"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], env={"PATH": os.environ["PATH"]})
+    became = re.findall(r'execve\("/s?bin/modprobe", \["modprobe", "--version"\].* = 0', traced.read_text())
+    assert (done.returncode, len(became)) == (0, 1), traced.read_text()
 
 
 # ── units and catalogue ────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,178 @@
+"""The socket on which the kernel's helper hands over what the kernel asks for: `/run/kmodd/request`.
+
+SOCK_SEQPACKET; the helper (helper/kmodd-request.c, `cli/request.py`) sends one datagram, the name, and gets two:
+`a` at once (accepted: from then on it waits without limit), then `0` (loaded or there already) or `1` (unknown,
+refused or failed), which becomes its exit status. A helper that gets anything else does without the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass
+
+REQUEST_SOCKET = "/run/kmodd/request"
+MAX_CONNECTIONS = 256
+"""The kernel runs 50 helpers that are waited for (MAX_KMOD_CONCURRENT), and others whose requester was killed."""
+MAX_NAME = 255
+"""Bytes; the kernel's own names have 55 at the most (MODULE_NAME_LEN)."""
+
+_UCRED = struct.Struct("3i")
+
+
+@dataclass(slots=True, eq=False)
+class KernelRequest:
+    """A name that the kernel asks for: `RequestSocket.answer` it."""
+
+    name: str
+    """Not UTF-8: as surrogate escapes. Users choose parts of it (a file system's type), so any byte may stand here."""
+    helper_pid: int
+    """By SO_PEERCRED, of the moment it connected."""
+    arrived_ns: int
+    """When it was read: time.monotonic_ns."""
+    connection: socket.socket
+
+
+class RequestSocket:
+    """Listens, accepts names, answers them. Never waits: one descriptor wakes the loop for all that may happen here."""
+
+    def __init__(self, path: str = REQUEST_SOCKET) -> None:
+        """Listen at `path`, in the place of a socket that nobody serves any more.
+
+        Raises OSError; EADDRINUSE where somebody does.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as other:
+            if other.connect_ex(path) in (0, errno.EAGAIN):  # EAGAIN: its queue is full
+                raise OSError(errno.EADDRINUSE, "another kmodd is running and serves this socket", path)
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # Bound beside and renamed, so that the name is there only once somebody listens.
+        beside = f"{path}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        self._socket.bind(beside)
+        os.chmod(beside, 0o600)
+        self._socket.listen(MAX_CONNECTIONS)
+        os.rename(beside, path)
+        self._inode = os.stat(path).st_ino
+        self._uid = os.geteuid()
+        self._epoll = select.epoll()
+        self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+        self._silent: dict[int, tuple[socket.socket, int]] = {}
+        """By descriptor: connections without a name yet, and their helper's pid."""
+        self._waiting: dict[int, KernelRequest] = {}
+        self._gone: list[KernelRequest] = []
+
+    def fileno(self) -> int:
+        """For select: readable when somebody connects, sends or goes; an epoll descriptor with all of them in it."""
+        return self._epoll.fileno()
+
+    @property
+    def waiting(self) -> tuple[KernelRequest, ...]:
+        """What was accepted and is not answered, in the order of arrival."""
+        return tuple(self._waiting.values())
+
+    def receive(self) -> list[KernelRequest]:
+        """Let in who waits at the door, tell each helper that its name is accepted, and hand the names out, in order.
+
+        Also notices who has gone: see `gone`.
+        """
+        came: list[KernelRequest] = []
+        knocked = False
+        for number, _ in self._epoll.poll(0):
+            if number in self._silent:
+                self._read(number, came)
+            elif number in self._waiting:
+                self._look_after(number)
+            else:
+                knocked = True
+        if knocked:  # last: a new connection may get the number of one that was closed above
+            self._accept(came)
+        return came
+
+    def _accept(self, came: list[KernelRequest]) -> None:
+        for _ in range(MAX_CONNECTIONS):
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:  # nobody is left, or no descriptor is
+                return
+            pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            # The kernel's helper is root, as the daemon is. One too many is sent away, so that it does without us.
+            if uid != self._uid or len(self._silent) + len(self._waiting) >= MAX_CONNECTIONS:
+                connection.close()
+                continue
+            number = connection.fileno()
+            self._silent[number] = (connection, pid)
+            self._epoll.register(number, select.EPOLLIN)
+            self._read(number, came)  # the name is mostly there by now
+
+    def _read(self, number: int, came: list[KernelRequest]) -> None:
+        """Take the name from a connection that had none, if it has come, and accept it."""
+        connection, pid = self._silent[number]
+        try:
+            data = connection.recv(MAX_NAME + 1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        del self._silent[number]
+        if not data or not _send(connection, b"a"):
+            connection.close()
+            return
+        request = KernelRequest(data.decode("utf-8", "surrogateescape"), pid, time.monotonic_ns(), connection)
+        self._waiting[number] = request
+        if len(data) > MAX_NAME or b"\0" in data:  # no module is called so
+            self.answer(request, False)
+        else:
+            came.append(request)
+
+    def _look_after(self, number: int) -> None:
+        """A helper that waits says nothing more: what is to be read is its end."""
+        request = self._waiting[number]
+        try:
+            request.connection.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        del self._waiting[number]
+        request.connection.close()
+        self._gone.append(request)
+
+    def gone(self) -> list[KernelRequest]:
+        """Whose helper has ended without an answer, since the last call: they are not `waiting` any more."""
+        gone, self._gone = self._gone, []
+        return gone
+
+    def answer(self, request: KernelRequest, found: bool) -> None:
+        """Tell the outcome: `found`, it is loaded or there already. Does nothing where the helper has gone."""
+        if self._waiting.pop(request.connection.fileno(), None) is request:
+            _send(request.connection, b"0" if found else b"1")
+            request.connection.close()
+
+    def close(self) -> None:
+        """Stop listening; the name goes first, so that nobody connects in vain. Who waits does without us."""
+        with contextlib.suppress(OSError):
+            if os.stat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+        for connection in [*(silent for silent, _ in self._silent.values()), *(r.connection for r in self.waiting)]:
+            connection.close()
+        self._silent.clear()
+        self._waiting.clear()
+        self._socket.close()
+        self._epoll.close()
+
+
+def _send(connection: socket.socket, data: bytes) -> bool:
+    """Whether the helper is there to get it."""
+    try:
+        connection.send(data, socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    return True

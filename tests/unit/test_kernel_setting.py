@@ -1,0 +1,194 @@
+"""`systemd/kernel-helper`: whom the kernel calls for a module, and when that is put back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "systemd" / "kernel-helper"
+JOB = "42 kmodd.service {} running"
+"""A line of `systemctl list-jobs --no-legend`."""
+
+
+class Setting:
+    """The script in a made-up root, beside a made-up helper, with a made-up `systemctl`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        self._file = self.root / "proc/sys/kernel/modprobe"
+        self._file.parent.mkdir(parents=True)
+        self.value = "/sbin/modprobe"
+        self.run = self.root / "run/kmodd"
+        self.run.mkdir(parents=True)
+        (self.run / "request").touch()
+        self.helper = folder / "lib/kmodd-request"
+        self.helper.parent.mkdir()
+        self.helper.touch(0o755)
+        shutil.copy(SCRIPT, self.helper.parent)
+        self._programs = folder / "bin"
+        self._programs.mkdir()
+        self.systemd()
+
+    @property
+    def value(self) -> str:
+        """kernel.modprobe."""
+        return self._file.read_text().removesuffix("\n")
+
+    @value.setter
+    def value(self, value: str) -> None:
+        self._file.write_text(f"{value}\n")
+
+    @property
+    def former(self) -> str | None:
+        """What is kept; None: nothing."""
+        path = self.run / "kernel.modprobe"
+        return path.read_text() if path.exists() else None
+
+    def systemd(self, job: str = "", system: str = "running", unit: str = "active") -> None:
+        """What systemctl says from now on."""
+        path = self._programs / "systemctl"
+        path.write_text(
+            "#!/bin/sh\ncase $1 in\n"
+            f"list-jobs) echo '{JOB.format(job) if job else 'No jobs running.'}' ;;\n"
+            f"is-system-running) echo {system}; [ {system} = running ] ;;\n"
+            f"is-active) echo {unit}; [ {unit} = active ] ;;\nesac\n"
+        )
+        path.chmod(0o755)
+
+    def close(self) -> None:
+        """The policy is enforced."""
+        (self.run / "closed").touch()
+
+    def __call__(self, verb: str, result: str | None = None, expect: int = 0) -> str:
+        """Run it; `result`: as systemd does at a service's end, with this SERVICE_RESULT."""
+        env = {"PATH": f"{self._programs}:{os.environ['PATH']}", "KMODD_ROOT": str(self.root)}
+        if result is not None:
+            env["SERVICE_RESULT"] = result
+        command = [str(self.helper.parent / SCRIPT.name), verb]
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == expect, done.stdout
+        return done.stdout
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["/sbin/modprobe", "/opt/my own/modprobe", "/bin/true"])
+@pytest.mark.parametrize("result", [None, "success", "signal", "watchdog", "oom-kill"])
+def test_set_and_put_back_after_whatever_end(setting: Setting, value: str, result: str | None) -> None:
+    setting.value = value
+    assert setting("set") == ""
+    assert setting.value == str(setting.helper)
+    assert setting("unset", result) == ""
+    assert setting.value == value
+    assert setting.former is None
+
+
+def test_set_twice_keeps_what_was_there_first(setting: Setting) -> None:
+    setting("set")
+    assert setting("set") == ""
+    setting("unset")
+    assert setting.value == "/sbin/modprobe"
+
+
+def test_what_somebody_else_has_set_since_stays(setting: Setting) -> None:
+    setting("set")
+    setting.value = "/opt/modprobe"
+    setting("unset")
+    assert setting.value == "/opt/modprobe"
+    setting.value = str(setting.helper)  # and what was kept is forgotten
+    setting("unset")
+    assert setting.value == str(setting.helper)
+
+
+def test_empty_stays_empty(setting: Setting) -> None:
+    """proc(5), /proc/sys/kernel/modprobe: an empty one switches autoloading off; that is an administrator's will."""
+    setting.value = ""
+    assert "is empty" in setting("set")
+    assert setting.value == ""
+    setting("unset")
+    assert setting.value == ""
+
+
+def test_emptied_while_kmodd_runs_stays_empty(setting: Setting) -> None:
+    setting("set")
+    setting.value = ""
+    setting("unset", "signal")
+    assert "is empty" in setting("set")
+    assert setting.value == ""
+
+
+def test_without_the_daemons_socket_nothing_is_set(setting: Setting) -> None:
+    (setting.run / "request").unlink()
+    assert setting("set") == ""
+    assert (setting.value, setting.former) == ("/sbin/modprobe", None)
+
+
+def test_switched_off_in_the_configuration_it_is_put_back(setting: Setting) -> None:
+    """A crash under an enforced policy has left it; the daemon that starts then wants no requests."""
+    setting("set")
+    (setting.run / "request").unlink()
+    setting("set")
+    assert setting.value == "/sbin/modprobe"
+
+
+def test_without_its_helper_the_kernel_goes_on_as_before(setting: Setting) -> None:
+    setting.helper.unlink()
+    assert "is missing" in setting("set")
+    assert (setting.value, setting.former) == ("/sbin/modprobe", None)
+
+
+@pytest.mark.parametrize(
+    ("job", "system", "result", "back"),
+    [
+        ("stop", "running", "success", True),
+        ("stop", "degraded", "timeout", True),  # a daemon that hangs is what one stops
+        ("stop", "stopping", "success", False),
+        ("restart", "running", "success", False),
+        ("", "running", "signal", False),
+        ("", "running", "success", False),  # SIGTERM by another hand; it is started again
+        ("", "running", None, True),
+    ],
+)
+def test_under_an_enforced_policy_only_a_stop_puts_back(
+    setting: Setting, job: str, system: str, result: str | None, back: bool
+) -> None:
+    setting("set")
+    setting.close()
+    setting.systemd(job, system)
+    assert ("requests for modules are refused" in setting("unset", result)) != back
+    assert setting.value == ("/sbin/modprobe" if back else str(setting.helper))
+    setting("set")  # it starts again
+    setting("unset")
+    assert setting.value == "/sbin/modprobe"
+
+
+def test_restore_after_kmodd_has_given_up(setting: Setting) -> None:
+    setting("set")
+    assert "not in state failed" in setting("restore")
+    assert setting.value == str(setting.helper)
+    setting.systemd(unit="failed")
+    assert setting("restore") == ""
+    assert setting.value == "/sbin/modprobe"
+
+
+def test_restore_is_no_way_round_the_policy(setting: Setting) -> None:
+    """Who makes kmodd crash once can do it five times."""
+    setting("set")
+    setting.close()
+    setting.systemd(unit="failed")
+    assert f"until root calls {setting.helper.parent}/kernel-helper unset" in setting("restore")
+    assert setting.value == str(setting.helper)
+    setting("unset")
+    assert setting.value == "/sbin/modprobe"
+
+
+def test_a_wrong_word_is_told(setting: Setting) -> None:
+    assert "usage" in setting("mask", expect=2)
+    assert "usage" in setting("", expect=2)
