@@ -23,6 +23,8 @@ Who = Literal["root", "service", "user", "container", "unknown"]
 """service, user: users 1 to 999, and from 1000 on. container: anybody in one."""
 
 _UIDS: Final[dict[Who, str]] = {"root": "0", "service": "1-999", "user": "1000-"}
+_INSIDE: Final = (Condition("container", ("yes",)),)
+_OUTSIDE: Final = (Condition("container", ("no",)),)
 _USED: Final = ("loaded", "live")
 """The results that say the request got what it asked for."""
 _FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
@@ -90,7 +92,7 @@ def suggest(uses: Sequence[Use], unit: str = "") -> str:
     of_unit = (Condition("unit", (_literal(unit),)),) if unit else ()
     origin = Condition("origin", ("request",))
     lines: list[str] = []
-    for conditions in sorted(groups, key=lambda group: (not group, str(group[-1:]), str(group))):
+    for conditions in sorted(groups, key=_place):
         lines += ["", f"# {_title(conditions)}"]
         for items in _lists(groups[conditions]):
             rule = _rule("allow", origin, Condition("request", tuple(items)), *conditions, *of_unit)
@@ -189,17 +191,24 @@ def _by_conditions(uses: Sequence[Use]) -> list[tuple[tuple[Condition, ...], lis
     if outside:
         uids = tuple(uid for name, uid in _UIDS.items() if name in who)
         by_uid = () if len(uids) == len(_UIDS) else (Condition("uid", uids),)
-        found.append(((*by_uid, Condition("container", ("no",))), outside))
+        found.append(((*by_uid, *_OUTSIDE), outside))
     if inside:
-        found.append(((Condition("container", ("yes",)),), inside))
+        found.append((_INSIDE, inside))
     return found
+
+
+def _place(conditions: tuple[Condition, ...]) -> tuple[bool, bool, str]:
+    """For sorting: by user, then containers, then what is for all."""
+    return not conditions, conditions == _INSIDE, " ".join(map(str, conditions))
 
 
 def _title(conditions: tuple[Condition, ...]) -> str:
     if not conditions:
         return "allowed for all: of some of these nobody knows who asked"
-    if conditions[0].key == "container":
-        return "in a container" if conditions[0].wanted == ("yes",) else "in no container: any user"
+    if conditions == _INSIDE:
+        return "in a container"
+    if conditions == _OUTSIDE:
+        return "in no container: any user"
     return f"in no container: uid {' and '.join(conditions[0].wanted)}"
 
 

@@ -245,8 +245,8 @@ def _header(found: Uses, unit: str) -> str:
     times = sorted(use.usec for use in found.uses if use.usec)
     day = [datetime.fromtimestamp(usec / 1e6).strftime("%Y-%m-%d %H:%M") for usec in (times[:1] + times[-1:])]
     span = f", from {day[0]} to {day[1]}" if day else ""
-    whose = " of all units; those below are for one" if unit else ""
-    return f"# From {len(found.uses)} requests of the kernel in the journal{span}{whose}.\n"
+    whose = ", of all units" if unit else ""
+    return f"# Requests of the kernel in the journal: {len(found.uses)}{span}{whose}\n\n"
 
 
 def _print(text: str) -> None:
