@@ -135,6 +135,7 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 		link kmodd-tools.fish "$$share/fish/vendor_completions.d/$$tool.fish"
 	done
 	put 755 data/initramfs-tools/kmodd "$$share/initramfs-tools/hooks/kmodd"
+	for file in data/policy.d/*.conf; do put 644 "$$file" "$$share/kmodd/policy.d/$${file##*/}"; done
 	for unit in systemd/*.service systemd/*.socket; do
 		sed 's,/usr/\(bin\|lib\|share/doc\)/kmodd,$(PREFIX)/\1/kmodd,g' "$$unit" > "$$work/unit"
 		put 644 "$$work/unit" "$(PREFIX)/lib/systemd/system/$${unit##*/}"

@@ -27,7 +27,7 @@ FLOORS = (
         "kmodd.uevent", "kmodd.alias_trie", "kmodd.binindex", "kmodd.tables", "kmodd.modprobe_d", "kmodd.cmdline",
         "kmodd.boot_list", "kmodd.kmodd_conf", "kmodd.legacy_conf", "kmodd.elf", "kmodd.modinfo", "kmodd.procfs",
         "kmodd.signature", "kmodd.index_writer", "kmodd.depmod_d", "kmodd.depmod_cache", "kmodd.requester",
-        "kmodd.kernel_line",
+        "kmodd.kernel_line", "kmodd.policy_d",
     },
     # 2: decisions
     {
@@ -35,7 +35,7 @@ FLOORS = (
         "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
         "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing",
         "kmodd.firmware",
-        "kmodd.verdict",
+        "kmodd.verdict", "kmodd.suggestion",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it

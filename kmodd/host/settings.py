@@ -22,7 +22,7 @@ def read_settings(root: str) -> Settings:
     mains = [f"{directory}/kmodd.conf" for directory in CONF_DIRS]
     main = next((path for path in mains if os.path.exists(root + path)), None)
     drop_ins = modprobe_d.ordered(
-        [(f"{directory}/kmodd.conf.d", _names(f"{root}{directory}/kmodd.conf.d")) for directory in CONF_DIRS],
+        [(f"{directory}/kmodd.conf.d", names_in(f"{root}{directory}/kmodd.conf.d")) for directory in CONF_DIRS],
         suffixes=(".conf",),
     )
     return kmodd_conf.parse(_files(root, [*([main] if main else []), *drop_ins]))
@@ -36,7 +36,7 @@ def settings_directories(root: str) -> list[str]:
 def read_boot_list(root: str) -> BootList:
     """What is to be loaded at boot: command line, /etc/modules, modules-load.d below `root`."""
     paths = boot_list.ordered(
-        [(directory, _names(root + directory)) for directory in BOOT_DIRS],
+        [(directory, names_in(root + directory)) for directory in BOOT_DIRS],
         etc_modules=os.path.isfile(root + boot_list.ETC_MODULES),
     )
     line = read_file(root + cmdline.PATH)
@@ -49,7 +49,8 @@ def _files(root: str, paths: list[str] | tuple[str, ...]) -> list[ConfFile]:
     return [ConfFile(path, _text(data)) for path, data in read if data is not None]
 
 
-def _names(folder: str) -> list[str]:
+def names_in(folder: str) -> list[str]:
+    """The names in a folder, in no order; none where it cannot be read."""
     try:
         return os.listdir(folder)
     except OSError:

@@ -95,6 +95,8 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/share/fish/vendor_completions.d/modprobe.fish",
         "/usr/share/initramfs-tools/hooks/kmodd",
         *(f"/usr/lib/kmodd/bin/{tool}" for tool in TOOLS),
+        *(f"/usr/share/kmodd/policy.d/{path.name}" for path in (ROOT / "data/policy.d").iterdir()),
+        "/usr/share/doc/kmodd/POLICY.md",
     }
     sources = {
         f"/usr/lib/kmodd/{path.relative_to(ROOT)}" for path in (ROOT / "kmodd").rglob("*.*") if path.suffix != ".pyc"
