@@ -16,6 +16,7 @@ from kmodd import patience
 from kmodd.answers import SOON, Answers
 from kmodd.errors import Problem
 from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Work
+from kmodd.guard import Guard
 from kmodd.host import sources
 from kmodd.host.acts import Reply
 from kmodd.host.calls import call_of, outcome_of, outcome_of_death
@@ -58,7 +59,8 @@ class Line:
     ) -> None:
         """`loaders` None: a dry run, nothing is handed to anybody. `log`: what the kernel says, None: not to be had."""
         self.report = Report(journal)
-        self.view = View(tree, self.report)
+        self.guard = Guard(tree.root, self.report, run=memory is not None)
+        self.view = View(tree, self.report, self.guard)
         self.flights = Flights()
         self._tree = tree
         self._loaders = loaders
@@ -240,7 +242,7 @@ class Line:
             if work.let_go:
                 self._came_late(outcome)
                 return
-            work.job.finish(outcome)
+            work.job.finish(self.guard.note(outcome))
         self._drive(work.job)
 
     def _came_late(self, outcome: Outcome) -> None:

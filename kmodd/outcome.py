@@ -24,7 +24,7 @@ _PREFIX = "6c3fd7e0c7e64ed3a8a4f3b0a8a1"
 OVERRUN, ALREADY_THERE, STARTED, RELOADED, BAD_INPUT, NO_TREE, COLDPLUG_DONE, JOURNAL_GAP, NO_LOADER = (
     f"{_PREFIX}{number}" for number in ("f120", "f121", "f122", "f123", "f124", "f125", "f126", "f127", "f128")
 )
-DRIFT, ADOPTED, FIRMWARE = (f"{_PREFIX}{number}" for number in ("f129", "f12a", "f12b"))
+DRIFT, ADOPTED, FIRMWARE, SEAL = (f"{_PREFIX}{number}" for number in ("f129", "f12a", "f12b", "f12c"))
 
 _KINDS: dict[Result, tuple[str, int]] = {
     "loaded": ("f101", INFO),
@@ -159,10 +159,28 @@ def record(outcome: Outcome) -> Record:
     if outcome.rule:
         fields.append(("KMODD_RULE", outcome.rule))
     fields += outcome.evidence
+    fields += _of_requester(request)
     fields += [("KMODD_DEVPATH", device) for device in request.devices]
     if request.device_count > len(request.devices):
         fields.append(("KMODD_DEVICES_COUNT", str(request.device_count)))
     return Record(_PREFIX + number, priority, _sentence(outcome), tuple(fields))
+
+
+def _of_requester(request: Request) -> list[tuple[str, str]]:
+    """Who made the kernel ask; nothing where nobody knows."""
+    who = request.requester
+    if who is None:
+        return []
+    return [
+        ("KMODD_REQUESTER_PID", str(who.pid)),
+        ("KMODD_REQUESTER_COMM", who.comm),
+        ("KMODD_REQUESTER_EXE", who.exe),
+        ("KMODD_REQUESTER_UID", str(who.uid)),
+        ("KMODD_REQUESTER_LOGINUID", "" if who.loginuid is None else str(who.loginuid)),
+        ("KMODD_REQUESTER_CGROUP", who.cgroup),
+        ("KMODD_REQUESTER_UNIT", who.unit),
+        ("KMODD_REQUESTER_CONTAINER", "yes" if who.container else "no"),
+    ]
 
 
 def _sentence(outcome: Outcome) -> str:
@@ -217,7 +235,13 @@ def _reason(outcome: Outcome) -> str:
 
 
 def _for_whom(request: Request) -> str:
-    """` for 0000:03:00.0`, ` for 2 devices, first 0000:03:00.0`, or nothing."""
+    """` for 0000:03:00.0`, ` for 2 devices, first 0000:03:00.0`, ` for sshd[812] of uid 0`, or nothing."""
+    if request.requester:
+        who = request.requester
+        whose = f" in {who.unit}" if who.unit else ""
+        return f" for {who.exe or who.comm}[{who.pid}] of uid {who.uid}{whose}{' in a container' if who.container else ''}"
+    if request.origin == "request":
+        return " for the kernel"
     if not request.devices:
         return ""
     first = request.devices[0].rpartition("/")[2]

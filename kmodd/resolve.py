@@ -23,6 +23,7 @@ from kmodd.errors import UnmatchedBracket
 from kmodd.modprobe_d import Blacklist, Command, Softdep
 from kmodd.names import ModuleName, module_of_path
 from kmodd.plan import Because, Cause, Entry, Goal, Insmod, Install, Plan, Skip
+from kmodd.policy import Judgement
 from kmodd.procfs import NOTHING_LOADED, Loaded
 from kmodd.request import Origin, Request
 
@@ -54,15 +55,25 @@ def manner_of(origin: Origin) -> Manner:
             return Manner(paths=True)
 
 
+Judge = Callable[[str], Judgement]
+"""What policy makes of one module, asked for or needed."""
+
+
 def resolve(
-    request: Request, snapshot: Snapshot, loaded: Loaded, manner: Manner, present: Callable[[str], bool]
+    request: Request,
+    snapshot: Snapshot,
+    loaded: Loaded,
+    manner: Manner,
+    present: Callable[[str], bool],
+    judge: Judge | None = None,
 ) -> Plan:
     """What to do so that `request` is met, in order, each entry with its reason.
 
     `loaded`: what the kernel has. `present`: whether a file, named by its path as printed, is there; asked about
     dependencies only. A request that nothing matches has no goals; so has one with an unmatched bracket.
+    `judge` None: all is allowed.
     """
-    planner = _Planner(snapshot, loaded, manner, present)
+    planner = _Planner(snapshot, loaded, manner, present, judge)
     if manner.paths and request.text.startswith("/"):
         return Plan(request, (planner.goal_of_file(request),))
     try:
@@ -155,7 +166,15 @@ def _walk(steps: _Steps) -> None:
 class _Planner:
     """Resolves one request."""
 
-    def __init__(self, snapshot: Snapshot, loaded: Loaded, manner: Manner, present: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        loaded: Loaded,
+        manner: Manner,
+        present: Callable[[str], bool],
+        judge: Judge | None = None,
+    ) -> None:
+        self._judge = judge
         self._snapshot = snapshot
         self._config = snapshot.config
         self._beyond = snapshot.config.beyond
@@ -212,7 +231,27 @@ class _Planner:
         entries = tuple(
             self._entry(key, why, draft, target, params if key == target else "") for key, why in draft.order
         )
-        return Goal(target.name, entries, self.taken_complaints())
+        return Goal(target.name, self._judged(entries), self.taken_complaints())
+
+    def _judged(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """What policy leaves of them: where something needed is refused, all that is needed with it is."""
+        if self._judge is None:
+            return entries
+        judged = {entry.module: self._judge(entry.module) for entry in entries if not isinstance(entry, Skip)}
+        refused = {module: judgement for module, judgement in judged.items() if judgement.refused}
+        if not refused:
+            return entries
+        needed = next((entry.module for entry in entries if entry.required and entry.module in refused), None)
+        left: list[Entry] = []
+        for entry in entries:
+            culprit = entry.module if entry.module in refused else needed
+            if isinstance(entry, Skip) or culprit is None:
+                left.append(entry)
+                continue
+            judgement = refused[culprit]
+            rule = judgement.text if culprit == entry.module else f"{judgement.text} (for {culprit})"
+            left.append(Skip(entry.module, "denied", entry.because, judgement.at, rule, entry.required))
+        return tuple(left)
 
     # ── order (__kmod_module_get_probe_list, __kmod_module_fill_softdep) ──
 

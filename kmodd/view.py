@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from kmodd import outcome as telling
 from kmodd.errors import NoTree, Problem
 from kmodd.flights import AnyJob
+from kmodd.guard import Guard
 from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.job import Job
@@ -27,8 +28,9 @@ from kmodd.resolve import manner_of, resolve
 class View:
     """Reads when it is told to, or asked whether anything changed."""
 
-    def __init__(self, tree: Tree, report: Report) -> None:
+    def __init__(self, tree: Tree, report: Report, guard: Guard) -> None:
         self.tree = tree
+        self.guard = guard
         self._report = report
         self.settings = Settings()
         self._is_first = True
@@ -42,6 +44,8 @@ class View:
     def reload(self) -> tuple[Sequence[Problem], bool]:
         """Read everything again. The answer: lines without use, and whether anything is different now."""
         settings, problems = self._new_settings()
+        broken, policy_changed = self.guard.reload(settings.policy)
+        problems = (*problems, *broken)
         before = self.tree.beyond, self.tree.notice_edits
         self.tree.beyond, self.tree.notice_edits = settings.beyond, settings.notice_edits
         try:
@@ -53,7 +57,7 @@ class View:
             self.no_tree = str(error)
             return (), False
         changed = bool(self.no_tree) or self.snapshot is None or self.snapshot.marks != snapshot.marks
-        changed = changed or before != (settings.beyond, settings.notice_edits)
+        changed = changed or policy_changed or before != (settings.beyond, settings.notice_edits)
         self.no_tree = ""
         self.snapshot, self.settings, self._is_first = snapshot, settings, False
         problems = (*problems, *snapshot.problems)
@@ -93,7 +97,8 @@ class View:
         """What would be done for `request` now. Raises NoTree."""
         if self.snapshot is None:
             raise NoTree(self.no_tree)
-        return resolve(request, self.snapshot, self.loaded(), manner_of(request.origin), self.tree.present)
+        manner, judge = manner_of(request.origin), self.guard.judge_of(request)
+        return resolve(request, self.snapshot, self.loaded(), manner, self.tree.present, judge)
 
     def job(self, request: Request) -> AnyJob:
         """What is to be done for `request` now, not yet begun. Raises NoTree."""

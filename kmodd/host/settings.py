@@ -30,7 +30,7 @@ def read_settings(root: str) -> Settings:
 
 def settings_directories(root: str) -> list[str]:
     """Where `read_settings` looks, as to be opened."""
-    return [f"{root}{directory}{inner}" for directory in CONF_DIRS for inner in ("", "/kmodd.conf.d")]
+    return [f"{root}{directory}{inner}" for directory in CONF_DIRS for inner in ("", "/kmodd.conf.d", "/policy.d")]
 
 
 def read_boot_list(root: str) -> BootList:

@@ -1,0 +1,115 @@
+"""What policy says now: rules, mode, phase and flags. A `Guard`.
+
+A broken rule file keeps the old rules. Where the policy is enforced, a mark below /run tells the kernel's helper to refuse
+whatever this daemon cannot answer: else flooding or crashing it would be a way round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from kmodd import outcome as telling
+from kmodd import policy
+from kmodd.errors import Problem
+from kmodd.host.policy_files import read_flags, read_rules
+from kmodd.kmodd_conf import Mode
+from kmodd.outcome import Outcome, Record
+from kmodd.policy import Judgement, Policy, asking_of
+from kmodd.policy_d import Parsed, Phase
+from kmodd.report import Report
+from kmodd.request import Request
+
+CLOSED = "/run/kmodd/closed"
+"""The kernel's helper fails closed while this is there."""
+SEALED = "/run/kmodd/sealed"
+"""A seal outlives the daemon, not the boot."""
+
+
+class Guard:
+    """Judges, for one machine."""
+
+    def __init__(self, root: str, report: Report, run: bool = False) -> None:
+        """`run`: marks are kept below /run, and read there."""
+        self._root = root
+        self._report = report
+        self._run = run
+        self._policy = Policy("off")
+        self._parsed = Parsed()
+        self._has_flags = False
+        self._is_first = True
+        self.booting = True
+        """Not all devices of the boot are answered yet."""
+        self.sealed = run and os.path.exists(SEALED)
+
+    @property
+    def mode(self) -> Mode:
+        """What becomes of the rules."""
+        return self._policy.mode
+
+    @property
+    def phase(self) -> Phase:
+        """For rules that ask for it."""
+        return "sealed" if self.sealed else "boot" if self.booting else "running"
+
+    def reload(self, mode: Mode) -> tuple[tuple[Problem, ...], bool]:
+        """Read the rules again: all of the new, or, if they are broken, all of the old.
+
+        The answer: what is wrong with them, and whether anything is different now.
+        """
+        parsed = read_rules(self._root)
+        if parsed.problems and not self._is_first:
+            message = "The rules of policy.d are broken: all earlier rules stay in force"
+            self._report.tell(Record(telling.BAD_INPUT, telling.ERR, message))
+            problems, parsed = parsed.problems, self._parsed
+        else:
+            problems = parsed.problems
+        changed = parsed.rules != self._parsed.rules or mode != self.mode
+        self._parsed, self._is_first = parsed, False
+        self._policy = policy.Policy(mode, parsed.rules)
+        self._has_flags = any(condition.key == "flag" for rule in parsed.rules for condition in rule.conditions)
+        self._mark()
+        return problems, changed
+
+    def seal(self, sealed: bool) -> None:
+        """From now on only what a rule allows; or no more so. It is recorded."""
+        self.sealed = sealed
+        words = "Sealed: what no rule allows is refused from now on" if sealed else "The seal is taken back"
+        self._report.tell(Record(telling.SEAL, telling.NOTICE, words))
+        self._mark()
+
+    def _mark(self) -> None:
+        if not self._run:
+            return
+        for path, is_so in ((SEALED, self.sealed), (CLOSED, self.sealed or self.mode == "enforce")):
+            with contextlib.suppress(OSError):
+                if is_so:
+                    with open(path, "w"):
+                        pass
+                elif os.path.exists(path):
+                    os.unlink(path)
+
+    def judge_of(self, request: Request) -> Callable[[str], Judgement] | None:
+        """What judges the modules of this request; None: nothing is judged."""
+        if self.mode == "off" and not self.sealed:
+            return None
+        flags = read_flags(self._root) if self._has_flags else frozenset[str]()
+        asking = asking_of(request, self.phase, flags)
+        return lambda module: self._policy.judge(asking, module)
+
+    def note(self, outcome: Outcome) -> Outcome:
+        """The outcome of a load, with what policy has to say to it though it let it pass."""
+        judge = self.judge_of(outcome.request)
+        judgement = judge(outcome.module) if judge else policy.ALLOWED
+        if judgement.verdict == "allow":
+            return outcome
+        words = "policy would have refused it" if judgement.would_be_refused else "policy has it noted"
+        evidence = (("KMODD_VERDICT", "would_deny" if judgement.would_be_refused else "log"),)
+        said = f"{words}: {judgement.text} at {judgement.at}"
+        detail = f"{outcome.detail}; {said}" if outcome.detail else said
+        place = outcome.at or judgement.at
+        return replace(
+            outcome, detail=detail, rule=judgement.text, at=place, evidence=(*outcome.evidence, *evidence)
+        )

@@ -1,0 +1,56 @@
+"""What the kernel asks for by itself, kerneld's job: names come in by its helper, answers go back. `KernelRequests`.
+
+Who made the kernel ask is read from its trace at the moment the helper asks: the requester still waits then.
+"""
+
+from __future__ import annotations
+
+from kmodd.flights import AnyJob
+from kmodd.host.module_requests import ModuleRequests
+from kmodd.host.requests import KernelRequest, RequestSocket
+from kmodd.job import Job
+from kmodd.line import Line
+from kmodd.request import Request
+
+
+class KernelRequests:
+    """The requests that are with the line."""
+
+    def __init__(self, line: Line, socket: RequestSocket, trace: ModuleRequests | None) -> None:
+        """`trace` None: nobody can say who asked."""
+        self._line = line
+        self._socket = socket
+        self._trace = trace
+        self._asked: list[tuple[Request, KernelRequest]] = []
+
+    def listen(self) -> None:
+        """Take what has come, and forget helpers that have gone: what they wanted is loaded or not all the same."""
+        for asked in self._socket.receive():
+            requester = self._trace.match(asked.name) if self._trace else None
+            request = Request(asked.name, "request", requester=requester)
+            if self._line.view.no_tree or not self._line.intake.order(request):
+                self._socket.turn_away(asked)  # it does without us, where policy lets it
+            else:
+                self._asked.append((request, asked))
+        gone = self._socket.gone()
+        if gone:
+            self._asked = [each for each in self._asked if each[1] not in gone]
+
+    def ended(self, job: AnyJob) -> None:
+        """A job is through: if it was the kernel's, its helper is told."""
+        for each in self._asked:
+            request, asked = each
+            if request is job.plan.request:
+                self._asked.remove(each)
+                if isinstance(job, Job) and job.outcomes and job.was_abandoned:
+                    self._socket.turn_away(asked)
+                else:
+                    self._socket.answer(asked, isinstance(job, Job) and is_there(job))
+                return
+
+
+def is_there(job: Job) -> bool:
+    """Whether what was asked for is in the kernel now: all of one of its goals (kmod's modprobe exits 0 then)."""
+    targets = [goal.module for goal in job.plan.goals]
+    results = {outcome.module: outcome.ok for outcome in job.outcomes}
+    return bool(targets) and results.get(targets[-1], False)
