@@ -62,8 +62,12 @@ class KernelEvents:
 
         Raises OSError where netlink is not to be had, ImportError where pyudev or libudev is not.
         """
+        import ctypes
+
         import pyudev  # only here: no tool and no reading verb pays for it
 
+        # libudev answers 1 for a buffer it has changed; pyudev would take the errno of an earlier call for the reason.
+        ctypes.set_errno(0)
         self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
         self.buffer_forced = True
         try:

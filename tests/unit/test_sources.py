@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import socket
 import struct
@@ -145,6 +147,16 @@ def test_a_message_of_another_process_is_refused(events: KernelEvents) -> None:
         got = receive(events)
     assert got
     assert all(isinstance(thing, Refused) for thing in got)
+
+
+@pytest.mark.root
+def test_an_errno_of_an_earlier_call_is_not_taken_for_ours() -> None:
+    """pyudev looks at ctypes' errno after `udev_monitor_set_receive_buffer_size`, which answers 1 for done."""
+    for stale in (errno.EINVAL, errno.EPERM):
+        ctypes.set_errno(stale)
+        events = KernelEvents(buffer_bytes=4096)
+        assert events.buffer_forced
+        events.close()
 
 
 @pytest.mark.root
