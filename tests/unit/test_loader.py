@@ -225,7 +225,7 @@ def test_a_tree_may_be_a_link_itself(kernel: FakeKernel, tmp_path: Path) -> None
     """As /lib is on a merged /usr."""
     tree(tmp_path / "usr/lib/modules")
     (tmp_path / "lib").symlink_to("usr/lib")
-    served = Served(kernel, Trusted.below(str(tmp_path)))
+    served = Served(kernel, Trusted((f"{tmp_path}/lib/modules",)))
     try:
         assert served.do(InsmodCall(f"{tmp_path}/lib/modules/6.1/kernel/a.ko", "")).errno == 0
     finally:
@@ -282,16 +282,20 @@ def test_a_command_is_taken_from_the_configuration_only(kernel: FakeKernel, tmp_
 
 def test_a_link_out_of_the_configuration_counts_where_the_way_is_roots(tmp_path: Path) -> None:
     """Debian's alternatives: /etc/modprobe.d/nvidia.conf leads to /etc/nvidia. Nobody else may own a step of it."""
-    (tmp_path / "good.conf").symlink_to("/etc/passwd")
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/bad.conf").symlink_to(tmp_path / "loose/file")
-    (tmp_path / "loose").mkdir()
-    (tmp_path / "loose/file").touch()
+    conf = tmp_path / "a-longer-name-than-the-other"
+    conf.mkdir()
+    (conf / "good.conf").symlink_to("/etc/passwd")
+    (conf / "bad.conf").symlink_to(tmp_path / "loose/inner/file")
+    (tmp_path / "loose/inner").mkdir(parents=True)
+    (tmp_path / "loose/inner/file").touch()
     (tmp_path / "loose").chmod(0o777)
-    trusted = Trusted(conf=(str(tmp_path), str(tmp_path / "conf")))
-    os.close(trusted.open_config(str(tmp_path / "good.conf")))
+    trusted = Trusted(conf=(str(conf),))
+    os.close(trusted.open_config(f"{conf}/good.conf"))
     with pytest.raises(OSError, match=f"lies in {tmp_path}/loose, which is writable by others"):
-        trusted.open_config(str(tmp_path / "conf/bad.conf"))
+        trusted.open_config(f"{conf}/bad.conf")
+    conf.chmod(0o777)  # then anybody could have made the link
+    with pytest.raises(OSError, match=f"lies in {conf}, which is writable by others"):
+        trusted.open_config(f"{conf}/good.conf")
 
 
 def test_places_as_options_say_the_same_again(tmp_path: Path) -> None:
