@@ -45,6 +45,9 @@ BOOT_LIST_LIMIT = 20.0
 SETTLED = 0.1
 """Seconds without a further change after which files that changed are read: depmod replaces a dozen, one by one."""
 
+SETTLED_AT_LAST = 0.5
+"""Seconds after which they are read though more changes come."""
+
 LOOK_AGAIN = 5.0
 """Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
 
@@ -93,8 +96,8 @@ class Daemon:
         self._loaders = None if settings.dry_run else Loaders(spawner)
         self._log: KernelMessages | None = _or_none(KernelMessages)
         self._files: Watch | None = _or_none(Watch)
-        self._changed_at: float | None = None
-        """When (time.monotonic) a watched directory changed last; None: that was read."""
+        self._changed: tuple[float, float] | None = None
+        """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
         memory = StandingFile(settings.standing_path) if settings.standing_path else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
         self._line.view.watched = self._files is not None
@@ -173,7 +176,7 @@ class Daemon:
             return
         for error in sources.speak(self._tree.root):
             message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
-            self._line.report.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
+            self._line.report.complain_once(message)
 
     def _wait(self) -> None:
         """Wait until something speaks up, and read what it says."""
@@ -188,9 +191,13 @@ class Daemon:
                 case StackQuestion():
                     self._line.heard_stack(key.data)
                 case KernelMessages():
-                    self._reprobe.heard_kernel(key.data.read())
+                    if self._reprobe.heard_kernel(key.data.read()):
+                        self._watch_tree()
+                        self._reprobe.files_may_have_come()  # they may be there since the kernel looked
                 case Watch():
-                    self._changed_at = time.monotonic() if key.data.changed() else self._changed_at
+                    if key.data.changed():
+                        now = time.monotonic()
+                        self._changed = (self._changed[0] if self._changed else now, now)
                 case ControlSocket():
                     self._control.accept()
                 case Connection() if mask & selectors.EVENT_WRITE:
@@ -205,8 +212,8 @@ class Daemon:
         self._callers.listen()
         if not self._socket_empty:
             self._receive()
-        if self._changed_at is not None and time.monotonic() >= self._changed_at + SETTLED:
-            self._changed_at = None
+        if self._changed is not None and time.monotonic() >= self._read_changes_at():
+            self._changed = None
             self._line.refresh()
             self._line.files_may_have_come()
             self._reprobe.files_may_have_come()
@@ -256,7 +263,14 @@ class Daemon:
         """Watch the directories that indexes, configuration and missing files are in, as they are now."""
         if self._files is not None:
             missing = {os.path.dirname(path) for path in self._line.missing_files()} | set(self._reprobe.directories())
-            self._files.set([*self._tree.directories(), *settings_directories(self._tree.root), *sorted(missing)])
+            usual = (*self._tree.directories(), *settings_directories(self._tree.root))
+            for error in self._files.set([*usual, *sorted(missing)]):
+                self._line.report.complain_once(f"{error.filename}: cannot be watched for changes: {error.strerror}")
+
+    def _read_changes_at(self) -> float:
+        """When (time.monotonic): once all is quiet, or, where it never gets quiet, after a while."""
+        first, last = self._changed or (0.0, 0.0)
+        return min(last + SETTLED, first + SETTLED_AT_LAST)
 
     def _signalled(self) -> None:
         for number in self._signals.recv(64):
@@ -299,7 +313,7 @@ class Daemon:
         waits = [self._notify.watchdog_interval or 3600.0]
         if self._line.view.no_tree or not self._journal.flush():
             waits.append(LOOK_AGAIN)
-        changed = self._changed_at + SETTLED if self._changed_at is not None else None
+        changed = self._read_changes_at() if self._changed is not None else None
         deadlines = (self._callers.next_deadline(), self._line.next_tick(), self._ready_by, changed)
         waits += [max(0.0, deadline - time.monotonic()) for deadline in deadlines if deadline is not None]
         return min(waits)

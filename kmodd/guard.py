@@ -15,10 +15,9 @@ from kmodd import outcome as telling
 from kmodd import policy
 from kmodd.errors import Problem
 from kmodd.host.policy_files import read_flags, read_rules
-from kmodd.kmodd_conf import Mode
 from kmodd.outcome import Outcome, Record
 from kmodd.policy import Judgement, Policy, asking_of
-from kmodd.policy_d import Parsed, Phase
+from kmodd.policy_d import Mode, Parsed, Phase
 from kmodd.report import Report
 from kmodd.request import Request
 

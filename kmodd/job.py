@@ -20,6 +20,8 @@ class Job:
     outcomes: list[Outcome] = field(default_factory=list)
     _goal: int = 0
     _entry: int = 0
+    abandoned: bool = False
+    """Something of it was not tried, and not because of what came of the rest."""
     _told: int = 0
     _failed: str = ""
     """The required module of the present goal that failed; the rest of the goal is not attempted."""
@@ -61,6 +63,7 @@ class Job:
 
     def abandon(self, why: str) -> None:
         """Nothing more of this plan can be tried; each step that is left is an outcome that says so."""
+        self.abandoned = True
         while step := self.next_step(lambda _: None):
             self._add(not_attempted(self.plan.request, step, why))
 

@@ -42,7 +42,7 @@ class KernelRequests:
             request, asked = each
             if request is job.plan.request:
                 self._asked.remove(each)
-                if isinstance(job, Job) and job.outcomes and job.was_abandoned:
+                if isinstance(job, Job) and job.abandoned:
                     self._socket.turn_away(asked)
                 else:
                     self._socket.answer(asked, isinstance(job, Job) and is_there(job))
@@ -50,7 +50,8 @@ class KernelRequests:
 
 
 def is_there(job: Job) -> bool:
-    """Whether what was asked for is in the kernel now: all of one of its goals (kmod's modprobe exits 0 then)."""
-    targets = [goal.module for goal in job.plan.goals]
-    results = {outcome.module: outcome.ok for outcome in job.outcomes}
-    return bool(targets) and results.get(targets[-1], False)
+    """The exit status of `modprobe -q` as a word: the last of its goals counts, and a blacklisted one is no failure."""
+    if not job.plan.goals:
+        return False
+    target = job.plan.goals[-1].module
+    return any(each.module == target and (each.ok or each.result == "blacklisted") for each in job.outcomes)

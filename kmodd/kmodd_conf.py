@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, get_args
 
 from kmodd.errors import Problem, Where
 from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile
+from kmodd.policy_d import Mode
 
 SECTION = "Kmodd"
 
@@ -38,12 +39,10 @@ _NUMBERS = {
     "ReconcileSec": ("reconcile_every", 1, 7 * 86400),
     "AutocleanSec": ("autoclean_after", 1, 86400),
 }
-_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", ("off", "observe", "enforce"))}
+_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", get_args(Mode))}
 _LISTS = {"Autoclean": "autoclean"}
 _KEYS = (*_BEYOND, *_SWITCHES, *_NUMBERS, *_WORDS, *_LISTS)
 
-Mode = Literal["off", "observe", "enforce"]
-"""What becomes of the rules: nothing, a note of what would have been refused, refusal."""
 
 _BOOLEANS = {
     **dict.fromkeys(("1", "yes", "y", "true", "t", "on"), True),

@@ -172,6 +172,8 @@ class Line:
 
     def files_may_have_come(self) -> None:
         """Something changed in a directory of the tree: what a missing file stopped is tried again if it is there."""
+        if self.guard.mode != "off":
+            self._answers.forget_modules()  # a flag may have come or gone
         for request in self._retries.came(self._tree.present):
             self._answers.forget(request.text)
             self.intake.backlog.add(request)
@@ -353,7 +355,7 @@ class Line:
             return outcome
         self.standing.crash(step.module)
         if self._log:
-            self._log.read()  # it was said before the loader died
+            self._log.catch_up()  # it was said before the loader died
         lines = crash_lines(self._log.last()) if self._log else ()
         return replace(outcome, evidence=(("KMODD_KERNEL_LOG", "\n".join(lines)),)) if lines else outcome
 

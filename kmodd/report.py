@@ -14,6 +14,10 @@ from kmodd.plan import Because, Plan
 from kmodd.request import Request
 
 
+MOST_COMPLAINTS = 256
+"""Messages that are remembered, so that each is said once."""
+
+
 @dataclass(slots=True)
 class Counters:
     """What happened since the start, for `kmodd status`."""
@@ -43,6 +47,7 @@ class Report:
         self._journal = journal
         self._coldplug: _Coldplug | None = None
         self.counters = Counters()
+        self._complained: set[str] = set()
 
     @property
     def records_lost(self) -> int:
@@ -57,6 +62,14 @@ class Report:
         """Say what a file's line is good for: nothing."""
         fields = (("KMODD_FILE", problem.at.file), ("KMODD_LINE", str(problem.at.line)))
         self.tell(Record(telling.BAD_INPUT, telling.WARNING, str(problem), fields))
+
+    def complain_once(self, message: str) -> None:
+        """Say what does not work, but not each time that it does not."""
+        if message not in self._complained:
+            if len(self._complained) >= MOST_COMPLAINTS:
+                self._complained.clear()
+            self._complained.add(message)
+            self.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
 
     def outcomes(self, outcomes: list[Outcome], answers: Answers) -> None:
         """Say what came of steps and skips; a no-match once for each alias, as `answers` remembers."""

@@ -6,7 +6,6 @@ as the probe does.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 
 from kmodd import outcome as telling
@@ -19,7 +18,7 @@ from kmodd.outcome import Record
 from kmodd.report import Report
 
 MOST_LANES = 8
-"""Probes under way; the files of further devices are looked for again with the next change."""
+"""Probes under way; further devices wait until one is over."""
 
 
 class Reprobe:
@@ -33,9 +32,11 @@ class Reprobe:
         self._loaders = loaders
         self._waits = FirmwareWaits()
         self._probes: dict[Lane, MissingFirmware] = {}
+        self._directories: tuple[str, ...] = ()
 
-    def heard_kernel(self, lines: Iterable[KernelLine]) -> None:
-        """The kernel has said this: some of it may tell of missing firmware."""
+    def heard_kernel(self, lines: Iterable[KernelLine]) -> bool:
+        """The kernel has said this: some of it may tell of missing firmware. True: there are more `directories` now."""
+        before = self._directories
         for line in lines:
             missing = missing_firmware(line)
             if missing and probe_path(missing) and self._waits.add(missing):
@@ -44,24 +45,39 @@ class Reprobe:
                 )
                 fields = (("KMODD_FIRMWARE", missing.name),)
                 self._report.tell(Record(telling.FIRMWARE, telling.NOTICE, message, fields))
+                self._directories = firmware.watched_dirs(self._root, self._release, self._waits.names)
+        return before != self._directories
 
     def directories(self) -> tuple[str, ...]:
         """Where a file that is waited for may appear."""
-        return firmware.watched_dirs(self._root, self._release, self._waits.names)
+        return self._directories
 
     def files_may_have_come(self) -> None:
         """Something changed in one of these directories."""
-        if self._loaders is None or len(self._probes) >= MOST_LANES:
+        if self._loaders is None:
             return
-        for missing in self._waits.came(lambda name: firmware.present(self._root, self._release, name)):
-            path, device = probe_path(missing) or ("", "")
-            bus = path.split("/")[3]
-            message = f"The firmware {missing.name} is there now: {device} is probed again"
-            self._report.tell(Record(telling.FIRMWARE, telling.INFO, message, (("KMODD_FIRMWARE", missing.name),)))
-            with contextlib.suppress(OSError):
-                lane = self._loaders.get()
-                if lane.start(ProbeCall(bus, device)):
-                    self._probes[lane] = missing
+        there = self._waits.came(lambda name: firmware.present(self._root, self._release, name))
+        for number, missing in enumerate(there):
+            if len(self._probes) >= MOST_LANES or not self._probe(missing, self._loaders):
+                for later in there[number:]:
+                    self._waits.add(later)
+                break
+        self._directories = firmware.watched_dirs(self._root, self._release, self._waits.names)
+
+    def _probe(self, missing: MissingFirmware, loaders: Loaders) -> bool:
+        """Have a loader do it. False: there is none to be had."""
+        path, device = probe_path(missing) or ("", "")
+        try:
+            lane = loaders.get()
+            if not lane.start(ProbeCall(path.split("/")[3], device)):
+                loaders.lost(lane)
+                return False
+        except OSError:
+            return False
+        self._probes[lane] = missing
+        message = f"The firmware {missing.name} is there now: {device} is probed again"
+        self._report.tell(Record(telling.FIRMWARE, telling.INFO, message, (("KMODD_FIRMWARE", missing.name),)))
+        return True
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -78,3 +94,4 @@ class Reprobe:
             self._loaders.lost(lane)
         else:
             self._loaders.give_back(lane)
+        self.files_may_have_come()

@@ -61,6 +61,7 @@ class KernelMessages:
         """Raises OSError: no such file, or no CAP_SYSLOG where kernel.dmesg_restrict is set."""
         self._fd = _open(path)
         self._last: deque[str] = deque(maxlen=KEPT)
+        self._unread: deque[KernelLine] = deque(maxlen=AT_ONCE)
 
     def fileno(self) -> int:
         """Readable when there is more."""
@@ -68,16 +69,27 @@ class KernelMessages:
 
     def read(self) -> list[KernelLine]:
         """What came since, at most AT_ONCE records; what was overwritten before it was read is left out."""
-        lines = []
+        self._fetch()
+        lines = list(self._unread)
+        self._unread.clear()
+        return lines
+
+    def catch_up(self) -> None:
+        """Have `last` know all that was said by now; `read` gives it all the same."""
+        while self._fetch():
+            pass
+
+    def _fetch(self) -> bool:
+        """Take at most AT_ONCE records. True: there may be more."""
         for _ in range(AT_ONCE):
             record = _next(self._fd)
             if not record:
-                break
+                return False
             if line := kernel_line.parse(record):
-                lines.append(line)
+                self._unread.append(line)
                 if not line.facility:
                     self._last.append(line.text)
-        return lines
+        return True
 
     def last(self, count: int = KEPT) -> tuple[str, ...]:
         """The texts of the last lines of the kernel's own that were read, the oldest first."""

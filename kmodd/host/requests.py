@@ -156,6 +156,11 @@ class RequestSocket:
             _send(request.connection, b"0" if found else b"1")
             request.connection.close()
 
+    def turn_away(self, request: KernelRequest) -> None:
+        """Nothing can be done for it here: its helper does without us, or refuses, as policy has it."""
+        if self._waiting.pop(request.connection.fileno(), None) is request:
+            request.connection.close()
+
     def close(self) -> None:
         """Stop listening; the name goes first, so that nobody connects in vain. Who waits does without us."""
         with contextlib.suppress(OSError):
