@@ -27,12 +27,13 @@ FLOORS = (
         "kmodd.uevent", "kmodd.alias_trie", "kmodd.binindex", "kmodd.tables", "kmodd.modprobe_d", "kmodd.cmdline",
         "kmodd.boot_list", "kmodd.kmodd_conf", "kmodd.legacy_conf", "kmodd.elf", "kmodd.modinfo", "kmodd.procfs",
         "kmodd.signature", "kmodd.index_writer", "kmodd.depmod_d", "kmodd.depmod_cache", "kmodd.requester",
+        "kmodd.trace_page",
     },
     # 2: decisions
     {
         "kmodd.layer", "kmodd.catalog", "kmodd.request", "kmodd.policy", "kmodd.plan", "kmodd.resolve", "kmodd.depmod",
         "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
-        "kmodd.removal", "kmodd.depmod_output",
+        "kmodd.removal", "kmodd.depmod_output", "kmodd.open_requests",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it
