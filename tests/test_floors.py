@@ -28,6 +28,7 @@ FLOORS = (
         "kmodd.boot_list", "kmodd.kmodd_conf", "kmodd.legacy_conf", "kmodd.elf", "kmodd.modinfo", "kmodd.procfs",
         "kmodd.signature", "kmodd.index_writer", "kmodd.depmod_d", "kmodd.depmod_cache", "kmodd.requester",
         "kmodd.kernel_line", "kmodd.policy_d",
+        "kmodd.trace_page",
     },
     # 2: decisions
     {
@@ -36,6 +37,7 @@ FLOORS = (
         "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing",
         "kmodd.firmware",
         "kmodd.verdict", "kmodd.suggestion",
+        "kmodd.removal", "kmodd.depmod_output", "kmodd.open_requests",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it

@@ -1,0 +1,133 @@
+"""Who a thread is: what /proc says of it, as a `Requester`.
+
+All is read below one open folder. It stands for the thread itself, not for its number: once the thread is gone, reading
+there fails (ESRCH), whoever has the number then.
+
+A thread of another user shows its program and its namespaces only to CAP_SYS_PTRACE (ptrace(2), "access mode checking";
+root alone is not enough, for root's own processes hold capabilities that the daemon has not). All else is open to all.
+
+The path of the program is as its own mount namespace has it: inside a container it may be any. So it proves something
+only where `container` is false.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from kmodd.requester import Requester
+
+_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_UNSET: Final = 2**32 - 1
+"""loginuid before anybody logged in (include/linux/audit.h)."""
+_GONE: Final = "ZXx"
+"""States of a thread that has ended (proc_pid_stat(5))."""
+_HELPER_WAIT: Final = "call_usermodehelper"
+"""The kernel's function in which a thread waits for its helper begins like this (kernel/umh.c)."""
+
+_SLICE: Final = re.compile(r"[A-Za-z0-9:_.\\@-]+\.slice")
+_UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope|socket|mount|swap)")
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """The two namespaces that make a container, each as device and inode."""
+
+    user: tuple[int, int]
+    pid: tuple[int, int]
+
+
+def initial_namespaces(proc: str = "/proc") -> Namespaces:
+    """Those of PID 1. Raises OSError: EACCES without CAP_SYS_PTRACE."""
+    folder = os.open(f"{proc}/1", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _namespaces(folder)
+    finally:
+        os.close(folder)
+
+
+def requester_of(tid: int, asked_ns: int, initial: Namespaces, proc: str = "/proc") -> Requester | None:
+    """The process of thread `tid`, which asked at `asked_ns` (CLOCK_BOOTTIME).
+
+    None: it is gone, or another one has its number by now, or what must be known of it cannot be read. What else cannot
+    be read is empty (a kernel thread has no program).
+    """
+    try:
+        folder = os.open(f"{proc}/{tid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read(folder, asked_ns, initial)
+    except (OSError, ValueError, LookupError):
+        return None
+    finally:
+        os.close(folder)
+
+
+def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
+    # `Name:` comes first, with its line ends escaped, so no line below is made up by the process.
+    status = dict(line.split(":\t", 1) for line in _text(folder, "status").splitlines() if ":\t" in line)
+    container = _namespaces(folder) != initial
+    comm = exe = cgroup = ""
+    loginuid = None
+    with contextlib.suppress(OSError):
+        comm = _text(folder, "comm").removesuffix("\n")
+    with contextlib.suppress(OSError):
+        exe = os.readlink("exe", dir_fd=folder)
+    with contextlib.suppress(OSError):
+        cgroup = next((line[3:] for line in _text(folder, "cgroup").splitlines() if line.startswith("0::")), "")
+    with contextlib.suppress(OSError, ValueError):
+        loginuid = int(_text(folder, "loginuid"))
+    if not _is_who_asked(folder, asked_ns):  # last: it was alive all the time
+        return None
+    return Requester(
+        pid=int(status["Tgid"]),
+        comm=comm,
+        exe=exe,
+        uid=int(status["Uid"].split()[0]),
+        loginuid=None if loginuid == _UNSET else loginuid,
+        cgroup=cgroup,
+        unit=unit_of(cgroup),
+        container=container,
+    )
+
+
+def _is_who_asked(folder: int, asked_ns: int) -> bool:
+    """Is this the thread that asked, and not one that got its number afterwards?
+
+    The start is known to a tick, and many a program asks in the very tick in which it starts. Then it must be seen
+    waiting for a helper: whoever only got the number does not.
+    """
+    # The name in the parentheses may hold any character, parentheses and line ends among them.
+    fields = _text(folder, "stat").rpartition(")")[2].split()
+    state, start = fields[0], int(fields[19]) * _TICK_NS  # fields 3 and 22 of proc_pid_stat(5)
+    if state in _GONE or start > asked_ns:
+        return False
+    return start + _TICK_NS <= asked_ns or _text(folder, "wchan").startswith(_HELPER_WAIT)
+
+
+def _namespaces(folder: int) -> Namespaces:
+    user, pid = os.stat("ns/user", dir_fd=folder), os.stat("ns/pid", dir_fd=folder)
+    return Namespaces((user.st_dev, user.st_ino), (pid.st_dev, pid.st_ino))
+
+
+def _text(folder: int, name: str) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    with open(fd, "rb", buffering=0) as file:
+        return file.readall().decode("utf-8", "surrogateescape")
+
+
+def unit_of(cgroup: str) -> str:
+    """The system's unit that a path in the hierarchy belongs to, empty if to none.
+
+    As journald's _SYSTEMD_UNIT= has it (systemd, cg_path_get_unit): slices at the front are passed over, and the next
+    part is the unit. What is below it, a user's own units among that, anybody may have named who owns it.
+    """
+    for part in cgroup.split("/"):
+        name = part.removeprefix("_")  # put before names that would clash with the kernel's own (cg_escape)
+        if name and not _SLICE.fullmatch(name):
+            return name if _UNIT.fullmatch(name) else ""
+    return ""

@@ -1,0 +1,114 @@
+"""Which open request a helper stands for: a truth or "unknown", never a guess."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kmodd.open_requests import LATEST_NS, MOST, OpenRequests
+from kmodd.requester import Requester
+from kmodd.trace_page import ModuleRequested
+
+ALICE = Requester(100, "sh", "/usr/bin/sh", 1000, 1000, "/user.slice/s", "session-1.scope", False)
+ROOT = Requester(200, "sh", "/usr/bin/sh", 0, None, "/system.slice/x.service", "x.service", False)
+NOW = 10 * LATEST_NS
+
+
+def opened(*who: Requester | None, name: str = "net-pf-9", wait: bool = True) -> OpenRequests:
+    requests = OpenRequests()
+    add(requests, *who, name=name, wait=wait)
+    return requests
+
+
+def add(requests: OpenRequests, *who: Requester | None, name: str = "net-pf-9", wait: bool = True) -> None:
+    for number, one in enumerate(who):
+        requests.add(ModuleRequested(NOW + number, one.pid if one else 1, name, wait), one, NOW)
+
+
+def test_one_request_is_its_helper_s_and_over_then() -> None:
+    requests = opened(ALICE)
+    assert requests.match("net-pf-9", NOW) == ALICE
+    assert requests.match("net-pf-9", NOW) is None
+    assert len(requests) == 0
+
+
+def test_a_name_is_matched_whole_and_others_stay_open() -> None:
+    requests = opened(ALICE)
+    add(requests, ROOT, name="net-pf-9\n")
+    assert requests.match("net-pf", NOW) is None
+    assert requests.match("net-pf-9\n", NOW) == ROOT
+    assert requests.match("net-pf-9", NOW) == ALICE
+
+
+def test_requesters_that_differ_in_number_alone_are_told_in_order() -> None:
+    other = replace(ALICE, pid=101, comm="bash")
+    requests = opened(ALICE, other)
+    assert [requests.match("net-pf-9", NOW) for _ in range(3)] == [ALICE, other, None]
+
+
+def test_different_requesters_of_one_name_are_unknown_until_all_helpers_came() -> None:
+    for difference in (
+        {"uid": 0}, {"container": True}, {"unit": "y.service"}, {"exe": "/x"}, {"loginuid": None}, {"cgroup": "/"},
+    ):  # fmt: skip
+        other = replace(ALICE, **difference)
+        requests = opened(ALICE, other)
+        assert requests.match("net-pf-9", NOW) is None
+        # One of the two is over, but which? A third that is alike does not clear it up.
+        add(requests, ALICE)
+        assert [requests.match("net-pf-9", NOW) for _ in range(2)] == [None, None]
+        add(requests, ROOT)
+        assert requests.match("net-pf-9", NOW) == ROOT
+
+
+def test_who_is_gone_or_did_not_wait_is_unknown_and_leaves_nothing() -> None:
+    for requests in (opened(None), opened(ROOT, wait=False)):
+        assert requests.match("net-pf-9", NOW) is None
+        add(requests, ALICE)
+        assert requests.match("net-pf-9", NOW) == ALICE
+
+
+def test_who_is_gone_makes_the_other_unknown_as_well() -> None:
+    requests = opened(ROOT, None)
+    assert [requests.match("net-pf-9", NOW) for _ in range(2)] == [None, None]
+    requests = opened(ROOT)
+    add(requests, ROOT, wait=False)
+    assert [requests.match("net-pf-9", NOW) for _ in range(2)] == [None, None]
+
+
+def test_a_request_whose_helper_never_came_is_forgotten() -> None:
+    requests = opened(ROOT)
+    later = NOW + LATEST_NS
+    requests.add(ModuleRequested(later, 100, "net-pf-9", True), ALICE, later)
+    assert requests.match("net-pf-9", later) == ALICE
+    assert len(requests) == 0
+
+
+def test_one_that_never_came_leaves_the_count_of_the_others_right() -> None:
+    requests = opened(ROOT)
+    later = NOW + LATEST_NS
+    requests.add(ModuleRequested(later, 100, "net-pf-9", True), ALICE, later - 1)
+    assert requests.match("net-pf-9", later - 1) is None  # ALICE's helper, in truth
+    requests.add(ModuleRequested(later + 1, 100, "net-pf-9", True), ALICE, later)
+    assert requests.match("net-pf-9", later) is None  # 2 are open, 1 helper was told "unknown"
+    requests.add(ModuleRequested(later + 2, 200, "net-pf-9", True), ROOT, later)
+    assert requests.match("net-pf-9", later) == ROOT
+
+
+def test_lost_events_make_all_unknown_for_as_long_as_their_helpers_may_come() -> None:
+    requests = opened(ALICE)
+    requests.lost(NOW)
+    assert len(requests) == 0
+    add(requests, ROOT)
+    assert requests.match("net-pf-9", NOW + LATEST_NS - 1) is None
+    later = NOW + LATEST_NS
+    requests.add(ModuleRequested(later, 200, "net-pf-9", True), ROOT, later)
+    assert requests.match("net-pf-9", later) == ROOT
+
+
+def test_more_than_can_be_kept_counts_as_lost() -> None:
+    requests = opened(*[ALICE] * MOST)
+    assert requests.match("net-pf-9", NOW) == ALICE
+    add(requests, ALICE)
+    assert len(requests) == MOST
+    add(requests, ALICE)
+    assert len(requests) == 1
+    assert requests.match("net-pf-9", NOW) is None

@@ -1,0 +1,154 @@
+"""Who a thread is, from /proc: a played one for what is hard to have, and this machine's own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kmodd.host.process import Namespaces, initial_namespaces, requester_of, unit_of
+from kmodd.requester import Requester
+
+TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+ASKED = 1000 * TICK
+CGROUP = "/user.slice/user-1000.slice/user@1000.service/app.slice/sshd.service"
+WHO = Requester(178, "a) S 1\nUid:\t0", "/opt/x", 1000, 1001, CGROUP, "user@1000.service", False)
+
+
+def played(root: Path, start: int = 900, state: str = "D", wchan: str = "0") -> Namespaces:
+    """Thread 179 of process 178, and PID 1; returns the initial namespaces."""
+    for tid in ("1", "179"):
+        (root / tid / "ns").mkdir(parents=True)
+    for name in ("user", "pid"):
+        (root / "1/ns" / name).touch()
+        (root / "179/ns" / name).symlink_to(root / "1/ns" / name)
+    folder = root / "179"
+    (folder / "status").write_text("Name:\ta) S 1\\nUid:\\t0\nTgid:\t178\nPid:\t179\nUid:\t1000\t0\t0\t0\n")
+    stat = f"179 (a) S 1\nUid:\t0) {state} 1 178 178 0 -1 64 0 0 0 0 0 0 0 0 20 0 2 0 {start} 1000 10 0\n"
+    (folder / "stat").write_text(stat)
+    (folder / "comm").write_text(WHO.comm + "\n")
+    (folder / "exe").symlink_to(WHO.exe)
+    (folder / "loginuid").write_text("1001")
+    (folder / "cgroup").write_text(f"1:name=systemd:/x.service\n0::{CGROUP}\n")
+    (folder / "wchan").write_text(wchan)
+    return initial_namespaces(str(root))
+
+
+def asked(root: Path, initial: Namespaces) -> Requester | None:
+    return requester_of(179, ASKED, initial, str(root))
+
+
+def test_all_that_is_told(tmp_path: Path) -> None:
+    """The real uid, whatever the effective one; a comm with line ends and parentheses makes up nothing."""
+    assert asked(tmp_path, played(tmp_path)) == WHO
+
+
+@pytest.mark.parametrize("namespace", ["user", "pid"])
+def test_another_namespace_is_a_container(tmp_path: Path, namespace: str) -> None:
+    initial = played(tmp_path)
+    (tmp_path / "179/ns" / namespace).unlink()
+    (tmp_path / "179/ns" / namespace).touch()
+    assert asked(tmp_path, initial) == replace(WHO, container=True)
+
+
+def test_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
+    initial = played(tmp_path)
+    for name in ("comm", "exe", "loginuid", "cgroup"):
+        (tmp_path / "179" / name).unlink()
+    assert asked(tmp_path, initial) == replace(WHO, comm="", exe="", loginuid=None, cgroup="", unit="")
+
+
+@pytest.mark.parametrize("needed", ["status", "stat", "ns/user", "ns/pid"])
+def test_what_must_be_known(tmp_path: Path, needed: str) -> None:
+    initial = played(tmp_path)
+    (tmp_path / "179" / needed).unlink()
+    assert asked(tmp_path, initial) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("status", ""), ("status", "Tgid:\tx\nUid:\t0\n"), ("stat", "179 (x) S 1\n"), ("stat", "")]
+)
+def test_damage_is_no_requester(tmp_path: Path, name: str, text: str) -> None:
+    initial = played(tmp_path)
+    (tmp_path / "179" / name).write_text(text)
+    assert asked(tmp_path, initial) is None
+
+
+def test_unset_loginuid(tmp_path: Path) -> None:
+    initial = played(tmp_path)
+    (tmp_path / "179/loginuid").write_text("4294967295")
+    assert asked(tmp_path, initial) == replace(WHO, loginuid=None)
+
+
+@pytest.mark.parametrize(
+    ("start", "state", "wchan", "expected"),
+    [
+        (999, "S", "0", True),
+        (999, "R", "0", True),
+        (999, "Z", "0", False),
+        (1001, "D", "call_usermodehelper_exec", False),
+        (1000, "D", "call_usermodehelper_exec", True),
+        (1000, "D", "do_epoll_wait", False),
+        (1000, "R", "0", False),
+    ],
+)
+def test_a_number_that_was_given_again(tmp_path: Path, start: int, state: str, wchan: str, expected: bool) -> None:
+    """Started in the tick of the request: only if it is seen to wait for a helper. Later: never."""
+    assert (asked(tmp_path, played(tmp_path, start, state, wchan)) is not None) is expected
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    initial = played(tmp_path)
+    assert requester_of(180, ASKED, initial, str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        ("/system.slice/ssh.service", "ssh.service"),
+        ("/system.slice/system-getty.slice/getty@tty1.service", "getty@tty1.service"),
+        ("/system.slice/x.service/sshd.service", "x.service"),
+        ("/user.slice/user-0.slice/session-1.scope", "session-1.scope"),
+        (CGROUP, "user@1000.service"),
+        ("/init.scope", "init.scope"),
+        ("/system.slice/_cpu.service", "cpu.service"),
+        ("/lxc/x.service", ""),
+        ("/system.slice", ""),
+        ("/system.slice/a b.service", ""),
+        ("/", ""),
+        ("", ""),
+    ],
+)
+def test_unit_of_cgroup(cgroup: str, unit: str) -> None:
+    """systemd's cg_path_get_unit: what stands below the unit, its owner may have made up."""
+    assert unit_of(cgroup) == unit
+
+
+def test_a_thread_of_this_process() -> None:
+    user, namespace = os.stat("/proc/self/ns/user"), os.stat("/proc/self/ns/pid")
+    ours = Namespaces((user.st_dev, user.st_ino), (namespace.st_dev, namespace.st_ino))
+    asking, done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        asking.set()
+        done.wait()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    asking.wait()
+    assert thread.native_id is not None
+    try:
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        who = requester_of(thread.native_id, now + 2 * TICK, ours)
+        assert who is not None
+        told = (who.pid, who.uid, who.exe, who.container)
+        assert told == (os.getpid(), os.getuid(), os.readlink("/proc/self/exe"), False)
+        assert thread.native_id != os.getpid()
+        assert requester_of(thread.native_id, now - 10 * TICK, ours) is None
+    finally:
+        done.set()
+        thread.join()

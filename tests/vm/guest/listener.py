@@ -1,0 +1,47 @@
+"""Runs in the guest, in kmodd.service's sandbox: a `ModuleRequests` that matches when it is told to.
+
+Usage: listener.py SOCKET. Each datagram is a line `match BASE64` or `pages` or `close`; the answer is JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import sys
+import time
+from dataclasses import asdict
+
+sys.path.insert(0, "/usr/lib/kmodd")
+
+from kmodd.host.module_requests import ModuleRequests
+
+
+def main() -> None:
+    before = time.perf_counter()
+    requests = ModuleRequests()
+    opened = time.perf_counter() - before
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(sys.argv[1])
+        listening.listen()
+        connection, _ = listening.accept()
+    with connection:
+        connection.send(json.dumps({"open_us": round(opened * 1e6)}).encode())
+        while words := connection.recv(65536).decode().split():
+            before = time.perf_counter()
+            match words:
+                case ["match", name]:
+                    who = requests.match(os.fsdecode(base64.b64decode(name)))
+                    answer: dict[str, object] = {"who": who and asdict(who)}
+                case ["drain"]:
+                    requests.drain()
+                    answer = {}
+                case _:
+                    requests.close()
+                    answer = {"left": os.path.exists("/sys/kernel/tracing/instances/kmodd")}
+            answer["us"] = round((time.perf_counter() - before) * 1e6)
+            connection.send(json.dumps(answer).encode())
+
+
+main()
