@@ -18,6 +18,7 @@ from kmodd.host.control import (
     ExplainWish,
     LoadWish,
     ReloadWish,
+    SealWish,
     SettleWish,
     StatusWish,
     UnloadWish,
@@ -91,6 +92,9 @@ class Callers:
                     self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
                 else:
                     self._settling.append(_Settling(connection, deadline, last_seqnum(self._root)))
+            case SealWish(sealed):
+                self._line.seal(sealed)
+                self._socket.answer(connection, {})
             case ReloadWish():
                 problems = self.reload()
                 if self._line.view.no_tree:
@@ -184,6 +188,12 @@ class Callers:
             ],
             "stuck": line.stuck(),
             "quarantine": sorted(line.standing.crashed),
+            "policy": line.guard.mode,
+            "phase": line.guard.phase,
+            "autoclean": [
+                {"module": module, "left_usec": int(left * 1e6)}
+                for module, left in line.autoclean.waiting(time.monotonic())
+            ],
             "counts": dict(line.report.counters.results),
             "records_lost": line.report.records_lost,
             "problems": self._problems(),
@@ -194,7 +204,7 @@ class Callers:
         facts = read_facts(self._root)
         said = (
             self._line.view.no_tree,
-            self._line.no_loader,
+            self._line.dispatch.why,
             "kernel.panic_on_oops=1: a module that crashes takes the machine down" if facts.panic_on_oops else "",
             "kernel.modules_disabled=1: nothing can be loaded until the next boot" if facts.modules_disabled else "",
         )

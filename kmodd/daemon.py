@@ -22,7 +22,9 @@ from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Lane, Loaders, reap
+from kmodd.host.module_requests import ModuleRequests
 from kmodd.host.notify import Notify
+from kmodd.host.requests import REQUEST_SOCKET, RequestSocket
 from kmodd.host.settings import read_boot_list, settings_directories
 from kmodd.host.sources import KernelEvents, Overrun, Refused
 from kmodd.host.spawner import Spawner
@@ -31,6 +33,7 @@ from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
 from kmodd.host.trusted import Trusted
 from kmodd.host.watch import Watch
+from kmodd.kernel_requests import KernelRequests
 from kmodd.line import Line
 from kmodd.outcome import Record
 from kmodd.reprobe import Reprobe
@@ -70,8 +73,8 @@ class Settings:
     dry_run: bool = False
     spawn_loaders: bool = False
     """A spawner makes loaders; else systemd does."""
-    standing_path: str = ""
-    """Where it is kept what a later daemon has to know; empty: nowhere."""
+    run: bool = False
+    """It is the machine's own: it keeps below /run what a later daemon has to know, and answers the kernel."""
     control_path: str = control.CONTROL_SOCKET
     receive_buffer: int = sources.RECEIVE_BUFFER
     """Bytes."""
@@ -98,13 +101,14 @@ class Daemon:
         self._files: Watch | None = _or_none(Watch)
         self._changed: tuple[float, float] | None = None
         """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
-        memory = StandingFile(settings.standing_path) if settings.standing_path else None
+        memory = StandingFile() if settings.run else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
         self._line.view.watched = self._files is not None
         self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
         if spawner:
             privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
+        self._kernel: KernelRequests | None = None
         self._callers = Callers(self._line, self._control, notify, facts, self._lacks())
         self._selector = selectors.DefaultSelector()
         self._ready_by: float | None = None
@@ -128,6 +132,8 @@ class Daemon:
             self._go_on()
         self._notify.stopping()
         self._control.close()
+        if self._kernel:
+            self._kernel.close()
         self._line.close()
         self._events.close()
         for source in (self._log, self._files):
@@ -142,6 +148,7 @@ class Daemon:
         self._watch_tree()
         self._line.reload()
         self._line.others.adopt()
+        self._answer_the_kernel()
         self._line.intake.boot(read_boot_list(self._tree.root))
         self._line.intake.coldplug(sources.replay(self._tree.root))
         dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""
@@ -151,6 +158,24 @@ class Daemon:
         self._speak()
         self._ready_text = message
         self._ready_by = time.monotonic() + BOOT_LIST_LIMIT
+
+    def _answer_the_kernel(self) -> None:
+        """Take the kernel's own requests from now on, if it is ours to do."""
+        if not self._settings.run or self._settings.dry_run or not self._line.view.settings.kernel_requests:
+            return
+        try:
+            trace = ModuleRequests()
+        except (OSError, ValueError) as error:
+            trace = None
+            self._line.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
+        try:
+            self._kernel = KernelRequests(self._line, RequestSocket(), trace)
+        except OSError as error:
+            self._line.report.complain_once(
+                f"{error.filename or REQUEST_SOCKET}: {error.strerror}: the kernel's own requests are not taken"
+            )
+            return
+        self._selector.register(self._kernel, selectors.EVENT_READ, self._kernel)
 
     def _lacks(self) -> list[str]:
         """What works less well here, in words."""
@@ -198,6 +223,8 @@ class Daemon:
                     if key.data.changed():
                         now = time.monotonic()
                         self._changed = (self._changed[0] if self._changed else now, now)
+                case KernelRequests():
+                    pass  # `listen` below
                 case ControlSocket():
                     self._control.accept()
                 case Connection() if mask & selectors.EVENT_WRITE:
@@ -210,6 +237,8 @@ class Daemon:
     def _go_on(self) -> None:
         """One round of the line, then everything that is due."""
         self._callers.listen()
+        if self._kernel:
+            self._kernel.listen()
         if not self._socket_empty:
             self._receive()
         if self._changed is not None and time.monotonic() >= self._read_changes_at():
@@ -222,6 +251,8 @@ class Daemon:
         self._line.advance()
         for job in self._line.take_ended():
             self._callers.ended(job)
+            if self._kernel:
+                self._kernel.ended(job)
         if what := self._line.intake.takes_replay():
             for event in sources.replay(self._tree.root, unbound=what == "drift"):
                 self._line.intake.take(event, "reconcile", drift=what == "drift")
@@ -230,6 +261,7 @@ class Daemon:
         self._watch_tree()
         if self._line.quiet:
             self._line.report.end_coldplug()
+            self._line.boot_is_over()
             if self._loaders:
                 self._loaders.keep_spare()
             # Loading makes children appear: what they say is read before anybody is told that all is quiet.

@@ -1,6 +1,6 @@
 """What policy says now: rules, mode, phase and flags. A `Guard`.
 
-A broken rule file keeps the old rules. Where the policy is enforced, a mark below /run tells the kernel's helper to refuse
+A broken rule file keeps the old rules. Where the policy is enforced, a mark below /run has the kernel's helper refuse
 whatever this daemon cannot answer: else flooding or crashing it would be a way round.
 """
 
@@ -109,6 +109,4 @@ class Guard:
         said = f"{words}: {judgement.text} at {judgement.at}"
         detail = f"{outcome.detail}; {said}" if outcome.detail else said
         place = outcome.at or judgement.at
-        return replace(
-            outcome, detail=detail, rule=judgement.text, at=place, evidence=(*outcome.evidence, *evidence)
-        )
+        return replace(outcome, detail=detail, rule=judgement.text, at=place, evidence=(*outcome.evidence, *evidence))

@@ -23,6 +23,16 @@ class KernelRequests:
         self._trace = trace
         self._asked: list[tuple[Request, KernelRequest]] = []
 
+    def fileno(self) -> int:
+        """For select: readable when there is something to `listen` to."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Take no more; who waits does without us, or is refused, as policy has it."""
+        self._socket.close()
+        if self._trace:
+            self._trace.close()
+
     def listen(self) -> None:
         """Take what has come, and forget helpers that have gone: what they wanted is loaded or not all the same."""
         for asked in self._socket.receive():

@@ -40,7 +40,7 @@ _NUMBERS = {
     "AutocleanSec": ("autoclean_after", 1, 86400),
 }
 _WORDS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", get_args(Mode))}
-_LISTS = {"Autoclean": "autoclean"}
+_LISTS = {"Autoclean": "autoclean", "SealRequires": "seal_requires"}
 _KEYS = (*_BEYOND, *_SWITCHES, *_NUMBERS, *_WORDS, *_LISTS)
 
 
@@ -69,6 +69,8 @@ class Settings:
     policy: Mode = "off"
     autoclean: tuple[str, ...] = ()
     """Patterns of modules that are removed again after a kernel request, once nothing uses them."""
+    seal_requires: tuple[str, ...] = ()
+    """Modules that must be live before `kmodd seal --permanent` shuts the kernel."""
     autoclean_after: int = 60
     """Seconds without use."""
     problems: tuple[Problem, ...] = ()

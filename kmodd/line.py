@@ -14,6 +14,8 @@ from dataclasses import replace
 from kmodd import outcome as telling
 from kmodd import patience
 from kmodd.answers import SOON, Answers
+from kmodd.autoclean import Autoclean
+from kmodd.dispatch import Dispatch
 from kmodd.errors import Problem
 from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Work
 from kmodd.guard import Guard
@@ -38,9 +40,6 @@ from kmodd.request import Request
 from kmodd.retries import Retries
 from kmodd.standing import Standing
 from kmodd.view import View
-
-LOOK_FOR_LOADER = 5.0
-"""Seconds until a loader is looked for again where none was to be had."""
 
 BATCH = 256
 """Requests that are resolved without a load before the kernel's socket is looked at again."""
@@ -71,11 +70,9 @@ class Line:
         self._answers = Answers()
         self.intake = Intake(self.report, self.view, self.standing, self._answers)
         self._retries = Retries()
+        self.autoclean = Autoclean()
         self._ended: list[AnyJob] = []
-        self._look_for_loader = 0.0
-        """When (time.monotonic) a loader is worth another try."""
-        self.no_loader = ""
-        """Why no loader was to be had; empty: there was one, or none was needed."""
+        self.dispatch = Dispatch(loaders, self.report)
         self._reconcile_at = time.monotonic() + self.view.settings.reconcile_every
 
     # -- what state it is in -----------------------------------------------------------------------------------
@@ -83,13 +80,10 @@ class Line:
     @property
     def can_advance(self) -> bool:
         """`advance` would do something now."""
-        if self.view.snapshot is None or (self.no_loader and time.monotonic() < self._look_for_loader):
+        if self.view.snapshot is None or self.dispatch.is_off():
             return False
-        return (
-            self._has_turn()
-            or self._has_place()
-            or any(not self._is_taken(name) and self._may_go(job) for name, job in self.flights.parked)
-        )
+        parked = any(not self._is_taken(name) and self._may_go(job) for name, job in self.flights.parked)
+        return parked or self._has_turn() or self._has_place()
 
     def _is_taken(self, name: str) -> bool:
         """Its load is in flight, ours or another's, and worth waiting for."""
@@ -147,6 +141,17 @@ class Line:
         """Where to open the module files that were not there: if they come, `files_may_have_come` is to be called."""
         return tuple(self._tree.real(path) for path in self._retries.missing_paths())
 
+    def boot_is_over(self) -> None:
+        """All that was there at the start is answered: rules that ask for the phase may say otherwise from now on."""
+        if self.guard.booting:
+            self.guard.booting = False
+            self._answers.forget_modules()
+
+    def seal(self, sealed: bool) -> None:
+        """What was allowed may be refused from now on, or the other way round."""
+        self.guard.seal(sealed)
+        self._answers.forget_modules()
+
     # -- the view ----------------------------------------------------------------------------------------------
 
     def reload(self) -> Sequence[Problem]:
@@ -157,6 +162,7 @@ class Line:
             self._retries.forget_files()
         if not self.view.no_tree:
             self.intake.replay = "all"
+        self.autoclean.settings = self.view.settings
         self._reconcile_at = min(self._reconcile_at, time.monotonic() + self.view.settings.reconcile_every)
         return problems
 
@@ -184,7 +190,7 @@ class Line:
         """Resolve what waits, one request after the other, as far as lanes go."""
         if not (len(self.intake) or self.flights.parked or self.view.no_tree):
             return
-        if self.no_loader and time.monotonic() < self._look_for_loader:
+        if self.dispatch.is_off():
             return
         if not self.view.watched or self.view.snapshot is None or self.view.no_tree:
             self.refresh()
@@ -200,7 +206,7 @@ class Line:
                 self.report.counters.repeats += 1
             else:
                 self._drive(self._begin(request))
-            if self.no_loader:
+            if self.dispatch.is_off():
                 break
 
     def _begin(self, request: Request) -> AnyJob:
@@ -273,23 +279,25 @@ class Line:
             if self._is_taken(step.module) or (isinstance(step, Insmod) and self.others.notice(step.module)):
                 self.flights.park(step.module, job)
                 break
+            ahead = job.upcoming() if isinstance(job, Job) else ""
             try:
-                lane, why = self._hand_over(job, step)
+                lane = self.dispatch.start(call_of(step, self._tree.real), ahead and self._tree.real(ahead))
             except ValueError as error:  # longer than a loader takes
                 job.abandon(str(error))
                 continue
             if lane is not None:
                 self.flights.works[lane] = Work(lane, job, step, time.monotonic_ns())
                 break
-            self._miss_loader(why)
             if not job.plan.request.waited_for:
                 # Requests wait, nobody is turned away: it is planned anew once there is a loader.
                 self.intake.backlog.put_back(job.plan.request)
                 break
-            job.abandon(why)
+            job.abandon(self.dispatch.why)
         else:
             self._end(job)
-        self.report.outcomes(job.untold(), self._answers)
+        for outcome in (untold := job.untold()):
+            self.autoclean.saw(outcome, time.monotonic())
+        self.report.outcomes(untold, self._answers)
 
     def _end(self, job: AnyJob) -> None:
         request, now = job.plan.request, time.monotonic()
@@ -316,31 +324,6 @@ class Line:
         for outcome in job.outcomes:
             if outcome.result == "missing" and outcome.path:
                 self._retries.missing(outcome.path, again)
-
-    def _miss_loader(self, why: str) -> None:
-        if not self.no_loader:
-            message = f"Nothing can be loaded now: {why}; what is wanted waits"
-            self.report.tell(Record(telling.NO_LOADER, telling.ERR, message))
-        self.no_loader = why
-        self._look_for_loader = time.monotonic() + LOOK_FOR_LOADER
-
-    def _hand_over(self, job: AnyJob, step: Step | RemovalStep) -> tuple[Lane | None, str]:
-        """Give a step to a loader at hand, else to a new one. No lane: why there is none. Raises ValueError."""
-        assert self._loaders is not None
-        call = call_of(step, self._tree.real)
-        ahead = job.upcoming() if isinstance(job, Job) else ""
-        for _ in range(3):  # those at hand may all be gone
-            try:
-                lane = self._loaders.get()
-                if ahead:
-                    lane.read_ahead(self._tree.real(ahead))
-                if lane.start(call):
-                    self.no_loader = ""
-                    return lane, ""
-            except OSError as error:
-                return None, f"no loader: {error}"
-            self._loaders.lost(lane)
-        return None, "no loader: each one is gone at once"
 
     def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
         """What a loader's answer means for its step."""
@@ -393,6 +376,8 @@ class Line:
             self.intake.replay = "all"
         for request in self._retries.due(now):
             self.intake.backlog.add(request)
+        for request in self.autoclean.due(self._tree.loaded, now):
+            self.intake.order(request)
         if now >= self._reconcile_at:
             self._reconcile_at = now + self.view.settings.reconcile_every
             self.intake.replay = self.intake.replay or "drift"
@@ -403,8 +388,8 @@ class Line:
         """When (time.monotonic) `tick` has something to do; None: never."""
         now = time.monotonic()
         times = [self._reconcile_at, patience.next_look(self.flights, self.view.settings.stuck_after, now)]
-        times += [self._retries.next_due(), self.others.next_look()]
-        times.append(self._look_for_loader if self.no_loader else None)
+        times += [self._retries.next_due(), self.others.next_look(), self.autoclean.next_look()]
+        times.append(self.dispatch.next_look())
         return min((each for each in times if each is not None), default=None)
 
     def close(self) -> None:

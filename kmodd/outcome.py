@@ -160,6 +160,8 @@ def record(outcome: Outcome) -> Record:
         fields.append(("KMODD_RULE", outcome.rule))
     fields += outcome.evidence
     fields += _of_requester(request)
+    if request.subsystem:
+        fields.append(("KMODD_SUBSYSTEM", request.subsystem))
     fields += [("KMODD_DEVPATH", device) for device in request.devices]
     if request.device_count > len(request.devices):
         fields.append(("KMODD_DEVICES_COUNT", str(request.device_count)))
@@ -186,6 +188,8 @@ def _of_requester(request: Request) -> list[tuple[str, str]]:
 def _sentence(outcome: Outcome) -> str:
     """One line for people: what, for whom, how long, because of what."""
     because = f"because {outcome.because}"
+    if outcome.request.removing and outcome.request.removing.idle_sec:
+        because = f"because nothing has used it for {outcome.request.removing.idle_sec} s"
     whom = _for_whom(outcome.request)
     took = f"{outcome.duration_usec} µs"
     name = outcome.module
@@ -239,7 +243,9 @@ def _for_whom(request: Request) -> str:
     if request.requester:
         who = request.requester
         whose = f" in {who.unit}" if who.unit else ""
-        return f" for {who.exe or who.comm}[{who.pid}] of uid {who.uid}{whose}{' in a container' if who.container else ''}"
+        return (
+            f" for {who.exe or who.comm}[{who.pid}] of uid {who.uid}{whose}{' in a container' if who.container else ''}"
+        )
     if request.origin == "request":
         return " for the kernel"
     if not request.devices:

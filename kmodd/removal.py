@@ -259,8 +259,9 @@ class RemovalJob:
         if code:
             return code
         if not removal.command:
+            may_go = self._manner.only_deps
             for name in removal.unneeded:
-                if self._refcnt(name) == 0:
+                if (may_go is None or name in may_go) and self._refcnt(name) == 0:
                     yield Rmmod(name, Because("dep", removal.module))
         for softdep in removal.after:
             yield from self._remove(softdep, asked=False)

@@ -13,7 +13,6 @@ from kmodd.outcome import Outcome, Record
 from kmodd.plan import Because, Plan
 from kmodd.request import Request
 
-
 MOST_COMPLAINTS = 256
 """Messages that are remembered, so that each is said once."""
 

@@ -237,8 +237,8 @@ class _Planner:
         """What policy leaves of them: where something needed is refused, all that is needed with it is."""
         if self._judge is None:
             return entries
-        judged = {entry.module: self._judge(entry.module) for entry in entries if not isinstance(entry, Skip)}
-        refused = {module: judgement for module, judgement in judged.items() if judgement.refused}
+        judged = ((entry.module, self._judge(entry.module)) for entry in entries if not isinstance(entry, Skip))
+        refused: dict[str, Judgement] = {module: judgement for module, judgement in judged if judgement.refused}
         if not refused:
             return entries
         needed = next((entry.module for entry in entries if entry.required and entry.module in refused), None)

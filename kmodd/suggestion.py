@@ -70,8 +70,8 @@ def read(lines: Iterable[str]) -> Uses:
             record = None
         if not isinstance(record, dict):
             found.unreadable += 1
-        elif _text(record, "SYSLOG_IDENTIFIER") == "kmodd" and _text(record, "KMODD_SOURCE") == "request":
-            if _text(record, "_UID") != "0":
+        elif text_of(record, "SYSLOG_IDENTIFIER") == "kmodd" and text_of(record, "KMODD_SOURCE") == "request":
+            if text_of(record, "_UID") != "0":
                 found.distrusted += 1
             elif use := _use(record):
                 found.uses.append(use)
@@ -106,22 +106,22 @@ def suggest(uses: Sequence[Use], unit: str = "") -> str:
 
 def _use(record: Mapping[str, object]) -> Use | None:
     """The use that a trusted record tells of, if it does."""
-    if _text(record, "KMODD_RESULT") not in _USED or _text(record, "KMODD_BECAUSE").startswith(_FOR_ANOTHER):
+    if text_of(record, "KMODD_RESULT") not in _USED or text_of(record, "KMODD_BECAUSE").startswith(_FOR_ANOTHER):
         return None
-    request = _text(record, "KMODD_ALIAS")
-    uid, container = _text(record, "KMODD_REQUESTER_UID"), _text(record, "KMODD_REQUESTER_CONTAINER")
-    usec = _text(record, "__REALTIME_TIMESTAMP")
+    request = text_of(record, "KMODD_ALIAS")
+    uid, container = text_of(record, "KMODD_REQUESTER_UID"), text_of(record, "KMODD_REQUESTER_CONTAINER")
+    usec = text_of(record, "__REALTIME_TIMESTAMP")
     return Use(
         request,
-        _text(record, "KMODD_PATTERN"),
+        text_of(record, "KMODD_PATTERN"),
         _who(uid, container),
-        _text(record, "KMODD_REQUESTER_EXE"),
-        _text(record, "KMODD_REQUESTER_UNIT"),
+        text_of(record, "KMODD_REQUESTER_EXE"),
+        text_of(record, "KMODD_REQUESTER_UNIT"),
         int(usec) if re.fullmatch("[0-9]{1,18}", usec, re.ASCII) else 0,
     )
 
 
-def _text(record: Mapping[str, object], name: str) -> str:
+def text_of(record: Mapping[str, object], name: str) -> str:
     """A field as text; of one that stands there several times the first; bytes come as a list of numbers."""
     value = record.get(name)
     if isinstance(value, list) and value and not isinstance(value[0], int):

@@ -34,18 +34,19 @@ FLOORS = (
     {
         "kmodd.layer", "kmodd.catalog", "kmodd.request", "kmodd.policy", "kmodd.plan", "kmodd.resolve", "kmodd.depmod",
         "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
-        "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing",
+        "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing", "kmodd.autoclean", "kmodd.rehearsal",
         "kmodd.firmware",
         "kmodd.verdict", "kmodd.suggestion",
-        "kmodd.removal", "kmodd.depmod_output", "kmodd.open_requests",
+        "kmodd.open_requests",
     },
     # the wall
     # 3: the machine; a name that ends in a dot stands for all below it
     {"kmodd.host", "kmodd.host."},
     # 4: programs
     {
-        "kmodd.daemon", "kmodd.line", "kmodd.intake", "kmodd.view", "kmodd.flights", "kmodd.others", "kmodd.patience",
-        "kmodd.reprobe", "kmodd.report", "kmodd.callers", "kmodd.cli", "kmodd.cli.",
+        "kmodd.daemon", "kmodd.line", "kmodd.intake", "kmodd.view", "kmodd.guard", "kmodd.flights", "kmodd.others",
+        "kmodd.dispatch", "kmodd.patience", "kmodd.reprobe", "kmodd.kernel_requests", "kmodd.report", "kmodd.callers",
+        "kmodd.cli", "kmodd.cli.",
     },
 )  # fmt: skip
 WALL = 3

@@ -16,6 +16,7 @@ VERBS = {
     "explain": "what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "the modules that an alias names",
     "lint": "look for mistakes in the configuration",
+    "seal": "load nothing any more but what a rule allows; rehearse it, take it back, or shut the kernel for good",
     "policy": "what may be loaded for whom: check the rules, test them, have some suggested",
     "convert-config": "turn an old conf.modules or modules.conf into modprobe.d",
     "static-nodes": "the device nodes whose opening loads a module",

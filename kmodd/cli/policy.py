@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import pwd
-import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
 from kmodd.cli.explain import question_of
 from kmodd.errors import NoTree
+from kmodd.host.journal_reader import journal_records
 from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree
@@ -205,7 +204,7 @@ def _is_denied(plan: Plan, policy: Policy, asking: Asking) -> bool:
 
 def _suggest(options: argparse.Namespace) -> int:
     try:
-        with _records(options.source, options.since) as lines:
+        with journal_records(options.source, options.since) as lines:
             found = read(lines)
     except OSError as error:
         _complain(f"{options.source or 'journalctl'}: {error.strerror}")
@@ -220,24 +219,6 @@ def _suggest(options: argparse.Namespace) -> int:
         _complain("the journal has no request of the kernel; too short a span, or mode off?")
     _print(_header(found, options.unit) + suggest(found.uses, options.unit))
     return 0
-
-
-@contextlib.contextmanager
-def _records(source: str | None, since: str | None) -> Iterator[Iterable[str]]:
-    """The journal's records, or those in a file. Raises OSError, CalledProcessError."""
-    if source is not None:
-        with open(0 if source == "-" else source, encoding="utf-8", errors="surrogateescape") as file:
-            yield file
-        return
-    command = ["journalctl", "--output=json", "--all", "--quiet", "--no-pager", "_UID=0", "SYSLOG_IDENTIFIER=kmodd"]
-    if since:
-        is_span = re.fullmatch(r"([0-9]+ *[a-zA-Z]+ *)+", since)
-        command.append(f"--since=-{since}" if is_span else f"--since={since}")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape") as process:
-        assert process.stdout is not None
-        yield process.stdout
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def _header(found: Uses, unit: str) -> str:

@@ -12,7 +12,6 @@ from kmodd.errors import KmoddError, NoTree
 from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.journal import open_journal
 from kmodd.host.notify import Notify
-from kmodd.host.standing_file import STANDING
 from kmodd.host.tree import Tree
 from kmodd.outcome import DEBUG, INFO
 
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> int:
             dry_run=dry_run,
             spawn_loaders=not notify.under_systemd,
             control_path=_control_path(options.socket),
-            standing_path="" if dry_run or options.root or os.geteuid() != 0 else STANDING,
+            run=not (dry_run or options.root) and os.geteuid() == 0 and options.socket == CONTROL_SOCKET,
         )
         daemon = Daemon(tree, journal, notify, settings)
     except (KmoddError, OSError, ImportError) as error:

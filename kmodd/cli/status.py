@@ -43,6 +43,10 @@ def main(argv: list[str]) -> int:
     print(f"modules: {counts or 'nothing was asked for yet'}")
     if status["records_lost"]:
         print(f"journal: {status['records_lost']} records were lost")
+    if status["policy"] != "off" or status["phase"] == "sealed":
+        print(f"policy: {status['policy']}, phase {status['phase']}")
+    for each in status["autoclean"]:
+        print(f"autoclean: {each['module']} in {each['left_usec'] / 1e6:.0f} s, unless it is used")
     for problem in status["problems"]:
         print(f"problem: {problem}")
     return 0

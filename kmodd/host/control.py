@@ -74,7 +74,14 @@ class ReloadWish:
     """Read indexes and configuration again."""
 
 
-Wish = StatusWish | ExplainWish | LoadWish | UnloadWish | SettleWish | ReloadWish
+@dataclass(frozen=True, slots=True)
+class SealWish:
+    """Refuse what no rule allows; or no longer."""
+
+    sealed: bool
+
+
+Wish = StatusWish | ExplainWish | LoadWish | UnloadWish | SettleWish | SealWish | ReloadWish
 
 
 class _Wished(Exception):
@@ -101,6 +108,9 @@ class _Interface:
 
     def Settle(self, timeout_usec: int | None) -> None:
         raise _Wished(SettleWish(timeout_usec))
+
+    def Seal(self, sealed: bool) -> None:
+        raise _Wished(SealWish(sealed))
 
     def Reload(self) -> None:
         raise _Wished(ReloadWish())
@@ -245,7 +255,7 @@ class ControlSocket:
                 refusal = {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": why}}
                 self._reply(connection, refusal)
                 return None
-            if isinstance(wished.wish, LoadWish | UnloadWish | ReloadWish) and connection.uid != 0:
+            if isinstance(wished.wish, LoadWish | UnloadWish | SealWish | ReloadWish) and connection.uid != 0:
                 self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
                 return None
             connection.oneway = json.loads(frame).get("oneway") is True

@@ -138,7 +138,7 @@ def test_requests_wait_for_a_loader_and_nobody_is_turned_away(world: World, monk
     assert not world.line.can_advance
     assert not world.line.quiet
     monkeypatch.setattr(world.loaders, "get", real)
-    monkeypatch.setattr(world.line, "_look_for_loader", 0.0)
+    monkeypatch.setattr(world.line.dispatch, "_not_before", 0.0)
     world.settle()
     assert loads(world) == ["c.ko", "a.ko", "b.ko"]
 
@@ -184,6 +184,7 @@ def test_the_loader_at_work_and_the_spare_die_in_one_round(world: World, monkeyp
     monkeypatch.setattr(lanes, "open_lane", pair)
     loaders = Loaders(None)
     monkeypatch.setattr(world.line, "_loaders", loaders)
+    monkeypatch.setattr(world.line.dispatch, "_loaders", loaders)
     world.plug("pci:v3")
     world.line.advance()
     loaders.keep_spare()

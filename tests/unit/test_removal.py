@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ class Played:
         request = Request(text, "operator", removing=removing)
         return plan_removal(request, self.tree.quick_snapshot(), self.look(), self.tree.present)
 
-    def run(self, text: str, refuse: Mapping[str, int] | None = None, **how: bool) -> RemovalJob:
+    def run(self, text: str, refuse: Mapping[str, int] | None = None, **how: Any) -> RemovalJob:
         job = RemovalJob(self.plan(text, Removing(**how)), self.look)
         while step := job.next_step():
             assert job.next_step() is step, "it stays the next one until it is finished"

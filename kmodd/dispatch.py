@@ -1,0 +1,60 @@
+"""The way to the loaders: `Dispatch` gives a step to one at hand, or to a new one, and remembers where there is none."""
+
+from __future__ import annotations
+
+import time
+
+from kmodd import outcome as telling
+from kmodd.host.acts import Call
+from kmodd.host.lanes import Lane, Loaders
+from kmodd.outcome import Record
+from kmodd.report import Report
+
+LOOK_AGAIN = 5.0
+"""Seconds until a loader is looked for again where none was to be had."""
+
+
+class Dispatch:
+    """Hands over."""
+
+    def __init__(self, loaders: Loaders | None, report: Report) -> None:
+        """`loaders` None: a dry run, `start` is not to be called."""
+        self._loaders = loaders
+        self._report = report
+        self.why = ""
+        """Why no loader was to be had; empty: there was one, or none was needed."""
+        self._not_before = 0.0
+
+    def is_off(self) -> bool:
+        """There was none, and it is too early for another look."""
+        return bool(self.why) and time.monotonic() < self._not_before
+
+    def next_look(self) -> float | None:
+        """When (time.monotonic) another look is worth it; None: there is nothing to look for."""
+        return self._not_before if self.why else None
+
+    def start(self, call: Call, ahead: str) -> Lane | None:
+        """Give `call` to a loader; `ahead`: a file to be read ahead meanwhile, empty for none. None: there is none.
+
+        Raises ValueError: longer than a loader takes.
+        """
+        assert self._loaders is not None
+        why = "no loader: each one is gone at once"
+        for _ in range(3):  # those at hand may all be gone
+            try:
+                lane = self._loaders.get()
+                if ahead:
+                    lane.read_ahead(ahead)
+                if lane.start(call):
+                    self.why = ""
+                    return lane
+            except OSError as error:
+                why = f"no loader: {error}"
+                break
+            self._loaders.lost(lane)
+        if not self.why:
+            message = f"Nothing can be loaded now: {why}; what is wanted waits"
+            self._report.tell(Record(telling.NO_LOADER, telling.ERR, message))
+        self.why = why
+        self._not_before = time.monotonic() + LOOK_AGAIN
+        return None

@@ -1,0 +1,38 @@
+"""What a seal would have refused: a record of a load in, who asked for what module out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+from kmodd.policy import Asking
+from kmodd.request import Origin
+from kmodd.requester import Requester
+from kmodd.suggestion import text_of
+
+_ORIGINS: dict[str, Origin] = {origin: origin for origin in get_args(Origin)}
+
+
+def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[Asking, str] | None:
+    """(who asked, as if all had been sealed, and the module) of a record of the journal; None: nothing was loaded.
+
+    Records that root did not write do not count: anybody can write to the journal in kmodd's name.
+    """
+    origin = _ORIGINS.get(text_of(record, "KMODD_SOURCE"))
+    if text_of(record, "_UID") != "0" or text_of(record, "KMODD_RESULT") != "loaded" or origin is None:
+        return None
+    device = text_of(record, "KMODD_DEVPATH")
+    asking = Asking(
+        origin, text_of(record, "KMODD_ALIAS"), "sealed", text_of(record, "KMODD_SUBSYSTEM"),
+        (device,) if device else (), _requester(record), flags,
+    )  # fmt: skip
+    return asking, text_of(record, "KMODD_MODULE")
+
+
+def _requester(record: Mapping[str, object]) -> Requester | None:
+    uid, pid = text_of(record, "KMODD_REQUESTER_UID"), text_of(record, "KMODD_REQUESTER_PID")
+    if not (uid.isdecimal() and pid.isdecimal()):
+        return None
+    exe, unit = text_of(record, "KMODD_REQUESTER_EXE"), text_of(record, "KMODD_REQUESTER_UNIT")
+    container = text_of(record, "KMODD_REQUESTER_CONTAINER") == "yes"
+    return Requester(int(pid), "", exe, int(uid), None, "", unit, container)
