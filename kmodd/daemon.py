@@ -210,8 +210,9 @@ class Daemon:
             match key.data:
                 case KernelEvents():
                     self._receive()
-                case Lane():
+                case Lane() if key.data in self._reprobe.lanes:
                     self._reprobe.heard(key.data)
+                case Lane():
                     self._line.heard(key.data)
                 case StackQuestion():
                     self._line.heard_stack(key.data)

@@ -1,4 +1,4 @@
-"""The way to the loaders: `Dispatch` gives a step to one at hand, or to a new one, and remembers where there is none."""
+"""The way to the loaders: `Dispatch` gives a step to one at hand, or to a new one; it remembers where there is none."""
 
 from __future__ import annotations
 

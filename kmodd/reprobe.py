@@ -87,7 +87,7 @@ class Reprobe:
     def heard(self, lane: Lane) -> None:
         """A loader is through with a probe, or gone. How the probe went, the kernel's log says."""
         heard = lane.receive()
-        if heard is None or self._loaders is None or lane not in self._probes:
+        if heard is None or self._loaders is None:
             return
         del self._probes[lane]
         if isinstance(heard, Died):

@@ -301,7 +301,7 @@ def test_the_boot_with_kmodd_has_no_ordering_cycle(machine: Path, extra: str, cy
 def test_the_daemon_cannot_load_and_a_lane_can_do_little_else() -> None:
     daemon = (ROOT / "systemd/kmodd.service").read_text()
     lane = (ROOT / "systemd/kmodd-loader@.service").read_text()
-    assert "\nCapabilityBoundingSet=CAP_NET_ADMIN CAP_SYSLOG\n" in daemon
+    assert "\nCapabilityBoundingSet=CAP_NET_ADMIN CAP_SYSLOG CAP_SYS_PTRACE\n" in daemon
     assert "@module" not in daemon
     assert "\nCapabilityBoundingSet=CAP_SYS_MODULE\n" in lane
 
