@@ -145,7 +145,8 @@ class Line:
         """All that was there at the start is answered: rules that ask for the phase may say otherwise from now on."""
         if self.guard.booting:
             self.guard.booting = False
-            self._answers.forget_modules()
+            if self.guard.mode != "off":
+                self._answers.forget_modules()
 
     def seal(self, sealed: bool) -> None:
         """What was allowed may be refused from now on, or the other way round."""
