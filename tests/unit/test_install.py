@@ -107,6 +107,7 @@ def test_everything_has_its_place(image: Path) -> None:
 
 def test_modes(image: Path) -> None:
     programs = {f"/usr/lib/kmodd/{name}" for name in ("udev-rule", "kernel-helper", "kmodd-request", "stack")}
+    programs = {f"/usr/lib/kmodd/{name}" for name in ("udev-rule", "stack", "kernel-helper", "kmodd-request")}
     programs |= {"/usr/bin/kmodd", "/usr/share/initramfs-tools/hooks/kmodd"}
     for path in listing(image):
         if (image / path[1:]).is_symlink():

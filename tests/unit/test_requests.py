@@ -83,6 +83,18 @@ def test_not_found_is_one(requests: RequestSocket, helpers: contextlib.ExitStack
     assert (helper.recv(10), helper.recv(10)) == (b"a", b"1")
 
 
+def test_one_that_is_turned_away_hears_no_answer(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
+    """It does without the daemon then; after that there is nothing to answer."""
+    helper = connect(requests, helpers, b"net-pf-9")
+    (request,) = requests.receive()
+    requests.turn_away(request)
+    requests.turn_away(request)
+    requests.answer(request, True)
+    assert (helper.recv(10), helper.recv(10)) == (b"a", b"")
+    assert waiting(requests) == []
+    assert requests.gone() == []
+
+
 def test_a_name_may_come_after_its_connection(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     helper = connect(requests, helpers)
     assert requests.receive() == []
