@@ -24,7 +24,7 @@ _NIC: Final = "e1000e e1000e e1000 rtl8139 vmxnet3 pcnet virtio-net-pci virtio-n
 _PLAIN: Final = (
     "virtio-rng-pci virtio-balloon-pci virtio-scsi-pci virtio-serial-pci virtio-keyboard-pci virtio-gpu-pci,romfile= "
     "pvscsi ES1370 mptsas1068 megasas,romfile= i6300esb sdhci-pci AC97 intel-hda hda-duplex pvpanic-pci "
-    "nvme,serial=1,drive=flash qemu-xhci,id=usb usb-storage,bus=usb.0,drive=stick usb-kbd,bus=usb.0 "
+    "nvme,serial=1,drive=boot-flash qemu-xhci,id=usb usb-storage,bus=usb.0,drive=boot-stick usb-kbd,bus=usb.0 "
     "usb-mouse,bus=usb.0 usb-net,bus=usb.0"
 ).split()
 DEVICES_30: Final = (*(f"{nic},romfile=" for nic in _NIC), *_PLAIN)
@@ -33,7 +33,7 @@ DEVICES_30: Final = (*(f"{nic},romfile=" for nic in _NIC), *_PLAIN)
 SLOW_CARD: Final = "lsi53c895a"
 """A card whose driver, sym53c8xx, sleeps for 3 s in its probe: what that does to a lane is measured apart."""
 
-_DISKS: Final = ("flash", "stick")
+_DISKS: Final = ("boot-flash", "boot-stick")
 
 _UDEVD_UNITS: Final = (
     "systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udevd.service systemd-udev-trigger.service"
@@ -67,12 +67,12 @@ class Cpu:
 
 @contextlib.contextmanager
 def guest(
-    image: Image, name: str, *, conf: str = "", cpus: int = 2, devices: Sequence[str] = DEVICES_30
+    image: Image, name: str, *, conf: str = "", cpus: int = 2, devices: Sequence[str] = DEVICES_30, traced: bool = True
 ) -> Iterator[Machine]:
     """A machine that is up, with nothing loaded for its devices and no loader running; traced.
 
-    `conf`: lines for [Kmodd]; `devices`: `-device` arguments. The time of byte code is not measured: `make install`
-    compiles it.
+    `conf`: lines for [Kmodd]; `devices`: `-device` arguments; `traced`: see vm_trace, which costs
+    each event a little. The time of byte code is not measured: `make install` compiles it.
     """
     with tempfile.TemporaryDirectory() as folder:
         payload = Payload.new(Path(folder, "root"), with_kmod=True)
@@ -89,7 +89,8 @@ def guest(
             arguments += ["-device", device]
         with Machine(image, payload, name=name, cpus=cpus, arguments=arguments, boot_timeout=300) as machine:
             machine.wait_boot(300)
-            vm_trace.start(machine)
+            if traced:
+                vm_trace.start(machine)
             yield machine
 
 

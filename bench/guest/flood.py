@@ -14,9 +14,9 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 CHUNK = 60_000
-SETTLE = b'{"method":"io.kmodd.Settle","parameters":{"timeout_usec":900000000}}\0'
 
 
 def seqnum() -> int:
@@ -29,18 +29,36 @@ def quiet(loader: str) -> None:
     """Return when nothing is left to be done."""
     if loader == "udevd":
         subprocess.run(["udevadm", "settle", "--timeout=900"], check=True)
-        return
+    else:
+        call("Settle", timeout_usec=900_000_000)
+
+
+def taken(loader: str) -> int:
+    """How many events have been read, as kmodd says; udevd does not say. Exits where kmodd has lost some."""
+    if loader == "udevd":
+        return seqnum()
+    status = call("Status")
+    if status["overruns"]:
+        sys.exit(f"flood: {status['overruns']} overruns: this measures a replay, not the events")
+    return int(status["events"])
+
+
+def call(method: str, **parameters: object) -> dict[str, Any]:
+    """One Varlink call of the daemon; exits where it answers with an error."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect("/run/kmodd/io.kmodd")
-        caller.sendall(SETTLE)
+        caller.sendall(json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}).encode() + b"\0")
         answer = b""
         while not answer.endswith(b"\0"):
             data = caller.recv(4096)
             if not data:
                 sys.exit("flood: kmodd closed the connection")
             answer += data
-    if b'"error"' in answer:
-        sys.exit(f"flood: {answer!r}")
+    reply = json.loads(answer[:-1])
+    if "error" in reply:
+        sys.exit(f"flood: {method}: {reply}")
+    found: dict[str, Any] = reply["parameters"]
+    return found
 
 
 def main() -> None:
@@ -51,6 +69,7 @@ def main() -> None:
         if "uevent" in names:
             files.append(os.open(f"{folder}/uevent", os.O_WRONLY))
     quiet(loader)
+    known = taken(loader)
     first = before = seqnum()
     writing = 0.0
     begin = time.monotonic()
@@ -64,8 +83,11 @@ def main() -> None:
         writing += time.monotonic() - start
         before = seqnum()
         quiet(loader)
-    found = {"events": seqnum() - first, "devices": devices, "writing": writing, "all": time.monotonic() - begin}
-    print(json.dumps(found))
+    wall = time.monotonic() - begin
+    sent, read = seqnum() - first, taken(loader) - known
+    if read < sent:
+        sys.exit(f"flood: {sent} events were sent, {loader} has read {read} and says that it is quiet")
+    print(json.dumps({"events": sent, "devices": devices, "writing": writing, "all": wall}))
 
 
 main()
