@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import readme
 from bench.rows import Row
 
 FILE = Path(__file__).parent / "results.json"
@@ -19,11 +20,12 @@ def save(found: Mapping[str, object]) -> None:
 
 
 def save_vm(facts: Mapping[str, object], rows: Sequence[Row]) -> None:
-    """Put in rows of guests; rows of the same name go, those of parts that were not measured now stay."""
+    """Put in rows of guests, into the README too; rows of the same name go, those of other parts stay."""
     new = [dataclasses.asdict(row) for row in rows]
     names = {row["what"] for row in new}
     old = [row for row in _load().get("vm", {}).get("rows", ()) if row["what"] not in names]
     save({"vm": {**facts, "rows": [*old, *new]}})
+    readme.put([*old, *new])
 
 
 def _load() -> dict[str, Any]:

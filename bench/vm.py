@@ -2,9 +2,9 @@
 
     python3 -m bench.vm [--rounds N] [PART…]
 
-Prints a table and puts its rows into bench/results.json, beside those of `make bench`. Ratios count, milliseconds do
-not: emulation is slow, and slowest at starting programs. A part that fails is named, the others go on, and the exit
-status is 1.
+Prints a table, and puts its rows into bench/results.json (beside those of `make bench`) and README.md. Ratios count,
+milliseconds do not: emulation is slow, and slowest at starting programs. A part that fails is named, the others go on,
+and the exit status is 1.
 """
 
 from __future__ import annotations
