@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test run install uninstall bench lint clean needs
+.PHONY: help demo test run install uninstall bench bench-vm lint clean needs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ run: needs $(VENV)/ready ## the daemon on this host, from the checkout; dry wher
 
 bench: needs $(VENV)/ready ## look-ups per second, start to READY and memory, each beside its peer, on this host
 	@$(PY) -m bench
+
+bench-vm: needs $(VENV)/ready ## the same for what needs a kernel of its own, beside udevd and kmod in a VM; ARGS="coldplug flood" narrows
+	@$(PY) -m bench.vm $(ARGS)
 
 lint: needs $(VENV)/ready ## ruff, mypy --strict and the floors
 	@$(PY) -m pytest tests/test_floors.py

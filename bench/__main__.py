@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
-from pathlib import Path
 
 from bench import depmod, lookup, ready
+from bench.results import save
 from bench.rows import table
 from tests import trees
 
@@ -23,8 +22,7 @@ def main() -> None:
         *depmod.measure(tree, ROUNDS),
     ]
     print(table(rows))
-    found = {"python": sys.version.split()[0], "tree": tree.name, "rows": [dataclasses.asdict(row) for row in rows]}
-    (Path(__file__).parent / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    save({"python": sys.version.split()[0], "tree": tree.name, "rows": [dataclasses.asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -69,15 +69,19 @@ class Machine:
         on_record: Callable[[Record], None] | None = None,
         memory_mib: int = 2048,
         boot_timeout: float = 180.0,
+        cpus: int = 2,
+        arguments: Sequence[str] = (),
     ) -> None:
         """Describe a machine; nothing runs yet.
 
         `devices` are there at boot (at most one port each); `append` goes to the kernel's command line; `journal`:
         arguments for the guest's journalctl, "" for everything; `on_record` is called for each record, in a thread.
+        `arguments`: more words for QEMU's command line, for devices that need no port (`-device`, on pcie.0).
         """
         self.image, self.payload, self.name = image, payload, name
         self._devices, self._append, self._matches = devices, append, journal
         self._memory_mib, self._boot_timeout = memory_mib, boot_timeout
+        self._cpus, self._arguments = cpus, arguments
         self._ends: list[socket.socket] = []
         self._qmp: Qmp | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -157,8 +161,9 @@ class Machine:
     def _command(self, initrd: Path, sockets: Sequence[int]) -> list[str]:
         """QEMU's command line; `sockets`: inherited descriptors for QMP, shell and journal."""
         kernel = f"console=ttyS0,115200 quiet loglevel=4 systemd.getty_auto=no panic=-1 {KERNEL_ARGUMENTS}"
-        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-M", "q35"]
-        command += ["-m", str(self._memory_mib), "-nodefaults", "-display", "none", "-no-reboot", "-S"]
+        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35"]
+        command += ["-smp", str(self._cpus), "-m", str(self._memory_mib)]
+        command += ["-nodefaults", "-display", "none", "-no-reboot", "-S"]
         command += ["-kernel", str(self.image.vmlinux), "-initrd", str(initrd)]
         command += ["-append", f"{kernel} {self._append}".strip()]
         command += ["-drive", f"file={self.image.disk},format=raw,if=none,id=root,snapshot=on"]
@@ -170,7 +175,7 @@ class Machine:
         for number, port in enumerate(PORTS):
             place = f"addr={_PORT_SLOT:#x}.{number:x},multifunction=on,chassis={number + 1},io-reserve=4096"
             command += ["-device", f"pcie-root-port,id={port},bus=pcie.0,{place}"]
-        return command
+        return command + list(self._arguments)
 
     def _last_words(self) -> str:
         """The end of what QEMU and the console said, for error messages."""

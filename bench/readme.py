@@ -1,0 +1,35 @@
+"""The table of the README that `make bench-vm` fills: between two marks, from bench/results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- make bench-vm writes from here -->", "<!-- to here -->"
+
+
+def put(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows of results.json into the README. Raises ValueError where a mark is missing."""
+    text = README.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{README}: expected the lines {BEGIN!r} and {END!r}")
+    README.write_text(f"{before}{begin}\n\n{markdown(rows)}\n\n{end}{after}")
+
+
+def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table: medians, and the ratio with its spread; no ratio where the peer is 0 or there is none."""
+    lines = ["| what | kmodd | peer | kmodd / peer |", "| --- | --- | --- | --- |"]
+    for one in rows:
+        unit = one["unit"].partition(";")[0]
+        peer = f"{_short(one['peer'])} {unit}" if one["peer"] else ""
+        ratio = f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f})" if one["peer"] else ""
+        lines.append(f"| {one['what']} | {_short(one['kmodd'])} {unit} | {peer} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.2g}"

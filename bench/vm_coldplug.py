@@ -1,0 +1,188 @@
+"""Coldplug of one machine: kmodd, beside udevd with its trigger and settle. Each measurement is a boot of its own.
+
+The machine is up, has loaded only what its initrd and PID 1 load, and its page cache is dropped; then one of the two is
+started. Clock: tracefs, from the daemon's exec (or its READY) to the last finit_module that succeeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench import vm_guest, vm_trace
+from bench.rows import Row, row
+from bench.vm_guest import DEVICES_30, KMODD, SLOW_CARD, UDEV_RULE, UDEVD, Cpu, Loader, guest
+from tests.vm import VmError, say
+from tests.vm.image import Image
+from tests.vm.journal import text
+from tests.vm.machine import Machine
+
+LANES_2: Final = "Lanes=2"
+
+
+@dataclass(frozen=True, slots=True)
+class Coldplug:
+    """One start of one loader; seconds."""
+
+    from_exec: float
+    from_ready: float
+    cpu: Cpu
+    trace: vm_trace.Trace
+    modules: frozenset[str]
+
+    def __str__(self) -> str:
+        calls = self.trace.calls
+        return (
+            f"{self.from_exec:.2f} s from exec, {self.from_ready:.2f} s from READY, {len(calls)} finit_module, "
+            f"{self.trace.repeats} repeated, {len(self.modules)} modules, CPU {self.cpu.own:.2f} s of its own, "
+            f"{self.cpu.machine:.2f} s in all"
+        )
+
+
+class NoSuchKey(VmError):
+    """This kmodd does not know a key that the measurement is about."""
+
+
+def measure(image: Image, rounds: int) -> list[Row]:
+    """The machine with 30 extra devices: time, CPU, what was done twice; one lane and two."""
+    ours: list[Coldplug] = []
+    two: list[Coldplug] = []
+    peers: list[Coldplug] = []
+    lanes = True
+    for _ in range(rounds):
+        peers.append(once(image, "udevd"))
+        ours.append(once(image, "kmodd"))
+        try:
+            if lanes:
+                two.append(once(image, "kmodd", conf=LANES_2))
+        except NoSuchKey as why:
+            say(f"skipped: coldplug with Lanes=2: {why}")
+            lanes = False
+    _same_modules([*ours, *two], peers)
+    rows = _times("coldplug, 30 devices", ours, peers)
+    rows += _costs("coldplug", ours, peers)
+    if two:
+        rows += _times("coldplug, 30 devices, Lanes=2", two, peers)
+        rows += _costs("coldplug, Lanes=2", two, peers)
+    return rows
+
+
+def measure_beside(image: Image, rounds: int) -> list[Row]:
+    """The same machine with udevd started after kmodd, as at boot, its rule masked; the peer is udevd alone."""
+    ours, peers = [], []
+    for _ in range(rounds):
+        peers.append(once(image, "udevd"))
+        ours.append(once(image, "kmodd", beside=True))
+    rows = _times("coldplug, udevd beside kmodd", ours, peers)
+    pairs = [(a.cpu.machine, b.cpu.machine) for a, b in _pairs(ours, peers)]
+    rows.append(row("coldplug, udevd beside kmodd, CPU of the machine", pairs, "s"))
+    return rows
+
+
+def measure_slow(image: Image, rounds: int) -> list[Row]:
+    """The same machine with a 31st card, whose driver sleeps for 3 s."""
+    rows = []
+    devices = (*DEVICES_30, SLOW_CARD)
+    peers = [once(image, "udevd", devices=devices) for _ in range(rounds)]
+    for conf, words in (("", ""), (LANES_2, ", Lanes=2")):
+        try:
+            ours = [once(image, "kmodd", conf=conf, devices=devices) for _ in range(rounds)]
+        except NoSuchKey as why:
+            say(f"skipped: {why}")
+            continue
+        rows += _times(f"coldplug with a driver that sleeps 3 s{words}", ours, peers)[:1]
+    return rows
+
+
+def measure_growth(image: Image, rounds: int, counts: Sequence[int] = (2, 16)) -> list[Row]:
+    """The same devices with more virtual processors: each brings the same aliases once more."""
+    rows = []
+    for cpus in counts:
+        ours, peers = [], []
+        for _ in range(rounds):
+            peers.append(once(image, "udevd", cpus=cpus))
+            ours.append(once(image, "kmodd", cpus=cpus))
+        pairs = [(a.from_exec, b.from_exec) for a, b in _pairs(ours, peers)]
+        rows.append(row(f"coldplug, {cpus} processors, exec to last load", pairs, "s"))
+        calls = [(float(len(a.trace.calls)), float(len(b.trace.calls))) for a, b in _pairs(ours, peers)]
+        rows.append(row(f"coldplug, {cpus} processors, finit_module calls", calls, "calls"))
+        pairs = [(a.cpu.own, b.cpu.own) for a, b in _pairs(ours, peers)]
+        rows.append(row(f"coldplug, {cpus} processors, CPU of daemon and loaders", pairs, "s"))
+    return rows
+
+
+def once(
+    image: Image,
+    loader: Loader,
+    *,
+    conf: str = "",
+    beside: bool = False,
+    cpus: int = 2,
+    devices: Sequence[str] = DEVICES_30,
+) -> Coldplug:
+    """One boot, one start. NoSuchKey where kmodd complains of a key in `conf`."""
+    name = f"{loader} {conf}".strip() + (" beside udevd" if beside else "") + f" ({cpus} processors)"
+    with guest(image, name, conf=conf, cpus=cpus, devices=devices) as machine:
+        before = set(machine.modules())
+        vm_guest.drop_caches(machine)
+        vm_trace.clear(machine)
+        cpu = vm_guest.cpu(machine, loader)
+        vm_guest.start(machine, loader, beside=beside)
+        spent = vm_guest.cpu(machine, loader).since(cpu)
+        trace = vm_trace.read(machine)
+        _check_key(machine, conf)
+        begin = trace.first_start(KMODD if loader == "kmodd" else UDEVD)
+        if loader == "kmodd":
+            ready = trace.first_start(UDEV_RULE)  # ExecStartPost=, which systemd starts at READY
+        else:
+            ready = vm_guest.seconds_of(machine, "systemd-udevd.service", "ActiveEnterTimestampMonotonic")
+        last = trace.last_load
+        loaded = frozenset(set(machine.modules()) - before)
+        result = Coldplug(last - begin, last - ready, spent, trace, loaded)
+        say(f"{name}: {result}")
+        return result
+
+
+def _check_key(machine: Machine, conf: str) -> None:
+    key = conf.partition("=")[0]
+    for record in machine.journal.records:
+        message = text(record, "MESSAGE")
+        if key and key in message and "kmodd.conf" in message:
+            raise NoSuchKey(message)
+
+
+def _pairs(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[tuple[Coldplug, Coldplug]]:
+    return list(zip(ours, peers, strict=True))
+
+
+def _times(what: str, ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[Row]:
+    pairs = _pairs(ours, peers)
+    return [
+        row(f"{what}, exec to last load", [(a.from_exec, b.from_exec) for a, b in pairs], "s; peer: udevd"),
+        row(f"{what}, READY to last load", [(a.from_ready, b.from_ready) for a, b in pairs], "s; peer: udevd"),
+    ]
+
+
+def _costs(what: str, ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[Row]:
+    """CPU time, and what was done in vain."""
+
+    def one(words: str, of: Callable[[Coldplug], float], unit: str) -> Row:
+        return row(f"{what}, {words}", [(of(a), of(b)) for a, b in _pairs(ours, peers)], unit)
+
+    return [
+        one("CPU of daemon and loaders", lambda run: run.cpu.own, "s; peer: udevd and its workers"),
+        one("CPU of the whole machine", lambda run: run.cpu.machine, "s"),
+        one("finit_module calls", lambda run: len(run.trace.calls), "calls"),
+        one("repeated finit_module calls", lambda run: run.trace.repeats, "calls"),
+        one("module files read again for nothing", lambda run: run.trace.wasted_bytes / 1e6, "MB"),
+        one("module files read for calls that failed", lambda run: run.trace.failed_bytes / 1e6, "MB"),
+    ]
+
+
+def _same_modules(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> None:
+    """A race is won by whoever runs the whole way: VmError if kmodd did not load what udevd loaded."""
+    wanted = frozenset.intersection(*(one.modules for one in peers))
+    for one in ours:
+        if missing := wanted - one.modules:
+            raise VmError(f"kmodd did not load {', '.join(sorted(missing))}, which udevd loads each time")

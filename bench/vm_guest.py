@@ -1,0 +1,162 @@
+"""The guests of `make bench-vm`: a machine on which neither kmodd nor udevd has run, and either can be started.
+
+Both are installed, with Debian's kmod. What starts them at boot is taken away (their links in *.wants), so a
+measurement starts one of them on a machine that is up, has loaded nothing for its devices, and has cold caches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from bench import vm_trace
+from tests.vm.image import Image
+from tests.vm.machine import GuestError, Machine
+from tests.vm.payload import Payload, copy_into
+
+Loader = Literal["kmodd", "udevd"]
+
+_NIC: Final = "e1000e e1000e e1000 rtl8139 vmxnet3 pcnet virtio-net-pci virtio-net-pci".split()
+_PLAIN: Final = (
+    "virtio-rng-pci virtio-balloon-pci virtio-scsi-pci virtio-serial-pci virtio-keyboard-pci virtio-gpu-pci,romfile= "
+    "pvscsi ES1370 mptsas1068 megasas,romfile= i6300esb sdhci-pci AC97 intel-hda hda-duplex pvpanic-pci "
+    "nvme,serial=1,drive=boot-flash qemu-xhci,id=usb usb-storage,bus=usb.0,drive=boot-stick usb-kbd,bus=usb.0 "
+    "usb-mouse,bus=usb.0 usb-net,bus=usb.0"
+).split()
+DEVICES_30: Final = (*(f"{nic},romfile=" for nic in _NIC), *_PLAIN)
+"""`-device` arguments, there from the start: they fill the root bus, so no port is needed."""
+
+SLOW_CARD: Final = "lsi53c895a"
+"""A card whose driver, sym53c8xx, sleeps for 3 s in its probe: what that does to a lane is measured apart."""
+
+_DISKS: Final = ("boot-flash", "boot-stick")
+
+_UDEVD_UNITS: Final = (
+    "systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udevd.service systemd-udev-trigger.service"
+)
+_WANTS: Final = tuple(
+    f"/usr/lib/systemd/system/{target}.wants/{unit}"
+    for unit in _UDEVD_UNITS.split()
+    for target in ("sysinit.target", "sockets.target")
+)
+
+UDEVD: Final = "/lib/systemd/systemd-udevd"
+KMODD: Final = "/usr/bin/kmodd"
+UDEV_RULE: Final = "/usr/lib/kmodd/udev-rule"
+
+_PROBES: Final = Path(__file__).resolve().parent / "guest"
+PROBES: Final = "/usr/lib/bench"
+"""Where bench/guest/*.py stand in the guest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """CPU seconds so far: of the loader's own cgroups, and of the whole machine (kernel threads, journald, all)."""
+
+    own: float
+    machine: float
+
+    def since(self, before: Cpu) -> Cpu:
+        """What came on top."""
+        return Cpu(self.own - before.own, self.machine - before.machine)
+
+
+@contextlib.contextmanager
+def guest(
+    image: Image, name: str, *, conf: str = "", cpus: int = 2, devices: Sequence[str] = DEVICES_30, traced: bool = True
+) -> Iterator[Machine]:
+    """A machine that is up, with nothing loaded for its devices and no loader running; traced.
+
+    `conf`: lines for [Kmodd]; `devices`: `-device` arguments; `traced`: see vm_trace, which costs
+    each event a little. The time of byte code is not measured: `make install` compiles it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        payload = Payload.new(Path(folder, "root"), with_kmod=True)
+        payload.install_kmodd()
+        payload.commands.remove("systemctl enable kmodd.service")
+        payload.remove += _WANTS
+        copy_into(payload, _PROBES, PROBES)
+        if conf:
+            payload.write("/etc/kmodd/kmodd.conf", f"[Kmodd]\n{conf}\n")
+        arguments: list[str] = []
+        for disk in _DISKS:
+            arguments += ["-blockdev", f"driver=null-co,node-name={disk},size=67108864,read-zeroes=on"]
+        for device in devices:
+            arguments += ["-device", device]
+        with Machine(image, payload, name=name, cpus=cpus, arguments=arguments, boot_timeout=300) as machine:
+            machine.wait_boot(300)
+            if traced:
+                vm_trace.start(machine)
+            yield machine
+
+
+def drop_caches(machine: Machine) -> None:
+    """As after a boot: no file is in memory."""
+    machine.check("busybox sync; echo 3 > /proc/sys/vm/drop_caches")
+
+
+def start(machine: Machine, loader: Loader, *, beside: bool = False) -> None:
+    """Start one of them and have it answer for all devices that are there; returns when it is done with them.
+
+    `beside`: after kmodd, udevd is started too, as at boot, with kmodd's mask over its rules.
+    """
+    if loader == "kmodd":
+        mark = machine.journal.mark()
+        machine.check("systemctl start kmodd.service", 120)
+        if not beside:
+            machine.journal.wait_for(lambda record: record.get("MESSAGE_ID") == COLDPLUG_DONE, 300, mark)
+    if loader == "udevd" or beside:
+        machine.check(f"systemctl start {_UDEVD_UNITS}", 300)
+        machine.check("udevadm settle --timeout=280", 300)
+    if loader == "kmodd":
+        machine.check("kmodd settle", 300)
+
+
+COLDPLUG_DONE: Final = "6c3fd7e0c7e64ed3a8a4f3b0a8a1f126"
+"""MESSAGE_ID of "all devices found at start-up are answered"."""
+
+
+def stop(machine: Machine, loader: Loader) -> None:
+    """Stop one of them, its helpers and its sockets."""
+    if loader == "kmodd":
+        machine.check("systemctl stop kmodd.service kmodd-loader.socket")
+    else:
+        machine.check(f"systemctl stop {_UDEVD_UNITS}")
+
+
+def cpu(machine: Machine, loader: Loader) -> Cpu:
+    """CPU time so far. The modprobes that the kernel starts are in the machine's figure alone."""
+    groups = _groups(loader)
+    text = machine.check(f"busybox cat {' '.join(f'{group}/cpu.stat' for group in groups)} 2>/dev/null; "
+                         "busybox head -n 1 /proc/stat")  # fmt: skip
+    own = sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("usage_usec"))
+    ticks = next(line.split()[1:] for line in text.splitlines() if line.startswith("cpu "))
+    busy = sum(int(ticks[place]) for place in (0, 1, 2, 5, 6))
+    return Cpu(own / 1e6, busy / 100)
+
+
+def memory(machine: Machine, loader: Loader) -> float:
+    """MB: the proportional set sizes of all its processes."""
+    files = " ".join(f"$(busybox find {group} -name cgroup.procs 2>/dev/null)" for group in _groups(loader))
+    text = machine.check(f"for p in $(busybox cat {files}); do busybox grep ^Pss: /proc/$p/smaps_rollup; done")
+    sizes = [int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")]
+    if not sizes:
+        raise GuestError(f"no process of {loader} is there:\n{text}")
+    return sum(sizes) * 1024 / 1e6
+
+
+def seconds_of(machine: Machine, unit: str, property_name: str) -> float:
+    """A ...TimestampMonotonic of a unit, in seconds."""
+    text = machine.check(f"systemctl show --value -p {property_name} {unit}")
+    return int(text) / 1e6
+
+
+def _groups(loader: Loader) -> tuple[str, ...]:
+    home = "/sys/fs/cgroup/system.slice"
+    if loader == "kmodd":
+        return f"{home}/kmodd.service", f"{home}/kmodd-*.service"
+    return f"{home}/systemd-udevd.service", f"{home}/systemd-udev-trigger.service"
