@@ -54,15 +54,15 @@ class OpenRequests:
     def add(self, event: ModuleRequested, who: Requester | None, now_ns: int) -> None:
         """A request was announced; `who` is None if that could not be told any more."""
         if self._count >= MOST:
+            self._names.clear()
+            self._count = 0
             self.lost(now_ns)
         self._names.setdefault(event.name, _Name()).requests.append((event, who))
         self._count += 1
 
-    def lost(self, now_ns: int) -> None:
-        """Some events were not seen: until their helpers have come, any helper may be one of theirs."""
-        self._names.clear()
-        self._count = 0
-        self._blind_until_ns = now_ns + LATEST_NS
+    def lost(self, when_ns: int) -> None:
+        """Events until `when_ns` were not seen: as long as their helpers may come, any helper may be one of theirs."""
+        self._blind_until_ns = max(self._blind_until_ns, when_ns + LATEST_NS)
 
     def match(self, name: str, now_ns: int) -> Requester | None:
         """Whose request a helper that asks for `name` now stands for; None: unknown. That request is over then.

@@ -75,7 +75,9 @@ class TracePage:
 
     events: tuple[TraceEvent, ...]
     missed: bool
-    """Events are missing: overwritten before this page was read, or behind a damage of this page."""
+    """Events before these were overwritten, unread."""
+    damaged: bool
+    """What stands behind these could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +132,15 @@ def parse_request_format(text: str, order: ByteOrder) -> RequestFormat:
 
 
 def parse_page(page: bytes, layout: PageLayout) -> TracePage:
-    """Take a page apart. Never raises: behind a damage nothing can be told, and the page says that it is not whole."""
+    """Take a page apart. Never raises: behind a damage nothing can be told, and the page says that it is damaged."""
     if len(page) < layout.data.offset:
-        return TracePage((), True)
+        return TracePage((), missed=False, damaged=True)
     now = _number(page, layout.stamp, layout.order)
     commit = _number(page, layout.length, layout.order)
     at, end = layout.data.offset, layout.data.offset + (commit & _LENGTH)
+    missed = bool(commit & _MISSED)
     if end > len(page):
-        return TracePage((), True)
+        return TracePage((), missed, damaged=True)
     events: list[TraceEvent] = []
     while at + 4 <= end:
         kind, delta, word = _head(page, at, layout.order)
@@ -157,7 +160,7 @@ def parse_page(page: bytes, layout: PageLayout) -> TracePage:
             now += delta
             events.append(TraceEvent(now, page[at + 4 if kind else at + 8 : after]))
         at = after
-    return TracePage(tuple(events), bool(commit & _MISSED) or at != end)
+    return TracePage(tuple(events), missed, damaged=at != end)
 
 
 def module_requested(event: TraceEvent, layout: RequestFormat) -> ModuleRequested | None:

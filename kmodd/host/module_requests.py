@@ -36,8 +36,6 @@ _BUFFER_KB: Final = 64
 _READS: Final = 64
 """Pages that are read of one CPU at a time, four times its buffer: whoever asks faster than we read stops nothing."""
 _SETTINGS: Final = (
-    # Without this the kernel notes the name of every task at every switch of tasks, while an event is on.
-    ("options/record-cmd", "0"),
     ("buffer_size_kb", str(_BUFFER_KB)),
     (f"{_EVENT}/enable", "1"),
     ("tracing_on", "1"),
@@ -115,8 +113,9 @@ class ModuleRequests:
                 if not data:
                     break  # something is there, but its writer is not done with it
                 page = parse_page(data, self._layout)
-                if page.missed:
-                    self._open.lost(now)
+                if page.missed or page.damaged:
+                    # Overwritten ones are older than the first that is left.
+                    self._open.lost(page.events[0].timestamp_ns if page.events and not page.damaged else now)
                 for event in page.events:
                     if (request := module_requested(event, self._format)) is not None:
                         yield request

@@ -42,11 +42,7 @@ class Namespaces:
 
 def initial_namespaces(proc: str = "/proc") -> Namespaces:
     """Those of PID 1. Raises OSError: EACCES without CAP_SYS_PTRACE."""
-    folder = os.open(f"{proc}/1", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return _namespaces(folder)
-    finally:
-        os.close(folder)
+    return _namespaces(f"{proc}/1/")
 
 
 def requester_of(tid: int, asked_ns: int, initial: Namespaces, proc: str = "/proc") -> Requester | None:
@@ -70,7 +66,7 @@ def requester_of(tid: int, asked_ns: int, initial: Namespaces, proc: str = "/pro
 def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
     # `Name:` comes first, with its line ends escaped, so no line below is made up by the process.
     status = dict(line.split(":\t", 1) for line in _text(folder, "status").splitlines() if ":\t" in line)
-    container = _namespaces(folder) != initial
+    container = _namespaces("", folder) != initial
     comm = exe = cgroup = ""
     loginuid = None
     with contextlib.suppress(OSError):
@@ -109,8 +105,8 @@ def _is_who_asked(folder: int, asked_ns: int) -> bool:
     return start + _TICK_NS <= asked_ns or _text(folder, "wchan").startswith(_HELPER_WAIT)
 
 
-def _namespaces(folder: int) -> Namespaces:
-    user, pid = os.stat("ns/user", dir_fd=folder), os.stat("ns/pid", dir_fd=folder)
+def _namespaces(prefix: str, folder: int | None = None) -> Namespaces:
+    user, pid = (os.stat(f"{prefix}ns/{kind}", dir_fd=folder) for kind in ("user", "pid"))
     return Namespaces((user.st_dev, user.st_ino), (pid.st_dev, pid.st_ino))
 
 

@@ -38,7 +38,7 @@ def test_what_is_written_is_read(order: ByteOrder, stamp: int, gaps: list[tuple[
         now += gap
         expected.append(TraceEvent(now, content))
     read = page(stamp, written(stamp, expected, order), order=order)
-    assert parse_page(read, LAYOUTS[order]) == TracePage(tuple(expected), False)
+    assert parse_page(read, LAYOUTS[order]) == TracePage(tuple(expected), False, False)
 
 
 @given(st.sampled_from(ORDERS), st.binary(max_size=400), st.integers(0, 2**64 - 1))

@@ -96,9 +96,9 @@ def test_one_that_never_came_leaves_the_count_of_the_others_right() -> None:
 def test_lost_events_make_all_unknown_for_as_long_as_their_helpers_may_come() -> None:
     requests = opened(ALICE)
     requests.lost(NOW)
-    assert len(requests) == 0
-    add(requests, ROOT)
+    requests.lost(NOW - 1)
     assert requests.match("net-pf-9", NOW + LATEST_NS - 1) is None
+    assert len(requests) == 0
     later = NOW + LATEST_NS
     requests.add(ModuleRequested(later, 200, "net-pf-9", True), ROOT, later)
     assert requests.match("net-pf-9", later) == ROOT

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +35,7 @@ from tests.pages import (
     written,
 )
 
-FIXTURE = Path(__file__).parents[2] / "fixtures/trace/requests.json"
+FIXTURE = json.loads((Path(__file__).parents[2] / "fixtures/trace/requests.json").read_text())
 LITTLE = parse_header_page(HEADER_PAGE, "little")
 BIG = parse_header_page(HEADER_PAGE, "big")
 ORDERS: list[ByteOrder] = ["little", "big"]
@@ -69,7 +72,7 @@ def test_events_of_all_sizes(order: ByteOrder) -> None:
         TraceEvent(1007 + (5 << 27) + 3, b"z" * 116),
     )
     layout = LITTLE if order == "little" else BIG
-    assert parse_page(page(900, written(900, events, order), order=order), layout) == TracePage(events, False)
+    assert parse_page(page(900, written(900, events, order), order=order), layout) == TracePage(events, False, False)
 
 
 def test_what_is_no_event() -> None:
@@ -80,17 +83,18 @@ def test_what_is_no_event() -> None:
         + head(PADDING, 0) + b"\xff" * 40
     )  # fmt: skip
     high = 3 << 60
-    assert parse_page(page(high + 77, body), LITTLE) == TracePage((TraceEvent(high + (1 << 27) + 7, b"data"),), False)
+    expected = TraceEvent(high + (1 << 27) + 7, b"data")
+    assert parse_page(page(high + 77, body), LITTLE) == TracePage((expected,), False, False)
 
 
 def test_an_empty_page() -> None:
-    assert parse_page(page(900, b""), LITTLE) == TracePage((), False)
+    assert parse_page(page(900, b""), LITTLE) == TracePage((), False, False)
 
 
 @pytest.mark.parametrize("flags", [MISSED, MISSED | STORED])
 def test_missed_events(flags: int) -> None:
     read = page(900, head(1, 2) + b"data", flags)
-    assert parse_page(read, LITTLE) == TracePage((TraceEvent(902, b"data"),), True)
+    assert parse_page(read, LITTLE) == TracePage((TraceEvent(902, b"data"),), True, False)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +111,12 @@ def test_missed_events(flags: int) -> None:
 )
 def test_damage_keeps_what_stands_before_it(rest: bytes) -> None:
     read = parse_page(page(900, head(1, 2) + b"data" + rest), LITTLE)
-    assert read == TracePage((TraceEvent(902, b"data"),), True)
+    assert read == TracePage((TraceEvent(902, b"data"),), False, True)
 
 
 @pytest.mark.parametrize("read", [b"", b"\0" * 15, page(900, b"", length=4081), page(900, b"", length=1 << 26)])
 def test_no_page_at_all(read: bytes) -> None:
-    assert parse_page(read, LITTLE) == TracePage((), True)
+    assert parse_page(read, LITTLE) == TracePage((), False, True)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -131,3 +135,35 @@ def test_requests(order: ByteOrder) -> None:
     assert [said(whole[:end]) is None for end in range(len(whole) + 1)] == [True] * len(whole) + [False]
 
 
+def recorded(key: str) -> tuple[list[TracePage], list[ModuleRequested]]:
+    """A real kernel's pages and the requests in them."""
+    layout = parse_header_page(FIXTURE["header_page"], "little")
+    form = parse_request_format(FIXTURE["format"], "little")
+    # What was cut off at the end are zeros, which a real page is filled up with.
+    read = [parse_page(base64.b64decode(page).ljust(layout.size, b"\0"), layout) for page in FIXTURE[key]]
+    requests = [module_requested(event, form) for page in read for event in page.events]
+    return read, [request for request in requests if request is not None]
+
+
+def test_recorded_requests() -> None:
+    """The kernel's own text of the same requests tells the same; in it a name forges a line, here it does not."""
+    read, requests = recorded("pages")
+    assert [(page.missed, page.damaged) for page in read] == [(False, False)]
+    told = re.findall(r"^ +\S+-(\d+) +\[000\] \S+ +(\d+)\.(\d+): module_request: ", FIXTURE["text"], re.MULTILINE)
+    assert [(one.tid, (one.timestamp_ns + 500) // 1000) for one in requests] == [
+        (int(tid), int(seconds) * 10**6 + int(micros)) for tid, seconds, micros in told
+    ]
+    forged = "fs-x\nsh-1 [000] d 1: module_request: evil"
+    assert [one.name for one in requests] == ["net-pf-9", "net-pf-9", forged, "fs-" + "y" * 52, "net-pf-9"]
+    assert all(one.wait for one in requests)
+    assert "\nsh-1 [000] d 1: module_request: evil wait=1" in FIXTURE["text"]
+
+
+def test_recorded_loss() -> None:
+    """700 requests and room for fewer: the first page that is left says so."""
+    read, requests = recorded("pages_of_700")
+    assert [page.missed for page in read] == [True] + [False] * (len(read) - 1)
+    assert not any(page.damaged for page in read)
+    assert 100 < len(requests) < 700
+    assert {one.name for one in requests} == {"net-pf-9"}
+    assert [one.timestamp_ns for one in requests] == sorted({one.timestamp_ns for one in requests})

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm.guest.asking import FORGED
 from tests.vm.machine import Machine
 from tests.vm.payload import REPOSITORY, Payload
 
@@ -36,8 +37,6 @@ DROP_IN = """\
 [Unit]
 OnFailure=
 [Service]
-Type=simple
-NotifyAccess=none
 ExecStart=
 ExecStart=/usr/bin/python3 -IB /usr/lib/asking/listener.py /run/listener/socket
 ExecStartPost=
@@ -86,6 +85,82 @@ def test_a_capture(guest: Machine) -> None:
     print(ran.status, ran.output[-500:])
 
 
-def test_told(told: Any) -> None:
+def test_dump(told: Any) -> None:
     Path("/tmp/k-whoasked-tmp/told.json").write_text(json.dumps(told, indent=1))
-    print(json.dumps(told, indent=1))
+
+
+ROOT = {"uid": 0, "container": False, "loginuid": None, "cgroup": "/system.slice/vm-shell.service"}
+NOBODY = {**ROOT, "uid": 65534}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("root", {**ROOT, "unit": "vm-shell.service", "comm": "python3"}),
+        ("nobody", {**NOBODY, "comm": "a) Z 1\nb"}),
+        ("user namespace", {**NOBODY, "container": True}),
+        ("pid namespace", {**ROOT, "container": True}),
+        ("newline", {**NOBODY, "container": True, "exe": "/usr/bin/busybox", "comm": "busybox"}),
+    ],
+)
+def test_one_requester(told: Any, case: str, expected: dict[str, object]) -> None:
+    """The real uid in the initial namespace, the host's pid; root inside a namespace of one's own is no root."""
+    found = told[case]
+    assert expected.items() <= found["who"].items()
+    assert found["who"]["exe"].startswith("/usr/bin/")
+    if case != "pid namespace":  # there the requester is a child of what was started
+        assert found["who"]["pid"] == found["pid"]
+    assert found["name"] == (f"fs-{FORGED}" if case == "newline" else "net-pf-9")
+    assert found["forged"] is None
+
+
+def test_a_thread_s_process(told: Any) -> None:
+    assert told["thread"]["tid"] != told["thread"]["pid"] == told["thread"]["who"]["pid"]
+
+
+def test_a_service(told: Any) -> None:
+    expected = {"uid": 1, "unit": "asker.service", "cgroup": "/system.slice/asker.service", "container": False}
+    assert expected.items() <= told["service"]["who"].items()
+
+
+def test_one_name_twice(told: Any) -> None:
+    assert [who["pid"] for who in told["twice"]["who"]] == [told["twice"]["pid"]] * 2
+
+
+def test_two_that_are_alike(told: Any) -> None:
+    assert {who["pid"] for who in told["alike"]["who"]} == set(told["alike"]["pids"])
+    assert [who["uid"] for who in told["alike"]["who"]] == [65534, 65534]
+
+
+def test_two_users_at_once_are_unknown_and_the_next_is_not(told: Any) -> None:
+    assert told["different"]["who"] == [None, None]
+    assert told["different"]["after"]["who"]["pid"] == told["different"]["after"]["pid"]
+
+
+def test_a_killed_requester_is_unknown(told: Any) -> None:
+    assert told["killed"] == {"who": None}
+
+
+def test_its_number_given_to_another_is_unknown(told: Any) -> None:
+    assert told["reused"]["other"] == told["reused"]["pid"]
+    assert told["reused"]["who"] is None
+
+
+def test_who_asks_in_the_tick_of_its_start(told: Any) -> None:
+    assert told["young"] == {"found": [True] * 20, "wchan": "call_usermodehelper_exec"}
+
+
+def test_lost_events(told: Any) -> None:
+    assert told["lost"] == {"who": None}
+
+
+def test_the_instance_goes(told: Any) -> None:
+    assert told["close"]["left"] is False
+
+
+def test_without_the_capability_it_says_so(guest: Machine, told: Any) -> None:
+    """CAP_SYS_PTRACE is needed: what ran above had it, and nothing else more than kmodd.service."""
+    guest.check(f"rm {UNIT}.d/capability.conf && systemctl daemon-reload")
+    guest.check("systemctl reset-failed listener.service; systemctl start listener.service")
+    said = "until systemctl is-failed -q listener; do sleep 0.2; done; journalctl --no-pager -n 5 -u listener"
+    assert "PermissionError: [Errno 13] Permission denied: '/proc/1/ns/user'" in guest.check(said)

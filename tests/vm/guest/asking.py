@@ -22,7 +22,7 @@ from typing import Any
 PYTHON = (sys.executable, "-IS", "-c")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 ASK = "import socket\ntry: socket.socket(9, 2)\nexcept OSError: pass\n"
-FORGED = "x\nsh-1 [000] ..... 1.0: module_request: evil"
+FORGED = "x\nsh-1 [000] d 1: module_request: evil"
 COMMANDS = {
     "root": (*PYTHON, ASK),
     "nobody": (*NOBODY, *PYTHON, "open('/proc/self/comm', 'w').write('a) Z 1\\nb')\n" + ASK),
@@ -239,4 +239,5 @@ def main() -> None:
     json.dump(results, sys.stdout)
 
 
-main()
+if __name__ == "__main__":
+    main()

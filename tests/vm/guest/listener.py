@@ -1,6 +1,6 @@
 """Runs in the guest, in kmodd.service's sandbox: a `ModuleRequests` that matches when it is told to.
 
-Usage: listener.py SOCKET. Each datagram is a line `match BASE64` or `pages` or `close`; the answer is JSON.
+Usage: listener.py SOCKET. Each datagram is a line `match BASE64`, `drain` or `close`; the answer is JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import asdict
 sys.path.insert(0, "/usr/lib/kmodd")
 
 from kmodd.host.module_requests import ModuleRequests
+from kmodd.host.notify import Notify
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(sys.argv[1])
         listening.listen()
+        Notify().ready("listening")
         connection, _ = listening.accept()
     with connection:
         connection.send(json.dumps({"open_us": round(opened * 1e6)}).encode())
