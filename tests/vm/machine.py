@@ -68,6 +68,7 @@ class Machine:
         journal: str = "-t kmodd",
         on_record: Callable[[Record], None] | None = None,
         memory_mib: int = 2048,
+        cpus: int = 2,
         boot_timeout: float = 180.0,
     ) -> None:
         """Describe a machine; nothing runs yet.
@@ -77,7 +78,7 @@ class Machine:
         """
         self.image, self.payload, self.name = image, payload, name
         self._devices, self._append, self._matches = devices, append, journal
-        self._memory_mib, self._boot_timeout = memory_mib, boot_timeout
+        self._memory_mib, self._cpus, self._boot_timeout = memory_mib, cpus, boot_timeout
         self._ends: list[socket.socket] = []
         self._qmp: Qmp | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -157,7 +158,8 @@ class Machine:
     def _command(self, initrd: Path, sockets: Sequence[int]) -> list[str]:
         """QEMU's command line; `sockets`: inherited descriptors for QMP, shell and journal."""
         kernel = f"console=ttyS0,115200 quiet loglevel=4 systemd.getty_auto=no panic=-1 {KERNEL_ARGUMENTS}"
-        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-M", "q35"]
+        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"]
+        command += ["-smp", str(self._cpus), "-M", "q35"]
         command += ["-m", str(self._memory_mib), "-nodefaults", "-display", "none", "-no-reboot", "-S"]
         command += ["-kernel", str(self.image.vmlinux), "-initrd", str(initrd)]
         command += ["-append", f"{kernel} {self._append}".strip()]
