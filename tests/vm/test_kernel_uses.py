@@ -108,7 +108,7 @@ def test_what_is_used_is_loaded_and_its_user_is_on_record(guest: Machine, who: s
         wrong = wrong_requester(asked(guest, module, "loaded", mark), who, used.pid)
         faults += [f"{module}: {', '.join(wrong)}"] if wrong else []
     assert faults == []
-    # What a cipher is made of a thread of the kernel asks for (crypto/algboss.c), and the record does not say otherwise.
+    # What a cipher is made of, a thread of the kernel asks for (crypto/algboss.c): the record does not say otherwise.
     inner = asked(guest, "des_generic", "loaded", mark)
     assert (text(inner, "KMODD_REQUESTER_COMM"), text(inner, "KMODD_REQUESTER_EXE")) == ("cryptomgr_probe", "")
     settle(guest)

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 TIOCSETD = 0x5423
@@ -121,7 +122,7 @@ def open_socket(family: str, kind: str, protocol: str) -> None:
     socket.socket(int(family), int(kind), int(protocol)).close()
 
 
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "socket": open_socket,
     "mount": mount,
     "link": link,
