@@ -150,7 +150,7 @@ class Backlog:
     new one is refused, and the caller replays sysfs once there is room again.
     """
 
-    def __init__(self, limit: int = 65536) -> None:
+    def __init__(self, limit: int = 16384) -> None:
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._limit = limit
 
