@@ -80,7 +80,9 @@ def indexes(image: Image, *, without: Collection[str] = ()) -> Path:
     with locked(folder.parent / "lock"):
         if not folder.exists():
             with tempfile.TemporaryDirectory(prefix="depmod-", dir=folder.parent) as scratch:
-                _depmod(trees.module_dir(source), [path for name, path in modules.items() if name not in without], scratch)
+                _depmod(
+                    trees.module_dir(source), [path for name, path in modules.items() if name not in without], scratch
+                )
                 Path(scratch, "indexes").rename(folder)
     return folder
 
