@@ -14,8 +14,8 @@ from tests.vm.machine import Machine
 #: What is plugged and unplugged, on PCI and on USB.
 TYPES: Final = (
     "e1000e", "rtl8139", "ne2k_pci", "pcnet", "tulip", "vmxnet3", "virtio-net-pci", "virtio-rng-pci",
-    "virtio-balloon-pci", "virtio-keyboard-pci", "lsi53c895a", "ich9-ahci", "i6300esb", "sdhci-pci", "usb-kbd", "usb-net",
-    "usb-tablet",
+    "virtio-balloon-pci", "virtio-keyboard-pci", "lsi53c895a", "ich9-ahci", "i6300esb", "sdhci-pci", "usb-kbd",
+    "usb-net", "usb-tablet",
 )  # fmt: skip
 
 _PCI_AT_ONCE: Final = 6  # of eight root ports

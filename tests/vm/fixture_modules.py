@@ -59,7 +59,7 @@ def add_module(payload: Payload, image: Image, module: Path, aliases: tuple[str,
 
 
 def add_all(payload: Payload, image: Image, *, without: Collection[str] = ()) -> None:
-    """Put every module of ours into a guest, with indexes of depmod. `without`: the files come, the indexes lack them."""
+    """Put every module of ours into a guest, with indexes of depmod. `without`: files that no index names."""
     tree = f"/usr/lib/modules/{image.release}"
     for name, path in fixture_modules(image).items():
         payload.write(f"{tree}/updates/{name}.ko", path.read_bytes())

@@ -1,7 +1,7 @@
-"""Devices come and go while everything around the daemon fails: afterwards the machine is as modprobe would have left it.
+"""Devices come and go while all around the daemon fails: afterwards the machine is as modprobe would have left it.
 
-`KMODD_CHAOS_SEC` seconds (default 240), of which the daemon lives undisturbed through the first half, so that its memory
-can be compared. The seed stands in the run's head (KMODD_SEED repeats it). The table of faults is written to
+`KMODD_CHAOS_SEC` seconds (default 240), of which the daemon lives undisturbed through the first half, so that its
+memory can be compared. The seed stands in the run's head (KMODD_SEED repeats it). The table of faults is written to
 `$KMODD_CACHE/chaos.json`.
 """
 

@@ -1,4 +1,4 @@
-"""Why the kernel itself refuses a module, in words that an administrator can act on: one guest for each kind of boot."""
+"""Why the kernel itself refuses a module, in words that help an administrator: one guest for each kind of boot."""
 
 from __future__ import annotations
 
