@@ -30,6 +30,11 @@ def prepare_faults(payload: Payload, image: Image, *, conf: str = "", without: C
         payload.write("/etc/kmodd/kmodd.conf", f"[Kmodd]\n{conf}")
 
 
+def without_udevd(payload: Payload) -> None:
+    """udevd loads nothing either, not even while kmodd is down: what is loaded then was loaded by kmodd."""
+    payload.link("/etc/udev/rules.d/80-drivers.rules", "/dev/null")
+
+
 # ── devices of kt_bus ──────────────────────────────────────────────────────────────────────────────────────────────
 
 

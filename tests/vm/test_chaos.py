@@ -24,10 +24,11 @@ from tests import trees
 from tests.vm import say
 from tests.vm.chaos import TYPES, Chaos
 from tests.vm.devices import USB_BUS
-from tests.vm.faults import prepare_faults, settle_kmodd, status, until
+from tests.vm.faults import prepare_faults, settle_kmodd, status, until, without_udevd
 from tests.vm.fixture_modules import fixture_modules, indexes
 from tests.vm.image import Image, cache_folder
 from tests.vm.machine import Machine
+from tests.vm.payload import Payload
 
 _SECONDS = float(os.environ.get("KMODD_CHAOS_SEC") or 240)
 
@@ -51,13 +52,16 @@ def _wanted_by_modprobe(image: Image, machine: Machine, scratch: Path) -> set[st
     find = "find /sys/devices -name modalias -size +0 -exec busybox cat {} + | busybox sort -u"
     aliases = machine.check(find, 120).split()
     assert len(aliases) > 30, aliases
-    tree = scratch / "lib/modules" / image.release
+    conf, tree = scratch / "conf", scratch / "lib/modules" / image.release
+    conf.mkdir(parents=True)
+    for path in machine.check("find /etc/modprobe.d /usr/lib/modprobe.d -name '*.conf' 2>/dev/null || true").split():
+        (conf / Path(path).name).write_text(machine.check(f"cat {path}"))
     tree.parent.mkdir(parents=True)
     tree.symlink_to(_whole_tree(image, scratch))
     wanted: set[str] = set()
     for alias in aliases:
         done = subprocess.run(
-            ["/sbin/modprobe", "-d", str(scratch), "-C", "/dev/null", "-S", image.release, "-b", "-D", "-q", alias],
+            ["/sbin/modprobe", "-d", str(scratch), "-C", str(conf), "-S", image.release, "-b", "-D", "-q", alias],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         files = re.findall(r"^insmod (\S+)", done.stdout, re.MULTILINE)
@@ -96,7 +100,12 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
     tmp_path: Path,
 ) -> None:
     assert len(TYPES) >= 12
-    with boot("the guest of chaos", prepare=lambda payload: prepare_faults(payload, image)) as machine:
+
+    def prepare(payload: Payload) -> None:
+        prepare_faults(payload, image)
+        without_udevd(payload)
+
+    with boot("the guest of chaos", prepare=prepare) as machine:
         machine.qmp.device_add(
             {"driver": "qemu-xhci", "id": USB_BUS.partition(".")[0], "bus": "pcie.0", "addr": "0x1e"}
         )
@@ -129,6 +138,7 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
             "live": len(live),
             "wanted": len(wanted),
             "loaded twice": twice,
+            "beyond what is wanted now": sorted(live - wanted - chaos.ever),
             "loaded by others": sorted(strange),
             "memory KiB": memory,
             "overruns": status(machine)["overruns"],
@@ -138,7 +148,6 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
     assert not lost, table
     assert not twice, table
     assert not strange, table
-    assert chaos.ever - live <= chaos.ever - wanted, table
     assert memory[1] <= memory[0] * (1 + _MEMORY), table
     assert chaos.counts["daemon_killed"] > 0, "the run was too short to show anything"
 

@@ -25,10 +25,12 @@ from tests.vm.faults import (
     until,
     until_state,
     vanish,
+    without_udevd,
 )
 from tests.vm.image import Image
 from tests.vm.journal import text
 from tests.vm.machine import Machine
+from tests.vm.payload import Payload
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 
@@ -40,7 +42,11 @@ _PCI = ("e1000e", "virtio-rng-pci", "ne2k_pci", "vmxnet3")
 
 @pytest.fixture(scope="module")
 def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
-    with boot("the guest that loses nothing", prepare=lambda payload: prepare_faults(payload, image)) as machine:
+    def prepare(payload: Payload) -> None:
+        prepare_faults(payload, image)
+        without_udevd(payload)
+
+    with boot("the guest that loses nothing", prepare=prepare) as machine:
         yield machine
 
 
