@@ -95,6 +95,11 @@ def record_of(machine: Machine, module: str, result: str, since: int, timeout: f
     return machine.journal.wait_for(wanted, timeout, since)
 
 
+def trace_again(machine: Machine) -> None:
+    """An oops ends all tracing (kernel/panic.c, oops_enter): have it go on, so that loads are counted."""
+    machine.check("echo 1 >/sys/kernel/tracing/tracing_on")
+
+
 def results(machine: Machine, module: str, since: int) -> list[str]:
     """What kmodd has recorded of `module` since a mark."""
     after = machine.journal.after(since)

@@ -22,6 +22,7 @@ from tests.vm.faults import (
     settle_kmodd,
     state,
     status,
+    trace_again,
     until_state,
     vanish,
 )
@@ -51,6 +52,7 @@ def test_an_oops_in_an_init_is_recorded_and_the_next_device_is_served(guest: Mac
     record_of(guest, "kt_plain", "loaded", mark)
     assert state(guest, "kt_oops") == "Loading"
     assert guest.check("dmesg | grep -c 'Oops: '").strip() == "1"
+    trace_again(guest)
 
 
 def test_what_crashed_is_not_tried_again_and_who_asks_is_told_at_once(guest: Machine) -> None:
@@ -103,6 +105,7 @@ def test_an_oops_in_a_probe_stops_nothing_but_its_device(guest: Machine) -> None
     mark = guest.journal.mark()
     guest.plug(_OOPSES)
     record = record_of(guest, "kt_oopsprobe", "crashed", mark)
+    trace_again(guest)
     device = text(record, "KMODD_DEVPATH")
     assert device.startswith("/devices/pci0000:00/")
     # the device's lock is held from here on: who reads its `uevent` file is lost
