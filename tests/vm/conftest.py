@@ -40,12 +40,13 @@ def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         journal: str = "-t kmodd",
         prepare: Prepare | None = None,
         active: bool = True,
+        cpus: int = 2,
     ) -> Iterator[Machine]:
         payload = Payload.new(Path(tmp_path_factory.mktemp("payload"), "root"), with_kmod=with_kmod)
         payload.install_kmodd()
         if prepare is not None:
             prepare(payload)
-        with Machine(image, payload, name=name, append=append, journal=journal) as machine:
+        with Machine(image, payload, name=name, append=append, journal=journal, cpus=cpus) as machine:
             machine.wait_boot()
             if active and machine.run("systemctl is-active --quiet kmodd").status != 0:
                 raise VmError("kmodd does not run:\n" + machine.run("journalctl --no-pager -n 40 -u kmodd").output)

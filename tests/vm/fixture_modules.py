@@ -1,6 +1,7 @@
-"""Build the modules of `tests/vm/modules/*.c` for an image's kernel, with Debian's headers unpacked into the cache.
+"""Build the modules of `fixtures/modules/vm/*.c` for an image's kernel, with Debian's headers unpacked into the cache.
 
-No package is installed for it but a compiler, so it runs as any user.
+No package is installed for it but a compiler, so it runs as any user. A guest gets one of them by `add_module`, or all
+of them with the indexes that the real depmod makes by `add_all`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
+from tests import trees
 from tests.vm import VmError, say
-from tests.vm.image import Image, output, require, run
-from tests.vm.payload import Payload
+from tests.vm.image import Image, locked, output, require, run
+from tests.vm.payload import REPOSITORY, Payload, copy_into
 
-SOURCES: Final = Path(__file__).resolve().parent / "modules"
+SOURCES: Final = REPOSITORY / "fixtures" / "modules" / "vm"
 
 
 def fixture_modules(image: Image) -> dict[str, Path]:
@@ -28,12 +31,13 @@ def fixture_modules(image: Image) -> dict[str, Path]:
     sources = sorted(SOURCES.glob("*.c"))
     digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = image.folder.with_name(f"{image.folder.name}.modules-{digest}".removeprefix("linux-image-"))
-    if not folder.exists():
-        require("gcc", "gcc")
-        require("make", "make")
-        with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder.parent) as scratch:
-            _compile(_headers(image, Path(scratch)), sources, Path(scratch, "modules"))
-            Path(scratch, "modules").rename(folder)
+    with locked(folder.parent / "lock"):
+        if not folder.exists():
+            require("gcc", "gcc")
+            require("make", "make")
+            with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder.parent) as scratch:
+                _compile(_headers(image, Path(scratch)), sources, Path(scratch, "modules"))
+                Path(scratch, "modules").rename(folder)
     return {source.stem: folder / f"{source.stem}.ko" for source in sources}
 
 
@@ -52,6 +56,54 @@ def add_module(payload: Payload, image: Image, module: Path, aliases: tuple[str,
         source = changed if changed.exists() else image.modules / index
         payload.write(f"{tree}/{index}", source.read_text() + line)
         payload.remove.append(f"{tree}/{index}.bin")
+
+
+def add_all(payload: Payload, image: Image, *, without: Collection[str] = ()) -> None:
+    """Put every module of ours into a guest, with indexes of depmod. `without`: files that no index names."""
+    tree = f"/usr/lib/modules/{image.release}"
+    for name, path in fixture_modules(image).items():
+        payload.write(f"{tree}/updates/{name}.ko", path.read_bytes())
+    copy_into(payload, indexes(image, without=without), tree)
+
+
+def indexes(image: Image, *, without: Collection[str] = ()) -> Path:
+    """A folder with depmod's `modules.*` of the image's kernel and our modules but those of `without`; cached.
+
+    Raises VmError if the tree at hand is of another kernel than the image.
+    """
+    modules = fixture_modules(image)
+    left_out = "".join(f"-{name}" for name in sorted(without))
+    folder = modules["kt_bus"].parent.with_name(f"{modules['kt_bus'].parent.name}.indexes{left_out}")
+    source = trees.debian_tree("6.1-amd64")
+    if trees.release(source) != image.release:
+        raise VmError(f"the module tree is of {trees.release(source)}, the image of {image.release}: apt-get update")
+    with locked(folder.parent / "lock"):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(prefix="depmod-", dir=folder.parent) as scratch:
+                _depmod(
+                    trees.module_dir(source), [path for name, path in modules.items() if name not in without], scratch
+                )
+                Path(scratch, "indexes").rename(folder)
+    return folder
+
+
+def _depmod(source: Path, ours: list[Path], scratch: str) -> None:
+    """Run depmod over a copy of a module tree made of links; its indexes go to `scratch`/indexes."""
+    tree, made = Path(scratch, "lib/modules", source.name), Path(scratch, "indexes")
+    tree.parent.mkdir(parents=True)
+    shutil.copytree(source, tree, copy_function=lambda a, b: Path(b).symlink_to(a))
+    for index in tree.glob("modules.*"):
+        target = index.resolve()
+        index.unlink()
+        shutil.copy2(target, index)
+    (tree / "updates").mkdir()
+    for module in ours:
+        shutil.copy2(module, tree / "updates")
+    say("depmod with modules of our own")
+    run(["depmod", "-b", scratch, source.name], "depmod")
+    made.mkdir()
+    for index in tree.glob("modules.*"):
+        shutil.copy2(index, made)
 
 
 def _headers(image: Image, scratch: Path) -> Path:

@@ -106,7 +106,7 @@ def ensure_image(kernel: str = KERNEL) -> Image:
     if image.disk.exists():
         return image
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / "lock"):
+    with locked(folder.parent / "lock"):
         if not image.disk.exists():
             _build_as_root(kernel, image, recipe)
     return image
@@ -289,7 +289,7 @@ def output(command: Sequence[str], hint: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """One build at a time; whoever waits finds the image finished. The root half of a build runs under our lock."""
     if os.environ.get("KMODD_IMAGE_LOCKED"):
         yield
