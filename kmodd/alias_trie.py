@@ -29,8 +29,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.glob import Fits, bytewise, compiled, is_literal, literal_pieces, literal_start, uncompiled
+from kmodd.glob import bytewise, is_literal, literal_pieces, literal_start, uncompiled
+from kmodd.glob_regex import compiled
 from kmodd.names import ModuleName, module_name, underscores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.glob import Fits
 
 _FEW = 2
 """So many tails of one stem are compared one by one: finding their pieces would cost as much."""
@@ -393,11 +398,12 @@ class _Anchor:
         self.lengths = {start: tuple(sorted(those)) for start, those in lengths.items()}
 
 
-_Tail = tuple[Fits, tuple[AliasMatch, ...]]
-"""The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
-_Raw = int | list[int]
-"""Patterns by number, not looked at yet."""
-_Stems = dict[str, _Raw | tuple[_Tail, ...] | _Many]
+if TYPE_CHECKING:
+    _Tail = tuple[Fits, tuple[AliasMatch, ...]]
+    """The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
+    _Raw = int | list[int]
+    """Patterns by number, not looked at yet."""
+    _Stems = dict[str, _Raw | tuple[_Tail, ...] | _Many]
 
 
 @dataclass(frozen=True, slots=True)
