@@ -182,11 +182,11 @@ class AliasTrie:
     def _index_heads(self) -> None:
         """Sort all pattern numbers by head. The one step that looks at every pattern."""
         by_head: dict[str, list[int]] = {}
+        before, numbers = "\0", [0]  # neighbours mostly have one head
         for number, pattern in enumerate(self._patterns):
-            head = pattern.partition(":")[0]
-            numbers = by_head.get(head)
-            if numbers is None:
-                numbers = by_head[head] = []
+            if not pattern.startswith(before):
+                head = pattern.partition(":")[0]
+                before, numbers = head + ":", by_head.setdefault(head, [])
             numbers.append(number)
         for head, numbers in by_head.items():
             name = bytewise(head.replace("-", "_"))
@@ -216,14 +216,16 @@ class AliasTrie:
         """The patterns of one head by stem, those without wildcard by themselves."""
         literal: dict[str, _Raw] = {}
         by_length: dict[int, dict[str, _Raw]] = {}
+        all_patterns = "".join([self._patterns[number] for number in numbers])
+        plain = all_patterns.isascii() and not any(char in all_patterns for char in "-?[]\\")  # as all of pci's
         for number in numbers:
             pattern = self._patterns[number]
-            if "-" in pattern or "[" in pattern or "]" in pattern or not pattern.isascii():
+            if not plain and ("-" in pattern or "[" in pattern or "]" in pattern or not pattern.isascii()):
                 normal = self._normal(number)
                 if normal is None:
                     continue
                 pattern = normal
-            stem = literal_start(pattern)
+            stem = pattern.partition("*")[0] if plain else literal_start(pattern)
             if len(stem) == len(pattern):
                 _file(literal, stem, number)
             else:

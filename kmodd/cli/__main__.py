@@ -81,9 +81,11 @@ def leave(status: int) -> NoReturn:
 
 
 def _run(verb: str, words: list[str]) -> int:
-    if verb in TOOLS:
-        gc.disable()  # it ends before there is anything worth to be found
+    gc.disable()  # nothing of an import is garbage, and a tool ends before it has made any that counts
     program = __import__(f"kmodd.cli.{verb.replace('-', '_')}", fromlist=["main"])  # importlib takes 0.3 ms more
+    if verb not in TOOLS:
+        gc.freeze()
+        gc.enable()
     try:
         status: int = program.main(words)
         sys.stdout.flush()
