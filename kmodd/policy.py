@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, assert_never, get_args
 
-from kmodd import glob
+from kmodd import glob, glob_regex
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.names import underscores
 from kmodd.policy_d import (
@@ -295,7 +295,7 @@ def _patterns(condition: Condition) -> Callable[[str], bool]:
 def _any_of(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     """Whether a text fits one of the patterns; those without wildcards cost one look-up together."""
     literal = frozenset(pattern for pattern in patterns if glob.is_literal(pattern))
-    others = [glob.compiled(glob.bytewise(pattern)) for pattern in patterns if pattern not in literal]
+    others = [glob_regex.compiled(glob.bytewise(pattern)) for pattern in patterns if pattern not in literal]
 
     def fits(text: str) -> bool:
         if text in literal:

@@ -21,7 +21,6 @@ from kmodd.errors import UnmatchedBracket
 from kmodd.modprobe_d import Blacklist, Command, Softdep
 from kmodd.names import ModuleName, module_of_path
 from kmodd.plan import Because, Cause, Entry, Goal, Insmod, Install, Plan, Skip
-from kmodd.policy import Judgement
 from kmodd.procfs import NOTHING_LOADED, Loaded
 from kmodd.request import Origin, Request
 
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
+    from kmodd.policy import Judgement
+
+    Judge = Callable[[str], Judgement]
+    """What policy makes of one module, asked for or needed."""
     _Steps = Iterator["_Steps"]
     """A part of the walk over dependencies and softdeps, made of such parts."""
 
@@ -59,10 +62,6 @@ def manner_of(origin: Origin) -> Manner:
             return Manner()
         case "operator":
             return Manner(paths=True)
-
-
-Judge = Callable[[str], Judgement]
-"""What policy makes of one module, asked for or needed."""
 
 
 def resolve(
