@@ -19,6 +19,7 @@ VERBS = {
     "settle": "wait until all events so far are answered",
     "explain": "what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "the modules that an alias names",
+    "devices": "each device, its driver, and the modules that match it",
     "lint": "look for mistakes in the configuration",
     "seal": "load nothing any more but what a rule allows; rehearse it, take it back, or shut the kernel for good",
     "policy": "what may be loaded for whom: check the rules, test them, have some suggested",
