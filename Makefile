@@ -82,9 +82,9 @@ import sys
 
 sys.path.insert(0, "$(LIB)")
 sys.path.append("$(DISTLIB)")
-from kmodd.cli.__main__ import main
+from kmodd.cli.__main__ import leave, main
 
-sys.exit(main())
+leave(main())
 endef
 export LAUNCHER
 

@@ -6,6 +6,7 @@ started. Clock: tracefs, from the daemon's exec (or its READY) to the last finit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,7 @@ from tests.vm.journal import text
 from tests.vm.machine import Machine
 
 LANES_2: Final = "Lanes=2"
+_MOST_WARNINGS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Coldplug:
         return (
             f"{self.from_exec:.2f} s from exec, {self.from_ready:.2f} s from READY, {len(calls)} finit_module, "
             f"{self.trace.repeats} repeated, {len(self.modules)} modules, CPU {self.cpu.own:.2f} s of its own, "
-            f"{self.cpu.machine:.2f} s in all"
+            f"{self.cpu.machine:.2f} s in all, longest pause {max(vm_trace.gaps(calls), default=0.0):.2f} s"
         )
 
 
@@ -96,20 +98,27 @@ def measure_slow(image: Image, rounds: int) -> list[Row]:
 
 
 def measure_growth(image: Image, rounds: int, counts: Sequence[int] = (2, 16)) -> list[Row]:
-    """The same devices with more virtual processors: each brings the same aliases once more."""
-    rows = []
+    """The same devices with more virtual processors: each brings the same aliases once more.
+
+    The exponent says how the time grows from the first count to the last: 0 not at all, 1 as the processors do.
+    """
+    rows, times = [], []
     for cpus in counts:
         ours, peers = [], []
         for _ in range(rounds):
             peers.append(once(image, "udevd", cpus=cpus))
             ours.append(once(image, "kmodd", cpus=cpus))
         pairs = [(a.from_exec, b.from_exec) for a, b in _pairs(ours, peers)]
-        rows.append(row(f"coldplug, {cpus} processors, exec to last load", pairs, "s"))
+        times.append(row(f"coldplug, {cpus} processors, exec to last load", pairs, "s"))
         calls = [(float(len(a.trace.calls)), float(len(b.trace.calls))) for a, b in _pairs(ours, peers)]
         rows.append(row(f"coldplug, {cpus} processors, finit_module calls", calls, "calls"))
         pairs = [(a.cpu.own, b.cpu.own) for a, b in _pairs(ours, peers)]
         rows.append(row(f"coldplug, {cpus} processors, CPU of daemon and loaders", pairs, "s"))
-    return rows
+    few, many = times[0], times[-1]
+    factor = math.log(counts[-1] / counts[0])
+    exponents = math.log(many.kmodd / few.kmodd) / factor, math.log(many.peer / few.peer) / factor
+    what = f"coldplug, {counts[0]} to {counts[-1]} processors, exponent of the time"
+    return [*times, *rows, row(what, [exponents], "")]
 
 
 def once(
@@ -132,6 +141,7 @@ def once(
         spent = vm_guest.cpu(machine, loader).since(cpu)
         trace = vm_trace.read(machine)
         _check_key(machine, conf)
+        _say_warnings(machine)
         begin = trace.first_start(KMODD if loader == "kmodd" else UDEVD)
         if loader == "kmodd":
             ready = trace.first_start(UDEV_RULE)  # ExecStartPost=, which systemd starts at READY
@@ -150,6 +160,12 @@ def _check_key(machine: Machine, conf: str) -> None:
         message = text(record, "MESSAGE")
         if key and key in message and "kmodd.conf" in message:
             raise NoSuchKey(message)
+
+
+def _say_warnings(machine: Machine) -> None:
+    """A figure that is out of the ordinary has a reason, and kmodd may have said it."""
+    for record in [each for each in machine.journal.records if text(each, "PRIORITY") in set("01234")][:_MOST_WARNINGS]:
+        say(f"kmodd says: {text(record, 'MESSAGE')}")
 
 
 def _pairs(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[tuple[Coldplug, Coldplug]]:

@@ -29,8 +29,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.glob import Fits, bytewise, compiled, is_literal, literal_pieces, literal_start, uncompiled
+from kmodd.glob import bytewise, is_literal, literal_pieces, literal_start, uncompiled
+from kmodd.glob_regex import compiled
 from kmodd.names import ModuleName, module_name, underscores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.glob import Fits
 
 _FEW = 2
 """So many tails of one stem are compared one by one: finding their pieces would cost as much."""
@@ -177,11 +182,11 @@ class AliasTrie:
     def _index_heads(self) -> None:
         """Sort all pattern numbers by head. The one step that looks at every pattern."""
         by_head: dict[str, list[int]] = {}
+        before, numbers = "\0", [0]  # neighbours mostly have one head
         for number, pattern in enumerate(self._patterns):
-            head = pattern.partition(":")[0]
-            numbers = by_head.get(head)
-            if numbers is None:
-                numbers = by_head[head] = []
+            if not pattern.startswith(before):
+                head = pattern.partition(":")[0]
+                before, numbers = head + ":", by_head.setdefault(head, [])
             numbers.append(number)
         for head, numbers in by_head.items():
             name = bytewise(head.replace("-", "_"))
@@ -211,14 +216,16 @@ class AliasTrie:
         """The patterns of one head by stem, those without wildcard by themselves."""
         literal: dict[str, _Raw] = {}
         by_length: dict[int, dict[str, _Raw]] = {}
+        all_patterns = "".join([self._patterns[number] for number in numbers])
+        plain = all_patterns.isascii() and not any(char in all_patterns for char in "-?[]\\")  # as all of pci's
         for number in numbers:
             pattern = self._patterns[number]
-            if "-" in pattern or "[" in pattern or "]" in pattern or not pattern.isascii():
+            if not plain and ("-" in pattern or "[" in pattern or "]" in pattern or not pattern.isascii()):
                 normal = self._normal(number)
                 if normal is None:
                     continue
                 pattern = normal
-            stem = literal_start(pattern)
+            stem = pattern.partition("*")[0] if plain else literal_start(pattern)
             if len(stem) == len(pattern):
                 _file(literal, stem, number)
             else:
@@ -393,11 +400,12 @@ class _Anchor:
         self.lengths = {start: tuple(sorted(those)) for start, those in lengths.items()}
 
 
-_Tail = tuple[Fits, tuple[AliasMatch, ...]]
-"""The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
-_Raw = int | list[int]
-"""Patterns by number, not looked at yet."""
-_Stems = dict[str, _Raw | tuple[_Tail, ...] | _Many]
+if TYPE_CHECKING:
+    _Tail = tuple[Fits, tuple[AliasMatch, ...]]
+    """The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
+    _Raw = int | list[int]
+    """Patterns by number, not looked at yet."""
+    _Stems = dict[str, _Raw | tuple[_Tail, ...] | _Many]
 
 
 @dataclass(frozen=True, slots=True)

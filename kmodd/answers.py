@@ -18,8 +18,8 @@ SOON = frozenset((errno.EBUSY, errno.EINTR, errno.EAGAIN))
 REFUSAL_STANDS = 10.0
 """Seconds, since it was asked for last, in which a refusal holds for devices that really come, too."""
 
-MOST = 65536
-"""So many aliases are remembered: names are not ours to choose, and memory must not grow with them."""
+MOST = 4096
+"""So many aliases are remembered, more than a large machine has: names are not ours to choose, memory must not grow."""
 
 _FINAL = frozenset(
     ("loaded", "live", "builtin", "nomatch", "blacklisted", "denied", "missing", "crashed", "stuck", "in_use")

@@ -10,7 +10,7 @@ The order of look-up is kmod's (kmod_module_new_from_lookup): the first source w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kmodd import glob
 from kmodd.errors import Problem, UnmatchedBracket, Where
@@ -103,6 +103,8 @@ class Snapshot:
 
     catalog: Catalog
     config: Config
+    answers: dict[str, tuple[Hit, ...]] = field(default_factory=dict)
+    """What `lookup` has found: nothing here changes, so neither does an answer."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -173,16 +175,23 @@ SOURCES: tuple[Callable[[str, Snapshot], tuple[Hit, ...]], ...] = (
 """Asked in this order; the first that has a hit ends the search (kmod_module_new_from_lookup)."""
 
 
+MOST_ANSWERS = 4096
+"""So many are remembered: names are not ours to choose, and memory must not grow with them."""
+
+
 def lookup(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """The modules that a name, alias or modalias stands for, in the order of loading; duplicates stay.
 
-    Raises UnmatchedBracket.
+    The last few thousand answers are remembered. Raises UnmatchedBracket.
     """
-    name = underscores(text)
-    for source in SOURCES:
-        if hits := source(name, snapshot):
-            return hits
-    return ()
+    hits = snapshot.answers.get(text)
+    if hits is None:
+        name = underscores(text)
+        hits = next((found for source in SOURCES if (found := source(name, snapshot))), ())
+        if len(snapshot.answers) >= MOST_ANSWERS:
+            snapshot.answers.clear()
+        snapshot.answers[text] = hits
+    return hits
 
 
 def lookup_or_nothing(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:

@@ -6,7 +6,6 @@ kmod (`module.param=value`, `modprobe.blacklist=`), the kernel (`module_blacklis
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,13 +17,7 @@ PATH = "/proc/cmdline"
 _READ_BY_KMOD = 4095
 """Bytes: kmod_config_parse_kcmdline has a buffer of 4,096 with a NUL."""
 
-_SPACES = r"\t\n\v\f\r "
-_TOKEN = re.compile(rf'(?:[^{_SPACES}"]|"[^"]*(?:"|\Z))+')
-"""White space ends a token, unless it stands between quotes; one may open anywhere, and left open runs to the end."""
-_OPTION = re.compile(r'([^".=]*)\.([^".=]*(?:=.*)?)', re.DOTALL)
-"""Neither the module nor the parameter has a quote, a second dot or (before its dot) a `=`."""
-_QUOTED_OPTION = re.compile(rf'"([^{_SPACES}".=]*)\.([^{_SPACES}".=]*=)(.*)', re.DOTALL)
-"""What a boot loader makes of `module.param="a b"`."""
+_SPACES = "\t\n\v\f\r "
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +88,24 @@ def parse(text: str, initrd: bool = False) -> CommandLine:
     )
 
 
+def _tokens(text: str) -> Iterator[tuple[int, str]]:
+    """Where each token begins, and it.
+
+    White space ends a token, unless it stands between quotes; one may open anywhere, and left open runs to the end.
+    """
+    start, is_quoted = -1, False
+    for at, char in enumerate(text):
+        if char == '"':
+            is_quoted = not is_quoted
+        if start < 0 and char not in _SPACES:
+            start = at
+        elif start >= 0 and char in _SPACES and not is_quoted:
+            yield start, text[start:at]
+            start = -1
+    if start >= 0:
+        yield start, text[start:]
+
+
 # ── as kmod reads it ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -103,14 +114,17 @@ def _options(text: str) -> Iterator[tuple[int, str, str]]:
 
     Quotes in a value stay. A token that has a quote left open is lost. A token after `--` counts like any other.
     """
-    for match in _TOKEN.finditer(text):
-        token = match[0]
+    for at, token in _tokens(text):
         if token.count('"') % 2:
             return
-        if option := _OPTION.fullmatch(token):
-            yield match.start() + 1, option[1], option[2]
-        elif option := _QUOTED_OPTION.fullmatch(token):
-            yield match.start() + 2, option[1], f'{option[2]}"{option[3]}'
+        quoted = token.startswith('"')  # what a boot loader makes of `module.param="a b"`
+        module, dot, rest = token[quoted:].partition(".")
+        param, equals, value = rest.partition("=")
+        # Neither the module nor the parameter has a quote, a second dot or (before its dot) a `=`.
+        strange = set('".=' + (_SPACES if quoted else ""))
+        if not dot or not strange.isdisjoint(module + param) or (quoted and not equals):
+            continue
+        yield at + 1 + quoted, module, f'{param}{equals}"{value}' if quoted else rest
 
 
 def _complaint(module: str) -> str:
@@ -131,8 +145,8 @@ def _words(text: str) -> Iterator[tuple[str, str | None]]:
 
     In keys a dash is an underscore, for the kernel (parameq) and for systemd alike.
     """
-    for match in _TOKEN.finditer(text.partition("\0")[0]):
-        key, equals, value = _unquoted(match[0]).partition("=")
+    for _, token in _tokens(text.partition("\0")[0]):
+        key, equals, value = _unquoted(token).partition("=")
         yield key.replace("-", "_"), _unquoted(value) if equals else None
 
 

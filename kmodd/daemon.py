@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from kmodd import outcome as telling
 from kmodd.callers import Callers
+from kmodd.errors import KmoddError
 from kmodd.host import control, privilege, sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
@@ -165,7 +166,7 @@ class Daemon:
             return
         try:
             trace = ModuleRequests()
-        except (OSError, ValueError) as error:
+        except (OSError, KmoddError) as error:
             trace = None
             self._line.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
         try:

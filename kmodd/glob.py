@@ -11,66 +11,36 @@ Python's own `fnmatch` differs on `\\`, `[^`, `[[:x:]]`. Here, as in glibc (posi
 glibc matches bytes, Python has characters. The *bytewise* view of a text has one character for each byte (U+0000
 to U+00FF) and is the text itself where that is ASCII, so nearly always nothing is converted.
 
-Most patterns become one regular expression. It never goes back over more than one `*`: what stands between two `*` is
-taken where it is found first and nowhere else, only what follows the last `*` is looked for from the end. A pattern
-with a bracket that closes at one place for some bytes and at another for others (`[[:-[::]`: members are read as far
-as the hit, the rest is skipped by other rules) is walked step by step instead.
+Here is what literal text and `*` need, which is nearly all; the rest is in `glob_regex`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-Fits = Callable[[str, int], object]
-"""Says, by the truth of what it returns, whether a bytewise text matches from a position on to its end."""
-
-_SPECIAL: Final = re.compile(r"[*?\[\\]")
-_END: Final = "\u0100"
-"""Stands behind the last byte of a pattern, like C's NUL; no bytewise text holds it."""
-
-_CLASS: Final = re.compile(r":([a-y]*):\]")
-_EQUAL: Final = re.compile(r"=([^\u0100])=\]")
-_BYTES: Final = "".join(map(chr, range(256)))
-
-
-def _chars(test: Callable[[str], bool]) -> frozenset[str]:
-    return frozenset(char for char in _BYTES[:128] if test(char))
-
-
-_CLASSES: Final = {
-    "alnum": _chars(str.isalnum),
-    "alpha": _chars(str.isalpha),
-    "blank": frozenset(" \t"),
-    "cntrl": _chars(lambda char: char < " " or char == "\x7f"),
-    "digit": _chars(str.isdigit),
-    "graph": _chars(lambda char: "!" <= char <= "~"),
-    "lower": _chars(str.islower),
-    "print": _chars(lambda char: " " <= char <= "~"),
-    "punct": _chars(lambda char: "!" <= char <= "~" and not char.isalnum()),
-    "space": frozenset(" \t\n\v\f\r"),
-    "upper": _chars(str.isupper),
-    "xdigit": frozenset("0123456789abcdefABCDEF"),
-}
-"""isalpha(3) and its kind in the C locale: no byte above 127 is in any of them."""
+    Fits = Callable[[str, int], object]
+    """Says, by the truth of what it returns, whether a bytewise text matches from a position on to its end."""
 
 
 def matches(pattern: str, text: str) -> bool:
     """Whether `fnmatch(pattern, text, 0) == 0`. Any pattern and any text will do; nothing is raised."""
-    return bool(compiled(bytewise(pattern))(bytewise(text), 0))
+    pattern, text = bytewise(pattern), bytewise(text)
+    return pattern == text if is_literal(pattern) else bool(uncompiled(pattern)(text, 0))
 
 
 def is_literal(pattern: str) -> bool:
     """Whether the pattern has no wildcard, bracket or backslash, so that it matches itself and nothing else."""
-    return _SPECIAL.search(pattern) is None
+    return "*" not in pattern and not _beyond_star(pattern)
 
 
 def literal_start(pattern: str) -> str:
     """What precedes the first wildcard, bracket or backslash: every text that matches begins with it."""
     start = pattern.partition("*")[0]
-    return _SPECIAL.split(start, maxsplit=1)[0] if _beyond_star(start) else start
+    if _beyond_star(start):
+        start = start.partition("?")[0].partition("[")[0].partition("\\")[0]
+    return start
 
 
 def literal_pieces(pattern: str) -> set[str]:
@@ -94,18 +64,13 @@ def bytewise(text: str) -> str:
         return text.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
-@lru_cache(maxsize=4096)
-def compiled(pattern: str) -> Fits:
-    """The test that a bytewise pattern stands for. Kept for the 4,096 patterns used last."""
-    expression = _regex(pattern)
-    if expression is None:
-        return lambda text, at: _walk(pattern, text, at)
-    return re.compile(expression, re.DOTALL).fullmatch
-
-
 def uncompiled(pattern: str) -> Fits:
     """The same test, made a hundred times faster and twice as slow in use, where `*` is all that is special."""
-    return compiled(pattern) if _beyond_star(pattern) else _Pieces(pattern).fits
+    if not _beyond_star(pattern):
+        return _Pieces(pattern).fits
+    from kmodd.glob_regex import compiled  # only here: `re` is as much as a third of a tool, and few patterns need it
+
+    return compiled(pattern)
 
 
 class _Pieces:
@@ -132,211 +97,3 @@ class _Pieces:
                 return False
             at += len(piece)
         return text.endswith(self.last, at)
-
-
-def _regex(pattern: str) -> str | None:
-    """The regular expression of a pattern; None where a bracket has more than one place to go on from."""
-    runs: list[list[str]] = [[]]  # what stands before, between and after the `*`: one expression for each byte
-    source = pattern + _END
-    at = 0
-    while at < len(pattern):
-        char = source[at]
-        at += 1
-        if char == "*":
-            runs.append([])
-        elif char == "?":
-            runs[-1].append(".")
-        elif char == "[":
-            members = _members(source, at)
-            if len(members) > 1:
-                return None
-            at, accepted = members.popitem() if members else (len(pattern), "")
-            runs[-1].append(f"[{re.escape(accepted)}]" if accepted else "(?!)")
-        elif char == "\\":
-            runs[-1].append(re.escape(source[at]) if at < len(pattern) else "(?!)")
-            at += 1
-        else:
-            runs[-1].append(re.escape(char))
-    if len(runs) == 1:
-        return "".join(runs[0])
-    return "".join([*runs[0], *map(_first, runs[1:-1]), ".*", *runs[-1]])
-
-
-def _first(run: list[str]) -> str:
-    """Any text up to the first place where the run fits, and the run; it is never tried elsewhere.
-
-    An atomic group and no possessive quantifier: those of Python 3.11.0 to 3.11.4 miss matches (CPython issue 106052).
-    """
-    return f"(?>.*?{''.join(run)})" if run else ""
-
-
-def _walk(pattern: str, text: str, at: int) -> bool:
-    """Match step by step, going back to the last `*` only: glibc's own order, for patterns that `_regex` cannot say."""
-    source = pattern + _END
-    here = 0
-    star = -1  # where the pattern goes on after the last `*`
-    retry = at  # where in the text that was tried last
-    while True:
-        if source[here] == "*":
-            here += 1
-            star, retry = here, at
-            continue
-        if source[here] == _END and at == len(text):
-            return True
-        after = _step(source, here, text[at]) if at < len(text) else -1
-        if after >= 0:
-            here = after
-            at += 1
-        elif star < 0 or retry >= len(text):
-            return False
-        else:
-            retry += 1
-            here, at = star, retry
-
-
-def _step(source: str, here: int, char: str) -> int:
-    """Where the pattern goes on when its element at `here`, which is no `*`, takes this byte; -1 where it does not."""
-    match source[here]:
-        case "?":
-            return here + 1
-        case "[":
-            return _bracket(source, here + 1, char)
-        case "\\":
-            return here + 2 if source[here + 1] == char else -1
-        case literal:
-            return here + 1 if literal == char else -1
-
-
-@lru_cache(maxsize=256)
-def _cached_members(source: str, at: int) -> dict[int, str]:
-    members: dict[int, str] = {}
-    for char in _BYTES:
-        after = _bracket(source, at, char)
-        if after >= 0:
-            members[after] = members.get(after, "") + char
-    return members
-
-
-def _members(source: str, at: int) -> dict[int, str]:
-    """For each place where the pattern can go on after the `[` before `at`: the bytes that lead there.
-
-    One place is the rule. None: no byte is ever taken.
-    """
-    return dict(_cached_members(source, at))
-
-
-class _Unclosed(Exception):
-    """The bracket is never closed: its `[` is an ordinary byte."""
-
-
-class _Malformed(Exception):
-    """fnmatch gives up on the pattern here, and nothing matches."""
-
-
-def _bracket(source: str, at: int, char: str) -> int:
-    """Where the pattern goes on when the bracket that opens just before `at` takes `char`; -1 where it does not."""
-    negated = source[at] in "!^"
-    try:
-        found, after = _find(source, at + negated, char)
-        if found:
-            after = _skip(source, after)
-    except _Unclosed:
-        return at if char == "[" else -1
-    except _Malformed:
-        return -1
-    return after if found != negated else -1
-
-
-def _find(source: str, at: int, char: str) -> tuple[bool, int]:
-    """Read members until one holds `char`, or to the `]`. Returns whether one does, and the place behind it."""
-    next_char = source[at]
-    at += 1
-    while True:
-        low = next_char
-        if low == _END:
-            raise _Unclosed
-        if low == "[" and (named := _CLASS.match(source, at)):
-            if named[1] not in _CLASSES:
-                raise _Malformed
-            if char in _CLASSES[named[1]]:
-                return True, named.end()
-            next_char, at = source[named.end()], named.end() + 1
-        elif low == "[" and (equal := _EQUAL.match(source, at)):
-            if char == equal[1]:
-                return True, equal.end()
-            next_char, at = source[equal.end()], equal.end() + 1
-        else:
-            found, next_char, at = _range(source, at, low, char)
-            if found:
-                return True, at
-        if next_char == "]":
-            return False, at
-
-
-def _range(source: str, at: int, low: str, char: str) -> tuple[bool, str, int]:
-    """One byte, or a range from it: `x`, `\\x`, `[.x.]`, `x-y`.
-
-    Returns: whether it holds `char`; the byte that follows, if not; the place behind what was read.
-    """
-    if low == "[" and source[at] == ".":
-        low, at = _symbol(source, at)
-        is_range = source[at] == "-" and source[at + 1] != _END
-    else:
-        if low == "\\":
-            low = source[at]
-            at += 1
-            if low == _END:
-                raise _Malformed
-        is_range = source[at] == "-" and source[at + 1] not in (_END, "]")
-    if not is_range and char == low:
-        return True, "", at
-    next_char = source[at]
-    at += 1
-    if next_char != "-" or source[at] == "]":
-        return False, next_char, at
-    high = source[at]
-    at += 1
-    if high == "[" and source[at] == ".":
-        high, at = _symbol(source, at)
-    elif high == "\\":
-        high = source[at]
-        at += 1
-    if high == _END:
-        raise _Malformed
-    if low <= char <= high:
-        return True, "", at
-    return False, source[at], at + 1
-
-
-def _symbol(source: str, at: int) -> tuple[str, int]:
-    """The byte that `[.x.]` names (`at` is its first `.`) and the place behind it. The C locale has no longer names."""
-    end = source.find(".]", at + 1)
-    if end != at + 2:
-        raise _Malformed
-    return source[at + 1], end + 2
-
-
-def _skip(source: str, at: int) -> int:
-    """The place behind the `]` that closes a bracket whose hit was found before `at`."""
-    while (char := source[at]) != "]":
-        at += 1
-        if char == _END:
-            raise _Unclosed
-        if char == "\\":
-            if source[at] == _END:
-                raise _Malformed
-            at += 1
-        elif char == "[" and source[at] == ":":
-            named = _CLASS.match(source, at)
-            at = named.end() if named else at
-        elif char == "[" and source[at] == "=":
-            equal = _EQUAL.match(source, at)
-            if not equal:
-                raise _Malformed
-            at = equal.end()
-        elif char == "[" and source[at] == ".":
-            end = source.find(".]", at + 1)
-            if end < 0:
-                raise _Malformed
-            at = end + 2
-    return at + 1

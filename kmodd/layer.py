@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from kmodd import tables
 from kmodd.binindex import BadIndex, BinIndex, decode, encode
@@ -18,9 +17,11 @@ from kmodd.tables import DepLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from kmodd.alias_trie import AliasTrie
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 TEXT_OF = {"modules.builtin.alias": "modules.builtin.modinfo"}
 """Index → its text, where that has another name."""

@@ -41,7 +41,7 @@ from kmodd.retries import Retries
 from kmodd.standing import Standing
 from kmodd.view import View
 
-BATCH = 256
+BATCH = 1024
 """Requests that are resolved without a load before the kernel's socket is looked at again."""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
 
 from kmodd import cmdline, glob, modprobe_d
 from kmodd.catalog import Snapshot, lookup_or_nothing
@@ -17,7 +16,12 @@ from kmodd.errors import Where
 from kmodd.modprobe_d import Command, Config, Softdep
 from kmodd.names import ModuleName, module_of_path
 
-Severity = Literal["error", "warning"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Severity = Literal["error", "warning"]
+
 _PACKAGED = ("/usr/lib/", "/lib/")
 _SHOWN = 3
 """So many names are given where there may be hundreds."""

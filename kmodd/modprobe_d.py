@@ -10,7 +10,6 @@ weakdep, all of them for alias, options and blacklist.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -150,8 +149,6 @@ def ordered(places: Iterable[tuple[str, Iterable[str]] | str], suffixes: tuple[s
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_RAW_LINE = re.compile(r"(?:[^\\\n]|\\.)*\\?", re.DOTALL)
-_CHARACTER = re.compile(r"\\(.?)|[^\\]", re.DOTALL)
 _DANGLING = "\udcff"
 """A backslash that is the last byte of the file makes kmod store the EOF of getc(3) as a byte (freadline_wrapped)."""
 
@@ -171,41 +168,57 @@ class _Line:
     @property
     def text(self) -> str:
         r"""As kmod sees it (freadline_wrapped): backslash LF vanishes, `\x` is `x`, a NUL ends it; in comments too."""
-        text = _CHARACTER.sub(_as_read, self.raw) if "\\" in self.raw else self.raw
+        text = "".join(read for _, read in _characters(self.raw)) if "\\" in self.raw else self.raw
         return text.partition("\0")[0]
 
     def place(self, index: int) -> tuple[int, int]:
         """Where character `index` of `text` stands: the offset in `raw` of its physical line, and its own."""
         seen = 0
-        for match in _CHARACTER.finditer(self.raw):
-            seen += len(_as_read(match))
+        for at, read in _characters(self.raw):
+            seen += len(read)
             if seen > index:
-                return self.raw.rfind("\n", 0, match.start()) + 1, match.start()
+                return self.raw.rfind("\n", 0, at) + 1, at
         return self.raw.rfind("\n") + 1, len(self.raw)
 
 
-def _as_read(match: re.Match[str]) -> str:
-    if match[1] is None:
-        return match[0]
-    return {"": _DANGLING, "\n": ""}.get(match[1], match[1])
+def _characters(raw: str) -> Iterator[tuple[int, str]]:
+    """Where each character stands, and what kmod reads there; a backslash takes the next one along."""
+    at = 0
+    while at < len(raw):
+        if raw[at] != "\\":
+            yield at, raw[at]
+            at += 1
+        else:
+            taken = raw[at + 1 : at + 2]
+            yield at, {"": _DANGLING, "\n": ""}.get(taken, taken)
+            at += 2
 
 
 def _lines(text: str) -> Iterator[_Line]:
     start, number = 0, 1
     while start < len(text):
-        match = _RAW_LINE.match(text, start)
-        assert match is not None  # it matches the empty string
-        line = _Line(number, match[0])
+        end = _end_of_line(text, start)
+        line = _Line(number, text[start:end])
         yield line
-        start, number = match.end() + 1, line.last_number + 1
+        start, number = end + 1, line.last_number + 1
+
+
+def _end_of_line(text: str, start: int) -> int:
+    """Where the line ends that begins at `start`: at an LF with no backslash, or an even number of them, before it."""
+    end = text.find("\n", start)
+    while end > start and text[end - 1] == "\\":
+        before = text[start:end]
+        if (len(before) - len(before.rstrip("\\"))) % 2 == 0:
+            break
+        end = text.find("\n", end + 1)
+    return len(text) if end < 0 else end
 
 
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_WORD = re.compile(r"[\t ]*([^\t ]+)[\t ]?")
-_BALANCED = re.compile(r"(?:[^\[\]]|\[[^\]]*\])*")
 _SPACES = "\t\n\v\f\r "
 """isspace(3) in the C locale: what separates the words of a softdep or weakdep; all others, blank and tab alone."""
+_TO_BLANKS = dict.fromkeys(map(ord, _SPACES), " ")
 
 
 class _Bad(Exception):
@@ -220,8 +233,17 @@ class _Bad(Exception):
 
 def bad_bracket(name: str) -> int:
     """Index of the first bracket of `name` that has no partner; its length where all have."""
-    match = _BALANCED.match(name)
-    return match.end() if match else 0
+    at = 0
+    while at < len(name):
+        if name[at] == "]":
+            return at
+        if name[at] == "[":
+            closing = name.find("]", at)
+            if closing < 0:
+                return at
+            at = closing
+        at += 1
+    return at
 
 
 class _Words:
@@ -236,11 +258,13 @@ class _Words:
 
     def word(self, expected: str) -> str:
         """The next word; one separator after it is used up with it."""
-        match = _WORD.match(self.text, self.at)
-        if match is None:
+        rest = self.text[self.at :].lstrip("\t ")
+        if not rest:
             raise _Bad(len(self.text), f"expected {expected}")
-        self.start, self.at = match.start(1), match.end()
-        return match[1]
+        word = rest.partition(" ")[0].partition("\t")[0]
+        self.start = len(self.text) - len(rest)
+        self.at = min(self.start + len(word) + 1, len(self.text))
+        return word
 
     def name(self, expected: str) -> str:
         """The next word with its dashes turned outside brackets: "both are interchangeable"."""
@@ -263,7 +287,8 @@ def _listed(text: str) -> list[str]:
     Exactly one blank too many before the first word becomes part of it, so a `pre:` there is not seen; two do no harm.
     """
     stripped = text.lstrip(_SPACES)
-    words = [word for word in re.split(f"[{_SPACES}]+", stripped) if word]
+    words = stripped.translate(_TO_BLANKS).split(" ")
+    words = [word for word in words if word]
     if words and len(text) - len(stripped) == 1:
         words[0] = text[0] + words[0]
     return words
@@ -358,18 +383,9 @@ def parse(files: Iterable[ConfFile], beyond: Beyond = DROP_IN) -> Config:
 def merge(parts: Iterable[Config], beyond: Beyond = DROP_IN) -> Config:
     """One Config that says what the parts say, in their order, each kind by itself."""
     all_parts = tuple(parts)
-    return Config(
-        aliases=tuple(chain.from_iterable(part.aliases for part in all_parts)),
-        blacklist=tuple(chain.from_iterable(part.blacklist for part in all_parts)),
-        options=tuple(chain.from_iterable(part.options for part in all_parts)),
-        installs=tuple(chain.from_iterable(part.installs for part in all_parts)),
-        removes=tuple(chain.from_iterable(part.removes for part in all_parts)),
-        softdeps=tuple(chain.from_iterable(part.softdeps for part in all_parts)),
-        weakdeps=tuple(chain.from_iterable(part.weakdeps for part in all_parts)),
-        problems=tuple(chain.from_iterable(part.problems for part in all_parts)),
-        complaints=tuple(chain.from_iterable(part.complaints for part in all_parts)),
-        beyond=beyond,
-    )
+    kinds = [name for name in Config.__match_args__ if name != "beyond"]
+    said = {kind: tuple(chain.from_iterable(getattr(part, kind) for part in all_parts)) for kind in kinds}
+    return Config(**said, beyond=beyond)
 
 
 # ── modprobe -c ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NewType
-
 from kmodd.errors import UnmatchedBracket
 
-ModuleName = NewType("ModuleName", str)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NewType
+
+    ModuleName = NewType("ModuleName", str)
+else:
+    ModuleName = str
 """A name as the kernel spells it: with `_`, never `-`."""
 
 MODULE_SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno as errors
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from kmodd.errors import Where
 from kmodd.plan import Because, Skip
 from kmodd.request import Request
 
-Result = Literal[
-    "loaded", "live", "builtin", "blacklisted", "denied", "missing", "failed", "crashed", "stuck", "nomatch",
-    "not_attempted", "removed", "in_use", "absent", "not_removed",
-]  # fmt: skip
-"""The values of the journal field KMODD_RESULT; the last four are of removing."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, Protocol
+
+    Result = Literal[
+        "loaded", "live", "builtin", "blacklisted", "denied", "missing", "failed", "crashed", "stuck", "nomatch",
+        "not_attempted", "removed", "in_use", "absent", "not_removed",
+    ]  # fmt: skip
+    """The values of the journal field KMODD_RESULT; the last four are of removing."""
+else:
+    Protocol, Result = object, str
 
 EMERG, ALERT, CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = range(8)
 """syslog(3) levels."""

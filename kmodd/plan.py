@@ -7,14 +7,19 @@ and carried out by the loader. Nothing in it changes after it was made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from kmodd.errors import Where
 from kmodd.names import ModuleName
 from kmodd.request import Request
 
-Cause = Literal["asked", "alias", "dep", "softdep_pre", "softdep_post", "boot"]
-SkipReason = Literal["builtin", "live", "blacklisted", "denied", "missing", "crashed", "no_match"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Cause = Literal["asked", "alias", "dep", "softdep_pre", "softdep_post", "boot"]
+    SkipReason = Literal["builtin", "live", "blacklisted", "denied", "missing", "crashed", "no_match"]
+else:
+    Cause = SkipReason = str
 
 
 @dataclass(frozen=True, slots=True)

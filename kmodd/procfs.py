@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 from kmodd.names import ModuleName
 
-State = Literal["live", "coming", "going"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    State = Literal["live", "coming", "going"]
+else:
+    State = str
+
 _STATES: dict[str, State] = {"Live": "live", "Loading": "coming", "Unloading": "going"}
 
 

@@ -15,7 +15,6 @@ because every removal changes that: the job asks for /proc/modules before each s
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from kmodd import glob
@@ -27,6 +26,13 @@ from kmodd.outcome import Outcome, Result, not_attempted
 from kmodd.plan import Because, Cause, RemovalStep, RemoveCommand, Rmmod
 from kmodd.procfs import Loaded
 from kmodd.request import Removing, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    _Walk = Generator[RemovalStep, Outcome | None, int]
+    """Gives the steps, is sent what came of each; its value is an errno, 0 for done."""
 
 MAX_DEPTH = 200
 """Softdeps of softdeps that are followed; more than that is a mistake, and kmod would crash."""
@@ -150,9 +156,6 @@ class _Planner:
 
 
 # ── on its way ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_Walk = Generator[RemovalStep, Outcome | None, int]
-"""Gives the steps, is sent what came of each; its value is an errno, 0 for done."""
 
 
 class _Ended(Exception):

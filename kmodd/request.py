@@ -6,18 +6,26 @@ become one, and resolving at the last moment sees what the plan before has just 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
 
 from kmodd import glob
 from kmodd.errors import Where
-from kmodd.requester import Requester
-from kmodd.uevent import Uevent
 
-Origin = Literal["uevent", "coldplug", "request", "boot", "operator", "reconcile"]
-"""Who wants it; the value of the journal field KMODD_SOURCE."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections import OrderedDict, deque
+    from typing import Literal
+
+    from kmodd.requester import Requester
+    from kmodd.uevent import Uevent
+
+    Origin = Literal["uevent", "coldplug", "request", "boot", "operator", "reconcile"]
+    """Who wants it; the value of the journal field KMODD_SOURCE."""
+else:
+    Origin = str
+
+ORIGINS: tuple[Origin, ...] = ("uevent", "coldplug", "request", "boot", "operator", "reconcile")
 
 MAX_DEVICES = 16
 """So many device paths are kept by name; of the rest only the count (INTERFACE, Journal)."""
@@ -150,7 +158,9 @@ class Backlog:
     new one is refused, and the caller replays sysfs once there is room again.
     """
 
-    def __init__(self, limit: int = 65536) -> None:
+    def __init__(self, limit: int = 16384) -> None:
+        from collections import OrderedDict  # only here: a tool has no backlog
+
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._limit = limit
 
@@ -198,7 +208,7 @@ class Turns:
 
     def __init__(self, limit: int = 4096) -> None:
         self._limit = limit
-        self._waiting: OrderedDict[object, deque[Request]] = OrderedDict()
+        self._waiting: dict[object, deque[Request]] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -209,6 +219,8 @@ class Turns:
         if self._count >= self._limit:
             return False
         asker = request.requester.uid if request.requester else request.origin
+        from collections import deque  # only here, as above
+
         self._waiting.setdefault(asker, deque()).append(request)
         self._count += 1
         return True
@@ -226,7 +238,7 @@ class Turns:
         request = queue.popleft()
         self._count -= 1
         if queue:
-            self._waiting.move_to_end(asker)
+            self._waiting[asker] = self._waiting.pop(asker)
         else:
             del self._waiting[asker]
         return request

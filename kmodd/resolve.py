@@ -13,9 +13,7 @@ A module reached through an alias is, as in kmod, another object than the same m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
 
 from kmodd import glob
 from kmodd.catalog import Hit, Snapshot, lookup
@@ -23,9 +21,20 @@ from kmodd.errors import UnmatchedBracket
 from kmodd.modprobe_d import Blacklist, Command, Softdep
 from kmodd.names import ModuleName, module_of_path
 from kmodd.plan import Because, Cause, Entry, Goal, Insmod, Install, Plan, Skip
-from kmodd.policy import Judgement
 from kmodd.procfs import NOTHING_LOADED, Loaded
 from kmodd.request import Origin, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Literal
+
+    from kmodd.policy import Judgement
+
+    Judge = Callable[[str], Judgement]
+    """What policy makes of one module, asked for or needed."""
+    _Steps = Iterator["_Steps"]
+    """A part of the walk over dependencies and softdeps, made of such parts."""
 
 __all__ = ["Manner", "Snapshot", "hits_of", "joined_params", "manner_of", "resolve"]
 
@@ -53,10 +62,6 @@ def manner_of(origin: Origin) -> Manner:
             return Manner()
         case "operator":
             return Manner(paths=True)
-
-
-Judge = Callable[[str], Judgement]
-"""What policy makes of one module, asked for or needed."""
 
 
 def resolve(
@@ -116,7 +121,8 @@ _OTHER_PATH = (
 )
 
 
-class _Key(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Key:
     """kmod's struct kmod_module: a name, and the alias by which it was reached if it was by one."""
 
     name: ModuleName
@@ -146,10 +152,6 @@ class _Draft:
     required: set[_Key] = field(default_factory=set)
     commands_off: dict[_Key, bool] = field(default_factory=dict)
     """Set each time a module is put in order; the last word counts for all its places."""
-
-
-_Steps = Iterator["_Steps"]
-"""A part of the walk over dependencies and softdeps, made of such parts."""
 
 
 def _walk(steps: _Steps) -> None:
@@ -324,7 +326,8 @@ class _Planner:
 
     def _options(self, key: _Key) -> str:
         """All options lines for its name, or for the alias it was reached by, one behind the other."""
-        return " ".join(line.text for line in self._config.options if line.text and line.module in key)
+        names = (key.name, key.alias)
+        return " ".join(line.text for line in self._config.options if line.text and line.module in names)
 
     def _blacklisted(self, name: ModuleName) -> Blacklist | None:
         return next((line for line in self._config.blacklist if line.module == name), None)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = (
     # 0: words
-    {"kmodd", "kmodd.errors", "kmodd.names", "kmodd.glob"},
+    {"kmodd", "kmodd.dataclass", "kmodd.errors", "kmodd.names", "kmodd.glob", "kmodd.glob_regex"},
     # 1: formats
     {
         "kmodd.uevent", "kmodd.alias_trie", "kmodd.binindex", "kmodd.tables", "kmodd.modprobe_d", "kmodd.cmdline",
@@ -61,6 +61,8 @@ PURE = frozenset(
 
 EFFECTS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint", "__import__"})
 """Built-in functions that have an effect."""
+COMPILES = frozenset({"kmodd.dataclass"})
+"""Calls `exec` on nothing but the names of fields, as `dataclasses` does."""
 
 MAX_FILE = 420
 MAX_FUNCTION = 60
@@ -162,7 +164,9 @@ def effects(sources: Sources) -> list[str]:
             if target.split(".")[0] not in PURE | {"kmodd"}:
                 wrong.append(f"{source.name}: imports {target} below the wall")
         for node in running_nodes(source.tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in EFFECTS:
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in EFFECTS):
+                continue
+            if not (node.func.id == "exec" and source.name in COMPILES):
                 wrong.append(f"{source.name}:{node.lineno}: calls {node.func.id}() below the wall")
     return wrong
 

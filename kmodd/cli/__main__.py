@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from importlib import import_module
 
 import kmodd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 VERBS = {
     "run": "the daemon",
@@ -15,6 +19,7 @@ VERBS = {
     "settle": "wait until all events so far are answered",
     "explain": "what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "the modules that an alias names",
+    "devices": "each device, its driver, and the modules that match it",
     "lint": "look for mistakes in the configuration",
     "seal": "load nothing any more but what a rule allows; rehearse it, take it back, or shut the kernel for good",
     "policy": "what may be loaded for whom: check the rules, test them, have some suggested",
@@ -66,8 +71,22 @@ def main(argv: list[str] | None = None) -> int:
             return 2
 
 
+def leave(status: int) -> NoReturn:
+    """End the process without taking the interpreter apart, which takes a tool a tenth of its time and does nothing."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = 1
+    os._exit(status)
+
+
 def _run(verb: str, words: list[str]) -> int:
-    program = import_module(f"kmodd.cli.{verb.replace('-', '_')}")
+    gc.disable()  # nothing of an import is garbage, and a tool ends before it has made any that counts
+    program = __import__(f"kmodd.cli.{verb.replace('-', '_')}", fromlist=["main"])  # importlib takes 0.3 ms more
+    if verb not in TOOLS:
+        gc.freeze()
+        gc.enable()
     try:
         status: int = program.main(words)
         sys.stdout.flush()
@@ -81,4 +100,4 @@ def _run(verb: str, words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

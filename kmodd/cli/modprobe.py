@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from kmodd import modprobe_d
 from kmodd.cli.messages import CRIT, ERR, WARNING, Messages, Stop
@@ -18,6 +17,7 @@ from kmodd.plan import Goal, Insmod, Install, Plan, Skip
 from kmodd.request import Request
 from kmodd.resolve import Manner, hits_of, resolve
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kmodd.cli.by_daemon import Daemon
     from kmodd.cli.modprobe_act import Actor, How

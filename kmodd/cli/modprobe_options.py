@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kmodd.cli.messages import ERR, WARNING, Messages, Stop
-from kmodd.cli.modprobe_help import FEATURES, HELP
 from kmodd.cli.options import BadOption, Options
 
 _SHORT = "arw:RibfDcnC:d:S:sqvVh"
@@ -101,9 +100,13 @@ def read_settings(words: list[str], messages: Messages) -> Settings:
                 case "w":
                     settings.wait_msec = _number(value, messages)
                 case "V":
+                    from kmodd.cli.modprobe_help import FEATURES
+
                     messages.show(f"kmod version 30\n{FEATURES}")
                     raise Stop(0)
                 case "h":
+                    from kmodd.cli.modprobe_help import HELP
+
                     messages.show(HELP)
                     raise Stop(0)
                 case _:

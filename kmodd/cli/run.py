@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 
 from kmodd.daemon import Daemon, Settings
 from kmodd.errors import KmoddError, NoTree
@@ -60,7 +59,11 @@ def _control_path(path: str) -> str:
     """The default is root's; anybody else gets one in his own runtime directory."""
     if path != CONTROL_SOCKET or os.geteuid() == 0:
         return path
-    own = os.environ.get("XDG_RUNTIME_DIR") or tempfile.mkdtemp(prefix="kmodd-")
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if not own:
+        import tempfile  # only here: as much as all of kmodd's own files, and a service never comes here
+
+        own = tempfile.mkdtemp(prefix="kmodd-")
     return os.path.join(own, "io.kmodd")
 
 

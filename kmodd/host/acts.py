@@ -10,10 +10,21 @@ import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from kmodd.errors import Where
 from kmodd.host.kernel import COMPRESSED_FILE, Kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Stage = Literal["file", "kernel", "command", "signal"]
+    """Who gave the errno: opening or unpacking the file, the kernel, an install or remove command, a signal.
+
+    ENOENT of the kernel means an unknown symbol, ENOENT of open a missing file: they must stay apart.
+    """
+else:
+    Stage = str
 
 _MAGIC = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"\x1f\x8b", "gzip"))
 """First bytes of a compressed module; kmod goes by them too, never by the suffix (libkmod-file.c)."""
@@ -70,12 +81,6 @@ Call = InsmodCall | RmmodCall | CommandCall | ReadAheadCall | ProbeCall
 
 LOADER_MARK = "KMODD_LOADER"
 """Set for the commands that a loader runs: a modprobe among them must not wait for the lane that waits for it."""
-
-Stage = Literal["file", "kernel", "command", "signal"]
-"""Who gave the errno: opening or unpacking the file, the kernel, an install or remove command, a signal that killed it.
-
-ENOENT of the kernel means an unknown symbol, ENOENT of open a missing file: they must stay apart.
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,16 @@ def call_of(step: Step | RemovalStep, real: Callable[[str], str]) -> Call:
     """How a loader is told. `real`: where to open what is printed as a path."""
     match step:
         case Insmod():
-            return InsmodCall(real(step.path), step.options)
+            call: Call = InsmodCall(real(step.path), step.options)
         case Install():
-            return CommandCall(step.module, step.at, real(step.at.file), step.options)
+            call = CommandCall(step.module, step.at, real(step.at.file), step.options)
         case Rmmod():
-            return RmmodCall(step.module)
+            call = RmmodCall(step.module)
         case RemoveCommand():
-            return CommandCall(step.module, step.at, real(step.at.file), "")
+            call = CommandCall(step.module, step.at, real(step.at.file), "")
         case _:
             assert_never(step)
+    return call
 
 
 def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: KernelFacts | None = None) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from kmodd import depmod, depmod_cache, elf
 from kmodd.depmod_cache import BadCache, Entry
@@ -13,12 +13,16 @@ from kmodd.elf import BadElf, Facts, Image, Versions
 from kmodd.host.index_files import read_if_there, write_aside
 from kmodd.host.module_files import Seen, is_packed, read_module
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Progress = Callable[[int, int], None]
+    """Told now and then how many of how many files are read."""
+
 _FRESH_NS = 50_000_000
 """A file that changed so shortly before it was read may change again and not show it: its clock ticks in 10 ms."""
 _MAX_THREADS = 8
-
-Progress = Callable[[int, int], None]
-"""Told now and then how many of how many files are read."""
 
 
 def cached(path: str, directory: str) -> tuple[dict[str, Entry], str]:

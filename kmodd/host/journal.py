@@ -12,9 +12,14 @@ import errno
 import socket
 import sys
 from collections import deque
-from typing import Protocol, TextIO
 
 from kmodd.outcome import JOURNAL_GAP, WARNING, Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol, TextIO
+else:
+    Protocol = object
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "kmodd"

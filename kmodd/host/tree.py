@@ -137,7 +137,7 @@ class Tree:
 
     def _read(self, marks: tuple[tuple[str, Mark], ...], like_kmod: bool = False) -> TreeSnapshot:
         layers = [self._layer(directory) for directory in self._layer_dirs()]
-        return TreeSnapshot(Catalog(layers, like_kmod), self.config(), marks)
+        return TreeSnapshot(Catalog(layers, like_kmod), self.config(), marks=marks)
 
     # ── where things are ──
 

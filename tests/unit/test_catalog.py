@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmodd import modprobe_d
-from kmodd.catalog import SOURCES, Catalog, Hit, Snapshot, lookup, lookup_or_nothing
+from kmodd.catalog import MOST_ANSWERS, SOURCES, Catalog, Hit, Snapshot, lookup, lookup_or_nothing
 from kmodd.errors import UnmatchedBracket, Where
 from kmodd.layer import Layer
 from kmodd.modprobe_d import ConfFile, Config
@@ -94,6 +94,18 @@ def test_hits_say_which_line_it_was() -> None:
     (hit,) = lookup("y", snapshot(TEXTS, "\nalias [x-z] loop\n"))
     assert (hit.pattern, hit.at) == ("[x-z]", Where("/etc/modprobe.d/a.conf", 2))
     assert hit.alias == "[x-z]", "options go by the pattern of a configured alias"
+
+
+def test_an_answer_is_remembered_with_its_snapshot_and_not_beyond() -> None:
+    files = {"modules.alias": b"alias a:* one\n"}
+    first, second = snapshot(files), snapshot({"modules.alias": b"alias a:* two\n"})
+    assert lookup("a:1", first) is lookup("a:1", first)
+    assert names(lookup("a:1", second)) == ["two"]
+    assert lookup("b", first) == ()
+    assert first.answers["b"] == ()
+    for number in range(3 * MOST_ANSWERS):
+        assert names(lookup(f"a:{number}", first)) == ["one"]
+        assert len(first.answers) <= MOST_ANSWERS
 
 
 def test_unmatched_bracket() -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from kmodd import glob
+from kmodd import glob, glob_regex
 
 ROWS = [
     # pattern, text, matches
@@ -74,16 +74,16 @@ def test_row(pattern: str, text: str, expected: bool) -> None:
 
 @pytest.mark.parametrize(("pattern", "text", "expected"), ROWS)
 def test_walking_step_by_step_says_the_same(pattern: str, text: str, expected: bool) -> None:
-    assert glob._walk(glob.bytewise(pattern), glob.bytewise(text), 0) is expected
+    assert glob_regex._walk(glob.bytewise(pattern), glob.bytewise(text), 0) is expected
 
 
 @pytest.mark.parametrize(
     ("pattern", "text"), [("a*c", "xxabc"), ("[ab]c", "xxac"), ("abc", "xxabc"), ("[[:-[::]", "xx;")]
 )
 def test_a_test_may_begin_inside_the_text(pattern: str, text: str) -> None:
-    assert glob.compiled(pattern)(text, 2)
+    assert glob_regex.compiled(pattern)(text, 2)
     assert glob.uncompiled(pattern)(text, 2)
-    assert not glob.compiled(pattern)(text, 1)
+    assert not glob_regex.compiled(pattern)(text, 1)
     assert not glob.uncompiled(pattern)(text, 1)
 
 
@@ -112,4 +112,4 @@ def test_literal() -> None:
 
 
 def test_the_cache_is_bounded() -> None:
-    assert glob.compiled.cache_info().maxsize == 4096
+    assert glob_regex.compiled.cache_info().maxsize == 4096

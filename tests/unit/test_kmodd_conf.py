@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,10 @@ def test_nothing_said_is_kmods_behaviour() -> None:
 
 def test_every_wish_has_a_word_of_its_own() -> None:
     words = dict(kmodd_conf._BEYOND)
-    assert sorted(words.values()) == sorted(field.name for field in fields(Beyond))
+    assert sorted(words.values()) == sorted(Beyond.__match_args__)
     for word, name in words.items():
         beyond = parse(f"[Kmodd]\n{word}=yes\n").beyond
-        assert [field.name for field in fields(Beyond) if getattr(beyond, field.name)] == [name]
+        assert [field for field in Beyond.__match_args__ if getattr(beyond, field)] == [name]
     assert not parse("[Kmodd]\nNoticeEdits=off\n").notice_edits
 
 

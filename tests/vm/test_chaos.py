@@ -23,7 +23,7 @@ import pytest
 from tests import trees
 from tests.vm import say
 from tests.vm.chaos import TYPES, Chaos
-from tests.vm.devices import USB_BUS
+from tests.vm.devices import DEVICES
 from tests.vm.faults import prepare_faults, settle_kmodd, status, until, without_udevd
 from tests.vm.fixture_modules import fixture_modules, indexes
 from tests.vm.image import Image, cache_folder
@@ -106,9 +106,7 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
         without_udevd(payload)
 
     with boot("the guest of chaos", prepare=prepare) as machine:
-        machine.qmp.device_add(
-            {"driver": "qemu-xhci", "id": USB_BUS.partition(".")[0], "bus": "pcie.0", "addr": "0x1e"}
-        )
+        machine.plug(DEVICES["qemu-xhci"])  # never unplugged: QEMU does not let go of it
         _warm_up(machine)
         memory = [_memory_kib(machine)]
         chaos = Chaos(machine, rng)

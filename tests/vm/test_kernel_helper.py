@@ -135,11 +135,14 @@ def test_it_is_set_while_kmodd_runs_and_put_back_when_it_ends(guest: Machine) ->
 
 
 def test_under_an_enforced_policy_neither_crash_nor_restart_leaves_a_gap(guest: Machine) -> None:
-    guest.check("touch /run/kmodd/closed")
+    """The flag is the test's own: a daemon whose policy is off takes it away when it starts, so it is put back then."""
+    guest.check(f"touch /run/kmodd/closed; mkdir -p {DROP_IN}")
+    guest.check(f"printf '[Service]\\nExecStartPost=/bin/touch /run/kmodd/closed\\n' >{DROP_IN}/closed.conf")
+    guest.check("systemctl daemon-reload")
     before = _told(guest)
     guest.check("systemctl restart kmodd")
     assert (_setting(guest), _told(guest)) == (OURS, before + 1)
-    guest.check(f"mkdir -p {DROP_IN}; printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{DROP_IN}/broken.conf")
+    guest.check(f"printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{DROP_IN}/broken.conf")
     guest.check("systemctl daemon-reload; systemctl kill --signal=KILL --kill-who=main kmodd")
     _wait_for(guest, "systemctl is-failed --quiet kmodd")
     _wait_for(guest, "systemctl show --property=ExecMainExitTimestampMonotonic kmodd-restore-udev | grep -q '=[1-9]'")
@@ -149,7 +152,7 @@ def test_under_an_enforced_policy_neither_crash_nor_restart_leaves_a_gap(guest: 
     assert _setting(guest) == OURS
     guest.check("systemctl stop kmodd")
     assert _setting(guest) == STOCK
-    guest.check("rm -f /run/kmodd/closed; systemctl start kmodd")
+    guest.check(f"rm -f {DROP_IN}/closed.conf /run/kmodd/closed; systemctl daemon-reload; systemctl start kmodd")
 
 
 def test_an_empty_setting_is_left_alone(guest: Machine) -> None:

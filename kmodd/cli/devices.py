@@ -1,0 +1,57 @@
+"""`kmodd devices`: every device that says what it is, its driver, and the modules that match.
+
+Only links and `modalias` files are read. They take no lock: a device whose probe hangs or crashed holds up nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from kmodd.catalog import lookup_or_nothing
+from kmodd.errors import NoTree
+from kmodd.host import sources
+from kmodd.host.tree import Tree
+
+
+def main(argv: list[str]) -> int:
+    """Exit 0; 1 with --unbound where a device without a driver has a module that matches; 3 no module tree."""
+    parser = argparse.ArgumentParser(
+        "kmodd devices",
+        description="List the devices that say what they are: path, driver (- for none) and the modules that match.",
+    )
+    parser.add_argument("--unbound", action="store_true", help="only those without a driver for which a module matches")
+    parser.add_argument("--root", default="", metavar="DIR", help="prefix of every path that is read")
+    parser.add_argument("--kernel", metavar="RELEASE", help="default: the running one")
+    options = parser.parse_args(argv)
+    tree = Tree(root=options.root, release=options.kernel)
+    try:
+        tree.check()
+    except NoTree as error:
+        print(f"kmodd devices: {error}", file=sys.stderr)
+        return 3
+    snapshot, loaded = tree.quick_snapshot(), tree.loaded()
+    found = False
+    for event in sources.replay(options.root, unbound=options.unbound):
+        names = dict.fromkeys(
+            hit.module for alias in event.modaliases for hit in lookup_or_nothing(alias, snapshot)
+        )  # fmt: skip
+        if options.unbound and not names:
+            continue
+        found = True
+        states = {
+            name: loaded.state(name) or ("builtin" if snapshot.catalog.is_builtin(name) else "") for name in names
+        }
+        words = [f"{name} ({state})" if state else name for name, state in states.items()]
+        line = f"{event.devpath}  {_driver(options.root + '/sys' + event.devpath)}  {', '.join(words) or '-'}\n"
+        sys.stdout.buffer.write(os.fsencode(line))
+    sys.stdout.flush()
+    return 1 if options.unbound and found else 0
+
+
+def _driver(folder: str) -> str:
+    try:
+        return os.path.basename(os.readlink(f"{folder}/driver"))
+    except OSError:
+        return "-"
