@@ -278,6 +278,9 @@ class Line:
             job.abandon(telling.DRY_RUN)
         while step := self._next_step(job):
             if self._is_taken(step.module) or (isinstance(step, Insmod) and self.others.notice(step.module)):
+                if self.flights.hangs_on(step.module, job):
+                    job.finish(telling.not_attempted(job.plan.request, step, telling.ASKS_FOR_ITSELF))
+                    continue
                 self.flights.park(step.module, job)
                 break
             ahead = job.upcoming() if isinstance(job, Job) else ""
