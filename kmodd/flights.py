@@ -84,7 +84,7 @@ class Flights:
         return any(work.module == name and not work.let_go for work in self.works.values())
 
     def hangs_on(self, name: str, job: AnyJob) -> bool:
-        """Whether the load of `name` cannot end before `job` does: an init on the way there had the kernel ask for it."""
+        """Whether the load of `name` cannot end before `job`: an init on the way there made the kernel ask for it."""
         asker = job.plan.request.requester
         names, seen = [name], set[str]()
         while asker and names:
