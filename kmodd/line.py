@@ -68,9 +68,9 @@ class Line:
         self.standing = memory.read() if memory else Standing()
         self.others = Others(self.view, self.report, self.standing)
         self._answers = Answers()
-        self.intake = Intake(self.report, self.view, self.standing, self._answers)
-        self._retries = Retries()
         self.autoclean = Autoclean()
+        self.intake = Intake(self.report, self.view, self.standing, self._answers, self.autoclean)
+        self._retries = Retries()
         self._ended: list[AnyJob] = []
         self.dispatch = Dispatch(loaders, self.report)
         self._reconcile_at = time.monotonic() + self.view.settings.reconcile_every
