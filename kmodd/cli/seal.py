@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections import Counter
 
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     except NotRunning as error:
         print(f"kmodd seal: {error}", file=sys.stderr)
         return 7
-    except (Refused, OSError) as error:
+    except (Refused, OSError, subprocess.CalledProcessError) as error:
         print(f"kmodd seal: {error}", file=sys.stderr)
         return 1
     return 0
