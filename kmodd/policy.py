@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, assert_never, get_args
+from typing import Final, Literal, NamedTuple, assert_never
 
 from kmodd import glob, glob_regex
 from kmodd.errors import Problem, UnmatchedBracket, Where
@@ -30,7 +30,7 @@ from kmodd.policy_d import (
     Verdict,
     uid_range,
 )
-from kmodd.request import Origin, Request
+from kmodd.request import ORIGINS, Origin, Request
 from kmodd.requester import Requester
 
 SEALED: Final = "sealed, and no rule allows it"
@@ -107,7 +107,7 @@ class Policy:
         self.rules: Final = tuple(rules)
         prepared = [(rule, _test(rule)) for rule in self.rules]
         self._by_origin: dict[Origin, tuple[tuple[Rule, Callable[[_Case], bool]], ...]] = {
-            origin: tuple(pair for pair in prepared if _can_hold(pair[0], origin)) for origin in get_args(Origin)
+            origin: tuple(pair for pair in prepared if _can_hold(pair[0], origin)) for origin in ORIGINS
         }
 
     def judge(self, asking: Asking, module: str) -> Judgement:

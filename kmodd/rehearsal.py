@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
 
 from kmodd.policy import Asking
-from kmodd.request import Origin
+from kmodd.request import ORIGINS, Origin
 from kmodd.requester import Requester
 from kmodd.suggestion import text_of
 
-_ORIGINS: dict[str, Origin] = {origin: origin for origin in get_args(Origin)}
+_ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
 
 
 def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[Asking, str] | None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 else:
     Origin = str
 
+ORIGINS: tuple[Origin, ...] = ("uevent", "coldplug", "request", "boot", "operator", "reconcile")
+"""All of them."""
+
 MAX_DEVICES = 16
 """So many device paths are kept by name; of the rest only the count (INTERFACE, Journal)."""
 
