@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import depmod, lookup, ready
+from bench import depmod, growth, lookup, ready, start
 from bench.rows import table
 from tests import trees
 
@@ -20,10 +20,14 @@ def main() -> None:
     rows = [
         *lookup.measure(trees.module_dir(tree), ROUNDS),
         *ready.measure(tree, ROUNDS),
+        *start.measure(tree, ROUNDS),
         *depmod.measure(tree, ROUNDS),
     ]
+    curves = growth.measure(trees.module_dir(tree), ROUNDS // 3)
     print(table(rows))
+    print(growth.text_of(curves))
     found = {"python": sys.version.split()[0], "tree": tree.name, "rows": [dataclasses.asdict(row) for row in rows]}
+    found["growth"] = [dataclasses.asdict(curve) for curve in curves]
     (Path(__file__).parent / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
