@@ -26,6 +26,7 @@ else:
     Origin = str
 
 ORIGINS: tuple[Origin, ...] = ("uevent", "coldplug", "request", "boot", "operator", "reconcile")
+"""All of them."""
 
 MAX_DEVICES = 16
 """So many device paths are kept by name; of the rest only the count (INTERFACE, Journal)."""

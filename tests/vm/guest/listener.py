@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 import time
-from dataclasses import asdict
 
 sys.path.insert(0, "/usr/lib/kmodd")
 
@@ -35,7 +34,8 @@ def main() -> None:
             match words:
                 case ["match", name]:
                     who = requests.match(os.fsdecode(base64.b64decode(name)))
-                    answer: dict[str, object] = {"who": who and asdict(who)}
+                    told = who and {name: getattr(who, name) for name in who.__match_args__}
+                    answer: dict[str, object] = {"who": told}
                 case ["drain"]:
                     requests.drain()
                     answer = {}
