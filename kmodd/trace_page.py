@@ -31,7 +31,7 @@ _DATA_LOC: Final = re.compile(r"field:\s*__data_loc char\[\]\s+name;")
 _ID: Final = re.compile(r"^ID:\s*(\d+)\s*$", re.MULTILINE)
 
 
-class BadTraceFormat(KmoddError):
+class BadTraceFormat(KmoddError, ValueError):
     """A `header_page` or `format` file that does not describe what is needed."""
 
 

@@ -17,10 +17,13 @@ sys.path.insert(0, "/usr/lib/kmodd")
 from kmodd.host.module_requests import ModuleRequests
 from kmodd.host.notify import Notify
 
+INSTANCE = "listener"
+"""Beside that of the daemon, which listens in this guest as well."""
+
 
 def main() -> None:
     before = time.perf_counter()
-    requests = ModuleRequests()
+    requests = ModuleRequests(instance=INSTANCE)
     opened = time.perf_counter() - before
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(sys.argv[1])
@@ -41,7 +44,7 @@ def main() -> None:
                     answer = {}
                 case _:
                     requests.close()
-                    answer = {"left": os.path.exists("/sys/kernel/tracing/instances/kmodd")}
+                    answer = {"left": os.path.exists("/sys/kernel/tracing/instances/" + INSTANCE)}
             answer["us"] = round((time.perf_counter() - before) * 1e6)
             connection.send(json.dumps(answer).encode())
 
