@@ -349,7 +349,7 @@ class Line:
         if self.view.loaded().state(name) == "live":
             return Outcome(request, name, "live", step.because)
         if name in self.standing.crashed:
-            detail = " before, and is not tried again until the next boot"
+            detail = "before, and is not tried again until the next boot"
             return Outcome(request, name, "crashed", step.because, detail=detail)
         if name in self.stuck():
             return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")

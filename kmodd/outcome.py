@@ -215,8 +215,10 @@ def _sentence(outcome: Outcome) -> str:
             return f"Could not load {name}{whom}: {missing}; {because}{detail}"
         case "failed":
             return f"Could not load {name}{whom} after {took}: {_reason(outcome)}; {because}"
+        case "crashed" if outcome.detail:
+            return f"{name}{whom} crashed in the kernel {outcome.detail}; {because}"
         case "crashed":
-            return f"{name}{whom} crashed in the kernel after {took}{detail}; {because}"
+            return f"{name}{whom} crashed in the kernel after {took}; {because}"
         case "stuck":
             return f"{name}{whom} has been starting for {took}{detail}; {because}"
         case "nomatch":

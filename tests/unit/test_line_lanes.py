@@ -275,6 +275,7 @@ def test_what_needs_a_crashed_module_fails_with_that_reason(world: World) -> Non
     world.line.standing.crash("a")
     world.plug("pci:v1")
     world.settle()
+    assert "a crashed in the kernel; " in world.journal.records[1].message
     assert world.told() == [("a", "crashed"), ("b", "not_attempted")]
     assert loads(world) == []
 
