@@ -1,0 +1,174 @@
+"""Policy on a real kernel: what a user makes the kernel ask for is vetted, what the hardware needs is not. The seal.
+
+The tests go from loose to tight; the last one shuts the kernel for good.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from kmodd.outcome import SEAL
+from kmodd.policy import SEALED
+from tests.vm.devices import DEVICES
+from tests.vm.faults import MODPROBE, appear, record_of, until_state
+from tests.vm.image import Image
+from tests.vm.journal import Record, text
+from tests.vm.machine import Machine
+from tests.vm.payload import Payload
+from tests.vm.scenario import plug, settle
+from tests.vm.using import NOBODY, PRESETS, asked, configure, prepare_using, use, wrong_requester
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+PRESET = "50-no-unprivileged-autoload.conf"
+RULES = "/etc/kmodd/policy.d"
+ALG, SCTP, KEY, PHONET, KCM, LLC = (
+    "socket 38 5 0", "socket 2 1 132", "socket 15 3 2", "socket 35 2 0", "socket 41 5 0", "socket 26 2 0",
+)  # fmt: skip
+MODULES_DISABLED = "/proc/sys/kernel/modules_disabled"
+
+
+@pytest.fixture(scope="module")
+def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
+    def prepare(payload: Payload) -> None:
+        prepare_using(payload, image, conf="Policy=enforce\n")
+        payload.write("/etc/modules-load.d/bus.conf", "kt_bus\n")
+        payload.link(f"{RULES}/{PRESET}", f"{PRESETS}/{PRESET}")
+
+    with boot("the guest with a policy", prepare=prepare) as machine:
+        yield machine
+
+
+def _denied(record: Record) -> list[str]:
+    """Its rule, without the blanks that may be in it, and where that stands."""
+    return [*text(record, "KMODD_RULE").split(), text(record, "KMODD_FILE").rpartition("/")[2]]
+
+
+def _phase(machine: Machine) -> str:
+    return str(json.loads(machine.check("kmodd status --json"))["phase"])
+
+
+@pytest.mark.parametrize(
+    ("who", "use_", "module", "code", "rule"),
+    [
+        ("user", ALG, "af_alg", errno.EAFNOSUPPORT, "uid=!0"),
+        ("user", SCTP, "sctp", errno.EPROTONOSUPPORT, "uid=!0"),
+        ("container", KEY, "af_key", errno.EAFNOSUPPORT, "container=yes"),
+    ],
+)
+def test_a_user_is_refused_and_named(guest: Machine, who: str, use_: str, module: str, code: int, rule: str) -> None:
+    mark = guest.journal.mark()
+    used = use(guest, who, use_)
+    assert used.only == code
+    assert module not in guest.modules()
+    record = asked(guest, module, "denied", mark)
+    assert wrong_requester(record, who, used.pid) == []
+    assert _denied(record) == ["deny", "origin=request", rule, PRESET]
+    assert f"/usr/bin/python3.11[{used.pid}] of uid {NOBODY}" in text(record, "MESSAGE")
+
+
+def test_root_is_not_refused(guest: Machine) -> None:
+    mark = guest.journal.mark()
+    used = use(guest, "root", ALG, SCTP)
+    assert used.errno == {ALG: 0, SCTP: 0}
+    assert wrong_requester(asked(guest, "af_alg", "loaded", mark), "root", used.pid) == []
+    assert wrong_requester(asked(guest, "sctp", "loaded", mark), "root", used.pid) == []
+
+
+def test_hardware_gets_its_drivers_and_what_these_ask_for(guest: Machine) -> None:
+    """A network card; and a bus of PHYs, whose scan asks for the PHY's driver inside of an init."""
+    assert plug(guest, DEVICES["e1000e"]).faults() == []
+    mark = guest.journal.mark()
+    assert "realtek" not in guest.modules()
+    appear(guest, "kt_mdio")
+    record_of(guest, "kt_mdio", "loaded", mark, 60.0)
+    until_state(guest, "realtek", "Live", 60.0)
+    record = asked(guest, "realtek", "loaded", mark)
+    assert text(record, "KMODD_ALIAS").startswith("mdio:")
+    told = [text(record, f"KMODD_REQUESTER_{name}") for name in ("COMM", "UID", "CONTAINER")]
+    assert told == ["kmodd-loader", "0", "no"]
+    assert text(record, "KMODD_REQUESTER_UNIT").startswith("kmodd-loader@")
+    assert "Realtek" in guest.check("readlink /sys/bus/mdio_bus/devices/kt_mdio-0:00/driver")
+
+
+def test_observed_it_is_loaded_and_told_what_would_have_been(guest: Machine) -> None:
+    configure(guest, "Policy=observe")
+    mark = guest.journal.mark()
+    used = use(guest, "user", KCM)
+    assert used.only == 0
+    record = asked(guest, "kcm", "loaded", mark)
+    assert wrong_requester(record, "user", used.pid) == []
+    assert text(record, "KMODD_VERDICT") == "would_deny"
+    assert _denied(record) == ["deny", "origin=request", "uid=!0", PRESET]
+    # The controls: root's carries no verdict, and with the policy off a user's does not.
+    use(guest, "root", LLC)
+    assert text(asked(guest, "llc2", "loaded", mark), "KMODD_VERDICT") == ""
+    configure(guest, "Policy=off")
+    use(guest, "user", PHONET)
+    assert text(asked(guest, "phonet", "loaded", mark), "KMODD_VERDICT") == ""
+
+
+def test_a_rehearsal_tells_what_a_seal_would_have_refused(guest: Machine) -> None:
+    status, output = guest.run("kmodd seal --rehearse")
+    assert status == 1
+    lines = output.splitlines()
+    assert "kcm by request: net-pf-41" in lines
+    assert any(line.startswith("e1000e by uevent: pci:v00008086d000010D3") for line in lines)
+    guest.check(f"echo 'allow module=kcm' >{RULES}/10-local.conf")
+    fewer = guest.run("kmodd seal --rehearse").output.splitlines()
+    assert set(lines[:-1]) - set(fewer) == {"kcm by request: net-pf-41"}
+    assert _phase(guest) == "running"
+
+
+def test_a_seal_refuses_devices_and_requests_until_it_is_taken_back(guest: Machine) -> None:
+    """A rule that allows opens it; a daemon that is started again keeps it."""
+    guest.remove_module("kcm", "phonet")
+    guest.check(f"echo 'allow module=kcm' >{RULES}/10-local.conf; kmodd reload; kmodd seal")
+    mark = guest.journal.mark()
+    guest.plug(DEVICES["rtl8139"])
+    device = guest.journal.wait_for(lambda each: text(each, "KMODD_RESULT") == "denied", 40.0, mark)
+    assert (text(device, "KMODD_SOURCE"), text(device, "KMODD_RULE")) == ("uevent", SEALED)
+    assert text(device, "KMODD_ALIAS").startswith("pci:v000010ECd00008139")
+    used = use(guest, "root", PHONET, KCM)
+    assert used.errno == {PHONET: errno.EAFNOSUPPORT, KCM: 0}
+    assert text(asked(guest, "phonet", "denied", mark), "KMODD_RULE") == SEALED
+    guest.check("systemctl restart kmodd")
+    assert _phase(guest) == "sealed"
+    settle(guest)
+    assert use(guest, "root", PHONET).only == errno.EAFNOSUPPORT
+    assert not {"8139cp", "8139too", "phonet"} & set(guest.modules())
+
+    mark = guest.journal.mark()
+    guest.check("kmodd seal --undo")
+    guest.journal.wait_for(
+        lambda each: text(each, "MESSAGE_ID") == SEAL and "taken back" in text(each, "MESSAGE"), 20.0, mark
+    )
+    assert use(guest, "root", PHONET).only == 0
+    guest.unplug(DEVICES["rtl8139"])
+    assert plug(guest, DEVICES["rtl8139"]).faults() == []
+    guest.check("systemctl restart kmodd")
+    assert _phase(guest) != "sealed"
+
+
+def test_the_kernel_is_shut_only_once_what_is_required_is_there(guest: Machine) -> None:
+    configure(guest, "SealRequires=dummy kt-plain")
+    guest.check(f"{MODPROBE} kt_plain")
+    status, output = guest.run("kmodd seal --permanent", 150)
+    assert (status, output.strip().rpartition(": ")[2]) == (1, "dummy")
+    assert guest.check(f"cat {MODULES_DISABLED}").strip() == "0"
+    guest.check(f"{MODPROBE} dummy")
+    mark = guest.journal.mark()
+    guest.check("kmodd seal --permanent", 150)
+    assert guest.check(f"cat {MODULES_DISABLED}").strip() == "1"
+    guest.journal.wait_for(lambda each: text(each, "MESSAGE_ID") == SEAL, 20.0, mark)
+    guest.plug(DEVICES["virtio-rng-pci"])
+    record = guest.journal.wait_for(lambda each: text(each, "KMODD_RESULT") == "failed", 40.0, mark)
+    assert (text(record, "KMODD_SOURCE"), text(record, "ERRNO")) == ("uevent", str(errno.EPERM))
+    assert "kernel.modules_disabled=1" in text(record, "MESSAGE")
+    assert use(guest, "root", "socket 42 2 0").only == errno.EAFNOSUPPORT
+    assert "kernel.modules_disabled=1" in text(asked(guest, "qrtr", "failed", mark), "MESSAGE")
