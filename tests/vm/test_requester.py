@@ -75,10 +75,6 @@ def told(guest: Machine) -> Any:
     return json.loads(output)
 
 
-def test_dump(told: Any) -> None:
-    Path("/tmp/k-whoasked-tmp/told.json").write_text(json.dumps(told, indent=1))
-
-
 ROOT = {"uid": 0, "container": False, "loginuid": None, "cgroup": "/system.slice/vm-shell.service"}
 NOBODY = {**ROOT, "uid": 65534}
 
