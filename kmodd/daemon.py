@@ -17,13 +17,11 @@ from typing import TypeVar
 
 from kmodd import outcome as telling
 from kmodd.callers import Callers
-from kmodd.errors import KmoddError
 from kmodd.host import control, privilege, sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Lane, Loaders, reap
-from kmodd.host.module_requests import ModuleRequests
 from kmodd.host.notify import Notify
 from kmodd.host.requests import REQUEST_SOCKET, RequestSocket
 from kmodd.host.settings import read_boot_list, settings_directories
@@ -165,12 +163,7 @@ class Daemon:
         if not self._settings.run or self._settings.dry_run or not self._line.view.settings.kernel_requests:
             return
         try:
-            trace = ModuleRequests()
-        except (OSError, KmoddError) as error:
-            trace = None
-            self._line.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
-        try:
-            self._kernel = KernelRequests(self._line, RequestSocket(), trace)
+            self._kernel = KernelRequests(self._line, RequestSocket())
         except OSError as error:
             self._line.report.complain_once(
                 f"{error.filename or REQUEST_SOCKET}: {error.strerror}: the kernel's own requests are not taken"
@@ -195,6 +188,8 @@ class Daemon:
         if not line.intake.boot_left or line.view.no_tree or time.monotonic() >= self._ready_by:
             self._ready_by = None
             self._notify.ready(self._ready_text)
+            if self._kernel:
+                self._kernel.open_trace()  # takes long; the kernel is told of its helper only after READY
 
     def _speak(self) -> None:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
