@@ -203,7 +203,7 @@ class Line:
             request = self._take()
             if request is None:
                 break
-            if self._answers.repeats(request, time.monotonic()):
+            if not request.waited_for and self._answers.repeats(request, time.monotonic()):
                 self.report.counters.repeats += 1
             else:
                 self._drive(self._begin(request))
@@ -303,7 +303,7 @@ class Line:
     def _end(self, job: AnyJob) -> None:
         request, now = job.plan.request, time.monotonic()
         if isinstance(job, Job):
-            if request.origin != "operator":  # with parameters of his own; he may be refused for these
+            if not request.waited_for:  # an operator's parameters, a process's rights: others may fare otherwise
                 self._answers.learn(request.text, job.outcomes, now)
             self.intake.boot_left -= request.origin == "boot" and not request.again
             self._try_again(job, now)

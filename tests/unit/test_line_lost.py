@@ -1,0 +1,84 @@
+"""Who asks is answered, what waits goes on, and what was decided holds: corners in which one of these could fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from kmodd import guard, procfs, uevent
+from kmodd.guard import Guard
+from kmodd.host import sources
+from kmodd.host.lanes import Died, Lane
+from kmodd.outcome import NO_LOADER, Outcome
+from kmodd.patience import next_look
+from kmodd.removal import RemovalJob, plan_removal
+from kmodd.request import Origin, Removing, Request
+from tests.unit.test_line_lanes import GateKernel, at_work, gate, hear, let_time_pass, module_event
+from tests.world import World, loads
+
+__all__ = ["gate"]
+
+
+@pytest.fixture(autouse=True)
+def _replayed(world: World) -> None:
+    """Its first replay is over."""
+    world.line.intake.takes_replay()
+
+
+def results(world: World, request: Request) -> list[tuple[str, str]]:
+    """What came of a request that is taken now."""
+    assert world.line.intake.order(request)
+    (job,) = world.settle()
+    return [(each.module, each.result) for each in job.outcomes]
+
+
+# -- who waits is answered ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origin", ["request", "operator"])
+def test_who_waits_for_an_answer_gets_one_also_where_it_is_known(world: World, origin: Origin) -> None:
+    """A refusal stands for ten seconds for devices; a process in request_module() would hang for ever."""
+    world.kernel.refuse["c.ko"] = errno.ENODEV
+    world.line.intake.backlog.add(Request("c", "boot"))
+    world.settle()
+    world.line.take_ended()
+    for _ in range(2):
+        assert results(world, Request("c", origin)) == [("c", "failed")]
+
+
+def test_what_a_kernels_request_was_refused_is_no_answer_for_a_device(world: World) -> None:
+    """Policy may refuse the one and allow the other; the alias of an MDIO device is asked for by both."""
+    rules(world, "deny origin=request")
+    assert results(world, Request("pci:v2", "request")) == [("c", "denied")]
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+
+
+# -- no loader ----------------------------------------------------------------------------------------------------
+
+
+# -- what was decided holds ---------------------------------------------------------------------------------------
+
+
+def rules(world: World, *lines: str) -> None:
+    (world.root / "etc/kmodd/policy.d").mkdir(parents=True, exist_ok=True)
+    (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
+    (world.root / "etc/kmodd/policy.d/x.conf").write_text("".join(f"{line}\n" for line in lines))
+    world.line.reload()
+    world.line.intake.takes_replay()
+
+
+# -- what is stuck or crashed -------------------------------------------------------------------------------------
+
+
+# -- somebody's will ----------------------------------------------------------------------------------------------
+
+
+# -- the machine gives nothing ------------------------------------------------------------------------------------
+
+
