@@ -245,6 +245,9 @@ class Line:
         patience.drop_question(work)
         if isinstance(heard, Reply) and self._loaders:
             self._loaders.give_back(lane)
+            self.dispatch.answered()
+        elif not lane.pid:
+            self.dispatch.stillborn()
         self.view.forget_loaded()
         if heard != Died(begun=False):
             outcome = self._outcome(work, heard)

@@ -62,6 +62,50 @@ def test_what_a_kernels_request_was_refused_is_no_answer_for_a_device(world: Wor
 # -- no loader ----------------------------------------------------------------------------------------------------
 
 
+def test_without_a_loader_and_without_a_wish_nobody_looks_again_and_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that is due and never done would have the daemon's loop run without a pause."""
+
+    def none() -> Lane:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(world.loaders, "get", none)
+    assert results(world, Request("c", "operator")) == [("c", "not_attempted")]
+    assert world.line.dispatch.next_look() is not None
+    monkeypatch.setattr(world.line.dispatch, "_not_before", 1.0)  # long ago
+    assert not world.line.can_advance
+    assert world.line.dispatch.next_look() is None
+
+
+def test_loaders_that_end_before_their_first_word_are_not_made_without_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd accepts a connection and closes it where it cannot start the loader, or where there are too many."""
+    theirs: list[socket.socket] = []
+
+    def pair() -> Lane:
+        ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        theirs.append(their)
+        return Lane(ours)
+
+    monkeypatch.setattr(world.loaders, "get", pair)
+    world.plug("pci:v2")
+    world.line.intake.order(Request("a", "request"))
+    world.line.advance()
+    for _ in range(100):
+        for their in theirs:
+            their.close()
+        for work in world.line.flights.busy():
+            world.line.heard(work.lane)
+        world.line.advance()
+    assert len(theirs) <= 8
+    assert [record.message_id for record in world.journal.records].count(NO_LOADER) == 1
+    assert len(world.line.intake) == 1  # the device waits
+    assert [job.plan.request.text for job in world.line.take_ended()] == ["a"]  # the process does without us
+
+
 # -- what was decided holds ---------------------------------------------------------------------------------------
 
 
