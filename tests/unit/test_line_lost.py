@@ -106,6 +106,17 @@ def test_loaders_that_end_before_their_first_word_are_not_made_without_end(
     assert [job.plan.request.text for job in world.line.take_ended()] == ["a"]  # the process does without us
 
 
+@pytest.mark.parametrize("said", [b"nonsense", b"[]", b'{"pid": "x"}'])
+def test_a_loader_that_talks_nonsense_is_one_that_is_gone(said: bytes) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with theirs:
+        for pid in (0, 7):
+            theirs.send(said)
+            assert Lane(ours, pid=pid).receive() == Died()
+    ours.close()
+
+
 # -- what was decided holds ---------------------------------------------------------------------------------------
 
 
