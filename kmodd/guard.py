@@ -102,7 +102,7 @@ class Guard:
         """The outcome of a load, with what policy has to say to it though it let it pass."""
         judge = self.judge_of(outcome.request)
         judgement = judge(outcome.module) if judge else policy.ALLOWED
-        if judgement.verdict == "allow":
+        if judgement.verdict == "allow" or judgement.refused:  # refused: only since it was begun
             return outcome
         words = "policy would have refused it" if judgement.would_be_refused else "policy has it noted"
         evidence = (("KMODD_VERDICT", "would_deny" if judgement.would_be_refused else "log"),)

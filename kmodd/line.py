@@ -351,6 +351,9 @@ class Line:
         name = step.module
         if self.view.loaded().state(name) == "live":
             return Outcome(request, name, "live", step.because)
+        judge = self.guard.judge_of(request)
+        if judge and (judgement := judge(name)).refused:  # rules or seal are newer than the plan
+            return Outcome(request, name, "denied", step.because, at=judgement.at, rule=judgement.text)
         if name in self.standing.crashed:
             detail = " before, and is not tried again until the next boot"
             return Outcome(request, name, "crashed", step.because, detail=detail)

@@ -204,7 +204,8 @@ def _sentence(outcome: Outcome) -> str:
         case "blacklisted":
             return f"Not loading {name}{whom}: blacklisted at {outcome.at}; {because}"
         case "denied":
-            return f"Not loading {name}{whom}: denied by {outcome.rule} at {outcome.at}; {because}"
+            at = f" at {outcome.at}" if outcome.at else ""  # a seal has no line
+            return f"Not loading {name}{whom}: denied by {outcome.rule}{at}; {because}"
         case "missing":
             missing = f"file {outcome.path} is missing" if outcome.path else "the module tree has no file for it"
             return f"Could not load {name}{whom}: {missing}; {because}{detail}"

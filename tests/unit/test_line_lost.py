@@ -128,6 +128,35 @@ def rules(world: World, *lines: str) -> None:
     world.line.intake.takes_replay()
 
 
+def test_a_seal_holds_for_what_was_planned_before_it(world: World, gate: GateKernel) -> None:
+    """It is planned and waits for a load in flight; then comes the seal."""
+    gate.close("a.ko")
+    world.plug("pci:v1")
+    world.line.advance()
+    world.line.intake.order(Request("b", "request"))
+    world.line.advance()
+    assert at_work(world) == ["a"]
+    world.line.seal(True)
+    gate.gates["a.ko"].set()
+    hear(world)
+    assert loads(world) == ["a.ko"]
+    ended = {job.plan.request.origin: [each.result for each in job.outcomes] for job in world.line.take_ended()}
+    assert ended == {"uevent": ["loaded", "denied"], "request": ["live", "denied"]}
+    assert not any(" at None" in record.message for record in world.journal.records)
+
+
+def test_new_rules_hold_for_what_was_planned_under_the_old_ones(world: World, gate: GateKernel) -> None:
+    rules(world)
+    gate.close("a.ko")
+    world.line.intake.order(Request("b", "request"))
+    world.line.advance()
+    rules(world, "deny origin=request module=b")
+    gate.gates["a.ko"].set()
+    hear(world)
+    assert loads(world) == ["a.ko"]
+    assert "denied by deny origin=request module=b" in world.journal.records[-1].message
+
+
 # -- what is stuck or crashed -------------------------------------------------------------------------------------
 
 
