@@ -152,6 +152,8 @@ class Line:
         """What was allowed may be refused from now on, or the other way round."""
         self.guard.seal(sealed)
         self._answers.forget_modules()
+        if not sealed:
+            self.intake.replay = "all"  # what was refused meanwhile
 
     # -- the view ----------------------------------------------------------------------------------------------
 

@@ -157,6 +157,15 @@ def test_new_rules_hold_for_what_was_planned_under_the_old_ones(world: World, ga
     assert "denied by deny origin=request module=b" in world.journal.records[-1].message
 
 
+def test_what_the_seal_kept_out_is_looked_at_again_once_it_is_taken_back(world: World) -> None:
+    world.line.seal(True)
+    world.plug("pci:v2")
+    world.settle()
+    assert loads(world) == []
+    world.line.seal(False)
+    assert world.line.intake.takes_replay() == "all"
+
+
 # -- what is stuck or crashed -------------------------------------------------------------------------------------
 
 
