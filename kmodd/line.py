@@ -122,6 +122,12 @@ class Line:
         return not (at_work or len(self.intake) or self.intake.replay)
 
     @property
+    def devices_answered(self) -> bool:
+        """The same for devices and the boot list alone: what processes ask for does not count."""
+        waiting = any(not job.plan.request.waited_for for _, job in self.flights.parked)
+        return not (waiting or self.flights.places() or len(self.intake.backlog) or self.intake.replay)
+
+    @property
     def lanes(self) -> tuple[Lane, ...]:
         """Connections to loaders, to be watched."""
         return (*self.flights.works, *(self._loaders.idle if self._loaders else ()))
@@ -144,7 +150,7 @@ class Line:
     def boot_is_over(self) -> None:
         """All that was there at the start is answered: rules that ask for the phase may say otherwise from now on."""
         if self.guard.booting:
-            self.guard.booting = False
+            self.guard.boot_is_over()
             if self.guard.mode != "off":
                 self._answers.forget_modules()
 

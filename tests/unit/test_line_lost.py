@@ -166,6 +166,33 @@ def test_what_the_seal_kept_out_is_looked_at_again_once_it_is_taken_back(world: 
     assert world.line.intake.takes_replay() == "all"
 
 
+def test_processes_that_ask_without_end_do_not_make_the_boot_last(world: World, gate: GateKernel) -> None:
+    """Else whoever keeps a load under way would never see the rules for a machine that is up."""
+    gate.close("c.ko")
+    world.line.intake.order(Request("c", "request"))
+    world.line.advance()
+    assert not world.line.quiet
+    assert world.line.devices_answered
+    world.plug("pci:v1")
+    assert not world.line.devices_answered
+    world.line.advance()
+    assert not world.line.devices_answered
+    hear(world, 2)
+    assert world.line.devices_answered
+
+
+def test_the_boot_is_not_repeated_by_a_restart(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a restart of the daemon would be a way round the rules for a machine that is up."""
+    for name in ("CLOSED", "SEALED", "BOOTED"):
+        monkeypatch.setattr(guard, name, str(tmp_path / name))
+    first = Guard(str(world.root), world.line.report, run=True)
+    assert first.phase == "boot"
+    first.boot_is_over()
+    assert first.phase == "running"
+    assert Guard(str(world.root), world.line.report, run=True).phase == "running"
+    assert Guard(str(world.root), world.line.report).phase == "boot"
+
+
 # -- what is stuck or crashed -------------------------------------------------------------------------------------
 
 
