@@ -388,6 +388,7 @@ class Line:
                 each.work.job.finish(each.outcome)
                 self._drive(each.work.job)
         if self.others.look(now):
+            self._answers.forget_modules()
             self.intake.replay = "all"
         for request in self._retries.due(now):
             self.intake.backlog.add(request)

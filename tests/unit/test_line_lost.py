@@ -196,6 +196,24 @@ def test_the_boot_is_not_repeated_by_a_restart(world: World, tmp_path: Path, mon
 # -- what is stuck or crashed -------------------------------------------------------------------------------------
 
 
+def test_what_somebody_elses_load_kept_out_is_tried_once_that_has_failed(world: World) -> None:
+    (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
+    world.line.others.adopt()
+    for start in world.line.others._starts.values():
+        start.since -= 61
+    world.line.tick()
+    world.plug("pci:v2")
+    world.settle()
+    assert ("c", "stuck") in world.told()
+    world.live()
+    world.line.others._next_look = 0.0
+    world.line.tick()
+    assert world.line.intake.takes_replay() == "all"
+    world.plug("pci:v2", synthetic=True)  # as the replay would
+    world.settle()
+    assert loads(world) == ["c.ko"]
+
+
 # -- somebody's will ----------------------------------------------------------------------------------------------
 
 
