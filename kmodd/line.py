@@ -357,7 +357,10 @@ class Line:
     def _known(self, request: Request, step: Step) -> Outcome | None:
         """What comes of a step that need not be tried."""
         name = step.module
-        if self.view.loaded().state(name) == "live":
+        loaded = self.view.loaded()
+        if loaded.modules and loaded.state(name) is None:
+            self.standing.crashed.discard(name)  # after an oops the kernel keeps the name: it was none
+        if loaded.state(name) == "live":
             return Outcome(request, name, "live", step.because)
         judge = self.guard.judge_of(request)
         if judge and (judgement := judge(name)).refused:  # rules or seal are newer than the plan

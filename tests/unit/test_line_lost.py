@@ -214,6 +214,25 @@ def test_what_somebody_elses_load_kept_out_is_tried_once_that_has_failed(world: 
     assert loads(world) == ["c.ko"]
 
 
+def test_a_name_that_the_kernel_does_not_have_any_more_has_not_crashed(world: World) -> None:
+    """A loader was killed while somebody else started the same module: it only looked like an oops.
+
+    After an oops the name is there for ever.
+    """
+    (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
+    world.line.view.forget_loaded()
+    world.line.standing.crash("c")
+    world.plug("pci:v2")
+    world.settle()
+    assert loads(world) == []
+    world.live("a")
+    world.line.view.forget_loaded()
+    world.plug("pci:v2")
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert world.line.standing.crashed == set()
+
+
 # -- somebody's will ----------------------------------------------------------------------------------------------
 
 
