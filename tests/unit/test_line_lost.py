@@ -233,6 +233,19 @@ def test_a_name_that_the_kernel_does_not_have_any_more_has_not_crashed(world: Wo
     assert world.line.standing.crashed == set()
 
 
+def test_a_longer_patience_does_not_have_the_loop_run_without_a_pause(world: World, gate: GateKernel) -> None:
+    """StuckAfterSec= is raised while the kernel is being asked where it hangs."""
+    gate.close("c.ko")
+    world.plug("pci:v2")
+    world.line.advance()
+    (work,) = world.line.flights.busy()
+    let_time_pass(world, 61)
+    work.answer_by = 100.0
+    at = next_look(world.line.flights, 600.0, 1000.0)
+    assert at is not None
+    assert at > 1500
+
+
 # -- somebody's will ----------------------------------------------------------------------------------------------
 
 
