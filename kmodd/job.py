@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kmodd.outcome import Outcome, not_attempted, of_skip
+from kmodd.outcome import KEPT_OUT, Outcome, not_attempted, of_skip
 from kmodd.plan import Insmod, Plan, Skip, Step
 
 
@@ -23,6 +23,8 @@ class Job:
     abandoned: bool = False
     """Something of it was not tried, and not because of what came of the rest."""
     _told: int = 0
+    kept_out: frozenset[str] = frozenset()
+    """Goals that somebody's will stands against: nothing of them is tried, what they need neither."""
     _failed: str = ""
     """The required module of the present goal that failed; the rest of the goal is not attempted."""
 
@@ -46,6 +48,8 @@ class Job:
                 self._add(of_skip(self.plan.request, entry))
                 if entry.reason == "missing" and entry.required:
                     self._failed = entry.module
+            elif self.plan.goals[self._goal].module in self.kept_out:
+                self._add(not_attempted(self.plan.request, entry, KEPT_OUT))
             elif self._failed:
                 self._add(not_attempted(self.plan.request, entry, f"{self._failed} failed before it"))
             elif outcome := known(entry):

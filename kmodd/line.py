@@ -124,8 +124,7 @@ class Line:
     @property
     def devices_answered(self) -> bool:
         """The same for devices and the boot list alone: what processes ask for does not count."""
-        waiting = any(not job.plan.request.waited_for for _, job in self.flights.parked)
-        return not (waiting or self.flights.places() or len(self.intake.backlog) or self.intake.replay)
+        return not (self.flights.serves_devices() or len(self.intake.backlog) or self.intake.replay)
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -158,8 +157,7 @@ class Line:
         """What was allowed may be refused from now on, or the other way round."""
         self.guard.seal(sealed)
         self._answers.forget_modules()
-        if not sealed:
-            self.intake.replay = "all"  # what was refused meanwhile
+        self.intake.replay = self.intake.replay if sealed else "all"  # what was refused meanwhile
 
     # -- the view ----------------------------------------------------------------------------------------------
 
@@ -228,6 +226,9 @@ class Line:
             return job
         for goal in job.plan.goals:
             self.standing.asks(goal.module, request.devices)
+        job.kept_out = frozenset(
+            goal.module for goal in job.plan.goals if self.standing.is_kept_out(goal.module, request)
+        )
         if request.origin == "reconcile" and any(isinstance(entry, Insmod) for entry in job.plan.steps):
             self._reconcile(job)
         return job
@@ -237,7 +238,7 @@ class Line:
         request = job.plan.request
         if set(request.devices) <= sources.overridden(self._tree.root, request.devices):
             job.abandon(telling.OVERRIDDEN)
-        elif request.drift and not any(self.standing.is_kept_out(goal.module, request) for goal in job.plan.goals):
+        elif request.drift and not job.kept_out:
             self.report.drift(job.plan)
 
     def heard(self, lane: Lane) -> None:

@@ -249,6 +249,19 @@ def test_a_longer_patience_does_not_have_the_loop_run_without_a_pause(world: Wor
 # -- somebody's will ----------------------------------------------------------------------------------------------
 
 
+def test_what_a_removed_module_needed_does_not_come_back_without_it(world: World) -> None:
+    world.plug("pci:v1", "dev0")
+    world.settle()
+    world.live()
+    for name in "ba":
+        module_event(world, "remove", name)
+    event = uevent.Uevent("add", "/devices/dev0", "pci", ("pci:v1",), 0, synthetic=True)
+    for _ in range(2):
+        world.line.intake.take(event, "reconcile")
+        world.settle()
+    assert loads(world) == ["a.ko", "b.ko"]
+
+
 # -- the machine gives nothing ------------------------------------------------------------------------------------
 
 
