@@ -262,6 +262,23 @@ def test_what_a_removed_module_needed_does_not_come_back_without_it(world: World
     assert loads(world) == ["a.ko", "b.ko"]
 
 
+def test_autoclean_leaves_softdeps_that_did_not_come_with_it(world: World) -> None:
+    """One loaded by hand is never removed."""
+    (world.root / "etc/modprobe.d/x.conf").write_text("softdep b pre: c\n")
+    world.line.reload()
+    world.line.intake.takes_replay()
+    loaded = procfs.parse_modules("".join(f"{name} 1 0 - Live 0x0\n" for name in "abc"))
+    request = Request("b", "request", removing=Removing(only_deps=("a", "b"), idle_sec=60))
+    snapshot = world.line.view.snapshot
+    assert snapshot is not None
+    job = RemovalJob(plan_removal(request, snapshot, loaded, lambda _: True), lambda: loaded)
+    gone = []
+    while step := job.next_step():
+        gone.append(step.module)
+        job.finish(Outcome(request, step.module, "removed", step.because))
+    assert gone == ["b", "a"]
+
+
 # -- the machine gives nothing ------------------------------------------------------------------------------------
 
 
