@@ -282,3 +282,15 @@ def test_autoclean_leaves_softdeps_that_did_not_come_with_it(world: World) -> No
 # -- the machine gives nothing ------------------------------------------------------------------------------------
 
 
+def test_driver_override_that_cannot_be_asked_for_counts_as_set(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process to be had (TasksMax=, memory): the device is left alone, and the daemon goes on."""
+    folder = world.root / "sys/devices/dev0"
+    folder.mkdir(parents=True)
+    (folder / "driver_override").write_text("(null)\n")
+
+    def none() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    assert sources.overridden(str(world.root), ("/devices/dev0",)) == set()
+    monkeypatch.setattr(os, "fork", none)
+    assert sources.overridden(str(world.root), ("/devices/dev0",)) == {"/devices/dev0"}
