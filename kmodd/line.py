@@ -226,9 +226,7 @@ class Line:
             return job
         for goal in job.plan.goals:
             self.standing.asks(goal.module, request.devices)
-        job.kept_out = frozenset(
-            goal.module for goal in job.plan.goals if self.standing.is_kept_out(goal.module, request)
-        )
+        job.kept_out = self.standing.kept_out((goal.module for goal in job.plan.goals), request)
         if request.origin == "reconcile" and any(isinstance(entry, Insmod) for entry in job.plan.steps):
             self._reconcile(job)
         return job
