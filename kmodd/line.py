@@ -185,7 +185,7 @@ class Line:
 
     def files_may_have_come(self) -> None:
         """Something changed in a directory of the tree: what a missing file stopped is tried again if it is there."""
-        if self.guard.mode != "off":
+        if self.guard.mode != "off" or self.guard.sealed:
             self._answers.forget_modules()  # a flag may have come or gone
         for request in self._retries.came(self._tree.present):
             self._answers.forget(request.text)

@@ -13,6 +13,7 @@ from kmodd import guard, procfs, uevent
 from kmodd.guard import Guard
 from kmodd.host import sources
 from kmodd.host.lanes import Died, Lane
+from kmodd.host.settings import settings_directories
 from kmodd.outcome import NO_LOADER, Outcome
 from kmodd.patience import next_look
 from kmodd.removal import RemovalJob, plan_removal
@@ -191,6 +192,31 @@ def test_the_boot_is_not_repeated_by_a_restart(world: World, tmp_path: Path, mon
     assert first.phase == "running"
     assert Guard(str(world.root), world.line.report, run=True).phase == "running"
     assert Guard(str(world.root), world.line.report).phase == "boot"
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_flag_that_goes_lets_a_trigger_load_what_it_kept_out(world: World, sealed: bool) -> None:
+    """As the preset for a locked screen says: `udevadm trigger --action=add` after unlocking."""
+    flags = world.root / "run/kmodd/flags"
+    assert str(flags) in settings_directories(str(world.root))  # watched
+    flags.mkdir(parents=True)
+    (flags / "locked").touch()
+    if sealed:
+        rules(world, "allow flag=!locked")
+        (world.root / "etc/kmodd/kmodd.conf").unlink()
+        world.line.reload()
+        world.line.seal(True)
+    else:
+        rules(world, "deny flag=locked")
+    for _ in range(2):
+        world.plug("pci:v2", synthetic=True)
+        world.settle()
+    assert loads(world) == []
+    (flags / "locked").unlink()
+    world.line.files_may_have_come()
+    world.plug("pci:v2", synthetic=True)
+    world.settle()
+    assert loads(world) == ["c.ko"]
 
 
 # -- what is stuck or crashed -------------------------------------------------------------------------------------
