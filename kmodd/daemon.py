@@ -37,6 +37,7 @@ from kmodd.kernel_requests import KernelRequests
 from kmodd.line import Line
 from kmodd.outcome import Record
 from kmodd.reprobe import Reprobe
+from kmodd.trace_page import BadTraceFormat
 from kmodd.uevent import Uevent
 
 EVENTS_AT_ONCE = 1024
@@ -165,7 +166,7 @@ class Daemon:
             return
         try:
             trace = ModuleRequests()
-        except (OSError, ValueError) as error:
+        except (OSError, BadTraceFormat) as error:
             trace = None
             self._line.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import guard, procfs, uevent
+from kmodd import daemon, guard, procfs, uevent
 from kmodd.guard import Guard
 from kmodd.host import sources
 from kmodd.host.lanes import Died, Lane
@@ -18,6 +18,7 @@ from kmodd.outcome import NO_LOADER, Outcome
 from kmodd.patience import next_look
 from kmodd.removal import RemovalJob, plan_removal
 from kmodd.request import Origin, Removing, Request
+from kmodd.trace_page import BadTraceFormat
 from tests.unit.test_line_lanes import GateKernel, at_work, gate, hear, let_time_pass, module_event
 from tests.world import World, loads
 
@@ -305,7 +306,7 @@ def test_autoclean_leaves_softdeps_that_did_not_come_with_it(world: World) -> No
     assert gone == ["b", "a"]
 
 
-# -- the machine gives nothing ------------------------------------------------------------------------------------
+# -- the machine gives less ------------------------------------------------------------------------------------
 
 
 def test_driver_override_that_cannot_be_asked_for_counts_as_set(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,3 +321,25 @@ def test_driver_override_that_cannot_be_asked_for_counts_as_set(world: World, mo
     assert sources.overridden(str(world.root), ("/devices/dev0",)) == set()
     monkeypatch.setattr(os, "fork", none)
     assert sources.overridden(str(world.root), ("/devices/dev0",)) == {"/devices/dev0"}
+
+
+def test_a_trace_of_another_form_does_not_keep_the_daemon_from_starting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel whose tracefs is not as we know it: nobody can say who asks, and all else works."""
+
+    def other() -> None:
+        raise BadTraceFormat("header_page: expected something else")
+
+    def nobody() -> None:
+        raise OSError(errno.EADDRINUSE, "in use", "/run/kmodd/request")
+
+    monkeypatch.setattr(daemon, "ModuleRequests", other)
+    monkeypatch.setattr(daemon, "RequestSocket", nobody)
+    it = object.__new__(daemon.Daemon)
+    monkeypatch.setattr(it, "_settings", daemon.Settings(run=True), raising=False)
+    monkeypatch.setattr(it, "_line", world.line, raising=False)
+    it._answer_the_kernel()
+    said = [record.message for record in world.journal.records]
+    assert said[0] == "header_page: expected something else: nobody can say who makes the kernel ask for modules"
+    assert said[1] == "/run/kmodd/request: in use: the kernel's own requests are not taken"
