@@ -365,7 +365,7 @@ class Line:
         if judge and (judgement := judge(name)).refused:  # rules or seal are newer than the plan
             return Outcome(request, name, "denied", step.because, at=judgement.at, rule=judgement.text)
         if name in self.standing.crashed:
-            detail = " before, and is not tried again until the next boot"
+            detail = "before, and is not tried again until the next boot"
             return Outcome(request, name, "crashed", step.because, detail=detail)
         if name in self.stuck():
             return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")

@@ -212,9 +212,9 @@ def _sentence(outcome: Outcome) -> str:
         case "failed":
             return f"Could not load {name}{whom} after {took}: {_reason(outcome)}; {because}"
         case "crashed":
-            return f"{name}{whom} crashed in the kernel after {took}{detail}; {because}"
+            return f"{name}{whom} crashed in the kernel{f' after {took}' if outcome.duration_usec else ''}{detail}; {because}"
         case "stuck":
-            return f"{name}{whom} has been starting for {took}{detail}; {because}"
+            return f"{name}{whom} has been starting{f' for {took}' if outcome.duration_usec else ''}{detail}; {because}"
         case "nomatch":
             return f"No module for {outcome.request.text}{whom}"
         case "removed":

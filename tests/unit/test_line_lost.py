@@ -14,6 +14,7 @@ from kmodd.guard import Guard
 from kmodd.host import sources
 from kmodd.host.lanes import Died, Lane
 from kmodd.host.settings import settings_directories
+from kmodd.others import _Start
 from kmodd.outcome import NO_LOADER, Outcome
 from kmodd.patience import next_look
 from kmodd.removal import RemovalJob, plan_removal
@@ -343,3 +344,14 @@ def test_a_trace_of_another_form_does_not_keep_the_daemon_from_starting(
     said = [record.message for record in world.journal.records]
     assert said[0] == "header_page: expected something else: nobody can say who makes the kernel ask for modules"
     assert said[1] == "/run/kmodd/request: in use: the kernel's own requests are not taken"
+
+
+def test_what_was_not_tried_took_no_time(world: World) -> None:
+    world.line.standing.crash("c")
+    world.line.others._starts["a"] = _Start(0.0, adopted=False, stuck=True)
+    world.plug("pci:v2")
+    world.plug("pci:v1", "other")
+    world.settle()
+    crashed, stuck, _ = [record.message for record in world.journal.records]
+    assert crashed.startswith("c for 0000:01:00.0 crashed in the kernel (before, and is not tried again until")
+    assert stuck.startswith("a for other has been starting (since before this was asked for); because ")
