@@ -256,9 +256,10 @@ class Daemon:
             if what == "all":
                 self._speak()
         self._watch_tree()
+        if self._line.devices_answered:
+            self._line.boot_is_over()
         if self._line.quiet:
             self._line.report.end_coldplug()
-            self._line.boot_is_over()
             if self._loaders:
                 self._loaders.keep_spare()
             # Loading makes children appear: what they say is read before anybody is told that all is quiet.

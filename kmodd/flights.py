@@ -62,6 +62,10 @@ class Flights:
         """Works that hold a place in the serial lane."""
         return sum(not work.let_go and not work.job.plan.request.waited_for for work in self.works.values())
 
+    def serves_devices(self) -> bool:
+        """Some of it is for devices or the boot list."""
+        return self.places() > 0 or any(not job.plan.request.waited_for for _, job in self.parked)
+
     def own(self) -> int:
         """Works on lanes of their own."""
         return sum(not work.let_go and work.job.plan.request.waited_for for work in self.works.values())

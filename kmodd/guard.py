@@ -25,6 +25,8 @@ CLOSED = "/run/kmodd/closed"
 """The kernel's helper fails closed while this is there."""
 SEALED = "/run/kmodd/sealed"
 """A seal outlives the daemon, not the boot."""
+BOOTED = "/run/kmodd/booted"
+"""So does the end of the boot."""
 
 
 class Guard:
@@ -39,7 +41,7 @@ class Guard:
         self._parsed = Parsed()
         self._has_flags = False
         self._is_first = True
-        self.booting = True
+        self.booting = not (run and os.path.exists(BOOTED))
         """Not all devices of the boot are answered yet."""
         self.sealed = run and os.path.exists(SEALED)
 
@@ -79,10 +81,16 @@ class Guard:
         self._report.tell(Record(telling.SEAL, telling.NOTICE, words))
         self._mark()
 
+    def boot_is_over(self) -> None:
+        """All that was there at the start is answered."""
+        self.booting = False
+        self._mark()
+
     def _mark(self) -> None:
         if not self._run:
             return
-        for path, is_so in ((SEALED, self.sealed), (CLOSED, self.sealed or self.mode == "enforce")):
+        closed = self.sealed or self.mode == "enforce"
+        for path, is_so in ((SEALED, self.sealed), (CLOSED, closed), (BOOTED, not self.booting)):
             with contextlib.suppress(OSError):
                 if is_so:
                     with open(path, "w"):
@@ -102,7 +110,7 @@ class Guard:
         """The outcome of a load, with what policy has to say to it though it let it pass."""
         judge = self.judge_of(outcome.request)
         judgement = judge(outcome.module) if judge else policy.ALLOWED
-        if judgement.verdict == "allow":
+        if judgement.verdict == "allow" or judgement.refused:  # refused: only since it was begun
             return outcome
         words = "policy would have refused it" if judgement.would_be_refused else "policy has it noted"
         evidence = (("KMODD_VERDICT", "would_deny" if judgement.would_be_refused else "log"),)

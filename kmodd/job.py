@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from kmodd.outcome import Outcome, Result, not_attempted, of_skip
+from kmodd.outcome import KEPT_OUT, Outcome, Result, not_attempted, of_skip
 from kmodd.plan import Insmod, Plan, Skip, Step
 
 _WHY: Mapping[Result, str] = {"crashed": "crashed in the kernel", "stuck": "hangs in its start"}
@@ -26,6 +26,8 @@ class Job:
     abandoned: bool = False
     """Something of it was not tried, and not because of what came of the rest."""
     _told: int = 0
+    kept_out: frozenset[str] = frozenset()
+    """Goals that somebody's will stands against: nothing of them is tried, what they need neither."""
     _failed: str = ""
     """What became of the required module of the present goal that failed; the rest of the goal is not attempted."""
 
@@ -49,6 +51,8 @@ class Job:
                 self._add(of_skip(self.plan.request, entry))
                 if entry.reason == "missing" and entry.required:
                     self._failed = f"{entry.module} failed before it"
+            elif self.plan.goals[self._goal].module in self.kept_out:
+                self._add(not_attempted(self.plan.request, entry, KEPT_OUT))
             elif self._failed:
                 self._add(not_attempted(self.plan.request, entry, self._failed))
             elif outcome := known(entry):

@@ -122,6 +122,11 @@ class Line:
         return not (at_work or len(self.intake) or self.intake.replay)
 
     @property
+    def devices_answered(self) -> bool:
+        """The same for devices and the boot list alone: what processes ask for does not count."""
+        return not (self.flights.serves_devices() or len(self.intake.backlog) or self.intake.replay)
+
+    @property
     def lanes(self) -> tuple[Lane, ...]:
         """Connections to loaders, to be watched."""
         return (*self.flights.works, *(self._loaders.idle if self._loaders else ()))
@@ -144,7 +149,7 @@ class Line:
     def boot_is_over(self) -> None:
         """All that was there at the start is answered: rules that ask for the phase may say otherwise from now on."""
         if self.guard.booting:
-            self.guard.booting = False
+            self.guard.boot_is_over()
             if self.guard.mode != "off":
                 self._answers.forget_modules()
 
@@ -152,6 +157,7 @@ class Line:
         """What was allowed may be refused from now on, or the other way round."""
         self.guard.seal(sealed)
         self._answers.forget_modules()
+        self.intake.replay = self.intake.replay if sealed else "all"  # what was refused meanwhile
 
     # -- the view ----------------------------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ class Line:
 
     def files_may_have_come(self) -> None:
         """Something changed in a directory of the tree: what a missing file stopped is tried again if it is there."""
-        if self.guard.mode != "off":
+        if self.guard.mode != "off" or self.guard.sealed:
             self._answers.forget_modules()  # a flag may have come or gone
         for request in self._retries.came(self._tree.present):
             self._answers.forget(request.text)
@@ -203,7 +209,7 @@ class Line:
             request = self._take()
             if request is None:
                 break
-            if self._answers.repeats(request, time.monotonic()):
+            if not request.waited_for and self._answers.repeats(request, time.monotonic()):
                 self.report.counters.repeats += 1
             else:
                 self._drive(self._begin(request))
@@ -220,6 +226,7 @@ class Line:
             return job
         for goal in job.plan.goals:
             self.standing.asks(goal.module, request.devices)
+        job.kept_out = self.standing.kept_out((goal.module for goal in job.plan.goals), request)
         if request.origin == "reconcile" and any(isinstance(entry, Insmod) for entry in job.plan.steps):
             self._reconcile(job)
         return job
@@ -229,7 +236,7 @@ class Line:
         request = job.plan.request
         if set(request.devices) <= sources.overridden(self._tree.root, request.devices):
             job.abandon(telling.OVERRIDDEN)
-        elif request.drift and not any(self.standing.is_kept_out(goal.module, request) for goal in job.plan.goals):
+        elif request.drift and not job.kept_out:
             self.report.drift(job.plan)
 
     def heard(self, lane: Lane) -> None:
@@ -245,6 +252,9 @@ class Line:
         patience.drop_question(work)
         if isinstance(heard, Reply) and self._loaders:
             self._loaders.give_back(lane)
+            self.dispatch.answered()
+        elif not lane.pid:
+            self.dispatch.stillborn()
         self.view.forget_loaded()
         if heard != Died(begun=False):
             outcome = self._outcome(work, heard)
@@ -303,7 +313,7 @@ class Line:
     def _end(self, job: AnyJob) -> None:
         request, now = job.plan.request, time.monotonic()
         if isinstance(job, Job):
-            if request.origin != "operator":  # with parameters of his own; he may be refused for these
+            if not request.waited_for:  # an operator's parameters, a process's rights: others may fare otherwise
                 self._answers.learn(request.text, job.outcomes, now)
             self.intake.boot_left -= request.origin == "boot" and not request.again
             self._try_again(job, now)
@@ -346,8 +356,14 @@ class Line:
     def _known(self, request: Request, step: Step) -> Outcome | None:
         """What comes of a step that need not be tried."""
         name = step.module
-        if self.view.loaded().state(name) == "live":
+        loaded = self.view.loaded()
+        if loaded.modules and loaded.state(name) is None:
+            self.standing.crashed.discard(name)  # after an oops the kernel keeps the name: it was none
+        if loaded.state(name) == "live":
             return Outcome(request, name, "live", step.because)
+        judge = self.guard.judge_of(request)
+        if judge and (judgement := judge(name)).refused:  # rules or seal are newer than the plan
+            return Outcome(request, name, "denied", step.because, at=judgement.at, rule=judgement.text)
         if name in self.standing.crashed:
             detail = "before, and is not tried again until the next boot"
             return Outcome(request, name, "crashed", step.because, detail=detail)
@@ -374,6 +390,7 @@ class Line:
                 each.work.job.finish(each.outcome)
                 self._drive(each.work.job)
         if self.others.look(now):
+            self._answers.forget_modules()
             self.intake.replay = "all"
         for request in self._retries.due(now):
             self.intake.backlog.add(request)

@@ -209,7 +209,8 @@ def _sentence(outcome: Outcome) -> str:
         case "blacklisted":
             return f"Not loading {name}{whom}: blacklisted at {outcome.at}; {because}"
         case "denied":
-            return f"Not loading {name}{whom}: denied by {outcome.rule} at {outcome.at}; {because}"
+            at = f" at {outcome.at}" if outcome.at else ""  # a seal has no line
+            return f"Not loading {name}{whom}: denied by {outcome.rule}{at}; {because}"
         case "missing":
             missing = f"file {outcome.path} is missing" if outcome.path else "the module tree has no file for it"
             return f"Could not load {name}{whom}: {missing}; {because}{detail}"
@@ -220,7 +221,7 @@ def _sentence(outcome: Outcome) -> str:
         case "crashed":
             return f"{name}{whom} crashed in the kernel after {took}; {because}"
         case "stuck":
-            return f"{name}{whom} has been starting for {took}{detail}; {because}"
+            return f"{name}{whom} has been starting{f' for {took}' if outcome.duration_usec else ''}{detail}; {because}"
         case "nomatch":
             return f"No module for {outcome.request.text}{whom}"
         case "removed":

@@ -64,9 +64,8 @@ def next_look(flights: Flights, limit: float, now: float) -> float | None:
     """When (time.monotonic) `overdue` is worth calling; None: nothing is in flight."""
     if any(work.let_go for work in flights.works.values()) and flights.busy():
         return now + BEHIND_A_STALL
-    return min(
-        (work.answer_by or now + max(0.0, limit - work.seconds()) + 0.01 for work in flights.busy()), default=None
-    )
+    return min((now + max(0.0, limit - work.seconds(), (work.answer_by or 0.0) - now) + 0.01 for work in flights.busy()),
+               default=None)  # fmt: skip
 
 
 def heard_stack(work: Work) -> None:

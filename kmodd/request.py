@@ -49,7 +49,7 @@ class Removing:
     ignore_loaded: bool = False
     """As if the kernel had it and nothing used it (modprobe -D)."""
     only_deps: tuple[str, ...] | None = None
-    """Of its dependencies that nothing uses any more, only these may go; None: all."""
+    """Of its softdeps, and of its dependencies that nothing uses any more, only these may go; None: all."""
     idle_sec: int = 0
     """It goes because nothing has used it for so many seconds; 0: somebody asked."""
 

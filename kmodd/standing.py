@@ -61,6 +61,10 @@ class Standing:
             return False
         return not self.removed.get(module, set()).isdisjoint(request.devices)
 
+    def kept_out(self, modules: Iterable[str], request: Request) -> frozenset[str]:
+        """Those of some modules for which `is_kept_out` holds."""
+        return frozenset(module for module in modules if self.is_kept_out(module, request))
+
     def to_text(self) -> str:
         """For `of_text`."""
         removed = {name: sorted(devices) for name, devices in sorted(self.removed.items())}

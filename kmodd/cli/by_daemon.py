@@ -17,6 +17,12 @@ from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.kernel_log import KernelLog
 from kmodd.host.local import must_not_wait
 
+_FAILURES = {
+    "failed": errno.EIO, "missing": errno.ENOENT, "crashed": errno.EIO, "not_attempted": errno.EIO,
+    "denied": errno.EPERM, "stuck": errno.EBUSY,
+}  # fmt: skip
+"""What keeps a module from being there → its errno where it has none of its own."""
+
 
 class Daemon:
     """The daemon at the control socket."""
@@ -56,7 +62,7 @@ class Daemon:
 
     def _reasons(self, results: list[dict[str, Any]], log: KernelLog) -> list[str]:
         """What the kernel has logged about the modules that failed; what no errno says, the daemon does."""
-        failed = [result for result in results if result["result"] in ("failed", "crashed")]
+        failed = [result for result in results if result["result"] in ("failed", "crashed", "denied", "stuck")]
         lines = [f"the kernel says: {line}" for line in log.about(*(result["module"] for result in failed))]
         # EACCES: the loader's, whose words say which rule the file breaks.
         lines += [f"kmodd says: {result['message']}" for result in failed if result["errno"] in (0, errno.EACCES)]
@@ -96,7 +102,7 @@ class Daemon:
         for result in results:
             if result["result"] in ("live", "builtin") and self._how.first_time and result["module"] == module:
                 return errno.EEXIST
-            if result["required"] and result["result"] in ("failed", "missing", "crashed", "not_attempted"):
+            if result["required"] and result["result"] in _FAILURES:
                 code: int = result["errno"]
-                return code or (errno.ENOENT if result["result"] == "missing" else errno.EIO)
+                return code or _FAILURES[result["result"]]
         return 0

@@ -13,6 +13,9 @@ from kmodd.modprobe_d import ConfFile
 CONF_DIRS = ("/etc/kmodd", "/run/kmodd", "/usr/local/lib/kmodd", "/usr/lib/kmodd")
 """Highest priority first. The first kmodd.conf counts, then the drop-ins of all (systemd.unit(5))."""
 
+FLAGS_DIR = "/run/kmodd/flags"
+"""A file NAME in it makes `flag=NAME` of policy.d hold."""
+
 BOOT_DIRS = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
 """modules-load.d(5)."""
 
@@ -29,8 +32,9 @@ def read_settings(root: str) -> Settings:
 
 
 def settings_directories(root: str) -> list[str]:
-    """Where `read_settings` looks, as to be opened."""
-    return [f"{root}{directory}{inner}" for directory in CONF_DIRS for inner in ("", "/kmodd.conf.d", "/policy.d")]
+    """Where `read_settings` and the policy look, as to be opened."""
+    folders = [f"{root}{directory}{inner}" for directory in CONF_DIRS for inner in ("", "/kmodd.conf.d", "/policy.d")]
+    return [*folders, root + FLAGS_DIR]
 
 
 def read_boot_list(root: str) -> BootList:
