@@ -87,6 +87,26 @@ class Flights:
         """Its load is in flight, and worth waiting for."""
         return any(work.module == name and not work.let_go for work in self.works.values())
 
+    def hangs_on(self, name: str, job: AnyJob) -> bool:
+        """Whether the load of `name` cannot end before `job`: an init on the way there made the kernel ask for it."""
+        asker = job.plan.request.requester
+        names, seen = [name], set[str]()
+        while asker and names:
+            seen.add(held := names.pop())
+            for work in self.busy():
+                if work.module != held:
+                    continue
+                if work.lane.pid == asker.pid:
+                    return True
+                names += (each for each in self._asked_by(work.lane.pid) if each not in seen)
+        return False
+
+    def _asked_by(self, pid: int) -> list[str]:
+        """What is being loaded, or waited for, because this process had the kernel ask."""
+        jobs = [(work.module, work.job) for work in self.busy()] + self.parked
+        askers = ((name, job.plan.request.requester) for name, job in jobs)
+        return [name for name, asker in askers if asker and asker.pid == pid]
+
     def park(self, name: str, job: AnyJob) -> None:
         """`job` cannot go on before it is known what comes of `name`."""
         self.parked.append((name, job))

@@ -11,6 +11,7 @@ from typing import Literal
 
 from kmodd import outcome as telling
 from kmodd.answers import Answers
+from kmodd.autoclean import Autoclean
 from kmodd.boot_list import BootList
 from kmodd.outcome import Record
 from kmodd.report import Report
@@ -26,11 +27,14 @@ Replay = Literal["", "all", "drift"]
 class Intake:
     """All that nobody has begun with."""
 
-    def __init__(self, report: Report, view: View, standing: Standing, answers: Answers) -> None:
+    def __init__(
+        self, report: Report, view: View, standing: Standing, answers: Answers, autoclean: Autoclean
+    ) -> None:
         self._report = report
         self._view = view
         self._standing = standing
         self._answers = answers
+        self._autoclean = autoclean
         self.backlog = Backlog()
         self.turns = Turns()
         self.replay: Replay = ""
@@ -59,6 +63,7 @@ class Intake:
             self._standing.load(event.sysname)
         elif event.action == "remove":
             self._standing.remove(event.sysname)
+            self._autoclean.gone(event.sysname)  # if it is back at the next look, somebody else has brought it
             self._answers.forget_modules()
 
     def coldplug(self, events: Iterable[Uevent]) -> None:

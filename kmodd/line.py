@@ -68,9 +68,9 @@ class Line:
         self.standing = memory.read() if memory else Standing()
         self.others = Others(self.view, self.report, self.standing)
         self._answers = Answers()
-        self.intake = Intake(self.report, self.view, self.standing, self._answers)
-        self._retries = Retries()
         self.autoclean = Autoclean()
+        self.intake = Intake(self.report, self.view, self.standing, self._answers, self.autoclean)
+        self._retries = Retries()
         self._ended: list[AnyJob] = []
         self.dispatch = Dispatch(loaders, self.report)
         self._reconcile_at = time.monotonic() + self.view.settings.reconcile_every
@@ -288,6 +288,9 @@ class Line:
             job.abandon(telling.DRY_RUN)
         while step := self._next_step(job):
             if self._is_taken(step.module) or (isinstance(step, Insmod) and self.others.notice(step.module)):
+                if self.flights.hangs_on(step.module, job):
+                    job.finish(telling.not_attempted(job.plan.request, step, telling.ASKS_FOR_ITSELF))
+                    continue
                 self.flights.park(step.module, job)
                 break
             ahead = job.upcoming() if isinstance(job, Job) else ""

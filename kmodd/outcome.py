@@ -56,6 +56,9 @@ KEPT_OUT = "somebody removed it while its device was there; it comes back by mod
 OVERRIDDEN = "driver_override is set for its device, or a probe holds the device"
 """Why a look at what is there does not load it."""
 
+ASKS_FOR_ITSELF = "it is being started, and that start waits for this answer"
+"""Why an init that makes the kernel ask for its own module, or for one that waits for it, is not waited for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

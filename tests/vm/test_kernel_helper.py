@@ -1,10 +1,11 @@
-"""kmodd-request under a real kernel, and whom kernel.modprobe names while kmodd comes and goes.
+"""kmodd-request and kernel.modprobe while kmodd comes, stands still, dies and goes: a real kernel, a stock machine.
 
-A server of a page stands in for the daemon where the test has to make it stop, die or answer as it likes.
+In mode off and observe the real modprobe loads what kmodd does not answer for; under an enforced policy nobody does.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -12,152 +13,177 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from tests.vm.faults import settle_kmodd, state, until, until_state
+from tests.vm.image import Image
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
+from tests.vm.using import OURS, SETTING, STOCK, asked, command_of, configure, prepare_using, use, used_of
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
-Boot = Callable[..., AbstractContextManager[Machine]]
-
-SERVER = """
-import subprocess, sys, select
-sys.path.insert(0, "/usr/lib/kmodd")
-from kmodd.host.requests import RequestSocket
-requests = RequestSocket()
-print("listening", flush=True)
-while select.select([requests], [], []):
-    for request in requests.receive():
-        print(request.name, flush=True)
-        done = subprocess.run(["/sbin/modprobe", "-q", "--", request.name])
-        requests.answer(request, done.returncode == 0)
-"""
-ASK = """
-import socket, sys
-try:
-    socket.socket(int(sys.argv[1]), socket.SOCK_DGRAM)
-    print("opened")
-except OSError as error:
-    print(error.errno)
-"""
-NO_SUCH_FAMILY = "97"
-"""EAFNOSUPPORT."""
-OURS = "/usr/lib/kmodd/kmodd-request"
-STOCK = "/sbin/modprobe"
 DROP_IN = "/run/systemd/system/kmodd.service.d"
-REFUSED = "requests for modules are refused"
+#: So late that a test sees the time between; as often as the tests want.
+LATE = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=10s\n"
+BROKEN = "[Unit]\\nStartLimitIntervalSec=5min\\n[Service]\\nRestartSec=200ms\\nExecStart=\\nExecStart=/bin/false\\n"
+TOLD = "requests for modules are refused"
+ACCEPT_LIMIT = 2.0  # seconds, of kmodd-request.c
+START = 15  # seconds that kt_slow starts
+
+UNKNOWN, SLOW, MINIX = "socket 9 2 0", "socket 25 2 0", "mount minix"
 
 
 @pytest.fixture(scope="module")
-def guest(boot: Boot) -> Iterator[Machine]:
-    """kmodd on a stock machine; its service wants the kernel's requests, with whatever configuration."""
+def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
+    """kmodd on a stock machine, with Debian's modprobe."""
 
     def prepare(payload: Payload) -> None:
-        payload.write("/server.py", SERVER)
-        payload.write("/ask.py", ASK)
-        start = "[Service]\nExecStartPre=/bin/touch /run/kmodd/request\n"
-        payload.write("/etc/systemd/system/kmodd.service.d/request.conf", start)
+        prepare_using(payload, image, aliases=("net-pf-25 kt_slow",))
+        payload.write("/etc/modprobe.d/slow.conf", f"options kt_slow seconds={START}\n")
+        payload.write("/etc/systemd/system/kmodd.service.d/late.conf", LATE)
 
-    with boot("the guest that asks", with_kmod=True, prepare=prepare) as machine:
+    with boot("the guest whose daemon fails", with_kmod=True, prepare=prepare) as machine:
         yield machine
 
 
 def _wait_for(machine: Machine, command: str, timeout: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout
-    while machine.run(command).status != 0:
-        assert time.monotonic() < deadline, f"in vain: {command}"
-        time.sleep(0.2)
+    until(lambda: machine.run(command).status == 0, timeout, command)
 
 
 def _setting(machine: Machine) -> str:
-    return machine.check("cat /proc/sys/kernel/modprobe").strip()
+    return machine.check(f"cat {SETTING}").strip()
 
 
 def _told(machine: Machine) -> int:
     """How often it was said that requests are refused from now on."""
-    return machine.check("journalctl -b -o cat -t kmodd").count(REFUSED)
+    return machine.check("journalctl -b -o cat -t kmodd").count(TOLD)
 
 
-def _refusals(machine: Machine) -> list[str]:
-    return re.findall(r"kmodd-request: (\S+) refused", machine.check("dmesg"))
+def _refusals(machine: Machine) -> list[tuple[str, str]]:
+    """What kmodd-request has written to the kernel's log: the name, and why."""
+    found = re.finditer(r"kmodd-request: (\S+) refused: (.*)", machine.check("dmesg"))
+    return [(each[1], each[2]) for each in found]
 
 
-@pytest.fixture
-def server(guest: Machine) -> Iterator[Machine]:
-    """The guest without kmodd, the server in its place, and the kernel calls kmodd-request."""
-    guest.check("systemctl stop kmodd")
-    guest.check("setsid python3 /server.py </dev/null >/run/server.log 2>&1 & echo $! >/run/server.pid")
-    _wait_for(guest, "grep -q listening /run/server.log")
-    guest.check("/usr/lib/kmodd/kernel-helper set")
+def _signal(machine: Machine, name: str) -> None:
+    machine.check(f"systemctl kill --signal={name} --kill-who=main kmodd")
+
+
+def _who_loaded(machine: Machine, module: str) -> list[str]:
+    """The tasks that gave it to the kernel."""
+    return [load.comm for load in machine.module_loads() if load.module == module]
+
+
+def _mode(machine: Machine, mode: str) -> None:
+    configure(machine, f"Policy={mode}")
+    machine.run("busybox rmmod minix")
+    settle_kmodd(machine)
+    assert "minix" not in machine.modules()
+
+
+def _as_before(machine: Machine) -> None:
+    """kmodd runs, and serves."""
+    machine.run("systemctl stop kmodd")
+    machine.check("systemctl start kmodd")
+    settle_kmodd(machine)
+    assert _setting(machine) == OURS
+
+
+FAILURES = {
+    "stands still": "systemctl kill --signal=STOP --kill-who=main kmodd",
+    "is killed": "systemctl kill --signal=KILL --kill-who=main kmodd",
+    "has no socket": "rm /run/kmodd/request",
+}
+
+
+def test_the_kernel_asks_through_it_and_goes_by_its_answer(guest: Machine) -> None:
+    """The control of all that follows: kmodd loads what it finds, and what nobody has is unknown."""
     assert _setting(guest) == OURS
-    yield guest
-    guest.run("kill -KILL $(cat /run/server.pid)")
-    guest.check("rm -f /run/kmodd/request /run/kmodd/closed; /usr/lib/kmodd/kernel-helper unset")
-    assert _setting(guest) == STOCK
-    guest.check("systemctl start kmodd")
+    mark = guest.journal.mark()
+    used = use(guest, "root", MINIX, UNKNOWN)
+    asked(guest, "minix", "loaded", mark)
+    assert _who_loaded(guest, "minix") == ["kmodd-loader"]
+    assert used.errno[UNKNOWN] == errno.EAFNOSUPPORT
+    assert _refusals(guest) == []
 
 
-def test_the_kernel_asks_through_it_and_goes_by_its_answer(server: Machine) -> None:
-    """AF_VSOCK (40) has a module, family 9 (AF_X25) has none in Debian."""
-    assert "vsock" not in server.modules()
-    assert server.check("python3 /ask.py 40").strip() == "opened"
-    assert "vsock" in server.modules()
-    assert server.check("python3 /ask.py 9").strip() == NO_SUCH_FAMILY
-    assert {"net-pf-40", "net-pf-9"} <= set(server.check("cat /run/server.log").split())
+@pytest.mark.parametrize("mode", ["off", "observe", "enforce"])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_without_an_answer_modprobe_loads_or_nobody_does(guest: Machine, mode: str, failure: str) -> None:
+    _mode(guest, mode)
+    loads, refusals = len(_who_loaded(guest, "minix")), len(_refusals(guest))
+    # In one command, so that a daemon that stands still is not yet ended by its watchdog, nor a dead one started again.
+    output = guest.check(f"{FAILURES[failure]}; {command_of('root', [MINIX])}")
+    used = used_of(output)
+    is_loaded = "minix" in guest.modules()
+    print(f"{mode}, the daemon {failure}: {used.seconds[MINIX]:.2f} s")
+    if mode == "enforce":
+        assert (used.only, is_loaded) == (errno.ENODEV, False)
+        refused = ("fs-minix", "the daemon does not answer and the policy is enforced")
+        assert _refusals(guest)[refusals:] == [refused]
+    else:
+        assert used.only != errno.ENODEV
+        assert _who_loaded(guest, "minix")[loads:] == ["modprobe"]
+        assert _refusals(guest)[refusals:] == []
+    # Twice: for a place in the queue and for the answer; the rest is for starting programs.
+    assert used.seconds[MINIX] < 2 * ACCEPT_LIMIT + 4
+    _as_before(guest)
 
 
-@pytest.mark.parametrize("how", ["STOP", "KILL"])
-@pytest.mark.parametrize("closed", [False, True])
-def test_without_an_answer_modprobe_loads_or_nobody_does(server: Machine, how: str, closed: bool) -> None:
-    if "minix" in server.modules():
-        server.remove_module("minix")
-    if closed:
-        server.check("touch /run/kmodd/closed")
-    before = len(_refusals(server))
-    server.check(f"kill -{how} $(cat /run/server.pid)")
-    server.run("mkdir -p /run/mnt; mount -t minix none /run/mnt")
-    assert ("minix" in server.modules()) != closed
-    assert _refusals(server)[before:] == (["fs-minix"] if closed else [])
+@pytest.mark.parametrize("mode", ["off", "enforce"])
+def test_a_daemon_that_stands_still_with_a_request_is_ended_by_its_watchdog(guest: Machine, mode: str) -> None:
+    """Accepted is accepted: there is no limit but WatchdogSec=. Then modprobe waits for the start that goes on."""
+    _mode(guest, mode)
+    guest.check(f"mkdir -p {DROP_IN}; printf '[Service]\\nWatchdogSec=5s\\n' >{DROP_IN}/watchdog.conf")
+    guest.check("systemctl daemon-reload")
+    _as_before(guest)
+    guest.run("busybox rmmod kt_slow")
+    refusals = len(_refusals(guest))
+    guest.check(
+        f"rm -f /run/used; ({command_of('root', [SLOW])} >/run/used.new; mv /run/used.new /run/used) </dev/null &"
+    )
+    until_state(guest, "kt_slow", "Loading")
+    stopped = time.monotonic()
+    _signal(guest, "STOP")
+    _wait_for(guest, "test -e /run/used", 40.0)
+    print(f"{mode}: {time.monotonic() - stopped:.1f} s after the daemon stood still, WatchdogSec=5s")
+    assert (state(guest, "kt_slow") == "Loading") == (mode == "enforce")
+    refused = [("net-pf-25", "the daemon does not answer and the policy is enforced")]
+    assert _refusals(guest)[refusals:] == (refused if mode == "enforce" else [])
+    assert "watchdog" in guest.check("journalctl --no-pager -b -o cat -u kmodd | tail -n 40").lower()
+    guest.check(f"rm {DROP_IN}/watchdog.conf; systemctl daemon-reload")
+    _as_before(guest)
+    until_state(guest, "kt_slow", "Live", START + 20.0)
 
 
 def test_it_is_set_while_kmodd_runs_and_put_back_when_it_ends(guest: Machine) -> None:
+    _mode(guest, "off")
     assert _setting(guest) == OURS
-    guest.check(f"mkdir -p {DROP_IN}")
-    guest.check(f"printf '[Service]\\nRestartSec=5\\n' >{DROP_IN}/slow.conf; systemctl daemon-reload")
-    guest.check("systemctl kill --signal=KILL --kill-who=main kmodd")
+    _signal(guest, "KILL")
     _wait_for(guest, "systemctl show --property=SubState kmodd | grep -q auto-restart")
     assert _setting(guest) == STOCK
     _wait_for(guest, "systemctl is-active --quiet kmodd")
     assert _setting(guest) == OURS
     guest.check("systemctl stop kmodd")
     assert _setting(guest) == STOCK
-    guest.check(f"rm {DROP_IN}/slow.conf; systemctl daemon-reload; systemctl start kmodd")
+    assert use(guest, "root", MINIX).only != errno.ENODEV
+    guest.check("systemctl start kmodd")
     assert _setting(guest) == OURS
 
 
 def test_under_an_enforced_policy_neither_crash_nor_restart_leaves_a_gap(guest: Machine) -> None:
-    """The flag is the test's own: a daemon whose policy is off takes it away when it starts, so it is put back then."""
-    guest.check(f"touch /run/kmodd/closed; mkdir -p {DROP_IN}")
-    guest.check(f"printf '[Service]\\nExecStartPost=/bin/touch /run/kmodd/closed\\n' >{DROP_IN}/closed.conf")
-    guest.check("systemctl daemon-reload")
+    _mode(guest, "enforce")
     before = _told(guest)
     guest.check("systemctl restart kmodd")
     assert (_setting(guest), _told(guest)) == (OURS, before + 1)
-    guest.check(f"printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{DROP_IN}/broken.conf")
-    guest.check("systemctl daemon-reload; systemctl kill --signal=KILL --kill-who=main kmodd")
+    guest.check(f"mkdir -p {DROP_IN}; printf '{BROKEN}' >{DROP_IN}/zz-broken.conf")
+    guest.check("systemctl daemon-reload")
+    _signal(guest, "KILL")
     _wait_for(guest, "systemctl is-failed --quiet kmodd")
     _wait_for(guest, "systemctl show --property=ExecMainExitTimestampMonotonic kmodd-restore-udev | grep -q '=[1-9]'")
     assert _setting(guest) == OURS
-    guest.check(f"rm {DROP_IN}/broken.conf; systemctl daemon-reload; systemctl reset-failed kmodd")
+    assert use(guest, "root", MINIX).only == errno.ENODEV
+    guest.check(f"rm {DROP_IN}/zz-broken.conf; systemctl daemon-reload; systemctl reset-failed kmodd")
     guest.check("systemctl start kmodd")
-    assert _setting(guest) == OURS
+    assert use(guest, "root", MINIX).only != errno.ENODEV
     guest.check("systemctl stop kmodd")
     assert _setting(guest) == STOCK
-    guest.check(f"rm -f {DROP_IN}/closed.conf /run/kmodd/closed; systemctl daemon-reload; systemctl start kmodd")
-
-
-def test_an_empty_setting_is_left_alone(guest: Machine) -> None:
-    guest.check("systemctl stop kmodd; echo >/proc/sys/kernel/modprobe; systemctl start kmodd")
-    assert _setting(guest) == ""
-    assert "kernel.modprobe is empty" in guest.check("journalctl -b -o cat -t kmodd")
-    guest.check(f"systemctl stop kmodd; echo {STOCK} >/proc/sys/kernel/modprobe; systemctl start kmodd")
-    assert _setting(guest) == OURS
