@@ -58,7 +58,7 @@ def _loaded(root: str) -> Iterable[str]:
 def _parameters(name: str, tree: Tree) -> Iterable[str]:
     """`NAME=` for each parameter that the module's file describes; a name or the path of a file."""
     from kmodd.elf import BadElf, Image  # for this word alone
-    from kmodd.host.module_files import read_module
+    from kmodd.host.module_data import read_module
 
     line = tree.quick_snapshot(like_kmod=True).catalog.dep(name.replace("-", "_"))
     path = name if line is None else line.path
