@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct, unpack_from
 
@@ -296,7 +295,9 @@ def facts(image: Image) -> Facts:
         exports = image.exports()
     except BadElf as error:
         problem = error.number
-    with suppress(BadElf):
+    try:
         needs = image.needs()
+    except BadElf:
+        needs = []
     aliases, softdeps, weakdeps = map(joined, found.values())
     return Facts(aliases, softdeps, weakdeps, joined(exports), joined(needs), problem)

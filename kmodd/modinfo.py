@@ -1,4 +1,6 @@
-"""The fields that `modinfo` shows of a module: an image's bytes in, `Info` out; pyelftools reads the build-id, for whoever wants it.
+"""The fields that `modinfo` shows of a module: an image's bytes in, `Info` out.
+
+pyelftools reads the build-id, for whoever wants it.
 
 The order of fields is that of the image; kmod adds those of the signature at the end (kmod_module_get_info).
 """
