@@ -189,9 +189,9 @@ def test_the_boot_is_not_repeated_by_a_restart(world: World, tmp_path: Path, mon
     for name in ("CLOSED", "SEALED", "BOOTED"):
         monkeypatch.setattr(guard, name, str(tmp_path / name))
     first = Guard(str(world.root), world.line.report, run=True)
-    assert first.phase == "boot"
+    phases = [first.phase]
     first.boot_is_over()
-    assert first.phase == "running"
+    assert [*phases, first.phase] == ["boot", "running"]
     assert Guard(str(world.root), world.line.report, run=True).phase == "running"
     assert Guard(str(world.root), world.line.report).phase == "boot"
 
