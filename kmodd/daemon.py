@@ -147,6 +147,8 @@ class Daemon:
         self._selector.close()
 
     def _start(self) -> None:
+        if self._loaders:
+            self._loaders.keep_spare()  # it starts while the indexes are read
         self._watch_tree()
         self._line.reload()
         self._line.others.adopt()
@@ -247,6 +249,7 @@ class Daemon:
             self._line.files_may_have_come()
             self._reprobe.files_may_have_come()
         self._line.tick()
+        self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
         for job in self._line.take_ended():
@@ -268,7 +271,6 @@ class Daemon:
             # Loading makes children appear: what they say is read before anybody is told that all is quiet.
             came = self._receive()
             self._callers.settled(self._seqnum if came else None, self._line.quiet)
-        self._get_ready()
         self._callers.expire()
         self._journal.flush()
         self._notify.alive()

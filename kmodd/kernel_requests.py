@@ -17,10 +17,11 @@ from kmodd.request import Request
 class KernelRequests:
     """The requests that are with the line."""
 
-    def __init__(self, line: Line, socket: RequestSocket) -> None:
+    def __init__(self, line: Line, socket: RequestSocket, trace: ModuleRequests | None = None) -> None:
+        """`trace` None: nobody can say who asked, or not before `open_trace`."""
         self._line = line
         self._socket = socket
-        self._trace: ModuleRequests | None = None
+        self._trace = trace
         self._asked: list[tuple[Request, KernelRequest]] = []
 
     def open_trace(self) -> None:
