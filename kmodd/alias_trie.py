@@ -24,10 +24,8 @@ modprobe.d; libkmod's walk takes it literally there. No module of Debian has one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-
 from kmodd.alias_tails import Few, Many
+from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.glob import bytewise, is_literal, literal_start, uncompiled
 from kmodd.glob_regex import compiled
@@ -35,6 +33,8 @@ from kmodd.names import ModuleName, module_name, underscores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from kmodd.alias_tails import Tail
     from kmodd.glob import Fits
 

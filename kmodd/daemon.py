@@ -11,12 +11,11 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from kmodd import outcome as telling
 from kmodd.callers import Callers
+from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError
 from kmodd.host import control, privilege, sources
 from kmodd.host.control import Connection, ControlSocket
@@ -39,6 +38,10 @@ from kmodd.line import Line
 from kmodd.outcome import Record
 from kmodd.reprobe import Reprobe
 from kmodd.uevent import Uevent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EVENTS_AT_ONCE = 1024
 """Datagrams read in one go; only when fewer came is the socket empty."""

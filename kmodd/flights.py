@@ -6,14 +6,17 @@ One load of a name is in flight at a time, over all lanes: whoever else wants th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from kmodd.dataclass import dataclass, field
 from kmodd.host.lanes import Lane
 from kmodd.host.stack import StackQuestion
 from kmodd.job import Job
 from kmodd.plan import RemovalStep, Step
 from kmodd.removal import RemovalJob
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 AnyJob = Job | RemovalJob
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import replace
 
 from kmodd import outcome as telling
 from kmodd import policy
+from kmodd.dataclass import replace
 from kmodd.errors import Problem
 from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.outcome import Outcome, Record
@@ -20,6 +19,10 @@ from kmodd.policy import Judgement, Policy, asking_of
 from kmodd.policy_d import Mode, Parsed, Phase
 from kmodd.report import Report
 from kmodd.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CLOSED = "/run/kmodd/closed"
 """The kernel's helper fails closed while this is there."""

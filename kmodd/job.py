@@ -5,11 +5,13 @@ Pure bookkeeping. Whoever holds the job hands the steps out and brings back what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
+from kmodd.dataclass import dataclass, field
 from kmodd.outcome import Outcome, Result, not_attempted, of_skip
 from kmodd.plan import Insmod, Plan, Skip, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _WHY: Mapping[Result, str] = {"crashed": "crashed in the kernel", "stuck": "hangs in its start"}
 """How a module is out of reach for what needs it; else it failed."""

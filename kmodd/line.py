@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 
 from kmodd import outcome as telling
 from kmodd import patience
 from kmodd.answers import SOON, Answers
 from kmodd.autoclean import Autoclean
+from kmodd.dataclass import replace
 from kmodd.dispatch import Dispatch
 from kmodd.errors import Problem
 from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Work
@@ -40,6 +39,10 @@ from kmodd.request import Request
 from kmodd.retries import Retries
 from kmodd.standing import Standing
 from kmodd.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BATCH = 1024
 """Requests that are resolved without a load before the kernel's socket is looked at again."""

@@ -8,11 +8,14 @@ The order of fields is that of the image; kmod adds those of the signature at th
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.elf import BadElf, Image
 from kmodd.signature import Signature, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 Field = tuple[bytes, bytes]
 """Key and value."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno as errors
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.plan import Because, Skip
 from kmodd.request import Request

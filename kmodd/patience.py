@@ -7,14 +7,17 @@ some driver has the kernel do on the side (kernel/async.c): each load waits for 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.flights import Flights, Work
 from kmodd.host.stack import StackQuestion
 from kmodd.outcome import Outcome
 from kmodd.plan import Insmod
 from kmodd.procfs import Loaded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ANSWER_LIMIT = 3.0
 """Seconds in which we want to hear where the kernel hangs; the record does not wait longer."""

@@ -15,10 +15,10 @@ because every removal changes that: the job asks for /proc/modules before each s
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
 
 from kmodd import glob
 from kmodd.catalog import Hit, Snapshot, lookup
+from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
 from kmodd.modprobe_d import Command, Softdep
 from kmodd.names import ModuleName, module_of_path

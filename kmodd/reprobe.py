@@ -6,8 +6,6 @@ as the probe does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from kmodd import outcome as telling
 from kmodd.firmware import FirmwareWaits, MissingFirmware, missing_firmware, probe_path
 from kmodd.host import firmware
@@ -16,6 +14,10 @@ from kmodd.host.lanes import Died, Lane, Loaders
 from kmodd.kernel_line import KernelLine
 from kmodd.outcome import Record
 from kmodd.report import Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MOST_LANES = 8
 """Probes under way; further devices wait until one is over."""

@@ -6,10 +6,10 @@ become one, and resolving at the last moment sees what the plan before has just 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import islice
 
 from kmodd import glob
+from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
 
 TYPE_CHECKING = False

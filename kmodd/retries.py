@@ -6,10 +6,12 @@ for a cause that the line sees anyway: a new index, a removed module, a device t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
+from kmodd.dataclass import dataclass, field
 from kmodd.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try; after the last one it is given up."""

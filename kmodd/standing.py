@@ -7,10 +7,13 @@ where its load would block for ever, nor bring back what an operator took out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
+from kmodd.dataclass import dataclass, field
 from kmodd.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MOST = 4096
 """So many modules are remembered; there are not that many in any machine's use."""

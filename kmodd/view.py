@@ -5,8 +5,6 @@ All of it is memory of files, read again when they change: all of the new or all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from kmodd import outcome as telling
 from kmodd.errors import NoTree, Problem
 from kmodd.flights import AnyJob
@@ -23,6 +21,10 @@ from kmodd.removal import RemovalJob, plan_removal
 from kmodd.report import Report
 from kmodd.request import Request
 from kmodd.resolve import manner_of, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class View:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from typing import Any
 
 from kmodd.cli.call import NotRunning, Refused, call
 from kmodd.cli.messages import ERR, Messages
@@ -16,6 +14,11 @@ from kmodd.cli.modprobe_act import How, tell_insertion, tell_missing, tell_remov
 from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.kernel_log import KernelLog
 from kmodd.host.local import must_not_wait
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 class Daemon:

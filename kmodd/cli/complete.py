@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 
 from kmodd.host.loaded import read_loaded
 from kmodd.host.tree import Tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 WHAT = ("modules", "aliases", "loaded", "parameters")
 

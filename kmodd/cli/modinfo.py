@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from kmodd import modinfo
 from kmodd.cli.options import BadOption, Options
+from kmodd.dataclass import dataclass, field
 from kmodd.elf import BadElf
 from kmodd.errors import UnmatchedBracket
 from kmodd.host.module_data import is_module_file, read_module
@@ -18,6 +17,8 @@ from kmodd.names import module_of_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kmodd.catalog import Snapshot
 
 _SHORT = "adlpn0mF:k:b:Vh"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from kmodd.host.tree import read_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PATH = "/sys/module/firmware_class/parameters/path"
 _SUFFIXES = ("", ".zst", ".xz")

@@ -11,8 +11,8 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.host.acts import Call, ReadAheadCall, Reply
 from kmodd.host.loader import MAX_STEP, decode_reply, encode_call
 from kmodd.host.spawner import Spawner

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kmodd import depmod_d
+from kmodd.dataclass import dataclass
 from kmodd.depmod import Complaint, Member, member
 from kmodd.depmod_cache import Stamp
 from kmodd.depmod_d import DepmodConfig
 from kmodd.host.module_data import is_module_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Place = tuple[int, int]
 """Device and inode of a directory."""

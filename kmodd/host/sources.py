@@ -15,12 +15,15 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from kmodd import uevent
+from kmodd.dataclass import dataclass
 from kmodd.errors import BadUevent
 from kmodd.uevent import Uevent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 RECEIVE_BUFFER = 128 * 1024 * 1024
 """Bytes, as udevd asks for: room for 100,000 events and more. The kernel doubles it."""

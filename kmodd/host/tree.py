@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kmodd import cmdline, modprobe_d, procfs
 from kmodd.catalog import Catalog, Snapshot
+from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
 from kmodd.host.places import CONFIG_DIRS, SOFTDEP_FILES, TREES
 from kmodd.layer import INDEXES, TEXT_OF, Layer
 from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile, Config
 from kmodd.procfs import Loaded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXTENSIONS = "index.d"
 """Below the module directory: each folder in it holds the index of a system extension, laid over the tree's own."""
