@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from kmodd.cli import seal
 from kmodd.policy_d import Parsed
 
-LOADED = '{"_UID": "0", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "uevent", "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "c"}'
+FIELDS = {"_UID": "0", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "uevent", "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "c"}
+LOADED = json.dumps(FIELDS)
 Capture = pytest.CaptureFixture[str]
 
 
