@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import subprocess
 import sys
 from collections import Counter
 
@@ -60,16 +62,31 @@ def _rehearse() -> int:
         print(f"kmodd seal: not counted: {problem}", file=sys.stderr)
     policy, flags = Policy("enforce", parsed.rules), read_flags("")
     refused: Counter[str] = Counter()
-    with journal_records(None, None, boot=True) as lines:
-        for line in lines:
-            found = sealed_asking(json.loads(line), flags)
-            if found and policy.judge(*found).refused:
-                asking, module = found
-                refused[f"{module} by {asking.origin}: {asking.request}"] += 1
+    unreadable = 0
+    try:
+        with journal_records(None, None, boot=True) as lines:
+            for line in lines:
+                record = _record(line)
+                unreadable += record is None
+                found = sealed_asking(record or {}, flags)
+                if found and policy.judge(*found).refused:
+                    asking, module = found
+                    refused[f"{module} by {asking.origin}: {asking.request}"] += 1
+    except subprocess.CalledProcessError:
+        return 1  # journalctl has said why
+    if unreadable:
+        print(f"kmodd seal: left out: {unreadable} lines that are no records in JSON", file=sys.stderr)
     for what, count in sorted(refused.items()):
         print(f"{what}{f', {count} times' if count > 1 else ''}")
     print(f"kmodd seal: {len(refused)} kinds of loads since boot would have been refused", file=sys.stderr)
     return 1 if refused else 0
+
+
+def _record(line: str) -> dict[str, object] | None:
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        return record if isinstance(record, dict) else None
+    return None
 
 
 def _permanent(socket: str, seconds: float) -> int:
