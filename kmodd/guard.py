@@ -6,7 +6,6 @@ whatever this daemon cannot answer: else flooding or crashing it would be a way 
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from kmodd import outcome as telling
@@ -94,12 +93,15 @@ class Guard:
             return
         closed = self.sealed or self.mode == "enforce"
         for path, is_so in ((SEALED, self.sealed), (CLOSED, closed), (BOOTED, not self.booting)):
-            with contextlib.suppress(OSError):
+            try:
                 if is_so:
                     with open(path, "w"):
                         pass
                 elif os.path.exists(path):
                     os.unlink(path)
+            except OSError as error:
+                what = "is not set" if is_so else "cannot be taken away"
+                self._report.complain_once(f"{path}: {error.strerror}: the mark of the policy {what}")
 
     def judge_of(self, request: Request) -> Callable[[str], Judgement] | None:
         """What judges the modules of this request; None: nothing is judged."""

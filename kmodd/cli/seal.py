@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     except NotRunning as error:
         print(f"kmodd seal: {error}", file=sys.stderr)
         return 7
-    except (Refused, OSError) as error:
+    except (Refused, OSError, subprocess.CalledProcessError) as error:
         print(f"kmodd seal: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,46 +1,167 @@
-"""`kmodd seal --rehearse`: what a seal would have refused, out of the journal."""
+"""`kmodd seal`: the rehearsal's judgement, what `--permanent` waits for, and the exit statuses."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kmodd.cli import seal
-from kmodd.policy_d import Parsed
+from kmodd.cli.call import NotRunning, Refused
+from kmodd.kmodd_conf import Settings
+from kmodd.modprobe_d import ConfFile
+from kmodd.outcome import SEAL
+from kmodd.policy_d import Parsed, parse
+from kmodd.procfs import Loaded, parse_modules
+from kmodd.rehearsal import sealed_asking
+from tests.fakes import ListJournal
 
-FIELDS = {"_UID": "0", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "uevent", "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "c"}
-LOADED = json.dumps(FIELDS)
-Capture = pytest.CaptureFixture[str]
+LOADED = {"_UID": "0", "KMODD_RESULT": "loaded"}
+BY_USER = {
+    **LOADED, "KMODD_SOURCE": "request", "KMODD_ALIAS": "net-pf-38", "KMODD_MODULE": "af_alg",
+    "KMODD_REQUESTER_UID": "1000", "KMODD_REQUESTER_PID": "812", "KMODD_REQUESTER_EXE": "/usr/bin/ssh",
+    "KMODD_REQUESTER_UNIT": "ssh.service", "KMODD_REQUESTER_CONTAINER": "no",
+}  # fmt: skip
+BY_DEVICE = {
+    **LOADED, "KMODD_SOURCE": "uevent", "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "e1000e", "KMODD_SUBSYSTEM": "pci",
+    "KMODD_DEVPATH": ["/devices/pci0/1", "/devices/pci0/2"],
+}  # fmt: skip
 
 
-def journal(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A journalctl that does this."""
-    program = folder / "journalctl"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.setattr(seal, "read_rules", lambda _: Parsed())
+class Machine:
+    """What the program asks for."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.rules = Parsed()
+        self.flags = frozenset[str]()
+        self.loaded: Loaded = parse_modules("ext4 1 0 - Live 0x0\nnf_tables 1 0 - Loading 0x0\n")
+        self.requires: tuple[str, ...] = ()
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.error: Exception | None = None
+        self.disabled = folder / "modules_disabled"
+        self.disabled.write_text("0\n")
+        self.journal = ListJournal()
+        for name, value in {
+            "journal_records": self._journal_records,
+            "read_rules": lambda root: self.rules,
+            "read_flags": lambda root: self.flags,
+            "read_loaded": lambda: self.loaded,
+            "read_settings": lambda root: Settings(seal_requires=self.requires),
+            "call": self._call,
+            "MODULES_DISABLED": str(self.disabled),
+            "open_journal": lambda **_: self.journal,
+        }.items():
+            monkeypatch.setattr(seal, name, value)
+
+    def allow(self, text: str) -> None:
+        self.rules = parse([ConfFile("/etc/kmodd/policy.d/10-x.conf", text)])
+
+    @contextlib.contextmanager
+    def _journal_records(self, source: None, since: None, *, boot: bool) -> Iterator[Iterable[str]]:
+        assert (source, since, boot) == (None, None, True)
+        if self.error:
+            raise self.error
+        yield [json.dumps(record) for record in self.records]
+
+    def _call(self, method: str, _socket: str, **parameters: Any) -> dict[str, Any]:
+        self.calls.append((method, parameters))
+        if self.error:
+            raise self.error
+        return {}
 
 
-def test_what_no_rule_allows_is_told_with_a_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = seal.main(list(argv))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_the_rehearsal_counts_what_no_rule_allows(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.records = [BY_USER, BY_DEVICE, BY_DEVICE]
+    status, out, err = run(capsys, "--rehearse")
+    assert (status, out) == (1, "af_alg by request: net-pf-38\ne1000e by uevent: pci:v1, 2 times\n")
+    assert err == "kmodd seal: 2 kinds of loads since boot would have been refused\n"
+    machine.allow("allow origin=request unit=ssh.service container=no\nallow origin=uevent subsystem=pci\n")
+    assert run(capsys, "--rehearse")[:2] == (0, "")
+    machine.allow("allow origin=request uid=0\nallow subsystem=usb\nallow flag=maintenance\n")
+    assert run(capsys, "--rehearse")[0] == 1
+    machine.flags = frozenset(("maintenance",))
+    assert run(capsys, "--rehearse")[0] == 0
+    assert machine.calls == [], "nothing is sealed by it"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"_UID": "1000"}, {"KMODD_RESULT": "live"}, {"KMODD_SOURCE": "nonsense"}, {"KMODD_SOURCE": ["a", "b"]}],
+)
+def test_a_record_that_is_not_root_s_or_no_load_does_not_count(
+    machine: Machine, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:
-    journal(tmp_path, monkeypatch, f"printf '%s\\n' '{LOADED}' '{LOADED}'")
-    assert seal.main(["--rehearse"]) == 1
-    assert capsys.readouterr().out == "c by uevent: pci:v1, 2 times\n"
+    machine.records = [{**BY_USER, **change}]
+    assert run(capsys, "--rehearse")[0] == 0
 
 
-def test_a_journal_that_cannot_be_read_is_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+def test_a_record_gives_who_asked_for_what(machine: Machine) -> None:
+    found = sealed_asking(BY_DEVICE, machine.flags)
+    assert found is not None
+    assert (found[0].phase, found[0].devices, found[0].requester, found[1]) == (
+        "sealed", ("/devices/pci0/1",), None, "e1000e",
+    )  # fmt: skip
+    found = sealed_asking({**BY_USER, "KMODD_REQUESTER_UID": "me"}, machine.flags)
+    assert found is not None
+    assert found[0].requester is None, "half of a requester is unknown"
+
+
+def test_broken_rules_and_an_unreadable_journal_are_said(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.allow("allow unit=\n")
+    assert "not counted: /etc/kmodd/policy.d/10-x.conf:1:" in run(capsys, "--rehearse")[2]
+    machine.rules = Parsed()
+    machine.error = subprocess.CalledProcessError(1, ["journalctl"])
+    assert run(capsys, "--rehearse") == (1, "", f"kmodd seal: {machine.error}\n")
+
+
+@pytest.mark.parametrize(("argv", "sealed"), [((), True), (("--undo",), False)])
+def test_the_daemon_does_it(
+    machine: Machine, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], sealed: bool
 ) -> None:
-    """journalctl says why, and there is no traceback; nor for a line that is none of its records."""
-    journal(tmp_path, monkeypatch, "echo 'No journal files were found.' >&2; exit 1")
-    assert seal.main(["--rehearse"]) == 1
-    assert "would have been refused" not in capsys.readouterr().err
-    journal(tmp_path, monkeypatch, f"printf '%s\\n' nonsense [] '{LOADED}'")
-    assert seal.main(["--rehearse"]) == 1
-    said = capsys.readouterr()
-    assert said.out == "c by uevent: pci:v1\n"
-    assert "left out: 2 lines that are no records in JSON" in said.err
+    assert run(capsys, *argv) == (0, "", "")
+    assert machine.calls == [("Seal", {"sealed": sealed})]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(NotRunning("not running"), 7), (Refused("io.kmodd.PermissionDenied", {}), 1)]
+)
+@pytest.mark.parametrize("argv", [(), ("--permanent",)])
+def test_who_cannot_do_it_says_so(
+    machine: Machine, capsys: pytest.CaptureFixture[str], error: Exception, status: int, argv: tuple[str, ...]
+) -> None:
+    machine.error = error
+    assert run(capsys, *argv) == (status, "", f"kmodd seal: {error}\n")
+    assert machine.disabled.read_text() == "0\n"
+
+
+def test_the_kernel_is_shut_once_all_is_quiet_and_what_is_required_is_live(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dashes and underscores are one; a module in its init is not live."""
+    machine.requires = ("ext4", "nf-tables", "vfat")
+    status, _, err = run(capsys, "--permanent", "--timeout", "3")
+    assert (status, err) == (1, "kmodd seal: not sealed, for these are required and not live: nf_tables vfat\n")
+    assert (machine.disabled.read_text(), machine.journal.records) == ("0\n", [])
+    assert machine.calls == [("Settle", {"timeout_usec": 3_000_000})]
+    machine.loaded = parse_modules("".join(f"{name} 1 0 - Live 0x0\n" for name in ("ext4", "nf_tables", "vfat")))
+    assert run(capsys, "--permanent") == (0, "", "")
+    assert machine.disabled.read_text() == "1"
+    assert [record.message_id for record in machine.journal.records] == [SEAL]

@@ -93,7 +93,7 @@ def test_hardware_gets_its_drivers_and_what_these_ask_for(guest: Machine) -> Non
     told = [text(record, f"KMODD_REQUESTER_{name}") for name in ("COMM", "UID", "CONTAINER")]
     assert told == ["kmodd-loader", "0", "no"]
     assert text(record, "KMODD_REQUESTER_UNIT").startswith("kmodd-loader@")
-    assert "Realtek" in guest.check("readlink /sys/bus/mdio_bus/devices/kt_mdio-0:00/driver")
+    assert "RTL8211E" in guest.check("readlink /sys/bus/mdio_bus/devices/kt_mdio-0:00/driver")
 
 
 def test_observed_it_is_loaded_and_told_what_would_have_been(guest: Machine) -> None:
@@ -114,14 +114,14 @@ def test_observed_it_is_loaded_and_told_what_would_have_been(guest: Machine) -> 
 
 
 def test_a_rehearsal_tells_what_a_seal_would_have_refused(guest: Machine) -> None:
-    status, output = guest.run("kmodd seal --rehearse")
+    status, output = guest.run("kmodd seal --rehearse 2>/dev/null")
     assert status == 1
     lines = output.splitlines()
     assert "kcm by request: net-pf-41" in lines
     assert any(line.startswith("e1000e by uevent: pci:v00008086d000010D3") for line in lines)
     guest.check(f"echo 'allow module=kcm' >{RULES}/10-local.conf")
-    fewer = guest.run("kmodd seal --rehearse").output.splitlines()
-    assert set(lines[:-1]) - set(fewer) == {"kcm by request: net-pf-41"}
+    fewer = guest.run("kmodd seal --rehearse 2>/dev/null").output.splitlines()
+    assert set(lines) - set(fewer) == {"kcm by request: net-pf-41"}
     assert _phase(guest) == "running"
 
 

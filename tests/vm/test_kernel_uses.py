@@ -101,8 +101,9 @@ def test_what_is_used_is_loaded_and_its_user_is_on_record(guest: Machine, who: s
     there = [module for module in uses.values() if module in before]
     assert there == [], "nothing would be shown of these"
     used = use(guest, who, *uses, timeout=200)
-    missing = [f"{each}: errno {used.errno[each]}" for each, module in uses.items() if module not in guest.modules()]
-    assert missing == []
+    now = guest.modules()
+    missing = [f"{each}: errno {used.errno[each]}" for each, module in uses.items() if module not in now]
+    assert missing == [], [text(record, "MESSAGE") for record in guest.journal.after(mark)]
     faults = []
     for module in uses.values():
         wrong = wrong_requester(asked(guest, module, "loaded", mark), who, used.pid)
