@@ -11,7 +11,7 @@ import time
 
 from kmodd import outcome as telling
 from kmodd import patience
-from kmodd.answers import SOON, Answers
+from kmodd.answers import Answers
 from kmodd.autoclean import Autoclean
 from kmodd.dataclass import replace
 from kmodd.dispatch import Dispatch
@@ -322,25 +322,11 @@ class Line:
             if not request.waited_for:  # an operator's parameters, a process's rights: others may fare otherwise
                 self._answers.learn(request.text, job.outcomes, now)
             self.intake.boot_left -= request.origin == "boot" and not request.again
-            self._try_again(job, now)
+            if self._retries.after(request, job.outcomes, now):
+                self._answers.forget(request.text)
         else:
             self._answers.forget_modules()
         self._ended.append(job)
-
-    def _try_again(self, job: Job, now: float) -> None:
-        """Keep in mind what may come out otherwise later."""
-        request = job.plan.request
-        if request.waited_for:
-            return
-        again = replace(request, again=True)
-        passing = any(each.result == "failed" and each.by_kernel and each.errno in SOON for each in job.outcomes)
-        if not passing:
-            self._retries.well(request.text)
-        elif self._retries.soon(again, now):
-            self._answers.forget(request.text)
-        for outcome in job.outcomes:
-            if outcome.result == "missing" and outcome.path:
-                self._retries.missing(outcome.path, again)
 
     def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
         """What a loader's answer means for its step."""

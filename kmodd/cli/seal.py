@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     except NotRunning as error:
         print(f"kmodd seal: {error}", file=sys.stderr)
         return 7
-    except (Refused, OSError, subprocess.CalledProcessError) as error:
+    except (Refused, OSError) as error:
         print(f"kmodd seal: {error}", file=sys.stderr)
         return 1
     return 0
@@ -73,7 +73,8 @@ def _rehearse() -> int:
                     asking, module = found
                     refused[f"{module} by {asking.origin}: {asking.request}"] += 1
     except subprocess.CalledProcessError:
-        return 1  # journalctl has said why
+        print("kmodd seal: the journal cannot be read", file=sys.stderr)
+        return 1
     if unreadable:
         print(f"kmodd seal: left out: {unreadable} lines that are no records in JSON", file=sys.stderr)
     for what, count in sorted(refused.items()):

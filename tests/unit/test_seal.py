@@ -129,7 +129,7 @@ def test_broken_rules_and_an_unreadable_journal_are_said(machine: Machine, capsy
     assert "not counted: /etc/kmodd/policy.d/10-x.conf:1:" in run(capsys, "--rehearse")[2]
     machine.rules = Parsed()
     machine.error = subprocess.CalledProcessError(1, ["journalctl"])
-    assert run(capsys, "--rehearse") == (1, "", f"kmodd seal: {machine.error}\n")
+    assert run(capsys, "--rehearse") == (1, "", "kmodd seal: the journal cannot be read\n")
 
 
 @pytest.mark.parametrize(("argv", "sealed"), [((), True), (("--undo",), False)])
