@@ -112,7 +112,7 @@ def until_said(machine: Machine, words: str, timeout: float = 40.0) -> str:
     For where so many records come that the serial line, by which `machine.journal` gets them, is minutes behind.
     """
     found = f"journalctl -b -o cat -t kmodd | busybox grep -F '{words}' | busybox tail -n 1"
-    until(lambda: machine.run(found, 60).output.strip(), timeout, words)
+    until(lambda: machine.run(found, 60).output != "", timeout, words)
     return machine.check(found, 60).strip()
 
 
