@@ -308,7 +308,7 @@ class Daemon:
         return min(last + SETTLED, first + SETTLED_AT_LAST)
 
     def _signalled(self) -> None:
-        for number in self._signals.recv(64):
+        for number in set(self._signals.recv(4096)):  # a hundred SIGHUPs are one wish
             match number:
                 case signal.SIGHUP:
                     self._callers.reload()

@@ -30,9 +30,7 @@ Replay = Literal["", "all", "drift"]
 class Intake:
     """All that nobody has begun with."""
 
-    def __init__(
-        self, report: Report, view: View, standing: Standing, answers: Answers, autoclean: Autoclean
-    ) -> None:
+    def __init__(self, report: Report, view: View, standing: Standing, answers: Answers, autoclean: Autoclean) -> None:
         self._report = report
         self._view = view
         self._standing = standing

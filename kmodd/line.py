@@ -230,7 +230,8 @@ class Line:
         for goal in job.plan.goals:
             self.standing.asks(goal.module, request.devices)
         job.kept_out = self.standing.kept_out((goal.module for goal in job.plan.goals), request)
-        if request.origin == "reconcile" and any(isinstance(entry, Insmod) for entry in job.plan.steps):
+        look = request.origin == "reconcile" or (request.origin == "coldplug" and not self.guard.booting)
+        if look and any(isinstance(entry, Insmod) for entry in job.plan.steps):
             self._reconcile(job)
         return job
 

@@ -6,7 +6,7 @@ import os
 
 from kmodd import boot_list, cmdline, kmodd_conf, modprobe_d
 from kmodd.boot_list import BootList
-from kmodd.host.tree import read_file
+from kmodd.host.tree import Mark, mark_of, read_file
 from kmodd.kmodd_conf import Settings
 from kmodd.modprobe_d import ConfFile
 
@@ -33,8 +33,17 @@ def read_settings(root: str) -> Settings:
 
 def settings_directories(root: str) -> list[str]:
     """Where `read_settings` and the policy look, as to be opened."""
-    folders = [f"{root}{directory}{inner}" for directory in CONF_DIRS for inner in ("", "/kmodd.conf.d", "/policy.d")]
-    return [*folders, root + FLAGS_DIR]
+    return [*_folders(root), root + FLAGS_DIR]
+
+
+def settings_marks(root: str) -> tuple[tuple[str, Mark], ...]:
+    """What tells that kmodd.conf, a drop-in or a rule changed: the marks of all of them."""
+    paths = [f"{folder}/{name}" for folder in _folders(root) for name in sorted(names_in(folder))]
+    return tuple((path, mark_of(path)) for path in paths if path.endswith(".conf"))
+
+
+def _folders(root: str) -> list[str]:
+    return [f"{root}{directory}{inner}" for directory in CONF_DIRS for inner in ("", "/kmodd.conf.d", "/policy.d")]
 
 
 def read_boot_list(root: str) -> BootList:
