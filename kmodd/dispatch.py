@@ -37,13 +37,13 @@ class Dispatch:
         """When (time.monotonic) another look is worth it; None: there is nothing to look for."""
         return self._not_before if self.is_off() else None
 
-    def answered(self) -> None:
-        """A loader has done what it was given."""
-        self.why, self._stillborn = "", 0
-
-    def stillborn(self) -> None:
-        """A loader was given something and has ended before its first word: systemd accepts, and may start nothing."""
-        self._stillborn += 1
+    def over(self, lane: Lane, *, answered: bool) -> None:
+        """A loader has done what it was given; or has ended, maybe before its first word: systemd may start nothing."""
+        if answered and self._loaders:
+            self._loaders.give_back(lane)
+            self.why, self._stillborn = "", 0
+        elif not lane.pid:
+            self._stillborn += 1
 
     def start(self, call: Call, ahead: str) -> Lane | None:
         """Give `call` to a loader; `ahead`: a file to be read ahead meanwhile, empty for none. None: there is none.

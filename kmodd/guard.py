@@ -14,6 +14,7 @@ from kmodd.dataclass import replace
 from kmodd.errors import Problem
 from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.outcome import Outcome, Record
+from kmodd.plan import Step
 from kmodd.policy import Judgement, Policy, asking_of
 from kmodd.policy_d import Mode, Parsed, Phase
 from kmodd.report import Report
@@ -110,6 +111,14 @@ class Guard:
         flags = read_flags(self._root) if self._has_flags else frozenset[str]()
         asking = asking_of(request, self.phase, flags)
         return lambda module: self._policy.judge(asking, module)
+
+    def refusal(self, request: Request, step: Step) -> Outcome | None:
+        """What policy has against a step now; None: nothing."""
+        judge = self.judge_of(request)
+        judgement = judge(step.module) if judge else policy.ALLOWED
+        if not judgement.refused:
+            return None
+        return Outcome(request, step.module, "denied", step.because, at=judgement.at, rule=judgement.text)
 
     def note(self, outcome: Outcome) -> Outcome:
         """The outcome of a load, with what policy has to say to it though it let it pass."""

@@ -254,11 +254,7 @@ class Line:
             return
         work = self.flights.works.pop(lane)
         patience.drop_question(work)
-        if isinstance(heard, Reply) and self._loaders:
-            self._loaders.give_back(lane)
-            self.dispatch.answered()
-        elif not lane.pid:
-            self.dispatch.stillborn()
+        self.dispatch.over(lane, answered=isinstance(heard, Reply))
         self.view.forget_loaded()
         if heard != Died(begun=False):
             outcome = self._outcome(work, heard)
@@ -350,14 +346,11 @@ class Line:
         """What comes of a step that need not be tried."""
         name = step.module
         loaded = self.view.loaded()
-        if loaded.modules and loaded.state(name) is None:
-            self.standing.crashed.discard(name)  # after an oops the kernel keeps the name: it was none
         if loaded.state(name) == "live":
             return Outcome(request, name, "live", step.because)
-        judge = self.guard.judge_of(request)
-        if judge and (judgement := judge(name)).refused:  # rules or seal are newer than the plan
-            return Outcome(request, name, "denied", step.because, at=judgement.at, rule=judgement.text)
-        if name in self.standing.crashed:
+        if refused := self.guard.refusal(request, step):  # rules or seal may be newer than the plan
+            return refused
+        if self.standing.has_crashed(name, loaded):
             detail = "before, and is not tried again until the next boot"
             return Outcome(request, name, "crashed", step.because, detail=detail)
         if name in self.stuck():

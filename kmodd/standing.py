@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from kmodd.dataclass import dataclass, field
+from kmodd.procfs import Loaded
 from kmodd.request import Request
 
 TYPE_CHECKING = False
@@ -43,6 +44,12 @@ class Standing:
     def crash(self, module: str) -> None:
         """Its init took its loader along."""
         self.crashed.add(module)
+
+    def has_crashed(self, module: str, loaded: Loaded) -> bool:
+        """It is not to be tried. After an oops the kernel keeps the name: where it does not have it, there was none."""
+        if loaded.modules and loaded.state(module) is None:
+            self.crashed.discard(module)
+        return module in self.crashed
 
     def remove(self, module: str) -> None:
         """Somebody removed it."""

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     except NotRunning as error:
         print(f"kmodd seal: {error}", file=sys.stderr)
         return 7
-    except (Refused, OSError) as error:
+    except (Refused, OSError, subprocess.CalledProcessError) as error:
         print(f"kmodd seal: {error}", file=sys.stderr)
         return 1
     return 0
@@ -63,18 +63,14 @@ def _rehearse() -> int:
     policy, flags = Policy("enforce", parsed.rules), read_flags("")
     refused: Counter[str] = Counter()
     unreadable = 0
-    try:
-        with journal_records(None, None, boot=True) as lines:
-            for line in lines:
-                record = _record(line)
-                unreadable += record is None
-                found = sealed_asking(record or {}, flags)
-                if found and policy.judge(*found).refused:
-                    asking, module = found
-                    refused[f"{module} by {asking.origin}: {asking.request}"] += 1
-    except subprocess.CalledProcessError:
-        print("kmodd seal: the journal cannot be read", file=sys.stderr)
-        return 1
+    with journal_records(None, None, boot=True) as lines:
+        for line in lines:
+            record = _record(line)
+            unreadable += record is None
+            found = sealed_asking(record or {}, flags)
+            if found and policy.judge(*found).refused:
+                asking, module = found
+                refused[f"{module} by {asking.origin}: {asking.request}"] += 1
     if unreadable:
         print(f"kmodd seal: left out: {unreadable} lines that are no records in JSON", file=sys.stderr)
     for what, count in sorted(refused.items()):
