@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from bench import depmod, lookup, ready
+from bench import depmod, growth, lookup, ready, start
 from bench.results import save
 from bench.rows import table
 from tests import trees
@@ -19,10 +19,15 @@ def main() -> None:
     rows = [
         *lookup.measure(trees.module_dir(tree), ROUNDS),
         *ready.measure(tree, ROUNDS),
+        *start.measure(tree, ROUNDS),
         *depmod.measure(tree, ROUNDS),
     ]
+    curves = growth.measure(trees.module_dir(tree), ROUNDS // 3)
     print(table(rows))
-    save({"python": sys.version.split()[0], "tree": tree.name, "rows": [dataclasses.asdict(row) for row in rows]})
+    print(growth.text_of(curves))
+    found = {"python": sys.version.split()[0], "tree": tree.name, "rows": [dataclasses.asdict(row) for row in rows]}
+    found["growth"] = [dataclasses.asdict(curve) for curve in curves]
+    save(found)
 
 
 if __name__ == "__main__":

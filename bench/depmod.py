@@ -27,8 +27,8 @@ LAUNCHER = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 sys.path.append("/usr/lib/python3/dist-packages")
-from kmodd.cli.__main__ import main
-sys.exit(main(["depmod", *sys.argv[1:]]))
+from kmodd.cli.__main__ import leave, main
+leave(main(["depmod", *sys.argv[1:]]))
 """
 OURS = ["/usr/bin/python3", "-ISXutf8", "-c", LAUNCHER]
 CACHE = "modules.kmodd-cache"

@@ -5,8 +5,8 @@
 Prints one row for each measure of the README's table: kmodd, the peer, and the ratio kmodd / peer, median and spread.
 The peer of look-ups is libkmod's `kmod_module_new_from_lookup`, called by a C program that is compiled here, on indexes
 by kmod's depmod, loaded before the clock starts. The peer of the index is a bare `python3 -c pass`. Rounds of the two
-alternate, each in a process of its own, CPU time is what is compared. Nothing remembers answers, and every name is
-looked up once before the clock starts, as libkmod's indexes are mapped and loaded before it too.
+alternate, each in a process of its own, CPU time is what is compared. Every name is looked up once before the clock
+starts, as libkmod's indexes are mapped and loaded before it too; no answer is remembered but in the row that says so.
 
 Needs the packages gcc, libkmod-dev, kmod, and for the tree apt and dpkg (see tests/trees.py).
 """
@@ -63,6 +63,8 @@ int main(int argc, char **argv) {
 }
 """
 
+SOME = 4000
+"""Fewer than kmodd remembers."""
 WIDTH = {"v": 8, "d": 8, "sv": 8, "sd": 8, "bc": 2, "sc": 2, "i": 2}
 FILL = "0123456789ABCDEFabcdefgxyzsvdpc:,_. "
 
@@ -91,21 +93,20 @@ def measure(tree: Path, rounds: int) -> list[Row]:
     """All rows."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        peer = work / "peer"
-        (work / "peer.c").write_text(PEER)
-        subprocess.run(["gcc", "-O2", "-o", peer, work / "peer.c", "-lkmod"], check=True)
+        peer = compiled_peer(work)
         seed = int(os.environ.get("KMODD_SEED") or random.SystemRandom().randrange(2**32))
         print(f"seed: {seed}; tree: {tree.name}; python: {sys.version.split()[0]}", file=sys.stderr)
         write_names(tree, work, random.Random(seed))
         rows = []
-        for what, file in (("look-up, PCI names of true shape", "pci"), ("look-up, all patterns made concrete", "all")):
+        for what, how, file in (
+            ("look-up, PCI names of true shape", "lookup", "pci"),
+            ("look-up, all patterns made concrete", "lookup", "all"),
+            ("look-up, of all sources, an alias seen before", "memo", "some"),
+        ):
             pairs = []
             for _ in range(rounds):
-                ours = float(run_child("lookup", work / file, tree)[0])
-                theirs = float(
-                    subprocess.run([peer, tree, work / file], check=True, capture_output=True).stdout.split()[0]
-                )
-                pairs.append((ours, theirs))
+                ours = float(run_child(how, work / file, tree)[0])
+                pairs.append((ours, peer_cost(peer, tree, work / file)))
             rows.append(row(what, pairs, "µs"))
         index, memory = [], []
         for _ in range(rounds):
@@ -119,15 +120,29 @@ def measure(tree: Path, rounds: int) -> list[Row]:
         return rows
 
 
+def compiled_peer(work: Path) -> Path:
+    """The C program, made in a folder."""
+    peer = work / "peer"
+    (work / "peer.c").write_text(PEER)
+    subprocess.run(["gcc", "-O2", "-o", peer, work / "peer.c", "-lkmod"], check=True)
+    return peer
+
+
+def peer_cost(peer: Path, tree: Path, names: Path) -> float:
+    """µs of one of libkmod's look-ups."""
+    return float(subprocess.run([peer, tree, names], check=True, capture_output=True).stdout.split()[0])
+
+
 def write_names(tree: Path, work: Path, rng: random.Random) -> None:
-    """The names to look up, in random order, one a line, in the files `pci` and `all`."""
+    """The names to look up, in random order, one a line, in the files `pci`, `all`, and `some` of all."""
     patterns = [
         line.split()[1] for line in (tree / "modules.alias").read_text().splitlines() if line.startswith("alias ")
     ]
     every = [concrete(pattern, rng) for pattern in patterns]
     pci = [true_pci(pattern, rng) for pattern in patterns if pattern.startswith("pci:v")]
-    for file, names in (("all", every), ("pci", pci)):
-        rng.shuffle(names)
+    rng.shuffle(every)
+    rng.shuffle(pci)
+    for file, names in (("all", every), ("pci", pci), ("some", every[:SOME])):
         (work / file).write_text("".join(f"{name}\n" for name in names))
 
 
@@ -160,6 +175,9 @@ def child(what: str, file: Path, tree: Path) -> None:
 
     names = file.read_text().splitlines()
     names = [underscores(name) for name in names if "[" not in name and "]" not in name]
+    if what == "memo":
+        remembered(names, tree)
+        return
     before = resident()
     began = time.perf_counter()
     index = AliasTrie.from_text(
@@ -177,6 +195,23 @@ def child(what: str, file: Path, tree: Path) -> None:
     for name in names:
         matches(name)
     print((time.process_time() - start) * 1e6 / len(names))
+
+
+def remembered(names: list[str], tree: Path) -> None:
+    """Print the cost of a whole look-up, of all its sources, the second time."""
+    from kmodd.catalog import Catalog, Snapshot, lookup
+    from kmodd.host.tree import read_file
+    from kmodd.layer import Layer
+    from kmodd.modprobe_d import Config
+
+    snapshot = Snapshot(Catalog([Layer(str(tree), lambda name: read_file(str(tree / name)))]), Config())
+    for name in names:
+        lookup(name, snapshot)
+    start = time.process_time()
+    for _ in range(10):
+        for name in names:
+            lookup(name, snapshot)
+    print((time.process_time() - start) * 1e5 / len(names))
 
 
 def resident() -> float:

@@ -37,7 +37,8 @@ def table(rows: list[Row]) -> str:
     """The rows as text, a line each."""
     lines = [f"{'what':<58}{'kmodd':>9}{'peer':>9}  {'kmodd / peer':<22}unit"]
     for one in rows:
-        ratio = f"{one.ratio:.2f} ({one.low:.2f} to {one.high:.2f})" if one.peer else ""
+        digits = 2 if one.ratio >= 0.1 else 4
+        ratio = f"{one.ratio:.{digits}f} ({one.low:.{digits}f} to {one.high:.{digits}f})" if one.peer else ""
         peer = f"{one.peer:9.2f}" if one.peer else " " * 9
         lines.append(f"{one.what:<58}{one.kmodd:9.2f}{peer}  {ratio:<22}{one.unit}")
     return "\n".join(lines)

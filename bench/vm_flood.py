@@ -44,7 +44,7 @@ def measure(image: Image, rounds: int) -> list[Row]:
     return [
         row(f"{what}, until quiet", [(a.wall, b.wall) for a, b in pairs], "s; peer: udevd"),
         row(f"{what}, CPU", [(a.cpu, b.cpu) for a, b in pairs], "s; peer: udevd and its workers"),
-        row("flood, memory after it", [(a.memory, b.memory) for a, b in pairs], "MB, PSS; peer: udevd and its workers"),
+        row("flood, memory after it", [(a.memory, b.memory) for a, b in pairs], "MB; PSS, peer: udevd and its workers"),
     ]
 
 
@@ -57,9 +57,9 @@ def measure_growth(image: Image, _rounds: int) -> list[Row]:
             flooded = flood(machine, "kmodd", step)
             sizes[step] = flooded.memory
             say(f"{step:,} events: {flooded}")
-    rows = [row(f"memory after {step:,} events more", [(sizes[step], 0.0)], "MB, PSS") for step in STEPS]
+    rows = [row(f"memory after {step:,} events more", [(sizes[step], 0.0)], "MB; PSS") for step in STEPS]
     growth = sizes[STEPS[-1]] - sizes[STEPS[0]]
-    return [*rows, row(f"memory, growth from {STEPS[0]:,} to {STEPS[-1]:,} events", [(growth, 0.0)], "MB, PSS")]
+    return [*rows, row(f"memory, growth from {STEPS[0]:,} to {STEPS[-1]:,} events", [(growth, 0.0)], "MB; PSS")]
 
 
 def _one(machine: Machine, loader: Loader) -> Flood:

@@ -59,8 +59,8 @@ def measure(image: Image, rounds: int) -> list[Row]:
         (statistics.geometric_mean([ours for ours, _ in turn]), statistics.geometric_mean([peer for _, peer in turn]))
         for turn in zip(*found.values(), strict=True)
     ]
-    rows = [row(f"hot-plug, geometric mean of {len(KINDS)} kinds", means, "ms outside finit_module")]
-    return rows + [row(f"hot-plug, {name}", pairs, "ms outside finit_module") for name, pairs in found.items()]
+    rows = [row(f"hot-plug, geometric mean of {len(KINDS)} kinds", means, "ms; outside finit_module")]
+    return rows + [row(f"hot-plug, {name}", pairs, "ms; outside finit_module") for name, pairs in found.items()]
 
 
 def latency(machine: Machine, device: Device) -> float:

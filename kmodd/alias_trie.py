@@ -8,8 +8,8 @@ How it is built, from the outside in. Each level is made when the first look-up 
         └ stem     what a pattern has before its first wildcard: one dict for each length of stem. A head has few
           │        lengths (pci: three, once longer stems are cut to the commonest length), so a look-up cuts the name
           │        at each of them and asks a dict. Patterns without any wildcard are in a dict of their own.
-          └ tails    the rest, one `_Tail` each. Few are compared one by one. Where many share a stem (`of:N*T*C…`,
-                     `pci:v*d*sv*sd*bc…`), `_Many` files each under its rarest literal piece, and a look-up compares
+          └ tails    the rest, one `Tail` each. Few are compared one by one. Where many share a stem (`of:N*T*C…`,
+                     `pci:v*d*sv*sd*bc…`), `Many` files each under its rarest literal piece, and a look-up compares
                      only tails whose piece is somewhere in the name.
 
 All keys are necessary conditions only: nothing is assumed about the form of a name, and `glob` has the last word.
@@ -24,17 +24,18 @@ modprobe.d; libkmod's walk takes it literally there. No module of Debian has one
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-
+from kmodd.alias_tails import Few, Many
+from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.glob import bytewise, is_literal, literal_pieces, literal_start, uncompiled
+from kmodd.glob import bytewise, is_literal, literal_start, uncompiled
 from kmodd.glob_regex import compiled
 from kmodd.names import ModuleName, module_name, underscores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from kmodd.alias_tails import Tail
     from kmodd.glob import Fits
 
 _FEW = 2
@@ -132,13 +133,16 @@ class AliasTrie:
             filed = stems.get(text[:length])
             if filed is None:
                 continue
-            tails: Sequence[_Tail]
-            if isinstance(filed, tuple):
-                tails = filed
-            elif isinstance(filed, _Many):
-                tails = filed.candidates(text, length)
-            else:
+            tails: Sequence[Tail]
+            if isinstance(filed, tuple):  # one tail, nearly always
+                fits, answer = filed
+                if fits(text, length):
+                    found += answer
+                continue
+            if isinstance(filed, (int, list)):
                 tails = self._ripe(stems, text[:length], filed)
+            else:
+                tails = filed.candidates(text, length)
             for fits, answer in tails:
                 if fits(text, length):
                     found += answer
@@ -241,7 +245,7 @@ class AliasTrie:
         patterns, modules, lines = self._patterns, self._modules, self._lines
         return tuple(AliasMatch(patterns[number], modules[number], lines[number]) for number in reversed(numbers))
 
-    def _ripe(self, stems: _Stems, stem: str, raw: _Raw) -> tuple[_Tail, ...]:
+    def _ripe(self, stems: _Stems, stem: str, raw: _Raw) -> tuple[Tail, ...]:
         """All tails of a stem that is hit for the first time, in the order of the walk. They replace the numbers."""
         by_tail: dict[str, list[int]] = {}
         for number in sorted(_numbers(raw)):
@@ -250,7 +254,7 @@ class AliasTrie:
             by_tail.setdefault(pattern[len(stem) :], []).append(number)
         order = sorted(by_tail, key=_walk_order)
         tails = tuple((self._test(tail), self._answer(by_tail[tail])) for tail in order)
-        stems[stem] = tails if len(tails) <= _FEW else _Many(order, tails)
+        stems[stem] = tails[0] if len(tails) == 1 else Few(tails) if len(tails) <= _FEW else Many(order, tails)
         return tails
 
     def _test(self, tail: str) -> Fits:
@@ -341,71 +345,10 @@ def _split_lines(text: str, file: str) -> tuple[list[str], list[str], list[int],
     return patterns, modules, numbers, file, problems
 
 
-class _Many:
-    """Many tails of one stem, each filed under the piece of it that fewest others have.
-
-    Pieces with the same first byte share an `_Anchor`: what all of them begin with. Wherever the name has that, a dict
-    over the first bytes of these pieces tells which lengths are worth asking the dict of whole pieces for.
-    """
-
-    __slots__ = ("anchors", "tails", "unfiled")
-
-    def __init__(self, spellings: list[str], tails: tuple[_Tail, ...]) -> None:
-        """Tails with their spellings, in the order of the walk."""
-        pieces = [literal_pieces(spelling) for spelling in spellings]
-        counts = Counter(piece for those in pieces for piece in those)
-        filed: dict[str, list[int]] = {}
-        for number, those in enumerate(pieces):
-            rarest = min(those, key=lambda piece: (counts[piece], -len(piece), piece), default="")
-            filed.setdefault(rarest, []).append(number)
-        self.tails = tails
-        self.unfiled = filed.pop("", [])
-        self.anchors = tuple(_Anchor(first, filed) for first in sorted({piece[0] for piece in filed}))
-
-    def candidates(self, text: str, at: int) -> list[_Tail]:
-        """The tails whose piece is in the text after `at`, and those without a piece, in the order of the walk."""
-        numbers = self.unfiled
-        for anchor in self.anchors:
-            here = text.find(anchor.text, at)
-            while here >= 0:
-                lengths = anchor.lengths.get(text[here : here + anchor.shortest])
-                if lengths is not None:
-                    for length in lengths:
-                        numbers = numbers + anchor.pieces.get(text[here : here + length], [])
-                here = text.find(anchor.text, here + 1)
-        tails = self.tails
-        if len(numbers) < 2:
-            return [tails[number] for number in numbers]
-        return [tails[number] for number in sorted(set(numbers))]
-
-
-class _Anchor:
-    """The pieces with one first byte."""
-
-    __slots__ = ("lengths", "pieces", "shortest", "text")
-
-    def __init__(self, first: str, filed: dict[str, list[int]]) -> None:
-        """Of pieces filed with the numbers of their tails, those that begin with `first`."""
-        self.pieces = {piece: numbers for piece, numbers in filed.items() if piece[0] == first}
-        self.shortest = min(map(len, self.pieces))
-        lowest, highest = min(self.pieces), max(self.pieces)
-        common = 1
-        while common < self.shortest and lowest[common] == highest[common]:
-            common += 1
-        self.text = lowest[:common]
-        """The longest beginning that they have in common."""
-        lengths: dict[str, set[int]] = {}
-        for piece in self.pieces:
-            lengths.setdefault(piece[: self.shortest], set()).add(len(piece))
-        self.lengths = {start: tuple(sorted(those)) for start, those in lengths.items()}
-
-
 if TYPE_CHECKING:
-    _Tail = tuple[Fits, tuple[AliasMatch, ...]]
-    """The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
     _Raw = int | list[int]
     """Patterns by number, not looked at yet."""
-    _Stems = dict[str, _Raw | tuple[_Tail, ...] | _Many]
+    _Stems = dict[str, _Raw | Tail | Few | Many]
 
 
 @dataclass(frozen=True, slots=True)

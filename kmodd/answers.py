@@ -7,10 +7,13 @@ with a cause. A device that really comes is a cause, but not the next processor 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
 
 from kmodd.outcome import KEPT_OUT, Outcome
 from kmodd.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SOON = frozenset((errno.EBUSY, errno.EINTR, errno.EAGAIN))
 """What passes by itself: another load of it failed or ends, a signal came. Tried again soon, never remembered."""

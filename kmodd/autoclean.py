@@ -6,15 +6,17 @@ tell that a driver without a user is still wanted. Nothing here asks the machine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
 from kmodd import glob
+from kmodd.dataclass import dataclass, field
 from kmodd.kmodd_conf import Settings
 from kmodd.names import ModuleName
 from kmodd.outcome import Outcome
 from kmodd.procfs import Loaded
 from kmodd.request import Removing, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 MOST = 4096
 """So many modules are remembered."""

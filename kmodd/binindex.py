@@ -11,13 +11,16 @@ nodes point at each other ends in that error as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from struct import unpack_from
 
 from kmodd import glob
+from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError, UnmatchedBracket
 from kmodd.names import underscores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MAGIC = 0xB007F457
 VERSION = 0x00020001

@@ -11,13 +11,16 @@ Problem and its module is not loaded, as with systemd: loading it without its pa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from kmodd import cmdline, modprobe_d
 from kmodd.cmdline import EMPTY, CommandLine
+from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, Where
 from kmodd.modprobe_d import ConfFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 ETC_MODULES = "/etc/modules"
 _STANDS_FOR_ETC_MODULES = "modules.conf"

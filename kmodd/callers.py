@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, assert_never
 
 import kmodd
 from kmodd import outcome as telling
-from kmodd.errors import NoTree, Problem
+from kmodd.dataclass import dataclass
+from kmodd.errors import NoTree, Problem, assert_never
 from kmodd.explanation import as_object
 from kmodd.flights import AnyJob
 from kmodd.host.control import (
@@ -34,6 +32,11 @@ from kmodd.outcome import Outcome, Record, record
 from kmodd.plan import Insmod
 from kmodd.removal import RemovalJob
 from kmodd.request import Removing, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)

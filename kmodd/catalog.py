@@ -9,15 +9,17 @@ The order of look-up is kmod's (kmod_module_new_from_lookup): the first source w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-
 from kmodd import glob
+from kmodd.dataclass import dataclass, field
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.layer import Layer, LayerIndexes, Matches
 from kmodd.modprobe_d import Command, Config
 from kmodd.names import ModuleName, module_name, underscores
 from kmodd.tables import DepLine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ kmod (`module.param=value`, `modprobe.blacklist=`), the kernel (`module_blacklis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
+from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.modprobe_d import DROP_IN, Beyond, Blacklist, Config, Options, bad_bracket
 from kmodd.names import ModuleName, module_name, underscores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PATH = "/proc/cmdline"
 _READ_BY_KMOD = 4095

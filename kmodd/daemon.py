@@ -11,19 +11,16 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from kmodd import outcome as telling
 from kmodd.callers import Callers
-from kmodd.errors import KmoddError
+from kmodd.dataclass import dataclass
 from kmodd.host import control, privilege, sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Lane, Loaders, reap
-from kmodd.host.module_requests import ModuleRequests
 from kmodd.host.notify import Notify
 from kmodd.host.requests import REQUEST_SOCKET, RequestSocket
 from kmodd.host.settings import read_boot_list, settings_directories
@@ -39,6 +36,10 @@ from kmodd.line import Line
 from kmodd.outcome import Record
 from kmodd.reprobe import Reprobe
 from kmodd.uevent import Uevent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EVENTS_AT_ONCE = 1024
 """Datagrams read in one go; only when fewer came is the socket empty."""
@@ -146,6 +147,8 @@ class Daemon:
         self._selector.close()
 
     def _start(self) -> None:
+        if self._loaders:
+            self._loaders.keep_spare()  # it starts while the indexes are read
         self._watch_tree()
         self._line.reload()
         self._line.others.adopt()
@@ -165,12 +168,7 @@ class Daemon:
         if not self._settings.run or self._settings.dry_run or not self._line.view.settings.kernel_requests:
             return
         try:
-            trace = ModuleRequests()
-        except (OSError, KmoddError) as error:
-            trace = None
-            self._line.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
-        try:
-            self._kernel = KernelRequests(self._line, RequestSocket(), trace)
+            self._kernel = KernelRequests(self._line, RequestSocket())
         except OSError as error:
             self._line.report.complain_once(
                 f"{error.filename or REQUEST_SOCKET}: {error.strerror}: the kernel's own requests are not taken"
@@ -195,6 +193,8 @@ class Daemon:
         if not line.intake.boot_left or line.view.no_tree or time.monotonic() >= self._ready_by:
             self._ready_by = None
             self._notify.ready(self._ready_text)
+            if self._kernel:
+                self._kernel.open_trace()  # takes long; the kernel is told of its helper only after READY
 
     def _speak(self) -> None:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
@@ -249,6 +249,7 @@ class Daemon:
             self._line.files_may_have_come()
             self._reprobe.files_may_have_come()
         self._line.tick()
+        self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
         for job in self._line.take_ended():
@@ -261,15 +262,15 @@ class Daemon:
             if what == "all":
                 self._speak()
         self._watch_tree()
+        if self._line.devices_answered:
+            self._line.boot_is_over()
         if self._line.quiet:
             self._line.report.end_coldplug()
-            self._line.boot_is_over()
             if self._loaders:
                 self._loaders.keep_spare()
             # Loading makes children appear: what they say is read before anybody is told that all is quiet.
             came = self._receive()
             self._callers.settled(self._seqnum if came else None, self._line.quiet)
-        self._get_ready()
         self._callers.expire()
         self._journal.flush()
         self._notify.alive()
@@ -307,7 +308,7 @@ class Daemon:
         return min(last + SETTLED, first + SETTLED_AT_LAST)
 
     def _signalled(self) -> None:
-        for number in self._signals.recv(64):
+        for number in set(self._signals.recv(4096)):  # a hundred SIGHUPs are one wish
             match number:
                 case signal.SIGHUP:
                     self._callers.reload()

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from struct import unpack
 
 from kmodd.binindex import decode, encode
+from kmodd.dataclass import dataclass
 from kmodd.elf import Facts, Versions, strings
 from kmodd.errors import KmoddError
 from kmodd.names import ModuleName, module_of_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 NAME_BUCKETS, SYMBOL_BUCKETS = 512, 2048
 """Sizes of kmod's hash tables (depmod_init)."""

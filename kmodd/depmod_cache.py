@@ -11,14 +11,17 @@ Form: HEADER; the directory; a fixed RECORD for each module; then the strings of
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass
 from struct import Struct
 from zlib import crc32
 
 from kmodd.binindex import decode, encode
+from kmodd.dataclass import dataclass
 from kmodd.elf import Facts
 from kmodd.errors import KmoddError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NAME = "modules.kmodd-cache"
 _MAGIC = b"kmodd-cache\n\0\0" + array("H", [1]).tobytes()

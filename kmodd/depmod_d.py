@@ -7,11 +7,13 @@ nothing. All of it is kmod's cfg_file_parse and depmod_module_is_higher_priority
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from kmodd.dataclass import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from kmodd.modprobe_d import ConfFile
 
 BUILT_IN = "built-in"

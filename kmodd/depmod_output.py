@@ -7,7 +7,6 @@ modules.weakdep, which it does not know, is that of kmod 34.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from kmodd import index_writer, tables
@@ -16,6 +15,10 @@ from kmodd.depmod import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket, raw
 from kmodd.elf import strings
 from kmodd.errors import UnmatchedBracket
 from kmodd.names import module_of_path, underscores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 File = tuple[str, bytes]
 """Base name and content."""

@@ -12,6 +12,8 @@ from kmodd.report import Report
 
 LOOK_AGAIN = 5.0
 """Seconds until a loader is looked for again where none was to be had."""
+TRIES = 3
+"""Loaders that may be gone at once, one after the other, before there is none: those at hand may all be old ones."""
 
 
 class Dispatch:
@@ -24,6 +26,8 @@ class Dispatch:
         self.why = ""
         """Why no loader was to be had; empty: there was one, or none was needed."""
         self._not_before = 0.0
+        self._stillborn = 0
+        """Loaders that have ended without a word since one last gave an answer."""
 
     def is_off(self) -> bool:
         """There was none, and it is too early for another look."""
@@ -31,7 +35,15 @@ class Dispatch:
 
     def next_look(self) -> float | None:
         """When (time.monotonic) another look is worth it; None: there is nothing to look for."""
-        return self._not_before if self.why else None
+        return self._not_before if self.is_off() else None
+
+    def over(self, lane: Lane, *, answered: bool) -> None:
+        """A loader has done what it was given; or has ended, maybe before its first word: systemd may start nothing."""
+        if answered and self._loaders:
+            self._loaders.give_back(lane)
+            self.why, self._stillborn = "", 0
+        elif not lane.pid:
+            self._stillborn += 1
 
     def start(self, call: Call, ahead: str) -> Lane | None:
         """Give `call` to a loader; `ahead`: a file to be read ahead meanwhile, empty for none. None: there is none.
@@ -40,13 +52,14 @@ class Dispatch:
         """
         assert self._loaders is not None
         why = "no loader: each one is gone at once"
-        for _ in range(3):  # those at hand may all be gone
+        for _ in range(TRIES if self._stillborn < TRIES else 0):
             try:
                 lane = self._loaders.get()
                 if ahead:
                     lane.read_ahead(ahead)
                 if lane.start(call):
-                    self.why = ""
+                    if lane.pid:
+                        self.why = ""
                     return lane
             except OSError as error:
                 why = f"no loader: {error}"
@@ -55,6 +68,6 @@ class Dispatch:
         if not self.why:
             message = f"Nothing can be loaded now: {why}; what is wanted waits"
             self._report.tell(Record(telling.NO_LOADER, telling.ERR, message))
-        self.why = why
+        self.why, self._stillborn = why, 0
         self._not_before = time.monotonic() + LOOK_AGAIN
         return None

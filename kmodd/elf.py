@@ -10,12 +10,14 @@ An image that cannot be read is BadElf with the errno that kmod has for it; no i
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
 from struct import Struct, unpack_from
 
+from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _EM_SPARC = (2, 43)
 _STT_REGISTER = 13
@@ -296,7 +298,9 @@ def facts(image: Image) -> Facts:
         exports = image.exports()
     except BadElf as error:
         problem = error.number
-    with suppress(BadElf):
+    try:
         needs = image.needs()
+    except BadElf:
+        needs = []
     aliases, softdeps, weakdeps = map(joined, found.values())
     return Facts(aliases, softdeps, weakdeps, joined(exports), joined(needs), problem)

@@ -6,7 +6,7 @@ What stops a whole operation is a `KmoddError`; its text is a complete message w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from kmodd.dataclass import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

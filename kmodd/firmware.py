@@ -7,10 +7,13 @@ tries it again. Only the log names the file (drivers/base/firmware_loader/main.c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.kernel_line import KernelLine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SAID = (
     re.compile(r".*: Direct firmware load for (.+) failed with error -2"),

@@ -6,14 +6,17 @@ One load of a name is in flight at a time, over all lanes: whoever else wants th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from kmodd.dataclass import dataclass, field
 from kmodd.host.lanes import Lane
 from kmodd.host.stack import StackQuestion
 from kmodd.job import Job
 from kmodd.plan import RemovalStep, Step
 from kmodd.removal import RemovalJob
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 AnyJob = Job | RemovalJob
 
@@ -61,6 +64,10 @@ class Flights:
     def places(self) -> int:
         """Works that hold a place in the serial lane."""
         return sum(not work.let_go and not work.job.plan.request.waited_for for work in self.works.values())
+
+    def serves_devices(self) -> bool:
+        """Some of it is for devices or the boot list."""
+        return self.places() > 0 or any(not job.plan.request.waited_for for _, job in self.parked)
 
     def own(self) -> int:
         """Works on lanes of their own."""

@@ -7,23 +7,29 @@ whatever this daemon cannot answer: else flooding or crashing it would be a way 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
 
 from kmodd import outcome as telling
 from kmodd import policy
+from kmodd.dataclass import replace
 from kmodd.errors import Problem
 from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.outcome import Outcome, Record
+from kmodd.plan import Step
 from kmodd.policy import Judgement, Policy, asking_of
 from kmodd.policy_d import Mode, Parsed, Phase
 from kmodd.report import Report
 from kmodd.request import Request
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 CLOSED = "/run/kmodd/closed"
 """The kernel's helper fails closed while this is there."""
 SEALED = "/run/kmodd/sealed"
 """A seal outlives the daemon, not the boot."""
+BOOTED = "/run/kmodd/booted"
+"""So does the end of the boot."""
 
 
 class Guard:
@@ -38,7 +44,7 @@ class Guard:
         self._parsed = Parsed()
         self._has_flags = False
         self._is_first = True
-        self.booting = True
+        self.booting = not (run and os.path.exists(BOOTED))
         """Not all devices of the boot are answered yet."""
         self.sealed = run and os.path.exists(SEALED)
 
@@ -78,10 +84,16 @@ class Guard:
         self._report.tell(Record(telling.SEAL, telling.NOTICE, words))
         self._mark()
 
+    def boot_is_over(self) -> None:
+        """All that was there at the start is answered."""
+        self.booting = False
+        self._mark()
+
     def _mark(self) -> None:
         if not self._run:
             return
-        for path, is_so in ((SEALED, self.sealed), (CLOSED, self.sealed or self.mode == "enforce")):
+        closed = self.sealed or self.mode == "enforce"
+        for path, is_so in ((SEALED, self.sealed), (CLOSED, closed), (BOOTED, not self.booting)):
             try:
                 if is_so:
                     with open(path, "w"):
@@ -100,11 +112,19 @@ class Guard:
         asking = asking_of(request, self.phase, flags)
         return lambda module: self._policy.judge(asking, module)
 
+    def refusal(self, request: Request, step: Step) -> Outcome | None:
+        """What policy has against a step now; None: nothing."""
+        judge = self.judge_of(request)
+        judgement = judge(step.module) if judge else policy.ALLOWED
+        if not judgement.refused:
+            return None
+        return Outcome(request, step.module, "denied", step.because, at=judgement.at, rule=judgement.text)
+
     def note(self, outcome: Outcome) -> Outcome:
         """The outcome of a load, with what policy has to say to it though it let it pass."""
         judge = self.judge_of(outcome.request)
         judgement = judge(outcome.module) if judge else policy.ALLOWED
-        if judgement.verdict == "allow":
+        if judgement.verdict == "allow" or judgement.refused:  # refused: only since it was begun
             return outcome
         words = "policy would have refused it" if judgement.would_be_refused else "policy has it noted"
         evidence = (("KMODD_VERDICT", "would_deny" if judgement.would_be_refused else "log"),)

@@ -7,10 +7,13 @@ stands behind its subtrees, the root last (kmod index_write__node).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from operator import itemgetter
 
 from kmodd.binindex import HEADER, MAGIC, VERSION, BadIndex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _PREFIX = 0x80000000
 _VALUES = 0x40000000

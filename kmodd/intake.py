@@ -5,20 +5,23 @@ Devices wait in the backlog, where equal wishes are one; whoever waits for an an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import Literal
 
 from kmodd import outcome as telling
 from kmodd.answers import Answers
 from kmodd.autoclean import Autoclean
 from kmodd.boot_list import BootList
+from kmodd.dataclass import replace
 from kmodd.outcome import Record
 from kmodd.report import Report
 from kmodd.request import Backlog, Origin, Request, Turns, wanted
 from kmodd.standing import Standing
 from kmodd.uevent import Uevent
 from kmodd.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Replay = Literal["", "all", "drift"]
 """What of sysfs is to be looked at again: nothing, every device, those without a driver."""
@@ -27,9 +30,7 @@ Replay = Literal["", "all", "drift"]
 class Intake:
     """All that nobody has begun with."""
 
-    def __init__(
-        self, report: Report, view: View, standing: Standing, answers: Answers, autoclean: Autoclean
-    ) -> None:
+    def __init__(self, report: Report, view: View, standing: Standing, answers: Answers, autoclean: Autoclean) -> None:
         self._report = report
         self._view = view
         self._standing = standing

@@ -5,11 +5,16 @@ Pure bookkeeping. Whoever holds the job hands the steps out and brings back what
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-from kmodd.outcome import Outcome, not_attempted, of_skip
+from kmodd.dataclass import dataclass, field
+from kmodd.outcome import KEPT_OUT, Outcome, Result, not_attempted, of_skip
 from kmodd.plan import Insmod, Plan, Skip, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_WHY: Mapping[Result, str] = {"crashed": "crashed in the kernel", "stuck": "hangs in its start"}
+"""How a module is out of reach for what needs it; else it failed."""
 
 
 @dataclass(slots=True)
@@ -23,8 +28,10 @@ class Job:
     abandoned: bool = False
     """Something of it was not tried, and not because of what came of the rest."""
     _told: int = 0
+    kept_out: frozenset[str] = frozenset()
+    """Goals that somebody's will stands against: nothing of them is tried, what they need neither."""
     _failed: str = ""
-    """The required module of the present goal that failed; the rest of the goal is not attempted."""
+    """What became of the required module of the present goal that failed; the rest of the goal is not attempted."""
 
     def next_step(self, known: Callable[[Step], Outcome | None]) -> Step | None:
         """The step to do now; None: the plan is through. What needs no doing becomes an outcome on the way.
@@ -45,9 +52,11 @@ class Job:
             if isinstance(entry, Skip):
                 self._add(of_skip(self.plan.request, entry))
                 if entry.reason == "missing" and entry.required:
-                    self._failed = entry.module
+                    self._failed = f"{entry.module} failed before it"
+            elif self.plan.goals[self._goal].module in self.kept_out:
+                self._add(not_attempted(self.plan.request, entry, KEPT_OUT))
             elif self._failed:
-                self._add(not_attempted(self.plan.request, entry, f"{self._failed} failed before it"))
+                self._add(not_attempted(self.plan.request, entry, self._failed))
             elif outcome := known(entry):
                 self.finish(outcome)
             else:
@@ -58,7 +67,7 @@ class Job:
         """The step that `next_step` gave has come out like this."""
         entry = self.plan.goals[self._goal].entries[self._entry]
         if not outcome.ok and not isinstance(entry, Skip) and entry.required:
-            self._failed = outcome.module
+            self._failed = f"{outcome.module} {_WHY.get(outcome.result, 'failed before it')}"
         self._add(outcome)
 
     def abandon(self, why: str) -> None:

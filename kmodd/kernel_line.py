@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+
+from kmodd.dataclass import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _RECORD = re.compile(rb"(\d{1,4}),(\d{1,20}),(\d{1,20}),[^;\n]*;([^\n]*)\n?((?: [^\n]*\n?)*)")
 """`6,1234,5678,-;TEXT`, then fields, each on a line with a blank before it (Documentation/ABI/testing/dev-kmsg)."""

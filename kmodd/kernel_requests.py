@@ -5,6 +5,7 @@ Who made the kernel ask is read from its trace at the moment the helper asks: th
 
 from __future__ import annotations
 
+from kmodd.errors import KmoddError
 from kmodd.flights import AnyJob
 from kmodd.host.module_requests import ModuleRequests
 from kmodd.host.requests import KernelRequest, RequestSocket
@@ -16,12 +17,19 @@ from kmodd.request import Request
 class KernelRequests:
     """The requests that are with the line."""
 
-    def __init__(self, line: Line, socket: RequestSocket, trace: ModuleRequests | None) -> None:
-        """`trace` None: nobody can say who asked."""
+    def __init__(self, line: Line, socket: RequestSocket, trace: ModuleRequests | None = None) -> None:
+        """`trace` None: nobody can say who asked, or not before `open_trace`."""
         self._line = line
         self._socket = socket
         self._trace = trace
         self._asked: list[tuple[Request, KernelRequest]] = []
+
+    def open_trace(self) -> None:
+        """From now on know who asks, if the kernel's trace is to be had."""
+        try:
+            self._trace = ModuleRequests()
+        except (OSError, KmoddError) as error:
+            self._line.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
 
     def fileno(self) -> int:
         """For select: readable when there is something to `listen` to."""

@@ -12,13 +12,17 @@ with its place; everything else counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
+from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Problem, Where
 from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile
 from kmodd.policy_d import Mode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
 SECTION = "Kmodd"
 

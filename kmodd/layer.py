@@ -6,17 +6,16 @@ Which one is read: see `LayerIndexes`. A damaged file is a Problem, and its twin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from kmodd import tables
 from kmodd.binindex import BadIndex, BinIndex, decode, encode
+from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.names import ModuleName, module_of_path, underscores
 from kmodd.tables import DepLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeVar
 
     from kmodd.alias_trie import AliasTrie

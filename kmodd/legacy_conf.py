@@ -9,12 +9,15 @@ softdep lines the first, and nothing is expanded; so the file is read as a whole
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
+from kmodd.dataclass import dataclass, field
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.modprobe_d import ConfFile
 from kmodd.names import underscores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 NO_MODULE = "/bin/true"
 """The command that stands for `alias X off`: the request is answered, and nothing is loaded."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 
 from kmodd import outcome as telling
 from kmodd import patience
-from kmodd.answers import SOON, Answers
+from kmodd.answers import Answers
 from kmodd.autoclean import Autoclean
+from kmodd.dataclass import replace
 from kmodd.dispatch import Dispatch
 from kmodd.errors import Problem
 from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Work
@@ -40,6 +39,10 @@ from kmodd.request import Request
 from kmodd.retries import Retries
 from kmodd.standing import Standing
 from kmodd.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BATCH = 1024
 """Requests that are resolved without a load before the kernel's socket is looked at again."""
@@ -122,6 +125,11 @@ class Line:
         return not (at_work or len(self.intake) or self.intake.replay)
 
     @property
+    def devices_answered(self) -> bool:
+        """The same for devices and the boot list alone: what processes ask for does not count."""
+        return not (self.flights.serves_devices() or len(self.intake.backlog) or self.intake.replay)
+
+    @property
     def lanes(self) -> tuple[Lane, ...]:
         """Connections to loaders, to be watched."""
         return (*self.flights.works, *(self._loaders.idle if self._loaders else ()))
@@ -144,7 +152,7 @@ class Line:
     def boot_is_over(self) -> None:
         """All that was there at the start is answered: rules that ask for the phase may say otherwise from now on."""
         if self.guard.booting:
-            self.guard.booting = False
+            self.guard.boot_is_over()
             if self.guard.mode != "off":
                 self._answers.forget_modules()
 
@@ -152,6 +160,7 @@ class Line:
         """What was allowed may be refused from now on, or the other way round."""
         self.guard.seal(sealed)
         self._answers.forget_modules()
+        self.intake.replay = self.intake.replay if sealed else "all"  # what was refused meanwhile
 
     # -- the view ----------------------------------------------------------------------------------------------
 
@@ -179,7 +188,7 @@ class Line:
 
     def files_may_have_come(self) -> None:
         """Something changed in a directory of the tree: what a missing file stopped is tried again if it is there."""
-        if self.guard.mode != "off":
+        if self.guard.mode != "off" or self.guard.sealed:
             self._answers.forget_modules()  # a flag may have come or gone
         for request in self._retries.came(self._tree.present):
             self._answers.forget(request.text)
@@ -203,7 +212,7 @@ class Line:
             request = self._take()
             if request is None:
                 break
-            if self._answers.repeats(request, time.monotonic()):
+            if not request.waited_for and self._answers.repeats(request, time.monotonic()):
                 self.report.counters.repeats += 1
             else:
                 self._drive(self._begin(request))
@@ -220,7 +229,9 @@ class Line:
             return job
         for goal in job.plan.goals:
             self.standing.asks(goal.module, request.devices)
-        if request.origin == "reconcile" and any(isinstance(entry, Insmod) for entry in job.plan.steps):
+        job.kept_out = self.standing.kept_out((goal.module for goal in job.plan.goals), request)
+        look = request.origin == "reconcile" or (request.origin == "coldplug" and not self.guard.booting)
+        if look and any(isinstance(entry, Insmod) for entry in job.plan.steps):
             self._reconcile(job)
         return job
 
@@ -229,7 +240,7 @@ class Line:
         request = job.plan.request
         if set(request.devices) <= sources.overridden(self._tree.root, request.devices):
             job.abandon(telling.OVERRIDDEN)
-        elif request.drift and not any(self.standing.is_kept_out(goal.module, request) for goal in job.plan.goals):
+        elif request.drift and not job.kept_out:
             self.report.drift(job.plan)
 
     def heard(self, lane: Lane) -> None:
@@ -243,8 +254,7 @@ class Line:
             return
         work = self.flights.works.pop(lane)
         patience.drop_question(work)
-        if isinstance(heard, Reply) and self._loaders:
-            self._loaders.give_back(lane)
+        self.dispatch.over(lane, answered=isinstance(heard, Reply))
         self.view.forget_loaded()
         if heard != Died(begun=False):
             outcome = self._outcome(work, heard)
@@ -306,28 +316,14 @@ class Line:
     def _end(self, job: AnyJob) -> None:
         request, now = job.plan.request, time.monotonic()
         if isinstance(job, Job):
-            if request.origin != "operator":  # with parameters of his own; he may be refused for these
+            if not request.waited_for:  # an operator's parameters, a process's rights: others may fare otherwise
                 self._answers.learn(request.text, job.outcomes, now)
             self.intake.boot_left -= request.origin == "boot" and not request.again
-            self._try_again(job, now)
+            if self._retries.after(request, job.outcomes, now):
+                self._answers.forget(request.text)
         else:
             self._answers.forget_modules()
         self._ended.append(job)
-
-    def _try_again(self, job: Job, now: float) -> None:
-        """Keep in mind what may come out otherwise later."""
-        request = job.plan.request
-        if request.waited_for:
-            return
-        again = replace(request, again=True)
-        passing = any(each.result == "failed" and each.by_kernel and each.errno in SOON for each in job.outcomes)
-        if not passing:
-            self._retries.well(request.text)
-        elif self._retries.soon(again, now):
-            self._answers.forget(request.text)
-        for outcome in job.outcomes:
-            if outcome.result == "missing" and outcome.path:
-                self._retries.missing(outcome.path, again)
 
     def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
         """What a loader's answer means for its step."""
@@ -349,10 +345,13 @@ class Line:
     def _known(self, request: Request, step: Step) -> Outcome | None:
         """What comes of a step that need not be tried."""
         name = step.module
-        if self.view.loaded().state(name) == "live":
+        loaded = self.view.loaded()
+        if loaded.state(name) == "live":
             return Outcome(request, name, "live", step.because)
-        if name in self.standing.crashed:
-            detail = " before, and is not tried again until the next boot"
+        if refused := self.guard.refusal(request, step):  # rules or seal may be newer than the plan
+            return refused
+        if self.standing.has_crashed(name, loaded):
+            detail = "before, and is not tried again until the next boot"
             return Outcome(request, name, "crashed", step.because, detail=detail)
         if name in self.stuck():
             return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
@@ -377,6 +376,7 @@ class Line:
                 each.work.job.finish(each.outcome)
                 self._drive(each.work.job)
         if self.others.look(now):
+            self._answers.forget_modules()
             self.intake.replay = "all"
         for request in self._retries.due(now):
             self.intake.backlog.add(request)

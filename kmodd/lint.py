@@ -6,18 +6,18 @@ with a package (below /usr/lib or /lib) is a warning: it was made for many kerne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 from kmodd import cmdline, glob, modprobe_d
 from kmodd.catalog import Snapshot, lookup_or_nothing
+from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.modprobe_d import Command, Config, Softdep
 from kmodd.names import ModuleName, module_of_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Literal
 
     Severity = Literal["error", "warning"]

@@ -10,12 +10,15 @@ weakdep, all of them for alias, options and blacklist.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 
+from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.names import ModuleName, underscores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ this is, unless it makes no difference to what is told of the requester. The ans
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Final
-
+from kmodd.dataclass import dataclass, field, replace
 from kmodd.requester import Requester
 from kmodd.trace_page import ModuleRequested
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 LATEST_NS: Final = 60_000_000_000
 """A helper that comes later than this after its event finds nobody. It takes milliseconds; a machine whose disk hangs

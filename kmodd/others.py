@@ -7,9 +7,9 @@ say so: one has to look.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from kmodd import outcome as telling
+from kmodd.dataclass import dataclass
 from kmodd.outcome import Record
 from kmodd.report import Report
 from kmodd.standing import Standing

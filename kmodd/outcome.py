@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno as errors
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.plan import Because, Skip
 from kmodd.request import Request
@@ -212,16 +212,19 @@ def _sentence(outcome: Outcome) -> str:
         case "blacklisted":
             return f"Not loading {name}{whom}: blacklisted at {outcome.at}; {because}"
         case "denied":
-            return f"Not loading {name}{whom}: denied by {outcome.rule} at {outcome.at}; {because}"
+            at = f" at {outcome.at}" if outcome.at else ""  # a seal has no line
+            return f"Not loading {name}{whom}: denied by {outcome.rule}{at}; {because}"
         case "missing":
             missing = f"file {outcome.path} is missing" if outcome.path else "the module tree has no file for it"
             return f"Could not load {name}{whom}: {missing}; {because}{detail}"
         case "failed":
             return f"Could not load {name}{whom} after {took}: {_reason(outcome)}; {because}"
+        case "crashed" if outcome.detail:
+            return f"{name}{whom} crashed in the kernel {outcome.detail}; {because}"
         case "crashed":
-            return f"{name}{whom} crashed in the kernel after {took}{detail}; {because}"
+            return f"{name}{whom} crashed in the kernel after {took}; {because}"
         case "stuck":
-            return f"{name}{whom} has been starting for {took}{detail}; {because}"
+            return f"{name}{whom} has been starting{f' for {took}' if outcome.duration_usec else ''}{detail}; {because}"
         case "nomatch":
             return f"No module for {outcome.request.text}{whom}"
         case "removed":

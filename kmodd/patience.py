@@ -7,14 +7,17 @@ some driver has the kernel do on the side (kernel/async.c): each load waits for 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.flights import Flights, Work
 from kmodd.host.stack import StackQuestion
 from kmodd.outcome import Outcome
 from kmodd.plan import Insmod
 from kmodd.procfs import Loaded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ANSWER_LIMIT = 3.0
 """Seconds in which we want to hear where the kernel hangs; the record does not wait longer."""
@@ -64,9 +67,8 @@ def next_look(flights: Flights, limit: float, now: float) -> float | None:
     """When (time.monotonic) `overdue` is worth calling; None: nothing is in flight."""
     if any(work.let_go for work in flights.works.values()) and flights.busy():
         return now + BEHIND_A_STALL
-    return min(
-        (work.answer_by or now + max(0.0, limit - work.seconds()) + 0.01 for work in flights.busy()), default=None
-    )
+    waits = (max(0.0, limit - work.seconds(), (work.answer_by or 0.0) - now) for work in flights.busy())
+    return min((now + wait + 0.01 for wait in waits), default=None)
 
 
 def heard_stack(work: Work) -> None:

@@ -6,8 +6,7 @@ and carried out by the loader. Nothing in it changes after it was made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.names import ModuleName
 from kmodd.request import Request

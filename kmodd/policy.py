@@ -9,13 +9,13 @@ that it is not root. So `uid=0` never holds for it and `uid=!0` always does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple
 
 from kmodd import glob, glob_regex
-from kmodd.errors import Problem, UnmatchedBracket, Where
+from kmodd.dataclass import dataclass
+from kmodd.errors import Problem, UnmatchedBracket, Where, assert_never
 from kmodd.names import underscores
 from kmodd.policy_d import (
     ASKED_BY_PROCESSES,
@@ -32,6 +32,11 @@ from kmodd.policy_d import (
 )
 from kmodd.request import ORIGINS, Origin, Request
 from kmodd.requester import Requester
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final
 
 SEALED: Final = "sealed, and no rule allows it"
 """What stands in place of a rule's text where the seal alone refuses."""

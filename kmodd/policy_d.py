@@ -17,13 +17,17 @@ Which of several files are read, and in what order: as with modprobe.d (`modprob
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
+from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.modprobe_d import ConfFile
 from kmodd.names import underscores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
 
 Verdict = Literal["allow", "deny", "log"]
 """log: allowed, and the record says that this rule saw it."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from kmodd.policy import Asking
 from kmodd.request import ORIGINS, Origin
 from kmodd.requester import Requester
 from kmodd.suggestion import text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
 

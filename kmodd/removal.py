@@ -15,10 +15,10 @@ because every removal changes that: the job asks for /proc/modules before each s
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
 
 from kmodd import glob
 from kmodd.catalog import Hit, Snapshot, lookup
+from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
 from kmodd.modprobe_d import Command, Softdep
 from kmodd.names import ModuleName, module_of_path
@@ -242,6 +242,9 @@ class RemovalJob:
 
     def _remove(self, removal: Removal, *, asked: bool) -> _Walk:
         """One module and what goes with it (rmmod_do_module)."""
+        may_go = self._manner.only_deps
+        if may_go is not None and not asked and removal.module not in may_go:
+            return 0
         if not removal.command and not self._manner.ignore_loaded:
             if removal.builtin:
                 return self._say(removal, "builtin", errno.ENOENT) if asked else 0
@@ -262,7 +265,6 @@ class RemovalJob:
         if code:
             return code
         if not removal.command:
-            may_go = self._manner.only_deps
             for name in removal.unneeded:
                 if (may_go is None or name in may_go) and self._refcnt(name) == 0:
                     yield Rmmod(name, Because("dep", removal.module))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
 from kmodd import outcome as telling
 from kmodd.answers import Answers
+from kmodd.dataclass import dataclass, field
 from kmodd.errors import Problem
 from kmodd.host.journal import Journal
 from kmodd.outcome import Outcome, Record

@@ -6,16 +6,18 @@ as the probe does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from kmodd import outcome as telling
-from kmodd.firmware import FirmwareWaits, MissingFirmware, missing_firmware, probe_path
+from kmodd.firmware import MOST, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
 from kmodd.host import firmware
 from kmodd.host.acts import ProbeCall
 from kmodd.host.lanes import Died, Lane, Loaders
 from kmodd.kernel_line import KernelLine
 from kmodd.outcome import Record
 from kmodd.report import Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MOST_LANES = 8
 """Probes under way; further devices wait until one is over."""
@@ -33,6 +35,8 @@ class Reprobe:
         self._waits = FirmwareWaits()
         self._probes: dict[Lane, MissingFirmware] = {}
         self._directories: tuple[str, ...] = ()
+        self._tried: dict[MissingFirmware, object] = {}
+        """The files with which it was probed: if the kernel misses it still, it cannot use these."""
 
     def heard_kernel(self, lines: Iterable[KernelLine]) -> bool:
         """The kernel has said this: some of it may tell of missing firmware. True: there are more `directories` now."""
@@ -56,12 +60,19 @@ class Reprobe:
         """Something changed in one of these directories."""
         if self._loaders is None:
             return
-        there = self._waits.came(lambda name: firmware.present(self._root, self._release, name))
+        there = self._waits.came(lambda name: bool(firmware.present(self._root, self._release, name)))
         for number, missing in enumerate(there):
+            files = firmware.present(self._root, self._release, missing.name)
+            if self._tried.get(missing) == files:
+                self._waits.add(missing)
+                continue
             if len(self._probes) >= MOST_LANES or not self._probe(missing, self._loaders):
                 for later in there[number:]:
                     self._waits.add(later)
                 break
+            if len(self._tried) >= MOST:
+                self._tried.clear()
+            self._tried[missing] = files
         self._directories = firmware.watched_dirs(self._root, self._release, self._waits.names)
 
     def _probe(self, missing: MissingFirmware, loaders: Loaders) -> bool:

@@ -6,10 +6,10 @@ become one, and resolving at the last moment sees what the plan before has just 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import islice
 
 from kmodd import glob
+from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
 
 TYPE_CHECKING = False
@@ -26,6 +26,7 @@ else:
     Origin = str
 
 ORIGINS: tuple[Origin, ...] = ("uevent", "coldplug", "request", "boot", "operator", "reconcile")
+"""All of them."""
 
 MAX_DEVICES = 16
 """So many device paths are kept by name; of the rest only the count (INTERFACE, Journal)."""
@@ -48,7 +49,7 @@ class Removing:
     ignore_loaded: bool = False
     """As if the kernel had it and nothing used it (modprobe -D)."""
     only_deps: tuple[str, ...] | None = None
-    """Of its dependencies that nothing uses any more, only these may go; None: all."""
+    """Of its softdeps, and of its dependencies that nothing uses any more, only these may go; None: all."""
     idle_sec: int = 0
     """It goes because nothing has used it for so many seconds; 0: somebody asked."""
 

@@ -13,10 +13,9 @@ A module reached through an alias is, as in kmod, another object than the same m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from kmodd import glob
 from kmodd.catalog import Hit, Snapshot, lookup
+from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
 from kmodd.modprobe_d import Blacklist, Command, Softdep
 from kmodd.names import ModuleName, module_of_path

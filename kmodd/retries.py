@@ -6,10 +6,14 @@ for a cause that the line sees anyway: a new index, a removed module, a device t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
+from kmodd.answers import SOON
+from kmodd.dataclass import dataclass, field, replace
+from kmodd.outcome import Outcome
 from kmodd.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try; after the last one it is given up."""
@@ -33,6 +37,20 @@ class Retries:
     _waiting: dict[str, Request] = field(default_factory=dict)
     """By the path, as printed, of the file that is missing."""
 
+    def after(self, request: Request, outcomes: Iterable[Outcome], now: float) -> bool:
+        """Keep in mind what may come out otherwise later; who waits for an answer can ask again himself. True: soon."""
+        if request.waited_for:
+            return False
+        again = replace(request, again=True)
+        passing = False
+        for outcome in outcomes:
+            passing = passing or (outcome.result == "failed" and outcome.by_kernel and outcome.errno in SOON)
+            if outcome.result == "missing" and outcome.path:
+                self.missing(outcome.path, again)
+        if not passing:
+            self._soon.pop(request.text, None)
+        return passing and self.soon(again, now)
+
     def soon(self, request: Request, now: float) -> bool:
         """Try it again in a while. False: it was tried often enough. `now`: time.monotonic."""
         before = self._soon.get(request.text)
@@ -42,10 +60,6 @@ class Retries:
             return False
         self._soon[request.text] = _Try(now + PAUSES[count], count, request)
         return True
-
-    def well(self, text: str) -> None:
-        """It has come out otherwise: the next failure is the first again."""
-        self._soon.pop(text, None)
 
     def due(self, now: float) -> list[Request]:
         """What is to be tried now. Each is given once."""

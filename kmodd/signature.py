@@ -6,8 +6,9 @@ block of 12 bytes, and a line of text. What kmod cannot make sense of it passes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
+
+from kmodd.dataclass import dataclass
 
 MAGIC = b"~Module signature appended~\n"
 _BLOCK = Struct(">5B3xI")

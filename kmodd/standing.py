@@ -7,10 +7,14 @@ where its load would block for ever, nor bring back what an operator took out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
+from kmodd.dataclass import dataclass, field
+from kmodd.procfs import Loaded
 from kmodd.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MOST = 4096
 """So many modules are remembered; there are not that many in any machine's use."""
@@ -41,6 +45,12 @@ class Standing:
         """Its init took its loader along."""
         self.crashed.add(module)
 
+    def has_crashed(self, module: str, loaded: Loaded) -> bool:
+        """It is not to be tried. After an oops the kernel keeps the name: where it does not have it, there was none."""
+        if loaded.modules and loaded.state(module) is None:
+            self.crashed.discard(module)
+        return module in self.crashed
+
     def remove(self, module: str) -> None:
         """Somebody removed it."""
         if module in self._asked:
@@ -60,6 +70,10 @@ class Standing:
         if request.origin not in ("reconcile", "coldplug"):
             return False
         return not self.removed.get(module, set()).isdisjoint(request.devices)
+
+    def kept_out(self, modules: Iterable[str], request: Request) -> frozenset[str]:
+        """Those of some modules for which `is_kept_out` holds."""
+        return frozenset(module for module in modules if self.is_kept_out(module, request))
 
     def to_text(self) -> str:
         """For `of_text`."""

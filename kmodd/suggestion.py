@@ -10,14 +10,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from kmodd import glob
+from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket, Where
 from kmodd.names import underscores
 from kmodd.policy_d import Condition, Rule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Final
 
 Who = Literal["root", "service", "user", "container", "unknown"]
 """service, user: users 1 to 999, and from 1000 on. container: anybody in one."""

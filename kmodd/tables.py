@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
 from kmodd.binindex import decode
+from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, Where
 from kmodd.names import ModuleName, module_name, module_of_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 ALIAS_HEAD = "# Aliases extracted from modules themselves.\n"
 SOFTDEP_HEAD = "# Soft dependencies extracted from modules themselves.\n"

@@ -9,10 +9,14 @@ sizes are those of `events/header_page`). What an event means, its `format` file
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
+from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 ByteOrder = Literal["little", "big"]
 
@@ -31,7 +35,7 @@ _DATA_LOC: Final = re.compile(r"field:\s*__data_loc char\[\]\s+name;")
 _ID: Final = re.compile(r"^ID:\s*(\d+)\s*$", re.MULTILINE)
 
 
-class BadTraceFormat(KmoddError):
+class BadTraceFormat(KmoddError, ValueError):
     """A `header_page` or `format` file that does not describe what is needed."""
 
 

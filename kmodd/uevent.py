@@ -5,8 +5,7 @@ Form: `ACTION@DEVPATH` NUL, then NUL-terminated `KEY=VALUE` strings (lib/kobject
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from kmodd.dataclass import dataclass
 from kmodd.errors import BadUevent
 
 

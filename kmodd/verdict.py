@@ -7,9 +7,9 @@ info, else error. What each errno means: kernel/module/main.c and signing.c.
 from __future__ import annotations
 
 import errno as errors
-from dataclasses import dataclass
 from typing import Literal
 
+from kmodd.dataclass import dataclass
 from kmodd.outcome import ERR, INFO, NOTICE, WARNING, Verdict
 
 Lockdown = Literal["", "none", "integrity", "confidentiality"]

@@ -5,14 +5,12 @@ All of it is memory of files, read again when they change: all of the new or all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from kmodd import outcome as telling
 from kmodd.errors import NoTree, Problem
 from kmodd.flights import AnyJob
 from kmodd.guard import Guard
-from kmodd.host.settings import read_settings
-from kmodd.host.tree import Tree, TreeSnapshot
+from kmodd.host.settings import read_settings, settings_marks
+from kmodd.host.tree import Mark, Tree, TreeSnapshot
 from kmodd.job import Job
 from kmodd.kmodd_conf import Settings
 from kmodd.modprobe_d import DROP_IN, Beyond
@@ -24,6 +22,10 @@ from kmodd.report import Report
 from kmodd.request import Request
 from kmodd.resolve import manner_of, resolve
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class View:
     """Reads when it is told to, or asked whether anything changed."""
@@ -34,6 +36,7 @@ class View:
         self._report = report
         self.settings = Settings()
         self._is_first = True
+        self._settings_marks: tuple[tuple[str, Mark], ...] = ()
         self.snapshot: TreeSnapshot | None = None
         self.no_tree = ""
         """Why there is no snapshot of now; empty: there is one."""
@@ -43,6 +46,7 @@ class View:
 
     def reload(self) -> tuple[Sequence[Problem], bool]:
         """Read everything again. The answer: lines without use, and whether anything is different now."""
+        self._settings_marks = settings_marks(self.tree.root)
         settings, problems = self._new_settings()
         broken, policy_changed = self.guard.reload(settings.policy)
         problems = (*problems, *broken)
@@ -76,7 +80,9 @@ class View:
 
     def is_current(self) -> bool:
         """Nothing has changed on disk since it was read: a stat of each file and directory."""
-        return self.snapshot is not None and not self.no_tree and self.tree.is_current(self.snapshot)
+        if self.snapshot is None or self.no_tree or self._settings_marks != settings_marks(self.tree.root):
+            return False
+        return self.tree.is_current(self.snapshot)
 
     @property
     def beyond(self) -> Beyond:

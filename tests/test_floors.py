@@ -24,7 +24,8 @@ FLOORS = (
     {"kmodd", "kmodd.dataclass", "kmodd.errors", "kmodd.names", "kmodd.glob", "kmodd.glob_regex"},
     # 1: formats
     {
-        "kmodd.uevent", "kmodd.alias_trie", "kmodd.binindex", "kmodd.tables", "kmodd.modprobe_d", "kmodd.cmdline",
+        "kmodd.uevent", "kmodd.alias_tails", "kmodd.alias_trie", "kmodd.binindex", "kmodd.tables", "kmodd.modprobe_d",
+        "kmodd.cmdline",
         "kmodd.boot_list", "kmodd.kmodd_conf", "kmodd.legacy_conf", "kmodd.elf", "kmodd.modinfo", "kmodd.procfs",
         "kmodd.signature", "kmodd.index_writer", "kmodd.depmod_d", "kmodd.depmod_cache", "kmodd.requester",
         "kmodd.kernel_line", "kmodd.policy_d",

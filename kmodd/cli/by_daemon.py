@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from typing import Any
 
 from kmodd.cli.call import NotRunning, Refused, call
 from kmodd.cli.messages import ERR, Messages
@@ -16,6 +14,17 @@ from kmodd.cli.modprobe_act import How, tell_insertion, tell_missing, tell_remov
 from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.kernel_log import KernelLog
 from kmodd.host.local import must_not_wait
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_FAILURES = {
+    "failed": errno.EIO, "missing": errno.ENOENT, "crashed": errno.EIO, "not_attempted": errno.EIO,
+    "denied": errno.EPERM, "stuck": errno.EBUSY,
+}  # fmt: skip
+"""What keeps a module from being there → its errno where it has none of its own."""
 
 
 class Daemon:
@@ -56,7 +65,7 @@ class Daemon:
 
     def _reasons(self, results: list[dict[str, Any]], log: KernelLog) -> list[str]:
         """What the kernel has logged about the modules that failed; what no errno says, the daemon does."""
-        failed = [result for result in results if result["result"] in ("failed", "crashed")]
+        failed = [result for result in results if result["result"] in ("failed", "crashed", "denied", "stuck")]
         lines = [f"the kernel says: {line}" for line in log.about(*(result["module"] for result in failed))]
         # EACCES: the loader's, whose words say which rule the file breaks.
         lines += [f"kmodd says: {result['message']}" for result in failed if result["errno"] in (0, errno.EACCES)]
@@ -96,7 +105,7 @@ class Daemon:
         for result in results:
             if result["result"] in ("live", "builtin") and self._how.first_time and result["module"] == module:
                 return errno.EEXIST
-            if result["required"] and result["result"] in ("failed", "missing", "crashed", "not_attempted"):
+            if result["required"] and result["result"] in _FAILURES:
                 code: int = result["errno"]
-                return code or (errno.ENOENT if result["result"] == "missing" else errno.EIO)
+                return code or _FAILURES[result["result"]]
         return 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
 
 from kmodd.errors import KmoddError
 from kmodd.host.control import CONTROL_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class NotRunning(KmoddError):

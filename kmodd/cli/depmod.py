@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterable
 
 from kmodd import depmod, depmod_cache, depmod_output
 from kmodd.cli.depmod_options import Settings, Stop, absolute, complain, fatal, read, reason, say
@@ -20,7 +19,12 @@ from kmodd.depmod_cache import Entry
 from kmodd.depmod_d import PLAIN, DepmodConfig, parse
 from kmodd.host import depmod_cache as cache_file
 from kmodd.host.index_files import replace_all
-from kmodd.host.module_files import Search, Seen, is_module_file, stamp_of
+from kmodd.host.module_data import is_module_file
+from kmodd.host.module_files import Search, Seen, stamp_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CONFIG_DIRS = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
 """Highest priority first (depmod.d(5)). With a merged /usr the last two are one directory."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from kmodd.cli.options import BadOption, Options
+from kmodd.dataclass import dataclass, field
 from kmodd.depmod import Complaint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SHORT = "aAb:m:o:C:E:F:euqrvnP:wVh"
 _LONG = {

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from dataclasses import dataclass
 
 from kmodd import tables
 from kmodd.catalog import Snapshot
 from kmodd.cli.options import BadOption, Options
+from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
 from kmodd.explanation import json_line, text_of
 from kmodd.host.settings import read_settings

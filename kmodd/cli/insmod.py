@@ -104,7 +104,7 @@ def _insert(path: str, real: str, options: str, manner: Manner, messages: Messag
 def _names(path: str) -> set[str]:
     """What the kernel may call the module in a file: as it calls itself in .modinfo, or as the file is called."""
     from kmodd.elf import BadElf, Image  # for a failure alone
-    from kmodd.host.module_files import read_module
+    from kmodd.host.module_data import read_module
 
     try:
         texts = Image(read_module(path)).modinfo()

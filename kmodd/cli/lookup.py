@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 
 from kmodd.binindex import decode
 from kmodd.catalog import Snapshot, lookup_or_nothing
 from kmodd.cli.options import BadOption, Options
 from kmodd.errors import NoTree
 from kmodd.host.tree import Tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LIMIT = 4096
 """Bytes of one alias."""

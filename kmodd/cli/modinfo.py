@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from kmodd import modinfo
 from kmodd.cli.options import BadOption, Options
+from kmodd.dataclass import dataclass, field
 from kmodd.elf import BadElf
 from kmodd.errors import UnmatchedBracket
-from kmodd.host.module_files import is_module_file, read_module
+from kmodd.host.module_data import is_module_file, read_module
 from kmodd.modinfo import Field, Info
 from kmodd.names import module_of_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kmodd.catalog import Snapshot
 
 _SHORT = "adlpn0mF:k:b:Vh"
@@ -261,7 +262,7 @@ def _info(module: _Module, settings: _Settings, finder: _Finder) -> Info | None:
     """What there is to say of a module; None, and a message, where it cannot be read."""
     try:
         if module.path is not None:
-            return modinfo.info(read_module(settings.root + module.path))
+            return modinfo.info(read_module(settings.root + module.path), with_build_id=settings.json)
         fields = finder.builtin_fields(module.name)
         if fields is None:  # an old kernel, whose build left no such file
             return Info(())

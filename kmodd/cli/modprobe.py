@@ -7,7 +7,6 @@ daemon (`by_daemon`), or to be carried out in this process (`modprobe_act`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 
 from kmodd import modprobe_d
 from kmodd.cli.messages import CRIT, ERR, WARNING, Messages, Stop
@@ -19,6 +18,8 @@ from kmodd.resolve import Manner, hits_of, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from kmodd.cli.by_daemon import Daemon
     from kmodd.cli.modprobe_act import Actor, How
     from kmodd.host.local import Machine

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from kmodd.cli.messages import CRIT, ERR, WARNING, Messages
+from kmodd.dataclass import dataclass
 from kmodd.host.acts import Reply
 from kmodd.host.calls import outcome_of
 from kmodd.host.kernel_log import KernelLog
@@ -23,6 +22,10 @@ from kmodd.plan import Goal, Insmod, Install, Plan, RemovalStep, RemoveCommand, 
 from kmodd.procfs import Loaded
 from kmodd.removal import RemovalJob, plan_removal
 from kmodd.request import Removing, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _LIBRARY = "../libkmod/libkmod-module.c"
 _NO_FILE = _LIBRARY + ":895 kmod_module_insert_module() could not find module by name='{}'"

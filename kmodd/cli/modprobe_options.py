@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from kmodd.cli.messages import ERR, WARNING, Messages, Stop
 from kmodd.cli.options import BadOption, Options
+from kmodd.dataclass import dataclass, field
 
 _SHORT = "arw:RibfDcnC:d:S:sqvVh"
 _LONG = {

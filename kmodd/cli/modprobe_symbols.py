@@ -7,7 +7,7 @@ import os
 
 from kmodd.cli.messages import CRIT, Messages
 from kmodd.elf import BadElf, Image
-from kmodd.host.module_files import read_module
+from kmodd.host.module_data import read_module
 from kmodd.host.tree import Tree
 
 

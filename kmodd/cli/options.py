@@ -6,7 +6,9 @@ the whole of a modprobe. kmodd's own verbs use the same, so there is one behavio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class BadOption(Exception):

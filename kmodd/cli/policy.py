@@ -7,11 +7,10 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 
 from kmodd.cli.explain import question_of
+from kmodd.dataclass import replace
 from kmodd.errors import NoTree
 from kmodd.host.journal_reader import journal_records
 from kmodd.host.policy_files import read_flags, read_rules
@@ -25,6 +24,10 @@ from kmodd.request import Origin, Request
 from kmodd.requester import Requester
 from kmodd.resolve import manner_of, resolve
 from kmodd.suggestion import Uses, read, suggest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SESSION = "session-1.scope"
 """Where a process of somebody who is logged in is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -61,16 +62,28 @@ def _rehearse() -> int:
         print(f"kmodd seal: not counted: {problem}", file=sys.stderr)
     policy, flags = Policy("enforce", parsed.rules), read_flags("")
     refused: Counter[str] = Counter()
+    unreadable = 0
     with journal_records(None, None, boot=True) as lines:
         for line in lines:
-            found = sealed_asking(json.loads(line), flags)
+            record = _record(line)
+            unreadable += record is None
+            found = sealed_asking(record or {}, flags)
             if found and policy.judge(*found).refused:
                 asking, module = found
                 refused[f"{module} by {asking.origin}: {asking.request}"] += 1
+    if unreadable:
+        print(f"kmodd seal: left out: {unreadable} lines that are no records in JSON", file=sys.stderr)
     for what, count in sorted(refused.items()):
         print(f"{what}{f', {count} times' if count > 1 else ''}")
     print(f"kmodd seal: {len(refused)} kinds of loads since boot would have been refused", file=sys.stderr)
     return 1 if refused else 0
+
+
+def _record(line: str) -> dict[str, object] | None:
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        return record if isinstance(record, dict) else None
+    return None
 
 
 def _permanent(socket: str, seconds: float) -> int:

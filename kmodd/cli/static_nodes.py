@@ -6,10 +6,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from kmodd.cli.options import BadOption, Options
+from kmodd.dataclass import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LONG = {"output": "o:", "format": "f:", "help": "h", "root": "root:", "kernel": "kernel:"}
 

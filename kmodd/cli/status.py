@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
 
 from kmodd.cli.call import NotRunning, call
 from kmodd.host.control import CONTROL_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def _at_work(lane: dict[str, Any]) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.host.kernel import COMPRESSED_FILE, Kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Literal
 
     Stage = Literal["file", "kernel", "command", "signal"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import assert_never
 
+from kmodd.errors import assert_never
 from kmodd.host.acts import Call, CommandCall, InsmodCall, Reply, RmmodCall
 from kmodd.outcome import Outcome, Result
 from kmodd.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.procfs import State
 from kmodd.request import Request
 from kmodd.verdict import KernelFacts, of_load, of_removal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def call_of(step: Step | RemovalStep, real: Callable[[str], str]) -> Call:

@@ -13,12 +13,14 @@ import json
 import os
 import socket
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import kmodd
+from kmodd.dataclass import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     import varlink
 
 CONTROL_SOCKET = "/run/kmodd/io.kmodd"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
 
 from kmodd import depmod, depmod_cache, elf
 from kmodd.depmod_cache import BadCache, Entry
 from kmodd.elf import BadElf, Facts, Image, Versions
 from kmodd.host.index_files import read_if_there, write_aside
-from kmodd.host.module_files import Seen, is_packed, read_module
+from kmodd.host.module_data import is_packed, read_module
+from kmodd.host.module_files import Seen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     Progress = Callable[[int, int], None]
     """Told now and then how many of how many files are read."""

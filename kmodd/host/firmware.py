@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
-from kmodd.host.tree import read_file
+from kmodd.host.tree import Mark, mark_of, read_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PATH = "/sys/module/firmware_class/parameters/path"
 _SUFFIXES = ("", ".zst", ".xz")
@@ -19,12 +22,12 @@ def firmware_dirs(root: str, release: str) -> tuple[str, ...]:
     return (*([own] if own else []), *usual)
 
 
-def present(root: str, release: str, name: str) -> bool:
-    """Whether the kernel would find the file `name` (`rtl_nic/rtl8168g-2.fw`), packed or not."""
+def present(root: str, release: str, name: str) -> tuple[Mark, ...]:
+    """The files that the kernel might find as `name` (`rtl_nic/rtl8168g-2.fw`), packed or not; none: it is missing."""
     if ".." in name.split("/"):
-        return False  # the kernel refuses such a name
+        return ()  # the kernel refuses such a name
     paths = (f"{root}{place}/{name}{suffix}" for place in firmware_dirs(root, release) for suffix in _SUFFIXES)
-    return any(os.path.isfile(path) for path in paths)
+    return tuple(mark_of(path) for path in paths if os.path.isfile(path))
 
 
 def watched_dirs(root: str, release: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -14,7 +14,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 def replace_all(directory: str, files: Sequence[tuple[str, bytes]], mode: int = 0o644) -> None:

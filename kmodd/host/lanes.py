@@ -11,8 +11,8 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.host.acts import Call, ReadAheadCall, Reply
 from kmodd.host.loader import MAX_STEP, decode_reply, encode_call
 from kmodd.host.spawner import Spawner
@@ -70,11 +70,15 @@ class Lane:
             return Died(begun=not self.busy)
         if not datagram:
             return Died()
-        if not self.pid:
-            self.pid = int(json.loads(datagram).get("pid", 0))
-            return None
+        try:
+            if not self.pid:
+                self.pid = int(json.loads(datagram)["pid"])
+                return None
+            reply = decode_reply(datagram)
+        except (ValueError, TypeError, KeyError):
+            return Died()  # whatever this is, it is no loader that one could go on with
         self.busy = False
-        return decode_reply(datagram)
+        return reply
 
     def close(self) -> None:
         """Let the loader go; one that is in a module's init ends after it."""

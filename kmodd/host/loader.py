@@ -16,12 +16,10 @@ import json
 import os
 import re
 import signal
-import socket
 import time
-from typing import assert_never
 
 from kmodd import modprobe_d
-from kmodd.errors import Where
+from kmodd.errors import Where, assert_never
 from kmodd.host.acts import (
     LOADER_MARK,
     Call,
@@ -37,6 +35,10 @@ from kmodd.host.acts import (
 )
 from kmodd.host.kernel import Kernel
 from kmodd.host.trusted import Trusted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["MAX_STEP", "Call", "CommandCall", "InsmodCall", "ProbeCall", "ReadAheadCall", "Reply", "RmmodCall", "serve"]
 

@@ -11,10 +11,9 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import assert_never
 
+from kmodd.dataclass import dataclass
+from kmodd.errors import assert_never
 from kmodd.host.acts import LOADER_MARK, Reply, Stage, open_module, run_command
 from kmodd.host.calls import outcome_of
 from kmodd.host.kernel import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
@@ -22,6 +21,10 @@ from kmodd.names import ModuleName, module_of_path
 from kmodd.outcome import Outcome, record
 from kmodd.plan import Because, Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.request import Removing, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 _BY_HAND = Because("asked", "")
 

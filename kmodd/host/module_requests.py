@@ -13,8 +13,6 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import Final
 
 from kmodd.host.process import initial_namespaces, requester_of
 from kmodd.open_requests import LATEST_NS, OpenRequests
@@ -26,6 +24,11 @@ from kmodd.trace_page import (
     parse_page,
     parse_request_format,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 TRACEFS: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 """Where it may be mounted (Documentation/trace/ftrace.rst), the usual place first."""

@@ -7,13 +7,10 @@ import stat
 
 from kmodd import modprobe_d, policy_d
 from kmodd.errors import Problem, Where
-from kmodd.host.settings import CONF_DIRS, names_in
+from kmodd.host.settings import CONF_DIRS, FLAGS_DIR, names_in
 from kmodd.host.tree import read_file
 from kmodd.modprobe_d import ConfFile
 from kmodd.policy_d import Parsed
-
-FLAGS_DIR = "/run/kmodd/flags"
-"""A file NAME in it makes `flag=NAME` hold."""
 
 
 def read_rules(root: str) -> Parsed:

@@ -15,10 +15,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
-from typing import Final
 
+from kmodd.dataclass import dataclass
 from kmodd.requester import Requester
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _UNSET: Final = 2**32 - 1

@@ -14,7 +14,8 @@ import select
 import socket
 import struct
 import time
-from dataclasses import dataclass
+
+from kmodd.dataclass import dataclass
 
 REQUEST_SOCKET = "/run/kmodd/request"
 MAX_CONNECTIONS = 256

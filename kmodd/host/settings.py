@@ -6,12 +6,15 @@ import os
 
 from kmodd import boot_list, cmdline, kmodd_conf, modprobe_d
 from kmodd.boot_list import BootList
-from kmodd.host.tree import read_file
+from kmodd.host.tree import Mark, mark_of, read_file
 from kmodd.kmodd_conf import Settings
 from kmodd.modprobe_d import ConfFile
 
 CONF_DIRS = ("/etc/kmodd", "/run/kmodd", "/usr/local/lib/kmodd", "/usr/lib/kmodd")
 """Highest priority first. The first kmodd.conf counts, then the drop-ins of all (systemd.unit(5))."""
+
+FLAGS_DIR = "/run/kmodd/flags"
+"""A file NAME in it makes `flag=NAME` of policy.d hold."""
 
 BOOT_DIRS = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
 """modules-load.d(5)."""
@@ -29,7 +32,17 @@ def read_settings(root: str) -> Settings:
 
 
 def settings_directories(root: str) -> list[str]:
-    """Where `read_settings` looks, as to be opened."""
+    """Where `read_settings` and the policy look, as to be opened."""
+    return [*_folders(root), root + FLAGS_DIR]
+
+
+def settings_marks(root: str) -> tuple[tuple[str, Mark], ...]:
+    """What tells that kmodd.conf, a drop-in or a rule changed: the marks of all of them."""
+    paths = [f"{folder}/{name}" for folder in _folders(root) for name in sorted(names_in(folder))]
+    return tuple((path, mark_of(path)) for path in paths if path.endswith(".conf"))
+
+
+def _folders(root: str) -> list[str]:
     return [f"{root}{directory}{inner}" for directory in CONF_DIRS for inner in ("", "/kmodd.conf.d", "/policy.d")]
 
 

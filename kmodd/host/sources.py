@@ -15,12 +15,15 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from kmodd import uevent
+from kmodd.dataclass import dataclass
 from kmodd.errors import BadUevent
 from kmodd.uevent import Uevent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 RECEIVE_BUFFER = 128 * 1024 * 1024
 """Bytes, as udevd asks for: room for 100,000 events and more. The kernel doubles it."""
@@ -185,15 +188,24 @@ def overridden(root: str, devpaths: Iterable[str]) -> set[str]:
     paths = [path for path in devpaths if os.path.exists(f"{root}/sys{path}/driver_override")]
     if not paths:
         return set()
-    ours, theirs = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
+    try:
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        return set(paths)
+    try:
+        child = os.fork()
+    except OSError:  # no process is to be had, so nobody can say
+        os.close(ours)
+        os.close(theirs)
+        return set(paths)
     if child == 0:
-        with contextlib.suppress(OSError):
+        try:
             for number, path in enumerate(paths):
                 with open(f"{root}/sys{path}/driver_override", "rb") as file:
                     free = file.read().strip() in (b"", b"(null)")
                 os.write(theirs, b"%d %d\n" % (number, free))
-        os._exit(0)
+        finally:
+            os._exit(0)  # whatever happens: it must not go on as a second daemon
     os.close(theirs)
     said = b""
     deadline = time.monotonic() + OVERRIDE_LIMIT

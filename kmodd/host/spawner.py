@@ -15,11 +15,14 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Iterable
 
 from kmodd.host import loader
 from kmodd.host.kernel import Kernel
 from kmodd.host.trusted import Trusted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _MAX_MESSAGE = 64
 _LATER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

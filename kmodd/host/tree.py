@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kmodd import cmdline, modprobe_d, procfs
 from kmodd.catalog import Catalog, Snapshot
+from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
 from kmodd.host.places import CONFIG_DIRS, SOFTDEP_FILES, TREES
 from kmodd.layer import INDEXES, TEXT_OF, Layer
 from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile, Config
 from kmodd.procfs import Loaded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXTENSIONS = "index.d"
 """Below the module directory: each folder in it holds the index of a system extension, laid over the tree's own."""
@@ -182,7 +185,7 @@ class Tree:
             return read_file(f"{real}/{name}")
 
         def is_stale(name: str) -> bool:
-            text, twin = _mark(f"{real}/{TEXT_OF.get(name, name)}"), _mark(f"{real}/{name}.bin")
+            text, twin = mark_of(f"{real}/{TEXT_OF.get(name, name)}"), mark_of(f"{real}/{name}.bin")
             return name not in TEXT_OF and text is not None and twin is not None and text[3] + _STALE_NS < twin[3]
 
         label = directory.removeprefix(self.directory + "/") + "/" if directory != self.directory else ""
@@ -204,8 +207,8 @@ class Tree:
         return places
 
     def _is_same(self, one: str, other: str) -> bool:
-        mark = _mark(self.real(one))
-        return mark is not None and mark == _mark(self.real(other))
+        mark = mark_of(self.real(one))
+        return mark is not None and mark == mark_of(self.real(other))
 
     def _config_names(self, path: str, complaints: list[str]) -> list[str]:
         names = []
@@ -239,7 +242,7 @@ class Tree:
                 paths.append(place)
             else:
                 paths += [place[0], *(f"{place[0]}/{name}" for name in place[1] if self.notice_edits)]
-        return tuple((path, _mark(self.real(path))) for path in paths)
+        return tuple((path, mark_of(self.real(path))) for path in paths)
 
 
 def read_file(path: str) -> bytes | None:
@@ -259,7 +262,9 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-def _mark(path: str) -> Mark:
+def mark_of(path: str) -> Mark:
+    """How a file looks now: not an error where it is not there."""
+    """How a file looks now."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

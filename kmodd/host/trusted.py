@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
 
+from kmodd.dataclass import dataclass
 from kmodd.host.places import CONFIG_DIRS, SOFTDEP_FILES, TREES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 """O_NONBLOCK: to open a pipe, and find that it is none of ours, must not wait for its writer."""

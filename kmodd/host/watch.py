@@ -11,8 +11,12 @@ import contextlib
 import os
 import select
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from kmodd.dataclass import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MOUNTS = "/proc/self/mountinfo"
 _MOST_LINKS = 40

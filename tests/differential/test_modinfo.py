@@ -21,7 +21,7 @@ from elftools.elf.sections import Section, SymbolTableSection
 from kmodd import elf
 from kmodd.cli import modinfo, static_nodes
 from kmodd.elf import BadElf, Image
-from kmodd.host.module_files import read_module
+from kmodd.host.module_data import read_module
 from kmodd.names import module_of_path
 from tests import compiled, trees
 from tests.differential.kmod_peer import KmodPeer, kmod_30

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kmodd import binindex
+from kmodd.dataclass import replace
 from tests import rootfs, trees
 from tests.differential import known_differences
 from tests.differential.kmod_peer import KmodPeer, kmod_30, kmod_34

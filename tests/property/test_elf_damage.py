@@ -15,7 +15,7 @@ from kmodd.cli import depmod as depmod_tool
 from kmodd.cli import modinfo as modinfo_tool
 from kmodd.depmod_cache import BadCache, Entry
 from kmodd.elf import BadElf, Image
-from kmodd.host.module_files import unpacked
+from kmodd.host.module_data import unpacked
 from tests import compiled
 from tests.tool import ours
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kmodd.dataclass import replace
 from kmodd.firmware import MOST, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
 from kmodd.host.firmware import PATH, firmware_dirs, present, watched_dirs
 from kmodd.host.watch import Watch

@@ -1,5 +1,6 @@
 """Corners of fnmatch(3), one row each. What the C library says to millions of others is in tests/property."""
 
+import re
 import time
 
 import pytest
@@ -113,3 +114,18 @@ def test_literal() -> None:
 
 def test_the_cache_is_bounded() -> None:
     assert glob_regex.compiled.cache_info().maxsize == 4096
+
+
+@pytest.mark.parametrize("pattern", glob_regex.SHORT_CUTS)
+def test_a_short_cut_takes_nothing_that_its_pattern_would_not(pattern: str) -> None:
+    """It has the pattern's literal pieces in their order and no others; and what it does not take, the pattern may."""
+    short_cut = glob_regex.SHORT_CUTS[pattern]
+    assert re.sub(r"\.(\{\d+\})?", "*", short_cut).replace("**", "*") == pattern
+    typical = re.sub(r"\.\{(\d+)\}", lambda match: "7" * int(match[1]), short_cut).replace(".", "0")
+    assert re.fullmatch(short_cut, typical)
+    fits = glob_regex.compiled(pattern)
+    assert fits(typical, 0)
+    assert fits(f"longer{typical}", 0)
+    assert fits(f"{typical}er", 0)
+    assert not fits(typical.replace("c", "x"), 0)
+    assert not fits(typical[:-6], 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kmodd import guard as guards
 from kmodd import outcome as telling
+from kmodd.dataclass import replace
 from kmodd.guard import Guard
 from kmodd.outcome import Outcome
 from kmodd.plan import Because

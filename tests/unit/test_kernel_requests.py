@@ -7,12 +7,12 @@ import errno
 import select
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kmodd import outcome as telling
+from kmodd.dataclass import replace
 from kmodd.host.requests import RequestSocket
 from kmodd.kernel_requests import KernelRequests
 from kmodd.requester import Requester

@@ -275,6 +275,7 @@ def test_what_needs_a_crashed_module_fails_with_that_reason(world: World) -> Non
     world.line.standing.crash("a")
     world.plug("pci:v1")
     world.settle()
+    assert "a crashed in the kernel; " in world.journal.records[1].message
     assert world.told() == [("a", "crashed"), ("b", "not_attempted")]
     assert loads(world) == []
 
@@ -484,3 +485,17 @@ def test_a_broken_configuration_keeps_the_old_one_and_says_where(world: World) -
     )
     configure(world, "StuckAfterSec=8", "Lanes=2")
     assert (world.line.view.settings.stuck_after, world.line.view.settings.lanes) == (8, 2)
+
+
+def test_an_edited_kmodd_conf_or_rule_is_noticed_where_files_are_watched(world: World) -> None:
+    configure(world, "StuckAfterSec=7")
+    world.line.view.watched = True
+    (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nStuckAfterSec=70\nPolicy=enforce\n")
+    world.line.refresh()
+    assert (world.line.view.settings.stuck_after, world.line.guard.mode) == (70, "enforce")
+    (world.root / "etc/kmodd/policy.d").mkdir()
+    (world.root / "etc/kmodd/policy.d/x.conf").write_text("deny module=c\n")
+    world.line.refresh()
+    world.plug("pci:v2")
+    world.settle()
+    assert world.told()[-1] == ("c", "denied")

@@ -338,3 +338,28 @@ def test_a_tool_imports_only_what_it_needs(tool: str, argv: list[str]) -> None:
     if tool == "insmod":
         heavy |= {"kmodd.host.tree", "kmodd.catalog", "kmodd.resolve", "kmodd.removal"}
     assert modules & heavy == set()
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_policy_refuses_is_a_failure_and_the_tool_does_not_do_it_itself(
+    tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, sealed: bool
+) -> None:
+    machine = SCENARIOS[0].build(tmp_path / "root")
+    with daemon_on(machine, monkeypatch, tmp_path) as running:
+        if sealed:
+            running.line.seal(True)
+        said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
+        assert (said.status, machine.loaded) == ((1, []) if sealed else (0, ["loop"]))
+        assert (b"could not insert 'loop': Operation not permitted" in said.err) == sealed
+        assert (b"kmodd says: Not loading loop: denied by sealed" in said.err) == sealed
+
+
+def test_a_module_that_is_stuck_is_not_one_that_is_loaded(
+    tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SCENARIOS[0].build(tmp_path / "root")
+    with daemon_on(machine, monkeypatch, tmp_path) as running:
+        monkeypatch.setattr(running.line, "stuck", lambda: ["loop"])
+        said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
+        assert (said.status, machine.loaded) == (1, [])
+        assert b"kmodd says: loop has been starting" in said.err

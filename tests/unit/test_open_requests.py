@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from kmodd.dataclass import replace
 from kmodd.open_requests import LATEST_NS, MOST, OpenRequests
 from kmodd.requester import Requester
 from kmodd.trace_page import ModuleRequested

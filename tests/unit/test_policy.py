@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kmodd.dataclass import replace
 from kmodd.errors import Where
 from kmodd.modprobe_d import ConfFile
 from kmodd.policy import SEALED, Asking, Judgement, Policy, asking_of, load

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kmodd.dataclass import replace
 from kmodd.modprobe_d import ConfFile
 from kmodd.policy import Asking, Policy
 from kmodd.policy_d import Phase, parse

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kmodd.dataclass import replace
 from kmodd.host.process import Namespaces, initial_namespaces, requester_of, unit_of
 from kmodd.requester import Requester
 

@@ -165,3 +165,15 @@ def test_the_kernel_is_shut_once_all_is_quiet_and_what_is_required_is_live(
     assert run(capsys, "--permanent") == (0, "", "")
     assert machine.disabled.read_text() == "1"
     assert [record.message_id for record in machine.journal.records] == [SEAL]
+
+
+def test_a_line_that_is_no_record_is_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """journalctl cut off, or a text that is no object: no traceback, and the rest counts."""
+    program = tmp_path / "journalctl"
+    program.write_text("#!/bin/sh\nprintf '%s\\n' nonsense '[]' '{\"_UID\": \"0\"'\n")
+    program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        patch.setattr(seal, "read_rules", lambda _: Parsed())
+        assert seal.main(["--rehearse"]) == 0
+    assert "left out: 3 lines that are no records in JSON" in capsys.readouterr().err

@@ -106,6 +106,16 @@ def results(machine: Machine, module: str, since: int) -> list[str]:
     return [text(record, "KMODD_RESULT") for record in after if text(record, "KMODD_MODULE") == module]
 
 
+def until_said(machine: Machine, words: str, timeout: float = 40.0) -> str:
+    """Wait until the guest's own journal has a message of kmodd with these words; the answer: the latest one.
+
+    For where so many records come that the serial line, by which `machine.journal` gets them, is minutes behind.
+    """
+    found = f"journalctl -b -o cat -t kmodd | busybox grep -F '{words}' | busybox tail -n 1"
+    until(lambda: machine.run(found, 60).output != "", timeout, words)
+    return machine.check(found, 60).strip()
+
+
 def status(machine: Machine) -> dict[str, Any]:
     """`kmodd status --json`."""
     answer: dict[str, Any] = json.loads(machine.check("kmodd status --json", 60))

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from tests import trees
 from tests.vm import say
 from tests.vm.chaos import TYPES, Chaos
 from tests.vm.devices import DEVICES
-from tests.vm.faults import prepare_faults, settle_kmodd, status, until, without_udevd
+from tests.vm.faults import appear, prepare_faults, settle_kmodd, status, until, without_udevd
 from tests.vm.fixture_modules import fixture_modules, indexes
 from tests.vm.image import Image, cache_folder
 from tests.vm.machine import Machine
@@ -38,9 +39,10 @@ _MEMORY = 0.10
 """Growth of the daemon's resident memory that is allowed, as a share."""
 
 
-def _memory_kib(machine: Machine) -> int:
+def _memory(machine: Machine) -> tuple[str, int]:
+    """The daemon's process and its resident memory in KiB."""
     pid = machine.check("systemctl show -P MainPID kmodd").strip()
-    return int(machine.check(f"busybox grep VmRSS /proc/{pid}/status").split()[1])
+    return pid, int(machine.check(f"busybox grep VmRSS /proc/{pid}/status").split()[1])
 
 
 def _settled(machine: Machine) -> None:
@@ -108,46 +110,52 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
     with boot("the guest of chaos", prepare=prepare) as machine:
         machine.plug(DEVICES["qemu-xhci"])  # never unplugged: QEMU does not let go of it
         _warm_up(machine)
-        memory = [_memory_kib(machine)]
+        pid, before = _memory(machine)
         chaos = Chaos(machine, rng)
         _run(chaos, _SECONDS / 2, harsh=False)
         chaos.mend()
         _settled(machine)
-        memory.append(_memory_kib(machine))
+        assert _memory(machine)[0] == pid, "it did not live through the first half"
+        after = _memory(machine)[1]
         _run(chaos, _SECONDS / 2, harsh=True)
         chaos.mend()
         _settled(machine)
 
-        live = {name for name, rest in machine.modules().items() if "Live" in rest.split()}
-        wanted = _wanted_by_modprobe(image, machine, tmp_path / "modprobe")
-        loads = machine.module_loads()
-        missing = wanted - live
-        lost = missing - _refused(machine, missing)
-        strange = {
-            load.module for load in loads if not load.in_initrd and load.pid != 1 and load.comm != "kmodd-loader"
-        }
-        times = Counter(load.module for load in loads)
-        twice = {name: count for name, count in times.items() if name in live and count > 1}
         table = {
             "seed": request.config.getoption("hypothesis_seed"),
             "seconds": _SECONDS,
             "injected": dict(sorted(chaos.counts.items())),
-            "lost": sorted(lost),
-            "live": len(live),
-            "wanted": len(wanted),
-            "loaded twice": twice,
-            "beyond what is wanted now": sorted(live - wanted - chaos.ever),
-            "loaded by others": sorted(strange),
-            "memory KiB": memory,
+            "memory KiB": [before, after],
             "overruns": status(machine)["overruns"],
+            **_compare(image, machine, tmp_path / "modprobe"),
         }
-    (cache_folder() / "chaos.json").write_text(json.dumps(table, indent=1) + "\n")
-    say(json.dumps(table))
-    assert not lost, table
-    assert not twice, table
-    assert not strange, table
-    assert memory[1] <= memory[0] * (1 + _MEMORY), table
-    assert chaos.counts["daemon_killed"] > 0, "the run was too short to show anything"
+        (cache_folder() / "chaos.json").write_text(json.dumps(table, indent=1) + "\n")
+        say(json.dumps(table))
+        assert [table["lost"], table["loaded twice"], table["loaded by others"]] == [[], [], []], table
+        assert after <= before * (1 + _MEMORY), table
+        assert chaos.counts["daemon_killed"] > 0, "the run was too short to show anything"
+
+        # control: what nobody loads is found missing
+        machine.check("systemctl stop kmodd")
+        machine.run("busybox rmmod kt_plain")
+        appear(machine, "kt_plain")
+        assert "kt_plain" in _compare(image, machine, tmp_path / "control")["lost"]
+
+
+def _compare(image: Image, machine: Machine, scratch: Path) -> dict[str, Any]:
+    """What the kernel holds, beside what modprobe would load for the devices that are there, and who loaded it."""
+    live = {name for name, rest in machine.modules().items() if "Live" in rest.split()}
+    loads = machine.module_loads()
+    times = Counter(load.module for load in loads)
+    wanted = _wanted_by_modprobe(image, machine, scratch)
+    others = {load.module for load in loads if not load.in_initrd and load.pid != 1 and load.comm != "kmodd-loader"}
+    return {
+        "live": len(live),
+        "wanted": len(wanted),
+        "lost": sorted(wanted - live - _refused(machine, wanted - live)),
+        "loaded twice": sorted(name for name, count in times.items() if name in live and count > 1),
+        "loaded by others": sorted(others),
+    }
 
 
 def _warm_up(machine: Machine) -> None:

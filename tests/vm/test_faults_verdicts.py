@@ -48,7 +48,8 @@ def test_a_kernel_that_demands_signatures(boot: Boot, prepare: Callable[[Payload
     with boot("the guest with module.sig_enforce=1", append="module.sig_enforce=1", prepare=prepare) as machine:
         record = _refused(machine)
         assert text(record, "ERRNO") == str(errno.EKEYREJECTED)
-        assert "signature" in text(record, "MESSAGE"), record
+        assert "not signed" in text(record, "MESSAGE"), record
+        assert "module.sig_enforce" in text(record, "MESSAGE"), record
 
 
 def test_a_kernel_in_lockdown(boot: Boot, prepare: Callable[[Payload], None]) -> None:

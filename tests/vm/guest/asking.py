@@ -205,7 +205,7 @@ def young(bench: Bench) -> dict[str, Any]:
 
 def lost(bench: Bench) -> dict[str, Any]:
     """More events than the buffer holds: whoever asks next may be anybody."""
-    instance = Path("/sys/kernel/tracing/instances/kmodd")
+    instance = Path("/sys/kernel/tracing/instances/listener")
     helper = Path("/proc/sys/kernel/modprobe")
     (instance / "buffer_size_kb").write_text("8")
     usual = helper.read_text()

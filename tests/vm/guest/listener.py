@@ -11,17 +11,19 @@ import os
 import socket
 import sys
 import time
-from dataclasses import asdict
 
 sys.path.insert(0, "/usr/lib/kmodd")
 
 from kmodd.host.module_requests import ModuleRequests
 from kmodd.host.notify import Notify
 
+INSTANCE = "listener"
+"""Beside that of the daemon, which listens in this guest as well."""
+
 
 def main() -> None:
     before = time.perf_counter()
-    requests = ModuleRequests()
+    requests = ModuleRequests(instance=INSTANCE)
     opened = time.perf_counter() - before
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(sys.argv[1])
@@ -35,13 +37,14 @@ def main() -> None:
             match words:
                 case ["match", name]:
                     who = requests.match(os.fsdecode(base64.b64decode(name)))
-                    answer: dict[str, object] = {"who": who and asdict(who)}
+                    told = who and {name: getattr(who, name) for name in who.__match_args__}
+                    answer: dict[str, object] = {"who": told}
                 case ["drain"]:
                     requests.drain()
                     answer = {}
                 case _:
                     requests.close()
-                    answer = {"left": os.path.exists("/sys/kernel/tracing/instances/kmodd")}
+                    answer = {"left": os.path.exists("/sys/kernel/tracing/instances/" + INSTANCE)}
             answer["us"] = round((time.perf_counter() - before) * 1e6)
             connection.send(json.dumps(answer).encode())
 

@@ -1,0 +1,87 @@
+"""What patterns have behind a common beginning: `Few` of these, or `Many`, and which of them may fit a name."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from kmodd.glob import literal_pieces
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.alias_trie import AliasMatch
+    from kmodd.glob import Fits
+
+    Tail = tuple[Fits, tuple[AliasMatch, ...]]
+    """The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
+
+
+class Few:
+    """Some tails of one stem."""
+
+    __slots__ = ("tails",)
+
+    def __init__(self, tails: tuple[Tail, ...]) -> None:
+        self.tails = tails
+
+    def candidates(self, _text: str, _at: int) -> tuple[Tail, ...]:
+        """All of them."""
+        return self.tails
+
+
+class Many:
+    """Many tails of one stem, each filed under the piece of it that fewest others have.
+
+    Pieces with the same first byte share an `_Anchor`: what all of them begin with. Wherever the name has that, a dict
+    over the first bytes of these pieces tells which lengths are worth asking the dict of whole pieces for.
+    """
+
+    __slots__ = ("anchors", "tails", "unfiled")
+
+    def __init__(self, spellings: list[str], tails: tuple[Tail, ...]) -> None:
+        """Tails with their spellings, in the order of the walk."""
+        pieces = [literal_pieces(spelling) for spelling in spellings]
+        counts = Counter(piece for those in pieces for piece in those)
+        filed: dict[str, list[int]] = {}
+        for number, those in enumerate(pieces):
+            rarest = min(those, key=lambda piece: (counts[piece], -len(piece), piece), default="")
+            filed.setdefault(rarest, []).append(number)
+        self.tails = tails
+        self.unfiled = filed.pop("", [])
+        self.anchors = tuple(_Anchor(first, filed) for first in sorted({piece[0] for piece in filed}))
+
+    def candidates(self, text: str, at: int) -> list[Tail]:
+        """The tails whose piece is in the text after `at`, and those without a piece, in the order of the walk."""
+        numbers = self.unfiled
+        for anchor in self.anchors:
+            here = text.find(anchor.text, at)
+            while here >= 0:
+                lengths = anchor.lengths.get(text[here : here + anchor.shortest])
+                if lengths is not None:
+                    for length in lengths:
+                        numbers = numbers + anchor.pieces.get(text[here : here + length], [])
+                here = text.find(anchor.text, here + 1)
+        tails = self.tails
+        if len(numbers) < 2:
+            return [tails[number] for number in numbers]
+        return [tails[number] for number in sorted(set(numbers))]
+
+
+class _Anchor:
+    """The pieces with one first byte."""
+
+    __slots__ = ("lengths", "pieces", "shortest", "text")
+
+    def __init__(self, first: str, filed: dict[str, list[int]]) -> None:
+        """Of pieces filed with the numbers of their tails, those that begin with `first`."""
+        self.pieces = {piece: numbers for piece, numbers in filed.items() if piece[0] == first}
+        self.shortest = min(map(len, self.pieces))
+        lowest, highest = min(self.pieces), max(self.pieces)
+        common = 1
+        while common < self.shortest and lowest[common] == highest[common]:
+            common += 1
+        self.text = lowest[:common]
+        """The longest beginning that they have in common."""
+        lengths: dict[str, set[int]] = {}
+        for piece in self.pieces:
+            lengths.setdefault(piece[: self.shortest], set()).add(len(piece))
+        self.lengths = {start: tuple(sorted(those)) for start, those in lengths.items()}

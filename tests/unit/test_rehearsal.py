@@ -1,0 +1,46 @@
+"""`kmodd seal --rehearse`: what a seal would have refused, out of the journal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kmodd.cli import seal
+from kmodd.policy_d import Parsed
+
+FIELDS = {"_UID": "0", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "uevent", "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "c"}
+LOADED = json.dumps(FIELDS)
+Capture = pytest.CaptureFixture[str]
+
+
+def journal(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A journalctl that does this."""
+    program = folder / "journalctl"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setattr(seal, "read_rules", lambda _: Parsed())
+
+
+def test_what_no_rule_allows_is_told_with_a_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    journal(tmp_path, monkeypatch, f"printf '%s\\n' '{LOADED}' '{LOADED}'")
+    assert seal.main(["--rehearse"]) == 1
+    assert capsys.readouterr().out == "c by uevent: pci:v1, 2 times\n"
+
+
+def test_a_journal_that_cannot_be_read_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """journalctl says why, and there is no traceback; nor for a line that is none of its records."""
+    journal(tmp_path, monkeypatch, "echo 'No journal files were found.' >&2; exit 1")
+    assert seal.main(["--rehearse"]) == 1
+    assert "would have been refused" not in capsys.readouterr().err
+    journal(tmp_path, monkeypatch, f"printf '%s\\n' nonsense [] '{LOADED}'")
+    assert seal.main(["--rehearse"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "c by uevent: pci:v1\n"
+    assert "left out: 2 lines that are no records in JSON" in said.err
