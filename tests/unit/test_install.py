@@ -304,7 +304,7 @@ def test_the_daemon_cannot_load_and_a_lane_can_do_little_else() -> None:
     lane = (ROOT / "systemd/kmodd-loader@.service").read_text()
     assert "\nCapabilityBoundingSet=CAP_NET_ADMIN CAP_SYSLOG CAP_SYS_PTRACE\n" in daemon
     assert "@module" not in daemon
-    assert "\nCapabilityBoundingSet=CAP_SYS_MODULE\n" in lane
+    assert "\nCapabilityBoundingSet=CAP_SYS_MODULE CAP_NET_ADMIN\n" in lane
 
 
 @pytest.mark.parametrize(

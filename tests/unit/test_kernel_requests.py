@@ -15,6 +15,7 @@ from kmodd import outcome as telling
 from kmodd.dataclass import replace
 from kmodd.host.requests import RequestSocket
 from kmodd.kernel_requests import KernelRequests
+from kmodd.request import Request
 from kmodd.requester import Requester
 from tests.unit.test_line_lanes import GateKernel, at_work, gate, hear
 from tests.world import World, loads
@@ -102,6 +103,25 @@ def test_the_answer_is_the_exit_status_of_modprobe_q(kernel: Kernel, name: str, 
     helper = kernel.ask(name)
     kernel.go_on()
     assert helper.recv(2) == answer
+
+
+def test_who_asks_again_for_what_has_just_refused_is_answered_as_well(kernel: Kernel) -> None:
+    """Devices are answered from memory then, and nobody waits for that. The kernel's requester would wait for ever."""
+    kernel.world.kernel.refuse["c.ko"] = errno.EADDRINUSE
+    kernel.world.plug("pci:v2")
+    assert len(kernel.world.settle()) == 1
+    for _ in range(2):
+        helper = kernel.ask("pci:v2")
+        kernel.go_on()
+        assert is_answered(helper)
+        assert helper.recv(2) == b"1"
+    assert loads(kernel.world) == ["c.ko"] * 3
+    operator = Request("pci:v2", "operator")
+    kernel.world.line.intake.order(operator)
+    assert [job.plan.request for job in kernel.world.settle()] == [operator]
+    # The control: a device, for which one answer will do.
+    kernel.world.plug("pci:v2", synthetic=True)
+    assert kernel.world.settle() == []
 
 
 def test_a_blacklisted_alias_is_no_failure(kernel: Kernel) -> None:

@@ -33,7 +33,7 @@ SOCKETS = {
     "socket 38 5 0": "af_alg",
     "socket 40 1 0": "vsock_loopback",
     "socket 41 5 0": "kcm",
-    "socket 42 2 0": "qrtr",
+    "socket 42 2 0": "qrtr",  # its init binds a socket, as its caller may
     "socket 2 2 115": "l2tp_ip",
     "socket 16 3 6": "xfrm_user",
     "socket 16 3 12": "nfnetlink",
