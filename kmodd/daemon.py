@@ -101,6 +101,8 @@ class Daemon:
         self._loaders = None if settings.dry_run else Loaders(spawner)
         self._log: KernelMessages | None = _or_none(KernelMessages)
         self._files: Watch | None = _or_none(Watch)
+        self._missing: tuple[str, ...] = ()
+        """Files that were missing when the watch was set."""
         self._changed: tuple[float, float] | None = None
         """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
         memory = StandingFile() if settings.run else None
@@ -248,6 +250,7 @@ class Daemon:
             self._line.refresh()
             self._line.files_may_have_come()
             self._reprobe.files_may_have_come()
+            self._watch_tree()
         self._line.tick()
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
@@ -261,7 +264,8 @@ class Daemon:
                 self._line.intake.take(event, "reconcile", drift=what == "drift")
             if what == "all":
                 self._speak()
-        self._watch_tree()
+        if self._line.missing_files() != self._missing:
+            self._watch_tree()
         if self._line.devices_answered:
             self._line.boot_is_over()
         if self._line.quiet:
@@ -296,6 +300,7 @@ class Daemon:
 
     def _watch_tree(self) -> None:
         """Watch the directories that indexes, configuration and missing files are in, as they are now."""
+        self._missing = self._line.missing_files()
         if self._files is not None:
             missing = {os.path.dirname(path) for path in self._line.missing_files()} | set(self._reprobe.directories())
             usual = (*self._tree.directories(), *settings_directories(self._tree.root))

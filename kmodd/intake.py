@@ -59,10 +59,11 @@ class Intake:
                 self.replay = "all"
 
     def _module_came_or_went(self, event: Uevent) -> None:
-        self._view.forget_loaded()
         if event.action == "add" and not event.synthetic:
+            self._view.came(event.sysname)
             self._standing.load(event.sysname)
         elif event.action == "remove":
+            self._view.forget_loaded()
             self._standing.remove(event.sysname)
             self._autoclean.gone(event.sysname)  # if it is back at the next look, somebody else has brought it
             self._answers.forget_modules()

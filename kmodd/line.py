@@ -255,7 +255,10 @@ class Line:
         work = self.flights.works.pop(lane)
         patience.drop_question(work)
         self.dispatch.over(lane, answered=isinstance(heard, Reply))
-        self.view.forget_loaded()
+        if isinstance(heard, Reply) and not heard.errno and isinstance(work.step, Insmod):
+            self.view.came(work.module)
+        else:
+            self.view.forget_loaded()
         if heard != Died(begun=False):
             outcome = self._outcome(work, heard)
             if work.let_go:

@@ -43,6 +43,12 @@ class Loaded:
         module = self.modules.get(ModuleName(name))
         return module.state if module else None
 
+    def with_live(self, name: str) -> Loaded:
+        """The same, and this module too, of which no more is known."""
+        known = ModuleName(name)
+        module = LoadedModule(known, 0, 0, (), "live")
+        return Loaded(MappingProxyType({**self.modules, known: module}))
+
 
 NOTHING_LOADED = Loaded(MappingProxyType({}))
 

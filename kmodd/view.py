@@ -5,6 +5,8 @@ All of it is memory of files, read again when they change: all of the new or all
 
 from __future__ import annotations
 
+import time
+
 from kmodd import outcome as telling
 from kmodd.errors import NoTree, Problem
 from kmodd.flights import AnyJob
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+LOOK_AT_LOADED = 1.0
+"""Seconds after which /proc/modules is read again all the same: it does not say when somebody begins to load."""
+
+
 class View:
     """Reads when it is told to, or asked whether anything changed."""
 
@@ -43,6 +49,7 @@ class View:
         self.watched = False
         """Somebody says when a file may have changed; else each look asks the files."""
         self._loaded: Loaded | None = None
+        self._loaded_at = 0.0
 
     def reload(self) -> tuple[Sequence[Problem], bool]:
         """Read everything again. The answer: lines without use, and whether anything is different now."""
@@ -90,10 +97,16 @@ class View:
         return self.snapshot.config.beyond if self.snapshot else DROP_IN
 
     def loaded(self) -> Loaded:
-        """What the kernel holds, as of the last look; `forget_loaded` makes the next one look again."""
-        if self._loaded is None:
-            self._loaded = self.tree.loaded()
+        """What the kernel holds, as of the last look and what came since; after `forget_loaded` there is a new look."""
+        now = time.monotonic()
+        if self._loaded is None or now > self._loaded_at + LOOK_AT_LOADED:
+            self._loaded, self._loaded_at = self.tree.loaded(), now
         return self._loaded
+
+    def came(self, module: str) -> None:
+        """A module was loaded: no need to look for it."""
+        if self._loaded is not None:
+            self._loaded = self._loaded.with_live(module)
 
     def forget_loaded(self) -> None:
         """Something was loaded or removed."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
+from kmodd.cli.options import BadOption, Options
 from kmodd.daemon import Daemon, Settings
 from kmodd.errors import KmoddError, NoTree
 from kmodd.host.control import CONTROL_SOCKET
@@ -14,38 +14,53 @@ from kmodd.host.notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.outcome import DEBUG, INFO
 
+USAGE = f"""usage: kmodd run [OPTION…]
+
+Listen to the kernel, load what its devices ask for, say why. `journalctl -t kmodd` shows it.
+
+  --dry-run         resolve and tell everything, load nothing
+  --root DIR        prefix of every path that is read
+  --kernel RELEASE  default: the running one
+  -v, --verbose     in a terminal: show debug records too
+  --socket PATH     control socket (default {CONTROL_SOCKET})
+  --here FIXTURE    for a look on any machine: where modules cannot be loaded, say why and go on as --dry-run,
+                    with FIXTURE/lib/modules where there is no module tree
+"""
+
+_LONG = {
+    "dry-run": "dry-run", "root": "root:", "kernel": "kernel:", "verbose": "v", "socket": "socket:", "here": "here:",
+    "help": "h",
+}  # fmt: skip
+
 
 def main(argv: list[str]) -> int:
     """Serve until told to stop: exit 0. 1: something it needs is not there; 2: wrong usage; 3: no module tree."""
-    parser = argparse.ArgumentParser(
-        "kmodd run",
-        description="Listen to the kernel, load what its devices ask for, say why. `journalctl -t kmodd` shows it.",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="resolve and tell everything, load nothing")
-    parser.add_argument("--root", default="", metavar="DIR", help="prefix of every path that is read")
-    parser.add_argument("--kernel", metavar="RELEASE", help="default: the running one")
-    parser.add_argument("--verbose", "-v", action="store_true", help="in a terminal: show debug records too")
-    parser.add_argument("--socket", default=CONTROL_SOCKET, metavar="PATH", help="control socket (default %(default)s)")
-    parser.add_argument(
-        "--here", metavar="FIXTURE",
-        help="for a look on any machine: where modules cannot be loaded, say why and go on as --dry-run, "
-        "with FIXTURE/lib/modules where there is no module tree",
-    )  # fmt: skip
-    options = parser.parse_args(argv)
+    options = Options(argv, "vh", _LONG)
+    try:
+        given = dict(options)
+        if options.operands:
+            raise BadOption(f"no operand expected: '{options.operands[0]}'")
+    except BadOption as error:
+        print(f"kmodd run: {error}\n{USAGE}", end="", file=sys.stderr)
+        return 2
+    if "h" in given:
+        print(USAGE, end="")
+        return 0
+    root, socket = given.get("root", ""), given.get("socket", CONTROL_SOCKET)
     notify = Notify()
     try:
-        tree = Tree(root=options.root, release=options.kernel)
+        tree = Tree(root=root, release=given.get("kernel"))
         if tree.guessed:
-            print(f"kmodd run: kernel {tree.release}, the only one below {options.root}", file=sys.stderr)
-        dry_run = options.dry_run
-        if options.here is not None:
-            tree, dry_run = _here(tree, options.here, dry_run)
-        journal = open_journal(under_systemd=notify.under_systemd, lowest=DEBUG if options.verbose else INFO)
+            print(f"kmodd run: kernel {tree.release}, the only one below {root}", file=sys.stderr)
+        dry_run = "dry-run" in given
+        if "here" in given:
+            tree, dry_run = _here(tree, given["here"], dry_run)
+        journal = open_journal(under_systemd=notify.under_systemd, lowest=DEBUG if "v" in given else INFO)
         settings = Settings(
             dry_run=dry_run,
             spawn_loaders=not notify.under_systemd,
-            control_path=_control_path(options.socket),
-            run=not (dry_run or options.root) and os.geteuid() == 0 and options.socket == CONTROL_SOCKET,
+            control_path=_control_path(socket),
+            run=not (dry_run or root) and os.geteuid() == 0 and socket == CONTROL_SOCKET,
         )
         daemon = Daemon(tree, journal, notify, settings)
     except (KmoddError, OSError, ImportError) as error:

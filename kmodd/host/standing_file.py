@@ -31,6 +31,8 @@ class StandingFile:
 
     def write(self, now: Standing) -> None:
         """Replace the file, if anything changed; where it cannot be written, the next daemon knows less."""
+        if not (now.crashed or now.removed or self._written):
+            return  # as mostly, and asked in each round of the loop
         text = now.to_text()
         if text == self._written:
             return
