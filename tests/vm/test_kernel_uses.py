@@ -41,7 +41,7 @@ SOCKETS = {
 #: Those that take long, or cannot be unloaded again.
 MORE_SOCKETS = {"socket 31 5 0": "bluetooth", "socket 43 1 0": "smc", "socket 2 1 132": "sctp"}
 MOUNTS = {"mount vfat": "vfat", "mount iso9660": "isofs", "mount squashfs": "squashfs", "mount minix": "minix"}
-LINKS = {"link dummy": "dummy", "link vrf": "vrf", "link nlmon": "nlmon"}
+LINKS = {"link dummy": "dummy", "link ifb": "ifb", "link nlmon": "nlmon"}
 TRAFFIC = {"qdisc sfq": "sch_sfq", "filter basic": "cls_basic", "chain nat": "nft_chain_nat"}
 CIPHERS = {"alg hash wp512": "wp512", "alg skcipher ecb(des)": "algif_skcipher"}
 NODES = {
@@ -116,7 +116,7 @@ def test_what_is_used_is_loaded_and_its_user_is_on_record(guest: Machine, who: s
     assert stranger_faults(guest.module_loads()) == []
     slowest = sorted(used.seconds.items(), key=lambda pair: -pair[1])[:3]
     print(f"{who}: {len(uses)} uses, {sum(used.seconds.values()):.1f} s, slowest {slowest}")
-    guest.run("busybox ip link del kt-dummy; busybox ip link del kt-vrf; busybox ip link del kt-nlmon")
+    guest.run("busybox ip link del kt-dummy; busybox ip link del kt-ifb; busybox ip link del kt-nlmon")
     print(f"{who}: not unloaded: {unload(guest, before)}")
 
 
