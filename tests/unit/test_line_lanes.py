@@ -448,6 +448,37 @@ def test_what_somebody_removed_is_not_brought_back_by_a_look(world: World) -> No
     assert loads(world) == ["c.ko", "c.ko"]
 
 
+def spoken(world: World, uuid: str) -> None:
+    """dev0 says its alias because this one had it do so."""
+    text = f"add@/devices/dev0\0SUBSYSTEM=mmc\0MODALIAS=pci:v2\0SYNTH_UUID={uuid}\0"
+    world.line.intake.take(uevent.parse(text.encode()), "uevent")
+
+
+def test_what_we_have_a_device_say_fights_no_operator(world: World) -> None:
+    """A device without a `modalias` file is looked at by having it speak; a trigger by hand is a wish."""
+    world.plug("pci:v2", "dev0")
+    world.settle()
+    world.live()
+    module_event(world, "remove", "c")
+    spoken(world, world.line.intake.uuid)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    spoken(world, world.line.intake.uuid)
+    spoken(world, "0")  # joins the one that waits
+    world.settle()
+    assert loads(world) == ["c.ko", "c.ko"]
+
+
+def test_what_we_have_a_device_say_at_the_start_is_coldplug(world: World) -> None:
+    world.line.intake.coldplug(())
+    spoken(world, world.line.intake.uuid)
+    request = world.line.intake.backlog.take()
+    world.line.report.end_coldplug()
+    spoken(world, world.line.intake.uuid)
+    later = world.line.intake.backlog.take()
+    assert [each and each.origin for each in (request, later)] == ["coldplug", "reconcile"]
+
+
 def test_what_somebody_removed_and_loaded_again_is_as_before(world: World) -> None:
     device(world, "pci:v2")
     world.plug("pci:v2", "dev0")
