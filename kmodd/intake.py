@@ -90,6 +90,12 @@ class Intake:
                 self._boot_names.add(module.name)
                 self.boot_left += self.backlog.add(Request(module.name, "boot", at=module.at))
 
+    def again(self, request: Request, *, first: bool = False) -> None:
+        """One that was taken before comes again; `first`: before all others. Where there is no room, by a replay."""
+        self._answers.forget(request.text)
+        if not (self.backlog.put_back(request) if first else self.backlog.add(request)):
+            self.replay = "all"
+
     def order(self, request: Request) -> bool:
         """A request that somebody waits for. False: no room."""
         return self.turns.add(request)

@@ -196,11 +196,12 @@ class Backlog:
                 entry.uncounted += 1
         return True
 
-    def put_back(self, request: Request) -> None:
-        """The one that was taken last is not to be had yet: it comes first again."""
-        self.add(request)
-        if request.text in self._waiting:
+    def put_back(self, request: Request) -> bool:
+        """The one that was taken last is not to be had yet: it comes first again. False: no room."""
+        has_room = self.add(request)
+        if has_room:
             self._waiting.move_to_end(request.text, last=False)
+        return has_room
 
     def take(self) -> Request | None:
         """The one that has waited longest, for all devices that joined it; None: nothing waits."""

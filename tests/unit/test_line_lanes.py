@@ -363,6 +363,48 @@ def test_a_missing_file_is_told_once_and_tried_again_when_it_comes(world: World)
     assert world.told() == [("c", "loaded")]
 
 
+@pytest.mark.parametrize("way", ["soon", "file", "loader"])
+def test_what_is_to_be_tried_again_is_not_lost_where_there_is_no_room(
+    world: World, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay of sysfs brings it, and its answer is not taken from memory."""
+    world.line.view.watched = True
+    monkeypatch.setattr("kmodd.retries.PAUSES", (0.0,))
+    file = world.modules / "c.ko"
+    match way:
+        case "soon":
+            world.kernel.refuse["c.ko"] = errno.EBUSY
+        case "file":
+            file.rename(world.root / "away")
+        case _:
+            monkeypatch.setattr(world.loaders, "get", no_loader)
+    world.line.refresh()
+    world.line.intake.takes_replay()
+    world.plug("pci:v2", synthetic=True)
+    backlog = world.line.intake.backlog
+    if way == "loader":
+        take = backlog.take
+
+        def take_last() -> Request | None:
+            monkeypatch.setattr(backlog, "_limit", 0)  # its room is gone by the time it is put back
+            return take()
+
+        monkeypatch.setattr(backlog, "take", take_last)
+    world.settle()
+    monkeypatch.setattr(backlog, "_limit", 0)
+    assert (world.line.intake.replay == "all") is (way == "loader")
+    if way == "file":
+        (world.root / "away").rename(file)
+        world.line.files_may_have_come()
+    world.line.tick()
+    assert world.line.intake.replay == "all"
+    assert "pci:v2" not in world.line._answers._known
+
+
+def no_loader() -> Lane:
+    raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
 def test_stale_data_is_not_served_where_files_are_watched(world: World) -> None:
     """A check before every "no match", though somebody says when files change."""
     world.line.view.watched = True
