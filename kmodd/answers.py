@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from kmodd.outcome import KEPT_OUT, Outcome
+from kmodd.outcome import Outcome
 from kmodd.request import Request
 
 TYPE_CHECKING = False
@@ -62,8 +62,8 @@ class Answers:
                 self._refused[outcome.module] = outcome.errno
             refused = refused or outcome.module in self._refused
         for outcome in outcomes:
-            settled = outcome.result in _FINAL or outcome.module in self._refused or outcome.detail == KEPT_OUT
-            if not settled:
+            # Not what was kept out: a look is, a trigger by hand is not.
+            if outcome.result not in _FINAL and outcome.module not in self._refused:
                 return
         if len(self._known) >= MOST:
             self._known.clear()

@@ -202,7 +202,7 @@ class Daemon:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
         if self._settings.dry_run:
             return
-        for error in sources.speak(self._tree.root):
+        for error in sources.speak(self._tree.root, self._line.intake.uuid):
             message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
             self._line.report.complain_once(message)
 

@@ -5,6 +5,7 @@ Devices wait in the backlog, where equal wishes are one; whoever waits for an an
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from kmodd import outcome as telling
@@ -38,6 +39,8 @@ class Intake:
         self._autoclean = autoclean
         self.backlog = Backlog()
         self.turns = Turns()
+        self.uuid = "-".join(os.urandom(size).hex() for size in (4, 2, 2, 2, 6))
+        """Stands in the events that we have devices say."""
         self.replay: Replay = ""
         self.boot_left = 0
         """So many of the boot list are not answered yet."""
@@ -50,6 +53,9 @@ class Intake:
     def take(self, event: Uevent, origin: Origin, *, drift: bool = False) -> None:
         """An event: what it makes us want waits from now on. `drift`: it is one of a look for missing drivers."""
         self._report.counters.events += origin == "uevent"
+        if event.synthetic and event.get("SYNTH_UUID") == self.uuid:
+            # Nobody's wish but ours: it is one of a look at what is there, and fights no operator.
+            origin = "coldplug" if self._report.in_coldplug else "reconcile"
         if event.subsystem == "module":
             self._module_came_or_went(event)
         elif event.action == "remove":
@@ -84,6 +90,12 @@ class Intake:
             if module.name not in self._boot_names:
                 self._boot_names.add(module.name)
                 self.boot_left += self.backlog.add(Request(module.name, "boot", at=module.at))
+
+    def again(self, request: Request, *, first: bool = False) -> None:
+        """One that was taken before comes again; `first`: before all others. Where there is no room, by a replay."""
+        self._answers.forget(request.text)
+        if not (self.backlog.put_back(request) if first else self.backlog.add(request)):
+            self.replay = "all"
 
     def order(self, request: Request) -> bool:
         """A request that somebody waits for. False: no room."""

@@ -191,8 +191,7 @@ class Line:
         if self.guard.mode != "off" or self.guard.sealed:
             self._answers.forget_modules()  # a flag may have come or gone
         for request in self._retries.came(self._tree.present):
-            self._answers.forget(request.text)
-            self.intake.backlog.add(request)
+            self.intake.again(request)
 
     # -- the line ----------------------------------------------------------------------------------------------
 
@@ -307,7 +306,7 @@ class Line:
                 break
             if not job.plan.request.waited_for:
                 # Requests wait, nobody is turned away: it is planned anew once there is a loader.
-                self.intake.backlog.put_back(job.plan.request)
+                self.intake.again(job.plan.request, first=True)
                 break
             job.abandon(self.dispatch.why)
         else:
@@ -382,7 +381,7 @@ class Line:
             self._answers.forget_modules()
             self.intake.replay = "all"
         for request in self._retries.due(now):
-            self.intake.backlog.add(request)
+            self.intake.again(request)
         for request in self.autoclean.due(self._tree.loaded, now):
             self.intake.order(request)
         if now >= self._reconcile_at:

@@ -91,6 +91,11 @@ class Report:
             coldplug.found_live.add(outcome.module)
         return outcome.result == "live"
 
+    @property
+    def in_coldplug(self) -> bool:
+        """What was there before us is not all answered yet."""
+        return self._coldplug is not None
+
     def begin_coldplug(self) -> None:
         """The replay of what was there before us begins."""
         self._coldplug = _Coldplug(time.monotonic_ns())

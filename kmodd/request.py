@@ -148,6 +148,13 @@ class _Waiting:
     """Devices beyond MAX_NAMES: they may be counted twice."""
 
 
+def _weight(request: Request) -> int:
+    """Of two equal wishes the one with more weight stands for both: what only a look wants may be kept out."""
+    if not request.synthetic:
+        return 2
+    return 0 if request.origin == "reconcile" else 1
+
+
 MAX_NAMES = 4096
 """Device names that one entry of the backlog keeps, so that memory is bounded while a loader is stuck."""
 
@@ -179,7 +186,7 @@ class Backlog:
             if len(self._waiting) >= self._limit:
                 return False
             entry = self._waiting[request.text] = _Waiting(request, {})
-        elif entry.request.synthetic and not request.synthetic:
+        elif _weight(request) > _weight(entry.request):
             entry.request = request
         entry.uncounted += max(0, request.device_count - len(request.devices))
         for device in request.devices:
@@ -189,11 +196,12 @@ class Backlog:
                 entry.uncounted += 1
         return True
 
-    def put_back(self, request: Request) -> None:
-        """The one that was taken last is not to be had yet: it comes first again."""
-        self.add(request)
-        if request.text in self._waiting:
+    def put_back(self, request: Request) -> bool:
+        """The one that was taken last is not to be had yet: it comes first again. False: no room."""
+        has_room = self.add(request)
+        if has_room:
             self._waiting.move_to_end(request.text, last=False)
+        return has_room
 
     def take(self) -> Request | None:
         """The one that has waited longest, for all devices that joined it; None: nothing waits."""

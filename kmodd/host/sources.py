@@ -154,11 +154,11 @@ def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
             yield Uevent("add", devpath, subsystem, found, 0, synthetic=True, properties=properties)
 
 
-def speak(root: str) -> list[OSError]:
+def speak(root: str, uuid: str) -> list[OSError]:
     """Write `add` to the devices of SPOKEN_TO, and to parport_pc, whose module is a rule of its own.
 
-    Their events come in through the kernel's group like any other. The answer is what went wrong, but not
-    that a device went away meanwhile.
+    Their events come in through the kernel's group like any other, with `uuid` as SYNTH_UUID. The answer is what went
+    wrong, but not that a device went away meanwhile.
     """
     errors = []
     talkers = [devpath for devpath, subsystem in _devices(root) if subsystem in SPOKEN_TO]
@@ -166,7 +166,7 @@ def speak(root: str) -> list[OSError]:
         try:
             fd = os.open(f"{root}/sys{devpath}/uevent", os.O_WRONLY | os.O_CLOEXEC)
             try:
-                os.write(fd, b"add")
+                _say_add(fd, uuid)
             finally:
                 os.close(fd)
         except FileNotFoundError:
@@ -174,6 +174,16 @@ def speak(root: str) -> list[OSError]:
         except OSError as error:
             errors.append(error)
     return errors
+
+
+def _say_add(fd: int, uuid: str) -> None:
+    """Documentation/ABI/testing/sysfs-uevent: an action, then a UUID since kernel 4.13; earlier ones know none."""
+    try:
+        os.write(fd, f"add {uuid}".encode())
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        os.write(fd, b"add")
 
 
 OVERRIDE_LIMIT = 0.5

@@ -363,6 +363,48 @@ def test_a_missing_file_is_told_once_and_tried_again_when_it_comes(world: World)
     assert world.told() == [("c", "loaded")]
 
 
+@pytest.mark.parametrize("way", ["soon", "file", "loader"])
+def test_what_is_to_be_tried_again_is_not_lost_where_there_is_no_room(
+    world: World, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay of sysfs brings it, and its answer is not taken from memory."""
+    world.line.view.watched = True
+    monkeypatch.setattr("kmodd.retries.PAUSES", (0.0,))
+    file = world.modules / "c.ko"
+    match way:
+        case "soon":
+            world.kernel.refuse["c.ko"] = errno.EBUSY
+        case "file":
+            file.rename(world.root / "away")
+        case _:
+            monkeypatch.setattr(world.loaders, "get", no_loader)
+    world.line.refresh()
+    world.line.intake.takes_replay()
+    world.plug("pci:v2", synthetic=True)
+    backlog = world.line.intake.backlog
+    if way == "loader":
+        take = backlog.take
+
+        def take_last() -> Request | None:
+            monkeypatch.setattr(backlog, "_limit", 0)  # its room is gone by the time it is put back
+            return take()
+
+        monkeypatch.setattr(backlog, "take", take_last)
+    world.settle()
+    monkeypatch.setattr(backlog, "_limit", 0)
+    assert (world.line.intake.replay == "all") is (way == "loader")
+    if way == "file":
+        (world.root / "away").rename(file)
+        world.line.files_may_have_come()
+    world.line.tick()
+    assert world.line.intake.replay == "all"
+    assert "pci:v2" not in world.line._answers._known
+
+
+def no_loader() -> Lane:
+    raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
 def test_stale_data_is_not_served_where_files_are_watched(world: World) -> None:
     """A check before every "no match", though somebody says when files change."""
     world.line.view.watched = True
@@ -446,6 +488,37 @@ def test_what_somebody_removed_is_not_brought_back_by_a_look(world: World) -> No
     world.plug("pci:v2", "dev1")  # another device really comes
     world.settle()
     assert loads(world) == ["c.ko", "c.ko"]
+
+
+def spoken(world: World, uuid: str) -> None:
+    """dev0 says its alias because this one had it do so."""
+    text = f"add@/devices/dev0\0SUBSYSTEM=mmc\0MODALIAS=pci:v2\0SYNTH_UUID={uuid}\0"
+    world.line.intake.take(uevent.parse(text.encode()), "uevent")
+
+
+def test_what_we_have_a_device_say_fights_no_operator(world: World) -> None:
+    """A device without a `modalias` file is looked at by having it speak; a trigger by hand is a wish."""
+    world.plug("pci:v2", "dev0")
+    world.settle()
+    world.live()
+    module_event(world, "remove", "c")
+    spoken(world, world.line.intake.uuid)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    spoken(world, world.line.intake.uuid)
+    spoken(world, "0")  # joins the one that waits
+    world.settle()
+    assert loads(world) == ["c.ko", "c.ko"]
+
+
+def test_what_we_have_a_device_say_at_the_start_is_coldplug(world: World) -> None:
+    world.line.intake.coldplug(())
+    spoken(world, world.line.intake.uuid)
+    request = world.line.intake.backlog.take()
+    world.line.report.end_coldplug()
+    spoken(world, world.line.intake.uuid)
+    later = world.line.intake.backlog.take()
+    assert [each and each.origin for each in (request, later)] == ["coldplug", "reconcile"]
 
 
 def test_what_somebody_removed_and_loaded_again_is_as_before(world: World) -> None:

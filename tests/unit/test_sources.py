@@ -21,6 +21,9 @@ NETLINK_KOBJECT_UEVENT = 15
 """include/uapi/linux/netlink.h; the socket module has no name for it."""
 
 
+UUID = "fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed"
+
+
 def ucred(uid: int) -> list[tuple[int, int, bytes]]:
     return [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack("3i", 0, uid, 0))]
 
@@ -83,9 +86,24 @@ def test_devices_without_a_modalias_file_are_made_to_speak(tmp_path: Path) -> No
     """An MMC card has its MODALIAS in the event alone (drivers/mmc/core/bus.c)."""
     device(tmp_path, "mmc0/mmc0:0001", "mmc", None)
     device(tmp_path, "pci0", "pci", "pci:v1\n")
-    assert speak(str(tmp_path)) == []
-    assert (tmp_path / "sys/devices/mmc0/mmc0:0001/uevent").read_text() == "add"
+    assert speak(str(tmp_path), UUID) == []
+    assert (tmp_path / "sys/devices/mmc0/mmc0:0001/uevent").read_text() == f"add {UUID}"
     assert (tmp_path / "sys/devices/pci0/uevent").read_text() == ""
+
+
+def test_a_kernel_that_takes_no_uuid_is_told_add_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device(tmp_path, "mmc0/mmc0:0001", "mmc", None)
+    write, said = os.write, []
+
+    def old(fd: int, text: bytes) -> int:
+        said.append(text)
+        if text != b"add":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(fd, text)
+
+    monkeypatch.setattr(os, "write", old)
+    assert speak(str(tmp_path), UUID) == []
+    assert said == [f"add {UUID}".encode(), b"add"]
 
 
 def test_replay_finds_what_a_walk_over_all_of_sysfs_finds() -> None:
@@ -137,6 +155,17 @@ def test_a_write_of_add_comes_in_as_an_event(events: KernelEvents) -> None:
         assert got[0].synthetic
         assert set(got[0].modaliases) <= set(event.modaliases)
         assert got[0].seqnum > 0
+
+
+@pytest.mark.root
+def test_the_kernel_gives_back_the_uuid_that_was_written(events: KernelEvents) -> None:
+    """Documentation/ABI/testing/sysfs-uevent: SYNTH_UUID tells whose event it is."""
+    event = speaking_devices()[0]
+    fd = os.open(f"/sys{event.devpath}/uevent", os.O_WRONLY)
+    sources._say_add(fd, UUID)
+    os.close(fd)
+    got = [each for each in receive(events) if isinstance(each, Uevent) and each.devpath == event.devpath]
+    assert got[0].get("SYNTH_UUID") == UUID
 
 
 @pytest.mark.root
