@@ -149,9 +149,8 @@ def test_a_seal_refuses_devices_and_requests_until_it_is_taken_back(guest: Machi
     guest.journal.wait_for(
         lambda each: text(each, "MESSAGE_ID") == SEAL and "taken back" in text(each, "MESSAGE"), 20.0, mark
     )
+    record_of(guest, "8139cp", "loaded", mark)  # what was refused meanwhile gets its driver now
     assert use(guest, "root", PHONET).only == 0
-    guest.unplug(DEVICES["rtl8139"])
-    assert plug(guest, DEVICES["rtl8139"]).faults() == []
     guest.check("systemctl restart kmodd")
     assert _phase(guest) != "sealed"
 
