@@ -18,13 +18,13 @@ from kmodd.dispatch import Dispatch
 from kmodd.errors import Problem
 from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Work
 from kmodd.guard import Guard
-from kmodd.host import sources
 from kmodd.host.acts import Reply
 from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Died, Lane, Loaders
+from kmodd.host.overrides import HUNG_AFTER, Overrides
 from kmodd.host.stack import StackQuestion
 from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
@@ -71,6 +71,7 @@ class Line:
         self.standing = memory.read() if memory else Standing()
         self.others = Others(self.view, self.report, self.standing)
         self._answers = Answers()
+        self._overrides = Overrides(tree.root)
         self.autoclean = Autoclean()
         self.intake = Intake(self.report, self.view, self.standing, self._answers, self.autoclean)
         self._retries = Retries()
@@ -207,6 +208,7 @@ class Line:
             return
         while parked := self.flights.released(self._is_taken, self._may_go):
             self._drive(parked)
+        enough = self._overrides.waited + HUNG_AFTER
         for _ in range(BATCH):
             request = self._take()
             if request is None:
@@ -215,7 +217,7 @@ class Line:
                 self.report.counters.repeats += 1
             else:
                 self._drive(self._begin(request))
-            if self.dispatch.is_off():
+            if self.dispatch.is_off() or self._overrides.waited > enough:
                 break
 
     def _begin(self, request: Request) -> AnyJob:
@@ -237,7 +239,7 @@ class Line:
     def _reconcile(self, job: Job) -> None:
         """Somebody's will stands above what a look at the devices would load."""
         request = job.plan.request
-        if set(request.devices) <= sources.overridden(self._tree.root, request.devices):
+        if set(request.devices) <= self._overrides.of(request.devices):
             job.abandon(telling.OVERRIDDEN)
         elif request.drift and not job.kept_out:
             self.report.drift(job.plan)

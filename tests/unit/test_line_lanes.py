@@ -463,13 +463,29 @@ def test_a_driver_override_is_somebodys_will(world: World) -> None:
 
 def test_a_device_whose_lock_is_held_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading driver_override blocks, unkillably, for the whole of a probe: the daemon must not."""
-    monkeypatch.setattr("kmodd.host.sources.OVERRIDE_LIMIT", 0.2)
+    monkeypatch.setattr("kmodd.host.overrides.LIMIT", 0.2)
     device(world, "pci:v2")
     path = world.root / "sys/devices/dev0/driver_override"
     path.unlink()
     os.mkfifo(path)
     look_for_drift(world)
     assert loads(world) == []
+
+
+def test_devices_whose_lock_is_held_cost_a_batch_one_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's socket is looked at in between."""
+    monkeypatch.setattr("kmodd.host.overrides.LIMIT", 0.2)
+    for name in ("one", "other"):
+        folder = world.root / "sys/devices" / name
+        folder.mkdir(parents=True)
+        os.mkfifo(folder / "driver_override")
+        event = uevent.Uevent("add", f"/devices/{name}", "pci", (f"pci:v2{name}",), 0, synthetic=True)
+        world.line.intake.take(event, "reconcile")
+    world.line.advance()
+    assert len(world.line.intake) == 1
+    assert world.line.can_advance
+    world.settle()
+    assert world.told() == [("c", "not_attempted")] * 2
 
 
 def module_event(world: World, action: str, name: str) -> None:
