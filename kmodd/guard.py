@@ -46,6 +46,8 @@ class Guard:
         self._is_first = True
         self.booting = not (run and os.path.exists(BOOTED))
         """Not all devices of the boot are answered yet."""
+        self.was_closed = run and os.path.exists(CLOSED)
+        """A daemon before this one enforced the policy."""
         self.sealed = run and os.path.exists(SEALED)
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kmodd import outcome as telling
 from kmodd import patience, uevent
 from kmodd.host.lanes import Lane
 from kmodd.host.standing_file import StandingFile
@@ -574,6 +575,36 @@ def test_a_broken_configuration_keeps_the_old_one_and_says_where(world: World) -
     )
     configure(world, "StuckAfterSec=8", "Lanes=2")
     assert (world.line.view.settings.stuck_after, world.line.view.settings.lanes) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "closed", "mode"),
+    [
+        ("[Kmodd]\nPolicy=enforced\n", False, "enforce"),
+        ("[Kmodd]\nPolicy enforce\n", False, "enforce"),
+        ("[Kmodd]\npolicy=enforce\n", False, "enforce"),
+        ("Policy=enforce\n", False, "enforce"),
+        ("[Kmodd]\nLanes=none\n", True, "enforce"),
+        ("[Kmodd]\nLanes=none\n", False, "off"),
+        ("[Kmodd]\nPolicy=observe\n", True, "observe"),
+        ("[Other]\nPolicy=enforced\n", False, "off"),
+        ("[Kmodd]\nPolicyOfTomorrow=x\n", False, "off"),
+    ],
+)
+def test_a_broken_policy_at_the_first_start_does_not_fall_open(
+    tmp_path: Path, lines: str, closed: bool, mode: str
+) -> None:
+    """There are no earlier settings to keep; the mark of an earlier daemon that enforced it is one sign more."""
+    world = World(tmp_path)
+    world.line.guard.was_closed = closed
+    (world.root / "etc/kmodd").mkdir()
+    (world.root / "etc/kmodd/kmodd.conf").write_text(lines)
+    for _ in range(2):
+        world.line.reload()
+        assert world.line.guard.mode == mode
+    said = [record.message for record in world.journal.records if record.priority == telling.ERR]
+    assert any("it is enforced" in message for message in said) is (mode == "enforce")
+    world.line.close()
 
 
 def test_an_edited_kmodd_conf_or_rule_is_noticed_where_files_are_watched(world: World) -> None:
