@@ -134,8 +134,8 @@ class Record:
     """Own fields in their order; a name may repeat."""
 
 
-def record(outcome: Outcome) -> Record:
-    """The one record of `outcome` (fields: INTERFACE, Journal)."""
+def record(outcome: Outcome, repeated: int = 0) -> Record:
+    """The one record of `outcome` (fields: INTERFACE, Journal); `repeated`: so many like it were held back before."""
     number, priority = _KINDS[outcome.result]
     if outcome.verdict:
         priority = outcome.verdict.level
@@ -173,7 +173,11 @@ def record(outcome: Outcome) -> Record:
     fields += [("KMODD_DEVPATH", device) for device in request.devices]
     if request.device_count > len(request.devices):
         fields.append(("KMODD_DEVICES_COUNT", str(request.device_count)))
-    return Record(_PREFIX + number, priority, _sentence(outcome), tuple(fields))
+    sentence = _sentence(outcome)
+    if repeated:
+        fields.append(("KMODD_REPEATED", str(repeated)))
+        sentence += f"; {repeated} more like this since the last record"
+    return Record(_PREFIX + number, priority, sentence, tuple(fields))
 
 
 def _of_requester(request: Request) -> list[tuple[str, str]]:
