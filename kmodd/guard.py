@@ -124,7 +124,7 @@ class Guard:
 
     def note(self, outcome: Outcome) -> Outcome:
         """The outcome of a load, with what policy has to say to it though it let it pass."""
-        judge = self.judge_of(outcome.request)
+        judge = self.judge_of(outcome.request) if outcome.request.removing is None else None
         judgement = judge(outcome.module) if judge else policy.ALLOWED
         if judgement.verdict == "allow" or judgement.refused:  # refused: only since it was begun
             return outcome

@@ -261,15 +261,18 @@ class Line:
         else:
             self.view.forget_loaded()
         if heard != Died(begun=False):
-            outcome = self._outcome(work, heard)
+            outcome = self.guard.note(self._outcome(work, heard))
             if work.let_go:
-                self._came_late(outcome)
+                self._came_late(work, outcome)
                 return
-            work.job.finish(self.guard.note(outcome))
+            work.job.finish(outcome)
         self._drive(work.job)
 
-    def _came_late(self, outcome: Outcome) -> None:
+    def _came_late(self, work: Work, outcome: Outcome) -> None:
         """A load that was called stuck has ended: what gave up on it may be asked for again."""
+        if work.was_live and outcome.ok:
+            self.report.tell(telling.after_all(outcome))
+            return
         self.report.outcomes(
             [replace(outcome, detail=outcome.detail or "it had been given up waiting for")], self._answers
         )
@@ -375,9 +378,9 @@ class Line:
         if self._loaders:
             limit, ask = self.view.settings.stuck_after, self._loaders.ask_stack
             for each in patience.overdue(self.flights, self._tree.loaded, limit, ask, now):
-                each.work.let_go = True
+                each.work.let_go, each.work.was_live = True, each.told is not None
                 self.report.outcomes([each.told] if each.told else [], self._answers)
-                each.work.job.finish(each.outcome)
+                each.work.job.finish(self.guard.note(each.outcome))
                 self._drive(each.work.job)
         if self.others.look(now):
             self._answers.forget_modules()

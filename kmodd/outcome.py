@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno as errors
 
-from kmodd.dataclass import dataclass
+from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
 from kmodd.plan import Because, Skip
 from kmodd.request import Request
@@ -178,6 +178,12 @@ def record(outcome: Outcome, repeated: int = 0) -> Record:
         fields.append(("KMODD_REPEATED", str(repeated)))
         sentence += f"; {repeated} more like this since the last record"
     return Record(_PREFIX + number, priority, sentence, tuple(fields))
+
+
+def after_all(outcome: Outcome) -> Record:
+    """Its load is over, of which it was told before that its module is live, and that it waits for something else."""
+    late = replace(outcome, result="live", detail="its load, which was told before, has ended")
+    return replace(record(late), priority=INFO)
 
 
 def _of_requester(request: Request) -> list[tuple[str, str]]:

@@ -254,6 +254,30 @@ def test_work_on_the_side_is_named_as_what_the_others_wait_for(
     assert at_work(world) == ["b"]
 
 
+def test_what_waited_for_work_on_the_side_is_counted_once(world: World, gate: GateKernel) -> None:
+    """It was told as loaded when it was let go; policy has its word there, too."""
+    configure(world, "Policy=observe")
+    (world.root / "etc/kmodd/policy.d").mkdir()
+    (world.root / "etc/kmodd/policy.d/x.conf").write_text("log module=c\n")
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("c.ko")
+    world.plug("pci:v2")
+    world.line.advance()
+    let_time_pass(world, 61)
+    world.live("c")
+    world.line.tick()
+    assert dict(world.journal.records[-1].fields)["KMODD_VERDICT"] == "log"
+    assert world.told() == [("c", "stuck"), ("c", "loaded")]
+    gate.gates["c.ko"].set()
+    hear(world)
+    (record,) = world.journal.records
+    assert (record.priority, "which was told before, has ended" in record.message) == (telling.INFO, True)
+    assert world.told() == [("c", "live")]
+    assert world.line.report.counters.results == {"stuck": 1, "loaded": 1}
+    assert world.line.intake.takes_replay() == ""
+
+
 def test_a_crashed_module_stays_out_for_the_next_daemon_too(world: World, tmp_path: Path) -> None:
     """kernel-proofs, 2: the kernel keeps the name in state coming; a second load of it blocks."""
     memory = StandingFile(str(tmp_path / "standing"))
