@@ -198,6 +198,7 @@ class Callers:
                 for module, left in line.autoclean.waiting(time.monotonic())
             ],
             "counts": dict(line.report.counters.results),
+            "records_held_back": line.report.records_held_back,
             "records_lost": line.report.records_lost,
             "problems": self._problems(),
         }

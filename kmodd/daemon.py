@@ -252,6 +252,7 @@ class Daemon:
             self._reprobe.files_may_have_come()
             self._watch_tree()
         self._line.tick()
+        self._reprobe.tick()
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
@@ -354,6 +355,8 @@ class Daemon:
         if self._line.view.no_tree or not self._journal.flush():
             waits.append(LOOK_AGAIN)
         changed = self._read_changes_at() if self._changed is not None else None
-        deadlines = (self._callers.next_deadline(), self._line.next_tick(), self._ready_by, changed)
+        deadlines = (
+            self._callers.next_deadline(), self._line.next_tick(), self._reprobe.next_tick(), self._ready_by, changed,
+        )  # fmt: skip
         waits += [max(0.0, deadline - time.monotonic()) for deadline in deadlines if deadline is not None]
         return min(waits)

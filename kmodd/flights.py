@@ -38,6 +38,8 @@ class Work:
     """time.monotonic_ns at the start."""
     let_go: bool = False
     """It is stuck, and its job has gone on without it; what comes of it is told when it comes."""
+    was_live: bool = False
+    """And its module was live by then, and counted as loaded."""
     question: StackQuestion | None = None
     """Where the kernel was asked where it hangs."""
     answer_by: float | None = None

@@ -46,6 +46,8 @@ class Guard:
         self._is_first = True
         self.booting = not (run and os.path.exists(BOOTED))
         """Not all devices of the boot are answered yet."""
+        self.was_closed = run and os.path.exists(CLOSED)
+        """A daemon before this one enforced the policy."""
         self.sealed = run and os.path.exists(SEALED)
 
     @property
@@ -122,7 +124,7 @@ class Guard:
 
     def note(self, outcome: Outcome) -> Outcome:
         """The outcome of a load, with what policy has to say to it though it let it pass."""
-        judge = self.judge_of(outcome.request)
+        judge = self.judge_of(outcome.request) if outcome.request.removing is None else None
         judgement = judge(outcome.module) if judge else policy.ALLOWED
         if judgement.verdict == "allow" or judgement.refused:  # refused: only since it was begun
             return outcome

@@ -80,13 +80,15 @@ class Settings:
     problems: tuple[Problem, ...] = ()
     broken: bool = False
     """Some of the problems are more than a word from a newer version: who has earlier settings keeps them."""
+    policy_broken: bool = False
+    """One of these is about the policy: what it was to be, nobody knows."""
 
 
 def parse(files: Iterable[ConfFile]) -> Settings:
     """All files, in the order in which later ones win. Never raises."""
     settings = Settings()
     problems: list[Problem] = []
-    broken = False
+    broken = policy_broken = False
     for file in files:
         section = ""
         for number, line in _lines(file.text):
@@ -97,21 +99,28 @@ def parse(files: Iterable[ConfFile]) -> Settings:
                     problems.append(Problem(at, 2, line, f"unknown section {section!r}; expected [{SECTION}]"))
                 continue
             key, equals, value = (part.strip() for part in line.partition("="))
-            if not equals:
-                problems.append(Problem(at, 1, line, "expected KEY=VALUE"))
-                broken = True
-            elif section != SECTION:
-                if not section:
-                    problems.append(Problem(at, 1, line, f"outside of a section; expected [{SECTION}] before it"))
-                    broken = True
-            elif key not in _KEYS:
-                problems.append(Problem(at, 1, line, f"unknown key {key!r}; expected one of {', '.join(_KEYS)}"))
-            elif why := _unfit(key, value):
-                problems.append(Problem(at, line.index("=") + 2, line, why))
-                broken = True
-            else:
+            if section not in ("", SECTION):
+                continue
+            if section and key in _KEYS and equals and not _unfit(key, value):
                 settings = _with(settings, key, value)
-    return replace(settings, problems=tuple(problems), broken=broken)
+                continue
+            is_policy = re.match(r"policy\b", line, re.IGNORECASE) is not None
+            policy_broken = policy_broken or is_policy
+            broken = broken or is_policy or not (section and equals) or key in _KEYS
+            problems.append(_problem(at, line, section))
+    return replace(settings, problems=tuple(problems), broken=broken, policy_broken=policy_broken)
+
+
+def _problem(at: Where, line: str, section: str) -> Problem:
+    """What is wrong with a line of ours."""
+    key, equals, value = (part.strip() for part in line.partition("="))
+    if not equals:
+        return Problem(at, 1, line, "expected KEY=VALUE")
+    if not section:
+        return Problem(at, 1, line, f"outside of a section; expected [{SECTION}] before it")
+    if key not in _KEYS:
+        return Problem(at, 1, line, f"unknown key {key!r}; expected one of {', '.join(_KEYS)}")
+    return Problem(at, line.index("=") + 2, line, _unfit(key, value))
 
 
 def _unfit(key: str, value: str) -> str:

@@ -18,13 +18,13 @@ from kmodd.dispatch import Dispatch
 from kmodd.errors import Problem
 from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Work
 from kmodd.guard import Guard
-from kmodd.host import sources
 from kmodd.host.acts import Reply
 from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Died, Lane, Loaders
+from kmodd.host.overrides import HUNG_AFTER, Overrides
 from kmodd.host.stack import StackQuestion
 from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
@@ -71,6 +71,7 @@ class Line:
         self.standing = memory.read() if memory else Standing()
         self.others = Others(self.view, self.report, self.standing)
         self._answers = Answers()
+        self._overrides = Overrides(tree.root)
         self.autoclean = Autoclean()
         self.intake = Intake(self.report, self.view, self.standing, self._answers, self.autoclean)
         self._retries = Retries()
@@ -207,6 +208,7 @@ class Line:
             return
         while parked := self.flights.released(self._is_taken, self._may_go):
             self._drive(parked)
+        enough = self._overrides.waited + HUNG_AFTER
         for _ in range(BATCH):
             request = self._take()
             if request is None:
@@ -215,7 +217,7 @@ class Line:
                 self.report.counters.repeats += 1
             else:
                 self._drive(self._begin(request))
-            if self.dispatch.is_off():
+            if self.dispatch.is_off() or self._overrides.waited > enough:
                 break
 
     def _begin(self, request: Request) -> AnyJob:
@@ -237,7 +239,7 @@ class Line:
     def _reconcile(self, job: Job) -> None:
         """Somebody's will stands above what a look at the devices would load."""
         request = job.plan.request
-        if set(request.devices) <= sources.overridden(self._tree.root, request.devices):
+        if set(request.devices) <= self._overrides.of(request.devices):
             job.abandon(telling.OVERRIDDEN)
         elif request.drift and not job.kept_out:
             self.report.drift(job.plan)
@@ -259,15 +261,18 @@ class Line:
         else:
             self.view.forget_loaded()
         if heard != Died(begun=False):
-            outcome = self._outcome(work, heard)
+            outcome = self.guard.note(self._outcome(work, heard))
             if work.let_go:
-                self._came_late(outcome)
+                self._came_late(work, outcome)
                 return
-            work.job.finish(self.guard.note(outcome))
+            work.job.finish(outcome)
         self._drive(work.job)
 
-    def _came_late(self, outcome: Outcome) -> None:
+    def _came_late(self, work: Work, outcome: Outcome) -> None:
         """A load that was called stuck has ended: what gave up on it may be asked for again."""
+        if work.was_live and outcome.ok:
+            self.report.tell(telling.after_all(outcome))
+            return
         self.report.outcomes(
             [replace(outcome, detail=outcome.detail or "it had been given up waiting for")], self._answers
         )
@@ -373,9 +378,9 @@ class Line:
         if self._loaders:
             limit, ask = self.view.settings.stuck_after, self._loaders.ask_stack
             for each in patience.overdue(self.flights, self._tree.loaded, limit, ask, now):
-                each.work.let_go = True
+                each.work.let_go, each.work.was_live = True, each.told is not None
                 self.report.outcomes([each.told] if each.told else [], self._answers)
-                each.work.job.finish(each.outcome)
+                each.work.job.finish(self.guard.note(each.outcome))
                 self._drive(each.work.job)
         if self.others.look(now):
             self._answers.forget_modules()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno as errors
 
-from kmodd.dataclass import dataclass
+from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
 from kmodd.plan import Because, Skip
 from kmodd.request import Request
@@ -134,8 +134,8 @@ class Record:
     """Own fields in their order; a name may repeat."""
 
 
-def record(outcome: Outcome) -> Record:
-    """The one record of `outcome` (fields: INTERFACE, Journal)."""
+def record(outcome: Outcome, repeated: int = 0) -> Record:
+    """The one record of `outcome` (fields: INTERFACE, Journal); `repeated`: so many like it were held back before."""
     number, priority = _KINDS[outcome.result]
     if outcome.verdict:
         priority = outcome.verdict.level
@@ -173,7 +173,17 @@ def record(outcome: Outcome) -> Record:
     fields += [("KMODD_DEVPATH", device) for device in request.devices]
     if request.device_count > len(request.devices):
         fields.append(("KMODD_DEVICES_COUNT", str(request.device_count)))
-    return Record(_PREFIX + number, priority, _sentence(outcome), tuple(fields))
+    sentence = _sentence(outcome)
+    if repeated:
+        fields.append(("KMODD_REPEATED", str(repeated)))
+        sentence += f"; {repeated} more like this since the last record"
+    return Record(_PREFIX + number, priority, sentence, tuple(fields))
+
+
+def after_all(outcome: Outcome) -> Record:
+    """Its load is over, of which it was told before that its module is live, and that it waits for something else."""
+    late = replace(outcome, result="live", detail="its load, which was told before, has ended")
+    return replace(record(late), priority=INFO)
 
 
 def _of_requester(request: Request) -> list[tuple[str, str]]:

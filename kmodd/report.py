@@ -11,6 +11,7 @@ from kmodd.errors import Problem
 from kmodd.host.journal import Journal
 from kmodd.outcome import Outcome, Record
 from kmodd.plan import Because, Plan
+from kmodd.repeats import Repeats
 from kmodd.request import Request
 
 MOST_COMPLAINTS = 256
@@ -46,12 +47,18 @@ class Report:
         self._journal = journal
         self._coldplug: _Coldplug | None = None
         self.counters = Counters()
+        self._repeats = Repeats()
         self._complained: set[str] = set()
 
     @property
     def records_lost(self) -> int:
         """Journal records that were given up."""
         return self._journal.lost
+
+    @property
+    def records_held_back(self) -> int:
+        """Records of what users have the kernel ask for again and again, that no later one has counted yet."""
+        return self._repeats.held_back
 
     def tell(self, record: Record) -> None:
         """Say one thing."""
@@ -77,8 +84,11 @@ class Report:
             results[outcome.result] = results.get(outcome.result, 0) + 1
             if self._is_summed_up(outcome):
                 continue
-            if outcome.result != "nomatch" or answers.first_nomatch(outcome.request.text):
-                self.tell(telling.record(outcome))
+            if outcome.result == "nomatch" and not answers.first_nomatch(outcome.request.text):
+                continue
+            repeated = self._repeats.admit(outcome, time.monotonic())
+            if repeated is not None:
+                self.tell(telling.record(outcome, repeated))
 
     def _is_summed_up(self, outcome: Outcome) -> bool:
         """Whether the end of coldplug says it: a live module that was not our doing, or was told when we loaded it."""

@@ -6,6 +6,8 @@ as the probe does.
 
 from __future__ import annotations
 
+import time
+
 from kmodd import outcome as telling
 from kmodd.firmware import MOST, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
 from kmodd.host import firmware
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 MOST_LANES = 8
 """Probes under way; further devices wait until one is over."""
 
+PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0)
+"""Seconds before each further try where no loader is to be had; after the last one a change of a file is waited for."""
+
 
 class Reprobe:
     """Who waits for which file, and the probes under way."""
@@ -35,6 +40,10 @@ class Reprobe:
         self._waits = FirmwareWaits()
         self._probes: dict[Lane, MissingFirmware] = {}
         self._directories: tuple[str, ...] = ()
+        self._failures = 0
+        """So often in a row no loader took a probe."""
+        self._again_at: float | None = None
+        """time.monotonic."""
         self._tried: dict[MissingFirmware, object] = {}
         """The files with which it was probed: if the kernel misses it still, it cannot use these."""
 
@@ -69,11 +78,29 @@ class Reprobe:
             if len(self._probes) >= MOST_LANES or not self._probe(missing, self._loaders):
                 for later in there[number:]:
                     self._waits.add(later)
+                self._try_again()
                 break
             if len(self._tried) >= MOST:
                 self._tried.clear()
             self._tried[missing] = files
         self._directories = firmware.watched_dirs(self._root, self._release, self._waits.names)
+
+    def _try_again(self) -> None:
+        """In a while, if nothing is under way whose end would do it."""
+        if self._probes or self._again_at is not None or self._failures >= len(PAUSES):
+            return
+        self._again_at = time.monotonic() + PAUSES[self._failures]
+        self._failures += 1
+
+    def tick(self) -> None:
+        """Try again, if it is time."""
+        if self._again_at is not None and time.monotonic() >= self._again_at:
+            self._again_at = None
+            self.files_may_have_come()
+
+    def next_tick(self) -> float | None:
+        """When (time.monotonic) `tick` has something to do; None: never."""
+        return self._again_at
 
     def _probe(self, missing: MissingFirmware, loaders: Loaders) -> bool:
         """Have a loader do it. False: there is none to be had."""
@@ -100,9 +127,16 @@ class Reprobe:
         heard = lane.receive()
         if heard is None or self._loaders is None:
             return
-        del self._probes[lane]
+        missing = self._probes.pop(lane)
         if isinstance(heard, Died):
             self._loaders.lost(lane)
         else:
             self._loaders.give_back(lane)
-        self.files_may_have_come()
+        if heard == Died(begun=False):  # nobody has probed it
+            self._tried.pop(missing, None)
+            self._waits.add(missing)
+            self._directories = firmware.watched_dirs(self._root, self._release, self._waits.names)
+            self._try_again()
+        else:
+            self._failures = 0
+            self.files_may_have_come()

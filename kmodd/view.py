@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from kmodd import outcome as telling
+from kmodd.dataclass import replace
 from kmodd.errors import NoTree, Problem
 from kmodd.flights import AnyJob
 from kmodd.guard import Guard
@@ -83,6 +84,12 @@ class View:
             message = "kmodd.conf cannot be used as it is: all earlier settings stay in force"
             self._report.tell(Record(telling.BAD_INPUT, telling.ERR, message))
             return self.settings, settings.problems
+        if settings.policy_broken or (settings.broken and self.guard.was_closed):
+            # There is nothing earlier to keep, and of two mistakes this is the one that lets nothing in.
+            message = "kmodd.conf is broken, so nobody knows what the policy was to be: it is enforced"
+            if not self.no_tree:
+                self._report.tell(Record(telling.BAD_INPUT, telling.ERR, message))
+            return replace(settings, policy="enforce"), settings.problems
         return settings, settings.problems
 
     def is_current(self) -> bool:

@@ -36,7 +36,7 @@ FLOORS = (
         "kmodd.layer", "kmodd.catalog", "kmodd.request", "kmodd.policy", "kmodd.plan", "kmodd.resolve", "kmodd.depmod",
         "kmodd.outcome", "kmodd.explanation", "kmodd.lint", "kmodd.job", "kmodd.answers",
         "kmodd.removal", "kmodd.depmod_output", "kmodd.retries", "kmodd.standing", "kmodd.autoclean", "kmodd.rehearsal",
-        "kmodd.firmware",
+        "kmodd.firmware", "kmodd.repeats",
         "kmodd.verdict", "kmodd.suggestion",
         "kmodd.open_requests",
     },

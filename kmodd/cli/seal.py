@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 
 from kmodd.cli.call import NotRunning, Refused, call
+from kmodd.errors import NoTree
 from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.journal import open_journal
 from kmodd.host.journal_reader import journal_records
@@ -17,6 +18,7 @@ from kmodd.host.kernel_facts import MODULES_DISABLED
 from kmodd.host.loaded import read_loaded
 from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.host.settings import read_settings
+from kmodd.host.tree import Tree
 from kmodd.outcome import INFO, NOTICE, SEAL, Record
 from kmodd.policy import Policy
 from kmodd.rehearsal import sealed_asking
@@ -86,12 +88,23 @@ def _record(line: str) -> dict[str, object] | None:
     return None
 
 
+def _builtin(names: list[str]) -> set[str]:
+    """Those that are a part of the kernel; nobody knows where it has no module tree."""
+    try:
+        catalog = Tree().snapshot().catalog
+    except NoTree:
+        return set()
+    return {name for name in names if catalog.is_builtin(name)}
+
+
 def _permanent(socket: str, seconds: float) -> int:
     """Wait until nothing is under way, see that all that is required is there, and shut the kernel."""
     call("Settle", socket, timeout_usec=int(seconds * 1e6))
     loaded = read_loaded()
     required = [name.replace("-", "_") for name in read_settings("").seal_requires]
-    missing = [name for name in required if loaded.state(name) != "live"]
+    absent = [name for name in required if loaded.state(name) != "live"]
+    builtin = _builtin(absent) if absent else set()
+    missing = [name for name in absent if name not in builtin]
     if missing:
         print(f"kmodd seal: not sealed, for these are required and not live: {' '.join(missing)}", file=sys.stderr)
         return 1

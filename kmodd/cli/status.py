@@ -46,6 +46,8 @@ def main(argv: list[str]) -> int:
     print(f"modules: {counts or 'nothing was asked for yet'}")
     if status["records_lost"]:
         print(f"journal: {status['records_lost']} records were lost")
+    if status["records_held_back"]:
+        print(f"journal: {status['records_held_back']} records of kernel requests were like others of that minute")
     if status["policy"] != "off" or status["phase"] == "sealed":
         print(f"policy: {status['policy']}, phase {status['phase']}")
     for each in status["autoclean"]:

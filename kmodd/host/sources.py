@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
-import signal
 import socket
 import struct
-import time
 
 from kmodd import uevent
 from kmodd.dataclass import dataclass
@@ -23,7 +20,7 @@ from kmodd.uevent import Uevent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 RECEIVE_BUFFER = 128 * 1024 * 1024
 """Bytes, as udevd asks for: room for 100,000 events and more. The kernel doubles it."""
@@ -184,50 +181,6 @@ def _say_add(fd: int, uuid: str) -> None:
         if error.errno != errno.EINVAL:
             raise
         os.write(fd, b"add")
-
-
-OVERRIDE_LIMIT = 0.5
-"""Seconds for reading `driver_override` files."""
-
-
-def overridden(root: str, devpaths: Iterable[str]) -> set[str]:
-    """Those of some devices whose `driver_override` is set, or cannot be read now: then a probe holds the device.
-
-    Reading it takes the device's lock, for as long as a probe lasts, and cannot be killed: a child reads.
-    """
-    paths = [path for path in devpaths if os.path.exists(f"{root}/sys{path}/driver_override")]
-    if not paths:
-        return set()
-    try:
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
-    except OSError:
-        return set(paths)
-    try:
-        child = os.fork()
-    except OSError:  # no process is to be had, so nobody can say
-        os.close(ours)
-        os.close(theirs)
-        return set(paths)
-    if child == 0:
-        try:
-            for number, path in enumerate(paths):
-                with open(f"{root}/sys{path}/driver_override", "rb") as file:
-                    free = file.read().strip() in (b"", b"(null)")
-                os.write(theirs, b"%d %d\n" % (number, free))
-        finally:
-            os._exit(0)  # whatever happens: it must not go on as a second daemon
-    os.close(theirs)
-    said = b""
-    deadline = time.monotonic() + OVERRIDE_LIMIT
-    with open(ours, "rb", buffering=0) as file:
-        while (left := deadline - time.monotonic()) > 0 and select.select([file], [], [], left)[0]:
-            if not (more := file.read(4096)):
-                break
-            said += more
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child, signal.SIGKILL)
-    unset = {int(line.split()[0]) for line in said.splitlines() if line.endswith(b" 1")}
-    return {path for number, path in enumerate(paths) if number not in unset}
 
 
 def _devices(root: str) -> Iterator[tuple[str, str]]:

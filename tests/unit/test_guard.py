@@ -118,6 +118,13 @@ def test_a_seal_counts_in_every_mode_and_outlives_the_daemon(it: Guarded, mode: 
     assert [record.message_id for record in it.journal.records] == [telling.SEAL] * 2
 
 
+def test_it_knows_whether_a_daemon_before_it_enforced(it: Guarded) -> None:
+    assert it.guard.was_closed is False
+    it.guard.reload("enforce")
+    assert it.started().was_closed is True
+    assert Guard(str(it.root), Report(it.journal)).was_closed is False
+
+
 def test_a_daemon_that_is_not_the_machine_s_own_keeps_no_marks(it: Guarded) -> None:
     """A dry run, say."""
     it.marks["sealed"].touch()

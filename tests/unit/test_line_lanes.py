@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kmodd import outcome as telling
 from kmodd import patience, uevent
 from kmodd.host.lanes import Lane
 from kmodd.host.standing_file import StandingFile
@@ -253,6 +254,30 @@ def test_work_on_the_side_is_named_as_what_the_others_wait_for(
     assert at_work(world) == ["b"]
 
 
+def test_what_waited_for_work_on_the_side_is_counted_once(world: World, gate: GateKernel) -> None:
+    """It was told as loaded when it was let go; policy has its word there, too."""
+    configure(world, "Policy=observe")
+    (world.root / "etc/kmodd/policy.d").mkdir()
+    (world.root / "etc/kmodd/policy.d/x.conf").write_text("log module=c\n")
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("c.ko")
+    world.plug("pci:v2")
+    world.line.advance()
+    let_time_pass(world, 61)
+    world.live("c")
+    world.line.tick()
+    assert dict(world.journal.records[-1].fields)["KMODD_VERDICT"] == "log"
+    assert world.told() == [("c", "stuck"), ("c", "loaded")]
+    gate.gates["c.ko"].set()
+    hear(world)
+    (record,) = world.journal.records
+    assert (record.priority, "which was told before, has ended" in record.message) == (telling.INFO, True)
+    assert world.told() == [("c", "live")]
+    assert world.line.report.counters.results == {"stuck": 1, "loaded": 1}
+    assert world.line.intake.takes_replay() == ""
+
+
 def test_a_crashed_module_stays_out_for_the_next_daemon_too(world: World, tmp_path: Path) -> None:
     """kernel-proofs, 2: the kernel keeps the name in state coming; a second load of it blocks."""
     memory = StandingFile(str(tmp_path / "standing"))
@@ -463,13 +488,29 @@ def test_a_driver_override_is_somebodys_will(world: World) -> None:
 
 def test_a_device_whose_lock_is_held_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading driver_override blocks, unkillably, for the whole of a probe: the daemon must not."""
-    monkeypatch.setattr("kmodd.host.sources.OVERRIDE_LIMIT", 0.2)
+    monkeypatch.setattr("kmodd.host.overrides.LIMIT", 0.2)
     device(world, "pci:v2")
     path = world.root / "sys/devices/dev0/driver_override"
     path.unlink()
     os.mkfifo(path)
     look_for_drift(world)
     assert loads(world) == []
+
+
+def test_devices_whose_lock_is_held_cost_a_batch_one_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's socket is looked at in between."""
+    monkeypatch.setattr("kmodd.host.overrides.LIMIT", 0.2)
+    for name in ("one", "other"):
+        folder = world.root / "sys/devices" / name
+        folder.mkdir(parents=True)
+        os.mkfifo(folder / "driver_override")
+        event = uevent.Uevent("add", f"/devices/{name}", "pci", (f"pci:v2{name}",), 0, synthetic=True)
+        world.line.intake.take(event, "reconcile")
+    world.line.advance()
+    assert len(world.line.intake) == 1
+    assert world.line.can_advance
+    world.settle()
+    assert world.told() == [("c", "not_attempted")] * 2
 
 
 def module_event(world: World, action: str, name: str) -> None:
@@ -558,6 +599,36 @@ def test_a_broken_configuration_keeps_the_old_one_and_says_where(world: World) -
     )
     configure(world, "StuckAfterSec=8", "Lanes=2")
     assert (world.line.view.settings.stuck_after, world.line.view.settings.lanes) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "closed", "mode"),
+    [
+        ("[Kmodd]\nPolicy=enforced\n", False, "enforce"),
+        ("[Kmodd]\nPolicy enforce\n", False, "enforce"),
+        ("[Kmodd]\npolicy=enforce\n", False, "enforce"),
+        ("Policy=enforce\n", False, "enforce"),
+        ("[Kmodd]\nLanes=none\n", True, "enforce"),
+        ("[Kmodd]\nLanes=none\n", False, "off"),
+        ("[Kmodd]\nPolicy=observe\n", True, "observe"),
+        ("[Other]\nPolicy=enforced\n", False, "off"),
+        ("[Kmodd]\nPolicyOfTomorrow=x\n", False, "off"),
+    ],
+)
+def test_a_broken_policy_at_the_first_start_does_not_fall_open(
+    tmp_path: Path, lines: str, closed: bool, mode: str
+) -> None:
+    """There are no earlier settings to keep; the mark of an earlier daemon that enforced it is one sign more."""
+    world = World(tmp_path)
+    world.line.guard.was_closed = closed
+    (world.root / "etc/kmodd").mkdir()
+    (world.root / "etc/kmodd/kmodd.conf").write_text(lines)
+    for _ in range(2):
+        world.line.reload()
+        assert world.line.guard.mode == mode
+    said = [record.message for record in world.journal.records if record.priority == telling.ERR]
+    assert any("it is enforced" in message for message in said) is (mode == "enforce")
+    world.line.close()
 
 
 def test_an_edited_kmodd_conf_or_rule_is_noticed_where_files_are_watched(world: World) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from kmodd import guard, kernel_requests, procfs, uevent
 from kmodd.guard import Guard
-from kmodd.host import sources
 from kmodd.host.lanes import Died, Lane
+from kmodd.host.overrides import Overrides
 from kmodd.host.requests import RequestSocket
 from kmodd.host.settings import settings_directories
 from kmodd.kernel_requests import KernelRequests
@@ -321,9 +321,10 @@ def test_driver_override_that_cannot_be_asked_for_counts_as_set(world: World, mo
     def none() -> int:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    assert sources.overridden(str(world.root), ("/devices/dev0",)) == set()
+    overrides = Overrides(str(world.root))
+    assert overrides.of(("/devices/dev0",)) == set()
     monkeypatch.setattr(os, "fork", none)
-    assert sources.overridden(str(world.root), ("/devices/dev0",)) == {"/devices/dev0"}
+    assert overrides.of(("/devices/dev0",)) == {"/devices/dev0"}
 
 
 def test_a_trace_of_another_form_does_not_keep_the_daemon_from_starting(

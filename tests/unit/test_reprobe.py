@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from pathlib import Path
 
 import pytest
 
-from kmodd import kernel_line
+from kmodd import kernel_line, reprobe
 from kmodd.host.lanes import Lane, Loaders
 from kmodd.report import Report
 from kmodd.reprobe import Reprobe
@@ -83,4 +84,74 @@ def test_a_file_that_the_kernel_cannot_use_is_tried_once(tmp_path: Path, suffix:
     it.files_may_have_come()
     assert probes(it) == 1
     end_probe(it, loaders)
+    loaders.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What time.monotonic says."""
+    now = [1000.0]
+    monkeypatch.setattr("kmodd.reprobe.time.monotonic", lambda: now[0])
+    return now
+
+
+def let_the_time_come(it: Reprobe, clock: list[float]) -> bool:
+    """As the daemon does when it is due; False: it never is."""
+    at = it.next_tick()
+    if at is None:
+        return False
+    assert at > clock[0]
+    it.tick()
+    assert it.next_tick() == at, "it is too early"
+    clock[0] = at
+    it.tick()
+    return True
+
+
+def firmware_is_there(folder: Path) -> None:
+    (folder / "lib/firmware/nic").mkdir(parents=True)
+    (folder / "lib/firmware/nic/x.fw").write_bytes(b"1")
+
+
+def test_a_probe_that_no_loader_has_begun_is_tried_again_a_few_times(tmp_path: Path, clock: list[float]) -> None:
+    """A loader that ends before it reads the call has probed nothing (unix(7), ECONNRESET)."""
+    firmware_is_there(tmp_path)
+    loaders = Probers()
+    it = Reprobe(str(tmp_path), RELEASE, Report(ListJournal()), loaders)
+    look(it)
+    tries = 0
+    while probes(it):
+        tries += 1
+        (lane,) = it.lanes
+        loaders.theirs[-1].close()
+        it.heard(lane)
+        assert not probes(it), "not at once"
+        if not let_the_time_come(it, clock):
+            break
+    assert tries == 1 + len(reprobe.PAUSES)
+    it.files_may_have_come()
+    assert probes(it) == 1
+    end_probe(it, loaders)
+    loaders.close()
+
+
+def test_a_probe_waits_for_a_loader_and_not_for_a_file(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firmware_is_there(tmp_path)
+    loaders = Probers()
+    it = Reprobe(str(tmp_path), RELEASE, Report(ListJournal()), loaders)
+
+    def none() -> Lane:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loaders, "get", none)
+        look(it)
+        assert let_the_time_come(it, clock)
+        assert not probes(it)
+    assert let_the_time_come(it, clock)
+    assert probes(it) == 1
+    end_probe(it, loaders)
+    assert it.next_tick() is None
     loaders.close()

@@ -13,6 +13,7 @@ import pytest
 
 from kmodd.cli import seal
 from kmodd.cli.call import NotRunning, Refused
+from kmodd.host.tree import Tree
 from kmodd.kmodd_conf import Settings
 from kmodd.modprobe_d import ConfFile
 from kmodd.outcome import SEAL
@@ -20,6 +21,7 @@ from kmodd.policy_d import Parsed, parse
 from kmodd.procfs import Loaded, parse_modules
 from kmodd.rehearsal import sealed_asking
 from tests.fakes import ListJournal
+from tests.world import RELEASE
 
 LOADED = {"_UID": "0", "KMODD_RESULT": "loaded"}
 BY_USER = {
@@ -55,6 +57,7 @@ class Machine:
             "read_settings": lambda root: Settings(seal_requires=self.requires),
             "call": self._call,
             "MODULES_DISABLED": str(self.disabled),
+            "Tree": lambda: Tree(root=str(folder), release=RELEASE),
             "open_journal": lambda **_: self.journal,
         }.items():
             monkeypatch.setattr(seal, name, value)
@@ -165,6 +168,18 @@ def test_the_kernel_is_shut_once_all_is_quiet_and_what_is_required_is_live(
     assert run(capsys, "--permanent") == (0, "", "")
     assert machine.disabled.read_text() == "1"
     assert [record.message_id for record in machine.journal.records] == [SEAL]
+
+
+def test_what_is_built_in_is_there(machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.requires = ("ext4", "fat-core", "vfat")
+    modules = tmp_path / "lib/modules" / RELEASE
+    modules.mkdir(parents=True)
+    (modules / "modules.dep").write_text("vfat.ko:\n")
+    (modules / "modules.builtin").write_text("kernel/fs/fat/fat-core.ko\n")
+    status, _, err = run(capsys, "--permanent")
+    assert (status, err) == (1, "kmodd seal: not sealed, for these are required and not live: vfat\n")
+    (modules / "modules.builtin").write_text("kernel/fs/fat/fat-core.ko\nkernel/fs/fat/vfat.ko\n")
+    assert run(capsys, "--permanent")[0] == 0
 
 
 def test_a_line_that_is_no_record_is_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

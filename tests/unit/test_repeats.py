@@ -1,0 +1,81 @@
+"""A user who has the kernel ask without end does not fill the journal: `Repeats`."""
+
+from __future__ import annotations
+
+import pytest
+
+from kmodd import repeats
+from kmodd.dataclass import replace
+from kmodd.outcome import Outcome, Result
+from kmodd.plan import Because
+from kmodd.repeats import Repeats
+from kmodd.request import Origin, Request
+from kmodd.requester import Requester
+from tests.world import World
+
+USER = Requester(812, "sh", "/bin/sh", 1000, None, "", "", False)
+
+
+def outcome(
+    text: str = "net-pf-38", result: Result = "denied", origin: Origin = "request", uid: int | None = 1000
+) -> Outcome:
+    who = None if uid is None else replace(USER, uid=uid)
+    return Outcome(Request(text, origin, requester=who), "af_alg", result, Because("asked", text))
+
+
+def test_one_a_minute_and_the_next_has_the_count() -> None:
+    it = Repeats()
+    assert [it.admit(outcome(), now) for now in (0.0, 1.0, 59.0)] == [0, None, None]
+    assert it.held_back == 2
+    assert [it.admit(outcome(), now) for now in (60.0, 61.0, 120.0, 190.0)] == [2, None, 1, 0]
+    assert it.held_back == 0
+
+
+def test_what_differs_is_told() -> None:
+    """Who, what, what came of it, and why."""
+    it = Repeats()
+    kinds = [
+        outcome(), outcome(uid=0), outcome(uid=None), outcome("net-pf-16"), outcome(result="failed"),
+        replace(outcome(), rule="deny *"), replace(outcome(), errno=19), replace(outcome(), module="aead"),
+    ]  # fmt: skip
+    assert [it.admit(each, 0.0) for each in kinds] == [0] * len(kinds)
+
+
+@pytest.mark.parametrize("each", [outcome(result="loaded"), outcome(origin="uevent", uid=None)])
+def test_loads_and_devices_are_always_told(each: Outcome) -> None:
+    it = Repeats()
+    assert [it.admit(each, 0.0) for _ in range(3)] == [0] * 3
+
+
+def test_memory_is_bounded_and_one_user_does_not_silence_another() -> None:
+    it = Repeats()
+    admitted = [it.admit(outcome(f"fs-{number}"), 0.0) for number in range(1000)]
+    assert admitted.count(0) == repeats.MOST_KINDS
+    assert it.held_back == 1000 - repeats.MOST_KINDS
+    assert it.admit(outcome(uid=1001), 0.0) == 0
+    assert it.admit(outcome("another"), 60.0) == 0, "what is over makes room"
+    assert sum(len(kinds) for kinds in it._users.values()) == 1
+    many = [it.admit(outcome(uid=number), 70.0) for number in range(5000)]
+    assert many.count(0) == repeats.MOST - 1
+    assert sum(len(kinds) for kinds in it._users.values()) <= repeats.MOST
+
+
+def test_the_record_and_status_have_the_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("kmodd.report.time.monotonic", lambda: now[0])
+    world.kernel.refuse["c.ko"] = 19
+    world.line.refresh()
+    world.journal.records.clear()
+    for _ in range(5):
+        world.line.intake.order(Request("c", "request", requester=USER))
+        world.settle()
+    assert world.line.report.records_held_back == 4
+    assert world.line.report.counters.results["failed"] == 5
+    now[0] += 60
+    world.line.intake.order(Request("c", "request", requester=USER))
+    world.settle()
+    first, second = world.journal.records
+    assert "KMODD_REPEATED" not in dict(first.fields)
+    assert dict(second.fields)["KMODD_REPEATED"] == "4"
+    assert second.message.endswith("; 4 more like this since the last record")
+    assert world.line.report.records_held_back == 0
