@@ -28,7 +28,7 @@ from kmodd.host.sources import KernelEvents, Overrun, Refused
 from kmodd.host.spawner import Spawner
 from kmodd.host.stack import StackQuestion
 from kmodd.host.standing_file import StandingFile
-from kmodd.host.tree import Tree
+from kmodd.host.tree import Tree, read_file
 from kmodd.host.trusted import Trusted
 from kmodd.host.watch import Watch
 from kmodd.kernel_requests import KernelRequests
@@ -180,9 +180,11 @@ class Daemon:
 
     def _lacks(self) -> list[str]:
         """What works less well here, in words."""
+        has_modules = self._settings.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         lacks = {
             "no kernel log: a crash is told without the kernel's words (CAP_SYSLOG, /dev/kmsg)": self._log is None,
             "no inotify: new modules and files are noticed with the next event only": self._files is None,
+            "no /proc/modules: each module is given to the kernel to see whether it is there": not has_modules,
             "no CAP_NET_ADMIN: the receive buffer is as small as the system allows": not self._events.buffer_forced,
         }
         return [words for words, is_so in lacks.items() if is_so]

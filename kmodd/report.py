@@ -40,6 +40,12 @@ class _Coldplug:
     """What an initramfs or PID 1 had loaded: one record for all (INTERFACE, Journal)."""
 
 
+def _is_no_news(outcome: Outcome) -> bool:
+    """A look at what is there that finds all as it was: it was told when it came to be so."""
+    refused_before = outcome.result == "not_attempted" and outcome.errno != 0
+    return outcome.request.origin == "reconcile" and (refused_before or outcome.result in ("live", "builtin"))
+
+
 class Report:
     """Writes records to a journal."""
 
@@ -82,7 +88,7 @@ class Report:
         for outcome in outcomes:
             results = self.counters.results
             results[outcome.result] = results.get(outcome.result, 0) + 1
-            if self._is_summed_up(outcome):
+            if self._is_summed_up(outcome) or _is_no_news(outcome):
                 continue
             if outcome.result == "nomatch" and not answers.first_nomatch(outcome.request.text):
                 continue

@@ -44,6 +44,8 @@ class Qmp:
         QEMU 7.2 does not tell of every device that went (xHCI never), so its object tree is polled.
         VmError after `timeout` seconds.
         """
+        if identifier not in self.peripherals():
+            return  # the guest's late eject of what was in that slot before has taken this one along
         self.execute("device_del", id=identifier)
         deadline = time.monotonic() + timeout
         while identifier in self.peripherals():
