@@ -101,7 +101,7 @@ class Line:
         return self.flights.own() < MOST_OWN and self.intake.turns.has(operators=not self.flights.has_operator())
 
     def _has_place(self) -> bool:
-        room = self.flights.places() < self.view.settings.lanes and len(self.flights.parked) < MOST_PARKED
+        room = self.flights.places() < self.view.settings.lanes and self.flights.parked_places() < MOST_PARKED
         return room and len(self.intake.backlog) > 0
 
     def _take(self) -> Request | None:
