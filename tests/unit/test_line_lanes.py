@@ -384,6 +384,17 @@ def test_standing_comes_back_as_it_was_written() -> None:
     assert (again.crashed, again.removed) == ({"x"}, {"y": {"/devices/1", "/devices/2"}})
 
 
+def test_a_device_that_left_while_no_daemon_was_there_is_forgotten(tmp_path: Path) -> None:
+    """The next one at its place is new, and gets its driver."""
+    (tmp_path / "sys/devices/1").mkdir(parents=True)
+    memory = StandingFile(str(tmp_path / "standing"), str(tmp_path))
+    standing = Standing()
+    standing.asks("y", ("/devices/1", "/devices/2"))
+    standing.remove("y")
+    memory.write(standing)
+    assert memory.read().removed == {"y": {"/devices/1"}}
+
+
 # -- tried again, with a cause ------------------------------------------------------------------------------------
 
 
