@@ -325,7 +325,7 @@ class Line:
         if isinstance(job, Job):
             if not request.waited_for:  # an operator's parameters, a process's rights: others may fare otherwise
                 self._answers.learn(request.text, job.outcomes, now)
-            self.intake.boot_left -= request.origin == "boot" and not request.again
+                self.intake.boot_left.discard(request.text)  # a device may have joined it, in its stead
             if self._retries.after(request, job.outcomes, now):
                 self._answers.forget(request.text)
         else:

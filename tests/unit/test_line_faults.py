@@ -119,6 +119,27 @@ def test_new_entries_of_the_boot_list_are_loaded_on_reload(world: World) -> None
     assert loads(world) == ["a.ko", "c.ko"]
 
 
+def test_an_entry_of_the_boot_list_that_joins_a_device_is_answered_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no loader and comes back to find the same wish there; READY waits for the list."""
+    real = world.loaders.get
+
+    def none() -> Lane:
+        world.plug("c")
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(world.loaders, "get", none)
+    world.line.intake.boot(BootList((BootModule("c", Where("/etc/modules", 1)),)))
+    world.line.advance()
+    assert world.line.intake.boot_left
+    monkeypatch.setattr(world.loaders, "get", real)
+    monkeypatch.setattr(world.line.dispatch, "_not_before", 0.0)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert not world.line.intake.boot_left
+
+
 # -- loaders ------------------------------------------------------------------------------------------------------
 
 
