@@ -89,8 +89,8 @@ class Intake:
         for module in listed.modules:
             if module.name not in self._boot_names:
                 self._boot_names.add(module.name)
-                if self.backlog.add(Request(module.name, "boot", at=module.at)):
-                    self.boot_left.add(module.name)
+                self.backlog.add(Request(module.name, "boot", at=module.at))
+                self.boot_left.add(module.name)
 
     def again(self, request: Request, *, first: bool = False) -> None:
         """One that was taken before comes again; `first`: before all others. Where there is no room, by a replay."""

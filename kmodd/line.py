@@ -215,6 +215,7 @@ class Line:
                 break
             if not request.waited_for and self._answers.repeats(request, time.monotonic()):
                 self.report.counters.repeats += 1
+                self.intake.boot_left.discard(request.text)
             else:
                 self._drive(self._begin(request))
             if self.dispatch.is_off() or self._overrides.waited > enough:

@@ -183,8 +183,8 @@ class Backlog:
         """Queue `request`, or join it to an equal one. False: no room."""
         entry = self._waiting.get(request.text)
         if entry is None:
-            if len(self._waiting) >= self._limit:
-                return False
+            if len(self._waiting) >= self._limit and request.origin != "boot":
+                return False  # no replay would bring the boot list again, and it is not long
             entry = self._waiting[request.text] = _Waiting(request, {})
         elif _weight(request) > _weight(entry.request):
             entry.request = request

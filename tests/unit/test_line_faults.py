@@ -140,6 +140,19 @@ def test_an_entry_of_the_boot_list_that_joins_a_device_is_answered_with_it(
     assert not world.line.intake.boot_left
 
 
+def test_the_boot_list_has_room_and_is_answered_from_memory_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No replay would bring it again, and READY waits for it."""
+    world.kernel.refuse["c.ko"] = errno.ENODEV
+    world.plug("c")
+    world.settle()
+    monkeypatch.setattr(world.line.intake.backlog, "_limit", 0)
+    names = [BootModule(name, Where("/etc/modules", 1)) for name in ("c", "a")]
+    world.line.intake.boot(BootList(tuple(names)))
+    world.settle()
+    assert loads(world) == ["c.ko", "a.ko"]
+    assert not world.line.intake.boot_left
+
+
 # -- loaders ------------------------------------------------------------------------------------------------------
 
 
