@@ -105,7 +105,7 @@ class Daemon:
         """Files that were missing when the watch was set."""
         self._changed: tuple[float, float] | None = None
         """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
-        memory = StandingFile() if settings.run else None
+        memory = StandingFile(root=tree.root) if settings.run else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
         self._line.view.watched = self._files is not None
         self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)

@@ -24,7 +24,7 @@ MOST_OWN = 50
 """Lanes for requests that somebody waits for; the kernel itself asks for no more at a time (kernel/module/kmod.c)."""
 
 MOST_PARKED = 256
-"""Jobs that wait for a module in flight; beyond, requests stay in the backlog."""
+"""Jobs of devices that wait for a module in flight; beyond, requests stay in the backlog."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,9 +67,13 @@ class Flights:
         """Works that hold a place in the serial lane."""
         return sum(not work.let_go and not work.job.plan.request.waited_for for work in self.works.values())
 
+    def parked_places(self) -> int:
+        """Jobs that would hold one, had they not to wait for a load in flight."""
+        return sum(not job.plan.request.waited_for for _, job in self.parked)
+
     def serves_devices(self) -> bool:
         """Some of it is for devices or the boot list."""
-        return self.places() > 0 or any(not job.plan.request.waited_for for _, job in self.parked)
+        return self.places() + self.parked_places() > 0
 
     def own(self) -> int:
         """Works on lanes of their own."""

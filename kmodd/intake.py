@@ -42,8 +42,8 @@ class Intake:
         self.uuid = "-".join(os.urandom(size).hex() for size in (4, 2, 2, 2, 6))
         """Stands in the events that we have devices say."""
         self.replay: Replay = ""
-        self.boot_left = 0
-        """So many of the boot list are not answered yet."""
+        self.boot_left: set[str] = set()
+        """Names of the boot list that are not answered yet."""
         self._boot_names: set[str] = set()
 
     def __len__(self) -> int:
@@ -89,7 +89,8 @@ class Intake:
         for module in listed.modules:
             if module.name not in self._boot_names:
                 self._boot_names.add(module.name)
-                self.boot_left += self.backlog.add(Request(module.name, "boot", at=module.at))
+                self.backlog.add(Request(module.name, "boot", at=module.at))
+                self.boot_left.add(module.name)
 
     def again(self, request: Request, *, first: bool = False) -> None:
         """One that was taken before comes again; `first`: before all others. Where there is no room, by a replay."""

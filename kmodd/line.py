@@ -101,7 +101,7 @@ class Line:
         return self.flights.own() < MOST_OWN and self.intake.turns.has(operators=not self.flights.has_operator())
 
     def _has_place(self) -> bool:
-        room = self.flights.places() < self.view.settings.lanes and len(self.flights.parked) < MOST_PARKED
+        room = self.flights.places() < self.view.settings.lanes and self.flights.parked_places() < MOST_PARKED
         return room and len(self.intake.backlog) > 0
 
     def _take(self) -> Request | None:
@@ -215,6 +215,7 @@ class Line:
                 break
             if not request.waited_for and self._answers.repeats(request, time.monotonic()):
                 self.report.counters.repeats += 1
+                self.intake.boot_left.discard(request.text)
             else:
                 self._drive(self._begin(request))
             if self.dispatch.is_off() or self._overrides.waited > enough:
@@ -325,7 +326,7 @@ class Line:
         if isinstance(job, Job):
             if not request.waited_for:  # an operator's parameters, a process's rights: others may fare otherwise
                 self._answers.learn(request.text, job.outcomes, now)
-            self.intake.boot_left -= request.origin == "boot" and not request.again
+                self.intake.boot_left.discard(request.text)  # a device may have joined it, in its stead
             if self._retries.after(request, job.outcomes, now):
                 self._answers.forget(request.text)
         else:

@@ -233,6 +233,8 @@ def _sentence(outcome: Outcome) -> str:
             return f"{name}{whom} crashed in the kernel {outcome.detail}; {because}"
         case "crashed":
             return f"{name}{whom} crashed in the kernel after {took}; {because}"
+        case "stuck" if outcome.request.removing:
+            return f"Removing {name} has been going on for {took}{detail}; {because}"
         case "stuck":
             return f"{name}{whom} has been starting{f' for {took}' if outcome.duration_usec else ''}{detail}; {because}"
         case "nomatch":

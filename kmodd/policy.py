@@ -61,7 +61,7 @@ class Asking:
 
 def asking_of(request: Request, phase: Phase, flags: frozenset[str] = frozenset()) -> Asking:
     """The asking behind a request."""
-    return Asking(request.origin, request.text, phase, request.subsystem, request.devices, request.requester, flags)
+    return Asking(request.origin, request.text, phase, request.subsystem, request.all_devices, request.requester, flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,13 @@ ALLOWED: Final = Judgement("allow")
 class Policy:
     """Rules that do not change, ready to judge."""
 
-    __slots__ = ("_by_origin", "mode", "rules")
+    __slots__ = ("_by_origin", "_looks_at_devices", "mode", "rules")
 
     def __init__(self, mode: Mode, rules: Sequence[Rule] = ()) -> None:
         """`rules`: in the order in which they are tried."""
         self.mode: Final[Mode] = mode
         self.rules: Final = tuple(rules)
+        self._looks_at_devices = any(condition.key == "device" for rule in rules for condition in rule.conditions)
         prepared = [(rule, _test(rule)) for rule in self.rules]
         self._by_origin: dict[Origin, tuple[tuple[Rule, Callable[[_Case], bool]], ...]] = {
             origin: tuple(pair for pair in prepared if _can_hold(pair[0], origin)) for origin in ORIGINS
@@ -127,7 +128,8 @@ class Policy:
         enforced = sealed or self.mode == "enforce"
         name = module.replace("-", "_")
         found: Rule | None = None
-        for device in asking.devices or ("",):
+        devices = asking.devices if self._looks_at_devices else asking.devices[:1]
+        for device in devices or ("",):
             found = next((rule for rule, fits in rules if fits(_Case(asking, name, device))), None)
             if (found is None and not sealed) or (found is not None and found.verdict != "deny"):
                 break

@@ -6,8 +6,6 @@ become one, and resolving at the last moment sees what the plan before has just 
 
 from __future__ import annotations
 
-from itertools import islice
-
 from kmodd import glob
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
@@ -65,6 +63,8 @@ class Request:
     """Device paths (`/devices/…`) that the wish is for, at most MAX_DEVICES."""
     device_count: int = 0
     """How many devices in all."""
+    more_devices: tuple[str, ...] = ()
+    """Paths of those beyond MAX_DEVICES, as far as they are known. They are judged, and not recorded."""
     params: tuple[str, ...] = ()
     """An operator's module parameters."""
     at: Where | None = None
@@ -81,6 +81,11 @@ class Request:
     """It is tried once more: what kept it from coming in may be over."""
     drift: bool = False
     """reconcile: it was found by the look at devices without a driver that comes from time to time."""
+
+    @property
+    def all_devices(self) -> tuple[str, ...]:
+        """All whose paths are known."""
+        return self.devices + self.more_devices
 
     @property
     def waited_for(self) -> bool:
@@ -183,13 +188,13 @@ class Backlog:
         """Queue `request`, or join it to an equal one. False: no room."""
         entry = self._waiting.get(request.text)
         if entry is None:
-            if len(self._waiting) >= self._limit:
-                return False
+            if len(self._waiting) >= self._limit and request.origin != "boot":
+                return False  # no replay would bring the boot list again, and it is not long
             entry = self._waiting[request.text] = _Waiting(request, {})
         elif _weight(request) > _weight(entry.request):
             entry.request = request
-        entry.uncounted += max(0, request.device_count - len(request.devices))
-        for device in request.devices:
+        entry.uncounted += max(0, request.device_count - len(request.all_devices))
+        for device in request.all_devices:
             if len(entry.devices) < MAX_NAMES:
                 entry.devices[device] = None
             elif device not in entry.devices:
@@ -208,8 +213,10 @@ class Backlog:
         if not self._waiting:
             return None
         _, entry = self._waiting.popitem(last=False)
-        devices = tuple(islice(entry.devices, MAX_DEVICES))
-        return replace(entry.request, devices=devices, device_count=len(entry.devices) + entry.uncounted)
+        devices = tuple(entry.devices)
+        count = len(devices) + entry.uncounted
+        first, more = devices[:MAX_DEVICES], devices[MAX_DEVICES:]
+        return replace(entry.request, devices=first, device_count=count, more_devices=more)
 
 
 class Turns:

@@ -231,6 +231,8 @@ def tell_removal(module: str, result: str, code: int, is_command: bool, how: How
             messages.log(how.level, f"Module {module} is builtin.")
         case "in_use":
             messages.log(how.level, f"Module {module} is in use.")
+        case "stuck":
+            messages.log(ERR, f"could not remove '{module}': the kernel has not come back from it")
         case "not_removed" if is_command:
             messages.log(how.level, f"Error running remove command for {module}")
         case "not_removed" if how.manner.wait_msec:

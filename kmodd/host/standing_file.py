@@ -14,12 +14,17 @@ STANDING = "/run/kmodd/standing"
 class StandingFile:
     """Reads it once, writes it whenever it changed."""
 
-    def __init__(self, path: str = STANDING) -> None:
+    def __init__(self, path: str = STANDING, root: str = "") -> None:
+        """`root`: of the machine whose devices are there or not."""
         self._path = path
+        self._root = root
         self._written = ""
 
     def read(self) -> Standing:
-        """What an earlier daemon of this boot left; nothing where there is none, or where it makes no sense."""
+        """What an earlier daemon of this boot left; nothing where there is none, or where it makes no sense.
+
+        A device that has gone since then is forgotten: the next one at its place is new.
+        """
         try:
             with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
@@ -27,6 +32,9 @@ class StandingFile:
         except (OSError, ValueError):
             return Standing()
         self._written = text
+        for device in {device for devices in found.removed.values() for device in devices}:
+            if not os.path.exists(f"{self._root}/sys{device}"):
+                found.leave(device)
         return found
 
     def write(self, now: Standing) -> None:

@@ -119,6 +119,40 @@ def test_new_entries_of_the_boot_list_are_loaded_on_reload(world: World) -> None
     assert loads(world) == ["a.ko", "c.ko"]
 
 
+def test_an_entry_of_the_boot_list_that_joins_a_device_is_answered_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no loader and comes back to find the same wish there; READY waits for the list."""
+    real = world.loaders.get
+
+    def none() -> Lane:
+        world.plug("c")
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(world.loaders, "get", none)
+    world.line.intake.boot(BootList((BootModule("c", Where("/etc/modules", 1)),)))
+    world.line.advance()
+    assert world.line.intake.boot_left
+    monkeypatch.setattr(world.loaders, "get", real)
+    monkeypatch.setattr(world.line.dispatch, "_not_before", 0.0)
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert not world.line.intake.boot_left
+
+
+def test_the_boot_list_has_room_and_is_answered_from_memory_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No replay would bring it again, and READY waits for it."""
+    world.kernel.refuse["c.ko"] = errno.ENODEV
+    world.plug("c")
+    world.settle()
+    monkeypatch.setattr(world.line.intake.backlog, "_limit", 0)
+    names = [BootModule(name, Where("/etc/modules", 1)) for name in ("c", "a")]
+    world.line.intake.boot(BootList(tuple(names)))
+    world.settle()
+    assert loads(world) == ["c.ko", "a.ko"]
+    assert not world.line.intake.boot_left
+
+
 # -- loaders ------------------------------------------------------------------------------------------------------
 
 

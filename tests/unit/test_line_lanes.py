@@ -18,6 +18,7 @@ from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
 from kmodd.line import Line
 from kmodd.outcome import ADOPTED, DRIFT
+from kmodd.removal import RemovalJob
 from kmodd.request import Removing, Request
 from kmodd.standing import Standing, of_text
 from tests.fakes import FakeKernel
@@ -155,6 +156,34 @@ def test_a_dependent_is_not_handed_over_while_its_dependency_is_coming(world: Wo
     del gate
 
 
+def test_processes_that_wait_for_a_load_do_not_keep_devices_from_theirs(
+    world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may have the kernel ask for what is in flight."""
+    monkeypatch.setattr("kmodd.line.MOST_PARKED", 3)
+    gate.close("a.ko")
+    for _ in range(5):
+        world.line.intake.order(Request("a", "request"))
+    world.line.advance()
+    assert len(world.line.flights.parked) == 4
+    world.plug("pci:v2")
+    world.line.advance()
+    assert at_work(world) == ["a", "c"]
+
+
+def test_so_many_devices_wait_for_a_load_and_the_others_in_the_backlog(
+    world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kmodd.line.MOST_PARKED", 3)
+    gate.close("a.ko")
+    world.line.intake.order(Request("a", "request"))
+    world.line.advance()
+    for number in range(5):
+        world.plug(f"pci:v1x{number}")
+    world.line.advance()
+    assert (len(world.line.flights.parked), len(world.line.intake)) == (3, 2)
+
+
 def test_operators_see_what_came_of_the_one_before(world: World, gate: GateKernel) -> None:
     gate.close("c.ko")
     world.line.intake.order(Request("c", "operator"))
@@ -278,6 +307,29 @@ def test_what_waited_for_work_on_the_side_is_counted_once(world: World, gate: Ga
     assert world.line.intake.takes_replay() == ""
 
 
+def test_a_removal_that_hangs_is_told_as_one(world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, out = threading.Event(), threading.Event()
+
+    def delete_module(_name: str, _flags: int) -> None:
+        inside.set()
+        assert out.wait(20)
+
+    monkeypatch.setattr(gate, "delete_module", delete_module)
+    world.live("c")
+    world.line.intake.order(Request("c", "operator", removing=Removing()))
+    world.line.advance()
+    assert inside.wait(10)
+    let_time_pass(world, 61)
+    world.line.tick()
+    out.set()
+    (record,) = world.journal.records
+    assert record.message.startswith("Removing c has been going on for 61")
+    assert "is left alone" in record.message
+    (job,) = world.line.take_ended()
+    assert isinstance(job, RemovalJob)
+    assert job.failed
+
+
 def test_a_crashed_module_stays_out_for_the_next_daemon_too(world: World, tmp_path: Path) -> None:
     """kernel-proofs, 2: the kernel keeps the name in state coming; a second load of it blocks."""
     memory = StandingFile(str(tmp_path / "standing"))
@@ -330,6 +382,17 @@ def test_standing_comes_back_as_it_was_written() -> None:
     standing.remove("y")
     again = of_text(standing.to_text())
     assert (again.crashed, again.removed) == ({"x"}, {"y": {"/devices/1", "/devices/2"}})
+
+
+def test_a_device_that_left_while_no_daemon_was_there_is_forgotten(tmp_path: Path) -> None:
+    """The next one at its place is new, and gets its driver."""
+    (tmp_path / "sys/devices/1").mkdir(parents=True)
+    memory = StandingFile(str(tmp_path / "standing"), str(tmp_path))
+    standing = Standing()
+    standing.asks("y", ("/devices/1", "/devices/2"))
+    standing.remove("y")
+    memory.write(standing)
+    assert memory.read().removed == {"y": {"/devices/1"}}
 
 
 # -- tried again, with a cause ------------------------------------------------------------------------------------

@@ -162,6 +162,33 @@ def test_new_rules_hold_for_what_was_planned_under_the_old_ones(world: World, ga
     assert "denied by deny origin=request module=b" in world.journal.records[-1].message
 
 
+def test_each_of_many_devices_is_judged_and_sixteen_are_recorded(world: World) -> None:
+    """docs/POLICY.md: what one of them may have is loaded."""
+    rules(world, "allow device=/devices/cpu99", "deny *")
+    for number in range(100):
+        world.plug("pci:v2", f"cpu{number}")
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    fields = [name for name, _ in world.journal.records[-1].fields]
+    assert fields.count("KMODD_DEVPATH") == 16
+    assert dict(world.journal.records[-1].fields)["KMODD_DEVICES_COUNT"] == "100"
+    for number in range(99):
+        world.plug("pci:v1", f"cpu{number}")
+    world.settle()
+    assert loads(world) == ["c.ko"]
+
+
+def test_many_devices_that_are_put_back_are_all_known_and_counted_once(world: World) -> None:
+    for number in range(100):
+        world.plug("pci:v2", f"cpu{number}")
+    backlog = world.line.intake.backlog
+    first = backlog.take()
+    assert first is not None
+    backlog.put_back(first)
+    assert backlog.take() == first
+    assert (len(first.devices), len(first.all_devices), first.device_count) == (16, 100, 100)
+
+
 def test_what_the_seal_kept_out_is_looked_at_again_once_it_is_taken_back(world: World) -> None:
     world.line.seal(True)
     world.plug("pci:v2")

@@ -24,12 +24,14 @@ import pytest
 from kmodd.callers import Callers
 from kmodd.cli import by_daemon, modprobe
 from kmodd.cli.by_daemon import Daemon
+from kmodd.cli.messages import Messages
+from kmodd.cli.modprobe_act import How, tell_removal
 from kmodd.host import local
 from kmodd.host.acts import LOADER_MARK
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.kernel_log import KernelLog
 from kmodd.host.lanes import Lane
-from kmodd.host.local import Machine
+from kmodd.host.local import Machine, Manner
 from kmodd.host.notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.line import Line
@@ -352,6 +354,15 @@ def test_what_policy_refuses_is_a_failure_and_the_tool_does_not_do_it_itself(
         assert (said.status, machine.loaded) == ((1, []) if sealed else (0, ["loop"]))
         assert (b"could not insert 'loop': Operation not permitted" in said.err) == sealed
         assert (b"kmodd says: Not loading loop: denied by sealed" in said.err) == sealed
+
+
+def test_a_removal_that_does_not_come_back_is_said(capfdbinary: Capture) -> None:
+    """A daemon gives up on it after StuckAfterSec=; its answer says so, and nothing else would."""
+    messages = Messages("modprobe")
+    tell_removal("loop", "stuck", 0, False, How(Manner()), messages)
+    messages.flush()
+    said = b"modprobe: ERROR: could not remove 'loop': the kernel has not come back from it\n"
+    assert capfdbinary.readouterr().err == said
 
 
 def test_a_module_that_is_stuck_is_not_one_that_is_loaded(
