@@ -7,8 +7,6 @@ returned to the daemon's loop, which answers it at once or later; nothing here k
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import socket
@@ -16,6 +14,7 @@ import struct
 
 import kmodd
 from kmodd.dataclass import dataclass
+from kmodd.host.listening import Listening
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,35 +166,20 @@ class ControlSocket:
 
         Raises OSError; EADDRINUSE where somebody does.
         """
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-            if other.connect_ex(path) == 0:
-                raise OSError(errno.EADDRINUSE, "another kmodd is running and serves this socket", path)
+        self._listening = Listening(path, socket.SOCK_STREAM, 0o666, MAX_CONNECTIONS)
         self.path = path
         self._service: varlink.Service | None = None
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        # Bound beside and renamed, so that the name is there only once somebody listens.
-        beside = f"{path}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        self._socket.bind(beside)
-        os.chmod(beside, 0o666)
-        self._socket.listen(MAX_CONNECTIONS)
-        self._socket.setblocking(False)
-        os.rename(beside, path)
-        self._inode = os.stat(path).st_ino
         self.connections: list[Connection] = []
 
     def fileno(self) -> int:
         """For select: readable when somebody connects."""
-        return self._socket.fileno()
+        return self._listening.socket.fileno()
 
     def accept(self) -> None:
         """Let in who waits at the door. One too many is sent away; for root, somebody else who waits for nothing is."""
         for _ in range(MAX_CONNECTIONS):
-            try:
-                accepted, _ = self._socket.accept()
-            except OSError:
+            accepted = self._listening.accept()
+            if accepted is None:
                 return
             accepted.setblocking(False)
             credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
@@ -318,10 +302,7 @@ class ControlSocket:
         connection.socket.close()
 
     def close(self) -> None:
-        """Stop listening; the name goes first, so that nobody connects in vain."""
-        with contextlib.suppress(OSError):
-            if os.stat(self.path).st_ino == self._inode:
-                os.unlink(self.path)
+        """Stop listening."""
+        self._listening.close()
         for connection in list(self.connections):
             self.drop(connection)
-        self._socket.close()

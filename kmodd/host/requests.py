@@ -7,8 +7,6 @@ refused or failed), which becomes its exit status. A helper that gets anything e
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import select
 import socket
@@ -16,6 +14,7 @@ import struct
 import time
 
 from kmodd.dataclass import dataclass
+from kmodd.host.listening import Listening
 
 REQUEST_SOCKET = "/run/kmodd/request"
 MAX_CONNECTIONS = 256
@@ -47,24 +46,11 @@ class RequestSocket:
 
         Raises OSError; EADDRINUSE where somebody does.
         """
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as other:
-            if other.connect_ex(path) in (0, errno.EAGAIN):  # EAGAIN: its queue is full
-                raise OSError(errno.EADDRINUSE, "another kmodd is running and serves this socket", path)
         self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        # Bound beside and renamed, so that the name is there only once somebody listens.
-        beside = f"{path}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        self._socket.bind(beside)
-        os.chmod(beside, 0o600)
-        self._socket.listen(MAX_CONNECTIONS)
-        os.rename(beside, path)
-        self._inode = os.stat(path).st_ino
+        self._listening = Listening(path, socket.SOCK_SEQPACKET, 0o600, MAX_CONNECTIONS)
         self._uid = os.geteuid()
         self._epoll = select.epoll()
-        self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+        self._epoll.register(self._listening.socket.fileno(), select.EPOLLIN)
         self._silent: dict[int, tuple[socket.socket, int]] = {}
         """By descriptor: connections without a name yet, and their helper's pid."""
         self._waiting: dict[int, KernelRequest] = {}
@@ -99,9 +85,8 @@ class RequestSocket:
 
     def _accept(self, came: list[KernelRequest]) -> None:
         for _ in range(MAX_CONNECTIONS):
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:  # nobody is left, or no descriptor is
+            connection = self._listening.accept()
+            if connection is None:
                 return
             pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
             # The kernel's helper is root, as the daemon is. One too many is sent away, so that it does without us.
@@ -163,15 +148,12 @@ class RequestSocket:
             request.connection.close()
 
     def close(self) -> None:
-        """Stop listening; the name goes first, so that nobody connects in vain. Who waits does without us."""
-        with contextlib.suppress(OSError):
-            if os.stat(self.path).st_ino == self._inode:
-                os.unlink(self.path)
+        """Stop listening. Who waits does without us."""
+        self._listening.close()
         for connection in [*(silent for silent, _ in self._silent.values()), *(r.connection for r in self.waiting)]:
             connection.close()
         self._silent.clear()
         self._waiting.clear()
-        self._socket.close()
         self._epoll.close()
 
 
