@@ -48,6 +48,10 @@ class _Settling:
     """time.monotonic, seconds; None: never."""
     seqnum: int
     """The kernel's last event when the call came."""
+    since: float
+    """time.monotonic when it came."""
+    asked: list[Request]
+    """What somebody waited for by then. What processes ask for later is not its matter: it may never end."""
 
 
 class Callers:
@@ -94,7 +98,8 @@ class Callers:
                 if self._line.view.no_tree and len(self._line.intake):
                     self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
                 else:
-                    self._settling.append(_Settling(connection, deadline, last_seqnum(self._root)))
+                    waiter = _Settling(connection, deadline, last_seqnum(self._root), time.monotonic(), self._asked())
+                    self._settling.append(waiter)
             case SealWish(sealed):
                 self._line.seal(sealed)
                 self._socket.answer(connection, {})
@@ -136,17 +141,23 @@ class Callers:
                 self._socket.answer(connection, _removed(job) if isinstance(job, RemovalJob) else _loaded(job))
                 return
 
-    def settled(self, seqnum: int | None, quiet: bool) -> None:
-        """Everything that was asked for is answered, up to the event `seqnum`; None: and the socket is empty.
+    def settled(self, seqnum: int | None, unread_since: float | None) -> None:
+        """All devices are answered, up to the event `seqnum`; None: and the socket is empty.
 
-        Not `quiet`: just now something came up that is to be answered first.
-
+        `unread_since`: when (time.monotonic) files began to change that are not read yet; None: all are read.
         Some numbers never come: events of network interfaces go to their own network namespace alone.
         """
-        for waiter in list(self._settling) if quiet else ():
-            if seqnum is None or waiter.seqnum <= seqnum:
+        asked = {id(request) for request in self._asked()} if self._settling else set[int]()
+        for waiter in list(self._settling):
+            has_files = unread_since is None or waiter.since < unread_since
+            has_answers = all(id(request) not in asked for request in waiter.asked)
+            if has_files and has_answers and (seqnum is None or waiter.seqnum <= seqnum):
                 self._settling.remove(waiter)
                 self._socket.answer(waiter.connection, {})
+
+    def _asked(self) -> list[Request]:
+        """All that somebody waits for now."""
+        return [*self._line.intake.turns.waiting(), *self._line.flights.own_requests()]
 
     def expire(self) -> None:
         """Give up on settle calls whose time is over, and forget callers that have gone."""

@@ -271,16 +271,22 @@ class Daemon:
             self._watch_tree()
         if self._line.devices_answered:
             self._line.boot_is_over()
-        if self._line.quiet:
             self._line.report.end_coldplug()
-            if self._loaders:
-                self._loaders.keep_spare()
-            # Loading makes children appear: what they say is read before anybody is told that all is quiet.
-            came = self._receive()
-            self._callers.settled(self._seqnum if came else None, self._line.quiet)
+            self._settle()
+        if self._line.quiet and self._loaders:
+            self._loaders.keep_spare()
         self._callers.expire()
         self._journal.flush()
         self._notify.alive()
+
+    def _settle(self) -> None:
+        """Tell those who wait for it that all is quiet, if it is."""
+        if self._reprobe.lanes or self._line.others.busy():
+            return
+        # Loading makes children appear: what they say is read before anybody is told.
+        came = self._receive()
+        if self._line.devices_answered:
+            self._callers.settled(self._seqnum if came else None, self._changed[0] if self._changed else None)
 
     def _receive(self) -> int:
         """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams. The answer: how many."""

@@ -13,6 +13,7 @@ from kmodd.host.stack import StackQuestion
 from kmodd.job import Job
 from kmodd.plan import RemovalStep, Step
 from kmodd.removal import RemovalJob
+from kmodd.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,10 +80,14 @@ class Flights:
         """Works on lanes of their own."""
         return sum(not work.let_go and work.job.plan.request.waited_for for work in self.works.values())
 
+    def own_requests(self) -> list[Request]:
+        """What somebody waits for: under way or parked."""
+        jobs = (*(work.job for work in self.busy()), *(job for _, job in self.parked))
+        return [job.plan.request for job in jobs if job.plan.request.waited_for]
+
     def has_operator(self) -> bool:
         """An operator's job is under way: the next one has to see what comes of it."""
-        jobs = (*(work.job for work in self.busy()), *(job for _, job in self.parked))
-        return any(job.plan.request.origin == "operator" for job in jobs)
+        return any(request.origin == "operator" for request in self.own_requests())
 
     def busy(self) -> list[Work]:
         """Works that somebody waits for still."""

@@ -245,6 +245,10 @@ class Turns:
         """`take` would give one."""
         return self._next(operators) is not None
 
+    def waiting(self) -> list[Request]:
+        """All of them."""
+        return [request for queue in self._waiting.values() for request in queue]
+
     def take(self, *, operators: bool) -> Request | None:
         """The next one; its requester's turn comes again when all others had theirs. `operators`: theirs, too."""
         asker = self._next(operators)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
+import time
 
 from kmodd.callers import Callers
 from kmodd.host.control import ControlSocket
 from kmodd.host.notify import Notify
+from kmodd.request import Request
 from tests.unit.test_control import Caller
 from tests.world import World
 
@@ -14,6 +17,10 @@ from tests.world import World
 def send(caller: Caller, text: str) -> None:
     caller.socket.sendall(text.encode() + b"\0")
     caller.control.receive(caller.connection)
+
+
+def is_answered(caller: Caller) -> bool:
+    return bool(select.select([caller.socket], [], [], 0)[0])
 
 
 def test_settle_waits_and_gives_up_naming_what_is_stuck(world: World, control: ControlSocket) -> None:
@@ -30,8 +37,41 @@ def test_settle_waits_and_gives_up_naming_what_is_stuck(world: World, control: C
     assert hasty.answers() == [{"error": "io.kmodd.TimedOut", "parameters": {"stuck": ["c"]}}]
     assert callers.next_deadline() is None
     world.settle()
-    callers.settled(None, True)
+    callers.settled(None, None)
     assert patient.answers() == [{"parameters": {}}]
+
+
+def test_settle_waits_for_what_was_asked_before_it_and_not_for_what_comes_later(
+    world: World, control: ControlSocket
+) -> None:
+    """Processes may have the kernel ask without end."""
+    callers = Callers(world.line, control, Notify(), {})
+    caller = Caller(control)
+    world.line.intake.order(Request("c", "request"))
+    send(caller, '{"method": "io.kmodd.Settle"}')
+    callers.listen()
+    world.line.intake.order(Request("c", "request"))
+    callers.settled(None, None)
+    assert not is_answered(caller)
+    world.line.advance()  # the one is with a loader, the other waits for it
+    callers.settled(None, None)
+    assert not is_answered(caller)
+    world.settle()
+    world.line.intake.order(Request("nothing", "request"))
+    callers.settled(None, None)
+    assert caller.answers() == [{"parameters": {}}]
+
+
+def test_settle_waits_for_files_that_changed_before_it(world: World, control: ControlSocket) -> None:
+    callers = Callers(world.line, control, Notify(), {})
+    caller = Caller(control)
+    before = time.monotonic()
+    send(caller, '{"method": "io.kmodd.Settle"}')
+    callers.listen()
+    callers.settled(None, before)
+    assert not is_answered(caller)
+    callers.settled(None, time.monotonic() + 1)
+    assert caller.answers() == [{"parameters": {}}]
 
 
 def test_load_is_answered_with_every_module_it_took(world: World, control: ControlSocket) -> None:
@@ -73,7 +113,7 @@ def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSock
     callers.listen()
     caller.socket.close()
     control.receive(caller.connection)
-    callers.settled(None, True)
+    callers.settled(None, None)
     callers.expire()
     assert callers.next_deadline() is None
     assert control.connections == []

@@ -17,8 +17,14 @@ from queue import Empty, Queue
 import pytest
 
 from kmodd.cli.call import NotRunning, call
+from kmodd.daemon import Daemon, Settings
+from kmodd.firmware import MissingFirmware
+from kmodd.host.lanes import Lane
+from kmodd.host.notify import Notify
 from kmodd.host.sources import replay
+from kmodd.host.tree import Tree
 from kmodd.uevent import Uevent
+from tests.fakes import ListJournal
 
 pytestmark = pytest.mark.root
 
@@ -131,6 +137,36 @@ def test_a_new_index_is_taken_over_and_all_devices_are_looked_at_again(running: 
     tree(tmp_path, f"alias {glob_of(device())} other\n")
     Path(f"/sys{device().devpath}/uevent").write_text("add")
     assert device().sysname in running.wait_for("Would load other")
+
+
+def test_settle_waits_for_a_change_of_the_index_before_it(running: Running, tmp_path: Path) -> None:
+    """It is read a moment later, and all devices are looked at again."""
+    running.wait_for("Coldplug is done")
+    running.call("Settle", timeout_usec=20_000_000)
+    before = running.call("Status")["counts"]
+    tree(tmp_path, f"alias {glob_of(device())} other\n")
+    running.call("Settle", timeout_usec=20_000_000)
+    assert running.call("Status")["counts"] != before
+
+
+def test_settle_waits_for_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is probed again may bring others, as its firmware lets it work."""
+    settings = Settings(dry_run=True, control_path=str(tmp_path / "io.kmodd"))
+    it = Daemon(Tree(module_dir=str(tree(tmp_path, "")), release="sample"), ListJournal(), Notify(), settings)
+    told = []
+    monkeypatch.setattr(it._callers, "settled", lambda *args: told.append(args))
+    it._receive()
+    it._line.reload()
+    it._line.intake.takes_replay()
+    it._reprobe._probes[Lane(it._wakeup)] = MissingFirmware("x.fw", "pci", "+pci:0000:01:00.0")
+    it._settle()
+    assert told == []
+    it._reprobe._probes.clear()
+    it._settle()
+    assert len(told) == 1
+    for each in (it._events, it._control, it._log, it._files, it._signals, it._wakeup, it._selector):
+        if each is not None:
+            each.close()
 
 
 def test_reload_reads_everything_again_and_names_bad_lines(running: Running, tmp_path: Path) -> None:
