@@ -360,8 +360,10 @@ class Daemon:
         ):
             return 0.0
         waits = [self._notify.watchdog_interval or 3600.0]
-        if self._line.view.no_tree or not self._journal.flush():
+        if self._line.view.no_tree:
             waits.append(LOOK_AGAIN)
+        if (pause := self._journal.flush()) is not None:
+            waits.append(pause)
         changed = self._read_changes_at() if self._changed is not None else None
         deadlines = (
             self._callers.next_deadline(), self._line.next_tick(), self._reprobe.next_tick(), self._ready_by, changed,

@@ -51,8 +51,8 @@ class ListJournal:
     def write(self, record: Record) -> None:
         self.records.append(record)
 
-    def flush(self) -> bool:
-        return True
+    def flush(self) -> float | None:
+        return None
 
     def close(self) -> None:
         pass

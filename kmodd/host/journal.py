@@ -26,6 +26,9 @@ IDENTIFIER = "kmodd"
 LIMIT = 4096
 """Records kept while journald does not read; further ones are counted and lost. About 4 MiB at the most."""
 
+_NOTHING_GOES, _SOME_GO = 5.0, 0.02
+"""Seconds: journald does not read; it does, and its socket, with room for some hundred records, is full again."""
+
 _LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 
@@ -35,8 +38,8 @@ class Journal(Protocol):
     def write(self, record: Record) -> None:
         """Take one record; it is sent now or later."""
 
-    def flush(self) -> bool:
-        """Send what waits, as far as it goes. True: nothing waits any more."""
+    def flush(self) -> float | None:
+        """Send what waits, as far as it goes. The answer: seconds until the next try is worth it; None: nothing waits."""
 
     def close(self) -> None:
         """Send what can be sent, and be done."""
@@ -65,17 +68,19 @@ class JournalSocket:
         self._waiting.append(datagram(record))
         self.flush()
 
-    def flush(self) -> bool:
+    def flush(self) -> float | None:
+        pause = _NOTHING_GOES
         while self._waiting:
             if not self._send(self._waiting[0]):
-                return False
+                return pause
             self._waiting.popleft()
+            pause = _SOME_GO
         if self._unsaid:
             gap = Record(JOURNAL_GAP, WARNING, f"{self._unsaid} records were lost while journald did not read")
             if not self._send(datagram(gap)):
-                return False
+                return pause
             self._unsaid = 0
-        return True
+        return None
 
     def close(self) -> None:
         self.flush()
@@ -107,8 +112,8 @@ class TextJournal:
                 self._stream.write(line.encode("utf-8", "backslashreplace").decode())
                 self._stream.flush()
 
-    def flush(self) -> bool:
-        return True
+    def flush(self) -> float | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -181,6 +181,7 @@ def test_a_damaged_index_keeps_the_old_one(guest: Machine) -> None:
 
 
 def test_a_broken_configuration_is_named_with_its_line_and_the_old_one_holds(guest: Machine) -> None:
+    guest.check("mkdir -p /etc/kmodd")
     guest.check("printf '[Kmodd]\\nStuckAfterSec=50\\n' >/etc/kmodd/kmodd.conf; systemctl reload kmodd")
     mark = guest.journal.mark()
     guest.check("printf '[Kmodd]\\n\\nStuckAfterSec=soon\\n' >/etc/kmodd/kmodd.conf; systemctl reload kmodd || true")
