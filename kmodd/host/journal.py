@@ -39,7 +39,7 @@ class Journal(Protocol):
         """Take one record; it is sent now or later."""
 
     def flush(self) -> float | None:
-        """Send what waits, as far as it goes. The answer: seconds until the next try is worth it; None: nothing waits."""
+        """Send what waits, as far as it goes. The answer: seconds until the next try pays; None: nothing waits."""
 
     def close(self) -> None:
         """Send what can be sent, and be done."""
