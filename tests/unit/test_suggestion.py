@@ -274,7 +274,7 @@ def write(alias, **more):
     fields = {"KMODD_RESULT": "loaded", "KMODD_SOURCE": "request", "KMODD_ALIAS": alias, "KMODD_BECAUSE": "asked for"}
     journal = JournalSocket()
     journal.write(Record("6c3fd7e0c7e64ed3a8a4f3b0a8a1f101", 6, "Loaded", tuple({**fields, **more}.items())))
-    assert journal.flush()
+    assert journal.flush() is None
 write("net-pf-38", KMODD_REQUESTER_UID="1000", KMODD_REQUESTER_CONTAINER="no", KMODD_REQUESTER_EXE="/bin/a\\nb")
 write("fs-xfs")
 if os.fork() == 0:
