@@ -113,3 +113,21 @@ def test_a_module_that_others_can_write_is_not_loaded(guest: Machine) -> None:
     assert "is writable by its group, gid 0" in text(record, "MESSAGE")
     settle(guest)
     assert "kt_refuse" not in [load.module for load in guest.module_loads()]
+
+
+@pytest.mark.parametrize("packer", ["gzip", "lzma"])
+def test_a_packed_module_is_unpacked_where_the_kernel_cannot(guest: Machine, packer: str) -> None:
+    """Debian's 6.1 has no CONFIG_MODULE_DECOMPRESS: the loader unpacks, within its sandbox, and the kernel takes it."""
+    assert guest.run("test -e /sys/module/compression").status == 1
+    release = guest.check("uname -r").strip()
+    folder = f"/usr/lib/modules/{release}"
+    packed = f"{folder}/updates/dummy.ko.{packer}"
+    source = f"{folder}/kernel/drivers/net/dummy.ko"
+    pack = f"import {packer}; {packer}.open('{packed}', 'wb').write(open('{source}', 'rb').read())"
+    guest.check(f'python3 -c "{pack}"')
+    assert _ask(guest, f'do(InsmodCall("{packed}", "numdummies=0")).errno') == "0"
+    assert "Live" in guest.modules()["dummy"]
+    guest.remove_module("dummy")
+    guest.check(f"head -c 100 {packed} > {packed}.cut")
+    assert _ask(guest, f'do(InsmodCall("{packed}.cut", "")).errno') == "22"  # EINVAL: damaged
+    assert "dummy" not in guest.modules()
