@@ -311,11 +311,17 @@ def no_daemon(request: pytest.FixtureRequest, helper: Helper) -> Iterator[str]:
         yield request.param
 
 
+OF_THE_LIBRARY = 0b11 << 31
+"""Signals 32 and 33 are glibc's own; whoever was started by its posix_spawn, as make starts us, has them ignored."""
+
+
 def test_the_real_modprobe_takes_over(helper: Helper, no_daemon: str) -> None:
     """With the kernel's arguments and surroundings, our mark, and no signal ignored."""
     assert helper.status("-q", "--", "net-pf-9") == BY_MODPROBE
     assert helper.became()[:3] == ["-q", "--", "net-pf-9"]
-    assert helper.became()[3:] == ["gave-up", "/", AS_KERNEL["PATH"], "SigIgn:\t0000000000000000"]
+    *surroundings, ignored = helper.became()[3:]
+    assert surroundings == ["gave-up", "/", AS_KERNEL["PATH"]]
+    assert int(ignored.removeprefix("SigIgn:\t"), 16) & ~OF_THE_LIBRARY == 0, ignored
     assert helper.log.read_bytes() == b""
 
 
