@@ -22,7 +22,7 @@ from kmodd.host.journal import Journal
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Lane, Loaders, reap
 from kmodd.host.notify import Notify
-from kmodd.host.requests import REQUEST_SOCKET, RequestSocket
+from kmodd.host.requests import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
 from kmodd.host.settings import read_boot_list, settings_directories
 from kmodd.host.sources import KernelEvents, Overrun, Refused
 from kmodd.host.spawner import Spawner
@@ -167,7 +167,7 @@ class Daemon:
 
     def _answer_the_kernel(self) -> None:
         """Take the kernel's own requests from now on, if it is ours to do."""
-        if not self._settings.run or self._settings.dry_run or not self._line.view.settings.kernel_requests:
+        if not self._settings.run or not self._line.view.settings.kernel_requests:
             return
         try:
             self._kernel = KernelRequests(self._line, RequestSocket())
@@ -176,6 +176,8 @@ class Daemon:
                 f"{error.filename or REQUEST_SOCKET}: {error.strerror}: the kernel's own requests are not taken"
             )
             return
+        if os.path.exists(HELPER_IS_SET):
+            self._kernel.open_trace()  # after a crash under an enforced policy the kernel calls already
         self._selector.register(self._kernel, selectors.EVENT_READ, self._kernel)
 
     def _lacks(self) -> list[str]:

@@ -25,7 +25,9 @@ class KernelRequests:
         self._asked: list[tuple[Request, KernelRequest]] = []
 
     def open_trace(self) -> None:
-        """From now on know who asks, if the kernel's trace is to be had."""
+        """From now on know who asks, if the kernel's trace is to be had; once is enough."""
+        if self._trace is not None:
+            return
         try:
             self._trace = ModuleRequests()
         except (OSError, KmoddError) as error:

@@ -17,6 +17,8 @@ from kmodd.dataclass import dataclass
 from kmodd.host.listening import Listening
 
 REQUEST_SOCKET = "/run/kmodd/request"
+HELPER_IS_SET = "/run/kmodd/kernel.modprobe"
+"""What was there before our helper, kept by systemd/kernel-helper for as long as the kernel calls ours."""
 MAX_CONNECTIONS = 256
 """The kernel runs 50 helpers that are waited for (MAX_KMOD_CONCURRENT), and others whose requester was killed."""
 MAX_NAME = 255

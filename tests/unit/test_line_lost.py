@@ -370,6 +370,26 @@ def test_a_trace_of_another_form_does_not_keep_the_daemon_from_starting(
     it.close()
 
 
+def test_the_trace_is_opened_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before READY where the kernel calls already, else after it: a second instance would lose what the first knows."""
+    opened: list[object] = []
+
+    class Trace:
+        def __init__(self) -> None:
+            opened.append(self)
+
+        def close(self) -> None:
+            opened.clear()
+
+    monkeypatch.setattr(kernel_requests, "ModuleRequests", Trace)
+    it = KernelRequests(world.line, RequestSocket(str(tmp_path / "request")))
+    it.open_trace()
+    it.open_trace()
+    assert len(opened) == 1
+    it.close()
+    assert opened == []
+
+
 def test_what_was_not_tried_took_no_time(world: World) -> None:
     world.line.standing.crash("c")
     world.line.others._starts["a"] = _Start(0.0, adopted=False, stuck=True)
