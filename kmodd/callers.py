@@ -198,9 +198,9 @@ class Callers:
                 {"pid": lane.pid, "module": works[lane].module, "since_usec": (now_ns - works[lane].since_ns) // 1000}
                 if lane in works
                 else {"pid": lane.pid}
-                for lane in line.lanes
+                for lane in line.carrier.lanes
             ],
-            "stuck": line.stuck(),
+            "stuck": line.carrier.stuck(),
             "quarantine": sorted(line.standing.crashed),
             "policy": line.guard.mode,
             "phase": line.guard.phase,
@@ -219,7 +219,7 @@ class Callers:
         facts = read_facts(self._root)
         said = (
             self._line.view.no_tree,
-            self._line.dispatch.why,
+            self._line.carrier.dispatch.why,
             "kernel.panic_on_oops=1: a module that crashes takes the machine down" if facts.panic_on_oops else "",
             "kernel.modules_disabled=1: nothing can be loaded until the next boot" if facts.modules_disabled else "",
         )

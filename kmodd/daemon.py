@@ -220,9 +220,9 @@ class Daemon:
                 case Lane() if key.data in self._reprobe.lanes:
                     self._reprobe.heard(key.data)
                 case Lane():
-                    self._line.heard(key.data)
+                    self._line.carrier.heard(key.data)
                 case StackQuestion():
-                    self._line.heard_stack(key.data)
+                    self._line.carrier.heard_stack(key.data)
                 case KernelMessages():
                     if self._reprobe.heard_kernel(key.data.read()):
                         self._watch_tree()
@@ -260,7 +260,7 @@ class Daemon:
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
-        for job in self._line.take_ended():
+        for job in self._line.carrier.take_ended():
             self._callers.ended(job)
             if self._kernel:
                 self._kernel.ended(job)
@@ -336,7 +336,7 @@ class Daemon:
     def _watch(self) -> None:
         """Have the selector look at just the lanes and callers that there are now."""
         speakers: tuple[Lane | StackQuestion, ...] = (
-            *self._line.lanes, *self._reprobe.lanes, *self._line.questions,
+            *self._line.carrier.lanes, *self._reprobe.lanes, *self._line.carrier.questions,
         )  # fmt: skip
         wanted: dict[Lane | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
         for caller in self._control.connections:

@@ -45,8 +45,8 @@ class Dispatch:
         elif not lane.pid:
             self._stillborn += 1
 
-    def start(self, call: Call, ahead: str) -> Lane | None:
-        """Give `call` to a loader; `ahead`: a file to be read ahead meanwhile, empty for none. None: there is none.
+    def start(self, call: Call) -> Lane | None:
+        """Give `call` to a loader. None: there is none.
 
         Raises ValueError: longer than a loader takes.
         """
@@ -55,8 +55,6 @@ class Dispatch:
         for _ in range(TRIES if self._stillborn < TRIES else 0):
             try:
                 lane = self._loaders.get()
-                if ahead:
-                    lane.read_ahead(ahead)
                 if lane.start(call):
                     if lane.pid:
                         self.why = ""

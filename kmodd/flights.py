@@ -30,13 +30,15 @@ MOST_PARKED = 256
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One step with a loader."""
+    """What is with a loader: one step, or a run of files of which it does one after the other."""
 
     lane: Lane
     job: AnyJob
-    step: Step | RemovalStep
+    steps: tuple[Step | RemovalStep, ...]
     since_ns: int
-    """time.monotonic_ns at the start."""
+    """time.monotonic_ns at the start of the present step."""
+    done: int = 0
+    """How many of the steps."""
     let_go: bool = False
     """It is stuck, and its job has gone on without it; what comes of it is told when it comes."""
     was_live: bool = False
@@ -48,9 +50,24 @@ class Work:
     stack: tuple[str, ...] = ()
 
     @property
+    def step(self) -> Step | RemovalStep:
+        """The present one."""
+        return self.steps[self.done]
+
+    @property
     def module(self) -> str:
         """What it loads or removes."""
         return self.step.module
+
+    @property
+    def is_last(self) -> bool:
+        """Nothing comes after the present step."""
+        return self.done + 1 == len(self.steps)
+
+    def go_on(self, now_ns: int) -> None:
+        """The loader has begun with the next step."""
+        self.done += 1
+        self.since_ns, self.answer_by, self.stack = now_ns, None, ()
 
     def seconds(self) -> float:
         """How long it has been going on."""
@@ -63,6 +80,8 @@ class Flights:
 
     works: dict[Lane, Work] = field(default_factory=dict)
     parked: list[tuple[str, AnyJob]] = field(default_factory=list)
+    ready: list[tuple[int, AnyJob]] = field(default_factory=list)
+    """Jobs of devices that were planned while no lane was free for them, each with the age of the view it stands on."""
 
     def places(self) -> int:
         """Works that hold a place in the serial lane."""
@@ -74,7 +93,7 @@ class Flights:
 
     def serves_devices(self) -> bool:
         """Some of it is for devices or the boot list."""
-        return self.places() + self.parked_places() > 0
+        return self.places() + self.parked_places() + len(self.ready) > 0
 
     def own(self) -> int:
         """Works on lanes of their own."""
@@ -97,9 +116,17 @@ class Flights:
         """Names in flight that nobody waits for any more."""
         return [work.module for work in self.works.values() if work.let_go]
 
-    def is_taken(self, name: str) -> bool:
-        """Its load is in flight, and worth waiting for."""
-        return any(work.module == name and not work.let_go for work in self.works.values())
+    def is_taken(self, name: str, job: AnyJob) -> bool:
+        """Its load is in flight, and worth waiting for by `job`.
+
+        What comes later in a run is, too, but not for the kernel's requests: an init of that very run may be the asker.
+        """
+        for work in self.works.values():
+            if not work.let_go:
+                coming = work.steps[work.done : work.done + 1 if job.plan.request.origin == "request" else None]
+                if any(step.module == name for step in coming):
+                    return True
+        return False
 
     def hangs_on(self, name: str, job: AnyJob) -> bool:
         """Whether the load of `name` cannot end before `job`: an init on the way there made the kernel ask for it."""
@@ -125,11 +152,11 @@ class Flights:
         """`job` cannot go on before it is known what comes of `name`."""
         self.parked.append((name, job))
 
-    def released(self, is_taken: Callable[[str], bool], may_go: Callable[[AnyJob], bool]) -> AnyJob | None:
+    def released(self, is_taken: Callable[[str, AnyJob], bool], may_go: Callable[[AnyJob], bool]) -> AnyJob | None:
         """A job that waits for nothing any more and for which there is a place; it is the caller's to drive again."""
         for entry in self.parked:
             name, job = entry
-            if not is_taken(name) and may_go(job):
+            if may_go(job) and not is_taken(name, job):
                 self.parked.remove(entry)
                 return job
         return None

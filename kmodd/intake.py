@@ -69,7 +69,7 @@ class Intake:
             self._view.came(event.sysname)
             self._standing.load(event.sysname)
         elif event.action == "remove":
-            self._view.forget_loaded()
+            self._view.outdate()
             self._standing.remove(event.sysname)
             self._autoclean.gone(event.sysname)  # if it is back at the next look, somebody else has brought it
             self._answers.forget_modules()
@@ -106,7 +106,7 @@ class Intake:
         """What we know of the kernel's modules may be old, and devices may have come: sysfs is to be replayed."""
         self._report.counters.overruns += 1
         self.replay = "all"
-        self._view.forget_loaded()
+        self._view.outdate()
         self._answers.forget_modules()
         message = "The kernel dropped events: all devices are looked at again"
         self._report.tell(Record(telling.OVERRUN, telling.WARNING, message))

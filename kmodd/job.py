@@ -76,15 +76,26 @@ class Job:
         while step := self.next_step(lambda _: None):
             self._add(not_attempted(self.plan.request, step, why))
 
-    def upcoming(self) -> str:
-        """The path, as printed, of the next file after the present step; empty: there is none."""
-        first = self._entry + 1
+    def run(self, may: Callable[[Insmod], bool], most: int) -> tuple[Insmod, ...]:
+        """The present step, a file, and those that follow it at once, at most `most`.
+
+        What stands between them may only be what needs no doing. `may` says whether one can be handed over now.
+        """
+        files: list[Insmod] = []
+        first = self._entry
         for goal in self.plan.goals[self._goal :]:
             for entry in goal.entries[first:]:
-                if isinstance(entry, Insmod):
-                    return entry.path
+                if isinstance(entry, Skip):
+                    if entry.required and entry.reason == "missing":
+                        return tuple(files)
+                    continue
+                if not isinstance(entry, Insmod) or goal.module in self.kept_out or len(files) == most:
+                    return tuple(files)
+                if files and (not may(entry) or any(entry.module == file.module for file in files)):
+                    return tuple(files)
+                files.append(entry)
             first = 0
-        return ""
+        return tuple(files)
 
     def untold(self) -> list[Outcome]:
         """The outcomes that came since this was asked last."""

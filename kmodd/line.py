@@ -1,42 +1,34 @@
 """The line that every request takes: waits, is resolved, is loaded step by step, is told.
 
-Nothing in here waits: `take` and `order` put in, `advance` goes as far as it can, `heard` brings back what a loader
-said, `tick` does what is due by the clock, `take_ended` gives the jobs that are through. The daemon's loop calls them.
+Nothing in here waits: the intake takes in, `advance` goes as far as it can, the carrier hears what loaders say, `tick`
+does what is due by the clock. The daemon's loop calls them.
 """
 
 from __future__ import annotations
 
-import errno
 import time
 
 from kmodd import outcome as telling
 from kmodd import patience
 from kmodd.answers import Answers
 from kmodd.autoclean import Autoclean
-from kmodd.dataclass import replace
-from kmodd.dispatch import Dispatch
+from kmodd.carrier import Carrier
 from kmodd.errors import Problem
-from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob, Flights, Work
+from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob
 from kmodd.guard import Guard
-from kmodd.host.acts import Reply
-from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.journal import Journal
-from kmodd.host.kernel_facts import read_facts
 from kmodd.host.kernel_log import KernelMessages
-from kmodd.host.lanes import Died, Lane, Loaders
+from kmodd.host.lanes import Loaders
 from kmodd.host.overrides import HUNG_AFTER, Overrides
-from kmodd.host.stack import StackQuestion
 from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
 from kmodd.intake import Intake
 from kmodd.job import Job
-from kmodd.kernel_line import crash_lines
 from kmodd.others import Others
-from kmodd.outcome import Outcome, Record
-from kmodd.plan import Insmod, RemovalStep, Step
+from kmodd.outcome import Record
+from kmodd.plan import Insmod
 from kmodd.report import Report
 from kmodd.request import Request
-from kmodd.retries import Retries
 from kmodd.standing import Standing
 from kmodd.view import View
 
@@ -63,10 +55,8 @@ class Line:
         self.report = Report(journal)
         self.guard = Guard(tree.root, self.report, run=memory is not None)
         self.view = View(tree, self.report, self.guard)
-        self.flights = Flights()
         self._tree = tree
         self._loaders = loaders
-        self._log = log
         self._memory = memory
         self.standing = memory.read() if memory else Standing()
         self.others = Others(self.view, self.report, self.standing)
@@ -74,9 +64,11 @@ class Line:
         self._overrides = Overrides(tree.root)
         self.autoclean = Autoclean()
         self.intake = Intake(self.report, self.view, self.standing, self._answers, self.autoclean)
-        self._retries = Retries()
-        self._ended: list[AnyJob] = []
-        self.dispatch = Dispatch(loaders, self.report)
+        self.carrier = Carrier(
+            tree, loaders, log, report=self.report, view=self.view, standing=self.standing, answers=self._answers,
+            others=self.others, intake=self.intake, autoclean=self.autoclean,
+        )  # fmt: skip
+        self.flights = self.carrier.flights
         self._reconcile_at = time.monotonic() + self.view.settings.reconcile_every
 
     # -- what state it is in -----------------------------------------------------------------------------------
@@ -84,24 +76,16 @@ class Line:
     @property
     def can_advance(self) -> bool:
         """`advance` would do something now."""
-        if self.view.snapshot is None or self.dispatch.is_off():
+        if self.view.snapshot is None or self.carrier.dispatch.is_off():
             return False
-        parked = any(not self._is_taken(name) and self._may_go(job) for name, job in self.flights.parked)
-        return parked or self._has_turn() or self._has_place()
-
-    def _is_taken(self, name: str) -> bool:
-        """Its load is in flight, ours or another's, and worth waiting for."""
-        return self.flights.is_taken(name) or name in self.others.busy()
-
-    def stuck(self) -> list[str]:
-        """Modules whose load does not end, and that nobody waits for any more."""
-        return sorted({*self.flights.stuck(), *self.others.stuck()})
+        return self.carrier.can_resume() or self._has_turn() or self._has_place()
 
     def _has_turn(self) -> bool:
         return self.flights.own() < MOST_OWN and self.intake.turns.has(operators=not self.flights.has_operator())
 
     def _has_place(self) -> bool:
-        room = self.flights.places() < self.view.settings.lanes and self.flights.parked_places() < MOST_PARKED
+        """There is a lane for a device's request, or one can be planned while the lane is busy."""
+        room = not self.flights.ready and self.flights.parked_places() < MOST_PARKED
         return room and len(self.intake.backlog) > 0
 
     def _take(self) -> Request | None:
@@ -109,10 +93,6 @@ class Line:
         if self._has_turn():
             return self.intake.turns.take(operators=not self.flights.has_operator())
         return self.intake.backlog.take() if self._has_place() else None
-
-    def _may_go(self, job: AnyJob) -> bool:
-        """A parked job may have its lane back."""
-        return job.plan.request.waited_for or self.flights.places() < self.view.settings.lanes
 
     @property
     def idle(self) -> bool:
@@ -122,7 +102,7 @@ class Line:
     @property
     def quiet(self) -> bool:
         """Nothing is under way, nothing waits, and no replay is due: everything asked for is answered."""
-        at_work = self.flights.busy() or self.others.busy() or self.flights.parked
+        at_work = self.flights.busy() or self.others.busy() or self.flights.parked or self.flights.ready
         return not (at_work or len(self.intake) or self.intake.replay)
 
     @property
@@ -130,25 +110,9 @@ class Line:
         """The same for devices and the boot list alone: what processes ask for does not count."""
         return not (self.flights.serves_devices() or len(self.intake.backlog) or self.intake.replay)
 
-    @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """Connections to loaders, to be watched."""
-        return (*self.flights.works, *(self._loaders.idle if self._loaders else ()))
-
-    @property
-    def questions(self) -> tuple[StackQuestion, ...]:
-        """Where the kernel was asked where it hangs, to be watched."""
-        return tuple(work.question for work in self.flights.works.values() if work.question)
-
-    def heard_stack(self, question: StackQuestion) -> None:
-        """There is something of an answer."""
-        for work in self.flights.works.values():
-            if work.question is question:
-                patience.heard_stack(work)
-
     def missing_files(self) -> tuple[str, ...]:
         """Where to open the module files that were not there: if they come, `files_may_have_come` is to be called."""
-        return tuple(self._tree.real(path) for path in self._retries.missing_paths())
+        return tuple(self._tree.real(path) for path in self.carrier.retries.missing_paths())
 
     def boot_is_over(self) -> None:
         """All that was there at the start is answered: rules that ask for the phase may say otherwise from now on."""
@@ -160,6 +124,7 @@ class Line:
     def seal(self, sealed: bool) -> None:
         """What was allowed may be refused from now on, or the other way round."""
         self.guard.seal(sealed)
+        self.carrier.stop_runs()
         self._answers.forget_modules()
         self.intake.replay = self.intake.replay if sealed else "all"  # what was refused meanwhile
 
@@ -169,8 +134,9 @@ class Line:
         """Read indexes and configuration again: all of the new or all of the old. The answer: lines without use."""
         problems, changed = self.view.reload()
         if changed:
+            self.carrier.stop_runs()
             self._answers.forget_index()
-            self._retries.forget_files()
+            self.carrier.retries.forget_files()
         if not self.view.no_tree:
             self.intake.replay = "all"
         self.autoclean.settings = self.view.settings
@@ -191,23 +157,22 @@ class Line:
         """Something changed in a directory of the tree: what a missing file stopped is tried again if it is there."""
         if self.guard.mode != "off" or self.guard.sealed:
             self._answers.forget_modules()  # a flag may have come or gone
-        for request in self._retries.came(self._tree.present):
+        for request in self.carrier.retries.came(self._tree.present):
             self.intake.again(request)
 
     # -- the line ----------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Resolve what waits, one request after the other, as far as lanes go."""
-        if not (len(self.intake) or self.flights.parked or self.view.no_tree):
+        if not (len(self.intake) or self.flights.parked or self.flights.ready or self.view.no_tree):
             return
-        if self.dispatch.is_off():
+        if self.carrier.dispatch.is_off():
             return
         if not self.view.watched or self.view.snapshot is None or self.view.no_tree:
             self.refresh()
         if self.view.snapshot is None:
             return
-        while parked := self.flights.released(self._is_taken, self._may_go):
-            self._drive(parked)
+        self.carrier.resume()
         enough = self._overrides.waited + HUNG_AFTER
         for _ in range(BATCH):
             request = self._take()
@@ -217,8 +182,10 @@ class Line:
                 self.report.counters.repeats += 1
                 self.intake.boot_left.discard(request.text)
             else:
-                self._drive(self._begin(request))
-            if self.dispatch.is_off() or self._overrides.waited > enough:
+                job = self._begin(request)
+                self.carrier.drive(job)
+                self.carrier.tell(job)
+            if self.carrier.dispatch.is_off() or self._overrides.waited > enough:
                 break
 
     def _begin(self, request: Request) -> AnyJob:
@@ -245,132 +212,6 @@ class Line:
         elif request.drift and not job.kept_out:
             self.report.drift(job.plan)
 
-    def heard(self, lane: Lane) -> None:
-        """A loader said something or is gone."""
-        if lane not in self.lanes:
-            return  # let go of earlier in this round
-        heard = lane.receive()
-        if isinstance(heard, Died) and self._loaders:
-            self._loaders.lost(lane)
-        if heard is None or lane not in self.flights.works:
-            return
-        work = self.flights.works.pop(lane)
-        patience.drop_question(work)
-        self.dispatch.over(lane, answered=isinstance(heard, Reply))
-        if isinstance(heard, Reply) and not heard.errno and isinstance(work.step, Insmod):
-            self.view.came(work.module)
-        else:
-            self.view.forget_loaded()
-        if heard != Died(begun=False):
-            outcome = self.guard.note(self._outcome(work, heard))
-            if work.let_go:
-                self._came_late(work, outcome)
-                return
-            work.job.finish(outcome)
-        self._drive(work.job)
-
-    def _came_late(self, work: Work, outcome: Outcome) -> None:
-        """A load that was called stuck has ended: what gave up on it may be asked for again."""
-        if work.was_live and outcome.ok:
-            self.report.tell(telling.after_all(outcome))
-            return
-        self.report.outcomes(
-            [replace(outcome, detail=outcome.detail or "it had been given up waiting for")], self._answers
-        )
-        self._answers.forget_modules()
-        self.intake.replay = "all"
-
-    def take_ended(self) -> list[AnyJob]:
-        """The jobs that are through since this was asked last."""
-        ended, self._ended = self._ended, []
-        return ended
-
-    def _next_step(self, job: AnyJob) -> Step | RemovalStep | None:
-        if isinstance(job, Job):
-            return job.next_step(lambda step: self._known(job.plan.request, step))
-        return job.next_step()
-
-    def _drive(self, job: AnyJob) -> None:
-        """Go on with a job, until it is through, with a loader, or has to wait for another's load."""
-        if self._loaders is None:
-            job.abandon(telling.DRY_RUN)
-        while step := self._next_step(job):
-            if self._is_taken(step.module) or (isinstance(step, Insmod) and self.others.notice(step.module)):
-                if self.flights.hangs_on(step.module, job):
-                    job.finish(telling.not_attempted(job.plan.request, step, telling.ASKS_FOR_ITSELF))
-                    continue
-                self.flights.park(step.module, job)
-                break
-            ahead = job.upcoming() if isinstance(job, Job) else ""
-            try:
-                lane = self.dispatch.start(call_of(step, self._tree.real), ahead and self._tree.real(ahead))
-            except ValueError as error:  # longer than a loader takes
-                job.abandon(str(error))
-                continue
-            if lane is not None:
-                self.flights.works[lane] = Work(lane, job, step, time.monotonic_ns())
-                break
-            if not job.plan.request.waited_for:
-                # Requests wait, nobody is turned away: it is planned anew once there is a loader.
-                self.intake.again(job.plan.request, first=True)
-                break
-            job.abandon(self.dispatch.why)
-        else:
-            self._end(job)
-        for outcome in (untold := job.untold()):
-            self.autoclean.saw(outcome, time.monotonic())
-        self.report.outcomes(untold, self._answers)
-
-    def _end(self, job: AnyJob) -> None:
-        request, now = job.plan.request, time.monotonic()
-        if isinstance(job, Job):
-            if not request.waited_for:  # an operator's parameters, a process's rights: others may fare otherwise
-                self._answers.learn(request.text, job.outcomes, now)
-                self.intake.boot_left.discard(request.text)  # a device may have joined it, in its stead
-            if self._retries.after(request, job.outcomes, now):
-                self._answers.forget(request.text)
-        else:
-            self._answers.forget_modules()
-        self._ended.append(job)
-
-    def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
-        """What a loader's answer means for its step."""
-        step, request = work.step, work.job.plan.request
-        if isinstance(heard, Reply):
-            if heard.stage == "signal" and not self.view.beyond.install_signal_is_failure:
-                heard = replace(heard, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
-            return outcome_of(request, step, heard, read_facts(self._tree.root) if heard.errno else None)
-        usec = (time.monotonic_ns() - work.since_ns) // 1000
-        outcome = outcome_of_death(request, step, self._tree.loaded().state(step.module), usec)
-        if outcome.result != "crashed":
-            return outcome
-        self.standing.crash(step.module)
-        if self._log:
-            self._log.catch_up()  # it was said before the loader died
-        lines = crash_lines(self._log.last()) if self._log else ()
-        return replace(outcome, evidence=(("KMODD_KERNEL_LOG", "\n".join(lines)),)) if lines else outcome
-
-    def _known(self, request: Request, step: Step) -> Outcome | None:
-        """What comes of a step that need not be tried."""
-        name = step.module
-        loaded = self.view.loaded()
-        if loaded.state(name) == "live":
-            return Outcome(request, name, "live", step.because)
-        if refused := self.guard.refusal(request, step):  # rules or seal may be newer than the plan
-            return refused
-        if self.standing.has_crashed(name, loaded):
-            detail = "before, and is not tried again until the next boot"
-            return Outcome(request, name, "crashed", step.because, detail=detail)
-        if name in self.stuck():
-            return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
-        if self.standing.is_kept_out(name, request):
-            return telling.not_attempted(request, step, telling.KEPT_OUT)
-        refusal = self._answers.refusal(name)
-        if refusal and request.synthetic and not request.again:
-            detail = f"it has refused with {errno.errorcode.get(refusal, refusal)}"
-            return Outcome(request, name, "not_attempted", step.because, errno=refusal, detail=detail)
-        return None
-
     # -- the clock ---------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
@@ -380,13 +221,13 @@ class Line:
             limit, ask = self.view.settings.stuck_after, self._loaders.ask_stack
             for each in patience.overdue(self.flights, self._tree.loaded, limit, ask, now):
                 each.work.let_go, each.work.was_live = True, each.told is not None
+                each.work.lane.stop()
                 self.report.outcomes([each.told] if each.told else [], self._answers)
-                each.work.job.finish(self.guard.note(each.outcome))
-                self._drive(each.work.job)
+                self.carrier.go_on(each.work.job, self.guard.note(each.outcome), is_over=True)
         if self.others.look(now):
             self._answers.forget_modules()
             self.intake.replay = "all"
-        for request in self._retries.due(now):
+        for request in self.carrier.retries.due(now):
             self.intake.again(request)
         for request in self.autoclean.due(self._tree.loaded, now):
             self.intake.order(request)
@@ -400,8 +241,8 @@ class Line:
         """When (time.monotonic) `tick` has something to do; None: never."""
         now = time.monotonic()
         times = [self._reconcile_at, patience.next_look(self.flights, self.view.settings.stuck_after, now)]
-        times += [self._retries.next_due(), self.others.next_look(), self.autoclean.next_look()]
-        times.append(self.dispatch.next_look())
+        times += [self.carrier.retries.next_due(), self.others.next_look(), self.autoclean.next_look()]
+        times.append(self.carrier.dispatch.next_look())
         return min((each for each in times if each is not None), default=None)
 
     def close(self) -> None:

@@ -49,11 +49,14 @@ class View:
         """Why there is no snapshot of now; empty: there is one."""
         self.watched = False
         """Somebody says when a file may have changed; else each look asks the files."""
+        self.age = 0
+        """Goes up when a plan that was made before may not be good any more."""
         self._loaded: Loaded | None = None
         self._loaded_at = 0.0
 
     def reload(self) -> tuple[Sequence[Problem], bool]:
         """Read everything again. The answer: lines without use, and whether anything is different now."""
+        self.age += 1
         self._settings_marks = settings_marks(self.tree.root)
         settings, problems = self._new_settings()
         broken, policy_changed = self.guard.reload(settings.policy)
@@ -116,7 +119,12 @@ class View:
             self._loaded = self._loaded.with_live(module)
 
     def forget_loaded(self) -> None:
-        """Something was loaded or removed."""
+        """Something was loaded or removed, or may have been."""
+        self._loaded = None
+
+    def outdate(self) -> None:
+        """A plan that was made before may lack something: a module went, or nobody knows what went."""
+        self.age += 1
         self._loaded = None
 
     def plan(self, request: Request) -> Plan:

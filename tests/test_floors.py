@@ -46,7 +46,8 @@ FLOORS = (
     # 4: programs
     {
         "kmodd.daemon", "kmodd.line", "kmodd.intake", "kmodd.view", "kmodd.guard", "kmodd.flights", "kmodd.others",
-        "kmodd.dispatch", "kmodd.patience", "kmodd.reprobe", "kmodd.kernel_requests", "kmodd.report", "kmodd.callers",
+        "kmodd.carrier", "kmodd.known", "kmodd.dispatch", "kmodd.patience", "kmodd.reprobe",
+        "kmodd.kernel_requests", "kmodd.report", "kmodd.callers",
         "kmodd.cli", "kmodd.cli.",
     },
 )  # fmt: skip

@@ -88,9 +88,9 @@ class World:
                 if f"{work.module}.ko" not in {*self.kernel.refuse, *self.kernel.oops}:
                     names.add(work.module)
                     self.live(*names)
-                self.line.heard(work.lane)
+                self.line.carrier.heard(work.lane)
             self.line.advance()
-        return self.line.take_ended()
+        return self.line.carrier.take_ended()
 
     def told(self) -> list[tuple[str, str]]:
         """(KMODD_MODULE or MESSAGE_ID, KMODD_RESULT) of each record so far."""

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal
 
-    Stage = Literal["file", "kernel", "command", "signal"]
+    Stage = Literal["file", "kernel", "command", "signal", "none"]
     """Who gave the errno: opening or unpacking the file, the kernel, an install or remove command, a signal.
 
-    ENOENT of the kernel means an unknown symbol, ENOENT of open a missing file: they must stay apart.
+    ENOENT of the kernel means an unknown symbol, ENOENT of open a missing file: they must stay apart. none: the step
+    was not begun, because its run has ended before it.
     """
 else:
     Stage = str
@@ -37,6 +38,20 @@ class InsmodCall:
     path: str
     """As it is to be opened."""
     options: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunCall:
+    """Give these files to the kernel, one after the other, until one is not taken. Each is answered by one Reply."""
+
+    steps: tuple[InsmodCall, ...]
+    modules: tuple[str, ...]
+    """Their names: what has come in by other ways meanwhile ends the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopCall:
+    """End the run under way after the present file. There is no reply to this itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +73,6 @@ class CommandCall:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadAheadCall:
-    """Have the disk read this module file before it is needed. There is no reply."""
-
-    path: str
-    """As it is to be opened."""
-
-
-@dataclass(frozen=True, slots=True)
 class ProbeCall:
     """Have the kernel look for a driver for this device again (Documentation/ABI/testing/sysfs-bus, drivers_probe)."""
 
@@ -75,8 +82,8 @@ class ProbeCall:
     """A name in its `devices`."""
 
 
-Call = InsmodCall | RmmodCall | CommandCall | ReadAheadCall | ProbeCall
-"""What a loader can be told. Each is answered by one Reply, but ReadAheadCall."""
+Call = RunCall | RmmodCall | CommandCall | ProbeCall | StopCall
+"""What a loader can be told. Each is answered by one Reply, but a run by one for each file, and StopCall by none."""
 
 
 LOADER_MARK = "KMODD_LOADER"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from kmodd.errors import assert_never
-from kmodd.host.acts import Call, CommandCall, InsmodCall, Reply, RmmodCall
+from kmodd.host.acts import Call, CommandCall, InsmodCall, Reply, RmmodCall, RunCall
 from kmodd.outcome import Outcome, Result
 from kmodd.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.procfs import State
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def call_of(step: Step | RemovalStep, real: Callable[[str], str]) -> Call:
-    """How a loader is told. `real`: where to open what is printed as a path."""
+def call_of(steps: tuple[Step | RemovalStep, ...], real: Callable[[str], str]) -> Call:
+    """How a loader is told: of one step, or of files that follow one another. `real`: where to open what is printed."""
+    step = steps[0]
     match step:
         case Insmod():
-            call: Call = InsmodCall(real(step.path), step.options)
+            files = [each for each in steps if isinstance(each, Insmod)]
+            calls = tuple(InsmodCall(real(each.path), each.options) for each in files)
+            call: Call = RunCall(calls, tuple(each.module for each in files))
         case Install():
             call = CommandCall(step.module, step.at, real(step.at.file), step.options)
         case Rmmod():

@@ -13,7 +13,7 @@ import socket
 import time
 
 from kmodd.dataclass import dataclass
-from kmodd.host.acts import Call, ReadAheadCall, Reply
+from kmodd.host.acts import Call, Reply, StopCall
 from kmodd.host.loader import MAX_STEP, decode_reply, encode_call
 from kmodd.host.spawner import Spawner
 from kmodd.host.stack import StackQuestion
@@ -34,7 +34,7 @@ class Died:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One loader process, and whether a call is with it."""
+    """One loader process, and whether a call is with it that it has not answered at all."""
 
     connection: socket.socket
     pid: int = 0
@@ -46,7 +46,7 @@ class Lane:
         return self.connection.fileno()
 
     def start(self, call: Call) -> bool:
-        """Hand over one call. False: the loader is gone, and the call was not begun."""
+        """Hand over one call, or one run of files. False: the loader is gone, and nothing of it was begun."""
         try:
             self.connection.send(encode_call(call))
         except (BrokenPipeError, ConnectionResetError):
@@ -54,10 +54,10 @@ class Lane:
         self.busy = True
         return True
 
-    def read_ahead(self, path: str) -> None:
-        """Have this file in memory by the time it is its turn; raises nothing, nothing comes of it."""
-        with contextlib.suppress(OSError, ValueError):
-            self.connection.send(encode_call(ReadAheadCall(path)))
+    def stop(self) -> None:
+        """Have the run under way end after the present file; raises nothing."""
+        with contextlib.suppress(OSError):
+            self.connection.send(encode_call(StopCall()))
 
     def receive(self) -> Reply | Died | None:
         """What came from the loader; None: nothing that ends a call (its greeting, or no datagram yet)."""

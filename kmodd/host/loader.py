@@ -1,11 +1,14 @@
 """The loader: a process that carries out one step at a time and says what came of it.
 
-It serves one connected SOCK_SEQPACKET socket; a datagram is one JSON object. It starts with
-`{"pid": N}`; then each step is answered by
-`{"errno": N, "stage": "…", "usec": N, "detail": "…"}`, but for a file to be read ahead. It never plans
-and never listens to the kernel. What it is told names files; it takes only those of `Trusted`. When its peer is gone
-it ends, but not inside a module's init: signals are blocked there, because a killed init leaves hardware half set
-(kernel-proofs, section 3).
+It serves one connected SOCK_SEQPACKET socket; a datagram is one JSON object. It starts with `{"pid": N}`; then each
+step is answered by `{"errno": N, "stage": "…", "usec": N, "detail": "…"}`. Files come in runs, so that nobody has to
+wake up between a module and the one that needs it: a run ends at the first that fails, and before the next one when
+anything else comes from the peer, or when somebody else has brought the next one in or begun to; then `stage` is
+`none`.
+
+It never plans and never listens to the kernel. What it is told names files; it takes only those of `Trusted`. When its
+peer is gone it ends, but not inside a module's init: signals are blocked there, because a killed init leaves hardware
+half set (kernel-proofs, section 3).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 
 from kmodd import modprobe_d
@@ -26,21 +30,18 @@ from kmodd.host.acts import (
     CommandCall,
     InsmodCall,
     ProbeCall,
-    ReadAheadCall,
     Reply,
     RmmodCall,
+    RunCall,
     Stage,
+    StopCall,
     open_module,
     run_command,
 )
 from kmodd.host.kernel import Kernel
 from kmodd.host.trusted import Trusted
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-
-__all__ = ["MAX_STEP", "Call", "CommandCall", "InsmodCall", "ProbeCall", "ReadAheadCall", "Reply", "RmmodCall", "serve"]
+__all__ = ["MAX_STEP", "Call", "CommandCall", "InsmodCall", "ProbeCall", "Reply", "RmmodCall", "RunCall", "serve"]
 
 MAX_STEP = 65536
 """Bytes of one datagram, either way."""
@@ -53,10 +54,13 @@ _DEVICE = re.compile(r"(?!\.\.?$)[ !-.0-~]{1,255}", re.ASCII)
 
 def encode_call(call: Call) -> bytes:
     """One datagram for `call`; raises ValueError where it would not fit."""
-    words: dict[str, str]
+    words: dict[str, str | list[str]]
     match call:
-        case InsmodCall(path, options):
-            words = {"do": "insmod", "path": path, "options": options}
+        case RunCall(steps, modules):
+            words = {
+                "do": "insmod", "paths": [step.path for step in steps], "options": [step.options for step in steps],
+                "modules": list(modules),
+            }  # fmt: skip
         case RmmodCall(module):
             words = {"do": "rmmod", "module": module}
         case CommandCall(module, at, real_file, options):
@@ -64,10 +68,10 @@ def encode_call(call: Call) -> bytes:
                 "do": "install", "module": module, "file": at.file, "line": str(at.line), "real": real_file,
                 "options": options,
             }  # fmt: skip
-        case ReadAheadCall(path):
-            words = {"do": "read", "path": path}
         case ProbeCall(bus, device):
             words = {"do": "probe", "bus": bus, "device": device}
+        case StopCall():
+            words = {"do": "stop"}
     datagram = json.dumps(words).encode()
     if len(datagram) > MAX_STEP:
         raise ValueError(f"a step of {len(datagram)} bytes; at most {MAX_STEP}")
@@ -77,19 +81,21 @@ def encode_call(call: Call) -> bytes:
 def decode_call(datagram: bytes) -> Call:
     """The call in one datagram; raises ValueError for anything else."""
     words = json.loads(datagram)
-    if not isinstance(words, dict) or not all(isinstance(value, str) for value in words.values()):
-        raise ValueError("expected one object of strings")
+    if not isinstance(words, dict):
+        raise ValueError("expected one object")
     try:
+        if words["do"] == "insmod":
+            return _decode_run(words["paths"], words["options"], words["modules"])
+        if not all(isinstance(value, str) for value in words.values()):
+            raise ValueError("expected one object of strings")
         match words["do"]:
-            case "insmod":
-                return InsmodCall(words["path"], words["options"])
             case "rmmod":
                 return RmmodCall(words["module"])
             case "install":
                 at = Where(words["file"], int(words["line"]))
                 return CommandCall(words["module"], at, words["real"], words["options"])
-            case "read":
-                return ReadAheadCall(words["path"])
+            case "stop":
+                return StopCall()
             case "probe":
                 if not _BUS.fullmatch(words["bus"]) or not _DEVICE.fullmatch(words["device"]):
                     raise ValueError(f"{words['device']!r} on {words['bus']!r} is no name of a device on a bus")
@@ -98,6 +104,18 @@ def decode_call(datagram: bytes) -> Call:
                 raise ValueError(f"cannot do {unknown!r}")
     except KeyError as missing:
         raise ValueError(f"no {missing}") from None
+
+
+def _decode_run(paths: object, options: object, modules: object) -> RunCall:
+    columns = []
+    for column in (paths, options, modules):
+        if not isinstance(column, list) or not all(isinstance(word, str) for word in column):
+            raise ValueError("expected lists of strings")
+        columns.append(column)
+    steps = tuple(InsmodCall(path, text) for path, text in zip(columns[0], columns[1], strict=True))
+    if not steps or len(steps) != len(columns[2]):
+        raise ValueError(f"a run of {len(steps)} files and {len(columns[2])} names")
+    return RunCall(steps, tuple(columns[2]))
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -122,19 +140,60 @@ def serve(connection: socket.socket, kernel: Kernel, trusted: Trusted) -> None:
     try:
         connection.send(json.dumps({"pid": os.getpid()}).encode())
         while datagram := connection.recv(MAX_STEP):
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
-                reply = _carry_out(decode_call(datagram), kernel, trusted)
+                call = decode_call(datagram)
             except ValueError as why:
-                reply = Reply(errno.EPROTO, "file", 0, f"not a step: {why}")
-            if reply is not None:
-                connection.send(encode_reply(reply))
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                connection.send(encode_reply(Reply(errno.EPROTO, "file", 0, f"not a step: {why}")))
+                continue
+            match call:
+                case StopCall():
+                    pass  # the run was over by then
+                case RunCall(steps, modules):
+                    _run(steps, modules, connection, kernel, trusted)
+                case _:
+                    _answer(call, connection, kernel, trusted)
     except (BrokenPipeError, ConnectionResetError):
         pass  # The daemon is gone; whoever comes next reads the outcome from /proc/modules.
 
 
-def _carry_out(call: Call, kernel: Kernel, trusted: Trusted) -> Reply | None:
+def _run(
+    steps: tuple[InsmodCall, ...],
+    modules: tuple[str, ...],
+    connection: socket.socket,
+    kernel: Kernel,
+    trusted: Trusted,
+) -> None:
+    """One file after the other, each answered, as long as all goes well."""
+    for number, step in enumerate(steps):
+        if number and (_has_more(connection) or os.path.exists(f"{trusted.sys}/module/{modules[number]}/initstate")):
+            connection.send(encode_reply(Reply(errno.ECANCELED, "none", 0)))
+            return
+        if _answer(step, connection, kernel, trusted):
+            return
+
+
+def _has_more(connection: socket.socket) -> bool:
+    """Something has come, or the peer is gone."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return True
+
+
+_Step = InsmodCall | RmmodCall | CommandCall | ProbeCall
+
+
+def _answer(call: _Step, connection: socket.socket, kernel: Kernel, trusted: Trusted) -> int:
+    """Do one step and say what came of it, with signals held back until both is done. The answer: its errno."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    reply = _carry_out(call, kernel, trusted)
+    connection.send(encode_reply(reply))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return reply.errno
+
+
+def _carry_out(call: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
     begin = time.monotonic_ns()
     stage: Stage = "kernel"
     code, detail, opening = 0, "", ""
@@ -151,9 +210,6 @@ def _carry_out(call: Call, kernel: Kernel, trusted: Trusted) -> Reply | None:
                 stage, opening = "command", "/bin/sh"
                 stage, detail = _run_command_at(call, trusted)
                 code = errno.EINVAL if detail else 0
-            case ReadAheadCall(path):
-                _read_ahead(path, trusted)
-                return None
             case ProbeCall(bus, device):
                 with open(f"{trusted.sys}/bus/{bus}/drivers_probe", "wb", buffering=0) as file:
                     file.write(device.encode())
@@ -163,14 +219,6 @@ def _carry_out(call: Call, kernel: Kernel, trusted: Trusted) -> Reply | None:
         code = error.errno or errno.EIO
         detail = f"{opening}: {error.strerror}" if opening else ""
     return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
-
-
-def _read_ahead(path: str, trusted: Trusted) -> None:
-    """Start reading a module file; where that fails, opening it in earnest will say why."""
-    with contextlib.suppress(OSError):
-        fd = trusted.open_module(path)
-        with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _run_command_at(call: CommandCall, trusted: Trusted) -> tuple[Stage, str]:

@@ -152,7 +152,7 @@ def go_on(world: World) -> None:
             for lane in world.line.flights.works:
                 selector.register(lane, selectors.EVENT_READ, lane)
             for key, _ in selector.select(10):
-                world.line.heard(key.data)
+                world.line.carrier.heard(key.data)
         world.line.advance()
 
 

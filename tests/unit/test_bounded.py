@@ -35,10 +35,10 @@ def growth(world: World, events: Iterator[bytes]) -> int:
             world.line.advance()
             while world.line.flights.busy():
                 for work in world.line.flights.busy():
-                    world.line.heard(work.lane)
+                    world.line.carrier.heard(work.lane)
                 world.line.advance()
             world.line.tick()
-            world.line.take_ended()
+            world.line.carrier.take_ended()
         if number == WARM_UP:
             before = resident()
     return resident() - before

@@ -181,7 +181,7 @@ def test_a_helper_that_is_killed_leaves_nothing_behind(kernel: Kernel, gate: Gat
     assert kernel.socket.waiting == ()
     gate.gates["c.ko"].set()
     hear(kernel.world)
-    for job in line.take_ended():
+    for job in line.carrier.take_ended():
         kernel.requests.ended(job)
     assert (at_work(kernel.world), len(line.intake), line.idle) == ([], 0, True)
     assert kernel.requests._asked == []
@@ -210,7 +210,7 @@ def test_an_init_that_asks_for_itself_is_answered(kernel: Kernel, gate: GateKern
     outer = _start(kernel, gate, "c", 4711, USER)
     inner = kernel.ask("c", _loader(4711))
     kernel.world.line.advance()
-    for job in kernel.world.line.take_ended():
+    for job in kernel.world.line.carrier.take_ended():
         kernel.requests.ended(job)
     assert inner.recv(2) == b"1"
     assert telling.ASKS_FOR_ITSELF in kernel.world.journal.records[-1].message
@@ -218,7 +218,7 @@ def test_an_init_that_asks_for_itself_is_answered(kernel: Kernel, gate: GateKern
     # The control: anybody else who asks for it waits.
     other = kernel.ask("c", replace(USER, pid=4712))
     kernel.world.line.advance()
-    assert (kernel.world.line.take_ended(), is_answered(other)) == ([], False)
+    assert (kernel.world.line.carrier.take_ended(), is_answered(other)) == ([], False)
 
 
 def test_a_ring_of_inits_that_ask_for_each_other_is_broken(kernel: Kernel, gate: GateKernel) -> None:
@@ -227,7 +227,7 @@ def test_a_ring_of_inits_that_ask_for_each_other_is_broken(kernel: Kernel, gate:
     a = _start(kernel, gate, "a", 4712, _loader(4711))
     inner = kernel.ask("c", _loader(4712))
     kernel.world.line.advance()
-    for job in kernel.world.line.take_ended():
+    for job in kernel.world.line.carrier.take_ended():
         kernel.requests.ended(job)
     assert (inner.recv(2), is_answered(a)) == (b"1", False)
 
@@ -242,6 +242,6 @@ def test_two_chains_that_wait_for_each_other_are_not_left_so(kernel: Kernel, gat
     kernel.trace.who["c"] = _loader(4712)
     second = kernel.ask("c")
     kernel.world.line.advance()
-    for job in kernel.world.line.take_ended():
+    for job in kernel.world.line.carrier.take_ended():
         kernel.requests.ended(job)
     assert second.recv(2) == b"1"

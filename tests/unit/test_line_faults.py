@@ -134,7 +134,7 @@ def test_an_entry_of_the_boot_list_that_joins_a_device_is_answered_with_it(
     world.line.advance()
     assert world.line.intake.boot_left
     monkeypatch.setattr(world.loaders, "get", real)
-    monkeypatch.setattr(world.line.dispatch, "_not_before", 0.0)
+    monkeypatch.setattr(world.line.carrier.dispatch, "_not_before", 0.0)
     world.settle()
     assert loads(world) == ["c.ko"]
     assert not world.line.intake.boot_left
@@ -172,7 +172,7 @@ def test_requests_wait_for_a_loader_and_nobody_is_turned_away(world: World, monk
     assert not world.line.can_advance
     assert not world.line.quiet
     monkeypatch.setattr(world.loaders, "get", real)
-    monkeypatch.setattr(world.line.dispatch, "_not_before", 0.0)
+    monkeypatch.setattr(world.line.carrier.dispatch, "_not_before", 0.0)
     world.settle()
     assert loads(world) == ["c.ko", "a.ko", "b.ko"]
 
@@ -217,19 +217,18 @@ def test_the_loader_at_work_and_the_spare_die_in_one_round(world: World, monkeyp
 
     monkeypatch.setattr(lanes, "open_lane", pair)
     loaders = Loaders(None)
-    monkeypatch.setattr(world.line, "_loaders", loaders)
-    monkeypatch.setattr(world.line.dispatch, "_loaders", loaders)
+    monkeypatch.setattr(world.line.carrier, "_loaders", loaders)
+    monkeypatch.setattr(world.line.carrier.dispatch, "_loaders", loaders)
     world.plug("pci:v3")
     world.line.advance()
     loaders.keep_spare()
-    both = world.line.lanes
+    both = world.line.carrier.lanes
     assert len(both) == 2
-    for _ in range(2):
-        theirs[0].recv(65536)  # what to read ahead, and the call
+    theirs[0].recv(65536)
     for their in theirs:
         their.close()
     for lane in both:
-        world.line.heard(lane)
+        world.line.carrier.heard(lane)
     assert ("a", "failed") in world.told()
     theirs[-1].close()
 
@@ -245,7 +244,7 @@ def test_a_call_that_was_never_read_is_given_to_the_next_loader(world: World, mo
     theirs.close()
     monkeypatch.setattr(world.loaders, "get", real)
     (work,) = world.line.flights.busy()
-    world.line.heard(work.lane)
+    world.line.carrier.heard(work.lane)
     world.settle()
     assert world.told() == [("c", "loaded")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import selectors
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,13 +69,14 @@ def hear(world: World, count: int = 1) -> None:
         assert isinstance(lane, Lane)
         work = world.line.flights.works[lane]
         if not lane.pid:
-            world.line.heard(lane)  # its greeting
+            world.line.carrier.heard(lane)  # its greeting
             hear(world)
             continue
-        if f"{work.module}.ko" not in world.kernel.refuse:
+        was_begun = b'"none"' not in lane.connection.recv(65536, socket.MSG_PEEK)
+        if was_begun and f"{work.module}.ko" not in world.kernel.refuse:
             live = {*world.line.view.loaded().modules, work.module}
             world.live(*live)
-        world.line.heard(lane)
+        world.line.carrier.heard(lane)
     world.line.advance()
 
 
@@ -105,7 +107,7 @@ def test_devices_share_one_lane_and_a_request_of_the_kernel_has_its_own(world: W
     world.line.advance()
     assert at_work(world) == ["c", "a"]
     hear(world)
-    assert [job.plan.request.text for job in world.line.take_ended()] == ["a"]
+    assert [job.plan.request.text for job in world.line.carrier.take_ended()] == ["a"]
     gate.gates["c.ko"].set()
     hear(world)
     hear(world)
@@ -135,7 +137,7 @@ def test_one_load_of_a_name_is_in_flight_and_who_else_wants_it_waits_for_that(wo
     gate.gates["a.ko"].set()
     hear(world, 2)
     assert loads(world) == ["a.ko", "b.ko"]
-    ended = {job.plan.request.origin: [each.result for each in job.outcomes] for job in world.line.take_ended()}
+    ended = {job.plan.request.origin: [each.result for each in job.outcomes] for job in world.line.carrier.take_ended()}
     assert ended == {"request": ["live"], "uevent": ["loaded", "loaded"]}
 
 
@@ -231,7 +233,7 @@ def test_what_hangs_is_told_and_left_and_the_lane_goes_on(world: World, gate: Ga
     (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
     world.line.tick()
     assert world.told() == [("c", "stuck")]
-    assert world.line.stuck() == ["c"]
+    assert world.line.carrier.stuck() == ["c"]
     world.line.advance()
     assert at_work(world) == ["a"]
     hear(world, 2)
@@ -242,7 +244,7 @@ def test_what_hangs_is_told_and_left_and_the_lane_goes_on(world: World, gate: Ga
     gate.gates["c.ko"].set()
     hear(world)
     assert world.told() == [("c", "loaded")]  # its late outcome
-    assert world.line.stuck() == []
+    assert world.line.carrier.stuck() == []
     assert world.line.intake.takes_replay() == "all"
 
 
@@ -325,7 +327,7 @@ def test_a_removal_that_hangs_is_told_as_one(world: World, gate: GateKernel, mon
     (record,) = world.journal.records
     assert record.message.startswith("Removing c has been going on for 61")
     assert "is left alone" in record.message
-    (job,) = world.line.take_ended()
+    (job,) = world.line.carrier.take_ended()
     assert isinstance(job, RemovalJob)
     assert job.failed
 
@@ -343,7 +345,7 @@ def test_a_crashed_module_stays_out_for_the_next_daemon_too(world: World, tmp_pa
     assert line.others.busy() == []
     line.intake.order(Request("c", "request"))
     line.advance()
-    (job,) = line.take_ended()
+    (job,) = line.carrier.take_ended()
     assert [each.result for each in job.outcomes] == ["crashed"]
     assert loads(world) == []
 
@@ -421,7 +423,7 @@ def test_other_refusals_wait_for_a_cause(world: World, code: int) -> None:
     world.kernel.refuse["c.ko"] = code
     world.plug("pci:v2")
     world.settle()
-    assert world.line._retries.next_due() is None
+    assert world.line.carrier.retries.next_due() is None
     world.plug("pci:v2", synthetic=True)
     world.settle()
     assert loads(world) == ["c.ko"]

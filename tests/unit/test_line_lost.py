@@ -50,7 +50,7 @@ def test_who_waits_for_an_answer_gets_one_also_where_it_is_known(world: World, o
     world.kernel.refuse["c.ko"] = errno.ENODEV
     world.line.intake.backlog.add(Request("c", "boot"))
     world.settle()
-    world.line.take_ended()
+    world.line.carrier.take_ended()
     for _ in range(2):
         assert results(world, Request("c", origin)) == [("c", "failed")]
 
@@ -77,10 +77,10 @@ def test_without_a_loader_and_without_a_wish_nobody_looks_again_and_again(
 
     monkeypatch.setattr(world.loaders, "get", none)
     assert results(world, Request("c", "operator")) == [("c", "not_attempted")]
-    assert world.line.dispatch.next_look() is not None
-    monkeypatch.setattr(world.line.dispatch, "_not_before", 1.0)  # long ago
+    assert world.line.carrier.dispatch.next_look() is not None
+    monkeypatch.setattr(world.line.carrier.dispatch, "_not_before", 1.0)  # long ago
     assert not world.line.can_advance
-    assert world.line.dispatch.next_look() is None
+    assert world.line.carrier.dispatch.next_look() is None
 
 
 def test_loaders_that_end_before_their_first_word_are_not_made_without_end(
@@ -103,12 +103,12 @@ def test_loaders_that_end_before_their_first_word_are_not_made_without_end(
         for their in theirs:
             their.close()
         for work in world.line.flights.busy():
-            world.line.heard(work.lane)
+            world.line.carrier.heard(work.lane)
         world.line.advance()
     assert len(theirs) <= 8
     assert [record.message_id for record in world.journal.records].count(NO_LOADER) == 1
     assert len(world.line.intake) == 1  # the device waits
-    assert [job.plan.request.text for job in world.line.take_ended()] == ["a"]  # the process does without us
+    assert [job.plan.request.text for job in world.line.carrier.take_ended()] == ["a"]  # the process does without us
 
 
 @pytest.mark.parametrize("said", [b"nonsense", b"[]", b'{"pid": "x"}'])
@@ -143,9 +143,9 @@ def test_a_seal_holds_for_what_was_planned_before_it(world: World, gate: GateKer
     assert at_work(world) == ["a"]
     world.line.seal(True)
     gate.gates["a.ko"].set()
-    hear(world)
+    hear(world, 2)  # a is there, and b, the rest of the run, was not begun
     assert loads(world) == ["a.ko"]
-    ended = {job.plan.request.origin: [each.result for each in job.outcomes] for job in world.line.take_ended()}
+    ended = {job.plan.request.origin: [each.result for each in job.outcomes] for job in world.line.carrier.take_ended()}
     assert ended == {"uevent": ["loaded", "denied"], "request": ["live", "denied"]}
     assert not any(" at None" in record.message for record in world.journal.records)
 
@@ -157,7 +157,7 @@ def test_new_rules_hold_for_what_was_planned_under_the_old_ones(world: World, ga
     world.line.advance()
     rules(world, "deny origin=request module=b")
     gate.gates["a.ko"].set()
-    hear(world)
+    hear(world, 2)  # a is there, and b, the rest of the run, was not begun
     assert loads(world) == ["a.ko"]
     assert "denied by deny origin=request module=b" in world.journal.records[-1].message
 

@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import ANY
 
 import pytest
 
@@ -18,7 +17,7 @@ from kmodd.errors import Where
 from kmodd.host import loader
 from kmodd.host.acts import open_module
 from kmodd.host.lanes import Died, Lane
-from kmodd.host.loader import CommandCall, InsmodCall, ProbeCall, ReadAheadCall, Reply
+from kmodd.host.loader import CommandCall, InsmodCall, ProbeCall, Reply, RunCall
 from kmodd.host.trusted import Trusted
 from tests.fakes import FakeKernel
 
@@ -48,8 +47,8 @@ class Served:
         self.thread.join(WAIT)
         assert not self.thread.is_alive()
 
-    def do(self, call: loader.Call) -> Reply:
-        assert self.lane.start(call)
+    def do(self, call: InsmodCall | CommandCall | ProbeCall) -> Reply:
+        assert self.lane.start(RunCall((call,), ("a",)) if isinstance(call, InsmodCall) else call)
         answer = self.lane.receive()
         assert isinstance(answer, Reply)
         return answer
@@ -309,19 +308,66 @@ def test_places_as_options_say_the_same_again(tmp_path: Path) -> None:
 # ── reading ahead, probing ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_reading_ahead_is_not_answered_and_stops_nothing(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def run(folder: Path, *names: str) -> RunCall:
+    """Files of these names, with as many modules."""
+    return RunCall(tuple(InsmodCall(module(folder, f"{name}.ko"), "") for name in names), names)
+
+
+def replies(served: Served, count: int) -> list[tuple[int, str]]:
+    found: list[tuple[int, str]] = []
+    for _ in range(count):
+        reply = served.lane.receive()
+        assert isinstance(reply, Reply)
+        found.append((reply.errno, reply.stage))
+    return found
+
+
+def test_each_file_of_a_run_is_answered_in_order(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
+    assert served.lane.start(run(tmp_path, "a", "b", "c"))
+    assert replies(served, 3) == [(0, "kernel")] * 3
+    assert [name for name, _, _ in kernel.calls] == ["a.ko", "b.ko", "c.ko"]
+
+
+def test_a_run_ends_at_the_first_failure(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
+    kernel.refuse["b.ko"] = errno.ENODEV
+    assert served.lane.start(run(tmp_path, "a", "b", "c"))
+    assert replies(served, 2) == [(0, "kernel"), (errno.ENODEV, "kernel")]
+    assert served.do(InsmodCall(module(tmp_path, "d.ko"), "")).errno == 0  # and nothing of c is said or done
+    assert [name for name, _, _ in kernel.calls] == ["a.ko", "b.ko", "d.ko"]
+
+
+def test_a_run_ends_before_what_somebody_else_has_brought(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
+    (tmp_path / "sys/module/b").mkdir(parents=True)
+    (tmp_path / "sys/module/b/initstate").write_text("coming\n")
+    (tmp_path / "sys/module/c").mkdir()  # builtin: it has parameters there, and no state
+    assert served.lane.start(run(tmp_path, "a", "b"))
+    assert replies(served, 2) == [(0, "kernel"), (errno.ECANCELED, "none")]
+    assert served.lane.start(run(tmp_path, "a", "c"))
+    assert replies(served, 2) == [(0, "kernel")] * 2
+    assert [name for name, _, _ in kernel.calls] == ["a.ko", "a.ko", "c.ko"]
+
+
+def test_a_run_can_be_stopped_and_a_stop_that_comes_too_late_does_nothing(
+    served: Served, kernel: FakeKernel, tmp_path: Path
 ) -> None:
-    """The next datagram is the answer to the next step. posix_fadvise(2): POSIX_FADV_WILLNEED starts the reading."""
-    path = module(tmp_path, "a.ko")
-    advised = []
-    monkeypatch.setattr(
-        os, "posix_fadvise", lambda fd, *words: advised.append((os.readlink(f"/proc/self/fd/{fd}"), *words))
-    )
-    for name in (path, f"{tmp_path}/none.ko", "/etc/passwd"):
-        served.lane.connection.send(loader.encode_call(ReadAheadCall(name)))
-    assert served.do(InsmodCall(path, "")) == Reply(0, "kernel", ANY)
-    assert advised == [(path, 0, 0, os.POSIX_FADV_WILLNEED)]
+    entered, go_on = threading.Event(), threading.Event()
+    load = kernel.finit_module
+
+    def slow(fd: int, options: str, flags: int) -> None:
+        load(fd, options, flags)
+        entered.set()
+        assert go_on.wait(WAIT)
+
+    kernel.finit_module = slow  # type: ignore[method-assign]
+    assert served.lane.start(run(tmp_path, "a", "b"))
+    assert entered.wait(WAIT)
+    served.lane.stop()
+    go_on.set()
+    assert replies(served, 2) == [(0, "kernel"), (errno.ECANCELED, "none")]
+    served.lane.stop()
+    assert served.lane.start(run(tmp_path, "c", "d"))
+    assert replies(served, 2) == [(0, "kernel")] * 2
+    assert [name for name, _, _ in kernel.calls] == ["a.ko", "c.ko", "d.ko"]
 
 
 def test_a_device_is_probed_by_its_name(served: Served, tmp_path: Path) -> None:
@@ -361,5 +407,5 @@ def test_a_loader_that_is_gone_is_noticed() -> None:
     lane = Lane(ours)
     theirs.close()
     assert lane.receive() == Died()
-    assert not lane.start(InsmodCall("/x", ""))
+    assert not lane.start(RunCall((InsmodCall("/x", ""),), ("x",)))
     lane.close()

@@ -97,7 +97,7 @@ class Running:
     def _loop(self) -> None:
         while True:
             with selectors.DefaultSelector() as selector:
-                sources: list[Source] = [self._stop, self.control, *self.control.connections, *self.line.lanes]
+                sources: list[Source] = [self._stop, self.control, *self.control.connections, *self.line.carrier.lanes]
                 for source in sources:
                     selector.register(source, selectors.EVENT_READ, source)
                 for key, _ in selector.select(10):
@@ -106,7 +106,7 @@ class Running:
                     if key.data is self.control:
                         self.control.accept()
                     elif isinstance(key.data, Lane):
-                        self.line.heard(key.data)
+                        self.line.carrier.heard(key.data)
                     else:
                         self.control.receive(key.data)
             waiting = len(self.line.intake)
@@ -114,7 +114,7 @@ class Running:
             self.calls += len(self.line.intake) - waiting
             self.line.view.forget_loaded()  # as the kernel's events would have it
             self.line.advance()
-            for job in self.line.take_ended():
+            for job in self.line.carrier.take_ended():
                 self.callers.ended(job)
 
     def close(self) -> None:
@@ -370,7 +370,7 @@ def test_a_module_that_is_stuck_is_not_one_that_is_loaded(
 ) -> None:
     machine = SCENARIOS[0].build(tmp_path / "root")
     with daemon_on(machine, monkeypatch, tmp_path) as running:
-        monkeypatch.setattr(running.line, "stuck", lambda: ["loop"])
+        monkeypatch.setattr(running.line.carrier._knows, "_stuck", lambda: ["loop"])
         said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
         assert (said.status, machine.loaded) == (1, [])
         assert b"kmodd says: loop has been starting" in said.err

@@ -17,7 +17,7 @@ import pytest
 from kmodd.cli import loader as program
 from kmodd.errors import Where
 from kmodd.host.lanes import Died, Lane
-from kmodd.host.loader import CommandCall, InsmodCall, Reply
+from kmodd.host.loader import CommandCall, InsmodCall, Reply, RunCall
 from kmodd.host.spawner import Spawner
 from kmodd.host.trusted import Trusted
 
@@ -44,7 +44,7 @@ def lane_of(spawner: Spawner) -> Lane:
     return lane
 
 
-def do(lane: Lane, call: InsmodCall | CommandCall) -> Reply | Died | None:
+def do(lane: Lane, call: RunCall | CommandCall) -> Reply | Died | None:
     assert lane.start(call)
     return lane.receive()
 
@@ -92,7 +92,7 @@ def test_loaders_are_made_by_fork_and_serve(spawner: Spawner, tmp_path: Path) ->
 def test_its_loaders_trust_what_it_was_told(spawner: Spawner, tmp_path: Path) -> None:
     (tmp_path / "a.ko").write_bytes(b"\x7fELF")
     lane = lane_of(spawner)
-    answer = do(lane, InsmodCall(str(tmp_path / "a.ko"), ""))
+    answer = do(lane, RunCall((InsmodCall(str(tmp_path / "a.ko"), ""),), ("a",)))
     assert isinstance(answer, Reply)
     assert (answer.errno, answer.stage) == (errno.EACCES, "file")
     assert f"is not below {tmp_path}/lib/modules" in answer.detail

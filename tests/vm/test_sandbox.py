@@ -26,7 +26,7 @@ _PROGRAM = """
 import os, select, socket, sys
 sys.path.insert(0, "/usr/lib/kmodd")
 from kmodd.host.lanes import LOADER_SOCKET, Lane
-from kmodd.host.loader import InsmodCall, ProbeCall
+from kmodd.host.loader import InsmodCall, ProbeCall, RunCall
 from kmodd.host.stack import StackQuestion
 
 def lane():
@@ -125,9 +125,9 @@ def test_a_packed_module_is_unpacked_where_the_kernel_cannot(guest: Machine, pac
     source = f"{folder}/kernel/drivers/net/dummy.ko"
     pack = f"import {packer}; {packer}.open('{packed}', 'wb').write(open('{source}', 'rb').read())"
     guest.check(f'python3 -c "{pack}"')
-    assert _ask(guest, f'do(InsmodCall("{packed}", "numdummies=0")).errno') == "0"
+    assert _ask(guest, f'do(RunCall((InsmodCall("{packed}", "numdummies=0"),), ("dummy",))).errno') == "0"
     assert "Live" in guest.modules()["dummy"]
     guest.remove_module("dummy")
     guest.check(f"head -c 100 {packed} > {packed}.cut")
-    assert _ask(guest, f'do(InsmodCall("{packed}.cut", "")).errno') == "22"  # EINVAL: damaged
+    assert _ask(guest, f'do(RunCall((InsmodCall("{packed}.cut", ""),), ("dummy",))).errno') == "22"  # EINVAL: damaged
     assert "dummy" not in guest.modules()

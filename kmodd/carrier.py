@@ -1,0 +1,289 @@
+"""Takes jobs from step to step, to loaders, into waiting for a lane or another's load, and to their end: `Carrier`.
+
+What a loader said comes back here; what came of it is told when the loader has something to do again.
+"""
+
+from __future__ import annotations
+
+import time
+
+from kmodd import outcome as telling
+from kmodd import patience
+from kmodd.answers import Answers
+from kmodd.autoclean import Autoclean
+from kmodd.dataclass import replace
+from kmodd.dispatch import Dispatch
+from kmodd.flights import AnyJob, Flights, Work
+from kmodd.host.acts import Reply
+from kmodd.host.calls import call_of, outcome_of, outcome_of_death
+from kmodd.host.kernel_facts import read_facts
+from kmodd.host.kernel_log import KernelMessages
+from kmodd.host.lanes import Died, Lane, Loaders
+from kmodd.host.module_data import read_ahead
+from kmodd.host.stack import StackQuestion
+from kmodd.host.tree import Tree
+from kmodd.intake import Intake
+from kmodd.job import Job
+from kmodd.kernel_line import crash_lines
+from kmodd.known import Known
+from kmodd.others import Others
+from kmodd.outcome import Outcome
+from kmodd.plan import Insmod, RemovalStep, Step
+from kmodd.report import Report
+from kmodd.retries import Retries
+from kmodd.standing import Standing
+from kmodd.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_AT_ONCE = 16
+"""Files that a loader is given at once."""
+
+
+class Carrier:
+    """Holds what is under way."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        loaders: Loaders | None,
+        log: KernelMessages | None,
+        *,
+        report: Report,
+        view: View,
+        standing: Standing,
+        answers: Answers,
+        others: Others,
+        intake: Intake,
+        autoclean: Autoclean,
+    ) -> None:
+        """`loaders` None: a dry run, nothing is handed to anybody. `log`: what the kernel says, None: not to be had."""
+        self._tree = tree
+        self._loaders = loaders
+        self._log = log
+        self._report = report
+        self._view = view
+        self._guard = view.guard
+        self._standing = standing
+        self._answers = answers
+        self._others = others
+        self._intake = intake
+        self._autoclean = autoclean
+        self._knows = Known(view, view.guard, standing, answers, self.stuck)
+        self._ended: list[AnyJob] = []
+        self.flights = Flights()
+        self.dispatch = Dispatch(loaders, report)
+        self.retries = Retries()
+
+    def is_taken(self, name: str, job: AnyJob) -> bool:
+        """Its load is in flight, ours or another's, and worth waiting for by `job`."""
+        return self.flights.is_taken(name, job) or name in self._others.busy()
+
+    def stuck(self) -> list[str]:
+        """Modules whose load does not end, and that nobody waits for any more."""
+        return sorted({*self.flights.stuck(), *self._others.stuck()})
+
+    def may_go(self, job: AnyJob) -> bool:
+        """There is a lane for it."""
+        return job.plan.request.waited_for or self.flights.places() < self._view.settings.lanes
+
+    def can_resume(self) -> bool:
+        """`resume` would do something now."""
+        waiting = (*self.flights.parked, *(("", job) for _, job in self.flights.ready))
+        return any(self.may_go(job) and not self.is_taken(name, job) for name, job in waiting)
+
+    def resume(self) -> None:
+        """Go on with what waited for a load in flight, or for a lane."""
+        for job in self._resumed():
+            self.tell(job)
+
+    def _resumed(self) -> list[AnyJob]:
+        """The jobs that went on."""
+        jobs = []
+        while job := self.flights.released(self.is_taken, self.may_go) or self._next_ready():
+            self.drive(job)
+            jobs.append(job)
+        return jobs
+
+    def _next_ready(self) -> AnyJob | None:
+        """A job that was planned ahead, if there is a lane for it; one that is planned on old facts is planned anew."""
+        while self.flights.ready and self.may_go(self.flights.ready[0][1]):
+            age, job = self.flights.ready.pop(0)
+            if age == self._view.age:
+                return job
+            self._intake.again(job.plan.request, first=True)
+        return None
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Connections to loaders, to be watched."""
+        return (*self.flights.works, *(self._loaders.idle if self._loaders else ()))
+
+    @property
+    def questions(self) -> tuple[StackQuestion, ...]:
+        """Where the kernel was asked where it hangs, to be watched."""
+        return tuple(work.question for work in self.flights.works.values() if work.question)
+
+    def heard_stack(self, question: StackQuestion) -> None:
+        """There is something of an answer."""
+        for work in self.flights.works.values():
+            if work.question is question:
+                patience.heard_stack(work)
+
+    def heard(self, lane: Lane) -> None:
+        """A loader said something or is gone."""
+        if lane not in self.lanes:
+            return  # let go of earlier in this round
+        heard = lane.receive()
+        if isinstance(heard, Died) and self._loaders:
+            self._loaders.lost(lane)
+        if heard is None or lane not in self.flights.works:
+            return
+        work = self.flights.works[lane]
+        patience.drop_question(work)
+        is_over = isinstance(heard, Died) or heard.errno != 0 or work.is_last
+        if is_over:
+            del self.flights.works[lane]
+            self.dispatch.over(lane, answered=isinstance(heard, Reply))
+        if isinstance(heard, Reply) and not heard.errno and isinstance(work.step, Insmod):
+            self._view.came(work.module)
+        else:
+            self._view.forget_loaded()
+        begun = heard.begun if isinstance(heard, Died) else heard.stage != "none"
+        outcome = self._guard.note(self._outcome(work, heard)) if begun else None
+        if not is_over:
+            work.go_on(time.monotonic_ns())
+        if outcome and work.let_go:
+            self._came_late(work, outcome)
+        elif not work.let_go:
+            self.go_on(work.job, outcome, is_over)
+
+    def go_on(self, job: AnyJob, outcome: Outcome | None, is_over: bool) -> None:
+        """A step of a job has come out, or was not begun. `is_over`: its loader has nothing more of it."""
+        if outcome:
+            job.finish(outcome)
+        others = []
+        if is_over:
+            self.drive(job)
+            others = self._resumed()  # the loader first, then what there is to tell
+        elif isinstance(job, Job):
+            job.next_step(lambda _: None)  # the loader is at it already
+        for each in (job, *others):
+            self.tell(each)
+
+    def _came_late(self, work: Work, outcome: Outcome) -> None:
+        """A load that was called stuck has ended: what gave up on it may be asked for again."""
+        if work.was_live and outcome.ok:
+            self._report.tell(telling.after_all(outcome))
+            return
+        self._report.outcomes(
+            [replace(outcome, detail=outcome.detail or "it had been given up waiting for")], self._answers
+        )
+        self._answers.forget_modules()
+        self._intake.replay = "all"
+
+    def take_ended(self) -> list[AnyJob]:
+        """The jobs that are through since this was asked last."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def stop_runs(self) -> None:
+        """What was allowed, or where a file lies, may be another matter now: what is left of runs is asked again."""
+        self._view.outdate()
+        for lane, work in self.flights.works.items():
+            if not work.is_last:
+                lane.stop()
+
+    def _next_step(self, job: AnyJob) -> Step | RemovalStep | None:
+        if isinstance(job, Job):
+            return job.next_step(lambda step: self._knows.outcome(job.plan.request, step))
+        return job.next_step()
+
+    def drive(self, job: AnyJob) -> None:
+        """Go on with a job, until it is through, with a loader, or has to wait for a lane or another's load."""
+        if self._loaders is None:
+            job.abandon(telling.DRY_RUN)
+        while step := self._next_step(job):
+            if self.is_taken(step.module, job) or (isinstance(step, Insmod) and self._others.notice(step.module)):
+                if self.flights.hangs_on(step.module, job):
+                    job.finish(telling.not_attempted(job.plan.request, step, telling.ASKS_FOR_ITSELF))
+                    continue
+                self.flights.park(step.module, job)
+                break
+            steps = self._run(job) or (step,)
+            if not self.may_go(job):
+                self.flights.ready.append((self._view.age, job))
+                self._read_ahead(steps)
+                break
+            try:
+                lane = self.dispatch.start(call_of(steps, self._tree.real))
+            except ValueError as error:  # longer than a loader takes
+                job.abandon(str(error))
+                continue
+            if lane is not None:
+                self.flights.works[lane] = Work(lane, job, steps, time.monotonic_ns())
+                self._read_ahead(steps[1:])
+                break
+            if not job.plan.request.waited_for:
+                # Requests wait, nobody is turned away: it is planned anew once there is a loader.
+                self._intake.again(job.plan.request, first=True)
+                break
+            job.abandon(self.dispatch.why)
+        else:
+            self._end(job)
+
+    def _run(self, job: AnyJob) -> tuple[Insmod, ...]:
+        """The files that a loader can be given at once now; none where the job's next step is no file."""
+        if not isinstance(job, Job):
+            return ()
+        request = job.plan.request
+
+        def may(step: Insmod) -> bool:
+            taken = self.is_taken(step.module, job) or self._others.notice(step.module)
+            return not taken and self._knows.outcome(request, step) is None
+
+        return job.run(may, MOST_AT_ONCE)
+
+    def _read_ahead(self, steps: Sequence[Step | RemovalStep]) -> None:
+        for step in steps:
+            if isinstance(step, Insmod):
+                read_ahead(self._tree.real(step.path))
+
+    def tell(self, job: AnyJob) -> None:
+        """Say what has come of it since."""
+        if any(job is ready for _, ready in self.flights.ready):
+            return  # it may be planned anew
+        for outcome in (untold := job.untold()):
+            self._autoclean.saw(outcome, time.monotonic())
+        self._report.outcomes(untold, self._answers)
+
+    def _end(self, job: AnyJob) -> None:
+        request, now = job.plan.request, time.monotonic()
+        if isinstance(job, Job):
+            if not request.waited_for:  # an operator's parameters, a process's rights: others may fare otherwise
+                self._answers.learn(request.text, job.outcomes, now)
+                self._intake.boot_left.discard(request.text)  # a device may have joined it, in its stead
+            if self.retries.after(request, job.outcomes, now):
+                self._answers.forget(request.text)
+        else:
+            self._answers.forget_modules()
+        self._ended.append(job)
+
+    def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
+        """What a loader's answer means for its step."""
+        step, request = work.step, work.job.plan.request
+        if isinstance(heard, Reply):
+            if heard.stage == "signal" and not self._view.beyond.install_signal_is_failure:
+                heard = replace(heard, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
+            return outcome_of(request, step, heard, read_facts(self._tree.root) if heard.errno else None)
+        usec = (time.monotonic_ns() - work.since_ns) // 1000
+        outcome = outcome_of_death(request, step, self._tree.loaded().state(step.module), usec)
+        if outcome.result != "crashed":
+            return outcome
+        self._standing.crash(step.module)
+        if self._log:
+            self._log.catch_up()  # it was said before the loader died
+        lines = crash_lines(self._log.last()) if self._log else ()
+        return replace(outcome, evidence=(("KMODD_KERNEL_LOG", "\n".join(lines)),)) if lines else outcome

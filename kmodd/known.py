@@ -1,0 +1,53 @@
+"""What comes of a step without trying it: it is live, refused by policy, has crashed, is kept out. A `Known`."""
+
+from __future__ import annotations
+
+import errno
+
+from kmodd import outcome as telling
+from kmodd.answers import Answers
+from kmodd.guard import Guard
+from kmodd.outcome import Outcome
+from kmodd.plan import Step
+from kmodd.request import Request
+from kmodd.standing import Standing
+from kmodd.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Known:
+    """Asks everybody who may know."""
+
+    def __init__(
+        self, view: View, guard: Guard, standing: Standing, answers: Answers, stuck: Callable[[], list[str]]
+    ) -> None:
+        """`stuck` gives the modules whose load does not end."""
+        self._view = view
+        self._guard = guard
+        self._standing = standing
+        self._answers = answers
+        self._stuck = stuck
+
+    def outcome(self, request: Request, step: Step) -> Outcome | None:
+        """What comes of it; None: it has to be tried."""
+        name = step.module
+        loaded = self._view.loaded()
+        if loaded.state(name) == "live":
+            return Outcome(request, name, "live", step.because)
+        if refused := self._guard.refusal(request, step):  # rules or seal may be newer than the plan
+            return refused
+        if self._standing.has_crashed(name, loaded):
+            detail = "before, and is not tried again until the next boot"
+            return Outcome(request, name, "crashed", step.because, detail=detail)
+        if name in self._stuck():
+            return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
+        if self._standing.is_kept_out(name, request):
+            return telling.not_attempted(request, step, telling.KEPT_OUT)
+        refusal = self._answers.refusal(name)
+        if refusal and request.synthetic and not request.again:
+            detail = f"it has refused with {errno.errorcode.get(refusal, refusal)}"
+            return Outcome(request, name, "not_attempted", step.because, errno=refusal, detail=detail)
+        return None
