@@ -161,6 +161,8 @@ class Callers:
 
     def expire(self) -> None:
         """Give up on settle calls whose time is over, and forget callers that have gone."""
+        if not (self._settling or self._loading):
+            return
         now = time.monotonic()
         here = self._socket.connections
         for waiter in list(self._settling):
@@ -185,7 +187,7 @@ class Callers:
     def _status(self) -> dict[str, Any]:
         line = self._line
         works = line.flights.works
-        now_ns = time.monotonic_ns()
+        now = time.monotonic()
         return {
             "version": kmodd.__version__,
             **self._facts,
@@ -195,7 +197,7 @@ class Callers:
             "repeats": line.report.counters.repeats,
             "waiting": len(line.intake) + len(line.flights.parked),
             "lanes": [
-                {"pid": lane.pid, "module": works[lane].module, "since_usec": (now_ns - works[lane].since_ns) // 1000}
+                {"pid": lane.pid, "module": works[lane].module, "since_usec": int((now - works[lane].since) * 1e6)}
                 if lane in works
                 else {"pid": lane.pid}
                 for lane in line.carrier.lanes

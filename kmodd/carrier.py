@@ -85,9 +85,13 @@ class Carrier:
         """Modules whose load does not end, and that nobody waits for any more."""
         return sorted({*self.flights.stuck(), *self._others.stuck()})
 
+    def is_full(self) -> bool:
+        """Each lane for devices has something to do."""
+        return self.flights.places() >= self._view.settings.lanes
+
     def may_go(self, job: AnyJob) -> bool:
         """There is a lane for it."""
-        return job.plan.request.waited_for or self.flights.places() < self._view.settings.lanes
+        return job.plan.request.waited_for or not self.is_full()
 
     def can_resume(self) -> bool:
         """`resume` would do something now."""
@@ -154,7 +158,7 @@ class Carrier:
         begun = heard.begun if isinstance(heard, Died) else heard.stage != "none"
         outcome = self._guard.note(self._outcome(work, heard)) if begun else None
         if not is_over:
-            work.go_on(time.monotonic_ns())
+            work.go_on(time.monotonic())
         if outcome and work.let_go:
             self._came_late(work, outcome)
         elif not work.let_go:
@@ -223,7 +227,7 @@ class Carrier:
                 job.abandon(str(error))
                 continue
             if lane is not None:
-                self.flights.works[lane] = Work(lane, job, steps, time.monotonic_ns())
+                self.flights.works[lane] = Work(lane, job, steps, time.monotonic())
                 self._read_ahead(steps[1:])
                 break
             if not job.plan.request.waited_for:
@@ -255,9 +259,11 @@ class Carrier:
         """Say what has come of it since."""
         if any(job is ready for _, ready in self.flights.ready):
             return  # it may be planned anew
-        for outcome in (untold := job.untold()):
-            self._autoclean.saw(outcome, time.monotonic())
-        self._report.outcomes(untold, self._answers)
+        if untold := job.untold():
+            now = time.monotonic()
+            for outcome in untold:
+                self._autoclean.saw(outcome, now)
+            self._report.outcomes(untold, self._answers)
 
     def _end(self, job: AnyJob) -> None:
         request, now = job.plan.request, time.monotonic()
@@ -278,7 +284,7 @@ class Carrier:
             if heard.stage == "signal" and not self._view.beyond.install_signal_is_failure:
                 heard = replace(heard, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
             return outcome_of(request, step, heard, read_facts(self._tree.root) if heard.errno else None)
-        usec = (time.monotonic_ns() - work.since_ns) // 1000
+        usec = int((time.monotonic() - work.since) * 1e6)
         outcome = outcome_of_death(request, step, self._tree.loaded().state(step.module), usec)
         if outcome.result != "crashed":
             return outcome

@@ -53,6 +53,11 @@ SETTLED = 0.1
 SETTLED_AT_LAST = 0.5
 """Seconds after which they are read though more changes come."""
 
+PAUSE = 0.05
+"""Seconds for which the kernel's events are left to gather after a look at them while all lanes are at work, and for
+which its log is left alone after each look: a module says much in a moment, and waking up for each of it costs most.
+"""
+
 LOOK_AGAIN = 5.0
 """Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
 
@@ -118,6 +123,14 @@ class Daemon:
         self._ready_by: float | None = None
         self._ready_text = ""
         self._socket_empty = False
+        self._pauses: dict[KernelEvents | KernelMessages, float] = {}
+        """Sources that are not looked at, until when (time.monotonic)."""
+        self._asked = False
+        """The kernel's helper has something to say."""
+        self._heeded: set[KernelEvents | KernelMessages] = set()
+        """Sources that the selector looks at."""
+        self._watched: object = None
+        """The lanes and callers that the selector looks at."""
         self._seqnum = 0
         """The highest number that an event has carried so far."""
         self._stopping = False
@@ -127,7 +140,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
-        for source in (self._signals, self._events, self._control, self._log, self._files):
+        for source in (self._signals, self._control, self._files):
             if source is not None:
                 self._selector.register(source, selectors.EVENT_READ, source)
         self._start()
@@ -140,9 +153,9 @@ class Daemon:
             self._kernel.close()
         self._line.close()
         self._events.close()
-        for source in (self._log, self._files):
-            if source is not None:
-                source.close()
+        for opened in (self._log, self._files):
+            if opened is not None:
+                opened.close()
         self._journal.close()
         self._signals.close()
         self._wakeup.close()
@@ -212,8 +225,10 @@ class Daemon:
 
     def _wait(self) -> None:
         """Wait until something speaks up, and read what it says."""
+        now = time.monotonic()
         self._watch()
-        for key, mask in self._selector.select(self._timeout()):
+        self._watch_kernel(now)
+        for key, mask in self._selector.select(self._timeout(now)):
             match key.data:
                 case KernelEvents():
                     self._receive()
@@ -224,6 +239,7 @@ class Daemon:
                 case StackQuestion():
                     self._line.carrier.heard_stack(key.data)
                 case KernelMessages():
+                    self._pauses[key.data] = now + PAUSE
                     if self._reprobe.heard_kernel(key.data.read()):
                         self._watch_tree()
                         self._reprobe.files_may_have_come()  # they may be there since the kernel looked
@@ -232,7 +248,7 @@ class Daemon:
                         now = time.monotonic()
                         self._changed = (self._changed[0] if self._changed else now, now)
                 case KernelRequests():
-                    pass  # `listen` below
+                    self._asked = True  # `listen` below
                 case ControlSocket():
                     self._control.accept()
                 case Connection() if mask & selectors.EVENT_WRITE:
@@ -244,12 +260,14 @@ class Daemon:
 
     def _go_on(self) -> None:
         """One round of the line, then everything that is due."""
+        now = time.monotonic()
         self._callers.listen()
-        if self._kernel:
+        if self._kernel and self._asked:
+            self._asked = False
             self._kernel.listen()
-        if not self._socket_empty:
+        if not self._socket_empty or self._events in self._pauses:
             self._receive()
-        if self._changed is not None and time.monotonic() >= self._read_changes_at():
+        if self._changed is not None and now >= self._read_changes_at():
             self._changed = None
             self._line.refresh()
             self._line.files_may_have_come()
@@ -279,7 +297,7 @@ class Daemon:
             self._loaders.keep_spare()
         self._callers.expire()
         self._journal.flush()
-        self._notify.alive()
+        self._notify.alive(now)
 
     def _settle(self) -> None:
         """Tell those who wait for it that all is quiet, if it is."""
@@ -294,6 +312,9 @@ class Daemon:
         """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams. The answer: how many."""
         received = self._events.receive(EVENTS_AT_ONCE)
         self._socket_empty = len(received) < EVENTS_AT_ONCE
+        self._pauses.pop(self._events, None)
+        if received and self._line.carrier.is_full():
+            self._pauses[self._events] = time.monotonic() + PAUSE
         lost = False
         for thing in received:
             match thing:
@@ -338,6 +359,12 @@ class Daemon:
         speakers: tuple[Lane | StackQuestion, ...] = (
             *self._line.carrier.lanes, *self._reprobe.lanes, *self._line.carrier.questions,
         )  # fmt: skip
+        if not self._control.connections:
+            if speakers == self._watched:
+                return
+            self._watched = speakers
+        else:
+            self._watched = None
         wanted: dict[Lane | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
         for caller in self._control.connections:
             reading = 0 if caller.ended else selectors.EVENT_READ
@@ -352,7 +379,23 @@ class Daemon:
         for new, mask in wanted.items():
             self._selector.register(new, mask, new)
 
-    def _timeout(self) -> float:
+    def _watch_kernel(self, now: float) -> None:
+        """Have the selector look at the kernel's events and log, but in their pauses."""
+        for source in (self._events, self._log):
+            if source is None:
+                continue
+            pauses = self._pauses.get(source, 0.0) > now
+            if not pauses:
+                self._pauses.pop(source, None)
+            is_watched = source in self._heeded
+            if pauses and is_watched:
+                self._selector.unregister(source)
+                self._heeded.discard(source)
+            elif not pauses and not is_watched:
+                self._selector.register(source, selectors.EVENT_READ, source)
+                self._heeded.add(source)
+
+    def _timeout(self, now: float) -> float:
         """Seconds that the loop may sleep."""
         if (
             self._line.can_advance
@@ -361,14 +404,15 @@ class Daemon:
             or self._control.has_call()
         ):
             return 0.0
-        waits = [self._notify.watchdog_interval or 3600.0]
+        waits = [self._notify.watchdog_interval or 3600.0, *(until - now for until in self._pauses.values())]
         if self._line.view.no_tree:
             waits.append(LOOK_AGAIN)
         if (pause := self._journal.flush()) is not None:
             waits.append(pause)
         changed = self._read_changes_at() if self._changed is not None else None
         deadlines = (
-            self._callers.next_deadline(), self._line.next_tick(), self._reprobe.next_tick(), self._ready_by, changed,
+            self._callers.next_deadline(), self._line.next_tick(now), self._reprobe.next_tick(), self._ready_by,
+            changed,
         )  # fmt: skip
-        waits += [max(0.0, deadline - time.monotonic()) for deadline in deadlines if deadline is not None]
-        return min(waits)
+        waits += [deadline - now for deadline in deadlines if deadline is not None]
+        return max(0.0, min(waits))

@@ -5,8 +5,6 @@ One load of a name is in flight at a time, over all lanes: whoever else wants th
 
 from __future__ import annotations
 
-import time
-
 from kmodd.dataclass import dataclass, field
 from kmodd.host.lanes import Lane
 from kmodd.host.stack import StackQuestion
@@ -35,8 +33,8 @@ class Work:
     lane: Lane
     job: AnyJob
     steps: tuple[Step | RemovalStep, ...]
-    since_ns: int
-    """time.monotonic_ns at the start of the present step."""
+    since: float
+    """time.monotonic at the start of the present step."""
     done: int = 0
     """How many of the steps."""
     let_go: bool = False
@@ -64,14 +62,11 @@ class Work:
         """Nothing comes after the present step."""
         return self.done + 1 == len(self.steps)
 
-    def go_on(self, now_ns: int) -> None:
+    def go_on(self, now: float) -> None:
         """The loader has begun with the next step."""
         self.done += 1
-        self.since_ns, self.answer_by, self.stack = now_ns, None, ()
+        self.since, self.answer_by, self.stack = now, None, ()
 
-    def seconds(self) -> float:
-        """How long it has been going on."""
-        return (time.monotonic_ns() - self.since_ns) / 1e9
 
 
 @dataclass(slots=True)

@@ -217,6 +217,7 @@ class Line:
     def tick(self) -> None:
         """Do what is due: loads that take too long, what others start, what is tried again, a look for drift."""
         now = time.monotonic()
+        self.view.tick(now)
         if self._loaders:
             limit, ask = self.view.settings.stuck_after, self._loaders.ask_stack
             for each in patience.overdue(self.flights, self._tree.loaded, limit, ask, now):
@@ -237,9 +238,8 @@ class Line:
         if self._memory:
             self._memory.write(self.standing)
 
-    def next_tick(self) -> float | None:
+    def next_tick(self, now: float) -> float | None:
         """When (time.monotonic) `tick` has something to do; None: never."""
-        now = time.monotonic()
         times = [self._reconcile_at, patience.next_look(self.flights, self.view.settings.stuck_after, now)]
         times += [self.carrier.retries.next_due(), self.others.next_look(), self.autoclean.next_look()]
         times.append(self.carrier.dispatch.next_look())

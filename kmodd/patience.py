@@ -47,7 +47,7 @@ def overdue(
     `loaded`: looks at what the kernel has. `limit`: seconds; `ask` opens a question for the stack of a process.
     """
     given_up = [work for work in flights.works.values() if work.let_go]
-    late = [work for work in flights.busy() if work.seconds() > (min(BEHIND_A_STALL, limit) if given_up else limit)]
+    late = [work for work in flights.busy() if (now - work.since) > (min(BEHIND_A_STALL, limit) if given_up else limit)]
     if not late:
         return []
     state = loaded()
@@ -56,9 +56,9 @@ def overdue(
     for work in late:
         live = _is_live(work, state)
         if live and first:
-            found.append(_stall(work, f"{_ASYNC}: {first} was the first"))
-        elif work.seconds() > limit and _asked(work, ask, now):
-            found.append(_stall(work, _ASYNC) if live else _hang(work))
+            found.append(_stall(work, f"{_ASYNC}: {first} was the first", now))
+        elif (now - work.since) > limit and _asked(work, ask, now):
+            found.append(_stall(work, _ASYNC, now) if live else _hang(work, now))
             first = first or (work.module if live else "")
     return found
 
@@ -67,7 +67,7 @@ def next_look(flights: Flights, limit: float, now: float) -> float | None:
     """When (time.monotonic) `overdue` is worth calling; None: nothing is in flight."""
     if any(work.let_go for work in flights.works.values()) and flights.busy():
         return now + BEHIND_A_STALL
-    waits = (max(0.0, limit - work.seconds(), (work.answer_by or 0.0) - now) for work in flights.busy())
+    waits = (max(0.0, work.since + limit - now, (work.answer_by or 0.0) - now) for work in flights.busy())
     return min((now + wait + 0.01 for wait in waits), default=None)
 
 
@@ -104,19 +104,23 @@ def _is_live(work: Work, loaded: Loaded) -> bool:
     return isinstance(work.step, Insmod) and loaded.state(work.module) == "live"
 
 
-def _hang(work: Work) -> Overdue:
+def _usec(work: Work, now: float) -> int:
+    return int((now - work.since) * 1e6)
+
+
+def _hang(work: Work, now: float) -> Overdue:
     evidence = (("KMODD_STACK", "\n".join(work.stack)),) if work.stack else ()
     where = f", in {work.stack[0].split()[-1]}" if work.stack else ""
     outcome = Outcome(
         work.job.plan.request, work.module, "stuck", work.step.because, _path(work),
-        duration_usec=int(work.seconds() * 1e6), detail=f"it is left alone{where}; the others go on", evidence=evidence,
+        duration_usec=_usec(work, now), detail=f"it is left alone{where}; the others go on", evidence=evidence,
     )  # fmt: skip
     return Overdue(work, outcome)
 
 
-def _stall(work: Work, why: str) -> Overdue:
+def _stall(work: Work, why: str, now: float) -> Overdue:
     evidence = (("KMODD_STACK", "\n".join(work.stack)),) if work.stack else ()
-    request, usec = work.job.plan.request, int(work.seconds() * 1e6)
+    request, usec = work.job.plan.request, _usec(work, now)
     because, path = work.step.because, _path(work)
     told = Outcome(request, work.module, "stuck", because, path, duration_usec=usec, detail=why, evidence=evidence)
     return Overdue(work, Outcome(request, work.module, "loaded", because, path, duration_usec=usec), told)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 LOOK_AT_LOADED = 1.0
-"""Seconds after which /proc/modules is read again all the same: it does not say when somebody begins to load."""
+"""Seconds after which /proc/modules is read again all the same: nobody says when somebody else begins to load."""
 
 
 class View:
@@ -108,10 +108,14 @@ class View:
 
     def loaded(self) -> Loaded:
         """What the kernel holds, as of the last look and what came since; after `forget_loaded` there is a new look."""
-        now = time.monotonic()
-        if self._loaded is None or now > self._loaded_at + LOOK_AT_LOADED:
-            self._loaded, self._loaded_at = self.tree.loaded(), now
+        if self._loaded is None:
+            self._loaded, self._loaded_at = self.tree.loaded(), time.monotonic()
         return self._loaded
+
+    def tick(self, now: float) -> None:
+        """Look at the kernel's modules again if the last look is too old. `now`: time.monotonic."""
+        if now > self._loaded_at + LOOK_AT_LOADED:
+            self._loaded = None
 
     def came(self, module: str) -> None:
         """A module was loaded: no need to look for it."""

@@ -37,9 +37,8 @@ class Notify:
         """Going down on purpose."""
         self._tell("STOPPING=1")
 
-    def alive(self) -> None:
-        """The loop goes round; said no more often than the manager needs it."""
-        now = time.monotonic()
+    def alive(self, now: float) -> None:
+        """The loop goes round at `now` (time.monotonic); said no more often than the manager needs it."""
         if self.watchdog_interval is not None and now >= self._next_alive:
             self._next_alive = now + self.watchdog_interval / 2
             self._tell("WATCHDOG=1")

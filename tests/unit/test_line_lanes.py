@@ -218,7 +218,7 @@ def test_at_most_fifty_requests_of_the_kernel_are_under_way(world: World, gate: 
 
 def let_time_pass(world: World, seconds: float) -> None:
     for work in world.line.flights.works.values():
-        work.since_ns -= int(seconds * 1e9)
+        work.since -= seconds
 
 
 def test_what_hangs_is_told_and_left_and_the_lane_goes_on(world: World, gate: GateKernel) -> None:
