@@ -293,8 +293,8 @@ class Daemon:
             self._line.boot_is_over()
             self._line.report.end_coldplug()
             self._settle()
-        if self._line.quiet and self._loaders:
-            self._loaders.keep_spare()
+        if self._loaders and self._ready_by is None:
+            self._loaders.keep_spare()  # also while one is at work: its module's init may have the kernel ask for more
         self._callers.expire()
         self._journal.flush()
         self._notify.alive(now)

@@ -15,7 +15,7 @@ from kmodd.boot_list import BootList
 from kmodd.dataclass import replace
 from kmodd.outcome import Record
 from kmodd.report import Report
-from kmodd.request import Backlog, Origin, Request, Turns, wanted
+from kmodd.request import Backlog, Origin, Request, Turns, brings_others, wanted
 from kmodd.standing import Standing
 from kmodd.uevent import Uevent
 from kmodd.view import View
@@ -78,7 +78,7 @@ class Intake:
         """The devices that were there before us. Each alias is answered; the end of it is told once."""
         self._report.begin_coldplug()
         self.replay = ""
-        for event in events:
+        for event in sorted(events, key=lambda event: not brings_others(event)):
             self._report.coldplug_device()
             self.take(event, "coldplug")
 

@@ -142,6 +142,15 @@ def wanted(event: Uevent, origin: Origin) -> tuple[Request, ...]:
     )
 
 
+_USB_HOST = "bc0Csc03"
+"""Base class and subclass in a PCI modalias (pci.ids: Serial bus controller, USB controller)."""
+
+
+def brings_others(event: Uevent) -> bool:
+    """Devices will appear behind this one, and only a second after its driver has come: its turn is first."""
+    return any(alias.startswith("pci:") and _USB_HOST in alias for alias in event.modaliases)
+
+
 @dataclass(slots=True)
 class _Waiting:
     """One entry of the backlog: a request, and every device that has the same wish."""
@@ -167,6 +176,9 @@ MAX_NAMES = 4096
 class Backlog:
     """Requests that wait, first come first served; equal ones of devices are one.
 
+    What comes now, and the boot list, go before what a look at all that is there has found: a device behind a bus that
+    coldplug has just brought up need not wait for the end of coldplug.
+
     Bounded by what differs: devices cannot make more entries than they have aliases. Beyond `limit` entries a
     new one is refused, and the caller replays sysfs once there is room again.
     """
@@ -174,25 +186,29 @@ class Backlog:
     def __init__(self, limit: int = 16384) -> None:
         from collections import OrderedDict  # only here: a tool has no backlog
 
-        self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
+        self._soon: OrderedDict[str, _Waiting] = OrderedDict()
+        self._later: OrderedDict[str, _Waiting] = OrderedDict()
         self._limit = limit
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._soon) + len(self._later)
 
     def is_full(self) -> bool:
         """More than half of the room is taken: not the moment for a replay."""
-        return 2 * len(self._waiting) > self._limit
+        return 2 * len(self) > self._limit
 
     def add(self, request: Request) -> bool:
         """Queue `request`, or join it to an equal one. False: no room."""
-        entry = self._waiting.get(request.text)
+        queue = self._later if request.synthetic else self._soon
+        entry = self._soon.get(request.text) or self._later.get(request.text)
         if entry is None:
-            if len(self._waiting) >= self._limit and request.origin != "boot":
+            if len(self) >= self._limit and request.origin != "boot":
                 return False  # no replay would bring the boot list again, and it is not long
-            entry = self._waiting[request.text] = _Waiting(request, {})
+            entry = queue[request.text] = _Waiting(request, {})
         elif _weight(request) > _weight(entry.request):
             entry.request = request
+            if queue is self._soon and request.text in self._later:
+                queue[request.text] = self._later.pop(request.text)
         entry.uncounted += max(0, request.device_count - len(request.all_devices))
         for device in request.all_devices:
             if len(entry.devices) < MAX_NAMES:
@@ -205,14 +221,16 @@ class Backlog:
         """The one that was taken last is not to be had yet: it comes first again. False: no room."""
         has_room = self.add(request)
         if has_room:
-            self._waiting.move_to_end(request.text, last=False)
+            queue = self._soon if request.text in self._soon else self._later
+            queue.move_to_end(request.text, last=False)
         return has_room
 
     def take(self) -> Request | None:
         """The one that has waited longest, for all devices that joined it; None: nothing waits."""
-        if not self._waiting:
+        queue = self._soon or self._later
+        if not queue:
             return None
-        _, entry = self._waiting.popitem(last=False)
+        _, entry = queue.popitem(last=False)
         devices = tuple(entry.devices)
         count = len(devices) + entry.uncounted
         first, more = devices[:MAX_DEVICES], devices[MAX_DEVICES:]
