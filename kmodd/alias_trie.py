@@ -276,7 +276,8 @@ class AliasTrie:
         low, high = self._range(stem, 0, len(self._keys))
         if len(stem) >= _START and self._open[stem[:_START]][-1] == len(stem):
             return range(low, high)
-        places = [place for special in sorted(self._specials) for place in range(*self._range(stem + special, low, high))]
+        ends = [self._range(stem + special, low, high) for special in self._specials]
+        places = [place for end in ends for place in range(*end)]
         while low < high and self._keys[low] == stem:
             places.append(low)
             low += 1
@@ -333,7 +334,7 @@ def _split_clean(text: str) -> tuple[list[str], list[str], range] | None:
     """Patterns, modules and line numbers of a text just as depmod writes it; None where any line might be otherwise.
 
     Takes 4 ms for 26,000 lines, a fifth of reading line by line. It cannot go wrong: where blanks stand alone, every
-    second piece between blanks is `MODULE\nalias`, and there are no more line ends than these, each line has three words.
+    second piece between them is `MODULE\nalias`, and there are no more line ends than these, each line has three words.
     """
     first = 1
     while text.startswith("#"):
