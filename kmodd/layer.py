@@ -178,8 +178,8 @@ class LayerIndexes:
 
         file = self._file(TEXT_OF.get(name, name))
         if name in TEXT_OF:
-            entries, problems = tables.builtin_modinfo(data, file)
-            aliases = [(entry.value, entry.module) for entry in entries if entry.key == "alias"]
+            entries, problems = tables.builtin_modinfo(data, file, only="alias")
+            aliases = [(entry.value, entry.module) for entry in entries]
             trie = AliasTrie.from_entries(aliases, builtin_order=True)
         else:
             trie = AliasTrie.from_text(decode(data), file)
