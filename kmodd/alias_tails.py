@@ -9,6 +9,8 @@ from kmodd.glob import literal_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kmodd.alias_trie import AliasMatch
     from kmodd.glob import Fits
 
@@ -29,10 +31,11 @@ class Many:
 
     __slots__ = ("anchors", "numbers", "spellings", "tails", "unfiled")
 
-    def __init__(self, spellings: list[str], numbers: list[list[int]]) -> None:
+    def __init__(self, spellings: list[str], numbers: list[Sequence[int]]) -> None:
         """Tails by their spellings, in the order of the walk, with the numbers of the patterns that have them."""
         self.spellings = spellings
         self.numbers = numbers
+        """Both are let go where the tail itself is made."""
         self.tails: list[Tail | None] = [None] * len(spellings)
         """None: never was a candidate yet."""
         self.unfiled = list(range(len(spellings)))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from kmodd.alias_tails import Tail
     from kmodd.glob import Fits
 
-_START = 14
+_START = 13
 """So many bytes of a name are its start: with more there would be as many starts as patterns, with fewer the first
 look-up would have to sort out thousands of them (`pci:v0000…`)."""
 _SPECIAL = "*?[\\"
@@ -232,17 +232,18 @@ class AliasTrie:
             self._sort()
         lengths: list[int] = []
         low, high = 0, len(self._keys)
-        spelled = False
+        spelled = False  # some pattern begins so
         for length in range(len(start) + 1):
             stem = start[:length]
             low, high = self._range(stem, low, high)
             if low == high:
                 break
+            spelled = length == len(start)
             if length == _START:
                 lengths += self._file_long(low, high)
-                spelled = True
                 break
-            if self._keys[low] == start or any(self._is_there(stem + special, low, high) for special in self._specials):
+            whole = spelled and self._keys[low] == stem
+            if whole or any(self._is_there(stem + special, low, high) for special in self._specials):
                 lengths.append(length)
                 self._stems.setdefault(stem, ())
             if start[length : length + 1] in tuple(_SPECIAL):  # no stem has that
@@ -266,7 +267,7 @@ class AliasTrie:
         else:
             stems = [key.partition("*")[0] for key in keys]
         counts = Counter(map(len, stems))
-        longest = max(counts, key=lambda length: counts[length])
+        longest = max(sorted(counts), key=counts.__getitem__)
         for stem in stems:
             self._stems[stem[:longest]] = ()
         return sorted({min(length, longest) for length in counts})
@@ -306,6 +307,7 @@ class AliasTrie:
     def _tail(self, many: Many, number: int) -> Tail:
         """One of many tails, made when it is first a candidate."""
         tail = many.tails[number] = self._test(many.spellings[number]), self._answer(sorted(many.numbers[number]))
+        many.spellings[number], many.numbers[number] = "", ()
         return tail
 
     def _answer(self, numbers: list[int]) -> tuple[AliasMatch, ...]:
