@@ -44,12 +44,16 @@ class Many:
             self._file()
 
     def _file(self) -> None:
-        pieces = [literal_pieces(spelling) for spelling in self.spellings]
+        together = "".join(self.spellings)
+        if "?" in together or "[" in together or "\\" in together:
+            pieces = [sorted(literal_pieces(spelling)) or [""] for spelling in self.spellings]
+        else:
+            pieces = [spelling.split("*") for spelling in self.spellings]
         counts = Counter(chain.from_iterable(pieces))
+        counts[""] = len(pieces) + 1  # the last resort: it is everywhere
         filed: dict[str, list[int]] = {}
         for number, those in enumerate(pieces):
-            rarest = min([(counts[piece], -len(piece), piece) for piece in those], default=(0, 0, ""))[2]
-            filed.setdefault(rarest, []).append(number)
+            filed.setdefault(min(those, key=counts.__getitem__), []).append(number)
         self.unfiled = filed.pop("", [])
         self.anchors = tuple([_Anchor(first, filed) for first in sorted({piece[0] for piece in filed})])
 

@@ -59,7 +59,7 @@ class Catalog:
         return tuple(problem for layer in self.layers for problem in layer.problems)
 
     def load(self) -> None:
-        """Read every index now rather than at the first question."""
+        """Read every index but that of symbols now rather than at the first question."""
         for layer in self.layers:
             layer.load()
 

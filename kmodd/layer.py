@@ -74,12 +74,11 @@ class LayerIndexes:
         self.problems: list[Problem] = []
 
     def load(self) -> None:
-        """Read all that questions may need."""
+        """Read what every plan needs. Symbols are left: few machines ever ask, and they are as big as half the rest."""
         self.dep("")
         self.is_builtin("")
         self.aliases("")
         self.builtin_aliases("")
-        self._open("modules.symbols")
 
     def dep(self, name: str) -> DepLine | None:
         """File and dependencies of a module, paths as printed; an empty path where its line says nothing."""
