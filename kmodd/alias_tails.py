@@ -1,13 +1,16 @@
-"""What patterns have behind a common beginning: `Few` of these, or `Many`, and which of them may fit a name."""
+"""What patterns have behind a common beginning: one `Tail`, or `Many`, and which of them may fit a name."""
 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 
 from kmodd.glob import literal_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kmodd.alias_trie import AliasMatch
     from kmodd.glob import Fits
 
@@ -15,17 +18,8 @@ if TYPE_CHECKING:
     """The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
 
 
-class Few:
-    """Some tails of one stem."""
-
-    __slots__ = ("tails",)
-
-    def __init__(self, tails: tuple[Tail, ...]) -> None:
-        self.tails = tails
-
-    def candidates(self, _text: str, _at: int) -> tuple[Tail, ...]:
-        """All of them."""
-        return self.tails
+_FEW = 2
+"""So many tails of one stem are compared one by one: finding their pieces would cost as much."""
 
 
 class Many:
@@ -35,22 +29,36 @@ class Many:
     over the first bytes of these pieces tells which lengths are worth asking the dict of whole pieces for.
     """
 
-    __slots__ = ("anchors", "tails", "unfiled")
+    __slots__ = ("anchors", "numbers", "spellings", "tails", "unfiled")
 
-    def __init__(self, spellings: list[str], tails: tuple[Tail, ...]) -> None:
-        """Tails with their spellings, in the order of the walk."""
-        pieces = [literal_pieces(spelling) for spelling in spellings]
-        counts = Counter(piece for those in pieces for piece in those)
+    def __init__(self, spellings: list[str], numbers: list[Sequence[int]]) -> None:
+        """Tails by their spellings, in the order of the walk, with the numbers of the patterns that have them."""
+        self.spellings = spellings
+        self.numbers = numbers
+        """Both are let go where the tail itself is made."""
+        self.tails: list[Tail | None] = [None] * len(spellings)
+        """None: never was a candidate yet."""
+        self.unfiled = list(range(len(spellings)))
+        self.anchors: tuple[_Anchor, ...] = ()
+        if len(spellings) > _FEW:
+            self._file()
+
+    def _file(self) -> None:
+        together = "".join(self.spellings)
+        if "?" in together or "[" in together or "\\" in together:
+            pieces = [sorted(literal_pieces(spelling)) or [""] for spelling in self.spellings]
+        else:
+            pieces = [spelling.split("*") for spelling in self.spellings]
+        counts = Counter(chain.from_iterable(pieces))
+        counts[""] = len(pieces) + 1  # the last resort: it is everywhere
         filed: dict[str, list[int]] = {}
         for number, those in enumerate(pieces):
-            rarest = min(those, key=lambda piece: (counts[piece], -len(piece), piece), default="")
-            filed.setdefault(rarest, []).append(number)
-        self.tails = tails
+            filed.setdefault(min(those, key=counts.__getitem__), []).append(number)
         self.unfiled = filed.pop("", [])
-        self.anchors = tuple(_Anchor(first, filed) for first in sorted({piece[0] for piece in filed}))
+        self.anchors = tuple([_Anchor(first, filed) for first in sorted({piece[0] for piece in filed})])
 
-    def candidates(self, text: str, at: int) -> list[Tail]:
-        """The tails whose piece is in the text after `at`, and those without a piece, in the order of the walk."""
+    def candidates(self, text: str, at: int) -> list[int]:
+        """Which tails have their piece in the text after `at`, or have no piece, in the order of the walk."""
         numbers = self.unfiled
         for anchor in self.anchors:
             here = text.find(anchor.text, at)
@@ -60,10 +68,7 @@ class Many:
                     for length in lengths:
                         numbers = numbers + anchor.pieces.get(text[here : here + length], [])
                 here = text.find(anchor.text, here + 1)
-        tails = self.tails
-        if len(numbers) < 2:
-            return [tails[number] for number in numbers]
-        return [tails[number] for number in sorted(set(numbers))]
+        return numbers if len(numbers) < 2 else sorted(set(numbers))
 
 
 class _Anchor:

@@ -3,16 +3,17 @@
 How it is built, from the outside in. Each level is made when the first look-up needs it.
 
     lists      pattern, module and line of every entry, best priority first
-      └ head     what a pattern has before its first `:` (`pci`, `usb`, `net_pf_10`); a look-up concerns one head.
-        │        Patterns with a wildcard in it (`acpi*:…`, `char_major_4_*`) belong to every head beginning like them.
-        └ stem     what a pattern has before its first wildcard: one dict for each length of stem. A head has few
-          │        lengths (pci: three, once longer stems are cut to the commonest length), so a look-up cuts the name
-          │        at each of them and asks a dict. Patterns without any wildcard are in a dict of their own.
+      └ keys     the same patterns sorted, so that a few bisections find all that begin alike, and nobody has to look at
+        │        the others
+        └ start    the first 14 bytes of a name, which is as far as a PCI vendor, a USB product or an ACPI id goes: how
+          │        long the *stems* are that may concern such a name. A stem is what a pattern has before its first
+          │        wildcard. There are few lengths, once longer stems are cut to the commonest length, so a look-up
+          │        cuts the name at each of them and asks one dict.
           └ tails    the rest, one `Tail` each. Few are compared one by one. Where many share a stem (`of:N*T*C…`,
                      `pci:v*d*sv*sd*bc…`), `Many` files each under its rarest literal piece, and a look-up compares
                      only tails whose piece is somewhere in the name.
 
-All keys are necessary conditions only: nothing is assumed about the form of a name, and `glob` has the last word.
+All of these are necessary conditions only: nothing is assumed about the form of a name, and `glob` has the last word.
 
 Order of an answer, as in libkmod: by priority, that is by the module's first line; among equals, what the walk over
 kmod's trie meets later comes first (libkmod-index.c: index_mm_searchwild, add_value). That walk meets shorter stems
@@ -24,10 +25,14 @@ modprobe.d; libkmod's walk takes it literally there. No module of Debian has one
 
 from __future__ import annotations
 
-from kmodd.alias_tails import Few, Many
+from array import array
+from bisect import bisect_left
+from collections import Counter
+
+from kmodd.alias_tails import Many
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.glob import bytewise, is_literal, literal_start, uncompiled
+from kmodd.glob import bytewise, literal_start, uncompiled
 from kmodd.glob_regex import compiled
 from kmodd.names import ModuleName, module_name, underscores
 
@@ -38,12 +43,18 @@ if TYPE_CHECKING:
     from kmodd.alias_tails import Tail
     from kmodd.glob import Fits
 
-_FEW = 2
-"""So many tails of one stem are compared one by one: finding their pieces would cost as much."""
+_START = 13
+"""So many bytes of a name are its start: with more there would be as many starts as patterns, with fewer the first
+look-up would have to sort out thousands of them (`pci:v0000…`)."""
+_SPECIAL = "*?[\\"
+"""A stem ends before any of these."""
+_BEHIND = "\u0100"
+"""Behind every bytewise text."""
 _OFTEN = 8
 """A tail that so many stems have is worth a regular expression: 100 µs to make, half the time to compare."""
-_MOST_HEADS = 4096
-"""So many heads are remembered; names are not ours to choose, and memory must not grow with them."""
+_MOST_STARTS = 4096
+"""So many starts that no pattern spells out are remembered; names are not ours to choose, and memory must not grow
+with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +72,35 @@ class AliasTrie:
     """The patterns of one source. Never changes once made, as far as anyone can see."""
 
     __slots__ = (
-        "_file", "_heads", "_lines", "_modules", "_open", "_parsed", "_patterns", "_rank", "_refused", "_tests",
-        "_uses", "_wild_heads",
+        "_file", "_keys", "_lengths", "_lines", "_modules", "_open", "_order", "_parsed", "_patterns",
+        "_rank", "_refused", "_specials", "_stems", "_strange", "_tests", "_uses",
     )  # fmt: skip
 
     def __init__(
         self, patterns: list[str], modules: list[str], lines: Sequence[int], file: str, problems: list[Problem]
     ) -> None:
         """For the class methods below: one item for each entry, best priority first."""
-        names = {module: module_name(module) for module in dict.fromkeys(modules)}
         self._patterns = patterns
-        self._modules = [names[module] for module in modules]  # one object for each name
+        self._modules = modules
         self._lines = lines
         self._file = file
         self._parsed = problems
-        self._rank = {name: rank for rank, name in enumerate(dict.fromkeys(names.values()))}
+        self._rank: dict[str, int] | None = None
         self._refused: dict[int, Problem] | None = None
-        self._heads: dict[str, list[int]] = {}
-        self._wild_heads: dict[int, dict[str, list[int]]] = {}  # by length of what precedes the wildcard, and by that
-        self._open: dict[str, _Head] = {}
+        self._keys: list[str] = []
+        """The patterns as they are compared, but for dashes in brackets; in order of their bytes."""
+        self._order: Sequence[int] = ()
+        """The number of each."""
+        self._specials = ""
+        """Those of _SPECIAL that any pattern has."""
+        self._open: dict[str, tuple[int, ...]] = {}
+        """Start of a name → lengths of the stems that may concern it, the shortest first."""
+        self._strange = 0
+        """How many of these starts no pattern spells out."""
+        self._lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
+        """Each such tuple once."""
+        self._stems: dict[str, tuple[()] | Tail | Many] = {}
+        """Stem → tails; empty: not looked at yet."""
         self._tests: dict[str, Fits] = {}
         self._uses: dict[str, int] = {}
 
@@ -90,9 +111,12 @@ class AliasTrie:
         `file` is its name in problems. Bad lines become `problems`, the others count. Nothing is raised.
         """
         table = _split_clean(text)
-        if table:
-            return cls(*table, file, [])
-        return cls(*_split_lines(text, file))
+        if not table:
+            return cls(*_split_lines(text, file))
+        trie = cls(*table, file, [])
+        if _all_closed(text):
+            trie._refused = {}
+        return trie
 
     @classmethod
     def from_entries(cls, entries: Iterable[tuple[str, str]], *, builtin_order: bool = False) -> AliasTrie:
@@ -113,7 +137,7 @@ class AliasTrie:
         """All (pattern, module) in order of the source, patterns as spelled there; refused ones are left out."""
         for number, pattern in enumerate(self._patterns):
             if number not in self._bad():
-                yield pattern, self._modules[number]
+                yield pattern, module_name(self._modules[number])
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -126,36 +150,35 @@ class AliasTrie:
         A module comes once for each of its patterns that match. Nothing is raised.
         """
         text = alias if alias.isascii() else bytewise(alias)
-        name = text.partition(":")[0]
-        head = self._open.get(name) or self._open_head(name)
+        start = text[:_START]
+        lengths = self._open.get(start) or self._open_start(start)
+        if lengths[-1] > len(text):
+            lengths = tuple(length for length in lengths if length <= len(text))
+        stems = self._stems
         found: tuple[AliasMatch, ...] = ()
-        for length, stems in head.stems:
+        for length in lengths:
             filed = stems.get(text[:length])
-            if filed is None:
-                continue
-            tails: Sequence[Tail]
+            if not filed:
+                if filed is None:
+                    continue
+                filed = self._ripe(text[:length])
             if isinstance(filed, tuple):  # one tail, nearly always
                 fits, answer = filed
                 if fits(text, length):
                     found += answer
                 continue
-            if isinstance(filed, (int, list)):
-                tails = self._ripe(stems, text[:length], filed)
-            else:
-                tails = filed.candidates(text, length)
-            for fits, answer in tails:
+            for number in filed.candidates(text, length):
+                fits, answer = filed.tails[number] or self._tail(filed, number)
                 if fits(text, length):
                     found += answer
-        if head.literal and text in head.literal:
-            literal = head.literal[text]
-            if not isinstance(literal, tuple):
-                literal = head.literal[text] = self._answer(_numbers(literal))
-            found += literal
         return found if len(found) < 2 else self._sorted(found)
 
     def _sorted(self, found: tuple[AliasMatch, ...]) -> tuple[AliasMatch, ...]:
         """What the walk met, in this order, as libkmod hands it out: best priority first, then what was met last."""
         rank = self._rank
+        if rank is None:
+            names = dict.fromkeys(map(module_name, dict.fromkeys(self._modules)))
+            rank = self._rank = {name: number for number, name in enumerate(names)}
         if not rank:
             return found[::-1]
         if len(found) == 2:  # nearly always
@@ -183,79 +206,116 @@ class AliasTrie:
         except UnmatchedBracket:
             return None
 
-    def _index_heads(self) -> None:
-        """Sort all pattern numbers by head. The one step that looks at every pattern."""
-        by_head: dict[str, list[int]] = {}
-        before, numbers = "\0", [0]  # neighbours mostly have one head
-        for number, pattern in enumerate(self._patterns):
-            if not pattern.startswith(before):
-                head = pattern.partition(":")[0]
-                before, numbers = head + ":", by_head.setdefault(head, [])
-            numbers.append(number)
-        for head, numbers in by_head.items():
-            name = bytewise(head.replace("-", "_"))
-            if is_literal(name):
-                self._heads.setdefault(name, []).extend(numbers)
-            else:
-                stem = literal_start(name)
-                self._wild_heads.setdefault(len(stem), {}).setdefault(stem, []).extend(numbers)
+    def _sort(self) -> None:
+        """Put all patterns in order. The one step that looks at every pattern."""
+        keys = [pattern.replace("-", "_") if "-" in pattern else pattern for pattern in self._patterns]
+        together = "".join(keys)
+        if not together.isascii():
+            keys = list(map(bytewise, keys))
+        self._order = array("I", sorted(range(len(keys)), key=keys.__getitem__))
+        self._keys = [keys[number] for number in self._order]
+        self._specials = "".join(special for special in _SPECIAL if special in together)
 
-    def _open_head(self, name: str) -> _Head:
-        """The tables of one head, made and kept. A head that no pattern spells out shares its longest wild one's."""
-        if not self._heads and not self._wild_heads:
-            self._index_heads()
-        wild = [length for length in sorted(self._wild_heads) if name[:length] in self._wild_heads[length]]
-        key = name if name in self._heads else f"{name[: wild[-1]]}*" if wild else "*"
-        head = self._open.get(key)
-        if head is None:
-            numbers = list(self._heads.get(name, ()))
-            for length in wild:
-                numbers += self._wild_heads[length][name[:length]]
-            head = self._open[key] = self._tables(sorted(numbers))
-        if len(self._open) < _MOST_HEADS:
-            self._open[name] = head
-        return head
+    def _range(self, start: str, low: int, high: int) -> tuple[int, int]:
+        """Where the keys stand that begin with `start`, among those from `low` to `high`."""
+        low = bisect_left(self._keys, start, low, high)
+        return low, bisect_left(self._keys, start + _BEHIND, low, high)
 
-    def _tables(self, numbers: list[int]) -> _Head:
-        """The patterns of one head by stem, those without wildcard by themselves."""
-        literal: dict[str, _Raw] = {}
-        by_length: dict[int, dict[str, _Raw]] = {}
-        all_patterns = "".join([self._patterns[number] for number in numbers])
-        plain = all_patterns.isascii() and not any(char in all_patterns for char in "-?[]\\")  # as all of pci's
-        for number in numbers:
-            pattern = self._patterns[number]
-            if not plain and ("-" in pattern or "[" in pattern or "]" in pattern or not pattern.isascii()):
+    def _is_there(self, start: str, low: int, high: int) -> bool:
+        """Whether any key among those begins with `start`."""
+        place = bisect_left(self._keys, start, low, high)
+        return place < high and self._keys[place].startswith(start)
+
+    def _open_start(self, start: str) -> tuple[int, ...]:
+        """The lengths of stems for names that begin so, made and kept; the stems themselves are filed."""
+        if not self._keys:
+            self._sort()
+        lengths: list[int] = []
+        low, high = 0, len(self._keys)
+        spelled = False  # some pattern begins so
+        for length in range(len(start) + 1):
+            stem = start[:length]
+            low, high = self._range(stem, low, high)
+            if low == high:
+                break
+            spelled = length == len(start)
+            if length == _START:
+                lengths += self._file_long(low, high)
+                break
+            whole = spelled and self._keys[low] == stem
+            if whole or any(self._is_there(stem + special, low, high) for special in self._specials):
+                lengths.append(length)
+                self._stems.setdefault(stem, ())
+            if start[length : length + 1] in tuple(_SPECIAL):  # no stem has that
+                break
+        shared = tuple(lengths or (0,))
+        shared = self._lengths.setdefault(shared, shared)
+        self._strange += not spelled
+        if spelled or self._strange <= _MOST_STARTS:
+            self._open[start] = shared
+        return shared
+
+    def _file_long(self, low: int, high: int) -> list[int]:
+        """File the stems of these keys, which have one start, and tell their lengths.
+
+        Longer stems go under their beginning of the commonest length: fewer lengths to ask for in every look-up.
+        """
+        keys = self._keys[low:high]
+        together = "".join(keys)
+        if "?" in together or "[" in together or "\\" in together:
+            stems = list(map(literal_start, keys))
+        else:
+            stems = [key.partition("*")[0] for key in keys]
+        counts = Counter(map(len, stems))
+        longest = max(sorted(counts), key=counts.__getitem__)
+        for stem in stems:
+            self._stems[stem[:longest]] = ()
+        return sorted({min(length, longest) for length in counts})
+
+    def _members(self, stem: str) -> Iterable[int]:
+        """Where the keys stand that are filed under a stem, in their order."""
+        low, high = self._range(stem, 0, len(self._keys))
+        if len(stem) >= _START and self._open[stem[:_START]][-1] == len(stem):
+            return range(low, high)
+        ends = [self._range(stem + special, low, high) for special in self._specials]
+        places = [place for end in ends for place in range(*end)]
+        while low < high and self._keys[low] == stem:
+            places.append(low)
+            low += 1
+        return places
+
+    def _ripe(self, stem: str) -> Tail | Many:
+        """All tails of a stem that is hit for the first time. They replace the mark that it is there."""
+        by_tail: dict[str, list[int]] = {}
+        for place in self._members(stem):
+            number, pattern = self._order[place], self._keys[place]
+            if "[" in pattern or "]" in pattern:
                 normal = self._normal(number)
                 if normal is None:
                     continue
                 pattern = normal
-            stem = pattern.partition("*")[0] if plain else literal_start(pattern)
-            if len(stem) == len(pattern):
-                _file(literal, stem, number)
-            else:
-                stems = by_length.get(len(stem))
-                if stems is None:
-                    stems = by_length[len(stem)] = {}
-                _file(stems, stem, number)
-        _cut(by_length)
-        return _Head(tuple((length, {**by_length[length]}) for length in sorted(by_length)), {**literal})
+            by_tail.setdefault(pattern[len(stem) :], []).append(number)
+        if len(by_tail) == 1:
+            (tail, numbers) = by_tail.popitem()
+            numbers.sort()
+            self._stems[stem] = one = (self._test(tail), self._answer(numbers))
+            return one
+        order = sorted(by_tail, key=_walk_order)
+        self._stems[stem] = many = Many(order, [by_tail[tail] for tail in order])
+        return many
+
+    def _tail(self, many: Many, number: int) -> Tail:
+        """One of many tails, made when it is first a candidate."""
+        tail = many.tails[number] = self._test(many.spellings[number]), self._answer(sorted(many.numbers[number]))
+        many.spellings[number], many.numbers[number] = "", ()
+        return tail
 
     def _answer(self, numbers: list[int]) -> tuple[AliasMatch, ...]:
         """What these equal patterns say when they match: the walk meets the later first, as depmod filed them so."""
         patterns, modules, lines = self._patterns, self._modules, self._lines
-        return tuple(AliasMatch(patterns[number], modules[number], lines[number]) for number in reversed(numbers))
-
-    def _ripe(self, stems: _Stems, stem: str, raw: _Raw) -> tuple[Tail, ...]:
-        """All tails of a stem that is hit for the first time, in the order of the walk. They replace the numbers."""
-        by_tail: dict[str, list[int]] = {}
-        for number in sorted(_numbers(raw)):
-            pattern = self._normal(number)
-            assert pattern is not None  # refused ones are in no table
-            by_tail.setdefault(pattern[len(stem) :], []).append(number)
-        order = sorted(by_tail, key=_walk_order)
-        tails = tuple((self._test(tail), self._answer(by_tail[tail])) for tail in order)
-        stems[stem] = tails[0] if len(tails) == 1 else Few(tails) if len(tails) <= _FEW else Many(order, tails)
-        return tails
+        return tuple(
+            [AliasMatch(patterns[number], module_name(modules[number]), lines[number]) for number in reversed(numbers)]
+        )
 
     def _test(self, tail: str) -> Fits:
         """What tells whether a text fits this tail. Equal tails share one."""
@@ -267,30 +327,6 @@ class AliasTrie:
         return self._tests[tail]
 
 
-def _numbers(raw: _Raw) -> list[int]:
-    return [raw] if isinstance(raw, int) else raw
-
-
-def _file(table: dict[str, _Raw], key: str, number: int) -> None:
-    """Add a number under a key. Nearly all keys have one, and a list for each would cost twice the memory."""
-    there = table.get(key)
-    if there is None:
-        table[key] = number
-    elif isinstance(there, int):
-        table[key] = [there, number]
-    else:
-        there.append(number)
-
-
-def _cut(by_length: dict[int, dict[str, _Raw]]) -> None:
-    """File longer stems under their beginning of the commonest length: fewer lengths to ask for in every look-up."""
-    commonest = max(by_length, key=lambda length: len(by_length[length]), default=0)
-    for length in [length for length in by_length if length > commonest]:
-        for stem, raw in by_length.pop(length).items():
-            for number in _numbers(raw):
-                _file(by_length[commonest], stem[:commonest], number)
-
-
 def _walk_order(tail: str) -> tuple[int, str]:
     """Sorts the tails of one stem, or of one cut stem, as the walk meets them."""
     return len(literal_start(tail)), tail + "\u0100"
@@ -299,25 +335,38 @@ def _walk_order(tail: str) -> tuple[int, str]:
 def _split_clean(text: str) -> tuple[list[str], list[str], range] | None:
     """Patterns, modules and line numbers of a text just as depmod writes it; None where any line might be otherwise.
 
-    Takes 4 ms for 26,000 lines, a fifth of reading line by line. It cannot go wrong: with n lines that each begin with
-    `alias `, no other word `alias`, and 3n words of which every third is `alias`, each line has three words.
+    Takes 4 ms for 26,000 lines, a fifth of reading line by line. It cannot go wrong: where blanks stand alone, every
+    second piece between them is `MODULE\nalias`, and there are no more line ends than these, each line has three words.
     """
     first = 1
     while text.startswith("#"):
         text = text.partition("\n")[2]
         first += 1
-    count = text.count("\n")
-    words = text.split()
-    if (
-        text.endswith("\n")
-        and len(words) == 3 * count
-        and text.startswith("alias ")
-        and text.count("\nalias ") == count - 1
-        and " alias" not in text
-        and words[::3].count("alias") == count
-    ):
-        return words[1::3], words[2::3], range(first, first + count)
-    return None
+    if not (text.startswith("alias ") and text.endswith("\n") and text.isascii()):
+        return None
+    if any(space in text for space in ("  ", *"\t\v\f\r\x1c\x1d\x1e\x1f")):
+        return None
+    pieces = (text + "alias").split(" ")
+    patterns, ends = pieces[1::2], pieces[2::2]
+    modules = {end: end.removesuffix("\nalias") for end in dict.fromkeys(ends)}
+    if len(ends) != len(patterns) or text.count("\n") != len(ends):
+        return None
+    if any(len(end) - len(module) != 6 or not module or "\n" in module for end, module in modules.items()):
+        return None
+    return patterns, list(map(modules.__getitem__, ends)), range(first, first + len(ends))
+
+
+def _all_closed(text: str) -> bool:
+    """Whether all brackets of a text surely have their partner in the same pattern."""
+    pairs = 0
+    at = text.find("[")
+    while at >= 0:
+        end = text.find("]", at)
+        if end < 0 or " " in text[at:end]:
+            return False
+        pairs += 1
+        at = text.find("[", end)
+    return text.count("]") == pairs
 
 
 def _split_lines(text: str, file: str) -> tuple[list[str], list[str], list[int], str, list[Problem]]:
@@ -343,18 +392,3 @@ def _split_lines(text: str, file: str) -> tuple[list[str], list[str], list[int],
     if line.strip():  # the last one; what ends in a newline leaves an empty one
         problems.append(Problem(Where(file, number), len(line) + 1, line, "expected a newline: may be cut off here"))
     return patterns, modules, numbers, file, problems
-
-
-if TYPE_CHECKING:
-    _Raw = int | list[int]
-    """Patterns by number, not looked at yet."""
-    _Stems = dict[str, _Raw | Tail | Few | Many]
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """The tables of one head. What is raw in them is replaced when it is first hit."""
-
-    stems: tuple[tuple[int, _Stems], ...]
-    """Length of stem, and stem → tails; the shortest first."""
-    literal: dict[str, _Raw | tuple[AliasMatch, ...]]

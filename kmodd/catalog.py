@@ -9,9 +9,9 @@ The order of look-up is kmod's (kmod_module_new_from_lookup): the first source w
 
 from __future__ import annotations
 
-from kmodd import glob
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import Problem, UnmatchedBracket, Where
+from kmodd.glob import Patterns
 from kmodd.layer import Layer, LayerIndexes, Matches
 from kmodd.modprobe_d import Command, Config
 from kmodd.names import ModuleName, module_name, underscores
@@ -19,7 +19,9 @@ from kmodd.tables import DepLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from kmodd.modprobe_d import Alias, Blacklist, Options, Softdep
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Catalog:
         return tuple(problem for layer in self.layers for problem in layer.problems)
 
     def load(self) -> None:
-        """Read every index now rather than at the first question."""
+        """Read every index but that of symbols now rather than at the first question."""
         for layer in self.layers:
             layer.load()
 
@@ -99,6 +101,68 @@ class Catalog:
         return tuple(found)
 
 
+class ConfigLines:
+    """Which lines of a `Config` concern a name: what going through all of them would find, by a dict.
+
+    Nearly all patterns in modprobe.d are plain names, and a plan asks for each module that it brings along. Each kind
+    is filed at the first question; answers are in file order.
+    """
+
+    __slots__ = ("_blacklist", "_config", "_options", "_patterns")
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._patterns: dict[str, Patterns] = {}
+        self._blacklist: dict[str, Blacklist] | None = None
+        self._options: dict[str, list[int]] | None = None
+
+    def aliases(self, name: str) -> list[Alias]:
+        """The `alias` lines whose pattern matches."""
+        lines = self._config.aliases
+        return [lines[number] for number in self._fitting("alias", name, lines)]
+
+    def softdeps(self, name: str) -> list[Softdep]:
+        """The `softdep` lines that fit. In kmod only the first of them counts."""
+        lines = self._config.softdeps
+        return [lines[number] for number in self._fitting("softdep", name, lines)]
+
+    def install(self, name: str) -> Command | None:
+        """The first `install` line that fits."""
+        lines = self._config.installs
+        return next((lines[number] for number in self._fitting("install", name, lines)), None)
+
+    def remove(self, name: str) -> Command | None:
+        """The first `remove` line that fits."""
+        lines = self._config.removes
+        return next((lines[number] for number in self._fitting("remove", name, lines)), None)
+
+    def blacklist(self, name: str) -> Blacklist | None:
+        """The first line that blacklists exactly this module."""
+        if self._blacklist is None:
+            self._blacklist = {line.module: line for line in reversed(self._config.blacklist)}
+        return self._blacklist.get(name)
+
+    def options(self, name: str, alias: str | None) -> list[Options]:
+        """The `options` lines for a module's name or the alias it was reached by, as literal text."""
+        lines = self._config.options
+        if self._options is None:
+            self._options = {}
+            for number, line in enumerate(lines):
+                self._options.setdefault(line.module, []).append(number)
+        numbers = self._options.get(name, [])
+        if alias is not None and alias != name and alias in self._options:
+            numbers = sorted([*numbers, *self._options[alias]])
+        return [lines[number] for number in numbers]
+
+    def _fitting(self, kind: str, name: str, lines: Sequence[Alias | Softdep | Command]) -> Sequence[int]:
+        if not lines:
+            return ()
+        patterns = self._patterns.get(kind)
+        if patterns is None:
+            patterns = self._patterns[kind] = Patterns([line.pattern for line in lines])
+        return patterns.fitting(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that decides what gets loaded, but for the request and the kernel's state. Replaced whole, never changed."""
@@ -107,6 +171,15 @@ class Snapshot:
     config: Config
     answers: dict[str, tuple[Hit, ...]] = field(default_factory=dict)
     """What `lookup` has found: nothing here changes, so neither does an answer."""
+    filed: list[ConfigLines] = field(default_factory=list)
+    """`lines`, once somebody asked for them."""
+
+    @property
+    def lines(self) -> ConfigLines:
+        """The lines of the configuration by the names that they concern."""
+        if not self.filed:
+            self.filed.append(ConfigLines(self.config))
+        return self.filed[0]
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -121,8 +194,7 @@ def _config_aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """Every `alias` line that matches, in file order. The module it names is not looked up again."""
     return tuple(
         Hit(alias.module, "config alias", alias.pattern, alias.at, alias.pattern)
-        for alias in snapshot.config.aliases
-        if glob.matches(alias.pattern, name)
+        for alias in snapshot.lines.aliases(name)
     )
 
 

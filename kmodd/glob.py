@@ -18,7 +18,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     Fits = Callable[[str, int], object]
     """Says, by the truth of what it returns, whether a bytewise text matches from a position on to its end."""
@@ -28,6 +28,31 @@ def matches(pattern: str, text: str) -> bool:
     """Whether `fnmatch(pattern, text, 0) == 0`. Any pattern and any text will do; nothing is raised."""
     pattern, text = bytewise(pattern), bytewise(text)
     return pattern == text if is_literal(pattern) else bool(uncompiled(pattern)(text, 0))
+
+
+class Patterns:
+    """Some patterns, and which of them match a text: as `matches` with each, but plain names are found by a dict."""
+
+    __slots__ = ("_literal", "_wild")
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._literal: dict[str, list[int]] = {}
+        self._wild: list[tuple[int, str, Fits]] = []
+        for number, spelled in enumerate(patterns):
+            pattern = bytewise(spelled)
+            if is_literal(pattern):
+                self._literal.setdefault(pattern, []).append(number)
+            else:
+                self._wild.append((number, literal_start(pattern), uncompiled(pattern)))
+
+    def fitting(self, text: str) -> Sequence[int]:
+        """The numbers of those that match, in their order. Any text will do; nothing is raised."""
+        text = bytewise(text)
+        found = self._literal.get(text, ())
+        if not self._wild:
+            return found
+        wild = [number for number, start, fits in self._wild if text.startswith(start) and fits(text, 0)]
+        return sorted([*found, *wild]) if wild else found
 
 
 def is_literal(pattern: str) -> bool:

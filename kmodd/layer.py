@@ -74,12 +74,11 @@ class LayerIndexes:
         self.problems: list[Problem] = []
 
     def load(self) -> None:
-        """Read all that questions may need."""
+        """Read what every plan needs. Symbols are left: few machines ever ask, and they are as big as half the rest."""
         self.dep("")
         self.is_builtin("")
         self.aliases("")
         self.builtin_aliases("")
-        self._open("modules.symbols")
 
     def dep(self, name: str) -> DepLine | None:
         """File and dependencies of a module, paths as printed; an empty path where its line says nothing."""
@@ -178,8 +177,8 @@ class LayerIndexes:
 
         file = self._file(TEXT_OF.get(name, name))
         if name in TEXT_OF:
-            entries, problems = tables.builtin_modinfo(data, file)
-            aliases = [(entry.value, entry.module) for entry in entries if entry.key == "alias"]
+            entries, problems = tables.builtin_modinfo(data, file, only="alias")
+            aliases = [(entry.value, entry.module) for entry in entries]
             trie = AliasTrie.from_entries(aliases, builtin_order=True)
         else:
             trie = AliasTrie.from_text(decode(data), file)

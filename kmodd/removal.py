@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 
-from kmodd import glob
 from kmodd.catalog import Hit, Snapshot, lookup
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
@@ -108,8 +107,8 @@ class _Planner:
         pre: list[tuple[Hit, Softdep]] = []
         post: list[tuple[Hit, Softdep]] = []
         if not self._manner.ignore_commands:
-            command = next((line for line in config.removes if glob.matches(line.pattern, name)), None)
-            softdeps = [line for line in config.softdeps if glob.matches(line.pattern, name)]
+            command = self._snapshot.lines.remove(name)
+            softdeps = self._snapshot.lines.softdeps(name)
             for line in softdeps if config.beyond.softdeps_add_up else softdeps[:1]:
                 pre += self._hits(line, line.pre)
                 post += self._hits(line, line.post)

@@ -13,7 +13,6 @@ A module reached through an alias is, as in kmod, another object than the same m
 
 from __future__ import annotations
 
-from kmodd import glob
 from kmodd.catalog import Hit, Snapshot, lookup
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
@@ -177,7 +176,7 @@ class _Planner:
     ) -> None:
         self._judge = judge
         self._snapshot = snapshot
-        self._config = snapshot.config
+        self._lines = snapshot.lines
         self._beyond = snapshot.config.beyond
         self._loaded = loaded
         self._manner = manner
@@ -223,7 +222,7 @@ class _Planner:
         state = "" if self._manner.ignore_loaded else self._in_kernel(target)
         if state:
             return Goal(target.name, (Skip(target.name, state, because),))
-        blacklisted = self._blacklisted(target.name) if self._blacklist_holds_for(target) else None
+        blacklisted = self._lines.blacklist(target.name) if self._blacklist_holds_for(target) else None
         if blacklisted:
             return Goal(target.name, (Skip(target.name, "blacklisted", because, blacklisted.at),))
         draft = _Draft()
@@ -274,7 +273,7 @@ class _Planner:
 
     def _with_softdeps(self, key: _Key, because: Because, draft: _Draft) -> _Steps:
         """Put a module in order between its softdeps."""
-        softdeps = [line for line in self._config.softdeps if glob.matches(line.pattern, key.name)]
+        softdeps = self._lines.softdeps(key.name)
         if not self._beyond.softdeps_add_up:
             del softdeps[1:]
         pre = [found for line in softdeps for found in self._softdep_hits(line, line.pre)]
@@ -321,15 +320,11 @@ class _Planner:
     def _command(self, key: _Key) -> Command | None:
         """Its install command: the line that it was found by, else the first that fits."""
         preset = self._module(key).command
-        return preset or next((line for line in self._config.installs if glob.matches(line.pattern, key.name)), None)
+        return preset or self._lines.install(key.name)
 
     def _options(self, key: _Key) -> str:
         """All options lines for its name, or for the alias it was reached by, one behind the other."""
-        names = (key.name, key.alias)
-        return " ".join(line.text for line in self._config.options if line.text and line.module in names)
-
-    def _blacklisted(self, name: ModuleName) -> Blacklist | None:
-        return next((line for line in self._config.blacklist if line.module == name), None)
+        return " ".join([line.text for line in self._lines.options(key.name, key.alias) if line.text])
 
     def _blacklist_holds_for(self, key: _Key) -> bool:
         match self._manner.blacklist:
@@ -347,7 +342,7 @@ class _Planner:
         names = [dep.name for dep in self._deps(key) if not self._in_kernel(dep)]
         if key != target:
             names.append(key.name)
-        return next((line for name in names if (line := self._blacklisted(name))), None)
+        return next((line for name in names if (line := self._lines.blacklist(name))), None)
 
     # ── what is known of a module ──
 

@@ -118,17 +118,21 @@ def module_paths(data: bytes, file: str) -> tuple[tuple[str, ...], tuple[Problem
     return tuple(paths), tuple(problems)
 
 
-def builtin_modinfo(data: bytes, file: str) -> tuple[tuple[ModinfoEntry, ...], tuple[Problem, ...]]:
-    """modules.builtin.modinfo: NUL-terminated strings, those of one module together (libkmod-builtin.c)."""
+def builtin_modinfo(data: bytes, file: str, only: str = "") -> tuple[tuple[ModinfoEntry, ...], tuple[Problem, ...]]:
+    """modules.builtin.modinfo: NUL-terminated strings, those of one module together (libkmod-builtin.c).
+
+    `only`: the one key to be told, as `alias`; else all are.
+    """
     entries = []
     problems = []
-    for number, raw in enumerate(data.split(b"\0"), 1):
-        if not raw:
+    for number, text in enumerate(decode(data).split("\0"), 1):
+        if not text:
             continue
-        text = decode(raw)
         name, equals, value = text.partition("=")
         module, dot, key = name.partition(".")
         if equals and dot and module and key:
+            if only and key != only:
+                continue
             entries.append(ModinfoEntry(module_name(module), key, value))
         else:
             problems.append(_problem(file, number, text, "expected `MODULE.KEY=VALUE` and a NUL byte"))

@@ -98,7 +98,8 @@ class Tree:
             raise NoTree(f"no module index for kernel {self.release}: no {directory}/modules.dep; run depmod")
 
     def snapshot(self) -> TreeSnapshot:
-        """Indexes and configuration, all of one moment: where a file was replaced midway, all is read again.
+        """Indexes and configuration, all of one moment: where a file was replaced midway, all is read again. Only
+        modules.symbols is read when somebody asks for a symbol.
 
         Raises NoTree.
         """

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kmodd import glob, glob_regex
+from kmodd import alias_trie, glob, glob_regex
 from kmodd.alias_trie import AliasTrie
 from kmodd.names import underscores
 
@@ -99,3 +100,35 @@ def test_trie_equals_trying_every_pattern(table: list[tuple[str, str]], asked: l
         assert sorted((match.pattern, match.module) for match in answer) == sorted(expected)
         assert [rank[match.module] for match in answer] == sorted(rank[module] for _, module in expected)
         assert trie.matches(name) == answer
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.builds(
+                str.__add__, st.text("ab", max_size=5), st.sampled_from(["", "*", "*b", "b*", "?", "[a]b", "*:*"])
+            ),
+            st.sampled_from(["m1", "m2", "m3"]),
+        ),
+        min_size=10,
+        max_size=40,
+    ),
+    st.lists(st.text("ab:", max_size=7), min_size=8, max_size=20),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_how_long_the_start_of_a_name_is_changes_no_answer(
+    table: list[tuple[str, str]], asked: list[str], short: int, builtin_order: bool
+) -> None:
+    """With a short start most names are longer than it: stems beyond it, cut ones too, decide."""
+    usual = AliasTrie.from_entries(table, builtin_order=builtin_order)
+    expected = [usual.matches(name) for name in asked]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alias_trie, "_START", short)
+        trie = AliasTrie.from_entries(table, builtin_order=builtin_order)
+        for name, answer in zip(asked, expected, strict=True):
+            assert trie.matches(name) == answer
+            assert sorted(match.pattern for match in answer) == sorted(
+                pattern for pattern, _ in table if fnmatch(pattern, name)
+            )

@@ -196,4 +196,5 @@ def test_nothing_is_parsed_before_it_is_asked_for() -> None:
     index = trie("pci:v1* a", "usb:v1* b")
     assert not index._open
     index.matches("pci:v1")
-    assert list(index._open) == ["pci"]
+    assert list(index._open) == ["pci:v1"]
+    assert not any(stem.startswith("usb") for stem in index._stems)
