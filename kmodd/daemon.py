@@ -107,7 +107,7 @@ class Daemon:
         """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
         memory = StandingFile(root=tree.root) if settings.run else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
-        self._line.view.watched = self._files is not None
+        self._line.view.watch = self._files
         self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
         if spawner:
             privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
