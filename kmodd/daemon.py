@@ -16,6 +16,7 @@ from typing import TypeVar
 from kmodd import outcome as telling
 from kmodd.callers import Callers
 from kmodd.dataclass import dataclass
+from kmodd.firmware import WORD as FIRMWARE_WORD
 from kmodd.host import control, privilege, sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
@@ -224,7 +225,7 @@ class Daemon:
                 case StackQuestion():
                     self._line.heard_stack(key.data)
                 case KernelMessages():
-                    if self._reprobe.heard_kernel(key.data.read()):
+                    if self._reprobe.heard_kernel(key.data.read(FIRMWARE_WORD)):
                         self._watch_tree()
                         self._reprobe.files_may_have_come()  # they may be there since the kernel looked
                 case Watch():
@@ -232,7 +233,7 @@ class Daemon:
                         now = time.monotonic()
                         self._changed = (self._changed[0] if self._changed else now, now)
                 case KernelRequests():
-                    pass  # `listen` below
+                    key.data.listen()
                 case ControlSocket():
                     self._control.accept()
                 case Connection() if mask & selectors.EVENT_WRITE:
@@ -245,8 +246,6 @@ class Daemon:
     def _go_on(self) -> None:
         """One round of the line, then everything that is due."""
         self._callers.listen()
-        if self._kernel:
-            self._kernel.listen()
         if not self._socket_empty:
             self._receive()
         if self._changed is not None and time.monotonic() >= self._read_changes_at():
