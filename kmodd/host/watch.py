@@ -70,6 +70,8 @@ class Watch:
         self._whole = False
         """All of it is watched."""
         self._changes = 0
+        self._mounted = False
+        """Something was mounted somewhere, or taken off, and `changed` was not asked since."""
         # Apart from the epoll, for each descriptor of the table of mounts is told of a change but once.
         self._glance = select.poll()
         self._glance.register(self._inotify.fileno(), select.POLLIN)
@@ -110,11 +112,20 @@ class Watch:
         It is up to date when it is given, whether or not the loop was woken: inotify knows of a change when the call
         that makes it returns.
         """
+        if self._has_events() or self._stale or not self._whole:
+            return None
+        return self._changes
+
+    def _has_events(self) -> bool:
+        """There is something to be read; notes that there was a mount."""
+        has_events = False
         for descriptor, _ in self._glance.poll(0):
-            if descriptor != self._mounts_too:
-                return None
-            self._changes += 1
-        return self._changes if self._whole and not self._stale else None
+            if descriptor == self._mounts_too:
+                self._mounted = True
+                self._changes += 1
+            else:
+                has_events = True
+        return has_events
 
     def _follow(self, plan: _Plan) -> tuple[OSError, ...]:
         """Have the kernel watch just the places of `plan`."""
@@ -136,9 +147,11 @@ class Watch:
 
     def changed(self) -> bool:
         """Empty the queue: whether anything has happened in the directories, or to them. Then call `set` again."""
+        self._has_events()  # a mount may be all that there is
         happened = any(self._counts(event.wd, event.mask, event.name) for event in self._inotify.read(timeout=0))
-        # No event tells of a mount: another directory stands there now.
-        if happened or _look(self._directories)[0] != self._plan:
+        # No event tells of what a mount has changed: another directory stands there now.
+        mounted, self._mounted = self._mounted or self._mounts_too < 0, False
+        if happened or (mounted and _look(self._directories)[0] != self._plan):
             self._stale = True
             return True
         return False
