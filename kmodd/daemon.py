@@ -16,6 +16,7 @@ from typing import TypeVar
 from kmodd import outcome as telling
 from kmodd.callers import Callers
 from kmodd.dataclass import dataclass
+from kmodd.firmware import WORD as FIRMWARE_WORD
 from kmodd.host import control, privilege, sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
@@ -112,7 +113,7 @@ class Daemon:
         """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
         memory = StandingFile(root=tree.root) if settings.run else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
-        self._line.view.watched = self._files is not None
+        self._line.view.watch = self._files
         self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
         if spawner:
             privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
@@ -125,8 +126,6 @@ class Daemon:
         self._socket_empty = False
         self._pauses: dict[KernelEvents | KernelMessages, float] = {}
         """Sources that are not looked at, until when (time.monotonic)."""
-        self._asked = False
-        """The kernel's helper has something to say."""
         self._heeded: set[KernelEvents | KernelMessages] = set()
         """Sources that the selector looks at."""
         self._watched: object = None
@@ -240,7 +239,7 @@ class Daemon:
                     self._line.carrier.heard_stack(key.data)
                 case KernelMessages():
                     self._pauses[key.data] = now + PAUSE
-                    if self._reprobe.heard_kernel(key.data.read()):
+                    if self._reprobe.heard_kernel(key.data.read(FIRMWARE_WORD)):
                         self._watch_tree()
                         self._reprobe.files_may_have_come()  # they may be there since the kernel looked
                 case Watch():
@@ -248,7 +247,7 @@ class Daemon:
                         now = time.monotonic()
                         self._changed = (self._changed[0] if self._changed else now, now)
                 case KernelRequests():
-                    self._asked = True  # `listen` below
+                    key.data.listen()
                 case ControlSocket():
                     self._control.accept()
                 case Connection() if mask & selectors.EVENT_WRITE:
@@ -262,9 +261,6 @@ class Daemon:
         """One round of the line, then everything that is due."""
         now = time.monotonic()
         self._callers.listen()
-        if self._kernel and self._asked:
-            self._asked = False
-            self._kernel.listen()
         if not self._socket_empty or self._events in self._pauses:
             self._receive()
         if self._changed is not None and now >= self._read_changes_at():

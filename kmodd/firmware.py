@@ -22,6 +22,9 @@ _SAID = (
 """With -ENOENT alone: another error does not end when a file comes. The second is Debian's own, at times beside the
 first; it also tells of files that a driver can do without."""
 
+WORD = b"firmware"
+"""Stands in every record of the log that says so."""
+
 MOST = 256
 """Devices and files that are kept; the oldest is forgotten for the next."""
 

@@ -14,6 +14,7 @@ from kmodd.flights import AnyJob
 from kmodd.guard import Guard
 from kmodd.host.settings import read_settings, settings_marks
 from kmodd.host.tree import Mark, Tree, TreeSnapshot
+from kmodd.host.watch import Watch
 from kmodd.job import Job
 from kmodd.kmodd_conf import Settings
 from kmodd.modprobe_d import DROP_IN, Beyond
@@ -29,6 +30,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+ASK_FILES = 1.0
+"""Seconds after which files are asked though the watch is quiet: it does not see a file that a link leads to."""
 
 LOOK_AT_LOADED = 1.0
 """Seconds after which /proc/modules is read again all the same: nobody says when somebody else begins to load."""
@@ -47,10 +51,12 @@ class View:
         self.snapshot: TreeSnapshot | None = None
         self.no_tree = ""
         """Why there is no snapshot of now; empty: there is one."""
-        self.watched = False
-        """Somebody says when a file may have changed; else each look asks the files."""
         self.age = 0
         """Goes up when a plan that was made before may not be good any more."""
+        self.watch: Watch | None = None
+        """Says when a file may have changed; None: each look asks the files."""
+        self._asked: tuple[int | None, float] = (None, 0.0)
+        """How the watch stood when the files were last found unchanged, and when (time.monotonic) that was."""
         self._loaded: Loaded | None = None
         self._loaded_at = 0.0
 
@@ -95,11 +101,22 @@ class View:
             return replace(settings, policy="enforce"), settings.problems
         return settings, settings.problems
 
+    @property
+    def watched(self) -> bool:
+        """Somebody says when a file may have changed."""
+        return self.watch is not None
+
     def is_current(self) -> bool:
-        """Nothing has changed on disk since it was read: a stat of each file and directory."""
-        if self.snapshot is None or self.no_tree or self._settings_marks != settings_marks(self.tree.root):
+        """Nothing has changed on disk since it was read: a stat of each file, where the watch is not sure."""
+        if self.snapshot is None or self.no_tree:
             return False
-        return self.tree.is_current(self.snapshot)
+        # Before the files: what changes meanwhile, the next look sees.
+        state, now = self.watch.state() if self.watch else None, time.monotonic()
+        if state is not None and state == self._asked[0] and now < self._asked[1] + ASK_FILES:
+            return True
+        is_current = self._settings_marks == settings_marks(self.tree.root) and self.tree.is_current(self.snapshot)
+        self._asked = (state if is_current else None, now)
+        return is_current
 
     @property
     def beyond(self) -> Beyond:

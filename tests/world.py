@@ -15,6 +15,7 @@ from kmodd.host.kernel import Kernel
 from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.tree import Tree
 from kmodd.host.trusted import Trusted
+from kmodd.host.watch import Watch
 from kmodd.line import Line
 from tests.fakes import FakeKernel, ListJournal, Oops
 
@@ -70,6 +71,11 @@ class World:
 
     def live(self, *names: str) -> None:
         (self.root / "proc/modules").write_text("".join(f"{n} 1 0 - Live 0x0\n" for n in names))
+
+    def watch(self) -> Watch:
+        """The line is told of changed files from now on; nothing is watched before `set`, so it asks all the same."""
+        self.line.view.watch = Watch()
+        return self.line.view.watch
 
     def plug(self, alias: str, name: str = "0000:01:00.0", *, synthetic: bool = False) -> None:
         uuid = b"SYNTH_UUID=0\0" if synthetic else b""

@@ -113,14 +113,18 @@ def open_module(
     unpacked here for init_module; so it is too where the kernel has no finit_module (kmod, libkmod-module.c).
     Raises OSError with the errno of opening, or EINVAL, ENOSYS for what cannot be unpacked.
     """
-    with open(path, "rb", opener=opener) as file:
-        head = file.read(6)
+    flags_of_open = os.O_RDONLY | os.O_CLOEXEC
+    fd = opener(path, flags_of_open) if opener else os.open(path, flags_of_open)
+    try:
+        head = os.read(fd, 6)
         format_name = next((name for magic, name in _MAGIC if head.startswith(magic)), "")
         if format_name and format_name != _kernel_unpacks():
-            file.seek(0)
-            image = unpack(file.read(), format_name)
+            image = unpack(_whole(fd), format_name)
+            os.close(fd)
             return lambda kernel, options: kernel.init_module(image, options)
-        fd = os.dup(file.fileno())
+    except BaseException:
+        os.close(fd)
+        raise
 
     def give(kernel: Kernel, options: str) -> None:
         try:
@@ -128,14 +132,19 @@ def open_module(
         except OSError as error:
             if error.errno != errno.ENOSYS:
                 raise
-            os.lseek(fd, 0, os.SEEK_SET)
-            with open(fd, "rb", closefd=False) as again:
-                data = again.read()
+            data = _whole(fd)
             kernel.init_module(unpack(data, format_name) if format_name else data, options)
         finally:
             os.close(fd)
 
     return give
+
+
+def _whole(fd: int) -> bytes:
+    """All of an open file."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()
 
 
 def unpack(data: bytes, format_name: str) -> bytes:

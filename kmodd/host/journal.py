@@ -133,9 +133,12 @@ def datagram(record: Record) -> bytes:
         ("SYSLOG_IDENTIFIER", IDENTIFIER),
         *record.fields,
     ]
+    text = "".join([f"{name}={value}\n" for name, value in fields])
+    if text.count("\n") == len(fields):  # nearly always
+        return text.encode("utf-8", "surrogateescape")
     parts = []
-    for name, text in fields:
-        value = text.encode("utf-8", "surrogateescape")
+    for name, words in fields:
+        value = words.encode("utf-8", "surrogateescape")
         if b"\n" in value:
             parts += [name.encode(), b"\n", len(value).to_bytes(8, "little"), value, b"\n"]
         else:

@@ -9,6 +9,10 @@ from collections import deque
 from kmodd import kernel_line
 from kmodd.kernel_line import KernelLine
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 KMSG = "/dev/kmsg"
 _RECORD = 8192
 """Bytes of the longest record (kernel/printk, CONSOLE_EXT_LOG_MAX)."""
@@ -60,17 +64,20 @@ class KernelMessages:
     def __init__(self, path: str = KMSG) -> None:
         """Raises OSError: no such file, or no CAP_SYSLOG where kernel.dmesg_restrict is set."""
         self._fd = _open(path)
-        self._last: deque[str] = deque(maxlen=KEPT)
-        self._unread: deque[KernelLine] = deque(maxlen=AT_ONCE)
+        self._last: deque[bytes] = deque(maxlen=KEPT)
+        self._unread: deque[bytes] = deque(maxlen=AT_ONCE)
 
     def fileno(self) -> int:
         """Readable when there is more."""
         return self._fd
 
-    def read(self) -> list[KernelLine]:
-        """What came since, at most AT_ONCE records; what was overwritten before it was read is left out."""
+    def read(self, having: bytes = b"") -> list[KernelLine]:
+        """What came since, of at most AT_ONCE records those that have these bytes in them.
+
+        What was overwritten before it was read is left out. The others cost next to nothing: they are not taken apart.
+        """
         self._fetch()
-        lines = list(self._unread)
+        lines = _lines(record for record in self._unread if having in record)
         self._unread.clear()
         return lines
 
@@ -85,18 +92,21 @@ class KernelMessages:
             record = _next(self._fd)
             if not record:
                 return False
-            if line := kernel_line.parse(record):
-                self._unread.append(line)
-                if not line.facility:
-                    self._last.append(line.text)
+            self._unread.append(record)
+            if record[1:2] == b"," and record < b"8":  # `0,` to `7,`: the kernel itself (kernel_line.parse)
+                self._last.append(record)
         return True
 
     def last(self, count: int = KEPT) -> tuple[str, ...]:
         """The texts of the last lines of the kernel's own that were read, the oldest first."""
-        return tuple(self._last)[-count:]
+        return tuple(line.text for line in _lines(self._last)[-count:])
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _lines(records: Iterable[bytes]) -> list[KernelLine]:
+    return [line for line in map(kernel_line.parse, records) if line]
 
 
 def _open(path: str) -> int:

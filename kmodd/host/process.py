@@ -28,6 +28,8 @@ _UNSET: Final = 2**32 - 1
 """loginuid before anybody logged in (include/linux/audit.h)."""
 _GONE: Final = "ZXx"
 """States of a thread that has ended (proc_pid_stat(5))."""
+_AT_ONCE: Final = 16384
+"""Bytes that one read asks for. These files are made anew by each read from the start, and given whole if they fit."""
 _HELPER_WAIT: Final = "call_usermodehelper"
 """The kernel's function in which a thread waits for its helper begins like this (kernel/umh.c)."""
 
@@ -68,7 +70,7 @@ def requester_of(tid: int, asked_ns: int, initial: Namespaces, proc: str = "/pro
 
 def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
     # `Name:` comes first, with its line ends escaped, so no line below is made up by the process.
-    status = dict(line.split(":\t", 1) for line in _text(folder, "status").splitlines() if ":\t" in line)
+    status = _text(folder, "status")
     container = _namespaces("", folder) != initial
     comm = exe = cgroup = ""
     loginuid = None
@@ -77,21 +79,28 @@ def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
     with contextlib.suppress(OSError):
         exe = os.readlink("exe", dir_fd=folder)
     with contextlib.suppress(OSError):
-        cgroup = next((line[3:] for line in _text(folder, "cgroup").splitlines() if line.startswith("0::")), "")
+        # `0::PATH` alone, or the last line
+        cgroup = f"\n{_text(folder, 'cgroup')}".partition("\n0::")[2].partition("\n")[0]
     with contextlib.suppress(OSError, ValueError):
         loginuid = int(_text(folder, "loginuid"))
     if not _is_who_asked(folder, asked_ns):  # last: it was alive all the time
         return None
     return Requester(
-        pid=int(status["Tgid"]),
+        pid=int(_first_word(status, "Tgid")),
         comm=comm,
         exe=exe,
-        uid=int(status["Uid"].split()[0]),
+        uid=int(_first_word(status, "Uid")),
         loginuid=None if loginuid == _UNSET else loginuid,
         cgroup=cgroup,
         unit=unit_of(cgroup),
         container=container,
     )
+
+
+def _first_word(status: str, key: str) -> str:
+    """Of a line of `status`; raises ValueError, IndexError where there is none."""
+    begin = status.index(f"\n{key}:\t") + len(key) + 3
+    return status[begin : status.index("\n", begin)].split(None, 1)[0]
 
 
 def _is_who_asked(folder: int, asked_ns: int) -> bool:
@@ -109,14 +118,19 @@ def _is_who_asked(folder: int, asked_ns: int) -> bool:
 
 
 def _namespaces(prefix: str, folder: int | None = None) -> Namespaces:
-    user, pid = (os.stat(f"{prefix}ns/{kind}", dir_fd=folder) for kind in ("user", "pid"))
+    user, pid = os.stat(f"{prefix}ns/user", dir_fd=folder), os.stat(f"{prefix}ns/pid", dir_fd=folder)
     return Namespaces((user.st_dev, user.st_ino), (pid.st_dev, pid.st_ino))
 
 
 def _text(folder: int, name: str) -> str:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-    with open(fd, "rb", buffering=0) as file:
-        return file.readall().decode("utf-8", "surrogateescape")
+    try:
+        data = os.read(fd, _AT_ONCE)
+        while len(data) % _AT_ONCE == 0 and (more := os.read(fd, _AT_ONCE)):
+            data += more
+    finally:
+        os.close(fd)
+    return data.decode("utf-8", "surrogateescape")
 
 
 def unit_of(cgroup: str) -> str:

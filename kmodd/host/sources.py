@@ -7,7 +7,6 @@ clears itself.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -27,6 +26,9 @@ RECEIVE_BUFFER = 128 * 1024 * 1024
 
 _DATAGRAM = 16384
 """Bytes. A uevent has at most 2,048 of variables and its path (include/linux/kobject.h)."""
+
+_ATTRIBUTE = 65536
+"""Bytes. A file of sysfs has at most a page, and is given whole (Documentation/filesystems/sysfs.rst)."""
 
 _UCRED = struct.Struct("3i")
 _ANCILLARY = socket.CMSG_SPACE(_UCRED.size)
@@ -137,16 +139,22 @@ def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
     Every device that sends events stands below /sys/bus/*/devices, /sys/class or /sys/devices/system. All lines of
     the file count: some ACPI devices have two. In the order of the paths, so a parent comes before its children.
     """
-    for devpath, subsystem in sorted(_devices(root)):
-        if unbound and os.path.islink(f"{root}/sys{devpath}/driver"):
+    sys = f"{root}/sys"
+    texts: dict[str, tuple[str, bytes]] = {}
+    for path, subsystem in _links(sys):
+        # Before it is asked where the link leads to: most have no such file, and a device may go away meanwhile.
+        if (text := _text(f"{path}/modalias")) and (devpath := _devpath(path, sys)):
+            texts.setdefault(devpath, (subsystem, text))
+    # Processors have one `modalias` for all of them, at the root of their subsystem (drivers/base/cpu.c).
+    for subsystem in _names(f"{sys}/devices/system"):
+        devpath = f"/devices/system/{subsystem}"
+        if text := _text(f"{sys}{devpath}/modalias"):
+            texts.setdefault(devpath, (subsystem, text))
+    for devpath, (subsystem, text) in sorted(texts.items()):
+        if unbound and os.path.islink(f"{sys}{devpath}/driver"):
             continue
-        try:
-            with open(f"{root}/sys{devpath}/modalias", "rb") as file:
-                aliases = file.read().decode("utf-8", "surrogateescape").split("\n")
-        except OSError:
-            continue  # most have none, and a device may go away meanwhile
-        if any(aliases):
-            found = tuple(alias for alias in aliases if alias)
+        found = tuple(alias for alias in text.decode("utf-8", "surrogateescape").split("\n") if alias)
+        if found:
             properties = tuple(("MODALIAS", alias) for alias in found)
             yield Uevent("add", devpath, subsystem, found, 0, synthetic=True, properties=properties)
 
@@ -158,8 +166,8 @@ def speak(root: str, uuid: str) -> list[OSError]:
     wrong, but not that a device went away meanwhile.
     """
     errors = []
-    talkers = [devpath for devpath, subsystem in _devices(root) if subsystem in SPOKEN_TO]
-    for devpath in [*sorted(talkers), "/module/parport_pc"]:
+    talkers = {_devpath(path, f"{root}/sys") for path, _ in _links(f"{root}/sys", SPOKEN_TO)}
+    for devpath in [*sorted(talkers - {""}), "/module/parport_pc"]:
         try:
             fd = os.open(f"{root}/sys{devpath}/uevent", os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -183,23 +191,37 @@ def _say_add(fd: int, uuid: str) -> None:
         os.write(fd, b"add")
 
 
-def _devices(root: str) -> Iterator[tuple[str, str]]:
-    """(device path, subsystem) of every device on a bus or in a class."""
-    sys = f"{root}/sys"
-    seen = set()
+def _links(sys: str, subsystems: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """(path, subsystem) of every entry of a bus or a class, or of these alone: links to devices, and a few files."""
     for kind, inner in (("bus", "/devices"), ("class", "")):
-        for subsystem in _names(f"{sys}/{kind}"):
+        for subsystem in subsystems or _names(f"{sys}/{kind}"):
             folder = f"{sys}/{kind}/{subsystem}{inner}"
             for name in _names(folder):
-                with contextlib.suppress(OSError):
-                    target = os.readlink(f"{folder}/{name}")
-                    devpath = os.path.normpath(f"{folder}/{target}")[len(sys) :]
-                    if devpath.startswith("/devices/") and devpath not in seen:
-                        seen.add(devpath)
-                        yield devpath, subsystem
-    # Processors have one `modalias` for all of them, at the root of their subsystem (drivers/base/cpu.c).
-    for subsystem in _names(f"{sys}/devices/system"):
-        yield f"/devices/system/{subsystem}", subsystem
+                yield f"{folder}/{name}", subsystem
+
+
+def _devpath(link: str, sys: str) -> str:
+    """The path below /sys of the device that a link leads to; empty where it is none."""
+    try:
+        target = os.readlink(link)
+    except OSError:
+        return ""
+    devpath = os.path.normpath(f"{os.path.dirname(link)}/{target}")[len(sys) :]
+    return devpath if devpath.startswith("/devices/") else ""
+
+
+def _text(path: str) -> bytes:
+    """All of an attribute; empty where it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _ATTRIBUTE)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def _names(folder: str) -> list[str]:

@@ -6,6 +6,7 @@ it has opened: nothing can be put in its place between the look and the use.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -13,12 +14,11 @@ import stat
 from kmodd.dataclass import dataclass
 from kmodd.host.places import CONFIG_DIRS, SOFTDEP_FILES, TREES
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 """O_NONBLOCK: to open a pipe, and find that it is none of ours, must not wait for its writer."""
+
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,15 @@ class Trusted:
 
         Raises OSError: EACCES where it is none that a loader takes, with the rule as its words; else that of open(2).
         """
-        return _opened(path, lambda real: _below(real, self.trees))
+        fd = os.open(path, _FLAGS)
+        try:
+            real = _real(fd)
+            if not _is_below(fd, real, self.trees):
+                _check(fd, real, _below(real, self.trees))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def open_config(self, path: str) -> int:
         """Open a configuration file likewise.
@@ -65,24 +73,50 @@ class Trusted:
             _no_others_below(folder, folder)
             return folder if os.path.dirname(real) == folder else "/"
 
-        return _opened(path, top_of)
+        fd = os.open(path, _FLAGS)
+        try:
+            real = _real(fd)
+            _check(fd, real, top_of(real))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
 
-def _opened(path: str, top_of: Callable[[str], str]) -> int:
-    """Open it, and check it. `top_of`: of a real path, the directory from which on it must be root's."""
-    fd = os.open(path, _FLAGS)
-    try:
-        real = _real(fd)
-        top = top_of(real)
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EACCES, "is not a regular file")
-        _no_others(status, "")
-        _no_others_below(top, os.path.dirname(real))
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+def _is_below(fd: int, real: str, trees: tuple[str, ...]) -> bool:
+    """The open file passes `_check` below one of the trees. False: it may all the same, or what is wrong is told there.
+
+    A third of the time: a tree is known by device and inode, so its links need not be followed, and nothing is asked
+    twice.
+    """
+    tops = []
+    for tree in trees:
+        with contextlib.suppress(OSError):
+            status = os.stat(tree)
+            if stat.S_ISDIR(status.st_mode):
+                tops.append((status.st_dev, status.st_ino))
+    ours = (0, os.geteuid())
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    folder = real
+    while status.st_uid in ours and not status.st_mode & _OTHERS_WRITE:
+        if (status.st_dev, status.st_ino) in tops:
+            return True
+        folder = folder[: folder.rfind("/")]
+        if not folder:
+            return False
+        status = os.lstat(folder)
+    return False
+
+
+def _check(fd: int, real: str, top: str) -> None:
+    """It is a file of root's alone, and so is each directory from `top` down to it. Raises OSError."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EACCES, "is not a regular file")
+    _no_others(status, "")
+    _no_others_below(top, os.path.dirname(real))
 
 
 def _real(fd: int) -> str:
@@ -114,7 +148,7 @@ def _no_others(status: os.stat_result, subject: str) -> None:
     """Nobody can write it but root, or whoever this loader runs as. The sticky bit is no excuse for a directory."""
     if status.st_uid not in (0, os.geteuid()):
         raise OSError(errno.EACCES, f"{subject}is owned by uid {status.st_uid}, not by root")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & _OTHERS_WRITE:
         who = "others" if status.st_mode & stat.S_IWOTH else f"its group, gid {status.st_gid}"
         raise OSError(errno.EACCES, f"{subject}is writable by {who}")
 

@@ -65,7 +65,20 @@ class Watch:
         self._plan: _Plan = {}
         self._watched: dict[int, _Place] = {}
         """By watch descriptor; the kernel never gives a number twice."""
-        self._stale = False
+        self._stale = True
+        """What has changed has to be looked at by `set`."""
+        self._whole = False
+        """All of it is watched."""
+        self._changes = 0
+        self._mounted = False
+        """Something was mounted somewhere, or taken off, and `changed` was not asked since."""
+        # Apart from the epoll, for each descriptor of the table of mounts is told of a change but once.
+        self._glance = select.poll()
+        self._glance.register(self._inotify.fileno(), select.POLLIN)
+        self._mounts_too = -1
+        with contextlib.suppress(OSError):
+            self._mounts_too = os.open(MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+            self._glance.register(self._mounts_too, select.POLLPRI)
 
     def fileno(self) -> int:
         """Readable when `changed` should be asked."""
@@ -82,6 +95,7 @@ class Watch:
             return ()
         self._directories = wanted
         self._stale = False
+        self._changes += 1
         errors: tuple[OSError, ...] = ()
         # What changes before its watch stands is seen by looking again; what changes later wakes us.
         for _ in range(_ATTEMPTS):
@@ -89,7 +103,29 @@ class Watch:
             errors += self._follow(plan)
             if _look(wanted)[0] == plan:
                 break
+        self._whole = not errors and self._mounts_too >= 0
         return errors
+
+    def state(self) -> int | None:
+        """A number that stays the same as long as nothing changes there; None: something has, and `set` was not called.
+
+        It is up to date when it is given, whether or not the loop was woken: inotify knows of a change when the call
+        that makes it returns.
+        """
+        if self._has_events() or self._stale or not self._whole:
+            return None
+        return self._changes
+
+    def _has_events(self) -> bool:
+        """There is something to be read; notes that there was a mount."""
+        has_events = False
+        for descriptor, _ in self._glance.poll(0):
+            if descriptor == self._mounts_too:
+                self._mounted = True
+                self._changes += 1
+            else:
+                has_events = True
+        return has_events
 
     def _follow(self, plan: _Plan) -> tuple[OSError, ...]:
         """Have the kernel watch just the places of `plan`."""
@@ -111,9 +147,11 @@ class Watch:
 
     def changed(self) -> bool:
         """Empty the queue: whether anything has happened in the directories, or to them. Then call `set` again."""
+        self._has_events()  # a mount may be all that there is
         happened = any(self._counts(event.wd, event.mask, event.name) for event in self._inotify.read(timeout=0))
-        # No event tells of a mount: another directory stands there now.
-        if happened or _look(self._directories)[0] != self._plan:
+        # No event tells of what a mount has changed: another directory stands there now.
+        mounted, self._mounted = self._mounted or self._mounts_too < 0, False
+        if happened or (mounted and _look(self._directories)[0] != self._plan):
             self._stale = True
             return True
         return False
@@ -128,8 +166,9 @@ class Watch:
         """Let go of everything."""
         self._epoll.close()
         self._inotify.close()
-        if self._mounts >= 0:
-            os.close(self._mounts)
+        for mounts in (self._mounts, self._mounts_too):
+            if mounts >= 0:
+                os.close(mounts)
 
 
 def _look(directories: tuple[str, ...]) -> tuple[_Plan, tuple[OSError, ...]]:

@@ -19,6 +19,8 @@ def world(tmp_path: Path) -> Iterator[World]:
     it.line.reload()
     yield it
     it.line.close()
+    if it.line.view.watch:
+        it.line.view.watch.close()
     for thread in it.loaders.threads:
         thread.join(10)
 

@@ -27,7 +27,7 @@ def resident() -> int:
 def growth(world: World, events: Iterator[bytes]) -> int:
     """Bytes by which memory has grown from WARM_UP to the last event."""
     world.journal.write = _forget  # type: ignore[method-assign]
-    world.line.view.watched = True
+    world.watch()
     before = 0
     for number, event in enumerate(events):
         world.line.intake.take(uevent.parse(event), "uevent")

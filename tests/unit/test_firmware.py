@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.dataclass import replace
-from kmodd.firmware import MOST, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
+from kmodd.firmware import MOST, WORD, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
 from kmodd.host.firmware import PATH, firmware_dirs, present, watched_dirs
 from kmodd.host.watch import Watch
 from kmodd.kernel_line import parse
@@ -37,6 +37,7 @@ def test_what_the_kernel_says(text: bytes, name: str | None) -> None:
     line = parse(b"4,1,2,-;" + text + b"\n" + DEVICE)
     assert line
     assert missing_firmware(line) == (name and MissingFirmware(name, "pci", "+pci:0000:01:00.0"))
+    assert WORD in text or not name
 
 
 def test_what_a_process_writes_into_the_log_is_not_believed() -> None:

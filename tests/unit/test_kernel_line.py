@@ -143,6 +143,18 @@ def test_the_log_of_this_machine_is_followed(said: Callable[[str], str]) -> None
     messages.close()
 
 
+def test_only_records_that_are_asked_for_are_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The others are kept for a crash all the same, as far as they are the kernel's own."""
+    records = iter((b"6,1,1,-;a firmware b\n", b"7,2,1,-;other\n", b"14,3,1,-;a process: firmware\n", b"firmware"))
+    monkeypatch.setattr(kernel_log, "_open", lambda path: os.open(tmp_path, os.O_RDONLY))
+    monkeypatch.setattr(os, "read", lambda fd, size: next(records, b""))
+    messages = KernelMessages()
+    assert [line.sequence for line in messages.read(b"firmware")] == [1, 3]
+    assert messages.read() == []
+    assert messages.last() == ("a firmware b", "other")
+    messages.close()
+
+
 @pytest.mark.root
 def test_the_last_lines_are_kept_and_no_more() -> None:
     """A kernel says more than KEPT lines while it starts."""

@@ -15,6 +15,7 @@ import pytest
 from kmodd import outcome as telling
 from kmodd import patience, uevent
 from kmodd.host.lanes import Lane
+from kmodd.host.settings import settings_directories, settings_marks
 from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
 from kmodd.line import Line
@@ -434,7 +435,7 @@ def test_other_refusals_wait_for_a_cause(world: World, code: int) -> None:
 
 
 def test_a_missing_file_is_told_once_and_tried_again_when_it_comes(world: World) -> None:
-    world.line.view.watched = True  # in this little tree the file's directory is the index's, too
+    world.watch()  # in this little tree the file's directory is the index's, too
     file = world.modules / "c.ko"
     file.rename(world.root / "away")
     world.plug("pci:v2")
@@ -458,7 +459,7 @@ def test_what_is_to_be_tried_again_is_not_lost_where_there_is_no_room(
     world: World, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The replay of sysfs brings it, and its answer is not taken from memory."""
-    world.line.view.watched = True
+    world.watch()
     monkeypatch.setattr("kmodd.retries.PAUSES", (0.0,))
     file = world.modules / "c.ko"
     match way:
@@ -497,11 +498,43 @@ def no_loader() -> Lane:
 
 def test_stale_data_is_not_served_where_files_are_watched(world: World) -> None:
     """A check before every "no match", though somebody says when files change."""
-    world.line.view.watched = True
+    world.watch()
     world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
     world.plug("pci:v9")
     world.settle()
     assert loads(world) == ["c.ko"]
+
+
+def test_files_are_not_asked_where_the_watch_is_sure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for when something has changed, be it unread, and when nothing was asked for a while: links lead away."""
+    view, watch = world.line.view, world.watch()
+    asked: list[str] = []
+
+    def marks(root: str) -> object:
+        asked.append(root)
+        return settings_marks(root)
+
+    monkeypatch.setattr("kmodd.view.settings_marks", marks)
+    wanted = [*view.tree.directories(), *settings_directories(str(world.root))]
+    watch.set(wanted)
+    assert view.is_current()
+    asked.clear()
+    assert view.is_current()
+    assert not asked
+    monkeypatch.setattr("kmodd.view.ASK_FILES", 0.0)
+    assert view.is_current()
+    assert len(asked) == 1
+    monkeypatch.setattr("kmodd.view.ASK_FILES", 3600.0)
+    (world.root / "etc/kmodd/kmodd.conf").parent.mkdir(parents=True, exist_ok=True)
+    (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nStuckAfterSec=7\n")
+    assert not view.is_current()
+    assert watch.changed()
+    (world.root / "etc/kmodd/kmodd.conf").unlink()
+    assert view.is_current(), "and nothing of that stands in its memory"
+    (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nStuckAfterSec=70\n")
+    assert not view.is_current(), "though what is new here is not watched yet"
+    watch.set(wanted)
+    assert not view.is_current()
 
 
 # -- nobody's will is fought --------------------------------------------------------------------------------------
@@ -698,7 +731,7 @@ def test_a_broken_policy_at_the_first_start_does_not_fall_open(
 
 def test_an_edited_kmodd_conf_or_rule_is_noticed_where_files_are_watched(world: World) -> None:
     configure(world, "StuckAfterSec=7")
-    world.line.view.watched = True
+    world.watch()
     (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nStuckAfterSec=70\nPolicy=enforce\n")
     world.line.refresh()
     assert (world.line.view.settings.stuck_after, world.line.guard.mode) == (70, "enforce")

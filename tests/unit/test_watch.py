@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import selectors
@@ -234,6 +235,36 @@ def test_links_in_a_circle_and_a_file_in_place_of_a_directory(tmp_path: Path, wa
         watch.set(wanted)
 
 
+@pytest.mark.parametrize("change", CHANGES)
+def test_its_state_is_another_one_after_each_change(tmp_path: Path, watch: Watch, change: str) -> None:
+    """It is known at once: nobody need have been woken, nor have asked whether anything changed."""
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    file = entry(folder)
+    assert watch.state() is None, "nothing is watched yet"
+    watch.set([str(folder)])
+    before = watch.state()
+    assert before is not None
+    file.read_text()
+    assert watch.state() == before
+    CHANGES[change](folder, file)
+    assert watch.state() is None
+    assert watch.changed()
+    assert watch.state() is None, "what came is not looked at yet: a new directory is not watched"
+    watch.set([str(folder)])
+    assert not watch.changed(), "nothing but that a watch was dropped"
+    assert watch.state() not in (before, None)
+
+
+def test_what_cannot_be_watched_has_no_state(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(inotify_simple.INotify, "add_watch", full)
+    assert watch.set([str(tmp_path)])
+    assert watch.state() is None
+
+
 @pytest.mark.root
 def test_a_mount_over_a_directory_is_noticed(tmp_path: Path, watch: Watch) -> None:
     """What merging a system extension is (systemd-sysext(8)); a mount elsewhere is none of our business."""
@@ -244,9 +275,11 @@ def test_a_mount_over_a_directory_is_noticed(tmp_path: Path, watch: Watch) -> No
     mounted = []
     try:
         for folder, counts in ((elsewhere, False), (tmp_path / "usr", True)):
+            before = watch.state()
             subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
             mounted.append(folder)
-            assert wakes(watch)
+            assert watch.state() != before
+            assert wakes(watch), "who asks for the state takes nothing from the loop"
             assert watch.changed() is counts
             watch.set([str(tree)])
         tree.mkdir(parents=True)
