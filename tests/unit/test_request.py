@@ -121,6 +121,26 @@ def test_a_real_device_makes_a_synthetic_wish_real() -> None:
     assert request.device_count == 3
 
 
+def test_what_comes_now_goes_before_a_look_at_what_was_there() -> None:
+    backlog = Backlog()
+    for name in ("a", "b", "c"):
+        backlog.add(device(name, "there", synthetic=True))
+    backlog.add(device("d", "new"))
+    backlog.add(device("b", "new"))
+    assert [request.text for request in iter(backlog.take, None)] == ["d", "b", "a", "c"]
+
+
+def test_what_is_put_back_comes_first_among_its_like() -> None:
+    backlog = Backlog()
+    for name in ("a", "b"):
+        backlog.add(device(name, "there", synthetic=True))
+    first = backlog.take()
+    assert first is not None
+    backlog.add(device("c", "new"))
+    backlog.put_back(first)
+    assert [request.text for request in iter(backlog.take, None)] == ["c", "a", "b"]
+
+
 def test_no_room_is_said_and_equal_wishes_still_join() -> None:
     backlog = Backlog(limit=2)
     assert backlog.add(device("a", "1"))
