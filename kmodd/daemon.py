@@ -123,6 +123,8 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._ready_by: float | None = None
         self._ready_text = ""
+        self._opens_trace = False
+        """It is time to see who makes the kernel ask."""
         self._socket_empty = False
         self._pauses: dict[KernelEvents | KernelMessages, float] = {}
         """Sources that are not looked at, until when (time.monotonic)."""
@@ -211,8 +213,7 @@ class Daemon:
         if not line.intake.boot_left or line.view.no_tree or time.monotonic() >= self._ready_by:
             self._ready_by = None
             self._notify.ready(self._ready_text)
-            if self._kernel:
-                self._kernel.open_trace()  # takes long; the kernel is told of its helper only after READY
+            self._opens_trace = self._kernel is not None
 
     def _speak(self) -> None:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
@@ -274,6 +275,9 @@ class Daemon:
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
+        if self._opens_trace and self._kernel:
+            self._opens_trace = False
+            self._kernel.open_trace()  # takes long; the kernel is told of its helper only after READY
         for job in self._line.carrier.take_ended():
             self._callers.ended(job)
             if self._kernel:
