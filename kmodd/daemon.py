@@ -12,7 +12,6 @@ import selectors
 import signal
 import socket
 import time
-from typing import TypeVar
 
 from kmodd import outcome as telling
 from kmodd.callers import Callers
@@ -42,6 +41,9 @@ from kmodd.uevent import Uevent
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    _Source = TypeVar("_Source")
 
 EVENTS_AT_ONCE = 1024
 """Datagrams read in one go; only when fewer came is the socket empty."""
@@ -62,9 +64,6 @@ which its log is left alone after each look: a module says much in a moment, and
 
 LOOK_AGAIN = 5.0
 """Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
-
-
-_Source = TypeVar("_Source")
 
 
 def _or_none(opens: Callable[[], _Source]) -> _Source | None:
