@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Final, Literal
 
     ByteOrder = Literal["little", "big"]
+else:
+    ByteOrder = str
 
 _MISSED: Final = 1 << 31
 """RB_MISSED_EVENTS in the header's length: events before this page were overwritten."""
