@@ -13,6 +13,8 @@ import select
 import stat
 
 from kmodd.dataclass import dataclass, field
+from kmodd.host import inotify
+from kmodd.host.inotify import Event, Inotify
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ _MOST_LINKS = 40
 """Symbolic links on one path (path_resolution(7)); more are a loop."""
 _ATTEMPTS = 16
 """How often one call of `set` starts again because the directories change meanwhile."""
+
+_ENTRIES = inotify.CREATE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO | inotify.ONLYDIR
+_ALL = _ENTRIES | inotify.CLOSE_WRITE | inotify.ATTRIB
+_GONE = inotify.UNMOUNT | inotify.IGNORED
 
 _Key = tuple[int, int]
 """Device and inode of a directory: inotify has one watch for each, whatever path leads there."""
@@ -45,15 +51,8 @@ class Watch:
     """Watches directories. Reads and opens never wake it."""
 
     def __init__(self) -> None:
-        """Raises OSError where the kernel gives no inotify (EMFILE, ENOSYS), ImportError without the library."""
-        from inotify_simple import INotify, flags
-
-        entries = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO
-        self._entries = entries | flags.ONLYDIR
-        self._all = entries | flags.CLOSE_WRITE | flags.ATTRIB | flags.ONLYDIR
-        self._lost = flags.Q_OVERFLOW
-        self._gone = flags.UNMOUNT | flags.IGNORED
-        self._inotify = INotify()
+        """Raises OSError where the kernel gives no inotify (EMFILE, ENOSYS)."""
+        self._inotify = Inotify()
         # A descriptor of its own, because the mounts speak up by EPOLLPRI, which `selectors` cannot ask for.
         self._epoll = select.epoll()
         self._epoll.register(self._inotify.fileno(), select.EPOLLIN)
@@ -97,7 +96,7 @@ class Watch:
         watched: dict[int, _Place] = {}
         for place in plan.values():
             try:
-                mask = self._all if place.everything else self._entries
+                mask = _ALL if place.everything else _ENTRIES
                 watched[self._inotify.add_watch(place.path, mask)] = place
             except FileNotFoundError:
                 pass  # it went this moment: `set` looks again
@@ -111,18 +110,18 @@ class Watch:
 
     def changed(self) -> bool:
         """Empty the queue: whether anything has happened in the directories, or to them. Then call `set` again."""
-        happened = any(self._counts(event.wd, event.mask, event.name) for event in self._inotify.read(timeout=0))
+        happened = any(self._counts(event) for event in self._inotify.read())
         # No event tells of a mount: another directory stands there now.
         if happened or _look(self._directories)[0] != self._plan:
             self._stale = True
             return True
         return False
 
-    def _counts(self, number: int, mask: int, name: str) -> bool:
-        if mask & self._lost:
+    def _counts(self, event: Event) -> bool:
+        if event.mask & inotify.Q_OVERFLOW:
             return True
-        place = self._watched.get(number)  # None: said before its watch was taken off
-        return place is not None and (place.everything or name in place.names or bool(mask & self._gone))
+        place = self._watched.get(event.watch)  # None: said before its watch was taken off
+        return place is not None and (place.everything or event.name in place.names or bool(event.mask & _GONE))
 
     def close(self) -> None:
         """Let go of everything."""

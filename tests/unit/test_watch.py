@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import inotify_simple
 import pytest
 
+from kmodd.host import inotify
 from kmodd.host.watch import Watch
 
 
@@ -127,9 +127,8 @@ def test_a_thousand_changes_are_one(tmp_path: Path, watch: Watch) -> None:
 def test_a_queue_that_overflowed_counts(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """inotify(7): IN_Q_OVERFLOW comes with watch descriptor -1: what was lost, nobody knows."""
     watch.set([str(tmp_path)])
-    for mask, counts in ((inotify_simple.flags.Q_OVERFLOW, True), (inotify_simple.flags.IGNORED, False)):
-        lost = inotify_simple.Event(-1, int(mask), 0, "")
-        monkeypatch.setattr(watch._inotify, "read", lambda timeout, lost=lost: [lost])
+    for mask, counts in ((inotify.Q_OVERFLOW, True), (inotify.IGNORED, False)):
+        monkeypatch.setattr(watch._inotify, "read", lambda mask=mask: [inotify.Event(-1, mask, "")])
         assert watch.changed() is counts
 
 
@@ -370,9 +369,26 @@ def test_it_wakes_a_loop_that_sleeps(tmp_path: Path, watch: Watch) -> None:
     assert watch.changed()
 
 
-def test_the_library_is_loaded_by_whoever_watches_alone() -> None:
-    code = "import sys, kmodd.host.watch; print('inotify_simple' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+def test_names_come_as_they_are(tmp_path: Path) -> None:
+    """Empty for the directory itself, bytes that are no UTF-8, and the longest that there is."""
+    one = inotify.Inotify()
+    number = one.add_watch(str(tmp_path), inotify.CREATE | inotify.ATTRIB)
+    assert one.read() == []
+    names = ["a", os.fsdecode(b"\xff"), "n" * 255]
+    tmp_path.chmod(0o700)
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert [(event.watch, event.name) for event in one.read()] == [(number, name) for name in ["", *names]]
+    one.close()
+
+
+def test_what_the_kernel_refuses_has_its_reason(tmp_path: Path) -> None:
+    one = inotify.Inotify()
+    with pytest.raises(FileNotFoundError):
+        one.add_watch(str(tmp_path / "none"), inotify.CREATE)
+    with pytest.raises(OSError, match="Invalid argument"):
+        one.rm_watch(4711)
+    one.close()
 
 
 def test_closed_it_holds_nothing(tmp_path: Path) -> None:
