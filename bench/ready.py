@@ -2,7 +2,7 @@
 
     python3 bench/ready.py [--tree DIR] [--rounds N]
 
-The daemon is started as the installed launcher starts it, dry, on this machine's real devices and a full Debian tree.
+The daemon is started as `make install` leaves it, dry, on this machine's real devices and a full Debian tree.
 Rounds alternate; wall time, median and spread. Needs what kmodd needs at run time (README, Install).
 """
 
@@ -23,13 +23,6 @@ sys.path.insert(0, str(ROOT))
 from bench.rows import Row, row, table  # noqa: E402  (the line above makes it importable from anywhere)
 
 PYTHON = "/usr/bin/python3"
-LAUNCHER = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-sys.path.append("/usr/lib/python3/dist-packages")
-from kmodd.cli.__main__ import leave, main
-leave(main(["kmodd", *sys.argv[1:]]))
-"""
 
 
 def main() -> None:
@@ -49,9 +42,11 @@ def measure(tree: Path, rounds: int) -> list[Row]:
     """One row for the time, one for the memory."""
     times, memory = [], []
     with tempfile.TemporaryDirectory() as folder:
-        start_daemon(tree, Path(folder))  # writes byte code, fills caches
+        prefix = Path(folder, "usr")
+        subprocess.run(["make", "install", f"PREFIX={prefix}"], cwd=ROOT, check=True, capture_output=True)
+        start_daemon(prefix, tree, Path(folder))  # fills caches
         for _ in range(rounds):
-            seconds, kib = start_daemon(tree, Path(folder))
+            seconds, kib = start_daemon(prefix, tree, Path(folder))
             times.append((seconds * 1e3, bare() * 1e3))
             memory.append((kib / 1024, bare_memory() / 1024))
     return [
@@ -60,7 +55,7 @@ def measure(tree: Path, rounds: int) -> list[Row]:
     ]
 
 
-def start_daemon(tree: Path, folder: Path) -> tuple[float, int]:
+def start_daemon(prefix: Path, tree: Path, folder: Path) -> tuple[float, int]:
     """(seconds from exec to READY=1, KiB resident then) of one start."""
     path = folder / "notify"
     path.unlink(missing_ok=True)
@@ -69,7 +64,7 @@ def start_daemon(tree: Path, folder: Path) -> tuple[float, int]:
         manager.settimeout(60)
         begin = time.perf_counter()
         daemon = subprocess.Popen(
-            [PYTHON, "-ISXutf8", "-c", LAUNCHER, "run", "--here", str(tree), "--socket", str(folder / "io.kmodd")],
+            [str(prefix / "bin/kmodd"), "run", "--here", str(tree), "--socket", str(folder / "io.kmodd")],
             env={**os.environ, "NOTIFY_SOCKET": str(path)}, stdout=subprocess.DEVNULL, cwd="/",
         )  # fmt: skip
         try:

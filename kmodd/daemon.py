@@ -6,23 +6,24 @@ before anything is resolved, whatever a module does.
 
 from __future__ import annotations
 
+import gc
 import os
 import selectors
 import signal
 import socket
 import time
-from typing import TypeVar
 
 from kmodd import outcome as telling
 from kmodd.callers import Callers
 from kmodd.dataclass import dataclass
 from kmodd.firmware import WORD as FIRMWARE_WORD
-from kmodd.host import control, privilege, sources
+from kmodd.host import privilege, sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Lane, Loaders, reap
 from kmodd.host.notify import Notify
+from kmodd.host.places import CONTROL_SOCKET
 from kmodd.host.requests import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
 from kmodd.host.settings import read_boot_list, settings_directories
 from kmodd.host.sources import KernelEvents, Overrun, Refused
@@ -41,6 +42,9 @@ from kmodd.uevent import Uevent
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    _Source = TypeVar("_Source")
 
 EVENTS_AT_ONCE = 1024
 """Datagrams read in one go; only when fewer came is the socket empty."""
@@ -63,9 +67,6 @@ LOOK_AGAIN = 5.0
 """Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
 
 
-_Source = TypeVar("_Source")
-
-
 def _or_none(opens: Callable[[], _Source]) -> _Source | None:
     """What a kernel or a sandbox may not give: one does with less."""
     try:
@@ -83,7 +84,7 @@ class Settings:
     """A spawner makes loaders; else systemd does."""
     run: bool = False
     """It is the machine's own: it keeps below /run what a later daemon has to know, and answers the kernel."""
-    control_path: str = control.CONTROL_SOCKET
+    control_path: str = CONTROL_SOCKET
     receive_buffer: int = sources.RECEIVE_BUFFER
     """Bytes."""
 
@@ -91,8 +92,13 @@ class Settings:
 class Daemon:
     """One for each machine. `run` returns when it is told to stop."""
 
-    def __init__(self, tree: Tree, journal: Journal, notify: Notify, settings: Settings) -> None:
-        """Opens the kernel's group and the control socket, so nothing falls between. Raises OSError, ImportError."""
+    def __init__(
+        self, tree: Tree, journal: Journal, notify: Notify, settings: Settings, first: socket.socket | None = None
+    ) -> None:
+        """Opens the kernel's group and the control socket, so nothing falls between. Raises OSError, ImportError.
+
+        `first`: a connection to a loader that systemd makes, if it was asked for already.
+        """
         self._tree = tree
         self._journal = journal
         self._notify = notify
@@ -104,7 +110,7 @@ class Daemon:
         self._events = KernelEvents(settings.receive_buffer)
         self._control = ControlSocket(settings.control_path)
         spawner = Spawner(Trusted.below(tree.root)) if settings.spawn_loaders and not settings.dry_run else None
-        self._loaders = None if settings.dry_run else Loaders(spawner)
+        self._loaders = None if settings.dry_run else Loaders(spawner, first)
         self._log: KernelMessages | None = _or_none(KernelMessages)
         self._files: Watch | None = _or_none(Watch)
         self._missing: tuple[str, ...] = ()
@@ -164,7 +170,7 @@ class Daemon:
 
     def _start(self) -> None:
         if self._loaders:
-            self._loaders.keep_spare()  # it starts while the indexes are read
+            self._loaders.keep_spare()  # where it was not asked for before: it starts while the indexes are read
         self._watch_tree()
         self._line.reload()
         self._line.others.adopt()
@@ -213,6 +219,8 @@ class Daemon:
         if not line.intake.boot_left or line.view.no_tree or time.monotonic() >= self._ready_by:
             self._ready_by = None
             self._notify.ready(self._ready_text)
+            gc.freeze()
+            gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
             self._opens_trace = self._kernel is not None
 
     def _speak(self) -> None:

@@ -6,7 +6,6 @@ Devices wait in the backlog, where equal wishes are one; whoever waits for an an
 from __future__ import annotations
 
 import os
-from typing import Literal
 
 from kmodd import outcome as telling
 from kmodd.answers import Answers
@@ -23,9 +22,10 @@ from kmodd.view import View
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Literal
 
-Replay = Literal["", "all", "drift"]
-"""What of sysfs is to be looked at again: nothing, every device, those without a driver."""
+    Replay = Literal["", "all", "drift"]
+    """What of sysfs is to be looked at again: nothing, every device, those without a driver."""
 
 
 class Intake:

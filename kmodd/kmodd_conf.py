@@ -12,12 +12,11 @@ with its place; everything else counts.
 from __future__ import annotations
 
 import re
-from typing import get_args
 
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Problem, Where
 from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile
-from kmodd.policy_d import Mode
+from kmodd.policy_d import MODES, Mode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ _NUMBERS = {
     "ReconcileSec": ("reconcile_every", 1, 7 * 86400),
     "AutocleanSec": ("autoclean_after", 1, 86400),
 }
-_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", get_args(Mode))}
+_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", MODES)}
 _LISTS = {"Autoclean": "autoclean", "SealRequires": "seal_requires"}
 _KEYS = (*_BEYOND, *_SWITCHES, *_NUMBERS, *_WORDS, *_LISTS)
 

@@ -9,9 +9,7 @@ that it is not root. So `uid=0` never holds for it and `uid=!0` always does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, NamedTuple
 
 from kmodd import glob, glob_regex
 from kmodd.dataclass import dataclass
@@ -35,8 +33,11 @@ from kmodd.requester import Requester
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Final
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Final, Literal
+
+    _Holds = Literal["yes", "no", "maybe"]
+    _Check = Callable[["_Case"], _Holds]
 
 SEALED: Final = "sealed, and no rule allows it"
 """What stands in place of a rule's text where the seal alone refuses."""
@@ -149,10 +150,9 @@ def load(mode: Mode, parsed: Parsed) -> Policy | tuple[Problem, ...]:
 
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_Holds = Literal["yes", "no", "maybe"]
 
-
-class _Case(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Case:
     """What is judged: one module, for one of the devices."""
 
     asking: Asking
@@ -160,9 +160,6 @@ class _Case(NamedTuple):
     """With `_`."""
     device: str
     """Empty: no device wants it."""
-
-
-_Check = Callable[[_Case], _Holds]
 
 
 def _can_hold(rule: Rule, origin: Origin) -> bool:

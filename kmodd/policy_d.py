@@ -17,7 +17,6 @@ Which of several files are read, and in what order: as with modprobe.d (`modprob
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
@@ -27,23 +26,29 @@ from kmodd.names import underscores
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Final
+    from typing import Final, Literal
 
-Verdict = Literal["allow", "deny", "log"]
+    Verdict = Literal["allow", "deny", "log"]
+    Mode = Literal["off", "observe", "enforce"]
+    Phase = Literal["boot", "running", "sealed"]
+    Key = Literal[
+        "origin", "request", "module", "subsystem", "device", "uid", "unit", "container", "exe", "phase", "flag",
+    ]  # fmt: skip
+else:
+    Verdict = Mode = Phase = Key = str
+
+VERDICTS: Final[tuple[Verdict, ...]] = ("allow", "deny", "log")
 """log: allowed, and the record says that this rule saw it."""
-Mode = Literal["off", "observe", "enforce"]
+MODES: Final[tuple[Mode, ...]] = ("off", "observe", "enforce")
 """off: nothing is judged. observe: what would have been refused is recorded as such, and loaded. enforce: refused."""
-Phase = Literal["boot", "running", "sealed"]
+PHASES: Final[tuple[Phase, ...]] = ("boot", "running", "sealed")
 """boot: until the first coldplug is answered. sealed: after `kmodd seal`; then what no rule allows is refused."""
-Key = Literal[
+KEYS: Final[tuple[Key, ...]] = (
     "origin", "request", "module", "subsystem", "device", "uid", "unit", "container", "exe", "phase", "flag",
-]  # fmt: skip
-
-VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
-KEYS: Final[tuple[Key, ...]] = get_args(Key)
+)  # fmt: skip
 WORDS: Final[dict[str, tuple[str, ...]]] = {
     "origin": ("uevent", "coldplug", "request", "boot", "operator", "reconcile"),
-    "phase": get_args(Phase),
+    "phase": PHASES,
     "container": ("yes", "no"),
 }
 """Key → all that may stand there. The origins are those of `kmodd.request`."""

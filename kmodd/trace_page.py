@@ -9,16 +9,17 @@ sizes are those of `events/header_page`). What an event means, its `format` file
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Final, Literal
 
-ByteOrder = Literal["little", "big"]
+    ByteOrder = Literal["little", "big"]
+else:
+    ByteOrder = str
 
 _MISSED: Final = 1 << 31
 """RB_MISSED_EVENTS in the header's length: events before this page were overwritten."""

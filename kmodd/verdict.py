@@ -7,13 +7,18 @@ info, else error. What each errno means: kernel/module/main.c and signing.c.
 from __future__ import annotations
 
 import errno as errors
-from typing import Literal
 
 from kmodd.dataclass import dataclass
 from kmodd.outcome import ERR, INFO, NOTICE, WARNING, Verdict
 
-Lockdown = Literal["", "none", "integrity", "confidentiality"]
-"""kernel_lockdown(7); empty: the kernel has none, or does not tell."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Lockdown = Literal["", "none", "integrity", "confidentiality"]
+    """kernel_lockdown(7); empty: the kernel has none, or does not tell."""
+else:
+    Lockdown = str
 
 
 @dataclass(frozen=True, slots=True)

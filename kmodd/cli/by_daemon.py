@@ -11,9 +11,9 @@ import os
 from kmodd.cli.call import NotRunning, Refused, call
 from kmodd.cli.messages import ERR, Messages
 from kmodd.cli.modprobe_act import How, tell_insertion, tell_missing, tell_removal
-from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.kernel_log import KernelLog
 from kmodd.host.local import must_not_wait
+from kmodd.host.places import CONTROL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 from kmodd.cli.options import BadOption, Options
-from kmodd.daemon import Daemon, Settings
 from kmodd.errors import KmoddError, NoTree
-from kmodd.host.control import CONTROL_SOCKET
-from kmodd.host.journal import open_journal
+from kmodd.host import loader_socket
 from kmodd.host.notify import Notify
-from kmodd.host.tree import Tree
-from kmodd.outcome import DEBUG, INFO
+from kmodd.host.places import CONTROL_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from kmodd.host.tree import Tree
 
 USAGE = f"""usage: kmodd run [OPTION…]
 
@@ -46,9 +50,17 @@ def main(argv: list[str]) -> int:
     if "h" in given:
         print(USAGE, end="")
         return 0
-    root, socket = given.get("root", ""), given.get("socket", CONTROL_SOCKET)
-    notify = Notify()
+    root, path = given.get("root", ""), given.get("socket", CONTROL_SOCKET)
+    gc.disable()  # until READY
     try:
+        notify = Notify()
+        first_loader = _ask_for_loader() if notify.under_systemd and not {"dry-run", "here"} & given.keys() else None
+        # Only here: that loader, another Python, starts while this one has its imports, which take as long.
+        from kmodd.daemon import Daemon, Settings
+        from kmodd.host.journal import open_journal
+        from kmodd.host.tree import Tree
+        from kmodd.outcome import DEBUG, INFO
+
         tree = Tree(root=root, release=given.get("kernel"))
         if tree.guessed:
             print(f"kmodd run: kernel {tree.release}, the only one below {root}", file=sys.stderr)
@@ -59,15 +71,23 @@ def main(argv: list[str]) -> int:
         settings = Settings(
             dry_run=dry_run,
             spawn_loaders=not notify.under_systemd,
-            control_path=_control_path(socket),
-            run=not (dry_run or root) and os.geteuid() == 0 and socket == CONTROL_SOCKET,
+            control_path=_control_path(path),
+            run=not (dry_run or root) and os.geteuid() == 0 and path == CONTROL_SOCKET,
         )
-        daemon = Daemon(tree, journal, notify, settings)
+        daemon = Daemon(tree, journal, notify, settings, first_loader)
     except (KmoddError, OSError, ImportError) as error:
         print(f"kmodd run: {error}", file=sys.stderr)
         return 1
     daemon.run()
     return 0
+
+
+def _ask_for_loader() -> socket.socket | None:
+    """A connection to a loader that systemd makes; None: none to be had now, the daemon asks again."""
+    try:
+        return loader_socket.connect()
+    except OSError:
+        return None
 
 
 def _control_path(path: str) -> str:
@@ -84,6 +104,8 @@ def _control_path(path: str) -> str:
 
 def _here(tree: Tree, fixture: str, dry_run: bool) -> tuple[Tree, bool]:
     """What of a real run this machine allows: the tree to use, and whether it stays dry. Says why in one line."""
+    from kmodd.host.tree import Tree  # after the first loader, as in `main`
+
     why = []
     if not os.path.exists(f"{tree.root}/proc/modules"):
         why.append("this kernel cannot load modules")

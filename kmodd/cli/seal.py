@@ -11,11 +11,11 @@ from collections import Counter
 
 from kmodd.cli.call import NotRunning, Refused, call
 from kmodd.errors import NoTree
-from kmodd.host.control import CONTROL_SOCKET
 from kmodd.host.journal import open_journal
 from kmodd.host.journal_reader import journal_records
 from kmodd.host.kernel_facts import MODULES_DISABLED
 from kmodd.host.loaded import read_loaded
+from kmodd.host.places import CONTROL_SOCKET
 from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from kmodd.cli.call import NotRunning, Refused, call
-from kmodd.host.control import CONTROL_SOCKET
+from kmodd.host.places import CONTROL_SOCKET
 
 
 def _seconds(text: str) -> float:

@@ -7,7 +7,7 @@ import json
 import sys
 
 from kmodd.cli.call import NotRunning, call
-from kmodd.host.control import CONTROL_SOCKET
+from kmodd.host.places import CONTROL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import struct
 import kmodd
 from kmodd.dataclass import dataclass
 from kmodd.host.listening import Listening
+from kmodd.host.places import CONTROL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     import varlink
 
-CONTROL_SOCKET = "/run/kmodd/io.kmodd"
 MAX_CONNECTIONS = 64
 MAX_FRAME = 64 * 1024
 """Bytes of one call, its NUL included."""

@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import time
 
 from kmodd.dataclass import dataclass
+from kmodd.host import loader_socket
 from kmodd.host.acts import Call, Reply, StopCall
 from kmodd.host.loader import MAX_STEP, decode_reply, encode_call
 from kmodd.host.spawner import Spawner
 from kmodd.host.stack import StackQuestion
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
 STILLBORN_PAUSE = 5.0
 """Seconds before another spare is started after a loader that died at birth."""
-
-LOADER_SOCKET = "/run/kmodd/loader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +93,11 @@ def open_lane(spawner: Spawner | None) -> Lane:
 
     Raises OSError: no such socket, connection refused, the spawner is gone.
     """
-    if spawner is not None:
-        connection = spawner.connect()
-    else:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        try:
-            connection.connect(LOADER_SOCKET)
-        except OSError:
-            connection.close()
-            raise
+    return lane_on(loader_socket.connect() if spawner is None else spawner.connect())
+
+
+def lane_on(connection: socket.socket) -> Lane:
+    """The lane of a loader by its connection."""
     connection.setblocking(False)
     return Lane(connection)
 
@@ -115,11 +113,11 @@ class Loaders:
     init, and the line after a crash, go on at once.
     """
 
-    def __init__(self, spawner: Spawner | None) -> None:
-        """`spawner` None: systemd makes them."""
+    def __init__(self, spawner: Spawner | None, first: socket.socket | None = None) -> None:
+        """`spawner` None: systemd makes them. `first`: a connection to one that was asked for already."""
         self._spawner = spawner
         self._not_before = 0.0
-        self.idle: list[Lane] = []
+        self.idle: list[Lane] = [] if first is None else [lane_on(first)]
 
     def get(self) -> Lane:
         """One at hand, or a new one. Raises OSError where there is no way to a loader."""

@@ -1,4 +1,4 @@
-"""Where a system keeps its module trees and its configuration, as printed: without `--root`."""
+"""Where a system keeps its module trees and its configuration, as printed: without `--root`; and our sockets."""
 
 from __future__ import annotations
 
@@ -14,3 +14,7 @@ CONFIG_DIRS = (
 TREES = ("/lib/modules", "/usr/lib/modules")
 SOFTDEP_FILES = ("modules.softdep", "modules.weakdep")
 """Configuration that depmod leaves in a tree."""
+
+CONTROL_SOCKET = "/run/kmodd/io.kmodd"
+LOADER_SOCKET = "/run/kmodd/loader"
+"""systemd's (kmodd-loader.socket)."""

@@ -1,8 +1,8 @@
 """Where events come from: the kernel's netlink group, and sysfs for what was there before us.
 
-pyudev opens the monitor; the datagrams are read here. `Monitor.poll` would cost four times as much an event and
-never recovers from an overflow (pyudev issue 194); `recvmsg` gives the sender's credentials and an errno that
-clears itself.
+A socket of our own, not pyudev's monitor: importing pyudev is an eighth of a start, its `Monitor.poll` costs four times
+as much an event and never recovers from an overflow (pyudev issue 194); `recvmsg` gives the sender's credentials and an
+errno that clears itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 RECEIVE_BUFFER = 128 * 1024 * 1024
 """Bytes, as udevd asks for: room for 100,000 events and more. The kernel doubles it."""
+
+_NETLINK_KOBJECT_UEVENT = 15
+"""include/uapi/linux/netlink.h; the socket module has no name for it, nor for the next."""
+_SO_RCVBUFFORCE = 33
+"""include/uapi/asm-generic/socket.h: the same on all that kmodd knows (sparc and parisc alone differ)."""
+_FROM_KERNEL = 1
+"""The group to which the kernel sends; udevd sends to 2."""
 
 _DATAGRAM = 16384
 """Bytes. A uevent has at most 2,048 of variables and its path (include/linux/kobject.h)."""
@@ -62,24 +69,22 @@ class KernelEvents:
     def __init__(self, buffer_bytes: int = RECEIVE_BUFFER) -> None:
         """Join the group; `buffer_bytes` is forced with CAP_NET_ADMIN, else what the system allows.
 
-        Raises OSError where netlink is not to be had, ImportError where pyudev or libudev is not.
+        Raises OSError where netlink is not to be had.
         """
-        import ctypes
-
-        import pyudev  # only here: no tool and no reading verb pays for it
-
-        # libudev answers 1 for a buffer it has changed; pyudev would take the errno of an earlier call for the reason.
-        ctypes.set_errno(0)
-        self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_KOBJECT_UEVENT)
         self.buffer_forced = True
         try:
-            self._monitor.set_receive_buffer_size(buffer_bytes)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes)
         except OSError:
             self.buffer_forced = False
-        self._monitor.start()
-        self._socket = socket.socket(fileno=os.dup(self._monitor.fileno()))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.setblocking(False)
+        try:
+            self._socket.bind((0, _FROM_KERNEL))
+        except OSError:
+            self._socket.close()
+            raise
 
     def fileno(self) -> int:
         """For select."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pyudev
 
 from kmodd.host import sources
 from kmodd.host.sources import KernelEvents, Overrun, Refused, replay, speak
@@ -179,13 +179,46 @@ def test_a_message_of_another_process_is_refused(events: KernelEvents) -> None:
 
 
 @pytest.mark.root
-def test_an_errno_of_an_earlier_call_is_not_taken_for_ours() -> None:
-    """pyudev looks at ctypes' errno after `udev_monitor_set_receive_buffer_size`, which answers 1 for done."""
-    for stale in (errno.EINVAL, errno.EPERM):
-        ctypes.set_errno(stale)
-        events = KernelEvents(buffer_bytes=4096)
+def test_the_buffer_is_as_large_as_asked_for() -> None:
+    """More than net.core.rmem_max allows; the kernel doubles it (socket(7))."""
+    allowed = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    for size in (4096, 2 * allowed):
+        events = KernelEvents(buffer_bytes=size)
         assert events.buffer_forced
+        assert events._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * size
         events.close()
+
+
+@pytest.mark.root
+def test_libudev_hears_the_same(events: KernelEvents) -> None:
+    """pyudev's monitor beside ours: the same events, in the same order, with the same properties."""
+    witness = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+    witness.start()
+    devices = speaking_devices()[:20]
+    for event in devices:
+        poke(event)
+    # Devices of other tests may speak up between; ours are there in full.
+    heard = [device for _ in devices if (device := witness.poll(5)) is not None]
+    got = receive(events)
+    assert len(heard) == len(devices)
+    ours = {event.seqnum: event for event in got if isinstance(event, Uevent)}
+    for device in heard:
+        event = ours[device.sequence_number]
+        assert (event.action, event.devpath) == (device.action, device.device_path)
+        assert event.get("SUBSYSTEM") == device.subsystem
+        assert event.get("MODALIAS") == device.properties.get("MODALIAS")
+
+
+def test_libudev_finds_the_same_devices() -> None:
+    """pyudev lists what sends events; the root of a subsystem does not, but may have the processors' alias."""
+    found = {
+        device.device_path: device.subsystem
+        for device in pyudev.Context().list_devices()
+        if (device.attributes.get("modalias") or b"").strip()
+    }
+    ours = {event.devpath: event.subsystem for event in replay("") if not event.devpath.startswith("/devices/system/")}
+    assert ours == {path: name for path, name in found.items() if not path.startswith("/devices/system/")}
+    assert ours
 
 
 @pytest.mark.root

@@ -25,8 +25,9 @@ _SECONDS = 25  # of kt_slow's init, by the options line below
 _PROGRAM = """
 import os, select, socket, sys
 sys.path.insert(0, "/usr/lib/kmodd")
-from kmodd.host.lanes import LOADER_SOCKET, Lane
+from kmodd.host.lanes import Lane
 from kmodd.host.loader import InsmodCall, ProbeCall, RunCall
+from kmodd.host.places import LOADER_SOCKET
 from kmodd.host.stack import StackQuestion
 
 def lane():

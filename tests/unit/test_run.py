@@ -1,0 +1,70 @@
+"""`kmodd run` before there is a daemon: the first loader is asked for at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd.host.lanes import Loaders
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+from kmodd.cli import run
+def connect():
+    print("asked", "kmodd.daemon" in sys.modules, "kmodd.line" in sys.modules)
+    raise OSError
+run.loader_socket.connect = connect
+status = run.main(sys.argv[1:])
+print("kmodd.daemon" in sys.modules)
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def taken(tmp_path: Path) -> Iterator[str]:
+    """The control socket of another daemon: one that is started at the same path ends before it does anything."""
+    path = str(tmp_path / "io.kmodd")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        yield path
+
+
+def start(taken: str, *words: str, **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "--socket", taken, *words],
+        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "another kmodd is running" in done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_service_asks_for_a_loader_before_its_own_imports(taken: str, tmp_path: Path) -> None:
+    """And goes on where there is none."""
+    assert start(taken, NOTIFY_SOCKET=str(tmp_path / "notify")) == ["asked False False", "True"]
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",), ("--here", "fixtures/here")])
+def test_who_loads_nothing_or_has_a_spawner_asks_for_none(words: tuple[str, ...], taken: str, tmp_path: Path) -> None:
+    under_systemd = {"NOTIFY_SOCKET": str(tmp_path / "notify")} if words else {}
+    assert "asked" not in "".join(start(taken, *words, **under_systemd))
+
+
+def test_the_loader_that_was_asked_for_is_the_first_one_used() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        loaders = Loaders(None, ours)
+        loaders.keep_spare()
+        lane = loaders.get()
+        assert lane.fileno() == ours.fileno()
+        assert not ours.getblocking(), "the loop never waits for a loader"
+        assert not loaders.idle
+        lane.close()
