@@ -35,7 +35,7 @@ from kmodd.request import Removing, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 
@@ -58,15 +58,20 @@ class Callers:
     """Holds the calls that wait for something."""
 
     def __init__(
-        self, line: Line, socket: ControlSocket, notify: Notify, facts: dict[str, Any], lacks: Sequence[str] = ()
+        self,
+        line: Line,
+        socket: ControlSocket,
+        notify: Notify,
+        facts: dict[str, Any],
+        lacks: Callable[[], list[str]] = list,
     ) -> None:
-        """`facts`: what of `Status` never changes: release, root, dry_run. `lacks`: what was not to be had."""
+        """`facts`: what of `Status` never changes: release, root, dry_run. `lacks` says what was not to be had."""
         self._line = line
         self._socket = socket
         self._notify = notify
         self._facts = facts
         self._root = str(facts.get("root", ""))
-        self._lacks = tuple(lacks)
+        self._lacks = lacks
         self._settling: list[_Settling] = []
         self._loading: list[tuple[Request, Connection]] = []
         self._since = time.monotonic()
@@ -225,7 +230,7 @@ class Callers:
             "kernel.panic_on_oops=1: a module that crashes takes the machine down" if facts.panic_on_oops else "",
             "kernel.modules_disabled=1: nothing can be loaded until the next boot" if facts.modules_disabled else "",
         )
-        return [problem for problem in (*said, *self._lacks) if problem]
+        return [problem for problem in (*said, *self._lacks()) if problem]
 
 
 def _loaded(job: Job) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gc
 import os
-import selectors
 import signal
 import socket
 import time
 
 from kmodd import outcome as telling
+from kmodd.attention import Attention
 from kmodd.callers import Callers
 from kmodd.dataclass import dataclass
 from kmodd.firmware import WORD as FIRMWARE_WORD
@@ -58,10 +58,7 @@ SETTLED = 0.1
 SETTLED_AT_LAST = 0.5
 """Seconds after which they are read though more changes come."""
 
-PAUSE = 0.05
-"""Seconds for which the kernel's events are left to gather after a look at them while all lanes are at work, and for
-which its log is left alone after each look: a module says much in a moment, and waking up for each of it costs most.
-"""
+NO_WATCH = "no inotify: new modules and files are noticed with the next event only"
 
 LOOK_AGAIN = 5.0
 """Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
@@ -112,32 +109,25 @@ class Daemon:
         spawner = Spawner(Trusted.below(tree.root)) if settings.spawn_loaders and not settings.dry_run else None
         self._loaders = None if settings.dry_run else Loaders(spawner, first)
         self._log: KernelMessages | None = _or_none(KernelMessages)
-        self._files: Watch | None = _or_none(Watch)
+        self._files: Watch | None = None
         self._missing: tuple[str, ...] = ()
         """Files that were missing when the watch was set."""
         self._changed: tuple[float, float] | None = None
         """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
         memory = StandingFile(root=tree.root) if settings.run else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
-        self._line.view.watch = self._files
         self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
         if spawner:
             privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
         self._kernel: KernelRequests | None = None
-        self._callers = Callers(self._line, self._control, notify, facts, self._lacks())
-        self._selector = selectors.DefaultSelector()
+        self._callers = Callers(self._line, self._control, notify, facts, self._lacks)
+        self._attention = Attention()
         self._ready_by: float | None = None
         self._ready_text = ""
-        self._opens_trace = False
-        """It is time to see who makes the kernel ask."""
+        self._is_late = False
+        """What need not be there for the first load has been opened."""
         self._socket_empty = False
-        self._pauses: dict[KernelEvents | KernelMessages, float] = {}
-        """Sources that are not looked at, until when (time.monotonic)."""
-        self._heeded: set[KernelEvents | KernelMessages] = set()
-        """Sources that the selector looks at."""
-        self._watched: object = None
-        """The lanes and callers that the selector looks at."""
         self._seqnum = 0
         """The highest number that an event has carried so far."""
         self._stopping = False
@@ -147,9 +137,9 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
-        for source in (self._signals, self._control, self._files):
+        for source in (self._signals, self._control):
             if source is not None:
-                self._selector.register(source, selectors.EVENT_READ, source)
+                self._attention.always(source)
         self._start()
         while not self._stopping:
             self._wait()
@@ -166,12 +156,11 @@ class Daemon:
         self._journal.close()
         self._signals.close()
         self._wakeup.close()
-        self._selector.close()
+        self._attention.close()
 
     def _start(self) -> None:
         if self._loaders:
             self._loaders.keep_spare()  # where it was not asked for before: it starts while the indexes are read
-        self._watch_tree()
         self._line.reload()
         self._line.others.adopt()
         self._answer_the_kernel()
@@ -198,14 +187,14 @@ class Daemon:
             return
         if os.path.exists(HELPER_IS_SET):
             self._kernel.open_trace()  # after a crash under an enforced policy the kernel calls already
-        self._selector.register(self._kernel, selectors.EVENT_READ, self._kernel)
+        self._attention.always(self._kernel)
 
     def _lacks(self) -> list[str]:
         """What works less well here, in words."""
         has_modules = self._settings.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         lacks = {
             "no kernel log: a crash is told without the kernel's words (CAP_SYSLOG, /dev/kmsg)": self._log is None,
-            "no inotify: new modules and files are noticed with the next event only": self._files is None,
+            NO_WATCH: self._is_late and self._files is None,
             "no /proc/modules: each module is given to the kernel to see whether it is there": not has_modules,
             "no CAP_NET_ADMIN: the receive buffer is as small as the system allows": not self._events.buffer_forced,
         }
@@ -221,7 +210,20 @@ class Daemon:
             self._notify.ready(self._ready_text)
             gc.freeze()
             gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
-            self._opens_trace = self._kernel is not None
+
+    def _open_the_rest(self) -> None:
+        """What takes long and is not needed before there is something to load."""
+        self._is_late = True
+        if self._kernel:
+            self._kernel.open_trace()  # the kernel is told of its helper only after READY
+        self._files = self._line.view.watch = _or_none(Watch)
+        if self._files is None:
+            self._line.report.complain_once(NO_WATCH)
+            return
+        self._attention.always(self._files)
+        self._watch_tree()
+        now = time.monotonic()
+        self._changed = (now, now)  # since they were read
 
     def _speak(self) -> None:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
@@ -234,35 +236,37 @@ class Daemon:
     def _wait(self) -> None:
         """Wait until something speaks up, and read what it says."""
         now = time.monotonic()
-        self._watch()
-        self._watch_kernel(now)
-        for key, mask in self._selector.select(self._timeout(now)):
-            match key.data:
+        kernel = (self._events, self._log) if self._log else (self._events,)
+        speakers: tuple[Lane | StackQuestion, ...]
+        speakers = (*self._line.carrier.lanes, *self._reprobe.lanes, *self._line.carrier.questions)
+        spoken = self._attention.wait(kernel, speakers, self._control.connections, now, self._timeout(now))
+        for source, can_write in spoken:
+            match source:
                 case KernelEvents():
                     self._receive()
-                case Lane() if key.data in self._reprobe.lanes:
-                    self._reprobe.heard(key.data)
+                case Lane() if source in self._reprobe.lanes:
+                    self._reprobe.heard(source)
                 case Lane():
-                    self._line.carrier.heard(key.data)
+                    self._line.carrier.heard(source)
                 case StackQuestion():
-                    self._line.carrier.heard_stack(key.data)
+                    self._line.carrier.heard_stack(source)
                 case KernelMessages():
-                    self._pauses[key.data] = now + PAUSE
-                    if self._reprobe.heard_kernel(key.data.read(FIRMWARE_WORD)):
+                    self._attention.pause(source, now)
+                    if self._reprobe.heard_kernel(source.read(FIRMWARE_WORD)):
                         self._watch_tree()
                         self._reprobe.files_may_have_come()  # they may be there since the kernel looked
                 case Watch():
-                    if key.data.changed():
+                    if source.changed():
                         now = time.monotonic()
                         self._changed = (self._changed[0] if self._changed else now, now)
                 case KernelRequests():
-                    key.data.listen()
+                    source.listen()
                 case ControlSocket():
                     self._control.accept()
-                case Connection() if mask & selectors.EVENT_WRITE:
-                    self._control.send_rest(key.data)
+                case Connection() if can_write:
+                    self._control.send_rest(source)
                 case Connection():
-                    self._control.receive(key.data)
+                    self._control.receive(source)
                 case _:
                     self._signalled()
 
@@ -270,7 +274,7 @@ class Daemon:
         """One round of the line, then everything that is due."""
         now = time.monotonic()
         self._callers.listen()
-        if not self._socket_empty or self._events in self._pauses:
+        if not self._socket_empty or self._attention.is_paused(self._events):
             self._receive()
         if self._changed is not None and now >= self._read_changes_at():
             self._changed = None
@@ -283,9 +287,8 @@ class Daemon:
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
-        if self._opens_trace and self._kernel:
-            self._opens_trace = False
-            self._kernel.open_trace()  # takes long; the kernel is told of its helper only after READY
+        if self._ready_by is None and not self._is_late:
+            self._open_the_rest()
         for job in self._line.carrier.take_ended():
             self._callers.ended(job)
             if self._kernel:
@@ -320,9 +323,9 @@ class Daemon:
         """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams. The answer: how many."""
         received = self._events.receive(EVENTS_AT_ONCE)
         self._socket_empty = len(received) < EVENTS_AT_ONCE
-        self._pauses.pop(self._events, None)
-        if received and self._line.carrier.is_full():
-            self._pauses[self._events] = time.monotonic() + PAUSE
+        self._attention.no_pause(self._events)
+        if received and self._line.carrier.is_full():  # nothing could be done for more of them now
+            self._attention.pause(self._events, time.monotonic())
         lost = False
         for thing in received:
             match thing:
@@ -362,47 +365,6 @@ class Daemon:
                 case _:
                     self._stopping = True
 
-    def _watch(self) -> None:
-        """Have the selector look at just the lanes and callers that there are now."""
-        speakers: tuple[Lane | StackQuestion, ...] = (
-            *self._line.carrier.lanes, *self._reprobe.lanes, *self._line.carrier.questions,
-        )  # fmt: skip
-        if not self._control.connections:
-            if speakers == self._watched:
-                return
-            self._watched = speakers
-        else:
-            self._watched = None
-        wanted: dict[Lane | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
-        for caller in self._control.connections:
-            reading = 0 if caller.ended else selectors.EVENT_READ
-            wanted[caller] = reading | (selectors.EVENT_WRITE if caller.unsent else 0)
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.data, Lane | StackQuestion | Connection):
-                mask = wanted.pop(key.data, 0)
-                if not mask:
-                    self._selector.unregister(key.fileobj)
-                elif mask != key.events:
-                    self._selector.modify(key.fileobj, mask, key.data)
-        for new, mask in wanted.items():
-            self._selector.register(new, mask, new)
-
-    def _watch_kernel(self, now: float) -> None:
-        """Have the selector look at the kernel's events and log, but in their pauses."""
-        for source in (self._events, self._log):
-            if source is None:
-                continue
-            pauses = self._pauses.get(source, 0.0) > now
-            if not pauses:
-                self._pauses.pop(source, None)
-            is_watched = source in self._heeded
-            if pauses and is_watched:
-                self._selector.unregister(source)
-                self._heeded.discard(source)
-            elif not pauses and not is_watched:
-                self._selector.register(source, selectors.EVENT_READ, source)
-                self._heeded.add(source)
-
     def _timeout(self, now: float) -> float:
         """Seconds that the loop may sleep."""
         if (
@@ -412,7 +374,7 @@ class Daemon:
             or self._control.has_call()
         ):
             return 0.0
-        waits = [self._notify.watchdog_interval or 3600.0, *(until - now for until in self._pauses.values())]
+        waits = [self._notify.watchdog_interval or 3600.0]
         if self._line.view.no_tree:
             waits.append(LOOK_AGAIN)
         if (pause := self._journal.flush()) is not None:
@@ -423,4 +385,4 @@ class Daemon:
             changed,
         )  # fmt: skip
         waits += [deadline - now for deadline in deadlines if deadline is not None]
-        return max(0.0, min(waits))
+        return min(waits)

@@ -46,7 +46,7 @@ FLOORS = (
     # 4: programs
     {
         "kmodd.daemon", "kmodd.line", "kmodd.intake", "kmodd.view", "kmodd.guard", "kmodd.flights", "kmodd.others",
-        "kmodd.carrier", "kmodd.known", "kmodd.dispatch", "kmodd.patience", "kmodd.reprobe",
+        "kmodd.carrier", "kmodd.known", "kmodd.attention", "kmodd.dispatch", "kmodd.patience", "kmodd.reprobe",
         "kmodd.kernel_requests", "kmodd.report", "kmodd.callers",
         "kmodd.cli", "kmodd.cli.",
     },

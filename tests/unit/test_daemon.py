@@ -164,7 +164,7 @@ def test_settle_waits_for_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     it._reprobe._probes.clear()
     it._settle()
     assert len(told) == 1
-    for each in (it._events, it._control, it._log, it._files, it._signals, it._wakeup, it._selector):
+    for each in (it._events, it._control, it._log, it._files, it._signals, it._wakeup, it._attention):
         if each is not None:
             each.close()
 

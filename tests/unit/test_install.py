@@ -83,7 +83,9 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/lib/kmodd/kernel-helper",
         "/usr/lib/kmodd/kmodd-request",
         "/usr/lib/kmodd/varlink/server.py",
+        "/usr/lib/kmodd/inotify_simple.py",
         "/usr/lib/kmodd/licenses/varlink/LICENSE.txt",
+        "/usr/lib/kmodd/licenses/inotify_simple/LICENSE",
         "/usr/lib/systemd/catalog/kmodd.catalog",
         "/usr/lib/systemd/system/systemd-modules-load.service.d/kmodd.conf",
         "/usr/share/doc/kmodd/README.md",
@@ -213,9 +215,12 @@ def test_the_environment_cannot_change_what_is_imported(prefix: Path, tmp_path: 
 def test_the_distributions_modules_and_the_vendored_ones_are_within_reach(prefix: Path) -> None:
     launcher = (prefix / "bin/kmodd").read_text()
     paths = "".join(line + "\n" for line in launcher.splitlines() if line.startswith(("import sys", "sys.path")))
-    code = paths + "import systemd.daemon, elftools, varlink\nprint(varlink.__file__)"
+    code = paths + (
+        "import systemd.daemon, elftools, varlink, inotify_simple\n"
+        "print(varlink.__file__, inotify_simple.__file__)"
+    )
     done = run([PYTHON, "-BISXutf8", "-c", code])
-    assert done.stdout == f"{prefix}/lib/kmodd/varlink/__init__.py\n"
+    assert done.stdout == f"{prefix}/lib/kmodd/varlink/__init__.py {prefix}/lib/kmodd/inotify_simple.py\n"
 
 
 def test_bytes_that_are_not_utf8_pass_unchanged(prefix: Path) -> None:

@@ -1,0 +1,109 @@
+"""Whom the loop hears: some always, lanes and callers while they are there, the kernel with pauses. `Attention`."""
+
+from __future__ import annotations
+
+import selectors
+
+from kmodd.host.control import Connection
+from kmodd.host.kernel_log import KernelMessages
+from kmodd.host.lanes import Lane
+from kmodd.host.sources import KernelEvents
+from kmodd.host.stack import StackQuestion
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Protocol
+
+    class _Source(Protocol):
+        def fileno(self) -> int: ...
+
+
+PAUSE = 0.05
+"""Seconds for which what the kernel says is left to gather: a module says much in a moment, and to wake up for each
+word costs more than to hear it.
+"""
+
+
+class Attention:
+    """One selector. A change costs a system call, so only what is different from the last time is told to it."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._pauses: dict[KernelEvents | KernelMessages, float] = {}
+        self._heeded: set[KernelEvents | KernelMessages] = set()
+        self._speakers: object = None
+
+    def always(self, source: _Source) -> None:
+        """Listen to it from now on."""
+        self._selector.register(source, selectors.EVENT_READ, source)
+
+    def pause(self, source: KernelEvents | KernelMessages, now: float) -> None:
+        """Leave it alone for a while. `now`: time.monotonic."""
+        self._pauses[source] = now + PAUSE
+
+    def is_paused(self, source: KernelEvents) -> bool:
+        """It may have something to say that nobody has heard."""
+        return source in self._pauses
+
+    def no_pause(self, source: KernelEvents) -> None:
+        """Listen to it again."""
+        self._pauses.pop(source, None)
+
+    def wait(
+        self,
+        kernel: Iterable[KernelEvents | KernelMessages],
+        speakers: tuple[Lane | StackQuestion, ...],
+        callers: Iterable[Connection],
+        now: float,
+        timeout: float,
+    ) -> list[tuple[Any, bool]]:
+        """Wait at most `timeout` seconds. The answer: who speaks, or can be written to (True).
+
+        `kernel`: its events and log. `speakers`, `callers`: who there is now.
+        """
+        for source in kernel:
+            self._heed(source, now)
+        self._watch(speakers, callers)
+        timeout = min((timeout, *(until - now for until in self._pauses.values())))
+        found = self._selector.select(max(0.0, timeout))
+        return [(key.data, bool(mask & selectors.EVENT_WRITE)) for key, mask in found]
+
+    def _heed(self, source: KernelEvents | KernelMessages, now: float) -> None:
+        pauses = self._pauses.get(source, 0.0) > now
+        if not pauses:
+            self._pauses.pop(source, None)
+        if pauses == (source in self._heeded):
+            if pauses:
+                self._selector.unregister(source)
+                self._heeded.discard(source)
+            else:
+                self._selector.register(source, selectors.EVENT_READ, source)
+                self._heeded.add(source)
+
+    def _watch(self, speakers: tuple[Lane | StackQuestion, ...], callers: Iterable[Connection]) -> None:
+        masks = tuple((caller, _mask(caller)) for caller in callers)
+        if (speakers, masks) == self._speakers:
+            return
+        self._speakers = speakers, masks
+        wanted: dict[Lane | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
+        wanted.update(masks)
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.data, Lane | StackQuestion | Connection):
+                mask = wanted.pop(key.data, 0)
+                if not mask:
+                    self._selector.unregister(key.fileobj)
+                elif mask != key.events:
+                    self._selector.modify(key.fileobj, mask, key.data)
+        for new, mask in wanted.items():
+            if mask:
+                self._selector.register(new, mask, new)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._selector.close()
+
+
+def _mask(caller: Connection) -> int:
+    reading = 0 if caller.ended else selectors.EVENT_READ
+    return reading | (selectors.EVENT_WRITE if caller.unsent else 0)
