@@ -125,8 +125,8 @@ class Daemon:
         self._attention = Attention()
         self._ready_by: float | None = None
         self._ready_text = ""
-        self._is_late = False
-        """What need not be there for the first load has been opened."""
+        self._late = [self._open_watch, self._open_trace]
+        """What takes long and is not needed before there is something to load; one a round, the last one first."""
         self._socket_empty = False
         self._seqnum = 0
         """The highest number that an event has carried so far."""
@@ -194,7 +194,7 @@ class Daemon:
         has_modules = self._settings.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         lacks = {
             "no kernel log: a crash is told without the kernel's words (CAP_SYSLOG, /dev/kmsg)": self._log is None,
-            NO_WATCH: self._is_late and self._files is None,
+            NO_WATCH: self._files is None and not self._late,
             "no /proc/modules: each module is given to the kernel to see whether it is there": not has_modules,
             "no CAP_NET_ADMIN: the receive buffer is as small as the system allows": not self._events.buffer_forced,
         }
@@ -211,11 +211,11 @@ class Daemon:
             gc.freeze()
             gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
 
-    def _open_the_rest(self) -> None:
-        """What takes long and is not needed before there is something to load."""
-        self._is_late = True
+    def _open_trace(self) -> None:
         if self._kernel:
             self._kernel.open_trace()  # the kernel is told of its helper only after READY
+
+    def _open_watch(self) -> None:
         self._files = self._line.view.watch = _or_none(Watch)
         if self._files is None:
             self._line.report.complain_once(NO_WATCH)
@@ -287,8 +287,8 @@ class Daemon:
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
-        if self._ready_by is None and not self._is_late:
-            self._open_the_rest()
+        if self._ready_by is None and self._late:
+            self._late.pop()()
         for job in self._line.carrier.take_ended():
             self._callers.ended(job)
             if self._kernel:
