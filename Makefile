@@ -31,7 +31,7 @@ demo: needs $(VENV)/ready ## boot a real kernel with kmodd as its loader, plug d
 	@$(PY) -m tests.vm.demo $(ARGS)
 
 test: needs $(VENV)/ready ## set everything up and run lint and every test; TESTS=path::name narrows
-	@$(PY) -m pytest $(TESTS)
+	@$(PY) -m pytest $(if $(filter tests,$(TESTS)),--numprocesses auto --maxprocesses 4) $(TESTS)
 
 run: needs $(VENV)/ready ## the daemon on this host, from the checkout; dry where it cannot or may not load (ARGS=...)
 	@exec $(PY) -m kmodd.cli run --here fixtures/here $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 
 import pytest
@@ -30,7 +31,11 @@ settings.load_profile("kmodd")
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the run's one seed, or take it from KMODD_SEED; hypothesis gets the same."""
     os.umask(0o022)  # a loader takes no file that a group can write, and some users' files are so
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:  # by nohup, or for a job in the background
+            signal.signal(number, lambda *_: None)  # does the same here, and is not handed down to what tests start
     seed = int(os.environ.get("KMODD_SEED") or random.SystemRandom().randrange(2**32))
+    os.environ["KMODD_SEED"] = str(seed)  # for the processes of pytest-xdist
     config.stash[SEED] = seed
     if config.getoption("hypothesis_seed", None) is None:
         config.option.hypothesis_seed = str(seed)
@@ -50,7 +55,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(item: pytest.Item) -> int:
-    return max(number if item.get_closest_marker(name) else 0 for number, name in enumerate(SLOWEST_LAST, 1))
+    turn = max(number if item.get_closest_marker(name) else 0 for number, name in enumerate(SLOWEST_LAST, 1))
+    # With several processes the long ones come first: when the first guest boots, the others are through.
+    return -turn if hasattr(item.config, "workerinput") and not item.get_closest_marker("vm") else turn
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With several processes (`-n 2`) a file is one process's, and all files that boot guests are."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/vm" if nodeid.startswith("tests/vm/") else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 @pytest.fixture
@@ -84,7 +104,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The contract's last line, after pytest's own summary (which names each skipped test and why)."""
     counts = config.stash.get(COUNTS, None)
-    if counts is not None:
+    if counts is not None and not hasattr(config, "workerinput"):
         if CI and counts["skipped"]:
             print("in CI nothing may be skipped")
         if counts["failed"]:

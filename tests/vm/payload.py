@@ -5,9 +5,12 @@ A payload is copied over the guest's root before systemd starts, on a disk whose
 
 from __future__ import annotations
 
+import atexit
+import functools
 import shutil
 import stat
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -116,12 +119,22 @@ class Payload:
 
     def install_kmodd(self) -> None:
         """Add kmodd by its own `make install`, and enable its service as an administrator would."""
-        say("make install into the guest")
-        command = ["make", "-C", str(REPOSITORY), "install", f"DESTDIR={self.folder}", "PREFIX=/usr"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode != 0:
-            raise VmError(f"{' '.join(command)} gave {done.returncode}\n{done.stdout}")
+        shutil.copytree(_installed(), self.folder, symlinks=True, dirs_exist_ok=True)
         self.commands.append("systemctl enable kmodd.service")
+
+
+@functools.cache
+def _installed() -> Path:
+    """What `make install` makes; once for all guests of this process (some seconds), removed at its end."""
+    say("make install for the guests")
+    folder = Path(tempfile.mkdtemp(prefix="kmodd-installed-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tree = folder / "tree"  # the folder itself is for its owner alone, and the guest's root takes this one's mode
+    command = ["make", "-C", str(REPOSITORY), "install", f"DESTDIR={tree}", "PREFIX=/usr"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise VmError(f"{' '.join(command)} gave {done.returncode}\n{done.stdout}")
+    return tree
 
 
 def write_initrd(image: Image, payload: Payload, journal: str, target: Path) -> None:

@@ -69,11 +69,11 @@ def plug(machine: Machine, device: Device, timeout: float = 60.0) -> Plug:
     deadline = time.monotonic() + timeout
     while not device.modules <= set(machine.modules()) and time.monotonic() < deadline:
         time.sleep(0.3)
-    settle(machine)
+    running = settle(machine)
     after = machine.modules()
     answer.loaded = [name for name in reversed(after) if name not in before]
     answer.missing = device.modules - set(after)
-    if device.module in answer.loaded:
+    if running and device.module in answer.loaded:
         _wait_for_record(machine, device.module, mark)
     answer.records = machine.journal.after(mark)
     return answer
@@ -96,11 +96,13 @@ def remove(machine: Machine, plugged: Plug, timeout: float = 30.0) -> None:
         time.sleep(1.0)
 
 
-def settle(machine: Machine, timeout: float = 60.0) -> None:
-    """Wait until udevd, and kmodd where it runs, have nothing left to do."""
+def settle(machine: Machine, timeout: float = 60.0) -> bool:
+    """Wait until udevd, and kmodd where it runs, have nothing left to do; the answer: does it run?"""
     machine.run(f"udevadm settle --timeout={timeout:.0f}", timeout + 10)
-    if machine.run("systemctl is-active --quiet kmodd.service").status == 0:
+    running = machine.run("systemctl is-active --quiet kmodd.service").status == 0
+    if running:
         machine.check("kmodd settle", timeout + 10)
+    return running
 
 
 def stranger_faults(loads: list[ModuleLoad]) -> list[str]:

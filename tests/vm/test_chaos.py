@@ -1,6 +1,6 @@
 """Devices come and go while all around the daemon fails: afterwards the machine is as modprobe would have left it.
 
-`KMODD_CHAOS_SEC` seconds (default 120), of which the daemon lives undisturbed through the first half, so that its
+`KMODD_CHAOS_SEC` seconds (default 60), of which the daemon lives undisturbed through the first half, so that its
 memory can be compared. The seed stands in the run's head (KMODD_SEED repeats it). The table of faults is written to
 `$KMODD_CACHE/chaos.json`.
 """
@@ -31,7 +31,7 @@ from tests.vm.image import Image, cache_folder
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 
-_SECONDS = float(os.environ.get("KMODD_CHAOS_SEC") or 120)
+_SECONDS = float(os.environ.get("KMODD_CHAOS_SEC") or 60)
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(int(_SECONDS) + 420)]
 

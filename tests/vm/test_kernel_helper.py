@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 DROP_IN = "/run/systemd/system/kmodd.service.d"
 #: So late that a test sees the time between; as often as the tests want.
 LATE = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=10s\n"
-BROKEN = "[Unit]\\nStartLimitIntervalSec=5min\\n[Service]\\nRestartSec=200ms\\nExecStart=\\nExecStart=/bin/false\\n"
+LIMIT = "StartLimitIntervalSec=5min\\nStartLimitBurst=2\\n"
+BROKEN = f"[Unit]\\n{LIMIT}[Service]\\nRestartSec=200ms\\nExecStart=\\nExecStart=/bin/false\\n"
 TOLD = "requests for modules are refused"
 ACCEPT_LIMIT = 2.0  # seconds, of kmodd-request.c
 START = 12  # seconds that kt_slow starts
@@ -93,7 +94,8 @@ def _as_before(machine: Machine) -> None:
 FAILURES = {
     "stands still": (f"{_KILL} --signal=STOP kmodd", f"{_KILL} --signal=CONT kmodd"),
     "has no socket": ("mv /run/kmodd/request /run/kmodd/moved", "mv /run/kmodd/moved /run/kmodd/request"),
-    "is killed": (f"{_KILL} --signal=KILL kmodd", "systemctl start kmodd"),
+    # A start alone would wait for RestartSec= to be over.
+    "is killed": (f"{_KILL} --signal=KILL kmodd", "systemctl stop kmodd; systemctl start kmodd"),
 }
 
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 
 _SLOW = Device("edu", "kt_slow", {"driver": "edu"})
 _REFUSED = Device("pci-testdev", "kt_refuse", {"driver": "pci-testdev"})
-_SECONDS = 25  # of kt_slow's init, by the options line below
+_SECONDS = 12  # of kt_slow's init, by the options line below
 
 _PROGRAM = """
 import os, select, socket, sys

@@ -165,13 +165,18 @@ def clean(machine: Machine) -> None:
         machine.run(f"busybox rmmod {name} 2>/dev/null")
 
 
+@pytest.fixture(scope="module")
+def theirs(guest: Machine) -> list[Answer]:
+    """What Debian's tools say in the session."""
+    clean(guest)
+    return [ask(guest, command, KMODS) for command in SESSION]
+
+
 SAYS = re.compile(r"^\w+: ERROR: the kernel says: .*\n", re.MULTILINE)
 
 
-def test_same_words_and_status_as_kmod(guest: Machine, ours: str) -> None:
+def test_same_words_and_status_as_kmod(guest: Machine, ours: str, theirs: list[Answer]) -> None:
     """The whole session with Debian's tools, then with ours: byte for byte, but for what the kernel has logged."""
-    clean(guest)
-    theirs = [ask(guest, command, KMODS) for command in SESSION]
     clean(guest)
     mine = [ask(guest, command, ours) for command in SESSION]
     clean(guest)
