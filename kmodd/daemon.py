@@ -58,6 +58,9 @@ SETTLED = 0.1
 SETTLED_AT_LAST = 0.5
 """Seconds after which they are read though more changes come."""
 
+WATCH_LIMIT = 10.0
+"""Seconds after READY when files are watched though not all devices are answered."""
+
 NO_WATCH = "no inotify: new modules and files are noticed with the next event only"
 
 LOOK_AGAIN = 5.0
@@ -125,8 +128,10 @@ class Daemon:
         self._attention = Attention()
         self._ready_by: float | None = None
         self._ready_text = ""
-        self._late = [self._open_watch, self._open_trace]
-        """What takes long and is not needed before there is something to load; one a round, the last one first."""
+        self._opens_trace = settings.run
+        self._watch_by = 0.0
+        """When (time.monotonic) files are watched at the latest."""
+        self._line.view.watch_comes = True
         self._socket_empty = False
         self._seqnum = 0
         """The highest number that an event has carried so far."""
@@ -194,7 +199,7 @@ class Daemon:
         has_modules = self._settings.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         lacks = {
             "no kernel log: a crash is told without the kernel's words (CAP_SYSLOG, /dev/kmsg)": self._log is None,
-            NO_WATCH: self._files is None and not self._late,
+            NO_WATCH: not self._line.view.watched,
             "no /proc/modules: each module is given to the kernel to see whether it is there": not has_modules,
             "no CAP_NET_ADMIN: the receive buffer is as small as the system allows": not self._events.buffer_forced,
         }
@@ -206,16 +211,23 @@ class Daemon:
             return
         line = self._line
         if not line.intake.boot_left or line.view.no_tree or time.monotonic() >= self._ready_by:
-            self._ready_by = None
+            self._ready_by, self._watch_by = None, time.monotonic() + WATCH_LIMIT
             self._notify.ready(self._ready_text)
             gc.freeze()
             gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
 
-    def _open_trace(self) -> None:
-        if self._kernel:
+    def _open_late(self, now: float) -> None:
+        """What takes long and is not needed for the first load: one thing a round."""
+        if self._ready_by is not None:
+            return
+        if self._kernel and self._opens_trace:
+            self._opens_trace = False
             self._kernel.open_trace()  # the kernel is told of its helper only after READY
+        elif self._line.view.watch_comes and (self._line.devices_answered or now >= self._watch_by):
+            self._open_watch()
 
     def _open_watch(self) -> None:
+        self._line.view.watch_comes = False
         self._files = self._line.view.watch = _or_none(Watch)
         if self._files is None:
             self._line.report.complain_once(NO_WATCH)
@@ -287,8 +299,7 @@ class Daemon:
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
-        if self._ready_by is None and self._late:
-            self._late.pop()()
+        self._open_late(now)
         for job in self._line.carrier.take_ended():
             self._callers.ended(job)
             if self._kernel:
@@ -380,9 +391,10 @@ class Daemon:
         if (pause := self._journal.flush()) is not None:
             waits.append(pause)
         changed = self._read_changes_at() if self._changed is not None else None
+        watch = self._watch_by if self._line.view.watch_comes and self._watch_by else None
         deadlines = (
             self._callers.next_deadline(), self._line.next_tick(now), self._reprobe.next_tick(), self._ready_by,
-            changed,
+            changed, watch,
         )  # fmt: skip
         waits += [deadline - now for deadline in deadlines if deadline is not None]
         return min(waits)

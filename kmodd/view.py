@@ -55,6 +55,8 @@ class View:
         """Goes up when a plan that was made before may not be good any more."""
         self.watch: Watch | None = None
         """Says when a file may have changed; None: each look asks the files."""
+        self.watch_comes = False
+        """There will be one soon, and all files are asked then: until that, only what matches nothing has them asked."""
         self._asked: tuple[int | None, float] = (None, 0.0)
         """How the watch stood when the files were last found unchanged, and when (time.monotonic) that was."""
         self._loaded: Loaded | None = None
@@ -104,7 +106,7 @@ class View:
     @property
     def watched(self) -> bool:
         """Somebody says when a file may have changed."""
-        return self.watch is not None
+        return self.watch is not None or self.watch_comes
 
     def is_current(self) -> bool:
         """Nothing has changed on disk since it was read: a stat of each file, where the watch is not sure."""
