@@ -56,7 +56,7 @@ class View:
         self.watch: Watch | None = None
         """Says when a file may have changed; None: each look asks the files."""
         self.watch_comes = False
-        """There will be one soon, and all files are asked then: until that, only what matches nothing has them asked."""
+        """There will be one, and all files are asked then; until that only what matches nothing has them asked."""
         self._asked: tuple[int | None, float] = (None, 0.0)
         """How the watch stood when the files were last found unchanged, and when (time.monotonic) that was."""
         self._loaded: Loaded | None = None
