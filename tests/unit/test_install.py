@@ -213,7 +213,7 @@ def test_the_environment_cannot_change_what_is_imported(prefix: Path, tmp_path: 
 def test_the_distributions_modules_and_the_vendored_ones_are_within_reach(prefix: Path) -> None:
     launcher = (prefix / "bin/kmodd").read_text()
     paths = "".join(line + "\n" for line in launcher.splitlines() if line.startswith(("import sys", "sys.path")))
-    code = paths + "import systemd.daemon, elftools, varlink\nprint(varlink.__file__)"
+    code = paths + "import pyudev, systemd.daemon, elftools, varlink\nprint(varlink.__file__)"
     done = run([PYTHON, "-BISXutf8", "-c", code])
     assert done.stdout == f"{prefix}/lib/kmodd/varlink/__init__.py\n"
 
