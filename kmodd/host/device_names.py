@@ -2,6 +2,7 @@
 
 Whatever libudev is asked about a device, it reads the device's `uevent` file first. That takes the device's lock, for
 as long as a probe lasts, and cannot be killed: a child asks, and a device that it does not come back from has no name.
+Such a child is left behind, and ends when the lock is free.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ in the form without it, blanks are underscores."""
 def names_of(paths: Sequence[str]) -> dict[str, str]:
     r"""The names of devices, each a `/sys/…` path or a `/dev/…` node of this machine: by path, those that have one.
 
-    Maker and model, else the device's node. One line, blanks single, no `"`. Never an error: a device that went, one
-    whose lock is held, a machine without pyudev, libudev or udevd have no names.
+    Maker and model, else the device's node: a maker alone names no device. One line, blanks single, no `"`. Never an
+    error: a device that went, one whose lock is held, a machine without pyudev, libudev or udevd have no names.
     """
     try:
         import pyudev  # costs more than the rest of a program
@@ -98,8 +99,8 @@ def _name(context: Any, path: str) -> str:
     find = Devices.from_device_file if path.startswith("/dev/") else Devices.from_sys_path
     try:
         properties = find(context, os.fsencode(path)).properties
-        words = [next(filter(None, (_plain(properties.get(key, "")) for key in keys)), "") for keys in _WORDS]
-        return " ".join(filter(None, words)) or _plain(properties.get("DEVNAME", ""))
+        maker, model = (next(filter(None, (_plain(properties.get(key, "")) for key in keys)), "") for keys in _WORDS)
+        return f"{maker} {model}".strip() if model else _plain(properties.get("DEVNAME", ""))
     except (LookupError, OSError, ValueError):  # it went, or what it says is no text
         return ""
 
