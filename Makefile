@@ -4,7 +4,7 @@ PREFIX  ?= /usr
 DESTDIR ?=
 # The interpreter that kmodd is installed for and tested with: the distribution's, never a shim of the user's.
 PYTHON  ?= /usr/bin/python3
-# Where the distribution keeps python3-systemd and python3-pyelftools.
+# Where the distribution keeps python3-systemd, python3-pyudev and python3-pyelftools.
 DISTLIB ?= /usr/lib/python3/dist-packages
 
 # Everything that demo, test and run take from the distribution, and the only place where it is listed.

@@ -6,13 +6,18 @@ from kmodd.errors import Where
 from kmodd.plan import Because, Insmod, Plan, Skip, Step
 
 
-def text_of(plan: Plan) -> str:
-    """The plan for people, a line each, without the last LF."""
+def text_of(plan: Plan, name: str = "") -> str:
+    """The plan for people, a line each, without the last LF. `name`: of the device, if one is asked for."""
     steps, skips = plan.steps, plan.skips
-    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}"]
+    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}{quoted(name)}"]
     lines += [f"load {step.module} {_what(step)}   because {step.because}" for step in steps]
     lines += [f"skip {skip.module}   because {_why(skip)}" for skip in skips]
     return "\n".join(lines)
+
+
+def quoted(name: str) -> str:
+    """A device's name as it ends a line, after the two blanks that part columns. Nothing where there is none."""
+    return f'  "{name}"' if name else ""
 
 
 def json_line(kind: str, plan: Plan) -> str:

@@ -47,7 +47,7 @@ class Standing:
 
     def has_crashed(self, module: str, loaded: Loaded) -> bool:
         """It is not to be tried. After an oops the kernel keeps the name: where it does not have it, there was none."""
-        if loaded.modules and loaded.state(module) is None:
+        if not loaded.is_empty and loaded.state(module) is None:
             self.crashed.discard(module)
         return module in self.crashed
 

@@ -1,6 +1,7 @@
-"""`kmodd devices`: every device that says what it is, its driver, and the modules that match.
+"""`kmodd devices`: every device that says what it is, its driver, the modules that match, and what people call it.
 
-Only links and `modalias` files are read. They take no lock: a device whose probe hangs or crashed holds up nothing.
+Only links and `modalias` files are read. They take no lock: a device whose probe hangs or crashed holds up nothing, it
+only has no name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import sys
 
 from kmodd.catalog import lookup_or_nothing
 from kmodd.errors import NoTree
+from kmodd.explanation import quoted
 from kmodd.host import sources
+from kmodd.host.device_names import names_of
 from kmodd.host.tree import Tree
 
 
@@ -19,7 +22,8 @@ def main(argv: list[str]) -> int:
     """Exit 0; 1 with --unbound where a device without a driver has a module that matches; 3 no module tree."""
     parser = argparse.ArgumentParser(
         "kmodd devices",
-        description="List the devices that say what they are: path, driver (- for none) and the modules that match.",
+        description="List the devices that say what they are: path, driver (- for none), the modules that match, and "
+        "in quotes the name in udev's database, if it has one.",
     )
     parser.add_argument("--unbound", action="store_true", help="only those without a driver for which a module matches")
     parser.add_argument("--root", default="", metavar="DIR", help="prefix of every path that is read")
@@ -32,22 +36,24 @@ def main(argv: list[str]) -> int:
         print(f"kmodd devices: {error}", file=sys.stderr)
         return 3
     snapshot, loaded = tree.quick_snapshot(), tree.loaded()
-    found = False
+    lines: dict[str, str] = {}
     for event in sources.replay(options.root, unbound=options.unbound):
         names = dict.fromkeys(
             hit.module for alias in event.modaliases for hit in lookup_or_nothing(alias, snapshot)
         )  # fmt: skip
         if options.unbound and not names:
             continue
-        found = True
         states = {
             name: loaded.state(name) or ("builtin" if snapshot.catalog.is_builtin(name) else "") for name in names
         }
         words = [f"{name} ({state})" if state else name for name, state in states.items()]
-        line = f"{event.devpath}  {_driver(options.root + '/sys' + event.devpath)}  {', '.join(words) or '-'}\n"
-        sys.stdout.buffer.write(os.fsencode(line))
+        sysfs = f"/sys{event.devpath}"
+        lines[sysfs] = f"{event.devpath}  {_driver(options.root + sysfs)}  {', '.join(words) or '-'}"
+    called = {} if tree.root else names_of(list(lines))  # udev's database is of this machine
+    for sysfs, line in lines.items():
+        sys.stdout.buffer.write(os.fsencode(f"{line}{quoted(called.get(sysfs, ''))}\n"))
     sys.stdout.flush()
-    return 1 if options.unbound and found else 0
+    return 1 if options.unbound and lines else 0
 
 
 def _driver(folder: str) -> str:

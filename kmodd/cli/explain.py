@@ -86,7 +86,7 @@ def _explain(requests: list[str], tree: Tree, as_json: bool) -> int:
             resolve(Request(name, question.origin), snapshot, loaded, manner, tree.present) for name in question.names
         )
         plan = _joined(question, plans)
-        answer = json_line(question.kind, plan) if as_json else text_of(plan)
+        answer = json_line(question.kind, plan) if as_json else text_of(plan, _name(question, tree))
         sys.stdout.buffer.write(os.fsencode(answer + "\n"))
         if all(isinstance(entry, Skip) and entry.reason == "missing" for goal in plan.goals for entry in goal.entries):
             status = 1
@@ -94,6 +94,16 @@ def _explain(requests: list[str], tree: Tree, as_json: bool) -> int:
     for problem in snapshot.problems:
         _complain(problem.with_caret())
     return status
+
+
+def _name(question: Question, tree: Tree) -> str:
+    """What people call the device that is asked for. Udev's database is of this machine: nothing below another root."""
+    if question.kind not in ("sysfs", "dev") or tree.root:
+        return ""
+    from kmodd.host.device_names import names_of  # only for devices
+
+    name = names_of((question.text,)).get(question.text, "")
+    return name if name != question.text else ""
 
 
 def _joined(question: Question, plans: tuple[Plan, ...]) -> Plan:

@@ -216,7 +216,7 @@ def test_the_distributions_modules_and_the_vendored_ones_are_within_reach(prefix
     launcher = (prefix / "bin/kmodd").read_text()
     paths = "".join(line + "\n" for line in launcher.splitlines() if line.startswith(("import sys", "sys.path")))
     code = paths + (
-        "import systemd.daemon, elftools, varlink, inotify_simple\n"
+        "import pyudev, systemd.daemon, elftools, varlink, inotify_simple\n"
         "print(varlink.__file__, inotify_simple.__file__)"
     )
     done = run([PYTHON, "-BISXutf8", "-c", code])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
@@ -14,7 +13,7 @@ from kmodd.layer import Layer
 from kmodd.modprobe_d import Beyond, ConfFile
 from kmodd.names import ModuleName
 from kmodd.plan import Because, Insmod, Install, Plan, Skip
-from kmodd.procfs import NOTHING_LOADED, Loaded, LoadedModule, State
+from kmodd.procfs import NOTHING_LOADED, Loaded, State, parse_modules
 from kmodd.request import Origin, Request
 from kmodd.resolve import Manner, joined_params, manner_of, resolve
 from tests import rootfs
@@ -44,8 +43,8 @@ def plan(
 
 
 def having(**states: State) -> Loaded:
-    modules = {ModuleName(name): LoadedModule(ModuleName(name), 1, 0, (), state) for name, state in states.items()}
-    return Loaded(MappingProxyType(modules))
+    words = {"live": "Live", "coming": "Loading", "going": "Unloading"}
+    return parse_modules("".join(f"{name} 1 0 - {words[state]} 0x0\n" for name, state in states.items()))
 
 
 def steps(made: Plan) -> list[str]:
