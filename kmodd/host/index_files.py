@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
+
+from kmodd.host.held_signals import uninterrupted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 
 def replace_all(directory: str, files: Sequence[tuple[str, bytes]], mode: int = 0o644) -> None:
@@ -27,7 +28,7 @@ def replace_all(directory: str, files: Sequence[tuple[str, bytes]], mode: int = 
     try:
         for (path, _), (_, data) in zip(new, files, strict=True):
             _write(path, data, mode)
-        with _signals_held():
+        with uninterrupted():
             _rename_all(new)
     finally:
         _remove(path for path, _ in new)
@@ -115,13 +116,3 @@ def _sync(directory: str) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Let signals wait until this is over."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

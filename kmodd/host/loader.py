@@ -38,6 +38,7 @@ from kmodd.host.acts import (
     open_module,
     run_command,
 )
+from kmodd.host.held_signals import uninterrupted
 from kmodd.host.kernel import Kernel
 from kmodd.host.trusted import Trusted
 
@@ -186,10 +187,9 @@ _Step = InsmodCall | RmmodCall | CommandCall | ProbeCall
 
 def _answer(call: _Step, connection: socket.socket, kernel: Kernel, trusted: Trusted) -> int:
     """Do one step and say what came of it, with signals held back until both is done. The answer: its errno."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    reply = _carry_out(call, kernel, trusted)
-    connection.send(encode_reply(reply))
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with uninterrupted():
+        reply = _carry_out(call, kernel, trusted)
+        connection.send(encode_reply(reply))
     return reply.errno
 
 

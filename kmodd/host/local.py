@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import time
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import assert_never
 from kmodd.host.acts import LOADER_MARK, Reply, Stage, open_module, run_command
 from kmodd.host.calls import outcome_of
+from kmodd.host.held_signals import uninterrupted
 from kmodd.host.kernel import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.names import ModuleName, module_of_path
 from kmodd.outcome import Outcome, record
@@ -24,7 +24,7 @@ from kmodd.request import Removing, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 _BY_HAND = Because("asked", "")
 
@@ -138,16 +138,6 @@ class Machine:
     def tell(self, outcome: Outcome) -> None:
         """Leave the one record of it in the journal, as the daemon does; never waits, and never fails."""
         self._tell(outcome)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Signals wait until the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _to_journal(outcome: Outcome) -> None:

@@ -1,0 +1,45 @@
+"""No signal ends a load half way; what came meanwhile counts afterwards (signal(7), pthread_sigmask(3))."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from kmodd.host.held_signals import uninterrupted
+
+
+def blocked() -> int:
+    status = Path("/proc/thread-self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:")), 16)
+
+
+def test_all_that_can_be_held_back_is_and_the_mask_is_as_before_afterwards() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        before = blocked()
+        with uninterrupted():
+            free = [number for number in signal.valid_signals() if not blocked() >> (number - 1) & 1]
+            assert free == [signal.SIGKILL, signal.SIGSTOP]
+        assert blocked() == before
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+
+
+def test_a_signal_that_came_meanwhile_counts_at_the_end() -> None:
+    pid = os.fork()
+    if not pid:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.write(1, b"")  # still here
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+
+
+def test_the_mask_is_as_before_after_an_error_too() -> None:
+    before = blocked()
+    with pytest.raises(ZeroDivisionError), uninterrupted():
+        raise ZeroDivisionError
+    assert blocked() == before
