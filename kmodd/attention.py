@@ -36,6 +36,9 @@ class Attention:
 
     def always(self, source: _Source) -> None:
         """Listen to it from now on."""
+        for key in list(self._selector.get_map().values()):
+            if key.data.fileno() < 0:  # closed since the last `wait`; the new source may have its number
+                self._selector.unregister(key.fileobj)
         self._selector.register(source, selectors.EVENT_READ, source)
 
     def pause(self, source: KernelEvents | KernelMessages, now: float) -> None:

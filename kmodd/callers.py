@@ -200,7 +200,7 @@ class Callers:
             "events": line.report.counters.events,
             "overruns": line.report.counters.overruns,
             "repeats": line.report.counters.repeats,
-            "waiting": len(line.intake) + len(line.flights.parked),
+            "waiting": len(line.intake) + len(line.flights.parked) + len(line.flights.ready),
             "lanes": [
                 {"pid": lane.pid, "module": works[lane].module, "since_usec": int((now - works[lane].since) * 1e6)}
                 if lane in works

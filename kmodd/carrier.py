@@ -19,6 +19,7 @@ from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Died, Lane, Loaders
+from kmodd.host.loader import MAX_STEP
 from kmodd.host.module_data import read_ahead
 from kmodd.host.stack import StackQuestion
 from kmodd.host.tree import Tree
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE = 16
 """Files that a loader is given at once."""
+MOST_TEXT = MAX_STEP // 8
+"""Characters of their paths and options: so many fit into one datagram, however they are written in it."""
 
 
 class Carrier:
@@ -115,7 +118,7 @@ class Carrier:
         """A job that was planned ahead, if there is a lane for it; one that is planned on old facts is planned anew."""
         while self.flights.ready and self.may_go(self.flights.ready[0][1]):
             age, job = self.flights.ready.pop(0)
-            if age == self._view.age:
+            if age == self._view.age or job.begun:
                 return job
             self._intake.again(job.plan.request, first=True)
         return None
@@ -153,8 +156,10 @@ class Carrier:
             self.dispatch.over(lane, answered=isinstance(heard, Reply))
         if isinstance(heard, Reply) and not heard.errno and isinstance(work.step, Insmod):
             self._view.came(work.module)
-        else:
+        elif isinstance(work.step, Insmod):
             self._view.forget_loaded()
+        else:
+            self._view.outdate()  # a command, too, may take modules out
         begun = heard.begun if isinstance(heard, Died) else heard.stage != "none"
         outcome = self._guard.note(self._outcome(work, heard)) if begun else None
         if not is_over:
@@ -194,7 +199,7 @@ class Carrier:
         return ended
 
     def stop_runs(self) -> None:
-        """What was allowed, or where a file lies, may be another matter now: what is left of runs is asked again."""
+        """What was allowed may be another matter now: it is asked again before each file that is left of a run."""
         self._view.outdate()
         for lane, work in self.flights.works.items():
             if not work.is_last:
@@ -228,6 +233,7 @@ class Carrier:
                 continue
             if lane is not None:
                 self.flights.works[lane] = Work(lane, job, steps, time.monotonic())
+                job.begun = True
                 self._read_ahead(steps[1:])
                 break
             if not job.plan.request.waited_for:
@@ -248,7 +254,12 @@ class Carrier:
             taken = self.is_taken(step.module, job) or self._others.notice(step.module)
             return not taken and self._knows.outcome(request, step) is None
 
-        return job.run(may, MOST_AT_ONCE)
+        files, size = job.run(may, MOST_AT_ONCE), 0
+        for count, file in enumerate(files):
+            size += len(file.path) + len(file.options)
+            if count and size > MOST_TEXT:
+                return files[:count]
+        return files
 
     def _read_ahead(self, steps: Sequence[Step | RemovalStep]) -> None:
         for step in steps:
@@ -257,7 +268,7 @@ class Carrier:
 
     def tell(self, job: AnyJob) -> None:
         """Say what has come of it since."""
-        if any(job is ready for _, ready in self.flights.ready):
+        if not job.begun and any(job is ready for _, ready in self.flights.ready):
             return  # it may be planned anew
         if untold := job.untold():
             now = time.monotonic()

@@ -132,6 +132,8 @@ class Daemon:
         self._watch_by = 0.0
         """When (time.monotonic) files are watched at the latest."""
         self._line.view.watch_comes = True
+        self._read_at = 0.0
+        """When (time.monotonic) files were read that nobody watches yet."""
         self._socket_empty = False
         self._seqnum = 0
         """The highest number that an event has carried so far."""
@@ -166,6 +168,7 @@ class Daemon:
     def _start(self) -> None:
         if self._loaders:
             self._loaders.keep_spare()  # where it was not asked for before: it starts while the indexes are read
+        self._read_at = time.monotonic()
         self._line.reload()
         self._line.others.adopt()
         self._answer_the_kernel()
@@ -215,16 +218,24 @@ class Daemon:
             self._notify.ready(self._ready_text)
             gc.freeze()
             gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
+            if self._line.guard.mode == "enforce":
+                self._open_late(time.monotonic())  # whoever is not known would be refused
 
     def _open_late(self, now: float) -> None:
         """What takes long and is not needed for the first load: one thing a round."""
-        if self._ready_by is not None:
+        if not self._is_something_late(now):
             return
         if self._kernel and self._opens_trace:
             self._opens_trace = False
             self._kernel.open_trace()  # the kernel is told of its helper only after READY
-        elif self._line.view.watch_comes and (self._line.devices_answered or now >= self._watch_by):
+        else:
             self._open_watch()
+
+    def _is_something_late(self, now: float) -> bool:
+        if self._ready_by is not None:
+            return False
+        watch = self._line.view.watch_comes and (self._line.devices_answered or now >= self._watch_by)
+        return watch or (self._kernel is not None and self._opens_trace)
 
     def _open_watch(self) -> None:
         self._line.view.watch_comes = False
@@ -234,8 +245,7 @@ class Daemon:
             return
         self._attention.always(self._files)
         self._watch_tree()
-        now = time.monotonic()
-        self._changed = (now, now)  # since they were read
+        self._changed = (self._read_at, time.monotonic())
 
     def _speak(self) -> None:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
@@ -263,7 +273,7 @@ class Daemon:
                 case StackQuestion():
                     self._line.carrier.heard_stack(source)
                 case KernelMessages():
-                    self._attention.pause(source, now)
+                    self._attention.pause(source, time.monotonic())
                     if self._reprobe.heard_kernel(source.read(FIRMWARE_WORD)):
                         self._watch_tree()
                         self._reprobe.files_may_have_come()  # they may be there since the kernel looked
@@ -328,7 +338,8 @@ class Daemon:
         # Loading makes children appear: what they say is read before anybody is told.
         came = self._receive()
         if self._line.devices_answered:
-            self._callers.settled(self._seqnum if came else None, self._changed[0] if self._changed else None)
+            unread = self._read_at if self._line.view.watch_comes else self._changed[0] if self._changed else None
+            self._callers.settled(self._seqnum if came else None, unread)
 
     def _receive(self) -> int:
         """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams. The answer: how many."""
@@ -383,6 +394,7 @@ class Daemon:
             or not self._socket_empty
             or self._line.intake.replay_is_due
             or self._control.has_call()
+            or self._is_something_late(now)
         ):
             return 0.0
         waits = [self._notify.watchdog_interval or 3600.0]

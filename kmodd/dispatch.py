@@ -55,13 +55,16 @@ class Dispatch:
         for _ in range(TRIES if self._stillborn < TRIES else 0):
             try:
                 lane = self._loaders.get()
+            except OSError as error:
+                why = f"no loader: {error}"
+                break
+            try:
                 if lane.start(call):
                     if lane.pid:
                         self.why = ""
                     return lane
             except OSError as error:
                 why = f"no loader: {error}"
-                break
             self._loaders.lost(lane)
         if not self.why:
             message = f"Nothing can be loaded now: {why}; what is wanted waits"

@@ -39,6 +39,8 @@ class Work:
     """How many of the steps."""
     let_go: bool = False
     """It is stuck, and its job has gone on without it; what comes of it is told when it comes."""
+    hangs: bool = False
+    """And it has not come yet."""
     was_live: bool = False
     """And its module was live by then, and counted as loaded."""
     question: StackQuestion | None = None
@@ -66,6 +68,7 @@ class Work:
         """The loader has begun with the next step."""
         self.done += 1
         self.since, self.answer_by, self.stack = now, None, ()
+        self.hangs = False
 
 
 
@@ -109,7 +112,7 @@ class Flights:
 
     def stuck(self) -> list[str]:
         """Names in flight that nobody waits for any more."""
-        return [work.module for work in self.works.values() if work.let_go]
+        return [work.module for work in self.works.values() if work.hangs]
 
     def is_taken(self, name: str, job: AnyJob) -> bool:
         """Its load is in flight, and worth waiting for by `job`.

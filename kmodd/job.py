@@ -25,6 +25,8 @@ class Job:
     outcomes: list[Outcome] = field(default_factory=list)
     _goal: int = 0
     _entry: int = 0
+    begun: bool = False
+    """Something of it was given to a loader."""
     abandoned: bool = False
     """Something of it was not tried, and not because of what came of the rest."""
     _told: int = 0

@@ -119,6 +119,7 @@ class Line:
         if self.guard.booting:
             self.guard.boot_is_over()
             if self.guard.mode != "off":
+                self.carrier.stop_runs()
                 self._answers.forget_modules()
 
     def seal(self, sealed: bool) -> None:
@@ -156,7 +157,8 @@ class Line:
     def files_may_have_come(self) -> None:
         """Something changed in a directory of the tree: what a missing file stopped is tried again if it is there."""
         if self.guard.mode != "off" or self.guard.sealed:
-            self._answers.forget_modules()  # a flag may have come or gone
+            self.carrier.stop_runs()  # a flag may have come or gone
+            self._answers.forget_modules()
         for request in self.carrier.retries.came(self._tree.present):
             self.intake.again(request)
 
@@ -221,8 +223,9 @@ class Line:
         if self._loaders:
             limit, ask = self.view.settings.stuck_after, self._loaders.ask_stack
             for each in patience.overdue(self.flights, self._tree.loaded, limit, ask, now):
-                each.work.let_go, each.work.was_live = True, each.told is not None
-                each.work.lane.stop()
+                each.work.let_go, each.work.hangs, each.work.was_live = True, True, each.told is not None
+                if not each.work.is_last:
+                    each.work.lane.stop()
                 self.report.outcomes([each.told] if each.told else [], self._answers)
                 self.carrier.go_on(each.work.job, self.guard.note(each.outcome), is_over=True)
         if self.others.look(now):

@@ -46,7 +46,7 @@ def overdue(
 
     `loaded`: looks at what the kernel has. `limit`: seconds; `ask` opens a question for the stack of a process.
     """
-    given_up = [work for work in flights.works.values() if work.let_go]
+    given_up = [work for work in flights.works.values() if work.hangs]
     late = [work for work in flights.busy() if (now - work.since) > (min(BEHIND_A_STALL, limit) if given_up else limit)]
     if not late:
         return []
@@ -65,7 +65,7 @@ def overdue(
 
 def next_look(flights: Flights, limit: float, now: float) -> float | None:
     """When (time.monotonic) `overdue` is worth calling; None: nothing is in flight."""
-    if any(work.let_go for work in flights.works.values()) and flights.busy():
+    if any(work.hangs for work in flights.works.values()) and flights.busy():
         return now + BEHIND_A_STALL
     waits = (max(0.0, work.since + limit - now, (work.answer_by or 0.0) - now) for work in flights.busy())
     return min((now + wait + 0.01 for wait in waits), default=None)

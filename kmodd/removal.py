@@ -169,6 +169,8 @@ class RemovalJob:
     look: Callable[[], Loaded]
     """What the kernel has now."""
     outcomes: list[Outcome] = field(default_factory=list)
+    begun: bool = False
+    """Something of it was given to a loader."""
     failed: bool = False
     """The last target that was tried could not go."""
     _walk: _Walk | None = None

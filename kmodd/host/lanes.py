@@ -42,6 +42,10 @@ class Lane:
     pid: int = 0
     """0 until the loader has said it; the peer's credentials would name systemd."""
     busy: bool = False
+    stopped: bool = False
+    """It was told to end its run."""
+    _was_reset: bool = False
+    """It has closed its end with something of ours unread."""
 
     def fileno(self) -> int:
         """For select."""
@@ -53,11 +57,12 @@ class Lane:
             self.connection.send(encode_call(call))
         except (BrokenPipeError, ConnectionResetError):
             return False
-        self.busy = True
+        self.busy, self.stopped = True, False
         return True
 
     def stop(self) -> None:
         """Have the run under way end after the present file; raises nothing."""
+        self.stopped = True
         with contextlib.suppress(OSError):
             self.connection.send(encode_call(StopCall()))
 
@@ -68,10 +73,11 @@ class Lane:
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            # unix(7): the peer has closed with data unread, and that is our call.
-            return Died(begun=not self.busy)
+            self._was_reset = True
+            return self.receive()  # it is told before what the peer had said still
         if not datagram:
-            return Died()
+            # unix(7): the peer has closed with data unread, and if nothing was answered that is our call.
+            return Died(begun=not (self._was_reset and self.busy and not self.stopped))
         try:
             if not self.pid:
                 self.pid = int(json.loads(datagram)["pid"])

@@ -7,8 +7,8 @@ anything else comes from the peer, or when somebody else has brought the next on
 `none`.
 
 It never plans and never listens to the kernel. What it is told names files; it takes only those of `Trusted`. When its
-peer is gone it ends, but not inside a module's init: signals are blocked there, because a killed init leaves hardware
-half set (kernel-proofs, section 3).
+peer is gone it ends, but not inside a module's init: signals are blocked until all it was given is done, because a
+killed init leaves hardware half set (kernel-proofs, section 3).
 """
 
 from __future__ import annotations
@@ -146,13 +146,14 @@ def serve(connection: socket.socket, kernel: Kernel, trusted: Trusted) -> None:
             except ValueError as why:
                 connection.send(encode_reply(Reply(errno.EPROTO, "file", 0, f"not a step: {why}")))
                 continue
-            match call:
-                case StopCall():
-                    pass  # the run was over by then
-                case RunCall(steps, modules):
-                    _run(steps, modules, connection, kernel, trusted)
-                case _:
-                    _answer(call, connection, kernel, trusted)
+            with uninterrupted():  # also between the files of a run: what was not begun would be taken for lost
+                match call:
+                    case StopCall():
+                        pass  # the run was over by then
+                    case RunCall(steps, modules):
+                        _run(steps, modules, connection, kernel, trusted)
+                    case _:
+                        _answer(call, connection, kernel, trusted)
     except (BrokenPipeError, ConnectionResetError):
         pass  # The daemon is gone; whoever comes next reads the outcome from /proc/modules.
 
@@ -186,10 +187,9 @@ _Step = InsmodCall | RmmodCall | CommandCall | ProbeCall
 
 
 def _answer(call: _Step, connection: socket.socket, kernel: Kernel, trusted: Trusted) -> int:
-    """Do one step and say what came of it, with signals held back until both is done. The answer: its errno."""
-    with uninterrupted():
-        reply = _carry_out(call, kernel, trusted)
-        connection.send(encode_reply(reply))
+    """Do one step and say what came of it. The answer: its errno."""
+    reply = _carry_out(call, kernel, trusted)
+    connection.send(encode_reply(reply))
     return reply.errno
 
 
