@@ -74,7 +74,7 @@ class Carrier:
         self._others = others
         self._intake = intake
         self._autoclean = autoclean
-        self._knows = Known(view, view.guard, standing, answers, self.stuck)
+        self._knows = Known(view, standing, answers, self.stuck)
         self._ended: list[AnyJob] = []
         self.flights = Flights()
         self.dispatch = Dispatch(loaders, report)

@@ -144,9 +144,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
-        for source in (self._signals, self._control):
-            if source is not None:
-                self._attention.always(source)
+        self._attention.always(self._signals)
+        self._attention.always(self._control)
         self._start()
         while not self._stopping:
             self._wait()
@@ -218,7 +217,7 @@ class Daemon:
             self._notify.ready(self._ready_text)
             gc.freeze()
             gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
-            if self._line.guard.mode == "enforce":
+            if self._line.guard.mode == "enforce" or self._line.guard.sealed:
                 self._open_late(time.monotonic())  # whoever is not known would be refused
 
     def _open_late(self, now: float) -> None:

@@ -6,7 +6,6 @@ import errno
 
 from kmodd import outcome as telling
 from kmodd.answers import Answers
-from kmodd.guard import Guard
 from kmodd.outcome import Outcome
 from kmodd.plan import Step
 from kmodd.request import Request
@@ -21,12 +20,10 @@ if TYPE_CHECKING:
 class Known:
     """Asks everybody who may know."""
 
-    def __init__(
-        self, view: View, guard: Guard, standing: Standing, answers: Answers, stuck: Callable[[], list[str]]
-    ) -> None:
+    def __init__(self, view: View, standing: Standing, answers: Answers, stuck: Callable[[], list[str]]) -> None:
         """`stuck` gives the modules whose load does not end."""
         self._view = view
-        self._guard = guard
+        self._guard = view.guard
         self._standing = standing
         self._answers = answers
         self._stuck = stuck

@@ -13,6 +13,8 @@ import re
 import select
 import signal
 
+from kmodd.host import asking_child
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,21 +59,10 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
 
 def _ask(context: Any, paths: list[str]) -> list[str]:
     """The names that a child gives, in order; fewer than paths: it hung or ended at the next one."""
-    ours = theirs = -1
-    try:
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-    except OSError:  # no process is to be had, so nobody can say
-        for end in (ours, theirs):
-            with contextlib.suppress(OSError):
-                os.close(end)
+    child = asking_child.start(lambda pipe: _tell(context, paths, pipe))
+    if child is None:
         return []
-    if pid == 0:
-        try:
-            _tell(context, paths, theirs)
-        finally:
-            os._exit(0)  # whatever happens: it must not go on as a second program
-    os.close(theirs)
+    pid, ours = child
     text = b""
     while select.select([ours], [], [], HUNG_AFTER)[0] and (data := os.read(ours, 65536)):
         text += data

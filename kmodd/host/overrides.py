@@ -13,6 +13,7 @@ import signal
 import time
 
 from kmodd.dataclass import dataclass
+from kmodd.host import asking_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,23 +115,13 @@ class Overrides:
         """A child that asks for all from the device with this number on; none where none is left, or to be had."""
         if first >= len(paths) or len(self._hung) >= MOST_HUNG:
             return []
-        ours = theirs = -1
-        try:
-            ours, theirs = os.pipe2(os.O_CLOEXEC)
-            pid = os.fork()
-        except OSError:  # no process is to be had, so nobody can say
-            for end in (ours, theirs):
-                with contextlib.suppress(OSError):
-                    os.close(end)
-            return []
-        if pid == 0:
-            try:
-                for number, path in enumerate(paths[first:]):
-                    os.write(theirs, b"%d %d\n" % (_is_free(self._file(path)), number))
-            finally:
-                os._exit(0)  # whatever happens: it must not go on as a second daemon
-        os.close(theirs)
-        return [_Child(pid, ours, first)]
+
+        def tell(pipe: int) -> None:
+            for number, path in enumerate(paths[first:]):
+                os.write(pipe, b"%d %d\n" % (_is_free(self._file(path)), number))
+
+        child = asking_child.start(tell)
+        return [_Child(*child, first)] if child else []
 
 
 def _is_free(path: str) -> bool:
