@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def start(tell: Callable[[int], None]) -> tuple[int, int] | None:
-    """Have a child call `tell` with a pipe to write to. The answer: its process, and the pipe's other end; None: no child.
+    """Have a child call `tell` with a pipe to write to. The answer: its process and the other end; None: no child.
 
     The pipe ends when the child does. It is the caller's to close, and to wait for the child, which may never end.
     """
