@@ -16,8 +16,6 @@ from bench.rows import Row, row
 from bench.vm_guest import DEVICES_30, KMODD, SLOW_CARD, UDEV_RULE, UDEVD, Cpu, Loader, guest
 from tests.vm import VmError, say
 from tests.vm.image import Image
-from tests.vm.journal import text
-from tests.vm.machine import Machine
 
 LANES_2: Final = "Lanes=2"
 _MOST_WARNINGS: Final = 5
@@ -134,14 +132,14 @@ def once(
     name = f"{loader} {conf}".strip() + (" beside udevd" if beside else "") + f" ({cpus} processors)"
     with guest(image, name, conf=conf, cpus=cpus, devices=devices) as machine:
         before = set(machine.modules())
+        vm_guest.stop_witness(machine)
         vm_guest.drop_caches(machine)
         vm_trace.clear(machine)
         cpu = vm_guest.cpu(machine, loader)
         vm_guest.start(machine, loader, beside=beside)
         spent = vm_guest.cpu(machine, loader).since(cpu)
         trace = vm_trace.read(machine)
-        _check_key(machine, conf)
-        _say_warnings(machine)
+        _check_complaints(vm_guest.complaints(machine), conf)
         begin = trace.first_start(KMODD if loader == "kmodd" else UDEVD)
         if loader == "kmodd":
             ready = trace.first_start(UDEV_RULE)  # ExecStartPost=, which systemd starts at READY
@@ -154,18 +152,14 @@ def once(
         return result
 
 
-def _check_key(machine: Machine, conf: str) -> None:
+def _check_complaints(complaints: Sequence[str], conf: str) -> None:
+    """A figure that is out of the ordinary has a reason, and kmodd may have said it."""
     key = conf.partition("=")[0]
-    for record in machine.journal.records:
-        message = text(record, "MESSAGE")
+    for message in complaints:
         if key and key in message and "kmodd.conf" in message:
             raise NoSuchKey(message)
-
-
-def _say_warnings(machine: Machine) -> None:
-    """A figure that is out of the ordinary has a reason, and kmodd may have said it."""
-    for record in [each for each in machine.journal.records if text(each, "PRIORITY") in set("01234")][:_MOST_WARNINGS]:
-        say(f"kmodd says: {text(record, 'MESSAGE')}")
+    for message in complaints[:_MOST_WARNINGS]:
+        say(f"kmodd says: {message}")
 
 
 def _pairs(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[tuple[Coldplug, Coldplug]]:
