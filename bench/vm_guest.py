@@ -48,7 +48,7 @@ _UNITS: Final[dict[Loader, tuple[str, ...]]] = {
     "kmodd": ("kmodd.service", "kmodd-loader@.service", "kmodd-stack@.service"),
     "udevd": ("systemd-udevd.service", "systemd-udev-trigger.service"),
 }
-"""What each consists of, here in a slice of its own: its figures keep what units that have ended, loaders, have used."""
+"""What each consists of, in a slice of its own here: its figures keep what units that have ended, loaders, used."""
 
 UDEVD: Final = "/lib/systemd/systemd-udevd"
 KMODD: Final = "/usr/bin/kmodd"
