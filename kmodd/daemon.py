@@ -324,8 +324,10 @@ class Daemon:
             self._line.boot_is_over()
             self._line.report.end_coldplug()
             self._settle()
-        if self._loaders and self._ready_by is None:
-            self._loaders.keep_spare()  # also while one is at work: its module's init may have the kernel ask for more
+        if self._loaders and self._ready_by is None and not self._line.flights.own():
+            # Also while one is at work: its module's init may have the kernel ask for more. Not a third while a request
+            # has the second: it is hardly ever needed, and a Python that starts takes more than most modules.
+            self._loaders.keep_spare()
         self._callers.expire()
         self._journal.flush()
         self._notify.alive(now)

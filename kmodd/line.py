@@ -141,6 +141,8 @@ class Line:
         if not self.view.no_tree:
             self.intake.replay = "all"
         self.autoclean.settings = self.view.settings
+        if self._loaders:
+            self._loaders.most_idle = self.view.settings.lanes + 1
         self._reconcile_at = min(self._reconcile_at, time.monotonic() + self.view.settings.reconcile_every)
         return problems
 

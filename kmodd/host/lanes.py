@@ -108,10 +108,6 @@ def lane_on(connection: socket.socket) -> Lane:
     return Lane(connection)
 
 
-MOST_IDLE = 2
-"""Loaders that are kept though nothing is to be done; the others of a burst are let go."""
-
-
 class Loaders:
     """The loaders that are at hand: started, connected, and not at work.
 
@@ -123,6 +119,8 @@ class Loaders:
         """`spawner` None: systemd makes them. `first`: a connection to one that was asked for already."""
         self._spawner = spawner
         self._not_before = 0.0
+        self.most_idle = 2
+        """As many are kept though nothing is to be done; the others of a burst are let go."""
         self.idle: list[Lane] = [] if first is None else [lane_on(first)]
 
     def get(self) -> Lane:
@@ -141,7 +139,7 @@ class Loaders:
 
     def give_back(self, lane: Lane) -> None:
         """It has done its work."""
-        if len(self.idle) < MOST_IDLE:
+        if len(self.idle) < self.most_idle:
             self.idle.append(lane)
         else:
             lane.close()
