@@ -116,12 +116,16 @@ class Carrier:
 
     def _next_ready(self) -> AnyJob | None:
         """A job that was planned ahead, if there is a lane for it; one that is planned on old facts is planned anew."""
-        while self.flights.ready and self.may_go(self.flights.ready[0][1]):
+        found, stale = None, []
+        while found is None and self.flights.ready and self.may_go(self.flights.ready[0][1]):
             age, job = self.flights.ready.pop(0)
             if age == self._view.age or job.begun:
-                return job
-            self._intake.again(job.plan.request, first=True)
-        return None
+                found = job
+            else:
+                stale.append(job.plan.request)
+        for request in reversed(stale):
+            self._intake.again(request, first=True)
+        return found
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -151,34 +155,50 @@ class Carrier:
         work = self.flights.works[lane]
         patience.drop_question(work)
         is_over = isinstance(heard, Died) or heard.errno != 0 or work.is_last
+        begun = heard.begun if isinstance(heard, Died) else heard.stage != "none"
+        job = work.job
+        job.begun = job.begun or begun
         if is_over:
             del self.flights.works[lane]
             self.dispatch.over(lane, answered=isinstance(heard, Reply))
+            if not work.let_go:
+                self._put_back(work)
         if isinstance(heard, Reply) and not heard.errno and isinstance(work.step, Insmod):
             self._view.came(work.module)
         elif isinstance(work.step, Insmod):
             self._view.forget_loaded()
         else:
             self._view.outdate()  # a command, too, may take modules out
-        begun = heard.begun if isinstance(heard, Died) else heard.stage != "none"
         outcome = self._guard.note(self._outcome(work, heard)) if begun else None
         if not is_over:
             work.go_on(time.monotonic())
         if outcome and work.let_go:
             self._came_late(work, outcome)
         elif not work.let_go:
-            self.go_on(work.job, outcome, is_over)
+            self._go_on(job, outcome, work, is_over)
 
-    def go_on(self, job: AnyJob, outcome: Outcome | None, is_over: bool) -> None:
-        """A step of a job has come out, or was not begun. `is_over`: its loader has nothing more of it."""
+    def give_up(self, work: Work, outcome: Outcome) -> None:
+        """Its load takes too long: its job goes on with `outcome`, the other jobs of the run without this loader."""
+        work.job.begun = True
+        self._put_back(work)
+        self._go_on(work.job, outcome, work, is_over=True)
+
+    def _put_back(self, work: Work) -> None:
+        """What of its run is not begun waits for a lane again, and is the next to have one."""
+        self.flights.ready[:0] = [(work.age, job) for job in (work.job, *work.later()) if not job.begun]
+
+    def _go_on(self, job: AnyJob, outcome: Outcome | None, work: Work, is_over: bool) -> None:
+        """A step of a job has come out, or was not begun. `is_over`: the loader of `work` has nothing more to do."""
         if outcome:
             job.finish(outcome)
         others = []
-        if is_over:
+        if not is_over and work.job is job:
+            if isinstance(job, Job):
+                job.next_step(lambda _: None)  # the loader is at it already
+        elif job.begun:
             self.drive(job)
+        if is_over:
             others = self._resumed()  # the loader first, then what there is to tell
-        elif isinstance(job, Job):
-            job.next_step(lambda _: None)  # the loader is at it already
         for each in (job, *others):
             self.tell(each)
 
@@ -205,6 +225,12 @@ class Carrier:
             if not work.is_last:
                 lane.stop()
 
+    def stop_stale(self) -> None:
+        """What a run has of jobs that are not begun is planned anew where a module has gone since they were planned."""
+        for lane, work in self.flights.works.items():
+            if work.age != self._view.age and not lane.stopped and work.later():
+                lane.stop()
+
     def _next_step(self, job: AnyJob) -> Step | RemovalStep | None:
         if isinstance(job, Job):
             return job.next_step(lambda step: self._knows.outcome(job.plan.request, step))
@@ -226,13 +252,19 @@ class Carrier:
                 self.flights.ready.append((self._view.age, job))
                 self._read_ahead(steps)
                 break
+            joined = self._joined(job, steps)
+            jobs = [job] * len(steps)
+            for each, files in joined:
+                jobs += [each] * len(files)
+                steps = (*steps, *files)
             try:
                 lane = self.dispatch.start(call_of(steps, self._tree.real))
             except ValueError as error:  # longer than a loader takes
                 job.abandon(str(error))
                 continue
             if lane is not None:
-                self.flights.works[lane] = Work(lane, job, steps, time.monotonic())
+                del self.flights.ready[: len(joined)]
+                self.flights.works[lane] = Work(lane, tuple(jobs), steps, self._view.age, time.monotonic())
                 job.begun = True
                 self._read_ahead(steps[1:])
                 break
@@ -256,10 +288,36 @@ class Carrier:
 
         files, size = job.run(may, MOST_AT_ONCE), 0
         for count, file in enumerate(files):
-            size += len(file.path) + len(file.options)
+            size += _size(file)
             if count and size > MOST_TEXT:
                 return files[:count]
         return files
+
+    def _joined(self, job: AnyJob, steps: tuple[Step | RemovalStep, ...]) -> list[tuple[Job, tuple[Insmod, ...]]]:
+        """What else the loader is given with `steps`: files of jobs that would wait for it, as far as they are ready.
+
+        So nobody has to wake up between one device's module and the next one's. Where another lane is free, that one
+        takes them.
+        """
+        found: list[tuple[Job, tuple[Insmod, ...]]] = []
+        if job.plan.request.waited_for or self.flights.places() + 1 < self._view.settings.lanes:
+            return found
+        names, size = {step.module for step in steps}, sum(map(_size, steps))
+        for age, other in self.flights.ready if isinstance(steps[0], Insmod) else ():
+            if age != self._view.age or not isinstance(other, Job):
+                break
+            step = self._next_step(other)
+            if step is None or self.is_taken(step.module, other) or self._others.notice(step.module):
+                break
+            files = self._run(other)
+            size += sum(map(_size, files))
+            if not files or names & {file.module for file in files}:
+                break
+            names.update(file.module for file in files)
+            if len(names) > MOST_AT_ONCE or size > MOST_TEXT:
+                break
+            found.append((other, files))
+        return found
 
     def _read_ahead(self, steps: Sequence[Step | RemovalStep]) -> None:
         for step in steps:
@@ -304,3 +362,8 @@ class Carrier:
             self._log.catch_up()  # it was said before the loader died
         lines = crash_lines(self._log.last()) if self._log else ()
         return replace(outcome, evidence=(("KMODD_KERNEL_LOG", "\n".join(lines)),)) if lines else outcome
+
+
+def _size(step: Step | RemovalStep) -> int:
+    """Characters that a loader is told for it."""
+    return len(step.path) + len(step.options) if isinstance(step, Insmod) else 0

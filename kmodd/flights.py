@@ -22,6 +22,9 @@ AnyJob = Job | RemovalJob
 MOST_OWN = 50
 """Lanes for requests that somebody waits for; the kernel itself asks for no more at a time (kernel/module/kmod.c)."""
 
+MOST_READY = 4
+"""Jobs of devices that are planned ahead: what comes now has to wait for them."""
+
 MOST_PARKED = 256
 """Jobs of devices that wait for a module in flight; beyond, requests stay in the backlog."""
 
@@ -31,8 +34,11 @@ class Work:
     """What is with a loader: one step, or a run of files of which it does one after the other."""
 
     lane: Lane
-    job: AnyJob
+    jobs: tuple[AnyJob, ...]
+    """Whose each of the steps is; those of one job follow each other."""
     steps: tuple[Step | RemovalStep, ...]
+    age: int
+    """Of the view that the jobs stand on which are not begun yet."""
     since: float
     """time.monotonic at the start of the present step."""
     done: int = 0
@@ -50,6 +56,11 @@ class Work:
     stack: tuple[str, ...] = ()
 
     @property
+    def job(self) -> AnyJob:
+        """Whose the present step is."""
+        return self.jobs[self.done]
+
+    @property
     def step(self) -> Step | RemovalStep:
         """The present one."""
         return self.steps[self.done]
@@ -64,12 +75,19 @@ class Work:
         """Nothing comes after the present step."""
         return self.done + 1 == len(self.steps)
 
+    def later(self) -> list[AnyJob]:
+        """The jobs whose turn has not come, in their order."""
+        jobs: list[AnyJob] = []
+        for job in self.jobs[self.done :]:
+            if job is not (jobs[-1] if jobs else self.job):
+                jobs.append(job)
+        return jobs
+
     def go_on(self, now: float) -> None:
         """The loader has begun with the next step."""
         self.done += 1
         self.since, self.answer_by, self.stack = now, None, ()
         self.hangs = False
-
 
 
 @dataclass(slots=True)
@@ -80,6 +98,10 @@ class Flights:
     parked: list[tuple[str, AnyJob]] = field(default_factory=list)
     ready: list[tuple[int, AnyJob]] = field(default_factory=list)
     """Jobs of devices that were planned while no lane was free for them, each with the age of the view it stands on."""
+
+    def has_room(self) -> bool:
+        """One more request of a device may be planned."""
+        return len(self.ready) < MOST_READY and self.parked_places() < MOST_PARKED
 
     def places(self) -> int:
         """Works that hold a place in the serial lane."""

@@ -14,7 +14,7 @@ from kmodd.answers import Answers
 from kmodd.autoclean import Autoclean
 from kmodd.carrier import Carrier
 from kmodd.errors import Problem
-from kmodd.flights import MOST_OWN, MOST_PARKED, AnyJob
+from kmodd.flights import MOST_OWN, AnyJob
 from kmodd.guard import Guard
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_log import KernelMessages
@@ -85,8 +85,7 @@ class Line:
 
     def _has_place(self) -> bool:
         """There is a lane for a device's request, or one can be planned while the lane is busy."""
-        room = not self.flights.ready and self.flights.parked_places() < MOST_PARKED
-        return room and len(self.intake.backlog) > 0
+        return self.flights.has_room() and len(self.intake.backlog) > 0
 
     def _take(self) -> Request | None:
         """The next one for which there is a lane."""
@@ -222,6 +221,7 @@ class Line:
         """Do what is due: loads that take too long, what others start, what is tried again, a look for drift."""
         now = time.monotonic()
         self.view.tick(now)
+        self.carrier.stop_stale()
         if self._loaders:
             limit, ask = self.view.settings.stuck_after, self._loaders.ask_stack
             for each in patience.overdue(self.flights, self._tree.loaded, limit, ask, now):
@@ -229,7 +229,7 @@ class Line:
                 if not each.work.is_last:
                     each.work.lane.stop()
                 self.report.outcomes([each.told] if each.told else [], self._answers)
-                self.carrier.go_on(each.work.job, self.guard.note(each.outcome), is_over=True)
+                self.carrier.give_up(each.work, self.guard.note(each.outcome))
         if self.others.look(now):
             self._answers.forget_modules()
             self.intake.replay = "all"

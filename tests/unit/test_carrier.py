@@ -51,6 +51,7 @@ def test_the_next_request_is_planned_meanwhile_and_begun_before_anything_is_told
     wait_inside(gate, "c.ko")
     assert [job.plan.request.text for _, job in world.line.flights.ready] == ["pci:v1"]
     assert not world.line.devices_answered
+    assert world.told() == [("f10a", "nomatch")]
     gate.gates["c.ko"].set()
     hear_alone(world)
     assert at_work(world) == ["a"]

@@ -163,7 +163,7 @@ def test_processes_that_wait_for_a_load_do_not_keep_devices_from_theirs(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody may have the kernel ask for what is in flight."""
-    monkeypatch.setattr("kmodd.line.MOST_PARKED", 3)
+    monkeypatch.setattr("kmodd.flights.MOST_PARKED", 3)
     gate.close("a.ko")
     for _ in range(5):
         world.line.intake.order(Request("a", "request"))
@@ -177,7 +177,7 @@ def test_processes_that_wait_for_a_load_do_not_keep_devices_from_theirs(
 def test_so_many_devices_wait_for_a_load_and_the_others_in_the_backlog(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kmodd.line.MOST_PARKED", 3)
+    monkeypatch.setattr("kmodd.flights.MOST_PARKED", 3)
     gate.close("a.ko")
     world.line.intake.order(Request("a", "request"))
     world.line.advance()

@@ -1,0 +1,212 @@
+"""Files of several devices in one run: each device fares as if its modules had been loaded alone."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from kmodd import uevent
+from kmodd.carrier import MOST_AT_ONCE
+from kmodd.flights import MOST_READY
+from kmodd.host.lanes import Lane
+from kmodd.request import Request
+from tests.unit.test_carrier import wait_inside
+from tests.unit.test_line_lanes import GateKernel, at_work, configure, gate, hear, let_time_pass
+from tests.world import World, loads
+
+__all__ = ["gate"]
+
+
+@pytest.fixture
+def joined(world: World, gate: GateKernel) -> World:
+    """c is in its init; d, then a and b, then e are planned, each for a device of its own."""
+    for name in "de":
+        (world.modules / f"{name}.ko").write_bytes(b"\x7fELF")
+    deps = ["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:", "e.ko:"]
+    world.index(deps, [f"alias pci:v{number}* {name}" for number, name in enumerate("bcde", 1)])
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("c.ko")
+    for number in (2, 3, 1, 4):
+        world.plug(f"pci:v{number}", f"device{number}")
+    world.line.advance()
+    wait_inside(gate, "c.ko")
+    return world
+
+
+def run_of(world: World) -> list[str]:
+    (work,) = world.line.flights.busy()
+    return [step.module for step in work.steps[work.done :]]
+
+
+def open_gate(world: World, name: str) -> None:
+    assert isinstance(world.kernel, GateKernel)
+    world.kernel.gates[name].set()
+
+
+def told_with_device(world: World) -> list[tuple[str, str, str]]:
+    fields = [dict(record.fields) for record in world.journal.records]
+    return [(one["KMODD_MODULE"], one["KMODD_RESULT"], one["KMODD_DEVPATH"]) for one in fields if "KMODD_MODULE" in one]
+
+
+def test_what_was_planned_meanwhile_goes_to_the_loader_at_once(joined: World) -> None:
+    open_gate(joined, "c.ko")
+    hear(joined)
+    assert run_of(joined) == ["d", "a", "b", "e"]
+    assert not joined.line.flights.ready
+    hear(joined, 4)
+    assert told_with_device(joined) == [
+        ("c", "loaded", "/devices/device2"), ("d", "loaded", "/devices/device3"), ("a", "loaded", "/devices/device1"),
+        ("b", "loaded", "/devices/device1"), ("e", "loaded", "/devices/device4"),
+    ]  # fmt: skip
+    assert joined.line.quiet
+    assert len(joined.line.carrier.take_ended()) == 4
+
+
+@pytest.mark.parametrize("failing", ["d", "a", "e"])
+def test_what_one_refuses_is_nothing_to_the_others(joined: World, failing: str) -> None:
+    joined.kernel.refuse[f"{failing}.ko"] = errno.ENODEV
+    open_gate(joined, "c.ko")
+    joined.settle()
+    expected = ["c.ko", "d.ko", "a.ko", "b.ko", "e.ko"]
+    if failing == "a":
+        expected.remove("b.ko")
+    assert loads(joined) == expected, "each once, in this order"
+    results = {module: result for module, result, _ in told_with_device(joined)}
+    assert results.pop(failing) == "failed"
+    if failing == "a":
+        assert results.pop("b") == "not_attempted"
+    assert set(results.values()) == {"loaded"}
+
+
+def test_a_crash_takes_only_its_own_device_along(joined: World) -> None:
+    joined.kernel.oops = {"d.ko"}
+    open_gate(joined, "c.ko")
+    hear(joined)
+    (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\nd 1 1 - Loading 0x0\n")
+    (lane,) = joined.line.flights.works
+    joined.loaders.threads[-1].join(10)
+    while lane in joined.line.flights.works:
+        joined.line.carrier.heard(lane)  # its greeting, its end
+    (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\n")
+    joined.settle()
+    assert loads(joined) == ["c.ko", "d.ko", "a.ko", "b.ko", "e.ko"]
+    told = told_with_device(joined)
+    assert ("d", "crashed", "/devices/device3") in told
+    assert [module for module, result, _ in told if result == "loaded"] == ["c", "a", "b", "e"]
+    assert joined.line.standing.crashed == {"d"}
+
+
+def inside_the_run(world: World, name: str) -> Lane:
+    assert isinstance(world.kernel, GateKernel)
+    world.kernel.close(f"{name}.ko")
+    open_gate(world, "c.ko")
+    hear(world)
+    wait_inside(world.kernel, f"{name}.ko")
+    (lane,) = world.line.flights.works
+    return lane
+
+
+def test_what_hangs_keeps_the_others_of_its_run_for_no_longer_than_itself(joined: World) -> None:
+    inside_the_run(joined, "d")
+    let_time_pass(joined, 61)
+    (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\nd 1 1 - Loading 0x0\n")
+    joined.line.tick()
+    joined.line.advance()
+    assert run_of(joined) == ["a", "b", "e"]
+    open_gate(joined, "d.ko")
+    joined.settle()
+    told = told_with_device(joined)
+    assert ("d", "stuck", "/devices/device3") in told
+    assert loads(joined).count("a.ko") == loads(joined).count("e.ko") == 1
+    assert [module for module, result, _ in told if result == "loaded" and module != "d"] == ["c", "a", "b", "e"]
+
+
+def test_what_is_not_begun_when_a_module_goes_is_planned_anew(world: World, gate: GateKernel) -> None:
+    """a was live when b was planned, behind d in the run: b alone would fail."""
+    (world.modules / "d.ko").write_bytes(b"\x7fELF")
+    world.index(["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:"], [f"alias pci:v{n}* {m}" for n, m in enumerate("bcd", 1)])
+    world.live("a")
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("c.ko")
+    for number in (2, 3, 1):
+        world.plug(f"pci:v{number}", f"device{number}")
+    world.line.advance()
+    wait_inside(gate, "c.ko")
+    inside_the_run(world, "d")
+    assert run_of(world) == ["d", "b"]
+    world.live("c")
+    world.line.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
+    world.line.tick()
+    open_gate(world, "d.ko")
+    world.settle()
+    assert loads(world) == ["c.ko", "d.ko", "a.ko", "b.ko"]
+    assert world.line.quiet
+
+
+def test_a_seal_ends_the_run_and_what_it_left_is_refused(joined: World) -> None:
+    inside_the_run(joined, "d")
+    joined.line.seal(True)
+    open_gate(joined, "d.ko")
+    joined.settle()
+    assert loads(joined) == ["c.ko", "d.ko"]
+    results = {module: result for module, result, _ in told_with_device(joined)}
+    assert results == {"c": "loaded", "d": "loaded", "a": "denied", "b": "denied", "e": "denied"}
+
+
+def test_a_module_that_two_devices_need_is_in_a_run_once(world: World, gate: GateKernel) -> None:
+    world.index(["a.ko:", "b.ko: a.ko", "c.ko:"], ["alias pci:v1* b", "alias pci:v2* c", "alias pci:v3* a"])
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("c.ko")
+    for number in (2, 3, 1):
+        world.plug(f"pci:v{number}", f"device{number}")
+    world.line.advance()
+    wait_inside(gate, "c.ko")
+    open_gate(world, "c.ko")
+    hear(world)
+    assert run_of(world) == ["a"]
+    world.settle()
+    assert loads(world) == ["c.ko", "a.ko", "b.ko"]
+    assert world.line.quiet
+
+
+def test_another_lane_takes_what_waits(joined: World) -> None:
+    configure(joined, "Lanes=2")
+    joined.line.advance()
+    assert sorted(at_work(joined)) == ["c", "d"]
+    works = list(joined.line.flights.works.values())
+    assert [step.module for step in works[0].steps] == ["c"]
+    open_gate(joined, "c.ko")
+    joined.settle()
+    assert sorted(loads(joined)) == ["a.ko", "b.ko", "c.ko", "d.ko", "e.ko"]
+
+
+def test_a_process_that_waits_is_given_its_module_alone(joined: World) -> None:
+    joined.line.intake.order(Request("d", "request"))
+    joined.line.advance()
+    assert [len(work.steps) for work in joined.line.flights.busy()] == [1, 1]
+
+
+def test_no_more_are_planned_ahead_than_may_keep_waiting_what_comes_now(world: World, gate: GateKernel) -> None:
+    names = [f"m{number}" for number in range(MOST_AT_ONCE)]
+    for name in names:
+        (world.modules / f"{name}.ko").write_bytes(b"\x7fELF")
+    world.index(["c.ko:", *(f"{name}.ko:" for name in names)],
+                ["alias pci:v2* c", *(f"alias pci:v9{name}* {name}" for name in names)])  # fmt: skip
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("c.ko")
+    world.plug("pci:v2")
+    for name in names:
+        world.plug(f"pci:v9{name}.", name)
+    world.line.advance()
+    wait_inside(gate, "c.ko")
+    assert len(world.line.flights.ready) == MOST_READY
+    open_gate(world, "c.ko")
+    hear(world)
+    assert len(run_of(world)) == MOST_READY
+    world.settle()
+    assert loads(world) == ["c.ko", *(f"{name}.ko" for name in names)]
