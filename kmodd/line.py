@@ -194,7 +194,8 @@ class Line:
     def _begin(self, request: Request) -> AnyJob:
         """The job of a request that was just taken."""
         job = self.view.job(request)
-        if isinstance(job, Job) and not job.plan.goals and self.view.watched and not self.view.is_current():
+        nothing = isinstance(job, Job) and not job.plan.goals and self.view.watched
+        if nothing and not self.view.is_current(once_more=not request.waited_for):
             self.refresh()  # stale data is never served: no "no match" before the files were asked
             job = self.view.job(request)
         if not isinstance(job, Job) or request.origin == "operator":

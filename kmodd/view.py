@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_WATCH_COMES = -1
+"""In place of a watch's state."""
+
 ASK_FILES = 1.0
 """Seconds after which files are asked though the watch is quiet: it does not see a file that a link leads to."""
 
@@ -108,12 +111,17 @@ class View:
         """Somebody says when a file may have changed."""
         return self.watch is not None or self.watch_comes
 
-    def is_current(self) -> bool:
-        """Nothing has changed on disk since it was read: a stat of each file, where the watch is not sure."""
+    def is_current(self, *, once_more: bool = False) -> bool:
+        """Nothing has changed on disk since it was read: a stat of each file, where the watch is not sure.
+
+        `once_more`: what is answered now is asked once more if it turns out, when the watch comes, that something had.
+        """
         if self.snapshot is None or self.no_tree:
             return False
         # Before the files: what changes meanwhile, the next look sees.
         state, now = self.watch.state() if self.watch else None, time.monotonic()
+        if self.watch_comes and once_more:
+            state = _WATCH_COMES
         if state is not None and state == self._asked[0] and now < self._asked[1] + ASK_FILES:
             return True
         is_current = self._settings_marks == settings_marks(self.tree.root) and self.tree.is_current(self.snapshot)

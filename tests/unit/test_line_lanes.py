@@ -537,6 +537,23 @@ def test_files_are_not_asked_where_the_watch_is_sure(world: World, monkeypatch: 
     assert not view.is_current()
 
 
+def test_until_files_are_watched_a_device_is_told_by_a_look_of_lately_but_nobody_who_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch, when it comes, asks for all that changed before it (`Daemon._open_watch`); no process comes again."""
+    monkeypatch.setattr("kmodd.view.ASK_FILES", 3600.0)
+    world.line.view.watch_comes = True
+    world.plug("pci:v8")
+    world.settle()
+    world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
+    world.plug("pci:v9")
+    world.settle()
+    assert loads(world) == []
+    world.line.intake.order(Request("pci:v9z", "request"))
+    world.settle()
+    assert loads(world) == ["c.ko"]
+
+
 # -- nobody's will is fought --------------------------------------------------------------------------------------
 
 
