@@ -35,10 +35,6 @@ from kmodd.retries import Retries
 from kmodd.standing import Standing
 from kmodd.view import View
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 MOST_AT_ONCE = 16
 """Files that a loader is given at once."""
 MOST_TEXT = MAX_STEP // 8
@@ -250,7 +246,6 @@ class Carrier:
             steps = self._run(job) or (step,)
             if not self.may_go(job):
                 self.flights.ready.append((self._view.age, job))
-                self._read_ahead(steps)
                 break
             joined = self._joined(job, steps)
             jobs = [job] * len(steps)
@@ -266,7 +261,6 @@ class Carrier:
                 del self.flights.ready[: len(joined)]
                 self.flights.works[lane] = Work(lane, tuple(jobs), steps, self._view.age, time.monotonic())
                 job.begun = True
-                self._read_ahead(steps[1:])
                 break
             if not job.plan.request.waited_for:
                 # Requests wait, nobody is turned away: it is planned anew once there is a loader.
@@ -319,14 +313,19 @@ class Carrier:
             found.append((other, files))
         return found
 
-    def _read_ahead(self, steps: Sequence[Step | RemovalStep]) -> None:
-        for step in steps:
-            if isinstance(step, Insmod):
+    def read_ahead(self, job: AnyJob) -> None:
+        """Have the disk read what a job that was just planned will need, but for what a loader is at already."""
+        if isinstance(job, Job) and (job.begun or self._is_ready(job)):
+            files = [step for step in job.plan.steps if isinstance(step, Insmod)]
+            for step in files[job.begun :]:
                 read_ahead(self._tree.real(step.path))
+
+    def _is_ready(self, job: AnyJob) -> bool:
+        return any(job is ready for _, ready in self.flights.ready)
 
     def tell(self, job: AnyJob) -> None:
         """Say what has come of it since."""
-        if not job.begun and any(job is ready for _, ready in self.flights.ready):
+        if not job.begun and self._is_ready(job):
             return  # it may be planned anew
         if untold := job.untold():
             now = time.monotonic()

@@ -187,6 +187,7 @@ class Line:
             else:
                 job = self._begin(request)
                 self.carrier.drive(job)
+                self.carrier.read_ahead(job)
                 self.carrier.tell(job)
             if self.carrier.dispatch.is_off() or self._overrides.waited > enough:
                 break

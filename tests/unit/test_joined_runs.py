@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
@@ -210,3 +211,19 @@ def test_no_more_are_planned_ahead_than_may_keep_waiting_what_comes_now(world: W
     assert len(run_of(world)) == MOST_READY
     world.settle()
     assert loads(world) == ["c.ko", *(f"{name}.ko" for name in names)]
+
+
+def test_each_file_is_read_ahead_once_and_not_what_the_loader_is_at(
+    world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("kmodd.carrier.read_ahead", lambda path: asked.append(os.path.basename(path)))
+    gate.close("c.ko")
+    world.plug("pci:v2")
+    world.plug("pci:v1", "other")
+    world.line.advance()
+    wait_inside(gate, "c.ko")
+    open_gate(world, "c.ko")
+    world.settle()
+    assert loads(world) == ["c.ko", "a.ko", "b.ko"]
+    assert asked == ["a.ko", "b.ko"]
