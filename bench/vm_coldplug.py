@@ -6,18 +6,19 @@ started. Clock: tracefs, from the daemon's exec (or its READY) to the last finit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from bench import vm_guest, vm_trace
+from bench import growth, plot, vm_guest, vm_trace
 from bench.rows import Row, row
 from bench.vm_guest import DEVICES_30, KMODD, SLOW_CARD, UDEV_RULE, UDEVD, Cpu, Loader, guest
 from tests.vm import VmError, say
 from tests.vm.image import Image
 
 LANES_2: Final = "Lanes=2"
+PICTURE: Final = Path(__file__).parent / "growth_vm.svg"
 _MOST_WARNINGS: Final = 5
 
 
@@ -95,28 +96,36 @@ def measure_slow(image: Image, rounds: int) -> list[Row]:
     return rows
 
 
-def measure_growth(image: Image, rounds: int, counts: Sequence[int] = (2, 16)) -> list[Row]:
-    """The same devices with more virtual processors: each brings the same aliases once more.
+def measure_growth(image: Image, rounds: int, counts: Sequence[int] = (2, 4, 16)) -> list[Row]:
+    """The same devices with more virtual processors: each brings the same aliases once more. Drawn, too.
 
-    The exponent says how the time grows from the first count to the last: 0 not at all, 1 as the processors do.
+    The exponent says how the cost grows: 0 not at all, 1 as the processors do.
     """
-    rows, times = [], []
+    times, cpu, calls = [], [], []
     for cpus in counts:
         ours, peers = [], []
         for _ in range(rounds):
             peers.append(once(image, "udevd", cpus=cpus))
             ours.append(once(image, "kmodd", cpus=cpus))
-        pairs = [(a.from_exec, b.from_exec) for a, b in _pairs(ours, peers)]
-        times.append(row(f"coldplug, {cpus} processors, exec to last load", pairs, "s"))
-        calls = [(float(len(a.trace.calls)), float(len(b.trace.calls))) for a, b in _pairs(ours, peers)]
-        rows.append(row(f"coldplug, {cpus} processors, finit_module calls", calls, "calls"))
-        pairs = [(a.cpu.own, b.cpu.own) for a, b in _pairs(ours, peers)]
-        rows.append(row(f"coldplug, {cpus} processors, CPU of daemon and loaders", pairs, "s"))
-    few, many = times[0], times[-1]
-    factor = math.log(counts[-1] / counts[0])
-    exponents = math.log(many.kmodd / few.kmodd) / factor, math.log(many.peer / few.peer) / factor
-    what = f"coldplug, {counts[0]} to {counts[-1]} processors, exponent of the time"
-    return [*times, *rows, row(what, [exponents], "")]
+        what = f"coldplug, {cpus} processors"
+        pairs = _pairs(ours, peers)
+        times.append(row(f"{what}, exec to last load", [(a.from_exec, b.from_exec) for a, b in pairs], "s"))
+        cpu.append(row(f"{what}, CPU of daemon and loaders", [(a.cpu.own, b.cpu.own) for a, b in pairs], "s"))
+        made = [(float(len(a.trace.calls)), float(len(b.trace.calls))) for a, b in pairs]
+        calls.append(row(f"{what}, finit_module calls", made, "calls"))
+    rows, panels = [*times, *cpu, *calls], []
+    for what, unit, found in (("time", "s", times), ("CPU time", "s", cpu), ("finit_module calls", "", calls)):
+        curves = {"kmodd": tuple(one.kmodd for one in found), "udevd": tuple(one.peer for one in found)}
+        slopes = {name: growth.exponent(tuple(counts), curve) for name, curve in curves.items()}
+        words = f"coldplug, {counts[0]} to {counts[-1]} processors, exponent of the {what}"
+        rows.append(row(words, [(slopes["kmodd"], slopes["udevd"])], ""))
+        lines = [
+            plot.Line(f"{name}: exponent {slopes[name]:.2f}", list(zip(counts, curve, strict=True)))
+            for name, curve in curves.items()
+        ]
+        panels.append(plot.Panel(f"Coldplug: {what}", "virtual processors", unit, lines))
+    PICTURE.write_text(plot.picture(panels))
+    return rows
 
 
 def once(
