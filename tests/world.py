@@ -42,7 +42,7 @@ class ThreadLoaders(Loaders):
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(Oops):
-            loader.serve(connection, self.kernel, self.trusted)
+            loader.serve(connection.fileno(), self.kernel, self.trusted)
 
 
 class World:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 
 from kmodd.host import loader
@@ -36,14 +35,16 @@ def main(argv: list[str]) -> int:
     trusted = Trusted(
         tuple(given["--tree"]) or usual.trees, tuple(given["--conf"]) or usual.conf, *given["--sys"][-1:]
     )  # fmt: skip
-    with socket.socket(fileno=fd) as connection:
-        os.set_inheritable(fd, False)
-        if given["--spawner"]:
-            from kmodd.host import spawner  # only here: a loader of systemd's need not have it
+    os.set_inheritable(fd, False)
+    if given["--spawner"]:
+        import socket  # only here: a loader of systemd's need not have it
 
+        from kmodd.host import spawner
+
+        with socket.socket(fileno=fd) as connection:
             spawner.run(connection, LinuxKernel(), trusted)
-        else:
-            loader.serve(connection, LinuxKernel(), trusted)
+    else:
+        loader.serve(fd, LinuxKernel(), trusted)
     return 0
 
 

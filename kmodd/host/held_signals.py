@@ -1,44 +1,38 @@
-"""Signals that wait until something is over: `uninterrupted`.
+"""Signals that wait until something is over: `Uninterrupted`.
 
 By the C library's own call. The signal module's makes an enum member of each of 64 numbers on the way in and out, which
-took a loader more time than all the rest of a step.
+took a loader more time than all the rest of a step; and to import it takes a tenth of a loader's start.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from ctypes import Array, c_ubyte
+import os
 
 _SIGSET_BYTES = 128
 """Of a sigset_t, in glibc and musl."""
+_ODD = {"alpha": (1, 3), "mips": (1, 3), "mips64": (1, 3), "sparc64": (1, 4)}
+_USUAL = (0, 2)
+"""SIG_BLOCK and SIG_SETMASK by type of machine: arch/*/include/uapi/asm/signal.h, asm-generic/signal-defs.h."""
 
 
-@functools.cache
-def _parts() -> tuple[Callable[..., int], Array[c_ubyte], type[Array[c_ubyte]]]:
-    """pthread_sigmask, the set of all signals, and what makes a set."""
-    import ctypes  # a tool that in the end has nothing to do need not have it
+class Uninterrupted:
+    """A block in which no signal ends this thread, but SIGKILL; what came meanwhile counts at its end.
 
-    kind = ctypes.c_ubyte * _SIGSET_BYTES
-    return ctypes.CDLL(None).pthread_sigmask, kind(*[0xFF] * _SIGSET_BYTES), kind
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """No signal ends this thread within the block, but SIGKILL; what came meanwhile counts at its end.
-
-    Raises OSError where the mask cannot be set, which pthread_sigmask(3) does not know.
+    It can be used any number of times, but not within itself. Entering raises OSError where the mask cannot be set,
+    which pthread_sigmask(3) does not know.
     """
-    set_mask, everything, kind = _parts()
-    before = kind()
-    if code := set_mask(int(signal.SIG_BLOCK), everything, before):
-        raise OSError(code, "signals cannot be held back")
-    try:
-        yield
-    finally:
-        set_mask(int(signal.SIG_SETMASK), before, None)
+
+    def __init__(self) -> None:
+        import ctypes  # a tool that in the end has nothing to do need not have it
+
+        sigset = ctypes.c_ubyte * _SIGSET_BYTES
+        self._all, self._before = sigset(*[0xFF] * _SIGSET_BYTES), sigset()
+        self._set_mask = ctypes.CDLL(None).pthread_sigmask
+        self._block, self._set = _ODD.get(os.uname().machine, _USUAL)
+
+    def __enter__(self) -> None:
+        if code := self._set_mask(self._block, self._all, self._before):
+            raise OSError(code, "signals cannot be held back")
+
+    def __exit__(self, *_: object) -> None:
+        self._set_mask(self._set, self._before, None)

@@ -53,23 +53,21 @@ class LinuxKernel:
         numbers = _NUMBERS.get(machine)
         if numbers is None:
             raise OSError(38, f"no module calls known for machine type {machine}")
-        self._init, self._delete, self._finit = numbers
+        self._init, self._delete, self._finit = map(ctypes.c_long, numbers)
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._syscall.restype = ctypes.c_long
 
     def finit_module(self, fd: int, options: str, flags: int) -> None:
         # The options are never NULL: the kernel answers that with EFAULT.
-        self._call(self._finit, self._c.c_int(fd), self._c.c_char_p(os.fsencode(options)), self._c.c_int(flags))
+        self._call(self._finit, fd, os.fsencode(options), flags)
 
     def init_module(self, image: bytes, options: str) -> None:
-        self._call(
-            self._init, self._c.c_char_p(image), self._c.c_ulong(len(image)), self._c.c_char_p(os.fsencode(options))
-        )
+        self._call(self._init, image, self._c.c_ulong(len(image)), os.fsencode(options))
 
     def delete_module(self, name: str, flags: int) -> None:
-        self._call(self._delete, self._c.c_char_p(os.fsencode(name)), self._c.c_uint(flags))
+        self._call(self._delete, os.fsencode(name), flags)
 
-    def _call(self, number: int, *arguments: object) -> None:
-        if self._syscall(self._c.c_long(number), *arguments) != 0:
+    def _call(self, *arguments: object) -> None:
+        if self._syscall(*arguments) != 0:
             code = self._c.get_errno()
             raise OSError(code, os.strerror(code))

@@ -7,7 +7,6 @@ the spawner forks it. A loader is never killed from here: its connection is clos
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 
@@ -80,10 +79,10 @@ class Lane:
             return Died(begun=not (self._was_reset and self.busy and not self.stopped))
         try:
             if not self.pid:
-                self.pid = int(json.loads(datagram)["pid"])
+                self.pid = int(datagram)
                 return None
             reply = decode_reply(datagram)
-        except (ValueError, TypeError, KeyError):
+        except ValueError:
             return Died()  # whatever this is, it is no loader that one could go on with
         self.busy = False
         return reply

@@ -1,28 +1,26 @@
 """The loader: a process that carries out one step at a time and says what came of it.
 
-It serves one connected SOCK_SEQPACKET socket; a datagram is one JSON object. It starts with `{"pid": N}`; then each
-step is answered by `{"errno": N, "stage": "…", "usec": N, "detail": "…"}`. Files come in runs, so that nobody has to
-wake up between a module and the one that needs it: a run ends at the first that fails, and before the next one when
-anything else comes from the peer, or when somebody else has brought the next one in or begun to; then `stage` is
-`none`.
+It serves one connected SOCK_SEQPACKET socket; a datagram is words, with a NUL between them, which no word can have. It
+starts with its process number; then each step is answered by `ERRNO STAGE USEC DETAIL`. Files come in runs, so that
+nobody has to wake up between a module and the one that needs it: a run ends at the first that fails, and before the
+next one when anything else comes from the peer, or when somebody else has brought the next one in or begun to; then
+the stage is `none`.
 
 It never plans and never listens to the kernel. What it is told names files; it takes only those of `Trusted`. When its
 peer is gone it ends, but not inside a module's init: signals are blocked until all it was given is done, because a
 killed init leaves hardware half set (kernel-proofs, section 3).
+
+A boot waits for its start, so it imports little: the modules socket, json, re, signal and contextlib, and what they
+import in turn, take as long as the interpreter itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import os
-import re
-import signal
-import socket
+import select
 import time
 
-from kmodd import modprobe_d
 from kmodd.errors import Where, assert_never
 from kmodd.host.acts import (
     LOADER_MARK,
@@ -38,7 +36,7 @@ from kmodd.host.acts import (
     open_module,
     run_command,
 )
-from kmodd.host.held_signals import uninterrupted
+from kmodd.host.held_signals import Uninterrupted
 from kmodd.host.kernel import Kernel
 from kmodd.host.trusted import Trusted
 
@@ -47,106 +45,88 @@ __all__ = ["MAX_STEP", "Call", "CommandCall", "InsmodCall", "ProbeCall", "Reply"
 MAX_STEP = 65536
 """Bytes of one datagram, either way."""
 
-_BUS = re.compile(r"(?!\.\.?$)[A-Za-z0-9._:+-]{1,255}", re.ASCII)
-"""A directory of /sys/bus."""
-_DEVICE = re.compile(r"(?!\.\.?$)[ !-.0-~]{1,255}", re.ASCII)
-"""A device's name: printable, without a slash. "Fixed MDIO bus.0" is one, and so is "soc@0:ports,1"."""
+_STAGES: tuple[Stage, ...] = ("file", "kernel", "command", "signal", "none")
+_MAX_NAME = 255
+"""Characters of a name in /sys (NAME_MAX)."""
 
 
 def encode_call(call: Call) -> bytes:
-    """One datagram for `call`; raises ValueError where it would not fit."""
-    words: dict[str, str | list[str]]
+    """One datagram for `call`; raises ValueError where it would not fit, and for a NUL in it."""
+    words: list[str]
     match call:
         case RunCall(steps, modules):
-            words = {
-                "do": "insmod", "paths": [step.path for step in steps], "options": [step.options for step in steps],
-                "modules": list(modules),
-            }  # fmt: skip
+            words = ["insmod"]
+            for step, module in zip(steps, modules, strict=True):
+                words += (step.path, step.options, module)
         case RmmodCall(module):
-            words = {"do": "rmmod", "module": module}
+            words = ["rmmod", module]
         case CommandCall(module, at, real_file, options):
-            words = {
-                "do": "install", "module": module, "file": at.file, "line": str(at.line), "real": real_file,
-                "options": options,
-            }  # fmt: skip
+            words = ["install", module, at.file, str(at.line), real_file, options]
         case ProbeCall(bus, device):
-            words = {"do": "probe", "bus": bus, "device": device}
+            words = ["probe", bus, device]
         case StopCall():
-            words = {"do": "stop"}
-    datagram = json.dumps(words).encode()
+            words = ["stop"]
+    datagram = "\0".join(words).encode("utf-8", "surrogateescape")
     if len(datagram) > MAX_STEP:
         raise ValueError(f"a step of {len(datagram)} bytes; at most {MAX_STEP}")
+    if datagram.count(b"\0") >= len(words):
+        raise ValueError("a step with a NUL in a word")
     return datagram
 
 
 def decode_call(datagram: bytes) -> Call:
     """The call in one datagram; raises ValueError for anything else."""
-    words = json.loads(datagram)
-    if not isinstance(words, dict):
-        raise ValueError("expected one object")
-    try:
-        if words["do"] == "insmod":
-            return _decode_run(words["paths"], words["options"], words["modules"])
-        if not all(isinstance(value, str) for value in words.values()):
-            raise ValueError("expected one object of strings")
-        match words["do"]:
-            case "rmmod":
-                return RmmodCall(words["module"])
-            case "install":
-                at = Where(words["file"], int(words["line"]))
-                return CommandCall(words["module"], at, words["real"], words["options"])
-            case "stop":
-                return StopCall()
-            case "probe":
-                if not _BUS.fullmatch(words["bus"]) or not _DEVICE.fullmatch(words["device"]):
-                    raise ValueError(f"{words['device']!r} on {words['bus']!r} is no name of a device on a bus")
-                return ProbeCall(words["bus"], words["device"])
-            case unknown:
-                raise ValueError(f"cannot do {unknown!r}")
-    except KeyError as missing:
-        raise ValueError(f"no {missing}") from None
+    words = datagram.decode("utf-8", "surrogateescape").split("\0")
+    match words:
+        case ["insmod", _, *_] if len(words) % 3 == 1:
+            return RunCall(tuple(map(InsmodCall, words[1::3], words[2::3])), tuple(words[3::3]))
+        case ["rmmod", module]:
+            return RmmodCall(module)
+        case ["install", module, file, line, real_file, options]:
+            return CommandCall(module, Where(file, int(line)), real_file, options)
+        case ["probe", bus, device]:
+            if not _is_name(bus) or " " in bus or not _is_name(device):
+                raise ValueError(f"{device!r} on {bus!r} is no name of a device on a bus")
+            return ProbeCall(bus, device)
+        case ["stop"]:
+            return StopCall()
+    raise ValueError(f"{words[0]!r} with {len(words) - 1} words is nothing that a loader does")
 
 
-def _decode_run(paths: object, options: object, modules: object) -> RunCall:
-    columns = []
-    for column in (paths, options, modules):
-        if not isinstance(column, list) or not all(isinstance(word, str) for word in column):
-            raise ValueError("expected lists of strings")
-        columns.append(column)
-    steps = tuple(InsmodCall(path, text) for path, text in zip(columns[0], columns[1], strict=True))
-    if not steps or len(steps) != len(columns[2]):
-        raise ValueError(f"a run of {len(steps)} files and {len(columns[2])} names")
-    return RunCall(steps, tuple(columns[2]))
+def _is_name(name: str) -> bool:
+    """It may be a directory of /sys/bus, or a device: "Fixed MDIO bus.0" is one, and so is "soc@0:ports,1"."""
+    is_plain = name.isascii() and name.isprintable() and "/" not in name
+    return is_plain and 0 < len(name) <= _MAX_NAME and name not in (".", "..")
 
 
 def encode_reply(reply: Reply) -> bytes:
     """One datagram for `reply`."""
-    return json.dumps(
-        {"errno": reply.errno, "stage": reply.stage, "usec": reply.usec, "detail": reply.detail[: MAX_STEP // 8]}
-    ).encode()
+    words = f"{reply.errno}\0{reply.stage}\0{reply.usec}\0{reply.detail[: MAX_STEP // 8]}"
+    return words.encode("utf-8", "surrogateescape")
 
 
 def decode_reply(datagram: bytes) -> Reply:
     """The loader's answer; raises ValueError for anything else."""
-    words = json.loads(datagram)
-    try:
-        return Reply(int(words["errno"]), words["stage"], int(words["usec"]), str(words["detail"]))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a loader's answer: {error}") from None
+    code, stage, usec, detail = datagram.decode("utf-8", "surrogateescape").split("\0", 3)
+    for known in _STAGES:
+        if stage == known:
+            return Reply(int(code), known, int(usec), detail)
+    raise ValueError(f"{stage!r} is no stage")
 
 
-def serve(connection: socket.socket, kernel: Kernel, trusted: Trusted) -> None:
-    """Carry out steps until the peer closes the connection."""
+def serve(connection: int, kernel: Kernel, trusted: Trusted) -> None:
+    """Carry out steps until the peer closes the connection, which is an open descriptor."""
     name_process("kmodd-loader")
+    uninterrupted = Uninterrupted()
     try:
-        connection.send(json.dumps({"pid": os.getpid()}).encode())
-        while datagram := connection.recv(MAX_STEP):
+        os.write(connection, b"%d" % os.getpid())
+        while datagram := os.read(connection, MAX_STEP):
             try:
                 call = decode_call(datagram)
             except ValueError as why:
-                connection.send(encode_reply(Reply(errno.EPROTO, "file", 0, f"not a step: {why}")))
+                os.write(connection, encode_reply(Reply(errno.EPROTO, "file", 0, f"not a step: {why}")))
                 continue
-            with uninterrupted():  # also between the files of a run: what was not begun would be taken for lost
+            with uninterrupted:  # also between the files of a run: what was not begun would be taken for lost
                 match call:
                     case StopCall():
                         pass  # the run was over by then
@@ -159,37 +139,27 @@ def serve(connection: socket.socket, kernel: Kernel, trusted: Trusted) -> None:
 
 
 def _run(
-    steps: tuple[InsmodCall, ...],
-    modules: tuple[str, ...],
-    connection: socket.socket,
-    kernel: Kernel,
-    trusted: Trusted,
+    steps: tuple[InsmodCall, ...], modules: tuple[str, ...], connection: int, kernel: Kernel, trusted: Trusted
 ) -> None:
     """One file after the other, each answered, as long as all goes well."""
+    peer = select.poll()
+    peer.register(connection, select.POLLIN)
     for number, step in enumerate(steps):
-        if number and (_has_more(connection) or os.path.exists(f"{trusted.sys}/module/{modules[number]}/initstate")):
-            connection.send(encode_reply(Reply(errno.ECANCELED, "none", 0)))
+        # Something has come, or the peer is gone; or the module is there.
+        if number and (peer.poll(0) or os.access(f"{trusted.sys}/module/{modules[number]}/initstate", os.F_OK)):
+            os.write(connection, encode_reply(Reply(errno.ECANCELED, "none", 0)))
             return
         if _answer(step, connection, kernel, trusted):
             return
 
 
-def _has_more(connection: socket.socket) -> bool:
-    """Something has come, or the peer is gone."""
-    try:
-        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    return True
-
-
 _Step = InsmodCall | RmmodCall | CommandCall | ProbeCall
 
 
-def _answer(call: _Step, connection: socket.socket, kernel: Kernel, trusted: Trusted) -> int:
+def _answer(call: _Step, connection: int, kernel: Kernel, trusted: Trusted) -> int:
     """Do one step and say what came of it. The answer: its errno."""
     reply = _carry_out(call, kernel, trusted)
-    connection.send(encode_reply(reply))
+    os.write(connection, encode_reply(reply))
     return reply.errno
 
 
@@ -223,6 +193,8 @@ def _carry_out(call: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
 
 def _run_command_at(call: CommandCall, trusted: Trusted) -> tuple[Stage, str]:
     """Run the command at a line; the answer is what failed and why, empty if nothing did."""
+    from kmodd import modprobe_d
+
     try:
         with open(
             call.real_file, encoding="utf-8", errors="surrogateescape", newline="",
@@ -244,11 +216,16 @@ def _run_command_at(call: CommandCall, trusted: Trusted) -> tuple[Stage, str]:
         return "command", f"{call.at}: no install command there any more"
     status = run_command(command, call.options, call.module, {**os.environ, LOADER_MARK: str(os.getpid())})
     if status < 0:
+        import signal
+
         return "signal", f"{kind} command of {call.at} was killed by {signal.Signals(-status).name}"
     return "command", f"{kind} command of {call.at} exited with status {status}" if status else ""
 
 
 def name_process(name: str) -> None:
     """Be called so in ps and in the kernel's trace of module loads; at most 15 bytes."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
-        file.write(name)
+    try:
+        with open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(name.encode())
+    except OSError:
+        pass  # where there is no /proc, nobody looks

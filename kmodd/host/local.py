@@ -15,7 +15,7 @@ from kmodd.dataclass import dataclass
 from kmodd.errors import assert_never
 from kmodd.host.acts import LOADER_MARK, Reply, Stage, open_module, run_command
 from kmodd.host.calls import outcome_of
-from kmodd.host.held_signals import uninterrupted
+from kmodd.host.held_signals import Uninterrupted
 from kmodd.host.kernel import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.names import ModuleName, module_of_path
 from kmodd.outcome import Outcome, record
@@ -83,7 +83,7 @@ class Machine:
 
     def _command(self, command: str, options: str, module: str) -> tuple[int, Stage, str]:
         """Errno, and the exit status as text."""
-        with uninterrupted():
+        with Uninterrupted():
             status = run_command(command, options, module, self.env)
         # Only the exit status is looked at, not death by a signal (libkmod, command_do).
         return (errno.EINVAL if status > 0 else 0), "command", str(max(status, 0))
@@ -97,7 +97,7 @@ class Machine:
         except OSError as error:
             return error.errno or errno.EIO, "file", f"{path}: {error.strerror}"
         try:
-            with uninterrupted():
+            with Uninterrupted():
                 give(self.kernel, options)
         except OSError as error:
             return error.errno or errno.EIO, "kernel", ""
@@ -110,7 +110,7 @@ class Machine:
         pause = 0.001
         while True:
             try:
-                with uninterrupted():
+                with Uninterrupted():
                     self.kernel.delete_module(name, flags)
             except OSError as error:
                 left = deadline - time.monotonic()

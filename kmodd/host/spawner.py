@@ -124,7 +124,7 @@ def _fork(theirs: socket.socket, ours: list[int], kernel: Kernel, trusted: Trust
         for fd in ours:
             os.close(fd)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _LATER)
-        loader.serve(theirs, kernel, trusted)
+        loader.serve(theirs.fileno(), kernel, trusted)
         status = 0
     finally:
         os._exit(status)

@@ -6,7 +6,6 @@ it has opened: nothing can be put in its place between the look and the use.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -91,10 +90,12 @@ def _is_below(fd: int, real: str, trees: tuple[str, ...]) -> bool:
     """
     tops = []
     for tree in trees:
-        with contextlib.suppress(OSError):
+        try:
             status = os.stat(tree)
-            if stat.S_ISDIR(status.st_mode):
-                tops.append((status.st_dev, status.st_ino))
+        except OSError:
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            tops.append((status.st_dev, status.st_ino))
     ours = (0, os.geteuid())
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):

@@ -73,7 +73,7 @@ def hear(world: World, count: int = 1) -> None:
             world.line.carrier.heard(lane)  # its greeting
             hear(world)
             continue
-        was_begun = b'"none"' not in lane.connection.recv(65536, socket.MSG_PEEK)
+        was_begun = b"\0none\0" not in lane.connection.recv(65536, socket.MSG_PEEK)
         if was_begun and f"{work.module}.ko" not in world.kernel.refuse:
             live = {*world.line.view.loaded().modules, work.module}
             world.live(*live)

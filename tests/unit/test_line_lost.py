@@ -111,7 +111,7 @@ def test_loaders_that_end_before_their_first_word_are_not_made_without_end(
     assert [job.plan.request.text for job in world.line.carrier.take_ended()] == ["a"]  # the process does without us
 
 
-@pytest.mark.parametrize("said", [b"nonsense", b"[]", b'{"pid": "x"}'])
+@pytest.mark.parametrize("said", [b"nonsense", b"\0", b"0\0kernel\0x\0", b"0\0kernels\0001\0"])
 def test_a_loader_that_talks_nonsense_is_one_that_is_gone(said: bytes) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)

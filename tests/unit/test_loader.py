@@ -7,6 +7,8 @@ import gzip
 import lzma
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,26 @@ import pytest
 
 from kmodd.errors import Where
 from kmodd.host import loader
-from kmodd.host.acts import open_module
+from kmodd.host.acts import StopCall, open_module
 from kmodd.host.lanes import Died, Lane
-from kmodd.host.loader import CommandCall, InsmodCall, ProbeCall, Reply, RunCall
+from kmodd.host.loader import (
+    MAX_STEP,
+    Call,
+    CommandCall,
+    InsmodCall,
+    ProbeCall,
+    Reply,
+    RmmodCall,
+    RunCall,
+    decode_call,
+    decode_reply,
+    encode_call,
+    encode_reply,
+)
 from kmodd.host.trusted import Trusted
 from tests.fakes import FakeKernel
 
+ROOT = Path(__file__).resolve().parents[2]
 WAIT = 10.0
 """Seconds that an answer may take; a hang is a failure, not a wait."""
 
@@ -40,7 +56,7 @@ class Served:
     @staticmethod
     def _serve(connection: socket.socket, kernel: FakeKernel, trusted: Trusted) -> None:
         with connection:
-            loader.serve(connection, kernel, trusted)
+            loader.serve(connection.fileno(), kernel, trusted)
 
     def close(self) -> None:
         self.lane.close()
@@ -148,13 +164,38 @@ def test_a_line_that_is_no_longer_there_runs_nothing(served: Served, tmp_path: P
     assert "no install command there any more" in answer.detail
 
 
-@pytest.mark.parametrize("datagram", [b"{}", b"[]", b"nonsense", b'{"do": "format"}', b'{"do": "insmod", "path": 3}'])
+@pytest.mark.parametrize(
+    "datagram",
+    [b"\0", b"\xff", b"format\0a", b"insmod", b"insmod\0/a\0", b"insmod\0/a\0\0a\0/b", b"install\0a\0b\0x\0c\0",
+     b"probe\0pci\0a\0"],
+)  # fmt: skip
 def test_what_is_no_step_is_refused_and_the_loader_goes_on(served: Served, tmp_path: Path, datagram: bytes) -> None:
     served.lane.connection.send(datagram)
     answer = served.lane.receive()
     assert isinstance(answer, Reply)
     assert answer.errno == errno.EPROTO
     assert served.do(InsmodCall(module(tmp_path, "a.ko"), "")).errno == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [RunCall((InsmodCall("/é\udcff.ko", "x=a\nb\tc"), InsmodCall("/b.ko", "")), ("é", "b")), RmmodCall("a"), StopCall(),
+     CommandCall("foo", Where("/etc/a b.conf", 7), "/real/\udc80", ""), ProbeCall("pci", "0000:00:1f.2")],
+)  # fmt: skip
+def test_a_call_is_understood_as_it_was_meant(call: Call) -> None:
+    """Bytes that are not UTF-8 too, which Python holds as lone surrogates."""
+    assert decode_call(encode_call(call)) == call
+
+
+def test_a_reply_is_understood_as_it_was_meant() -> None:
+    for reply in (Reply(0, "kernel", 5), Reply(errno.EACCES, "file", 10**9, "/\udcff.ko: \0 is é")):
+        assert decode_reply(encode_reply(reply)) == reply
+
+
+@pytest.mark.parametrize("words", [("/a\0/b", ""), ("/a", "x\0y"), ("/a", "1\x002\x003\0"), ("/a", "x" * MAX_STEP)])
+def test_what_no_datagram_can_hold_is_not_sent(words: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="a step "):
+        encode_call(RunCall((InsmodCall(*words),), ("a",)))
 
 
 # ── what a loader takes ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -383,7 +424,7 @@ def test_a_device_is_probed_by_its_name(served: Served, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bus", "device"),
     [("..", "a"), (".", "a"), ("pci/../../x", "a"), ("", "a"), ("p ci", "a"),
-     ("pci", ""), ("pci", "a/b"), ("pci", ".."), ("pci", "a\n"), ("pci", "a\0"), ("pci", "x" * 256), ("pci", "é")],
+     ("pci", ""), ("pci", "a/b"), ("pci", ".."), ("pci", "a\n"), ("pci", "x" * 256), ("pci", "é")],
 )  # fmt: skip
 def test_what_is_no_name_is_not_probed(served: Served, tmp_path: Path, bus: str, device: str) -> None:
     answer = served.do(ProbeCall(bus, device))
@@ -399,7 +440,24 @@ def test_names_that_devices_have_are_taken(served: Served, tmp_path: Path, devic
     assert probe.read_text() == device
 
 
-# ── its end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── its start and its end ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_loader_imports_only_what_it_needs() -> None:
+    """Until it has done a step: the start of a loader is time that a boot waits for."""
+    program = "import sys\nfrom kmodd.cli.__main__ import main\nmain()\nprint(*sys.modules)"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.send(encode_call(RunCall((InsmodCall("/nowhere.ko", ""),), ("nowhere",))))
+        ours.shutdown(socket.SHUT_WR)
+        words = [sys.executable, "-S", "-c", program, "loader", "--fd", str(theirs.fileno())]
+        done = subprocess.run(words, cwd=ROOT, env={}, pass_fds=[theirs.fileno()], capture_output=True, text=True)
+        assert int(ours.recv(MAX_STEP))
+        assert decode_reply(ours.recv(MAX_STEP)).errno == errno.ENOENT
+    modules = set(done.stdout.split())
+    assert "kmodd.host.loader" in modules
+    heavy = {"socket", "json", "re", "enum", "signal", "contextlib", "collections", "kmodd.modprobe_d"}
+    assert modules & heavy == set()
 
 
 def test_a_loader_that_is_gone_is_noticed() -> None:

@@ -120,7 +120,7 @@ def test_a_loader_told_to_end_during_an_init_does_all_that_it_was_given(world: W
     pid = os.fork()
     if not pid:
         ours.close()
-        loader.serve(theirs, Ending(), Trusted.below(str(world.root)))
+        loader.serve(theirs.fileno(), Ending(), Trusted.below(str(world.root)))
         os._exit(0)
     theirs.close()
     lane = lane_on(ours)
