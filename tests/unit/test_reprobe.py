@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
-import json
 import socket
 from pathlib import Path
 
 import pytest
 
 from kmodd import kernel_line, reprobe
+from kmodd.host.acts import ProbeCall, Reply
 from kmodd.host.lanes import Lane, Loaders
+from kmodd.host.loader import decode_call, encode_reply
 from kmodd.report import Report
 from kmodd.reprobe import Reprobe
 from tests.fakes import ListJournal
@@ -55,8 +56,8 @@ def probes(it: Reprobe) -> int:
 def end_probe(it: Reprobe, loaders: Probers) -> None:
     """The probe is over; how it went, the kernel's log says."""
     (lane,) = it.lanes
-    assert json.loads(loaders.theirs[-1].recv(65536))["device"] == "0000:01:00.0"
-    loaders.theirs[-1].send(json.dumps({"errno": 0, "stage": "kernel", "usec": 1, "detail": ""}).encode())
+    assert decode_call(loaders.theirs[-1].recv(65536)) == ProbeCall("pci", "0000:01:00.0")
+    loaders.theirs[-1].send(encode_reply(Reply(0, "kernel", 1)))
     it.heard(lane)
 
 
