@@ -28,6 +28,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
+from itertools import compress, count, repeat
+from operator import contains
 
 from kmodd.alias_tails import Many
 from kmodd.dataclass import dataclass
@@ -208,12 +210,15 @@ class AliasTrie:
 
     def _sort(self) -> None:
         """Put all patterns in order. The one step that looks at every pattern."""
-        keys = [pattern.replace("-", "_") if "-" in pattern else pattern for pattern in self._patterns]
+        # No loop of byte code over all of them: under an emulator that is ten times the time of the sorting.
+        keys = list(self._patterns)
+        for number in compress(count(), map(contains, keys, repeat("-"))):
+            keys[number] = keys[number].replace("-", "_")
         together = "".join(keys)
         if not together.isascii():
             keys = list(map(bytewise, keys))
         self._order = array("I", sorted(range(len(keys)), key=keys.__getitem__))
-        self._keys = [keys[number] for number in self._order]
+        self._keys = list(map(keys.__getitem__, self._order))
         self._specials = "".join(special for special in _SPECIAL if special in together)
 
     def _range(self, start: str, low: int, high: int) -> tuple[int, int]:
@@ -338,22 +343,28 @@ def _split_clean(text: str) -> tuple[list[str], list[str], range] | None:
     Takes 4 ms for 26,000 lines, a fifth of reading line by line. It cannot go wrong: where blanks stand alone, every
     second piece between them is `MODULE\nalias`, and there are no more line ends than these, each line has three words.
     """
-    first = 1
-    while text.startswith("#"):
-        text = text.partition("\n")[2]
-        first += 1
-    if not (text.startswith("alias ") and text.endswith("\n") and text.isascii()):
+    at = comments = 0  # no part of the text is copied: 1.6 MB that nobody has touched yet take as long as a search
+    while text.startswith("#", at):
+        at = text.find("\n", at) + 1
+        comments += 1
+        if not at:
+            return None
+    if not (text.startswith("alias ", at) and text.endswith("\n") and text.isascii()):
         return None
     if any(space in text for space in ("  ", *"\t\v\f\r\x1c\x1d\x1e\x1f")):
         return None
-    pieces = (text + "alias").split(" ")
-    patterns, ends = pieces[1::2], pieces[2::2]
-    modules = {end: end.removesuffix("\nalias") for end in dict.fromkeys(ends)}
-    if len(ends) != len(patterns) or text.count("\n") != len(ends):
+    pieces = text.split(" ")
+    pieces[-1] += "alias"
+    words = text.count(" ", 0, at)  # before the first `alias`
+    patterns, ends = pieces[words + 1 :: 2], pieces[words + 2 :: 2]
+    if len(ends) != len(patterns) or text.count("\n", at) != len(ends):
         return None
-    if any(len(end) - len(module) != 6 or not module or "\n" in module for end, module in modules.items()):
+    kinds = dict.fromkeys(ends)
+    listed = f" {' '.join(kinds)} "
+    if not listed.count("\n") == listed.count("\nalias ") == len(kinds) or " \n" in listed:
         return None
-    return patterns, list(map(modules.__getitem__, ends)), range(first, first + len(ends))
+    modules = dict(zip(kinds, listed[1:-1].replace("\nalias", "").split(" "), strict=True))
+    return patterns, list(map(modules.__getitem__, ends)), range(comments + 1, comments + 1 + len(ends))
 
 
 def _all_closed(text: str) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from kmodd.binindex import decode
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, Where
-from kmodd.names import ModuleName, module_name, module_of_path
+from kmodd.names import ModuleName, module_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,15 +80,17 @@ def dep_lines(data: bytes, file: str) -> tuple[dict[ModuleName, str], tuple[Prob
 
     Of two lines for one module the first counts, as its priority is better in the .bin.
     """
-    lines: dict[ModuleName, str] = {}
-    problems = []
-    for number, line in enumerate(decode(data).split("\n"), 1):
-        path, colon, _ = line.partition(":")
-        if colon:
-            lines.setdefault(module_of_path(path), line)
-        elif line:
-            problems.append(_problem(file, number, line, "expected `FILE: FILE…`"))
-    return lines, tuple(problems)
+    lines = decode(data).split("\n")
+    good = [line for line in lines if ":" in line]
+    # `module_of_path`, written out: here it is asked 4,000 times before the first module of a boot.
+    names = [line.partition(":")[0].rpartition("/")[2].partition(".")[0].replace("-", "_") for line in good]
+    first = zip(map(ModuleName, reversed(names)), reversed(good), strict=True)
+    table = dict.fromkeys(map(ModuleName, names), "") | dict(first)
+    problems: tuple[Problem, ...] = ()
+    if len(good) < len(lines) - 1 or lines[-1]:
+        bad = [(number, line) for number, line in enumerate(lines, 1) if line and ":" not in line]
+        problems = tuple([_problem(file, number, line, "expected `FILE: FILE…`") for number, line in bad])
+    return table, problems
 
 
 def alias_lines(data: bytes, file: str) -> tuple[tuple[AliasLine, ...], tuple[Problem, ...]]:
