@@ -8,7 +8,6 @@ import kmodd
 from kmodd import outcome as telling
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree, Problem, assert_never
-from kmodd.explanation import as_object
 from kmodd.flights import AnyJob
 from kmodd.host.control import (
     Connection,
@@ -186,6 +185,8 @@ class Callers:
         except NoTree as error:
             self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
         else:
+            from kmodd.explanation import as_object  # only here: few ask
+
             kind = "modalias" if ":" in text else "module"
             self._socket.answer(connection, {"plan": as_object(kind, plan)})
 

@@ -19,7 +19,7 @@ from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.kernel_log import KernelMessages
 from kmodd.host.lanes import Died, Lane, Loaders
-from kmodd.host.loader import MAX_STEP
+from kmodd.host.loader_words import MAX_STEP
 from kmodd.host.module_data import read_ahead
 from kmodd.host.stack import StackQuestion
 from kmodd.host.tree import Tree

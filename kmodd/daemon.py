@@ -17,7 +17,7 @@ from kmodd.attention import Attention
 from kmodd.callers import Callers
 from kmodd.dataclass import dataclass
 from kmodd.firmware import WORD as FIRMWARE_WORD
-from kmodd.host import privilege, sources
+from kmodd.host import sources
 from kmodd.host.control import Connection, ControlSocket
 from kmodd.host.journal import Journal
 from kmodd.host.kernel_log import KernelMessages
@@ -27,11 +27,9 @@ from kmodd.host.places import CONTROL_SOCKET
 from kmodd.host.requests import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
 from kmodd.host.settings import read_boot_list, settings_directories
 from kmodd.host.sources import KernelEvents, Overrun, Refused
-from kmodd.host.spawner import Spawner
 from kmodd.host.stack import StackQuestion
 from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree, read_file
-from kmodd.host.trusted import Trusted
 from kmodd.host.watch import Watch
 from kmodd.kernel_requests import KernelRequests
 from kmodd.line import Line
@@ -109,7 +107,12 @@ class Daemon:
         self._wakeup = wakeup
         self._events = KernelEvents(settings.receive_buffer)
         self._control = ControlSocket(settings.control_path)
-        spawner = Spawner(Trusted.below(tree.root)) if settings.spawn_loaders and not settings.dry_run else None
+        spawner = None
+        if settings.spawn_loaders and not settings.dry_run:
+            from kmodd.host.spawner import Spawner  # only here, both: under systemd nobody needs them
+            from kmodd.host.trusted import Trusted
+
+            spawner = Spawner(Trusted.below(tree.root))
         self._loaders = None if settings.dry_run else Loaders(spawner, first)
         self._log: KernelMessages | None = _or_none(KernelMessages)
         self._files: Watch | None = None
@@ -121,6 +124,8 @@ class Daemon:
         self._line = Line(tree, journal, self._loaders, self._log, memory)
         self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
         if spawner:
+            from kmodd.host import privilege  # under systemd its unit does this
+
             privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
         self._kernel: KernelRequests | None = None

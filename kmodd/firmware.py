@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SAID = (
-    re.compile(r".*: Direct firmware load for (.+) failed with error -2"),
-    re.compile(r".*: firmware: failed to load (.+) \(-2\)"),
+    r".*: Direct firmware load for (.+) failed with error -2",
+    r".*: firmware: failed to load (.+) \(-2\)",
 )
 """With -ENOENT alone: another error does not end when a file comes. The second is Debian's own, at times beside the
 first; it also tells of files that a driver can do without."""
@@ -45,7 +45,7 @@ def missing_firmware(line: KernelLine) -> MissingFirmware | None:
     if line.facility:
         return None
     for form in _SAID:
-        if match := form.fullmatch(line.text):
+        if match := re.fullmatch(form, line.text):
             return MissingFirmware(match[1], line.subsystem, line.device)
     return None
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _END: Final = "\u0100"
 """Stands behind the last byte of a pattern, like C's NUL; no bytewise text holds it."""
 
-_CLASS: Final = re.compile(r":([a-y]*):\]")
-_EQUAL: Final = re.compile(r"=([^\u0100])=\]")
+_CLASS: Final = r":([a-y]*):\]"
+_EQUAL: Final = r"=([^\u0100])=\]"
 _BYTES: Final = "".join(map(chr, range(256)))
 
 
@@ -187,13 +187,13 @@ def _find(source: str, at: int, char: str) -> tuple[bool, int]:
         low = next_char
         if low == _END:
             raise _Unclosed
-        if low == "[" and (named := _CLASS.match(source, at)):
+        if low == "[" and (named := re.compile(_CLASS).match(source, at)):
             if named[1] not in _CLASSES:
                 raise _Malformed
             if char in _CLASSES[named[1]]:
                 return True, named.end()
             next_char, at = source[named.end()], named.end() + 1
-        elif low == "[" and (equal := _EQUAL.match(source, at)):
+        elif low == "[" and (equal := re.compile(_EQUAL).match(source, at)):
             if char == equal[1]:
                 return True, equal.end()
             next_char, at = source[equal.end()], equal.end() + 1
@@ -259,10 +259,10 @@ def _skip(source: str, at: int) -> int:
                 raise _Malformed
             at += 1
         elif char == "[" and source[at] == ":":
-            named = _CLASS.match(source, at)
+            named = re.compile(_CLASS).match(source, at)
             at = named.end() if named else at
         elif char == "[" and source[at] == "=":
-            equal = _EQUAL.match(source, at)
+            equal = re.compile(_EQUAL).match(source, at)
             if not equal:
                 raise _Malformed
             at = equal.end()

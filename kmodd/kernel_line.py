@@ -10,13 +10,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_RECORD = re.compile(rb"(\d{1,4}),(\d{1,20}),(\d{1,20}),[^;\n]*;([^\n]*)\n?((?: [^\n]*\n?)*)")
+_RECORD = rb"(\d{1,4}),(\d{1,20}),(\d{1,20}),[^;\n]*;([^\n]*)\n?((?: [^\n]*\n?)*)"
 """`6,1234,5678,-;TEXT`, then fields, each on a line with a blank before it (Documentation/ABI/testing/dev-kmsg)."""
 
 MOST_CRASH_LINES = 40
 
 _NEW_CRASH = ("BUG: ", "kernel BUG at ", "Unable to handle kernel ", "general protection fault")
-_CRASH = re.compile(r"Oops\b|Internal error: |(?:divide error|invalid opcode|stack segment|double fault)\b|.*\[#\d+\]")
+_CRASH = r"Oops\b|Internal error: |(?:divide error|invalid opcode|stack segment|double fault)\b|.*\[#\d+\]"
 """How die() begins; `[#N]` counts the crashes of this boot, on any architecture (arch/*/kernel/traps.c and others)."""
 _CRASH_ENDS = "---[ end trace"
 
@@ -42,7 +42,7 @@ class KernelLine:
 
 def parse(record: bytes) -> KernelLine | None:
     """Read one record; None where it has another form."""
-    match = _RECORD.fullmatch(record)
+    match = re.fullmatch(_RECORD, record)
     if not match:
         return None
     fields = dict.fromkeys((b"SUBSYSTEM", b"DEVICE"), b"")
@@ -68,7 +68,7 @@ def crash_lines(lines: Iterable[str]) -> tuple[str, ...]:
     is_open = False
     for line in lines:
         is_open = is_open and len(crash) < MOST_CRASH_LINES
-        if line.startswith(_NEW_CRASH) or (not is_open and _CRASH.match(line)):
+        if line.startswith(_NEW_CRASH) or (not is_open and re.match(_CRASH, line)):
             crash, is_open = [], True
         if is_open:
             crash.append(line)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from kmodd.errors import KmoddError
 from kmodd.flights import AnyJob
-from kmodd.host.module_requests import ModuleRequests
 from kmodd.host.requests import KernelRequest, RequestSocket
 from kmodd.job import Job
 from kmodd.line import Line
 from kmodd.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.host.module_requests import ModuleRequests
 
 
 class KernelRequests:
@@ -28,6 +31,8 @@ class KernelRequests:
         """From now on know who asks, if the kernel's trace is to be had; once is enough."""
         if self._trace is not None:
             return
+        from kmodd.host.module_requests import ModuleRequests  # only here: after READY, and five files
+
         try:
             self._trace = ModuleRequests()
         except (OSError, KmoddError) as error:

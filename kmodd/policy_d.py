@@ -128,9 +128,9 @@ def uid_range(text: str) -> tuple[int, int] | None:
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _BLANK = " \t\r\v\f"
-_WORD = re.compile(r'(?:"[^"]*"|[^" \t\r\v\f])+')
+_WORD = r'(?:"[^"]*"|[^" \t\r\v\f])+'
 """Text up to a blank; within quotes blanks count as text."""
-_VALUE = re.compile(r'(!?)(?:"([^"]*)"|([^",]*))')
+_VALUE = r'(!?)(?:"([^"]*)"|([^",]*))'
 
 
 class _Bad(Exception):
@@ -174,7 +174,7 @@ def _words(line: str) -> Iterator[tuple[int, str]]:
             continue
         if line[index] == "#":
             return
-        match = _WORD.match(line, index)
+        match = re.compile(_WORD).match(line, index)
         end = match.end() if match else index
         if end < len(line) and line[end] == '"':
             raise _Bad(end, 'expected a second " behind this one')
@@ -201,7 +201,7 @@ def _values(text: str, index: int) -> Iterator[tuple[int, bool, str]]:
     """Each value, where it begins, and whether a `!` stands before it."""
     at = 0
     while True:
-        match = _VALUE.match(text, at)
+        match = re.compile(_VALUE).match(text, at)
         assert match is not None  # it matches the empty string
         value = match[2] if match[2] is not None else match[3]
         start = index + at + len(match[1])

@@ -13,13 +13,14 @@ import time
 from kmodd.dataclass import dataclass
 from kmodd.host import loader_socket
 from kmodd.host.acts import Call, Reply, StopCall
-from kmodd.host.loader import MAX_STEP, decode_reply, encode_call
-from kmodd.host.spawner import Spawner
+from kmodd.host.loader_words import MAX_STEP, decode_reply, encode_call
 from kmodd.host.stack import StackQuestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+
+    from kmodd.host.spawner import Spawner
 
 STILLBORN_PAUSE = 5.0
 """Seconds before another spare is started after a loader that died at birth."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import socket
 
-from kmodd.host.spawner import Spawner
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.host.spawner import Spawner
 
 STACK_SOCKET = "/run/kmodd/stack"
 _MOST = 65536

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import guard, kernel_requests, procfs, uevent
+from kmodd import guard, procfs, uevent
 from kmodd.guard import Guard
 from kmodd.host.lanes import Died, Lane
 from kmodd.host.overrides import Overrides
@@ -362,7 +362,7 @@ def test_a_trace_of_another_form_does_not_keep_the_daemon_from_starting(
     def other() -> None:
         raise BadTraceFormat("header_page: expected something else")
 
-    monkeypatch.setattr(kernel_requests, "ModuleRequests", other)
+    monkeypatch.setattr("kmodd.host.module_requests.ModuleRequests", other)
     it = KernelRequests(world.line, RequestSocket(str(tmp_path / "request")))
     it.open_trace()
     said = [record.message for record in world.journal.records]
@@ -381,7 +381,7 @@ def test_the_trace_is_opened_once(world: World, tmp_path: Path, monkeypatch: pyt
         def close(self) -> None:
             opened.clear()
 
-    monkeypatch.setattr(kernel_requests, "ModuleRequests", Trace)
+    monkeypatch.setattr("kmodd.host.module_requests.ModuleRequests", Trace)
     it = KernelRequests(world.line, RequestSocket(str(tmp_path / "request")))
     it.open_trace()
     it.open_trace()

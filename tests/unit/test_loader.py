@@ -17,10 +17,7 @@ import pytest
 
 from kmodd.errors import Where
 from kmodd.host import loader
-from kmodd.host.acts import StopCall, open_module
-from kmodd.host.lanes import Died, Lane
-from kmodd.host.loader import (
-    MAX_STEP,
+from kmodd.host.acts import (
     Call,
     CommandCall,
     InsmodCall,
@@ -28,11 +25,11 @@ from kmodd.host.loader import (
     Reply,
     RmmodCall,
     RunCall,
-    decode_call,
-    decode_reply,
-    encode_call,
-    encode_reply,
+    StopCall,
+    open_module,
 )
+from kmodd.host.lanes import Died, Lane
+from kmodd.host.loader_words import MAX_STEP, decode_call, decode_reply, encode_call, encode_reply
 from kmodd.host.trusted import Trusted
 from tests.fakes import FakeKernel
 

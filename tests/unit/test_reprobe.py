@@ -11,7 +11,7 @@ import pytest
 from kmodd import kernel_line, reprobe
 from kmodd.host.acts import ProbeCall, Reply
 from kmodd.host.lanes import Lane, Loaders
-from kmodd.host.loader import decode_call, encode_reply
+from kmodd.host.loader_words import decode_call, encode_reply
 from kmodd.report import Report
 from kmodd.reprobe import Reprobe
 from tests.fakes import ListJournal

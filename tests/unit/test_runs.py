@@ -18,7 +18,7 @@ from kmodd.daemon import Daemon, Settings
 from kmodd.host import loader
 from kmodd.host.acts import InsmodCall, Reply, RunCall
 from kmodd.host.lanes import Died, Lane, lane_on
-from kmodd.host.loader import encode_reply
+from kmodd.host.loader_words import encode_reply
 from kmodd.host.notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.host.trusted import Trusted

@@ -16,8 +16,8 @@ import pytest
 
 from kmodd.cli import loader as program
 from kmodd.errors import Where
+from kmodd.host.acts import CommandCall, InsmodCall, Reply, RunCall
 from kmodd.host.lanes import Died, Lane
-from kmodd.host.loader import CommandCall, InsmodCall, Reply, RunCall
 from kmodd.host.spawner import Spawner
 from kmodd.host.trusted import Trusted
 

@@ -26,7 +26,7 @@ _PROGRAM = """
 import os, select, socket, sys
 sys.path.insert(0, "/usr/lib/kmodd")
 from kmodd.host.lanes import Lane
-from kmodd.host.loader import InsmodCall, ProbeCall, RunCall
+from kmodd.host.acts import InsmodCall, ProbeCall, RunCall
 from kmodd.host.places import LOADER_SOCKET
 from kmodd.host.stack import StackQuestion
 
