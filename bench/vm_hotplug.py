@@ -42,6 +42,7 @@ def measure(image: Image, rounds: int) -> list[Row]:
     """A row for each kind of device, and one for all: the geometric mean of the kinds."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in KINDS}
     with guest(image, "hot-plug", devices=()) as machine:
+        vm_guest.stop_witness(machine)
         vm_guest.start(machine, "udevd")
         machine.plug(DEVICES["qemu-xhci"])
         settle(machine)
