@@ -114,6 +114,8 @@ class Carrier:
         """A job that was planned ahead, if there is a lane for it; one that is planned on old facts is planned anew."""
         found, stale = None, []
         while found is None and self.flights.ready and self.may_go(self.flights.ready[0][1]):
+            if self.dispatch.is_off():
+                break
             age, job = self.flights.ready.pop(0)
             if age == self._view.age or job.begun:
                 found = job
@@ -195,7 +197,7 @@ class Carrier:
             self.drive(job)
         if is_over:
             others = self._resumed()  # the loader first, then what there is to tell
-        for each in (job, *others):
+        for each in (job, *others) if job.begun else others:
             self.tell(each)
 
     def _came_late(self, work: Work, outcome: Outcome) -> None:
@@ -260,7 +262,7 @@ class Carrier:
             if lane is not None:
                 del self.flights.ready[: len(joined)]
                 self.flights.works[lane] = Work(lane, tuple(jobs), steps, self._view.age, time.monotonic())
-                job.begun = True
+                job.begun = job.begun or job.plan.request.waited_for  # nobody plans these anew
                 break
             if not job.plan.request.waited_for:
                 # Requests wait, nobody is turned away: it is planned anew once there is a loader.
@@ -290,11 +292,11 @@ class Carrier:
     def _joined(self, job: AnyJob, steps: tuple[Step | RemovalStep, ...]) -> list[tuple[Job, tuple[Insmod, ...]]]:
         """What else the loader is given with `steps`: files of jobs that would wait for it, as far as they are ready.
 
-        So nobody has to wake up between one device's module and the next one's. Where another lane is free, that one
-        takes them.
+        So nobody has to wake up between one device's module and the next one's. Of several lanes, the one that is free
+        first takes them: none may stand idle while a job waits behind a slow init.
         """
         found: list[tuple[Job, tuple[Insmod, ...]]] = []
-        if job.plan.request.waited_for or self.flights.places() + 1 < self._view.settings.lanes:
+        if job.plan.request.waited_for or self._view.settings.lanes > 1:
             return found
         names, size = {step.module for step in steps}, sum(map(_size, steps))
         for age, other in self.flights.ready if isinstance(steps[0], Insmod) else ():
@@ -315,9 +317,10 @@ class Carrier:
 
     def read_ahead(self, job: AnyJob) -> None:
         """Have the disk read what a job that was just planned will need, but for what a loader is at already."""
-        if isinstance(job, Job) and (job.begun or self._is_ready(job)):
+        is_at_it = any(job is work.job for work in self.flights.works.values())
+        if isinstance(job, Job) and (is_at_it or self._is_ready(job)):
             files = [step for step in job.plan.steps if isinstance(step, Insmod)]
-            for step in files[job.begun :]:
+            for step in files[is_at_it:]:
                 read_ahead(self._tree.real(step.path))
 
     def _is_ready(self, job: AnyJob) -> bool:

@@ -243,13 +243,13 @@ class Daemon:
 
     def _open_watch(self) -> None:
         self._line.view.watch_comes = False
+        self._changed = (self._read_at, time.monotonic())
         self._files = self._line.view.watch = _or_none(Watch)
         if self._files is None:
             self._line.report.complain_once(NO_WATCH)
             return
         self._attention.always(self._files)
         self._watch_tree()
-        self._changed = (self._read_at, time.monotonic())
 
     def _speak(self) -> None:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""

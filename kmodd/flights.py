@@ -139,12 +139,16 @@ class Flights:
     def is_taken(self, name: str, job: AnyJob) -> bool:
         """Its load is in flight, and worth waiting for by `job`.
 
-        What comes later in a run is, too, but not for the kernel's requests: an init of that very run may be the asker.
+        What comes later in a run is, too, but not for the kernel's requests: an init of that very run may be the asker;
+        and for others that somebody waits for only where its device has its turn: what is before it may take long.
         """
+        origin, waited_for = job.plan.request.origin, job.plan.request.waited_for
         for work in self.works.values():
-            if not work.let_go:
-                coming = work.steps[work.done : work.done + 1 if job.plan.request.origin == "request" else None]
-                if any(step.module == name for step in coming):
+            if work.let_go:
+                continue
+            coming = work.steps[work.done : work.done + 1 if origin == "request" else None]
+            for step, its_job in zip(coming, work.jobs[work.done :], strict=False):
+                if step.module == name and (its_job is work.job or not waited_for):
                     return True
         return False
 

@@ -31,11 +31,11 @@ class KernelRequests:
         """From now on know who asks, if the kernel's trace is to be had; once is enough."""
         if self._trace is not None:
             return
-        from kmodd.host.module_requests import ModuleRequests  # only here: after READY, and five files
-
         try:
+            from kmodd.host.module_requests import ModuleRequests  # only here: after READY, and five files
+
             self._trace = ModuleRequests()
-        except (OSError, KmoddError) as error:
+        except (OSError, ImportError, KmoddError) as error:
             self._line.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
 
     def fileno(self) -> int:

@@ -196,7 +196,7 @@ class Line:
         """The job of a request that was just taken."""
         job = self.view.job(request)
         nothing = isinstance(job, Job) and not job.plan.goals and self.view.watched
-        if nothing and not self.view.is_current(once_more=not request.waited_for):
+        if nothing and not self.view.is_current(once_more=not request.waited_for and request.origin != "boot"):
             self.refresh()  # stale data is never served: no "no match" before the files were asked
             job = self.view.job(request)
         if not isinstance(job, Job) or request.origin == "operator":

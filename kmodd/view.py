@@ -114,7 +114,8 @@ class View:
     def is_current(self, *, once_more: bool = False) -> bool:
         """Nothing has changed on disk since it was read: a stat of each file, where the watch is not sure.
 
-        `once_more`: what is answered now is asked once more if it turns out, when the watch comes, that something had.
+        `once_more`: what is answered now is asked once more if it turns out, when the watch comes, that something had,
+        as devices are.
         """
         if self.snapshot is None or self.no_tree:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 
 import pytest
 
@@ -183,6 +184,108 @@ def test_another_lane_takes_what_waits(joined: World) -> None:
     open_gate(joined, "c.ko")
     joined.settle()
     assert sorted(loads(joined)) == ["a.ko", "b.ko", "c.ko", "d.ko", "e.ko"]
+
+
+def test_no_lane_stands_idle_while_jobs_wait_behind_a_slow_init(joined: World) -> None:
+    """lane 1 is in c, lane 2 in a: d and e are for whichever comes back first."""
+    configure(joined, "Lanes=2")
+    assert isinstance(joined.kernel, GateKernel)
+    joined.kernel.close("a.ko")
+    joined.line.advance()
+    while at_work(joined) != ["c", "a"]:
+        hear(joined)
+    assert run_of_lane(joined, "a") == ["a", "b"]
+    open_gate(joined, "c.ko")
+    hear(joined)
+    assert at_work(joined) == ["a", "e"]
+    open_gate(joined, "a.ko")
+    joined.settle()
+    assert sorted(loads(joined)) == ["a.ko", "b.ko", "c.ko", "d.ko", "e.ko"]
+
+
+def run_of_lane(world: World, module: str) -> list[str]:
+    (work,) = [work for work in world.line.flights.busy() if work.module == module]
+    return [step.module for step in work.steps[work.done :]]
+
+
+def test_an_operator_does_not_wait_for_the_devices_before_his_module(joined: World) -> None:
+    inside_the_run(joined, "d")
+    joined.line.intake.order(Request("e", "operator"))
+    joined.line.advance()
+    assert at_work(joined) == ["d", "e"]
+    hear(joined)
+    (joined.root / "sys/module/e").mkdir(parents=True)
+    (joined.root / "sys/module/e/initstate").write_text("live\n")
+    open_gate(joined, "d.ko")
+    hear(joined, 4)  # d, a, b; e was not begun
+    assert sorted(loads(joined)) == ["a.ko", "b.ko", "c.ko", "d.ko", "e.ko"], "none of them twice"
+    assert joined.line.quiet
+
+
+def test_what_was_told_of_a_job_that_is_planned_anew_is_told_once(world: World, gate: GateKernel) -> None:
+    """a was live when it was planned behind d; then a module went."""
+    (world.modules / "d.ko").write_bytes(b"\x7fELF")
+    names = ("1", "a"), ("1", "b"), ("2", "c"), ("3", "d")
+    world.index([f"{module}.ko:" for module in "abcd"], [f"alias pci:v{number}* {module}" for number, module in names])
+    world.live("a")
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("c.ko")
+    for number in (2, 3, 1):
+        world.plug(f"pci:v{number}", f"device{number}")
+    world.line.advance()
+    wait_inside(gate, "c.ko")
+    inside_the_run(world, "d")
+    assert run_of(world) == ["d", "b"]
+    world.line.intake.take(uevent.parse(b"remove@/module/x\0SUBSYSTEM=module\0"), "uevent")
+    world.line.tick()
+    open_gate(world, "d.ko")
+    hear(world, 2)  # d; b was not begun
+    hear(world)
+    assert told_with_device(world).count(("a", "live", "/devices/device1")) == 1
+    assert loads(world) == ["c.ko", "d.ko", "b.ko"]
+
+
+def test_where_no_loader_is_to_be_had_one_try_is_enough(joined: World) -> None:
+    asked = []
+
+    def none() -> Lane:
+        asked.append(1)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    get = joined.loaders.get
+    joined.loaders.get = none  # type: ignore[method-assign]
+    joined.kernel.oops = {"c.ko"}
+    open_gate(joined, "c.ko")
+    joined.loaders.threads[-1].join(10)
+    (lane,) = joined.line.flights.works
+    while lane in joined.line.flights.works:
+        joined.line.carrier.heard(lane)
+    joined.line.advance()
+    assert len(asked) == 1
+    joined.loaders.get = get  # type: ignore[method-assign]
+    joined.line.carrier.dispatch._not_before = 0.0
+    joined.settle()
+    assert sorted(loads(joined)) == ["a.ko", "b.ko", "c.ko", "d.ko", "e.ko"]
+
+
+def test_a_loader_that_had_read_nothing_has_begun_nothing(joined: World) -> None:
+    """Its job is planned anew like those behind it: a module may have gone since."""
+    open_gate(joined, "c.ko")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    get = joined.loaders.get
+    joined.loaders.get = lambda: Lane(ours, pid=1)  # type: ignore[method-assign]
+    hear(joined)
+    joined.loaders.get = get  # type: ignore[method-assign]
+    (work,) = joined.line.flights.busy()
+    assert work.lane.connection is ours
+    theirs.close()
+    joined.line.view.outdate()
+    joined.line.carrier.heard(work.lane)
+    assert not joined.line.flights.works
+    joined.settle()
+    assert loads(joined) == ["c.ko", "d.ko", "a.ko", "b.ko", "e.ko"]
 
 
 def test_a_process_that_waits_is_given_its_module_alone(joined: World) -> None:

@@ -554,6 +554,20 @@ def test_until_files_are_watched_a_device_is_told_by_a_look_of_lately_but_nobody
     assert loads(world) == ["c.ko"]
 
 
+def test_until_files_are_watched_a_name_of_the_boot_list_is_not_answered_by_a_look_of_lately(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No later look at the devices asks for it again."""
+    monkeypatch.setattr("kmodd.view.ASK_FILES", 3600.0)
+    world.line.view.watch_comes = True
+    world.line.intake.order(Request("nothing", "boot"))
+    world.settle()
+    world.index(deps=["c.ko:"], aliases=[])
+    world.line.intake.order(Request("c", "boot"))
+    world.settle()
+    assert loads(world) == ["c.ko"]
+
+
 # -- nobody's will is fought --------------------------------------------------------------------------------------
 
 
