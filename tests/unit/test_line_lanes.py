@@ -562,10 +562,11 @@ def test_until_files_are_watched_a_name_of_the_boot_list_is_not_answered_by_a_lo
     world.line.view.watch_comes = True
     world.line.intake.order(Request("nothing", "boot"))
     world.settle()
-    world.index(deps=["c.ko:"], aliases=[])
-    world.line.intake.order(Request("c", "boot"))
+    (world.modules / "new.ko").write_bytes(b"\x7fELF")
+    world.index(deps=["new.ko:"], aliases=[])
+    world.line.intake.order(Request("new", "boot"))
     world.settle()
-    assert loads(world) == ["c.ko"]
+    assert loads(world) == ["new.ko"]
 
 
 # -- nobody's will is fought --------------------------------------------------------------------------------------
