@@ -69,9 +69,11 @@ def _panel(panel: Panel) -> str:
         places = [(across(x), up(y)) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for (x, y), (_, cost) in zip(places, line.points, strict=True):
+        for (x, y), (many, cost) in zip(places, line.points, strict=True):
+            others = [up(one) for other in panel.lines if other is not line for at, one in other.points if at == many]
+            away = 17 if others and y > max(others) else -8  # so that the figures of two lines do not meet
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
-            parts.append(_text(x, y - 8, f"{cost:.3g}", f'text-anchor="middle" fill="{colour}"'))
+            parts.append(_text(x, y + away, f"{cost:.3g}", f'text-anchor="middle" fill="{colour}"'))
         below = HEIGHT - 28 + 16 * number
         parts.append(f'<path d="M{LEFT} {below - 4}h24" stroke="{colour}" stroke-width="2"/>')
         parts.append(_text(LEFT + 32, below, line.name, ""))
