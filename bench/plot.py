@@ -71,7 +71,8 @@ def _panel(panel: Panel) -> str:
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for (x, y), (many, cost) in zip(places, line.points, strict=True):
             others = [up(one) for other in panel.lines if other is not line for at, one in other.points if at == many]
-            away = 17 if others and y > max(others) else -8  # so that the figures of two lines do not meet
+            is_below = others and y > max(others) and y + 17 < HEIGHT - BOTTOM
+            away = 17 if is_below else -8  # so that the figures of two lines do not meet
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
             parts.append(_text(x, y + away, f"{cost:.3g}", f'text-anchor="middle" fill="{colour}"'))
         below = HEIGHT - 28 + 16 * number
