@@ -112,7 +112,7 @@ class Carrier:
 
     def _next_ready(self) -> AnyJob | None:
         """A job that was planned ahead, if there is a lane for it; one that is planned on old facts is planned anew."""
-        found, stale = None, []
+        found, stale = None, list[AnyJob]()
         while found is None and self.flights.ready and self.may_go(self.flights.ready[0][1]):
             if self.dispatch.is_off():
                 break
@@ -120,10 +120,14 @@ class Carrier:
             if age == self._view.age or job.begun:
                 found = job
             else:
-                stale.append(job.plan.request)
-        for request in reversed(stale):
-            self._intake.again(request, first=True)
+                stale.append(job)
+        for each in reversed(stale):
+            self._plan_anew(each)
         return found
+
+    def _plan_anew(self, job: AnyJob) -> None:
+        """Its request is the next one to be taken; that it was drift has been told."""
+        self._intake.again(replace(job.plan.request, drift=False), first=True)
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -266,7 +270,7 @@ class Carrier:
                 break
             if not job.plan.request.waited_for:
                 # Requests wait, nobody is turned away: it is planned anew once there is a loader.
-                self._intake.again(job.plan.request, first=True)
+                self._plan_anew(job)
                 break
             job.abandon(self.dispatch.why)
         else:

@@ -14,6 +14,7 @@ import pytest
 
 from kmodd import outcome as telling
 from kmodd import patience, uevent
+from kmodd.host import sources
 from kmodd.host.lanes import Lane
 from kmodd.host.settings import settings_directories, settings_marks
 from kmodd.host.standing_file import StandingFile
@@ -588,8 +589,6 @@ def device(world: World, alias: str, *, driver: str = "", override: str = "") ->
 
 
 def look_for_drift(world: World) -> None:
-    from kmodd.host import sources
-
     for event in sources.replay(str(world.root), unbound=True):
         world.line.intake.take(event, "reconcile", drift=True)
     world.settle()
@@ -601,6 +600,23 @@ def test_a_device_without_a_driver_is_drift_told_and_healed(world: World) -> Non
     assert loads(world) == ["c.ko"]
     drift = next(record for record in world.journal.records if record.message_id == DRIFT)
     assert "/devices/dev0 has no driver although pci:v2 matches c" in drift.message
+
+
+def test_drift_that_is_planned_anew_is_told_once(world: World, gate: GateKernel) -> None:
+    """Another device's module is in its init, so it is planned ahead; meanwhile a module goes."""
+    gate.close("a.ko")
+    world.plug("pci:v1", "other")
+    world.line.advance()
+    device(world, "pci:v2")
+    for event in sources.replay(str(world.root), unbound=True):
+        world.line.intake.take(event, "reconcile", drift=True)
+    world.line.advance()
+    assert [job.plan.request.text for _, job in world.line.flights.ready] == ["pci:v2"]
+    world.line.view.outdate()
+    gate.gates["a.ko"].set()
+    world.settle()
+    assert sorted(loads(world)) == ["a.ko", "b.ko", "c.ko"]
+    assert [record.message_id for record in world.journal.records].count(DRIFT) == 1
 
 
 def test_a_device_with_a_driver_is_none(world: World) -> None:
