@@ -1,7 +1,7 @@
 """The guests of `make bench-vm`: a machine on which neither kmodd nor udevd has run, and either can be started.
 
 Both are installed, with Debian's kmod. What starts them at boot is taken away (their links in *.wants), so a
-measurement starts one of them on a machine that is up, has loaded nothing for its devices, and has cold caches.
+measurement starts one of them on a machine that is up, has loaded nothing for its devices, and has not read its files.
 """
 
 from __future__ import annotations
@@ -101,11 +101,6 @@ def guest(
             if traced:
                 vm_trace.start(machine)
             yield machine
-
-
-def drop_caches(machine: Machine) -> None:
-    """As after a boot: no file is in memory."""
-    machine.check("busybox sync; echo 3 > /proc/sys/vm/drop_caches")
 
 
 def start(machine: Machine, loader: Loader, *, beside: bool = False) -> None:

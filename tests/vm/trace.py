@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-KERNEL_ARGUMENTS: Final = "trace_event=module:module_load trace_buf_size=256K"
+KERNEL_ARGUMENTS: Final = "trace_event=module:module_load trace_buf_size=256K trace_clock=mono"
 
 #: Added to the command line: what each finit_module said is on record too. The kernel takes the last trace_event=.
 CALLS_TOO: Final = "trace_event=module:module_load,syscalls:sys_exit_finit_module"
