@@ -1,8 +1,9 @@
 """Coldplug of one machine: kmodd, beside udevd with its trigger and settle. Each measurement is a boot of its own.
 
 The machine is up, has loaded only what its initrd and PID 1 load, and has read nothing of either's programs since its
-boot; then one of the two is started. The page cache is not dropped: in memory that has held code before, the emulator is
-half as fast, in some boots and not in others. Clock: tracefs, from the daemon's exec (or its READY) to the last finit_module that succeeded.
+boot; then one of the two is started. The page cache is not dropped: in memory that has held code before, the emulator
+is half as fast, in some boots and not in others. Clock: tracefs, from the daemon's exec (or its READY) to the last
+finit_module that succeeded.
 """
 
 from __future__ import annotations
