@@ -109,6 +109,7 @@ def start(machine: Machine, loader: Loader, *, beside: bool = False) -> None:
     `beside`: after kmodd, udevd is started too, as at boot, with kmodd's mask over its rules.
     """
     if loader == "kmodd":
+        machine.run("systemctl reset-failed kmodd.service")  # five starts in five minutes are its limit
         machine.check("systemctl start kmodd.service", 120)
     if loader == "udevd" or beside:
         machine.check(f"systemctl start {_UDEVD_UNITS}", 300)
