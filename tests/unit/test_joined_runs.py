@@ -125,10 +125,11 @@ def test_what_hangs_keeps_the_others_of_its_run_for_no_longer_than_itself(joined
     assert [module for module, result, _ in told if result == "loaded" and module != "d"] == ["c", "a", "b", "e"]
 
 
-def test_what_is_not_begun_when_a_module_goes_is_planned_anew(world: World, gate: GateKernel) -> None:
-    """a was live when b was planned, behind d in the run: b alone would fail."""
+def b_behind_d(world: World, gate: GateKernel, deps: list[str], *first: str) -> None:
+    """d is in its init; b, for the first device, whose modules `first` are, comes after it. a is live."""
     (world.modules / "d.ko").write_bytes(b"\x7fELF")
-    world.index(["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:"], [f"alias pci:v{n}* {m}" for n, m in enumerate("bcd", 1)])
+    aliases = [*(f"alias pci:v1* {module}" for module in first), "alias pci:v2* c", "alias pci:v3* d"]
+    world.index(deps, aliases)
     world.live("a")
     world.line.reload()
     world.line.intake.takes_replay()
@@ -139,6 +140,11 @@ def test_what_is_not_begun_when_a_module_goes_is_planned_anew(world: World, gate
     wait_inside(gate, "c.ko")
     inside_the_run(world, "d")
     assert run_of(world) == ["d", "b"]
+
+
+def test_what_is_not_begun_when_a_module_goes_is_planned_anew(world: World, gate: GateKernel) -> None:
+    """a was live when b was planned, behind d in the run: b alone would fail."""
+    b_behind_d(world, gate, ["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:"], "b")
     world.live("c")
     world.line.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
     world.line.tick()
@@ -224,19 +230,7 @@ def test_an_operator_does_not_wait_for_the_devices_before_his_module(joined: Wor
 
 def test_what_was_told_of_a_job_that_is_planned_anew_is_told_once(world: World, gate: GateKernel) -> None:
     """a was live when it was planned behind d; then a module went."""
-    (world.modules / "d.ko").write_bytes(b"\x7fELF")
-    names = ("1", "a"), ("1", "b"), ("2", "c"), ("3", "d")
-    world.index([f"{module}.ko:" for module in "abcd"], [f"alias pci:v{number}* {module}" for number, module in names])
-    world.live("a")
-    world.line.reload()
-    world.line.intake.takes_replay()
-    gate.close("c.ko")
-    for number in (2, 3, 1):
-        world.plug(f"pci:v{number}", f"device{number}")
-    world.line.advance()
-    wait_inside(gate, "c.ko")
-    inside_the_run(world, "d")
-    assert run_of(world) == ["d", "b"]
+    b_behind_d(world, gate, ["a.ko:", "b.ko:", "c.ko:", "d.ko:"], "a", "b")
     world.line.intake.take(uevent.parse(b"remove@/module/x\0SUBSYSTEM=module\0"), "uevent")
     world.line.tick()
     open_gate(world, "d.ko")
