@@ -321,7 +321,7 @@ class Carrier:
 
     def read_ahead(self, job: AnyJob) -> None:
         """Have the disk read what a job that was just planned will need, but for what a loader is at already."""
-        is_at_it = any(job is work.job for work in self.flights.works.values())
+        is_at_it = self._is_with_a_loader(job)
         if isinstance(job, Job) and (is_at_it or self._is_ready(job)):
             files = [step for step in job.plan.steps if isinstance(step, Insmod)]
             for step in files[is_at_it:]:
@@ -330,9 +330,12 @@ class Carrier:
     def _is_ready(self, job: AnyJob) -> bool:
         return any(job is ready for _, ready in self.flights.ready)
 
+    def _is_with_a_loader(self, job: AnyJob) -> bool:
+        return any(job is work.job for work in self.flights.works.values())
+
     def tell(self, job: AnyJob) -> None:
         """Say what has come of it since."""
-        if not job.begun and self._is_ready(job):
+        if not job.begun and (self._is_ready(job) or self._is_with_a_loader(job)):
             return  # it may be planned anew
         if untold := job.untold():
             now = time.monotonic()

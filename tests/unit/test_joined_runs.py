@@ -125,12 +125,8 @@ def test_what_hangs_keeps_the_others_of_its_run_for_no_longer_than_itself(joined
     assert [module for module, result, _ in told if result == "loaded" and module != "d"] == ["c", "a", "b", "e"]
 
 
-def b_behind_d(world: World, gate: GateKernel, deps: list[str], *first: str) -> None:
-    """d is in its init; b, for the first device, whose modules `first` are, comes after it. a is live."""
-    (world.modules / "d.ko").write_bytes(b"\x7fELF")
-    aliases = [*(f"alias pci:v1* {module}" for module in first), "alias pci:v2* c", "alias pci:v3* d"]
-    world.index(deps, aliases)
-    world.live("a")
+def three_devices(world: World, gate: GateKernel) -> None:
+    """The second one's module, c, is in its init; the third's and the first's are planned."""
     world.line.reload()
     world.line.intake.takes_replay()
     gate.close("c.ko")
@@ -138,6 +134,15 @@ def b_behind_d(world: World, gate: GateKernel, deps: list[str], *first: str) -> 
         world.plug(f"pci:v{number}", f"device{number}")
     world.line.advance()
     wait_inside(gate, "c.ko")
+
+
+def b_behind_d(world: World, gate: GateKernel, deps: list[str], *first: str) -> None:
+    """d is in its init; b, for the first device, whose modules `first` are, comes after it. a is live."""
+    (world.modules / "d.ko").write_bytes(b"\x7fELF")
+    aliases = [*(f"alias pci:v1* {module}" for module in first), "alias pci:v2* c", "alias pci:v3* d"]
+    world.index(deps, aliases)
+    world.live("a")
+    three_devices(world, gate)
     inside_the_run(world, "d")
     assert run_of(world) == ["d", "b"]
 
@@ -166,13 +171,7 @@ def test_a_seal_ends_the_run_and_what_it_left_is_refused(joined: World) -> None:
 
 def test_a_module_that_two_devices_need_is_in_a_run_once(world: World, gate: GateKernel) -> None:
     world.index(["a.ko:", "b.ko: a.ko", "c.ko:"], ["alias pci:v1* b", "alias pci:v2* c", "alias pci:v3* a"])
-    world.line.reload()
-    world.line.intake.takes_replay()
-    gate.close("c.ko")
-    for number in (2, 3, 1):
-        world.plug(f"pci:v{number}", f"device{number}")
-    world.line.advance()
-    wait_inside(gate, "c.ko")
+    three_devices(world, gate)
     open_gate(world, "c.ko")
     hear(world)
     assert run_of(world) == ["a"]
@@ -280,6 +279,28 @@ def test_a_loader_that_had_read_nothing_has_begun_nothing(joined: World) -> None
     assert not joined.line.flights.works
     joined.settle()
     assert loads(joined) == ["c.ko", "d.ko", "a.ko", "b.ko", "e.ko"]
+
+
+def test_what_a_plan_found_live_is_told_once_though_its_loader_never_began(world: World) -> None:
+    """The loader ends before it has read the call, and a module has gone: the job is planned anew."""
+    world.live("a")
+    world.index(["a.ko:", "b.ko:"], ["alias pci:v1* a", "alias pci:v1* b"])
+    world.line.reload()
+    world.line.intake.takes_replay()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    get = world.loaders.get
+    world.loaders.get = lambda: Lane(ours, pid=1)  # type: ignore[method-assign]
+    world.plug("pci:v1", "device1")
+    world.line.advance()
+    world.loaders.get = get  # type: ignore[method-assign]
+    (lane,) = world.line.flights.works
+    theirs.close()
+    world.line.view.outdate()
+    world.line.carrier.heard(lane)
+    world.line.advance()
+    hear(world)
+    assert sorted(told_with_device(world)) == [("a", "live", "/devices/device1"), ("b", "loaded", "/devices/device1")]
 
 
 def test_a_process_that_waits_is_given_its_module_alone(joined: World) -> None:
