@@ -265,7 +265,6 @@ def _names(directory: str) -> list[str]:
 
 def mark_of(path: str) -> Mark:
     """How a file looks now: not an error where it is not there."""
-    """How a file looks now."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -56,9 +56,7 @@ def is_awake(requests: RequestSocket) -> bool:
     return bool(select.select([requests], [], [], 0)[0])
 
 
-def test_a_name_is_accepted_at_once_and_answered_later(
-    requests: RequestSocket, helpers: contextlib.ExitStack
-) -> None:
+def test_a_name_is_accepted_at_once_and_answered_later(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     before = time.monotonic_ns()
     assert not is_awake(requests)
     helper = connect(requests, helpers, b"net-pf-9")
@@ -155,9 +153,7 @@ def test_a_helper_that_goes_before_it_is_heard(requests: RequestSocket, helpers:
     assert not is_awake(requests)
 
 
-def test_a_new_helper_gets_the_number_of_one_that_went(
-    requests: RequestSocket, helpers: contextlib.ExitStack
-) -> None:
+def test_a_new_helper_gets_the_number_of_one_that_went(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     """Descriptors are used again at once: what is known of the old one must not count for the new one."""
     first = connect(requests, helpers, b"first")
     requests.receive()
