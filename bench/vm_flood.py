@@ -35,6 +35,7 @@ def measure(image: Image, rounds: int) -> list[Row]:
     """Wall, CPU and memory, beside udevd."""
     pairs: list[tuple[Flood, Flood]] = []
     with guest(image, "flood", traced=False) as machine:
+        vm_guest.stop_witness(machine)
         for _ in range(rounds):
             theirs = _one(machine, "udevd")
             ours = _one(machine, "kmodd")
@@ -52,6 +53,7 @@ def measure_growth(image: Image, _rounds: int) -> list[Row]:
     """Memory of kmodd after 10³ to 10⁶ events."""
     sizes = {}
     with guest(image, "10⁶ events", traced=False) as machine:
+        vm_guest.stop_witness(machine)
         vm_guest.start(machine, "kmodd")
         for step in STEPS:
             flooded = flood(machine, "kmodd", step)

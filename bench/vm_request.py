@@ -24,6 +24,7 @@ _CASES: Final = {"unknown": "of an unknown name", "live": "of an unknown name, t
 def measure(image: Image, _rounds: int) -> list[Row]:
     """A row for each case; none where this kmodd has no helper."""
     with guest(image, "kernel requests", devices=()) as machine:
+        vm_guest.stop_witness(machine)
         if machine.run(f"test -x {HELPER}").status != 0:
             say(f"skipped: kernel requests: `make install` places no {HELPER}")
             return []

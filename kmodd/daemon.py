@@ -349,13 +349,10 @@ class Daemon:
 
     def _receive(self) -> int:
         """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams. The answer: how many."""
-        received = self._events.receive(EVENTS_AT_ONCE)
-        self._socket_empty = len(received) < EVENTS_AT_ONCE
-        self._attention.no_pause(self._events)
-        if received and self._line.carrier.is_full():  # nothing could be done for more of them now
-            self._attention.pause(self._events, time.monotonic())
+        received = 0
         lost = False
-        for thing in received:
+        for thing in self._events.receive(EVENTS_AT_ONCE):
+            received += 1
             match thing:
                 case Uevent():
                     self._seqnum = max(self._seqnum, thing.seqnum)
@@ -367,7 +364,11 @@ class Daemon:
                     self._line.report.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
         if lost:
             self._line.intake.events_were_lost()
-        return len(received)
+        self._socket_empty = received < EVENTS_AT_ONCE
+        self._attention.no_pause(self._events)
+        if received and self._line.carrier.is_full():  # nothing could be done for more of them now
+            self._attention.pause(self._events, time.monotonic())
+        return received
 
     def _watch_tree(self) -> None:
         """Watch the directories that indexes, configuration and missing files are in, as they are now."""

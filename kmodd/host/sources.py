@@ -90,28 +90,29 @@ class KernelEvents:
         """For select."""
         return self._socket.fileno()
 
-    def receive(self, limit: int) -> list[Received]:
-        """Up to `limit` things that wait in the socket; fewer: it is empty now."""
-        got: list[Received] = []
-        while len(got) < limit:
+    def receive(self, limit: int) -> Iterator[Received]:
+        """Up to `limit` things that wait in the socket, one by one, so that a flood of them takes no memory.
+
+        Fewer: it is empty now.
+        """
+        for _ in range(limit):
             try:
                 datagram, ancillary, flags, sender = self._socket.recvmsg(_DATAGRAM, _ANCILLARY)
             except BlockingIOError:
-                break
+                return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                got.append(Overrun())
+                yield Overrun()
                 continue
             why = _not_the_kernels(sender, ancillary, flags)
             if why:
-                got.append(Refused(why))
+                yield Refused(why)
                 continue
             try:
-                got.append(uevent.parse(datagram))
+                yield uevent.parse(datagram)
             except BadUevent as bad:
-                got.append(Refused(str(bad)))
-        return got
+                yield Refused(str(bad))
 
     def close(self) -> None:
         """Leave the group."""

@@ -300,7 +300,7 @@ def test_files_are_watched_at_once_where_there_is_nothing_to_load(daemon: Daemon
     daemon._go_on()
     assert daemon._line.devices_answered
     if daemon._files is None:
-        daemon._events.receive(1024)
+        list(daemon._events.receive(1024))
         daemon._socket_empty = True
         assert daemon._timeout(time.monotonic()) == 0.0, "the loop would sleep"
     leave(daemon)

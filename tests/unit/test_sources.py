@@ -140,7 +140,7 @@ def receive(events: KernelEvents, until: float = 5.0) -> list[sources.Received]:
     deadline = time.monotonic() + until
     got: list[sources.Received] = []
     while not got and time.monotonic() < deadline:
-        got = events.receive(1000)
+        got = list(events.receive(1000))
     return got
 
 
@@ -230,12 +230,12 @@ def test_a_full_buffer_is_an_overrun_each_time_and_ends_by_itself() -> None:
         for _ in range(5):
             for _ in range(400):
                 poke(devices[0])
-            first = events.receive(2)
+            first = list(events.receive(2))
             for _ in range(400):  # and again, half drained
                 poke(devices[0])
-            rest = events.receive(10_000)
+            rest = list(events.receive(10_000))
             assert any(isinstance(thing, Overrun) for thing in first + rest)
-            assert events.receive(10) == []
+            assert list(events.receive(10)) == []
             poke(devices[-1])
             assert any(isinstance(thing, Uevent) for thing in receive(events))
     finally:
