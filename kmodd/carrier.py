@@ -194,15 +194,21 @@ class Carrier:
         if outcome:
             job.finish(outcome)
         others = []
-        if not is_over and work.job is job:
-            if isinstance(job, Job):
-                job.next_step(lambda _: None)  # the loader is at it already
-        elif job.begun:
+        if not is_over:
+            self._catch_up(work)
+        if (is_over or work.job is not job) and job.begun:
             self.drive(job)
         if is_over:
             others = self._resumed()  # the loader first, then what there is to tell
         for each in (job, *others) if job.begun else others:
             self.tell(each)
+
+    def _catch_up(self, work: Work) -> None:
+        """The loader is at its next file already: what its job has before that has come with the files before."""
+        job = work.job
+        if isinstance(job, Job):
+            request, at = job.plan.request, work.step
+            job.next_step(lambda step: None if step is at else Outcome(request, step.module, "live", step.because))
 
     def _came_late(self, work: Work, outcome: Outcome) -> None:
         """A load that was called stuck has ended: what gave up on it may be asked for again."""
@@ -309,9 +315,9 @@ class Carrier:
             step = self._next_step(other)
             if step is None or self.is_taken(step.module, other) or self._others.notice(step.module):
                 break
-            files = self._run(other)
+            files = tuple(file for file in self._run(other) if file.module not in names)
             size += sum(map(_size, files))
-            if not files or names & {file.module for file in files}:
+            if not files:
                 break
             names.update(file.module for file in files)
             if len(names) > MOST_AT_ONCE or size > MOST_TEXT:
@@ -323,9 +329,9 @@ class Carrier:
         """Have the disk read what a job that was just planned will need, but for what a loader is at already."""
         is_at_it = self._is_with_a_loader(job)
         if isinstance(job, Job) and (is_at_it or self._is_ready(job)):
-            files = [step for step in job.plan.steps if isinstance(step, Insmod)]
-            for step in files[is_at_it:]:
-                read_ahead(self._tree.real(step.path))
+            files = dict.fromkeys(step.path for step in job.plan.steps if isinstance(step, Insmod))
+            for path in list(files)[is_at_it:]:
+                read_ahead(self._tree.real(path))
 
     def _is_ready(self, job: AnyJob) -> bool:
         return any(job is ready for _, ready in self.flights.ready)

@@ -79,9 +79,10 @@ class Job:
             self._add(not_attempted(self.plan.request, step, why))
 
     def run(self, may: Callable[[Insmod], bool], most: int) -> tuple[Insmod, ...]:
-        """The present step, a file, and those that follow it at once, at most `most`.
+        """The present step, a file, and those that follow it at once, at most `most`, each module once.
 
-        What stands between them may only be what needs no doing. `may` says whether one can be handed over now.
+        What stands between them may only be what needs no doing: a module that two goals need is live by the second.
+        `may` says whether one can be handed over now.
         """
         files: list[Insmod] = []
         first = self._entry
@@ -91,9 +92,11 @@ class Job:
                     if entry.required and entry.reason == "missing":
                         return tuple(files)
                     continue
+                if any(entry.module == file.module for file in files):
+                    continue
                 if not isinstance(entry, Insmod) or goal.module in self.kept_out or len(files) == most:
                     return tuple(files)
-                if files and (not may(entry) or any(entry.module == file.module for file in files)):
+                if files and not may(entry):
                     return tuple(files)
                 files.append(entry)
             first = 0

@@ -347,7 +347,10 @@ class _Planner:
     # ── what is known of a module ──
 
     def _module(self, key: _Key) -> _Module:
-        return self._modules.setdefault(key, _Module())
+        module = self._modules.get(key)
+        if module is None:
+            module = self._modules[key] = _Module()
+        return module
 
     def _in_kernel(self, key: _Key) -> Literal["builtin", "live", ""]:
         """Whether there is nothing to do. Coming and going do not count: the kernel is asked and makes us wait."""

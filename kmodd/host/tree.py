@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 EXTENSIONS = "index.d"
 """Below the module directory: each folder in it holds the index of a system extension, laid over the tree's own."""
 
+_OF_THE_KERNEL = ("modules.builtin", *TEXT_OF)
+"""Their texts come with the kernel; depmod makes only the `.bin`, whenever it runs."""
 _STALE_NS = 60 * 10**9
 """depmod writes a `.bin` right after its text: this much later, and it is of another run."""
 _TRIES = 5
@@ -186,8 +188,10 @@ class Tree:
             return read_file(f"{real}/{name}")
 
         def is_stale(name: str) -> bool:
-            text, twin = mark_of(f"{real}/{TEXT_OF.get(name, name)}"), mark_of(f"{real}/{name}.bin")
-            return name not in TEXT_OF and text is not None and twin is not None and text[3] + _STALE_NS < twin[3]
+            if name in _OF_THE_KERNEL:
+                return False
+            text, twin = mark_of(f"{real}/{name}"), mark_of(f"{real}/{name}.bin")
+            return text is not None and twin is not None and text[3] + _STALE_NS < twin[3]
 
         label = directory.removeprefix(self.directory + "/") + "/" if directory != self.directory else ""
         return Layer(self.directory, read, is_stale, label)

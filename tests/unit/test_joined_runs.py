@@ -174,9 +174,41 @@ def test_a_module_that_two_devices_need_is_in_a_run_once(world: World, gate: Gat
     three_devices(world, gate)
     open_gate(world, "c.ko")
     hear(world)
-    assert run_of(world) == ["a"]
+    assert run_of(world) == ["a", "b"]
     world.settle()
     assert loads(world) == ["c.ko", "a.ko", "b.ko"]
+    assert told_with_device(world) == [
+        ("c", "loaded", "/devices/device2"), ("a", "loaded", "/devices/device3"),
+        ("a", "live", "/devices/device1"), ("b", "loaded", "/devices/device1"),
+    ]  # fmt: skip
+    assert world.line.quiet
+
+
+@pytest.mark.parametrize(
+    ("refused", "given", "told"),
+    [
+        ("", "adb", ["a loaded", "d loaded", "b loaded"]),
+        ("a.ko", "aa", ["a failed", "a failed"]),
+        ("d.ko", "adb", ["a loaded", "d failed", "b loaded"]),
+        ("b.ko", "adb", ["a loaded", "d loaded", "b failed"]),
+    ],
+)
+def test_two_drivers_of_a_device_go_to_the_loader_at_once(
+    world: World, refused: str, given: str, told: list[str]
+) -> None:
+    """An alias with two modules that need a third, as 8139cp and 8139too need mii: each fares as if it came alone."""
+    (world.modules / "d.ko").write_bytes(b"\x7fELF")
+    world.index(["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko: a.ko"], ["alias pci:v1* d", "alias pci:v1* b"])
+    world.line.reload()
+    world.line.intake.takes_replay()
+    world.kernel.refuse |= {refused: errno.EIO} if refused else {}
+    world.plug("pci:v1")
+    world.line.advance()
+    assert run_of(world) == ["a", "d", "b"]
+    world.settle()
+    assert loads(world) == [f"{name}.ko" for name in given]
+    results = [f"{module} {result}" for module, result, _ in told_with_device(world)]
+    assert [one for one in results if one.split()[1] in ("loaded", "failed")] == told
     assert world.line.quiet
 
 
