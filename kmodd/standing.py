@@ -6,8 +6,6 @@ where its load would block for ever, nor bring back what an operator took out.
 
 from __future__ import annotations
 
-import json
-
 from kmodd.dataclass import dataclass, field
 from kmodd.procfs import Loaded
 from kmodd.request import Request
@@ -32,6 +30,8 @@ class Standing:
     """Name → devices that had asked for it by then: for these it is not brought back unasked."""
     _asked: dict[str, set[str]] = field(default_factory=dict)
     """Name → devices that have asked for it."""
+    age: int = 0
+    """Goes up with each change that has to outlive the daemon, and may without one."""
 
     def asks(self, module: str, devices: Iterable[str]) -> None:
         """These devices are a cause to have it loaded."""
@@ -44,26 +44,31 @@ class Standing:
     def crash(self, module: str) -> None:
         """Its init took its loader along."""
         self.crashed.add(module)
+        self.age += 1
 
     def has_crashed(self, module: str, loaded: Loaded) -> bool:
         """It is not to be tried. After an oops the kernel keeps the name: where it does not have it, there was none."""
-        if not loaded.is_empty and loaded.state(module) is None:
+        if module in self.crashed and not loaded.is_empty and loaded.state(module) is None:
             self.crashed.discard(module)
+            self.age += 1
         return module in self.crashed
 
     def remove(self, module: str) -> None:
         """Somebody removed it."""
         if module in self._asked:
             self.removed[module] = set(self._asked[module])
+            self.age += 1
 
     def load(self, module: str) -> None:
         """It is there again."""
-        self.removed.pop(module, None)
+        if self.removed.pop(module, None) is not None:
+            self.age += 1
 
     def leave(self, device: str) -> None:
         """This device has gone: the next one at its place is new."""
         for known in (*self._asked.values(), *self.removed.values()):
             known.discard(device)
+        self.age += 1
 
     def is_kept_out(self, module: str, request: Request) -> bool:
         """Somebody removed it while its device was there: a look at what is there does not bring it back."""
@@ -77,12 +82,16 @@ class Standing:
 
     def to_text(self) -> str:
         """For `of_text`."""
+        import json  # only here and below: a boot is not to wait for it
+
         removed = {name: sorted(devices) for name, devices in sorted(self.removed.items())}
         return json.dumps({"crashed": sorted(self.crashed), "removed": removed})
 
 
 def of_text(text: str) -> Standing:
     """What `Standing.to_text` gave. Raises ValueError for anything else."""
+    import json
+
     words = json.loads(text)
     try:
         crashed = {str(name) for name in words["crashed"]}

@@ -7,7 +7,6 @@ returned to the daemon's loop, which answers it at once or later; nothing here k
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import struct
@@ -244,6 +243,8 @@ class ControlSocket:
             if isinstance(wished.wish, LoadWish | UnloadWish | SealWish | ReloadWish) and connection.uid != 0:
                 self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
                 return None
+            import json  # only here and where it answers: a boot is not to wait for it
+
             connection.oneway = json.loads(frame).get("oneway") is True
             return wished.wish
         except Exception:  # a frame that is no JSON, or of a shape that the package does not survive
@@ -276,6 +277,8 @@ class ControlSocket:
             self.drop(connection)
 
     def _reply(self, connection: Connection, reply: dict[str, Any]) -> None:
+        import json
+
         self._send(connection, json.dumps(reply).encode() + b"\0")
 
     def _send(self, connection: Connection, data: bytes) -> None:

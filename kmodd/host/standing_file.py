@@ -19,6 +19,8 @@ class StandingFile:
         self._path = path
         self._root = root
         self._written = ""
+        self._age = -1
+        """Of what was written, or need not be."""
 
     def read(self) -> Standing:
         """What an earlier daemon of this boot left; nothing where there is none, or where it makes no sense.
@@ -39,13 +41,14 @@ class StandingFile:
 
     def write(self, now: Standing) -> None:
         """Replace the file, if anything changed; where it cannot be written, the next daemon knows less."""
-        if not (now.crashed or now.removed or self._written):
+        if now.age == self._age:
             return  # as mostly, and asked in each round of the loop
-        text = now.to_text()
+        text = now.to_text() if now.crashed or now.removed or self._written else ""
         if text == self._written:
+            self._age = now.age
             return
         with contextlib.suppress(OSError):
             with open(f"{self._path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
             os.rename(f"{self._path}.new", self._path)
-            self._written = text
+            self._written, self._age = text, now.age

@@ -21,6 +21,7 @@ from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree
 from kmodd.line import Line
 from kmodd.outcome import ADOPTED, DRIFT
+from kmodd.procfs import parse_modules
 from kmodd.removal import RemovalJob
 from kmodd.request import Removing, Request
 from kmodd.standing import Standing, of_text
@@ -386,6 +387,28 @@ def test_standing_comes_back_as_it_was_written() -> None:
     standing.remove("y")
     again = of_text(standing.to_text())
     assert (again.crashed, again.removed) == ({"x"}, {"y": {"/devices/1", "/devices/2"}})
+
+
+def test_standing_is_written_with_each_change_and_not_without(tmp_path: Path) -> None:
+    path = tmp_path / "standing"
+    memory, standing = StandingFile(str(path)), Standing()
+    standing.asks("y", ("/devices/1",))
+    memory.write(standing)
+    assert not path.exists()
+    live = parse_modules("y 1 0 - Live 0x0\n")
+    for change in (
+        lambda: standing.crash("x"), lambda: standing.remove("y"), lambda: standing.leave("/devices/1"),
+        lambda: standing.load("y"), lambda: standing.has_crashed("x", live),
+    ):  # fmt: skip
+        change()
+        memory.write(standing)
+        assert of_text(path.read_text()).to_text() == standing.to_text()
+        path.write_text("as it was")
+        standing.load("z")
+        assert not standing.has_crashed("z", live)
+        memory.write(standing)
+        assert path.read_text() == "as it was"
+    assert not standing.crashed
 
 
 def test_a_device_that_left_while_no_daemon_was_there_is_forgotten(tmp_path: Path) -> None:
