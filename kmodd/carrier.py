@@ -172,6 +172,8 @@ class Carrier:
         else:
             self._view.outdate()  # a command, too, may take modules out
         outcome = self._guard.note(self._outcome(work, heard)) if begun else None
+        if outcome and not work.let_go:
+            self._catch_up(work)
         if not is_over:
             work.go_on(time.monotonic())
         if outcome and work.let_go:
@@ -182,20 +184,20 @@ class Carrier:
     def give_up(self, work: Work, outcome: Outcome) -> None:
         """Its load takes too long: its job goes on with `outcome`, the other jobs of the run without this loader."""
         work.job.begun = True
+        self._catch_up(work)
         self._put_back(work)
         self._go_on(work.job, outcome, work, is_over=True)
 
     def _put_back(self, work: Work) -> None:
-        """What of its run is not begun waits for a lane again, and is the next to have one."""
-        self.flights.ready[:0] = [(work.age, job) for job in (work.job, *work.later()) if not job.begun]
+        """The jobs whose files of its run are not begun wait for a lane again, and are the next to have one."""
+        jobs = [*([] if work.job.begun else [work.job]), *work.later()]
+        self.flights.ready[:0] = [(work.age, job) for job in jobs]
 
     def _go_on(self, job: AnyJob, outcome: Outcome | None, work: Work, is_over: bool) -> None:
         """A step of a job has come out, or was not begun. `is_over`: the loader of `work` has nothing more to do."""
         if outcome:
             job.finish(outcome)
         others = []
-        if not is_over:
-            self._catch_up(work)
         if (is_over or work.job is not job) and job.begun:
             self.drive(job)
         if is_over:
@@ -204,7 +206,7 @@ class Carrier:
             self.tell(each)
 
     def _catch_up(self, work: Work) -> None:
-        """The loader is at its next file already: what its job has before that has come with the files before."""
+        """The loader was at this file: what its job has before it had come with the files before."""
         job = work.job
         if isinstance(job, Job):
             request, at = job.plan.request, work.step
@@ -234,9 +236,12 @@ class Carrier:
                 lane.stop()
 
     def stop_stale(self) -> None:
-        """What a run has of jobs that are not begun is planned anew where a module has gone since they were planned."""
+        """A run is not gone on with where a module has gone since it was planned: a later file may need it again.
+
+        Jobs that are not begun are planned anew.
+        """
         for lane, work in self.flights.works.items():
-            if work.age != self._view.age and not lane.stopped and work.later():
+            if work.age != self._view.age and not lane.stopped and not work.is_last:
                 lane.stop()
 
     def _next_step(self, job: AnyJob) -> Step | RemovalStep | None:

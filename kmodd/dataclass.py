@@ -88,7 +88,7 @@ def _made(cls: type, frozen: bool, eq: bool) -> type:
         nonlocal instances, needed
         if not instances:
             needed = _needed(defaults)
-            setters.extend(getattr(made, name).__set__ for name in fields)
+            setters[:] = [getattr(made, name).__set__ for name in fields]  # in one go: there may be threads
         instances += 1
         if instances <= _FEW and not kwargs and needed <= len(args) <= len(setters):
             for set_value, value in zip(setters, args + defaults[len(args) :], strict=True):

@@ -1,6 +1,7 @@
 """What the line knows of the machine: settings, indexes and configuration, and what the kernel holds. A `View`.
 
-All of it is memory of files, read again when they change: all of the new or all of the old.
+All of it is memory of files, read again when they change: all of the new or all of the old; where the tree goes while
+it is read, what there was left of it, until the next look.
 """
 
 from __future__ import annotations
@@ -75,17 +76,12 @@ class View:
         before = self.tree.beyond, self.tree.notice_edits
         marks = self.snapshot.marks if self.snapshot else None
         self.tree.beyond, self.tree.notice_edits = settings.beyond, settings.notice_edits
-        try:
-            self.tree.check()
-            # Let go of first: the new one is made in the same memory; both at once leave 10 MB full of holes.
-            self.snapshot = None
-            snapshot = self.tree.snapshot()
-        except NoTree as error:
+        if not self._has_tree():
             self.tree.beyond, self.tree.notice_edits = before
-            if not self.no_tree:
-                self._report.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
-            self.no_tree = str(error)
             return (), False
+        # Let go of first: the new one is made in the same memory; both at once leave 10 MB full of holes.
+        self.snapshot = None
+        snapshot = self.tree.read()
         changed = bool(self.no_tree) or marks != snapshot.marks
         changed = changed or policy_changed or before != (settings.beyond, settings.notice_edits)
         self.no_tree = ""
@@ -93,7 +89,19 @@ class View:
         problems = (*problems, *snapshot.problems)
         for problem in problems:
             self._report.complain(problem)
+        self._has_tree()  # where it went meanwhile, what was read of it is no tree
         return problems, changed
+
+    def _has_tree(self) -> bool:
+        """Whether there is one now; that there is none is told once."""
+        try:
+            self.tree.check()
+        except NoTree as error:
+            if not self.no_tree:
+                self._report.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
+            self.no_tree = str(error)
+            return False
+        return True
 
     def _new_settings(self) -> tuple[Settings, tuple[Problem, ...]]:
         """kmodd.conf as it is now; where it is broken and there are earlier settings, these."""

@@ -100,20 +100,25 @@ class Tree:
             raise NoTree(f"no module index for kernel {self.release}: no {directory}/modules.dep; run depmod")
 
     def snapshot(self) -> TreeSnapshot:
+        """`read`, if there is anything. Raises NoTree."""
+        self.check()
+        return self.read()
+
+    def read(self) -> TreeSnapshot:
         """Indexes and configuration, all of one moment: where a file was replaced midway, all is read again. Only
         modules.symbols is read when somebody asks for a symbol.
 
-        Raises NoTree.
+        Raises nothing: of a tree that goes meanwhile there is less in it, and it is not current.
         """
         tries = _TRIES
         while True:
-            self.check()
             before = self._marks()
             snapshot = self._read(before)
             snapshot.catalog.load()
             tries -= 1
             if not tries or self._marks() == before:
                 return snapshot
+            del snapshot  # the next one is made in its memory
 
     def quick_snapshot(self, like_kmod: bool = False) -> TreeSnapshot:
         """The same for a program that asks one question: each index is read when, and if, it is needed. Raises nothing.

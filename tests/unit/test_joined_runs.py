@@ -159,6 +159,59 @@ def test_what_is_not_begun_when_a_module_goes_is_planned_anew(world: World, gate
     assert world.line.quiet
 
 
+def test_a_module_that_goes_during_a_run_is_there_again_for_its_later_files(world: World, gate: GateKernel) -> None:
+    """d wants a before it and b needs a: it goes while d is in its init."""
+    (world.modules / "d.ko").write_bytes(b"\x7fELF")
+    world.index(["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko: a.ko"], ["alias pci:v1* d", "alias pci:v1* b"])
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("d.ko")
+    world.plug("pci:v1")
+    world.line.advance()
+    hear(world)
+    wait_inside(gate, "d.ko")
+    world.live()
+    world.line.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
+    world.line.tick()
+    open_gate(world, "d.ko")
+    world.settle()
+    assert loads(world) == ["a.ko", "d.ko", "a.ko", "b.ko"]
+    assert world.line.quiet
+
+
+def test_what_has_begun_waits_for_a_lane_again_when_the_run_it_joined_fails(world: World, gate: GateKernel) -> None:
+    """The first device's x has no file, so its d comes in another run, behind f, which fails."""
+    for name in "def":
+        (world.modules / f"{name}.ko").write_bytes(b"\x7fELF")
+    firsts = [f"alias pci:v1* {module}" for module in "exd"]
+    others = ["alias pci:v2* c", "alias pci:v3* f", "alias pci:v4* b"]
+    world.index(["a.ko:", "b.ko:", "c.ko:", "d.ko:", "e.ko:", "f.ko:"], [*firsts, *others])
+    world.line.reload()
+    world.line.intake.takes_replay()
+    for name in "bec":
+        gate.close(f"{name}.ko")
+    world.plug("pci:v4", "device4")
+    world.line.advance()
+    wait_inside(gate, "b.ko")
+    world.plug("pci:v1", "device1")
+    world.plug("pci:v2", "device2")
+    world.line.advance()
+    open_gate(world, "b.ko")
+    hear(world)
+    assert run_of(world) == ["e", "c"]
+    world.plug("pci:v3", "device3")
+    world.line.advance()
+    open_gate(world, "e.ko")
+    hear(world)
+    world.kernel.refuse["f.ko"] = errno.EIO
+    open_gate(world, "c.ko")
+    hear(world)
+    assert run_of(world) == ["f", "d"]
+    world.settle()
+    assert loads(world) == ["b.ko", "e.ko", "c.ko", "f.ko", "d.ko"]
+    assert world.line.quiet
+
+
 def test_a_seal_ends_the_run_and_what_it_left_is_refused(joined: World) -> None:
     inside_the_run(joined, "d")
     joined.line.seal(True)

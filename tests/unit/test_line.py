@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kmodd import answers, uevent
 from kmodd.boot_list import BootList, BootModule
 from kmodd.errors import Where
-from kmodd.host.tree import Tree
+from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.line import Line
 from kmodd.outcome import BAD_INPUT, NO_TREE, OVERRUN, RELOADED
 from kmodd.request import Request
@@ -188,6 +189,39 @@ def test_no_tree_is_said_once_and_heals(tmp_path: Path) -> None:
     hidden.rename(world.modules)
     world.settle()
     assert loads(world) == ["c.ko"]
+    world.line.close()
+
+
+@pytest.mark.parametrize("origin", ["operator", "uevent"])
+def test_a_tree_that_goes_while_it_is_read_loses_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    world = World(tmp_path)
+    world.line.reload()
+    world.line.intake.takes_replay()
+    hidden, alias = tmp_path / "hidden", world.modules / "modules.alias"
+    alias.write_text(alias.read_text() + "alias x y\n")  # so it is read anew
+    read = Tree._read
+
+    def goes(tree: Tree, *args: Any) -> TreeSnapshot:
+        if world.modules.exists():
+            world.modules.rename(hidden)
+        return read(tree, *args)
+
+    monkeypatch.setattr(Tree, "_read", goes)
+    request = Request("nobody", origin)  # type: ignore[arg-type]
+    assert world.line.intake.order(request) if origin == "operator" else world.line.intake.backlog.add(request)
+    ended = world.settle()
+    assert [job.plan.request.text for job in ended] == ["nobody"]
+    monkeypatch.undo()
+    world.plug("pci:v2")
+    world.settle()
+    assert world.line.view.no_tree
+    hidden.rename(world.modules)
+    world.plug("pci:v2", "another")
+    world.settle()
+    assert loads(world) == ["c.ko"]
+    assert world.line.intake.takes_replay() == "all", "the first device is to be asked again"
     world.line.close()
 
 
