@@ -131,7 +131,7 @@ class Line:
     # -- the view ----------------------------------------------------------------------------------------------
 
     def reload(self) -> Sequence[Problem]:
-        """Read indexes and configuration again: all of the new or all of the old. The answer: lines without use."""
+        """Read indexes and configuration again, as `View.reload`. The answer: lines without use."""
         problems, changed = self.view.reload()
         if changed:
             self.carrier.stop_runs()

@@ -147,36 +147,40 @@ def b_behind_d(world: World, gate: GateKernel, deps: list[str], *first: str) -> 
     assert run_of(world) == ["d", "b"]
 
 
-def test_what_is_not_begun_when_a_module_goes_is_planned_anew(world: World, gate: GateKernel) -> None:
-    """a was live when b was planned, behind d in the run: b alone would fail."""
-    b_behind_d(world, gate, ["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:"], "b")
-    world.live("c")
+def a_goes_while_d_starts(world: World) -> None:
     world.line.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
     world.line.tick()
     open_gate(world, "d.ko")
     world.settle()
-    assert loads(world) == ["c.ko", "d.ko", "a.ko", "b.ko"]
     assert world.line.quiet
 
 
-def test_a_module_that_goes_during_a_run_is_there_again_for_its_later_files(world: World, gate: GateKernel) -> None:
-    """d wants a before it and b needs a: it goes while d is in its init."""
+def two_drivers(world: World) -> None:
+    """The first device has two, d and b, that need a."""
     (world.modules / "d.ko").write_bytes(b"\x7fELF")
     world.index(["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko: a.ko"], ["alias pci:v1* d", "alias pci:v1* b"])
     world.line.reload()
     world.line.intake.takes_replay()
+
+
+def test_what_is_not_begun_when_a_module_goes_is_planned_anew(world: World, gate: GateKernel) -> None:
+    """a was live when b was planned, behind d in the run: b alone would fail."""
+    b_behind_d(world, gate, ["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:"], "b")
+    world.live("c")
+    a_goes_while_d_starts(world)
+    assert loads(world) == ["c.ko", "d.ko", "a.ko", "b.ko"]
+
+
+def test_a_module_that_goes_during_a_run_is_there_again_for_its_later_files(world: World, gate: GateKernel) -> None:
+    two_drivers(world)
     gate.close("d.ko")
     world.plug("pci:v1")
     world.line.advance()
     hear(world)
     wait_inside(gate, "d.ko")
     world.live()
-    world.line.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
-    world.line.tick()
-    open_gate(world, "d.ko")
-    world.settle()
+    a_goes_while_d_starts(world)
     assert loads(world) == ["a.ko", "d.ko", "a.ko", "b.ko"]
-    assert world.line.quiet
 
 
 def test_what_has_begun_waits_for_a_lane_again_when_the_run_it_joined_fails(world: World, gate: GateKernel) -> None:
@@ -250,10 +254,7 @@ def test_two_drivers_of_a_device_go_to_the_loader_at_once(
     world: World, refused: str, given: str, told: list[str]
 ) -> None:
     """An alias with two modules that need a third, as 8139cp and 8139too need mii: each fares as if it came alone."""
-    (world.modules / "d.ko").write_bytes(b"\x7fELF")
-    world.index(["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko: a.ko"], ["alias pci:v1* d", "alias pci:v1* b"])
-    world.line.reload()
-    world.line.intake.takes_replay()
+    two_drivers(world)
     world.kernel.refuse |= {refused: errno.EIO} if refused else {}
     world.plug("pci:v1")
     world.line.advance()

@@ -260,6 +260,14 @@ def test_a_text_much_older_than_its_bin_is_not_believed(root: Path) -> None:
     assert [str(hit.at) for hit in lookup("fs-ext4", snapshot)] == ["modules.alias.bin"]
 
 
+def test_modules_builtin_comes_with_the_kernel_and_is_older_than_its_bin_on_every_machine(root: Path) -> None:
+    text = index(root, "modules.builtin")
+    text.write_text(text.read_text() + "kernel/x/in_the_text.ko\n")
+    stamp = index(root, "modules.builtin.bin").stat().st_mtime_ns
+    os.utime(text, ns=(stamp, stamp - 3600 * 10**9))
+    assert Tree(str(root)).snapshot().catalog.is_builtin("in_the_text")
+
+
 def test_a_quick_snapshot_reads_no_index_before_it_is_asked(root: Path) -> None:
     tree = Tree(str(root))
     index(root, "modules.dep").unlink()
