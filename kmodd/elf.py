@@ -168,17 +168,22 @@ class Image:
         return [text for text in section.split(b"\0") if text] if len(section) > 1 else []
 
     def versions(self) -> list[tuple[bytes, int]]:
-        """The entries of __versions: name, without a leading dot, and CRC. Raises BadElf."""
+        """The entries of __versions: name, without a leading dot, and CRC. Raises BadElf.
+
+        A name that fills its field goes on to the next NUL, as libkmod reads it.
+        """
         section = self.section(b"__versions")
         if not section:
             return []
         if len(section) % 64:
             raise BadElf(errno.EINVAL, "__versions is not a table of 64-byte entries")
-        entries = []
+        entries: list[tuple[bytes, int]] = []
         for crc, field in self._form.version.iter_unpack(section):
             name, nul, _ = field.partition(b"\0")
             if not nul:
-                raise BadElf(errno.EINVAL, "a name in __versions does not end")
+                start = self._sections[b"__versions"][0] + 64 * len(entries) + 64 - len(field)
+                end = self._data.find(b"\0", start)
+                name = self._data[start : end if end >= 0 else len(self._data)]
             entries.append((name[1:] if name[:1] == b"." else name, crc))
         return entries
 
@@ -198,7 +203,7 @@ class Image:
         """The names of undefined symbols in the order of .symtab, then those in __versions alone. Raises BadElf."""
         _, names = self._undefined()
         known = set(names)
-        return names + [name for name, _ in self.versions() if name not in known]
+        return names + [name for name, _ in self._usable_versions() if name not in known]
 
     def version_facts(self) -> Versions:
         """What goes with `exports` and `needs`. Raises BadElf."""
@@ -206,13 +211,20 @@ class Image:
         symbols, _ = self._symbols()
         at_info = self._form.info_at
         crcs: dict[bytes, int] = {}
-        for name, crc in self.versions():
+        for name, crc in self._usable_versions():
             crcs.setdefault(name, crc)
         places, _ = self._undefined()
         names = self.needs()
         weak = [symbols[at + at_info] >> 4 == _STB_WEAK for at in places]
         weak += [False] * (len(names) - len(weak))
         return Versions(tuple(exports), tuple(crcs.get(name, 0) for name in names), tuple(weak))
+
+    def _usable_versions(self) -> list[tuple[bytes, int]]:
+        """`versions`; a table of a wrong size is as good as none (kmod_elf_get_dependency_symbols)."""
+        try:
+            return self.versions()
+        except BadElf:
+            return []
 
     def _symbols(self) -> tuple[bytes, bytes]:
         """.symtab and .strtab. Raises BadElf."""

@@ -226,6 +226,17 @@ def stripped(place: Place) -> None:
         subprocess.run(["objcopy", "--rename-section", f"{section}=.x", place.compiled / "mod2.ko", target], check=True)
 
 
+def versions(place: Place) -> None:
+    """__versions of a wrong size; of the right size, with a name that fills its field and goes on behind it."""
+    course(place)
+    plain = place.compiled / "mod2.ko"
+    for name, table in (("v_short", b"x" * 63), ("v_endless", b"x" * 64), ("v_one", bytes(64)), ("v_none", b"")):
+        place.write("/versions", table)
+        target = place.directory / "kernel" / f"{name}.ko"
+        command = ("objcopy", "--update-section", f"__versions={place.root}/versions", plain, target)
+        subprocess.run(command, check=True)
+
+
 def _configured(text: str, *more: tuple[str, str]) -> Build:
     def build(place: Place) -> None:
         duplicates(place)
@@ -293,7 +304,8 @@ CASES = (
         Case(build.__name__, build)
         for build in (
             *(course, aliases, unlisted, no_build_files, odd_order, twice_in_order, empty_order, odd_builtins),
-            *(duplicates, names, links, dead_links, cycle, compressed, packed_by_zstd, damaged_packs, broken, stripped),
+            *(duplicates, names, links, dead_links, cycle, compressed, packed_by_zstd, damaged_packs, broken),
+            *(stripped, versions),
         )
     ),
     *(_case(name, _configured(text), "-C {root}/c VERSION") for name, text in CONFIGS.items()),

@@ -165,17 +165,19 @@ def test_damaged_modules(peer: KmodPeer, modules: Path, tmp_path: Path, rng: ran
     for number in range(100):
         place.write(f"kernel/damaged{number}.ko", _damaged(rng.choice(sources), rng))
     words = cases.words("VERSION", place)
-    theirs = peer.run(words, name="depmod")
-    while theirs.status < 0:  # kmod crashed: not on the one that it names, so half of them have to go
-        for path in sorted(place.directory.glob("kernel/*.ko"))[::2]:
+    for path in sorted(place.directory.glob("kernel/damaged*.ko")):
+        alone = [*words, str(path)]
+        # kmod crashes on a few; where a name is not ASCII it writes beyond its table, and we stop with its own words.
+        if peer.run(alone, name="depmod").status < 0 or b"only 7-bit ASCII" in ours(depmod.main, alone).err:
             path.unlink()
-        theirs = peer.run(words, name="depmod")
+    theirs = peer.run(words, name="depmod")
+    assert theirs.status >= 0
     their_files = contents(place.directory)
     mine = ours(depmod.main, words)
     assert difference(theirs, mine) == ""
     assert compare_files(their_files, contents(place.directory)) == []
     assert theirs.err.count(b"failed to load symbols") > 0
-    assert their_files["modules.dep"].count(b"\n") >= 10
+    assert their_files["modules.dep"].count(b"\n") >= 80
 
 
 def random_graph(count: int, rng: random.Random) -> list[list[int]]:

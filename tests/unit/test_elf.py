@@ -134,10 +134,12 @@ def test_registers_of_sparc_are_no_needs() -> None:
     assert Image(Maker(True, ">", 22).symbols(*symbols).image()).needs() == [b"register", b"real"]
 
 
-@pytest.mark.parametrize("table", [b"x" * 63, b"x" * 64])
-def test_bad_versions_void_the_needs(table: bytes) -> None:
-    image = Image(Maker().symbols((b"a", GLOBAL, UNDEFINED, 0)).add(b"__versions", table).image())
-    assert elf.facts(image).needs == b""
+@pytest.mark.parametrize(("table", "more"), [(b"x" * 63, b""), (b"x" * 64, b"x" * 56 + b"yz"), (b"", b"")])
+def test_bad_versions_leave_the_needs_of_the_symbols(table: bytes, more: bytes) -> None:
+    """kmod_elf_get_dependency_symbols; beside kmod itself in differential/test_depmod.py."""
+    maker = Maker().add(b"__versions", table).add(b".behind", b"yz\0").symbols((b"a", GLOBAL, UNDEFINED, 0))
+    image = Image(maker.image())
+    assert image.needs() == [b"a"] + ([more] if more else [])
 
 
 def test_a_name_outside_of_the_strings() -> None:
