@@ -14,7 +14,7 @@ from kmodd.boot_list import BootList
 from kmodd.dataclass import replace
 from kmodd.outcome import Record
 from kmodd.report import Report
-from kmodd.request import Backlog, Origin, Request, Turns, brings_others, wanted
+from kmodd.request import Backlog, Origin, Request, Turns, coldplug_turn, wanted
 from kmodd.standing import Standing
 from kmodd.uevent import Uevent
 from kmodd.view import View
@@ -78,7 +78,8 @@ class Intake:
         """The devices that were there before us. Each alias is answered; the end of it is told once."""
         self._report.begin_coldplug()
         self.replay = ""
-        for event in sorted(events, key=lambda event: not brings_others(event)):
+        lanes = self._view.settings.lanes
+        for event in sorted(events, key=lambda event: coldplug_turn(event, lanes)):
             self._report.coldplug_device()
             self.take(event, "coldplug")
 

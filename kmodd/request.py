@@ -144,11 +144,24 @@ def wanted(event: Uevent, origin: Origin) -> tuple[Request, ...]:
 
 _USB_HOST = "bc0Csc03"
 """Base class and subclass in a PCI modalias (pci.ids: Serial bus controller, USB controller)."""
+_STORAGE = "bc01sc"
+"""Base class (pci.ids: Mass storage controller)."""
 
 
-def brings_others(event: Uevent) -> bool:
-    """Devices will appear behind this one, and only a second after its driver has come: its turn is first."""
-    return any(alias.startswith("pci:") and _USB_HOST in alias for alias in event.modaliases)
+def coldplug_turn(event: Uevent, lanes: int) -> int:
+    """When it is the turn of a device that was there before us; the lower the earlier, `lanes` for devices.
+
+    Behind a USB host devices appear only a second after its driver has come. A processor asks for a dozen modules, one
+    after the other: it would be the last, alone, with all other lanes idle. Drivers of disks look for them while others
+    run, which every load waits for at its end (do_init_module): side by side they wait for each other only once; and
+    disks are what a boot waits for.
+    """
+    classes = [alias for alias in event.modaliases if alias.startswith("pci:")]
+    if any(_USB_HOST in alias for alias in classes):
+        return 0
+    if lanes > 1 and event.subsystem == "cpu":
+        return 1
+    return 2 if any(_STORAGE in alias for alias in classes) else 3
 
 
 @dataclass(slots=True)

@@ -82,6 +82,12 @@ class World:
         text = f"add@/devices/{name}\0SUBSYSTEM=pci\0MODALIAS={alias}\0".encode() + uuid
         self.line.intake.take(uevent.parse(text), "uevent")
 
+    def advance(self) -> None:
+        """Until only lanes can bring the line on: as many rounds as the daemon has before it waits."""
+        self.line.advance()
+        while self.line.can_advance:
+            self.line.advance()
+
     def settle(self) -> list[AnyJob]:
         """Until the line is idle; each module that comes in is live from then on. The answer: the jobs that ended."""
         names: set[str] = set()

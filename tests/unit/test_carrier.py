@@ -29,7 +29,7 @@ def test_a_file_goes_to_the_loader_with_what_it_needs(world: World, gate: GateKe
     """One datagram: nobody has to wake up between the two."""
     gate.close("a.ko")
     world.plug("pci:v1")
-    world.line.advance()
+    world.advance()
     (work,) = world.line.flights.works.values()
     assert [step.module for step in work.steps] == ["a", "b"]
     gate.gates["a.ko"].set()
@@ -47,7 +47,7 @@ def test_the_next_request_is_planned_meanwhile_and_begun_before_anything_is_told
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
     world.plug("pci:v9", "third")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "c.ko")
     assert [job.plan.request.text for _, job in world.line.flights.ready] == ["pci:v1"]
     assert not world.line.devices_answered
@@ -64,7 +64,7 @@ def test_what_was_planned_ahead_is_planned_anew_when_a_module_has_gone(world: Wo
     gate.close("c.ko")
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "c.ko")
     world.live()
     world.line.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
@@ -81,12 +81,12 @@ def test_an_init_may_ask_for_what_comes_later_in_its_own_run(world: World, gate:
     world.line.intake.takes_replay()
     gate.close("a.ko")
     world.plug("pci:v1")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "a.ko")
     (work,) = world.line.flights.works.values()
     assert [step.module for step in work.steps] == ["a", "c", "b"]
     world.line.intake.order(Request("c", origin))  # type: ignore[arg-type]
-    world.line.advance()
+    world.advance()
     assert at_work(world) == (["a", "c"] if origin == "request" else ["a"])
     if origin == "request":
         hear(world)
@@ -101,7 +101,7 @@ def test_an_init_may_ask_for_what_comes_later_in_its_own_run(world: World, gate:
 def test_a_run_that_hangs_does_not_go_on_after_it_was_given_up(world: World, gate: GateKernel) -> None:
     gate.close("a.ko")
     world.plug("pci:v1")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "a.ko")
     let_time_pass(world, 61)
     (world.root / "proc/modules").write_text("a 1 1 - Loading 0x0\n")
@@ -121,7 +121,7 @@ def test_with_two_lanes_a_file_of_a_run_is_not_given_to_the_other(world: World, 
     gate.close("a.ko")
     world.plug("pci:v1")
     world.plug("pci:v2", "other")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "a.ko")
     assert at_work(world) == ["a"]
     gate.gates["a.ko"].set()
@@ -130,15 +130,23 @@ def test_with_two_lanes_a_file_of_a_run_is_not_given_to_the_other(world: World, 
     assert world.line.quiet
 
 
-def test_coldplug_begins_with_what_others_hang_on(world: World) -> None:
-    """A USB host's devices need a second to say who they are; the driver of the network card does not wait for them."""
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_coldplug_begins_with_what_others_hang_on(world: World, lanes: int) -> None:
+    """A USB host's devices need a second to say who they are; a boot waits for disks, not for the sound.
 
-    def device(number: int, alias: str) -> Uevent:
+    The dozen modules of a processor are not left to the end where there is a second lane for them.
+    """
+
+    def device(number: int, alias: str, subsystem: str = "pci") -> Uevent:
         path = f"/devices/pci0000:00/0000:00:0{number}.0"
-        return Uevent("add", path, "pci", (alias,), 0, synthetic=True, properties=(("MODALIAS", alias),))
+        return Uevent("add", path, subsystem, (alias,), 0, synthetic=True, properties=(("MODALIAS", alias),))
 
-    network, host = "pci:v1d1sv1sd1bc02sc00i00", "pci:v2d1sv1sd1bc0Csc03i30"
-    world.line.intake.coldplug([device(1, network), device(2, host)])
+    configure(world, f"Lanes={lanes}")
+    network, disk = "pci:v1d1sv1sd1bc02sc00i00", "pci:v3d1sv1sd1bc01sc06i01"
+    host, cpu = "pci:v2d1sv1sd1bc0Csc03i30", "cpu:type:x86"
+    devices = [device(1, network), device(2, disk), device(3, host), device(4, cpu, "cpu")]
+    world.line.intake.coldplug(devices)
     world.line.intake.take(uevent.parse(b"add@/devices/usb1\0SUBSYSTEM=usb\0MODALIAS=usb:v1\0"), "uevent")
     taken = iter(world.line.intake.backlog.take, None)
-    assert [request.text for request in taken] == ["usb:v1", host, network], "and what comes now goes before all that"
+    rest = [disk, network, cpu] if lanes == 1 else [cpu, disk, network]
+    assert [request.text for request in taken] == ["usb:v1", host, *rest], "and what comes now goes before all that"
