@@ -92,6 +92,10 @@ class Carrier:
         """There is a lane for it."""
         return job.plan.request.waited_for or not self.is_full()
 
+    def is_ahead(self, job: AnyJob) -> bool:
+        """It is planned, and waits for a lane: the last one that does."""
+        return bool(self.flights.ready) and self.flights.ready[-1][1] is job
+
     def can_resume(self) -> bool:
         """`resume` would do something now."""
         waiting = (*self.flights.parked, *(("", job) for _, job in self.flights.ready))

@@ -189,6 +189,8 @@ class Line:
                 self.carrier.drive(job)
                 self.carrier.read_ahead(job)
                 self.carrier.tell(job)
+                if self.carrier.is_ahead(job):
+                    break  # the lanes are busy; whether one has come back is asked before the next plan
             if self.carrier.dispatch.is_off() or self._overrides.waited > enough:
                 break
 

@@ -32,7 +32,7 @@ def joined(world: World, gate: GateKernel) -> World:
     gate.close("c.ko")
     for number in (2, 3, 1, 4):
         world.plug(f"pci:v{number}", f"device{number}")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "c.ko")
     return world
 
@@ -50,6 +50,25 @@ def open_gate(world: World, name: str) -> None:
 def told_with_device(world: World) -> list[tuple[str, str, str]]:
     fields = [dict(record.fields) for record in world.journal.records]
     return [(one["KMODD_MODULE"], one["KMODD_RESULT"], one["KMODD_DEVPATH"]) for one in fields if "KMODD_MODULE" in one]
+
+
+def test_lanes_are_heard_between_two_plans_ahead(world: World, gate: GateKernel) -> None:
+    """A plan takes as long as the init of a small module: a lane that is through is not to wait for three more."""
+    for name in "de":
+        (world.modules / f"{name}.ko").write_bytes(b"\x7fELF")
+    world.index(
+        ["a.ko:", "c.ko:", "d.ko:", "e.ko:"], [f"alias pci:v{number}* {name}" for number, name in enumerate("acde")]
+    )
+    world.line.reload()
+    world.line.intake.takes_replay()
+    gate.close("a.ko")
+    for number in range(4):
+        world.plug(f"pci:v{number}", f"device{number}")
+    planned = []
+    while world.line.can_advance:
+        world.line.advance()
+        planned.append(len(world.line.flights.ready))
+    assert planned == [1, 2, 3]
 
 
 def test_what_was_planned_meanwhile_goes_to_the_loader_at_once(joined: World) -> None:
@@ -115,7 +134,7 @@ def test_what_hangs_keeps_the_others_of_its_run_for_no_longer_than_itself(joined
     let_time_pass(joined, 61)
     (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\nd 1 1 - Loading 0x0\n")
     joined.line.tick()
-    joined.line.advance()
+    joined.advance()
     assert run_of(joined) == ["a", "b", "e"]
     open_gate(joined, "d.ko")
     joined.settle()
@@ -132,7 +151,7 @@ def three_devices(world: World, gate: GateKernel) -> None:
     gate.close("c.ko")
     for number in (2, 3, 1):
         world.plug(f"pci:v{number}", f"device{number}")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "c.ko")
 
 
@@ -175,7 +194,7 @@ def test_a_module_that_goes_during_a_run_is_there_again_for_its_later_files(worl
     two_drivers(world)
     gate.close("d.ko")
     world.plug("pci:v1")
-    world.line.advance()
+    world.advance()
     hear(world)
     wait_inside(gate, "d.ko")
     world.live()
@@ -195,16 +214,16 @@ def test_what_has_begun_waits_for_a_lane_again_when_the_run_it_joined_fails(worl
     for name in "bec":
         gate.close(f"{name}.ko")
     world.plug("pci:v4", "device4")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "b.ko")
     world.plug("pci:v1", "device1")
     world.plug("pci:v2", "device2")
-    world.line.advance()
+    world.advance()
     open_gate(world, "b.ko")
     hear(world)
     assert run_of(world) == ["e", "c"]
     world.plug("pci:v3", "device3")
-    world.line.advance()
+    world.advance()
     open_gate(world, "e.ko")
     hear(world)
     world.kernel.refuse["f.ko"] = errno.EIO
@@ -257,7 +276,7 @@ def test_two_drivers_of_a_device_go_to_the_loader_at_once(
     two_drivers(world)
     world.kernel.refuse |= {refused: errno.EIO} if refused else {}
     world.plug("pci:v1")
-    world.line.advance()
+    world.advance()
     assert run_of(world) == ["a", "d", "b"]
     world.settle()
     assert loads(world) == [f"{name}.ko" for name in given]
@@ -268,7 +287,7 @@ def test_two_drivers_of_a_device_go_to_the_loader_at_once(
 
 def test_another_lane_takes_what_waits(joined: World) -> None:
     configure(joined, "Lanes=2")
-    joined.line.advance()
+    joined.advance()
     assert sorted(at_work(joined)) == ["c", "d"]
     works = list(joined.line.flights.works.values())
     assert [step.module for step in works[0].steps] == ["c"]
@@ -282,7 +301,7 @@ def test_no_lane_stands_idle_while_jobs_wait_behind_a_slow_init(joined: World) -
     configure(joined, "Lanes=2")
     assert isinstance(joined.kernel, GateKernel)
     joined.kernel.close("a.ko")
-    joined.line.advance()
+    joined.advance()
     while at_work(joined) != ["c", "a"]:
         hear(joined)
     assert run_of_lane(joined, "a") == ["a", "b"]
@@ -302,7 +321,7 @@ def run_of_lane(world: World, module: str) -> list[str]:
 def test_an_operator_does_not_wait_for_the_devices_before_his_module(joined: World) -> None:
     inside_the_run(joined, "d")
     joined.line.intake.order(Request("e", "operator"))
-    joined.line.advance()
+    joined.advance()
     assert at_work(joined) == ["d", "e"]
     hear(joined)
     (joined.root / "sys/module/e").mkdir(parents=True)
@@ -340,7 +359,7 @@ def test_where_no_loader_is_to_be_had_one_try_is_enough(joined: World) -> None:
     (lane,) = joined.line.flights.works
     while lane in joined.line.flights.works:
         joined.line.carrier.heard(lane)
-    joined.line.advance()
+    joined.advance()
     assert len(asked) == 1
     joined.loaders.get = get  # type: ignore[method-assign]
     joined.line.carrier.dispatch._not_before = 0.0
@@ -378,20 +397,20 @@ def test_what_a_plan_found_live_is_told_once_though_its_loader_never_began(world
     get = world.loaders.get
     world.loaders.get = lambda: Lane(ours, pid=1)  # type: ignore[method-assign]
     world.plug("pci:v1", "device1")
-    world.line.advance()
+    world.advance()
     world.loaders.get = get  # type: ignore[method-assign]
     (lane,) = world.line.flights.works
     theirs.close()
     world.line.view.outdate()
     world.line.carrier.heard(lane)
-    world.line.advance()
+    world.advance()
     hear(world)
     assert sorted(told_with_device(world)) == [("a", "live", "/devices/device1"), ("b", "loaded", "/devices/device1")]
 
 
 def test_a_process_that_waits_is_given_its_module_alone(joined: World) -> None:
     joined.line.intake.order(Request("d", "request"))
-    joined.line.advance()
+    joined.advance()
     assert [len(work.steps) for work in joined.line.flights.busy()] == [1, 1]
 
 
@@ -407,7 +426,7 @@ def test_no_more_are_planned_ahead_than_may_keep_waiting_what_comes_now(world: W
     world.plug("pci:v2")
     for name in names:
         world.plug(f"pci:v9{name}.", name)
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "c.ko")
     assert len(world.line.flights.ready) == MOST_READY
     open_gate(world, "c.ko")
@@ -425,7 +444,7 @@ def test_each_file_is_read_ahead_once_and_not_what_the_loader_is_at(
     gate.close("c.ko")
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.advance()
     wait_inside(gate, "c.ko")
     open_gate(world, "c.ko")
     world.settle()
