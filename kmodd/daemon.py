@@ -27,6 +27,7 @@ from kmodd.host.places import CONTROL_SOCKET
 from kmodd.host.requests import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
 from kmodd.host.settings import read_boot_list, settings_directories
 from kmodd.host.sources import KernelEvents, Overrun, Refused
+from kmodd.host.spawner import Spawner
 from kmodd.host.stack import StackQuestion
 from kmodd.host.standing_file import StandingFile
 from kmodd.host.tree import Tree, read_file
@@ -79,7 +80,7 @@ class Settings:
 
     dry_run: bool = False
     spawn_loaders: bool = False
-    """A spawner makes loaders; else systemd does."""
+    """The daemon starts a spawner; else systemd does."""
     run: bool = False
     """It is the machine's own: it keeps below /run what a later daemon has to know, and answers the kernel."""
     control_path: str = CONTROL_SOCKET
@@ -91,11 +92,11 @@ class Daemon:
     """One for each machine. `run` returns when it is told to stop."""
 
     def __init__(
-        self, tree: Tree, journal: Journal, notify: Notify, settings: Settings, first: socket.socket | None = None
+        self, tree: Tree, journal: Journal, notify: Notify, settings: Settings, spawner: Spawner | None = None
     ) -> None:
         """Opens the kernel's group and the control socket, so nothing falls between. Raises OSError, ImportError.
 
-        `first`: a connection to a loader that systemd makes, if it was asked for already.
+        `spawner`: systemd's, if it was asked for already.
         """
         self._tree = tree
         self._journal = journal
@@ -107,13 +108,11 @@ class Daemon:
         self._wakeup = wakeup
         self._events = KernelEvents(settings.receive_buffer)
         self._control = ControlSocket(settings.control_path)
-        spawner = None
         if settings.spawn_loaders and not settings.dry_run:
-            from kmodd.host.spawner import Spawner  # only here, both: under systemd nobody needs them
-            from kmodd.host.trusted import Trusted
+            from kmodd.host.trusted import Trusted  # only here: under systemd the daemon need not have it
 
-            spawner = Spawner(Trusted.below(tree.root))
-        self._loaders = None if settings.dry_run else Loaders(spawner, first)
+            spawner = Spawner.of_ours(Trusted.below(tree.root))
+        self._loaders = None if settings.dry_run else Loaders(spawner)
         self._log: KernelMessages | None = _or_none(KernelMessages)
         self._files: Watch | None = None
         self._missing: tuple[str, ...] = ()
@@ -123,7 +122,7 @@ class Daemon:
         memory = StandingFile(root=tree.root) if settings.run else None
         self._line = Line(tree, journal, self._loaders, self._log, memory)
         self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
-        if spawner:
+        if spawner and spawner.pid:
             from kmodd.host import privilege  # under systemd its unit does this
 
             privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
@@ -170,10 +169,10 @@ class Daemon:
         self._attention.close()
 
     def _start(self) -> None:
-        if self._loaders:
-            self._loaders.keep_spare()  # where it was not asked for before: it starts while the indexes are read
         self._read_at = time.monotonic()
         self._line.reload()
+        if self._loaders:
+            self._loaders.keep_spare(self._line.view.settings.lanes)  # the spawner has started meanwhile
         self._line.others.adopt()
         self._answer_the_kernel()
         self._line.intake.boot(read_boot_list(self._tree.root))
@@ -313,7 +312,8 @@ class Daemon:
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
         self._line.advance()
-        self._open_late(now)
+        if not self._line.can_advance or now >= self._watch_by:  # a lane is to have what comes next before that
+            self._open_late(now)
         for job in self._line.carrier.take_ended():
             self._callers.ended(job)
             if self._kernel:
@@ -330,8 +330,8 @@ class Daemon:
             self._line.report.end_coldplug()
             self._settle()
         if self._loaders and self._ready_by is None and not self._line.flights.own():
-            # Also while one is at work: its module's init may have the kernel ask for more. Not a third while a request
-            # has the second: it is hardly ever needed, and a Python that starts takes more than most modules.
+            # Also while one is at work: its module's init may have the kernel ask for more. While that request has the
+            # spare, a fork would only take time from both.
             self._loaders.keep_spare()
         self._callers.expire()
         self._journal.flush()

@@ -1,11 +1,12 @@
-"""`kmodd loader`: the process that loads. systemd or the daemon starts it; people do not."""
+"""`kmodd loader`: the process that makes the loaders. systemd or the daemon starts it; people do not."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from kmodd.host import loader
+from kmodd.host import spawning
+from kmodd.host.held_signals import Uninterrupted
 from kmodd.host.kernel import LinuxKernel
 from kmodd.host.trusted import Trusted
 
@@ -13,21 +14,21 @@ _FIRST_PASSED_FD = 3
 """sd_listen_fds(3): the first descriptor that systemd passes."""
 
 _USAGE = """\
-kmodd loader: expected one connection passed by systemd, or --fd N, or --spawner N; then as often as needed
+kmodd loader: expected one connection passed by systemd, or --fd N; then as often as needed
   --tree DIR  take module files from below DIR, in place of the usual trees
   --conf DIR  take install and remove commands from files in DIR, in place of the usual directories
   --sys DIR   in place of /sys"""
 
 
 def main(argv: list[str]) -> int:
-    """Serve the connection of `--fd N`, or the one systemd passed; or make loaders for that of `--spawner N`.
+    """Make loaders for the connection of `--fd N`, or for the one systemd passed.
 
     Exit 0 at its end, 2 for wrong usage.
     """
-    given: dict[str, list[str]] = {"--fd": [], "--spawner": [], "--tree": [], "--conf": [], "--sys": []}
+    given: dict[str, list[str]] = {"--fd": [], "--tree": [], "--conf": [], "--sys": []}
     for option, value in zip(argv[::2], argv[1::2], strict=False):
         given.get(option, []).append(value)
-    fd = _connection([*given["--fd"], *given["--spawner"]])
+    fd = _connection(given["--fd"])
     if fd is None or len(argv) != 2 * sum(map(len, given.values())):
         print(_USAGE, file=sys.stderr)
         return 2
@@ -36,15 +37,8 @@ def main(argv: list[str]) -> int:
         tuple(given["--tree"]) or usual.trees, tuple(given["--conf"]) or usual.conf, *given["--sys"][-1:]
     )  # fmt: skip
     os.set_inheritable(fd, False)
-    if given["--spawner"]:
-        import socket  # only here: a loader of systemd's need not have it
-
-        from kmodd.host import spawner
-
-        with socket.socket(fileno=fd) as connection:
-            spawner.run(connection, LinuxKernel(), trusted)
-    else:
-        loader.serve(fd, LinuxKernel(), trusted)
+    # Whoever stops a service that systemd did not start sends its signals to all of its processes.
+    spawning.run(fd, LinuxKernel(), trusted, Uninterrupted() if given["--fd"] else None)
     return 0
 
 

@@ -8,14 +8,12 @@ import sys
 
 from kmodd.cli.options import BadOption, Options
 from kmodd.errors import KmoddError, NoTree
-from kmodd.host import loader_socket
 from kmodd.host.notify import Notify
 from kmodd.host.places import CONTROL_SOCKET
+from kmodd.host.spawner import Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-
     from kmodd.host.tree import Tree
 
 USAGE = f"""usage: kmodd run [OPTION…]
@@ -54,8 +52,8 @@ def main(argv: list[str]) -> int:
     gc.disable()  # until READY
     try:
         notify = Notify()
-        first_loader = _ask_for_loader() if notify.under_systemd and not {"dry-run", "here"} & given.keys() else None
-        # Only here: that loader, another Python, starts while this one has its imports, which take as long.
+        spawner = _ask_for_spawner() if notify.under_systemd and not {"dry-run", "here"} & given.keys() else None
+        # Only here: the spawner, another Python, starts while this one has its imports, which take as long.
         from kmodd.daemon import Daemon, Settings
         from kmodd.host.journal import open_journal
         from kmodd.host.tree import Tree
@@ -74,7 +72,7 @@ def main(argv: list[str]) -> int:
             control_path=_control_path(path),
             run=not (dry_run or root) and os.geteuid() == 0 and path == CONTROL_SOCKET,
         )
-        daemon = Daemon(tree, journal, notify, settings, first_loader)
+        daemon = Daemon(tree, journal, notify, settings, spawner)
     except (KmoddError, OSError, ImportError) as error:
         print(f"kmodd run: {error}", file=sys.stderr)
         return 1
@@ -82,10 +80,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _ask_for_loader() -> socket.socket | None:
-    """A connection to a loader that systemd makes; None: none to be had now, the daemon asks again."""
+def _ask_for_spawner() -> Spawner | None:
+    """The spawner that systemd makes; None: not to be had now, the daemon asks again."""
     try:
-        return loader_socket.connect()
+        return Spawner.of_systemd()
     except OSError:
         return None
 
@@ -104,7 +102,7 @@ def _control_path(path: str) -> str:
 
 def _here(tree: Tree, fixture: str, dry_run: bool) -> tuple[Tree, bool]:
     """What of a real run this machine allows: the tree to use, and whether it stays dry. Says why in one line."""
-    from kmodd.host.tree import Tree  # after the first loader, as in `main`
+    from kmodd.host.tree import Tree  # after the spawner, as in `main`
 
     why = []
     if not os.path.exists(f"{tree.root}/proc/modules"):

@@ -1,7 +1,6 @@
 """The daemon's side of the loaders: a `Lane` hands one call after the other to one loader process.
 
-Under systemd each loader is an instance of `kmodd-loader@.service`, made by connecting to its socket; elsewhere
-the spawner forks it. A loader is never killed from here: its connection is closed, and it ends when it is idle.
+The spawner forks them. A loader is never killed from here: its connection is closed, and it ends when it is idle.
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ import os
 import time
 
 from kmodd.dataclass import dataclass
-from kmodd.host import loader_socket
 from kmodd.host.acts import Call, Reply, StopCall
 from kmodd.host.loader_words import MAX_STEP, decode_reply, encode_call
+from kmodd.host.spawner import Spawner
 from kmodd.host.stack import StackQuestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-
-    from kmodd.host.spawner import Spawner
 
 STILLBORN_PAUSE = 5.0
 """Seconds before another spare is started after a loader that died at birth."""
@@ -40,7 +37,7 @@ class Lane:
 
     connection: socket.socket
     pid: int = 0
-    """0 until the loader has said it; the peer's credentials would name systemd."""
+    """0 until the loader has said it; the peer's credentials would name ourselves."""
     busy: bool = False
     stopped: bool = False
     """It was told to end its run."""
@@ -94,14 +91,6 @@ class Lane:
             self.connection.close()
 
 
-def open_lane(spawner: Spawner | None) -> Lane:
-    """A lane on a new loader: by the spawner, else by connecting to systemd's socket.
-
-    Raises OSError: no such socket, connection refused, the spawner is gone.
-    """
-    return lane_on(loader_socket.connect() if spawner is None else spawner.connect())
-
-
 def lane_on(connection: socket.socket) -> Lane:
     """The lane of a loader by its connection."""
     connection.setblocking(False)
@@ -111,30 +100,38 @@ def lane_on(connection: socket.socket) -> Lane:
 class Loaders:
     """The loaders that are at hand: started, connected, and not at work.
 
-    Under systemd a new loader needs the time of a Python start; with one in reserve a request from inside a module's
-    init, and the line after a crash, go on at once.
+    With one in reserve a request from inside a module's init, and the line after a crash, go on at once.
     """
 
-    def __init__(self, spawner: Spawner | None, first: socket.socket | None = None) -> None:
-        """`spawner` None: systemd makes them. `first`: a connection to one that was asked for already."""
+    def __init__(self, spawner: Spawner | None = None) -> None:
+        """`spawner` None: one of systemd's is asked for when it is needed."""
         self._spawner = spawner
         self._not_before = 0.0
         self.most_idle = 2
         """As many are kept though nothing is to be done; the others of a burst are let go."""
-        self.idle: list[Lane] = [] if first is None else [lane_on(first)]
+        self.idle: list[Lane] = []
 
     def get(self) -> Lane:
         """One at hand, or a new one. Raises OSError where there is no way to a loader."""
         return self.idle.pop() if self.idle else self.open()
 
     def open(self) -> Lane:
-        """A new one. Raises OSError."""
-        return open_lane(self._spawner)
+        """A new one. Raises OSError: no spawner is to be had, or more is asked than it can do."""
+        if self._spawner:
+            try:
+                return lane_on(self._spawner.connect())
+            except (BrokenPipeError, ConnectionResetError):  # it is gone
+                if self._spawner.pid:
+                    raise
+                self._spawner.close()
+                self._spawner = None
+        self._spawner = Spawner.of_systemd()
+        return lane_on(self._spawner.connect())
 
     def ask_stack(self, pid: int) -> StackQuestion | None:
         """Ask where the kernel has this loader; None: nobody can tell."""
         with contextlib.suppress(OSError):
-            return StackQuestion(pid, self._spawner)
+            return StackQuestion(pid, self._spawner if self._spawner and self._spawner.tells_stacks else None)
         return None
 
     def give_back(self, lane: Lane) -> None:
@@ -144,12 +141,11 @@ class Loaders:
         else:
             lane.close()
 
-    def keep_spare(self) -> None:
-        """Have one at hand, if one can be had now."""
-        if self.idle or time.monotonic() < self._not_before:
-            return
+    def keep_spare(self, count: int = 1) -> None:
+        """Have so many at hand, if they can be had now."""
         with contextlib.suppress(OSError):
-            self.idle.append(self.open())
+            while len(self.idle) < count and time.monotonic() >= self._not_before:
+                self.idle.append(self.open())
 
     def lost(self, lane: Lane) -> None:
         """This loader is gone."""

@@ -13,9 +13,8 @@ import pytest
 from kmodd.boot_list import BootList, BootModule
 from kmodd.callers import Callers
 from kmodd.errors import Where
-from kmodd.host import lanes
 from kmodd.host.control import ControlSocket
-from kmodd.host.lanes import Lane, Loaders
+from kmodd.host.lanes import Died, Lane, Loaders
 from kmodd.host.notify import Notify
 from kmodd.host.spawner import Spawner
 from kmodd.outcome import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
@@ -188,35 +187,102 @@ def test_the_one_that_was_put_back_comes_first() -> None:
 
 
 def test_loaders_that_die_at_birth_are_not_started_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
+    """Systemd takes the connection, and starts nothing that could read from it."""
+    asked = []
 
-    def stillborn(spawner: Spawner | None) -> Lane:
+    def of_systemd() -> Spawner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        theirs.close()
-        started.append(spawner)
-        return Lane(ours)
+        asked.append(theirs)
+        return Spawner(ours)
 
-    monkeypatch.setattr(lanes, "open_lane", stillborn)
-    loaders = Loaders(None)
+    monkeypatch.setattr(Spawner, "of_systemd", of_systemd)
+    loaders = Loaders()
     for _ in range(100):
         loaders.keep_spare()
+        for theirs in asked:
+            theirs.close()
         for lane in list(loaders.idle):
+            assert lane.receive() == Died()
             loaders.lost(lane)
-    assert len(started) == 1
+    assert len(asked) == 1
+    loaders.close()
+
+
+def test_a_spawner_of_systemds_that_is_gone_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was killed, or an administrator has stopped its unit: the next loader is another one's."""
+    theirs: list[socket.socket] = []
+
+    def of_systemd() -> Spawner:
+        ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.append(their)
+        return Spawner(ours)
+
+    monkeypatch.setattr(Spawner, "of_systemd", of_systemd)
+    loaders = Loaders()
+    first = loaders.open()
+    theirs[0].close()
+    assert first.receive() == Died()
+    second = loaders.open()
+    message, (passed,), *_ = socket.recv_fds(theirs[1], 64, 1)
+    assert message == b"loader"
+    with socket.socket(fileno=passed) as loader:
+        loader.send(b"7")
+    assert second.receive() is None
+    assert second.pid == 7
+    assert len(theirs) == 2
+    first.close()
+    second.close()
+    loaders.close()
+    theirs[1].close()
+
+
+def test_systemds_socket_may_be_away_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its unit is restarted: "kmodd looks again every few seconds"."""
+    answers: list[socket.socket | None] = []
+
+    def of_systemd() -> Spawner:
+        if not answers:
+            answers.append(None)
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        answers.append(their)
+        return Spawner(ours)
+
+    monkeypatch.setattr(Spawner, "of_systemd", of_systemd)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    loaders = Loaders(Spawner(ours))
+    with pytest.raises(FileNotFoundError):
+        loaders.open()
+    loaders.open().close()
+    loaders.close()
+    assert answers[1]
+    answers[1].close()
+
+
+def test_a_spawner_of_ours_that_is_gone_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon has dropped what a new one would need."""
+    monkeypatch.setattr(Spawner, "of_systemd", lambda: pytest.fail("there is no systemd"))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    loaders = Loaders(Spawner(ours, pid=1))
+    with pytest.raises(BrokenPipeError):
+        loaders.open()
+    loaders.close()
 
 
 def test_the_loader_at_work_and_the_spare_die_in_one_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.index(["a.ko:", "b.ko:", "c.ko:"], ["alias pci:v3* a", "alias pci:v3* b"])
     theirs = []
 
-    def pair(_spawner: Spawner | None) -> Lane:
+    def connect(_spawner: Spawner) -> socket.socket:
         ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
         theirs.append(their)
-        return Lane(ours)
+        return ours
 
-    monkeypatch.setattr(lanes, "open_lane", pair)
-    loaders = Loaders(None)
+    monkeypatch.setattr(Spawner, "connect", connect)
+    monkeypatch.setattr(Spawner, "of_systemd", lambda: Spawner(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
+    loaders = Loaders()
     monkeypatch.setattr(world.line.carrier, "_loaders", loaders)
     monkeypatch.setattr(world.line.carrier.dispatch, "_loaders", loaders)
     world.plug("pci:v3")
@@ -231,6 +297,7 @@ def test_the_loader_at_work_and_the_spare_die_in_one_round(world: World, monkeyp
         world.line.carrier.heard(lane)
     assert ("a", "failed") in world.told()
     theirs[-1].close()
+    loaders.close()
 
 
 def test_a_call_that_was_never_read_is_given_to_the_next_loader(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

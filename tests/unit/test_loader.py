@@ -441,14 +441,26 @@ def test_names_that_devices_have_are_taken(served: Served, tmp_path: Path, devic
 
 
 def test_a_loader_imports_only_what_it_needs() -> None:
-    """Until it has done a step: the start of a loader is time that a boot waits for."""
-    program = "import sys\nfrom kmodd.cli.__main__ import main\nmain()\nprint(*sys.modules)"
+    """Until it has done a step: the start of a loader, and of what forks it, is time that a boot waits for."""
+    program = """
+import os, sys
+from kmodd.cli.__main__ import main
+end = os._exit
+def tell(status):
+    print(*sys.modules, flush=True)
+    end(status)
+os._exit = tell  # as which a loader ends, being a fork
+main()
+"""
+    spawner, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
+    with ours, theirs, spawner, asked:
         ours.send(encode_call(RunCall((InsmodCall("/nowhere.ko", ""),), ("nowhere",))))
         ours.shutdown(socket.SHUT_WR)
-        words = [sys.executable, "-S", "-c", program, "loader", "--fd", str(theirs.fileno())]
-        done = subprocess.run(words, cwd=ROOT, env={}, pass_fds=[theirs.fileno()], capture_output=True, text=True)
+        socket.send_fds(spawner, [b"loader"], [theirs.fileno()])
+        spawner.shutdown(socket.SHUT_WR)
+        words = [sys.executable, "-S", "-c", program, "loader", "--fd", str(asked.fileno())]
+        done = subprocess.run(words, cwd=ROOT, env={}, pass_fds=[asked.fileno()], capture_output=True, text=True)
         assert int(ours.recv(MAX_STEP))
         assert decode_reply(ours.recv(MAX_STEP)).errno == errno.ENOENT
     modules = set(done.stdout.split())

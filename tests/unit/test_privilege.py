@@ -104,7 +104,7 @@ import socket
 from kmodd.host.lanes import Lane
 from kmodd.host.spawner import Spawner
 from kmodd.host.trusted import Trusted
-spawner = Spawner(Trusted())
+spawner = Spawner.of_ours(Trusted())
 before = sets()
 drop(())
 connection = spawner.connect()

@@ -1,4 +1,4 @@
-"""`kmodd run` before there is a daemon: the first loader is asked for at once."""
+"""`kmodd run` before there is a daemon: the process that makes loaders is asked for at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.host.lanes import Loaders
+from kmodd.host.spawner import Spawner
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = """
@@ -20,7 +21,7 @@ from kmodd.cli import run
 def connect():
     print("asked", "kmodd.daemon" in sys.modules, "kmodd.line" in sys.modules)
     raise OSError
-run.loader_socket.connect = connect
+run.Spawner.of_systemd = connect
 status = run.main(sys.argv[1:])
 print("kmodd.daemon" in sys.modules)
 sys.exit(status)
@@ -47,24 +48,39 @@ def start(taken: str, *words: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_service_asks_for_a_loader_before_its_own_imports(taken: str, tmp_path: Path) -> None:
+def test_a_service_asks_for_a_spawner_before_its_own_imports(taken: str, tmp_path: Path) -> None:
     """And goes on where there is none."""
     assert start(taken, NOTIFY_SOCKET=str(tmp_path / "notify")) == ["asked False False", "True"]
 
 
 @pytest.mark.parametrize("words", [(), ("--dry-run",), ("--here", "fixtures/here")])
-def test_who_loads_nothing_or_has_a_spawner_asks_for_none(words: tuple[str, ...], taken: str, tmp_path: Path) -> None:
+def test_who_loads_nothing_or_starts_one_asks_for_none(words: tuple[str, ...], taken: str, tmp_path: Path) -> None:
     under_systemd = {"NOTIFY_SOCKET": str(tmp_path / "notify")} if words else {}
     assert "asked" not in "".join(start(taken, *words, **under_systemd))
 
 
-def test_the_loader_that_was_asked_for_is_the_first_one_used() -> None:
+def test_the_spawner_that_was_asked_for_makes_the_first_loader() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        loaders = Loaders(None, ours)
+        loaders = Loaders(Spawner(ours))
         loaders.keep_spare()
+        message, (passed,), *_ = socket.recv_fds(theirs, 64, 1)
+        assert message == b"loader"
+        os.close(passed)
         lane = loaders.get()
-        assert lane.fileno() == ours.fileno()
-        assert not ours.getblocking(), "the loop never waits for a loader"
+        assert not lane.connection.getblocking(), "the loop never waits for a loader"
+        assert not ours.getblocking(), "nor for the spawner"
         assert not loaders.idle
         lane.close()
+        loaders.close()
+
+
+def test_as_many_loaders_are_made_as_there_are_lanes() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        loaders = Loaders(Spawner(ours))
+        loaders.keep_spare()
+        loaders.keep_spare(3)
+        loaders.keep_spare(2)
+        assert len(loaders.idle) == 3
+        loaders.close()

@@ -295,6 +295,27 @@ def test_settle_waits_for_files_that_changed_before_they_were_watched(
     assert answered == [True]
 
 
+def test_what_takes_long_is_opened_when_nothing_more_can_be_planned(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane is to have what comes next; but not for ever."""
+    daemon._start()
+    daemon._get_ready()
+    opened: list[float] = []
+    monkeypatch.setattr(daemon, "_open_late", opened.append)
+    monkeypatch.setattr(type(daemon._line), "can_advance", True)
+    daemon._go_on()
+    assert not opened
+    daemon._watch_by = time.monotonic()
+    daemon._go_on()
+    assert len(opened) == 1
+    daemon._watch_by += 60
+    monkeypatch.setattr(type(daemon._line), "can_advance", False)
+    daemon._go_on()
+    assert len(opened) == 2
+    leave(daemon)
+
+
 def test_files_are_watched_at_once_where_there_is_nothing_to_load(daemon: Daemon) -> None:
     daemon._start()
     daemon._go_on()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import resource
 import select
 import signal
 import socket
@@ -28,9 +30,12 @@ WAIT = 20.0
 @pytest.fixture
 def spawner(tmp_path: Path) -> Iterator[Spawner]:
     (tmp_path / "etc/modprobe.d").mkdir(parents=True)
-    it = Spawner(Trusted.below(str(tmp_path)))
+    it = Spawner.of_ours(Trusted.below(str(tmp_path)))
     yield it
     it.close()
+    if not select.select([pidfd := os.pidfd_open(it.pid)], [], [], 1.0)[0]:
+        os.kill(it.pid, signal.SIGKILL)  # a test that failed has left a loader
+    os.close(pidfd)
     os.waitpid(it.pid, 0)
 
 
@@ -111,6 +116,60 @@ def test_a_loader_holds_no_descriptor_but_its_own_connection(spawner: Spawner) -
         assert gone(lane.pid)
 
 
+def test_a_command_that_signals_its_group_reaches_no_other_loader(spawner: Spawner, tmp_path: Path) -> None:
+    lane, other = lane_of(spawner), lane_of(spawner)
+    answer = do(lane, command(tmp_path, "trap '' TERM; kill 0"))
+    assert isinstance(answer, Reply)
+    assert answer.errno == 0
+    assert do(other, command(tmp_path, "exit 0")) == Reply(0, "command", ANY)
+    lane.close()
+    other.close()
+
+
+def descriptors(pid: int) -> list[int]:
+    return [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
+
+
+def leave_free(pid: int, count: int) -> None:
+    """So many descriptors more can this process open."""
+    numbers = (number for number in range(1000) if number not in descriptors(pid))
+    limit = next(itertools.islice(numbers, count, None))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, 1000))
+
+
+def test_too_many_descriptors_in_a_message_are_not_kept(spawner: Spawner) -> None:
+    lane = lane_of(spawner)
+    held = len(descriptors(spawner.pid))
+    for _ in range(3):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            socket.send_fds(spawner._connection, [b"x"], [theirs.fileno(), theirs.fileno()])
+    other = lane_of(spawner)
+    assert len(descriptors(spawner.pid)) == held + 1, "the one that tells the end of the other loader"
+    lane.close()
+    other.close()
+
+
+def test_too_many_descriptors_are_no_end(spawner: Spawner) -> None:
+    """There is room for what is passed, not for what tells that a loader has ended: it is reaped all the same."""
+    first = lane_of(spawner)
+    held = len(descriptors(spawner.pid))
+    leave_free(spawner.pid, 1)
+    lanes = [lane_of(spawner) for _ in range(2)]
+    assert len(descriptors(spawner.pid)) == held
+    leave_free(spawner.pid, 0)
+    lanes.append(Lane(spawner.connect()))
+    assert lanes[-1].receive() == Died(), "not even for that: the connection ends"
+    leave_free(spawner.pid, 3)
+    for lane in lanes:
+        lane.close()
+    deadline = time.monotonic() + WAIT
+    while any(os.path.exists(f"/proc/{lane.pid}") for lane in lanes if lane.pid):
+        assert time.monotonic() < deadline, "it was not reaped"
+        time.sleep(0.1)
+    first.close()
+
+
 def test_loaders_that_have_ended_are_reaped(spawner: Spawner) -> None:
     """A zombie would keep its number, and /proc/PID with it."""
     pids = []
@@ -151,8 +210,8 @@ def test_a_loader_at_work_outlives_the_spawner_and_every_signal_but_kill(spawner
     ]  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(lane.pid, number)
-    spawner.close()
-    assert gone(spawner.pid)
+    os.kill(spawner.pid, signal.SIGKILL)
+    assert ended(spawner)
     (tmp_path / "go").write_text("\n")
     answer = lane.receive()
     assert isinstance(answer, Reply)
@@ -161,15 +220,21 @@ def test_a_loader_at_work_outlives_the_spawner_and_every_signal_but_kill(spawner
     lane.close()
 
 
-def test_it_ends_with_its_connection_and_its_loaders_with_theirs(spawner: Spawner, tmp_path: Path) -> None:
-    lane = lane_of(spawner)
+def test_loaders_end_with_their_connections_and_it_with_its_own_and_the_last_of_them(
+    spawner: Spawner, tmp_path: Path
+) -> None:
+    """Under systemd it is the main process of a unit, and what is left of the unit after it would be told to end."""
+    lane, other = lane_of(spawner), lane_of(spawner)
     spawner.close()
-    assert gone(spawner.pid)
+    other.close()
+    assert gone(other.pid)
     answer = do(lane, command(tmp_path, "exit 3"))
     assert isinstance(answer, Reply)
     assert "exited with status 3" in answer.detail
+    assert os.path.exists(f"/proc/{spawner.pid}/exe"), "it has not ended"
     lane.close()
     assert gone(lane.pid)
+    assert gone(spawner.pid)
 
 
 def test_a_spawner_that_is_gone_is_noticed(spawner: Spawner) -> None:
@@ -212,7 +277,7 @@ def test_what_is_no_message_changes_nothing(spawner: Spawner) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--fd"], ["--fd", "x"], ["--spawner", "-1"], ["--what", "3"], ["--fd", "3", "--tree"], []]
+    "argv", [["--fd"], ["--fd", "x"], ["--fd", "-1"], ["--what", "3"], ["--fd", "3", "--tree"], []]
 )
 def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(argv) == 2

@@ -140,7 +140,7 @@ def test_a_full_socket_is_an_error_and_nothing_waits(listener: socket.socket) ->
 
 @pytest.fixture
 def spawner() -> Iterator[Spawner]:
-    it = Spawner(Trusted())
+    it = Spawner.of_ours(Trusted())
     yield it
     it.close()
     os.waitpid(it.pid, 0)

@@ -39,7 +39,10 @@ class Chaos:
             (self.rename_index, 2), (self.touch_index, 1), (self.break_configuration, 2), (self.mend_configuration, 2),
             (self.journald_stopped, 1), (self.journald_goes_on, 2), (self.reload, 1), (self.idle_loader_killed, 2),
         ]  # fmt: skip
-        self._harsh = [*self._mild, (self.daemon_killed, 5), (self.any_loader_killed, 3), (self.restart, 2)]
+        self._harsh = [
+            *self._mild,
+            (self.daemon_killed, 5), (self.any_loader_killed, 3), (self.spawner_killed, 2), (self.restart, 2),
+        ]  # fmt: skip
 
     def act(self, *, harsh: bool) -> None:
         """One drawn act; only a harsh one ends the daemon or a loader at work."""
@@ -128,6 +131,10 @@ class Chaos:
     def any_loader_killed(self) -> None:
         """All of them, in an init or not."""
         self._sh("busybox killall -KILL kmodd-loader")
+
+    def spawner_killed(self) -> None:
+        """What makes the loaders; systemd tells those of its unit to end, and they do when they have nothing to do."""
+        self._sh("busybox killall -KILL kmodd-spawner")
 
     def daemon_killed(self) -> None:
         """SIGKILL for the daemon; systemd starts it again."""

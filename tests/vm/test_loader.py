@@ -84,6 +84,25 @@ def test_a_loader_in_an_init_is_not_killed(guest: Machine, verb: str, seconds: i
     guest.remove_module("kt_slow")
 
 
+def test_what_makes_the_loaders_is_replaced_while_one_is_in_an_init(guest: Machine) -> None:
+    """Killed, with all loaders that have nothing to do: an operator's module has a new one at once."""
+    _plug_slow(guest, _SLOW_INIT)
+    loader = _loader(guest)
+    old = guest.check("busybox pidof kmodd-spawner").strip()
+    guest.check(
+        f"kill -KILL {old}; for p in $(busybox pidof kmodd-loader); do [ $p = {loader} ] || kill -KILL $p; done"
+    )
+    guest.check("/usr/lib/kmodd/bin/modprobe dummy", 10.0)
+    assert "Live" in guest.modules()["dummy"]
+    assert "Loading" in guest.modules()["kt_slow"], "the test was too slow to show anything"
+    assert guest.check("busybox pidof kmodd-spawner").strip() != old
+    _wait_for_state(guest, "Live", _SLOW_INIT + 20.0)
+    guest.unplug(_SLOW)
+    settle(guest)
+    guest.remove_module("kt_slow")
+    guest.remove_module("dummy")
+
+
 def test_other_devices_are_told_what_they_wait_for_or_served(guest: Machine) -> None:
     """The device plugged while a slow init runs gets its driver when that is over, at the latest."""
     _plug_slow(guest, _SHORTER)

@@ -23,16 +23,15 @@ _REFUSED = Device("pci-testdev", "kt_refuse", {"driver": "pci-testdev"})
 _SECONDS = 12  # of kt_slow's init, by the options line below
 
 _PROGRAM = """
-import os, select, socket, sys
+import os, select, sys
 sys.path.insert(0, "/usr/lib/kmodd")
 from kmodd.host.lanes import Lane
 from kmodd.host.acts import InsmodCall, ProbeCall, RunCall
-from kmodd.host.places import LOADER_SOCKET
+from kmodd.host.spawner import Spawner
 from kmodd.host.stack import StackQuestion
 
 def lane():
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(LOADER_SOCKET)
+    connection = Spawner.of_systemd().connect()
     connection.settimeout(60)
     found = Lane(connection)
     found.receive()
