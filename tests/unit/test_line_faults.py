@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -186,9 +188,10 @@ def test_the_one_that_was_put_back_comes_first() -> None:
     assert backlog.take() == first
 
 
-def test_loaders_that_die_at_birth_are_not_started_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Systemd takes the connection, and starts nothing that could read from it."""
-    asked = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
+    """The far ends of the spawners that systemd was asked for."""
+    asked: list[socket.socket] = []
 
     def of_systemd() -> Spawner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -196,6 +199,13 @@ def test_loaders_that_die_at_birth_are_not_started_without_end(monkeypatch: pyte
         return Spawner(ours)
 
     monkeypatch.setattr(Spawner, "of_systemd", of_systemd)
+    yield asked
+    for theirs in asked:
+        theirs.close()
+
+
+def test_loaders_that_die_at_birth_are_not_started_without_end(asked: list[socket.socket]) -> None:
+    """Systemd takes the connection, and starts nothing that could read from it."""
     loaders = Loaders()
     for _ in range(100):
         loaders.keep_spare()
@@ -208,56 +218,38 @@ def test_loaders_that_die_at_birth_are_not_started_without_end(monkeypatch: pyte
     loaders.close()
 
 
-def test_a_spawner_of_systemds_that_is_gone_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spawner_of_systemds_that_is_gone_is_replaced(asked: list[socket.socket]) -> None:
     """It was killed, or an administrator has stopped its unit: the next loader is another one's."""
-    theirs: list[socket.socket] = []
-
-    def of_systemd() -> Spawner:
-        ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        theirs.append(their)
-        return Spawner(ours)
-
-    monkeypatch.setattr(Spawner, "of_systemd", of_systemd)
     loaders = Loaders()
     first = loaders.open()
-    theirs[0].close()
+    asked[0].close()
     assert first.receive() == Died()
     second = loaders.open()
-    message, (passed,), *_ = socket.recv_fds(theirs[1], 64, 1)
+    message, (passed,), *_ = socket.recv_fds(asked[1], 64, 1)
     assert message == b"loader"
     with socket.socket(fileno=passed) as loader:
         loader.send(b"7")
     assert second.receive() is None
     assert second.pid == 7
-    assert len(theirs) == 2
+    assert len(asked) == 2
     first.close()
     second.close()
     loaders.close()
-    theirs[1].close()
 
 
-def test_systemds_socket_may_be_away_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemds_socket_may_be_away_for_a_while(asked: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its unit is restarted: "kmodd looks again every few seconds"."""
-    answers: list[socket.socket | None] = []
-
-    def of_systemd() -> Spawner:
-        if not answers:
-            answers.append(None)
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
-        ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        answers.append(their)
-        return Spawner(ours)
-
-    monkeypatch.setattr(Spawner, "of_systemd", of_systemd)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    theirs.close()
-    loaders = Loaders(Spawner(ours))
-    with pytest.raises(FileNotFoundError):
-        loaders.open()
+    loaders = Loaders()
+    first = loaders.open()
+    asked[0].close()
+    with monkeypatch.context() as away:
+        away.setattr(Spawner, "of_systemd", Mock(side_effect=FileNotFoundError))
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                loaders.open()
     loaders.open().close()
+    first.close()
     loaders.close()
-    assert answers[1]
-    answers[1].close()
 
 
 def test_a_spawner_of_ours_that_is_gone_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
