@@ -1,7 +1,7 @@
 """The spawner itself: a process that forks a loader for each connection that it is passed (`spawner`).
 
-It ends when the daemon's end of its own connection is closed and its last loader has ended: under systemd its end would
-have what is left of the unit told to end.
+It ends when the daemon's end of its own connection is closed and its last loader has ended: it reaps them, and under
+systemd its unit lasts as long as any of them.
 
 Boot waits for its start, so it does without the modules socket, selectors and signal, as the loader does.
 """

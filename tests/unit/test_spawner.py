@@ -223,7 +223,7 @@ def test_a_loader_at_work_outlives_the_spawner_and_every_signal_but_kill(spawner
 def test_loaders_end_with_their_connections_and_it_with_its_own_and_the_last_of_them(
     spawner: Spawner, tmp_path: Path
 ) -> None:
-    """Under systemd it is the main process of a unit, and what is left of the unit after it would be told to end."""
+    """Under systemd it is the main process of a unit, which lasts as long as any of them."""
     lane, other = lane_of(spawner), lane_of(spawner)
     spawner.close()
     other.close()
