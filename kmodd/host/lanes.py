@@ -131,7 +131,7 @@ class Loaders:
     def ask_stack(self, pid: int) -> StackQuestion | None:
         """Ask where the kernel has this loader; None: nobody can tell."""
         with contextlib.suppress(OSError):
-            return StackQuestion(pid, self._spawner if self._spawner and self._spawner.tells_stacks else None)
+            return StackQuestion(pid, self._spawner if self._spawner and self._spawner.pid else None)
         return None
 
     def give_back(self, lane: Lane) -> None:

@@ -28,12 +28,11 @@ _INHERITED = 3
 class Spawner:
     """A connection to one."""
 
-    def __init__(self, connection: socket.socket, pid: int = 0, *, tells_stacks: bool = False) -> None:
-        """`pid`: of a child of ours, to be reaped. `tells_stacks`: it may look where its loaders are in the kernel."""
+    def __init__(self, connection: socket.socket, pid: int = 0) -> None:
+        """`pid`: of a child of ours, to be reaped; it may look where its loaders are in the kernel. 0: systemd's."""
         self._connection = connection
         self._connection.setblocking(False)
         self.pid = pid
-        self.tells_stacks = tells_stacks
 
     @classmethod
     def of_systemd(cls) -> Spawner:
@@ -61,7 +60,7 @@ class Spawner:
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _INHERITED)],
                 setsid=True,
             )  # fmt: skip
-        return cls(connection, pid, tells_stacks=True)
+        return cls(connection, pid)
 
     def fileno(self) -> int:
         """For select: readable once it is gone."""

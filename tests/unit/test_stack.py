@@ -10,10 +10,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from kmodd.host.lanes import Lane
+from kmodd.host import lanes
+from kmodd.host.lanes import Lane, Loaders
 from kmodd.host.spawner import Spawner
 from kmodd.host.stack import StackQuestion
 from kmodd.host.trusted import Trusted
@@ -176,3 +178,17 @@ def test_a_spawner_that_is_gone_cannot_be_asked(spawner: Spawner) -> None:
     assert select.select([spawner], [], [], WAIT)[0]
     with pytest.raises(BrokenPipeError):
         StackQuestion(1, spawner)
+
+
+@pytest.mark.parametrize(("pid", "is_asked"), [(0, False), (7, True)])
+def test_a_spawner_of_systemds_is_not_asked(pid: int, is_asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sandbox has no CAP_SYS_ADMIN, and there is kmodd-stack@.service."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    spawner = Spawner(ours, pid)
+    question = Mock()
+    monkeypatch.setattr(lanes, "StackQuestion", question)
+    loaders = Loaders(spawner)
+    assert loaders.ask_stack(1) is question.return_value
+    question.assert_called_once_with(1, spawner if is_asked else None)
+    loaders.close()
+    theirs.close()
