@@ -23,6 +23,10 @@ MAX_CONNECTIONS = 256
 """The kernel runs 50 helpers that are waited for (MAX_KMOD_CONCURRENT), and others whose requester was killed."""
 MAX_NAME = 255
 """Bytes; the kernel's own names have 55 at the most (MODULE_NAME_LEN)."""
+NAME_COMES = 0.005
+"""Seconds that a new connection is waited on for its name, which is the helper's next system call. Its connect() wakes
+us, often on its own processor and in its stead: going round the whole loop meanwhile would only keep the name away.
+"""
 
 _UCRED = struct.Struct("3i")
 
@@ -86,10 +90,11 @@ class RequestSocket:
         return came
 
     def _accept(self, came: list[KernelRequest]) -> None:
+        new = set[int]()
         for _ in range(MAX_CONNECTIONS):
             connection = self._listening.accept()
             if connection is None:
-                return
+                break
             pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
             # The kernel's helper is root, as the daemon is. One too many is sent away, so that it does without us.
             if uid != self._uid or len(self._silent) + len(self._waiting) >= MAX_CONNECTIONS:
@@ -98,7 +103,12 @@ class RequestSocket:
             number = connection.fileno()
             self._silent[number] = (connection, pid)
             self._epoll.register(number, select.EPOLLIN)
-            self._read(number, came)  # the name is mostly there by now
+            self._read(number, came)
+            new.add(number)
+        if not new.isdisjoint(self._silent):
+            for number, _ in self._epoll.poll(NAME_COMES):
+                if number in self._silent:
+                    self._read(number, came)
 
     def _read(self, number: int, came: list[KernelRequest]) -> None:
         """Take the name from a connection that had none, if it has come, and accept it."""

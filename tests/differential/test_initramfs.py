@@ -2,7 +2,7 @@
 
 A chroot of Debian 12 with initramfs-tools and the stock kernel makes its initrd three times: with kmod as it came; with
 `make install` and README's commands, and kmod's program not executable, so that nothing can fall back to it; and with a
-modprobe that fails, which must be seen. Issue 4, "Shown by": `update-alternatives` so that Debian's own scripts
+modprobe that fails, which must be seen. README: after its `update-alternatives` Debian's own scripts
 (`update-initramfs -u`) run on our tools and succeed. Takes one to two minutes: ours starts Python for each module.
 """
 

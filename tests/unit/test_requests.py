@@ -102,6 +102,18 @@ def test_a_name_may_come_after_its_connection(requests: RequestSocket, helpers: 
     assert [request.name for request in requests.receive()] == ["late"]
 
 
+def test_a_new_connection_is_given_the_moment_that_its_name_takes(
+    requests: RequestSocket, helpers: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is sent when the daemon has begun to wait for it; the daemon's loop is not gone round before."""
+    monkeypatch.setattr("kmodd.host.requests.NAME_COMES", 20)
+    helper = connect(requests, helpers)
+    later = threading.Timer(0.1, lambda: helper.send(b"net-pf-9"))
+    later.start()
+    assert [request.name for request in requests.receive()] == ["net-pf-9"]
+    later.join()
+
+
 def test_any_byte_may_stand_in_a_name(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     for name in (b"fs-\xff\n", "fs-\u00e4".encode(), b"x" * MAX_NAME):
         connect(requests, helpers, name)
