@@ -1,7 +1,7 @@
 """10,000 damaged indexes: each ends in a clear error or in an answer, none in a traceback or a hang.
 
 Texts and .bin files of the small tree are cut, flipped, filled with other bytes, or put together from pieces, and then
-asked everything. A file counts as hanging when one takes more than a second.
+asked everything. A file counts as hanging when one takes more than a second of this thread's own time.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ def test_damaged_bins(rng: random.Random) -> None:
     slowest = 0.0
     for number in range(FILES):
         data = damaged(BINS[names[number % len(names)]], rng)
-        start = time.perf_counter()
+        start = time.thread_time()
         ask_bin(data)
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.thread_time() - start)
     assert slowest < 1
 
 

@@ -92,9 +92,9 @@ def test_a_test_may_begin_inside_the_text(pattern: str, text: str) -> None:
     "pattern", ["*a*a*a*a*a*b", "*[ab]*?a*[!c]a*aa*b", "a*aaaa*aaaaa*aaaaaa*b", "*\\a*\\a*b", "*a" * 50 + "b"]
 )
 def test_no_pattern_takes_more_than_a_moment(pattern: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     assert not glob.matches(pattern, "a" * 20_000)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_half_a_surrogate_pair_is_no_error() -> None:

@@ -124,19 +124,23 @@ def said() -> Callable[[str], str]:
     return say
 
 
+def whole(messages: KernelMessages) -> list[KernelLine]:
+    """All that there is, until a reader would sleep; the kernel may say something of its own at any moment."""
+    lines: list[KernelLine] = []
+    while select.select([messages], [], [], 0)[0]:
+        lines += messages.read()
+    return lines
+
+
 @pytest.mark.root
 def test_the_log_of_this_machine_is_followed(said: Callable[[str], str]) -> None:
     """History first, then what comes; a reader that has all sleeps."""
     old = said("old")
     messages = KernelMessages()
-    texts = []
-    while lines := messages.read():
-        texts += [line.text for line in lines]
-    assert old in texts
-    assert not select.select([messages], [], [], 0)[0]
+    assert old in [line.text for line in whole(messages)]
     new = said("new")
     assert select.select([messages], [], [], 30)[0]
-    [line] = [line for line in messages.read() if line.text == new]
+    [line] = [line for line in whole(messages) if line.text == new]
     assert (line.facility, line.priority) == (1, 7), "user, as what a process writes always is"
     assert line.usec > 0
     assert new not in messages.last(), "nobody but the kernel tells of a crash"

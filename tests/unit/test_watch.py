@@ -9,7 +9,6 @@ import selectors
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -396,10 +395,8 @@ def test_it_wakes_a_loop_that_sleeps(tmp_path: Path, watch: Watch) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(watch, selectors.EVENT_READ)
         assert selector.select(0) == []
-        begin = time.monotonic()
         with subprocess.Popen([sys.executable, "-c", f"open({str(tmp_path / 'x')!r}, 'w')"]):
             assert selector.select(30)
-        assert time.monotonic() - begin < 30
     assert watch.changed()
 
 
