@@ -127,7 +127,17 @@ def test_a_command_that_signals_its_group_reaches_no_other_loader(spawner: Spawn
 
 
 def descriptors(pid: int) -> list[int]:
-    return [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
+    return [int(name) for name in os.listdir(f"/proc/{at_rest(pid)}/fd")]
+
+
+def at_rest(pid: int) -> int:
+    """Wait until this process has done all that it was asked for, and sleeps: a new loader speaks before the spawner
+    has let go of what it was passed."""
+    deadline = time.monotonic() + WAIT
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "S":
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    return pid
 
 
 def leave_free(pid: int, count: int) -> None:
