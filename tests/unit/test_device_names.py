@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +51,12 @@ class Database:
         for folder in self._made:
             with contextlib.suppress(OSError):  # udevd may have come meanwhile
                 folder.rmdir()
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is only slow is no device that hangs; `hang_or_die` has one that does."""
+    monkeypatch.setattr(device_names, "HUNG_AFTER", 30.0)
 
 
 @pytest.fixture
@@ -144,15 +153,27 @@ def _no_library(*_: Any) -> None:
 def hang_or_die(monkeypatch: pytest.MonkeyPatch, on: set[str], end: bool = False) -> None:
     """From now on whoever looks at one of these never comes back, as behind a probe that hangs, or is killed."""
     name = device_names._name
+    hung = mmap.mmap(-1, 1)  # the children's too
 
     def hanging(context: Any, path: str) -> str:
         while path in on:
             if end:
                 os.kill(os.getpid(), signal.SIGKILL)
+            hung[0] = 1
             signal.pause()
         return name(context, path)
 
+    def wait(children: list[int], *_: object) -> tuple[list[int], ...]:
+        """Until one says something, or says that it hangs."""
+        while True:
+            nothing_comes = hung[0]  # before the look: all its answers were before
+            ready = select.select(children, [], [], 0.01)
+            if ready[0] or nothing_comes:
+                hung[0] = bool(ready[0]) and nothing_comes
+                return ready
+
     monkeypatch.setattr(device_names, "_name", hanging)
+    monkeypatch.setattr(device_names, "select", SimpleNamespace(select=wait))
 
 
 @pytest.mark.parametrize("end", [False, True])
