@@ -133,7 +133,7 @@ class FakeMachine:
                 yield
             finally:
                 listening.shutdown(socket.SHUT_RDWR)
-                thread.join(10)
+                thread.join(30)
                 path.unlink()
 
     def _serve(self, listening: socket.socket) -> None:

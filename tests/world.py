@@ -96,7 +96,7 @@ class World:
             for work in self.line.flights.busy()[:1]:
                 with selectors.DefaultSelector() as selector:
                     selector.register(work.lane, selectors.EVENT_READ)
-                    assert selector.select(10)
+                    assert selector.select(30)
                 was_begun = b"\0none\0" not in work.lane.connection.recv(65536, socket.MSG_PEEK)
                 if was_begun and f"{work.module}.ko" not in {*self.kernel.refuse, *self.kernel.oops}:
                     names.add(work.module)

@@ -151,7 +151,7 @@ def go_on(world: World) -> None:
         with selectors.DefaultSelector() as selector:
             for lane in world.line.flights.works:
                 selector.register(lane, selectors.EVENT_READ, lane)
-            for key, _ in selector.select(10):
+            for key, _ in selector.select(30):
                 world.line.carrier.heard(key.data)
         world.line.advance()
 

@@ -14,7 +14,7 @@ __all__ = ["gate"]
 
 
 def wait_inside(gate: GateKernel, name: str) -> None:
-    assert gate.inside[name].wait(10)
+    assert gate.inside[name].wait(30)
 
 
 def hear_alone(world: World) -> None:

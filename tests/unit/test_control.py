@@ -33,7 +33,7 @@ class Caller:
         self.control = control
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.opened.append(self.socket)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         self.socket.connect(control.path)
         control.accept()
         self.connection = control.connections[-1]
@@ -142,7 +142,7 @@ def test_reading_is_for_all_and_changing_for_root(control: ControlSocket) -> Non
 def test_one_connection_too_many_is_closed(control: ControlSocket) -> None:
     callers = [Caller(control) for _ in range(MAX_CONNECTIONS)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as extra:
-        extra.settimeout(10)
+        extra.settimeout(30)
         extra.connect(control.path)
         control.accept()
         assert extra.recv(1) == b""

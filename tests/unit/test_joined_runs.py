@@ -107,7 +107,7 @@ def test_a_crash_takes_only_its_own_device_along(joined: World) -> None:
     hear(joined)
     (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\nd 1 1 - Loading 0x0\n")
     (lane,) = joined.line.flights.works
-    joined.loaders.threads[-1].join(10)
+    joined.loaders.threads[-1].join(30)
     while lane in joined.line.flights.works:
         joined.line.carrier.heard(lane)  # its greeting, its end
     (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\n")
@@ -355,7 +355,7 @@ def test_where_no_loader_is_to_be_had_one_try_is_enough(joined: World) -> None:
     joined.loaders.get = none  # type: ignore[method-assign]
     joined.kernel.oops = {"c.ko"}
     open_gate(joined, "c.ko")
-    joined.loaders.threads[-1].join(10)
+    joined.loaders.threads[-1].join(30)
     (lane,) = joined.line.flights.works
     while lane in joined.line.flights.works:
         joined.line.carrier.heard(lane)

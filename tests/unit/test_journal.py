@@ -15,7 +15,7 @@ SAID = Record("0" * 32, INFO, "Loaded x", (("KMODD_MODULE", "x"), ("KMODD_DEVPAT
 def listener(path: Path) -> socket.socket:
     reader = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     reader.bind(str(path))
-    reader.settimeout(10)
+    reader.settimeout(30)
     return reader
 
 

@@ -55,7 +55,7 @@ class Kernel:
         if who:
             self.trace.who[name] = who
         helper = self.stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        helper.settimeout(10)
+        helper.settimeout(30)
         helper.connect(self.socket.path)
         helper.send(name.encode())
         self.requests.listen()
@@ -195,7 +195,7 @@ def _start(kernel: Kernel, gate: GateKernel, name: str, pid: int, who: Requester
     gate.close(f"{name}.ko")
     helper = kernel.ask(name, who)
     kernel.world.line.advance()
-    assert gate.inside[f"{name}.ko"].wait(10)
+    assert gate.inside[f"{name}.ko"].wait(30)
     (work,) = (work for work in kernel.world.line.flights.busy() if work.module == name)
     work.lane.pid = pid
     return helper

@@ -45,7 +45,7 @@ class GateKernel(FakeKernel):
         name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
         if name in self.gates:
             self.inside[name].set()
-            assert self.gates[name].wait(20)
+            assert self.gates[name].wait(30)
         super().finit_module(fd, options, flags)
 
 
@@ -66,7 +66,7 @@ def hear(world: World, count: int = 1) -> None:
         with selectors.DefaultSelector() as selector:
             for lane in world.line.flights.works:
                 selector.register(lane, selectors.EVENT_READ, lane)
-            ready = selector.select(10)
+            ready = selector.select(30)
             assert ready, "no loader says anything"
             lane = ready[0][0].data
         assert isinstance(lane, Lane)
@@ -103,7 +103,7 @@ def test_devices_share_one_lane_and_a_request_of_the_kernel_has_its_own(world: W
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
     world.line.advance()
-    assert gate.inside["c.ko"].wait(10)
+    assert gate.inside["c.ko"].wait(30)
     world.line.advance()
     assert at_work(world) == ["c"]
     world.line.intake.order(Request("a", "request"))
@@ -125,8 +125,8 @@ def test_the_devices_lane_is_as_wide_as_it_is_configured(world: World, gate: Gat
     world.plug("pci:v1", "other")
     world.line.advance()
     assert at_work(world) == ["c", "a"]
-    assert gate.inside["c.ko"].wait(10)
-    assert gate.inside["a.ko"].wait(10)
+    assert gate.inside["c.ko"].wait(30)
+    assert gate.inside["a.ko"].wait(30)
 
 
 def test_one_load_of_a_name_is_in_flight_and_who_else_wants_it_waits_for_that(world: World, gate: GateKernel) -> None:
@@ -229,7 +229,7 @@ def test_what_hangs_is_told_and_left_and_the_lane_goes_on(world: World, gate: Ga
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
     world.line.advance()
-    assert gate.inside["c.ko"].wait(10)
+    assert gate.inside["c.ko"].wait(30)
     world.line.tick()
     assert at_work(world) == ["c"]
     let_time_pass(world, 61)
@@ -317,13 +317,13 @@ def test_a_removal_that_hangs_is_told_as_one(world: World, gate: GateKernel, mon
 
     def delete_module(_name: str, _flags: int) -> None:
         inside.set()
-        assert out.wait(20)
+        assert out.wait(30)
 
     monkeypatch.setattr(gate, "delete_module", delete_module)
     world.live("c")
     world.line.intake.order(Request("c", "operator", removing=Removing()))
     world.line.advance()
-    assert inside.wait(10)
+    assert inside.wait(30)
     let_time_pass(world, 61)
     world.line.tick()
     out.set()

@@ -34,7 +34,7 @@ from kmodd.host.trusted import Trusted
 from tests.fakes import FakeKernel
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT = 10.0
+WAIT = 30.0
 """Seconds that an answer may take; a hang is a failure, not a wait."""
 
 

@@ -100,7 +100,7 @@ class Running:
                 sources: list[Source] = [self._stop, self.control, *self.control.connections, *self.line.carrier.lanes]
                 for source in sources:
                     selector.register(source, selectors.EVENT_READ, source)
-                for key, _ in selector.select(10):
+                for key, _ in selector.select(30):
                     if key.data is self._stop:
                         return
                     if key.data is self.control:
@@ -119,12 +119,12 @@ class Running:
 
     def close(self) -> None:
         self._wake.close()
-        self._thread.join(10)
+        self._thread.join(30)
         self._stop.close()
         self.control.close()
         self.line.close()
         for thread in self._loaders.threads if isinstance(self._loaders, ThreadLoaders) else ():
-            thread.join(10)
+            thread.join(30)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def helpers() -> Iterator[contextlib.ExitStack]:
 def connect(requests: RequestSocket, helpers: contextlib.ExitStack, name: bytes | None = None) -> socket.socket:
     """A helper, played by this process: connected, and its name sent."""
     helper = helpers.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-    helper.settimeout(10)
+    helper.settimeout(30)
     helper.connect(requests.path)
     if name is not None:
         helper.send(name)
@@ -234,9 +234,9 @@ def test_somebody_else_is_not_heard_even_if_the_socket_lets_them_in(uid: int, he
         with subprocess.Popen(command, user=uid, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             came: list[KernelRequest] = []
             said: list[Any] = [requests, process.stdout]
-            while not came and requests in select.select(said, [], [], 20)[0]:
+            while not came and requests in select.select(said, [], [], 30)[0]:
                 came += requests.receive()
-            out, _ = process.communicate(timeout=20)
+            out, _ = process.communicate(timeout=30)
         assert len(came) == heard
         assert (out == b"b'a'\n") == bool(heard), out
         requests.close()
@@ -296,7 +296,7 @@ def test_nothing_waits(requests: RequestSocket) -> None:
 
     thread = threading.Thread(target=calls, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
 
 

@@ -45,7 +45,7 @@ def with_a_loader(world: World, gate: GateKernel, module: str, alias: str) -> La
 def hear_one(world: World, lane: Lane) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(lane, selectors.EVENT_READ)
-        assert selector.select(10)
+        assert selector.select(30)
     world.line.carrier.heard(lane)
 
 
@@ -288,7 +288,7 @@ def test_settle_waits_for_files_that_changed_before_they_were_watched(
     monkeypatch.setattr(daemon._callers, "expire", lambda: None)
     waiter = _Settling(object(), None, 0, time.monotonic(), [])  # type: ignore[arg-type]
     daemon._callers._settling.append(waiter)
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 30
     while not answered and time.monotonic() < give_up:
         daemon._go_on()
     leave(daemon)

@@ -23,7 +23,7 @@ from kmodd.host.lanes import Died, Lane
 from kmodd.host.spawner import Spawner
 from kmodd.host.trusted import Trusted
 
-WAIT = 20.0
+WAIT = 30.0
 """Seconds that an answer may take; a hang is a failure, not a wait."""
 
 

@@ -21,7 +21,7 @@ from kmodd.host.stack import StackQuestion
 from kmodd.host.trusted import Trusted
 
 SCRIPT = Path(__file__).parents[2] / "systemd/stack"
-WAIT = 20.0
+WAIT = 30.0
 """Seconds that an answer may take; a hang is a failure, not a wait."""
 
 

@@ -264,10 +264,10 @@ journalctl --sync
 """
 WRITERS = """
 import os, time
-from kmodd.host.journal import JOURNAL_SOCKET, JournalSocket
+from kmodd.host.journal import JournalSocket
 from kmodd.outcome import Record
-for _ in range(1000):  # no event says that journald listens
-    if os.path.exists(JOURNAL_SOCKET):
+for _ in range(3000):  # no event says that journald listens; this socket is its last
+    if os.path.exists("/run/systemd/journal/io.systemd.journal"):
         break
     time.sleep(0.01)
 def write(alias, **more):
