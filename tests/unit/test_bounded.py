@@ -20,8 +20,10 @@ ROOM = 3 * 1024 * 1024
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    """Bytes of this process in memory that are its own, also those that the kernel has swapped out; what it has read of
+    files the kernel may drop and bring back at any moment."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
 
 
 def growth(world: World, events: Iterator[bytes]) -> int:

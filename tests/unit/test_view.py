@@ -22,7 +22,8 @@ from kmodd.report import Report
 from kmodd.view import View
 
 def resident() -> int:
-    return int(open("/proc/self/statm").read().split()[1]) * 4
+    lines = open("/proc/self/status").read().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
 
 gc.disable()  # as the daemon does until READY
 tree, report = Tree(sys.argv[1]), Report(Journal())
