@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,16 @@ def world(tmp_path: Path) -> Iterator[World]:
     if it.line.view.watch:
         it.line.view.watch.close()
     for thread in it.loaders.threads:
-        thread.join(10)
+        thread.join(30)
+
+
+@pytest.fixture
+def alone_with_devices() -> Iterator[None]:
+    """No other test has this machine's devices speak meanwhile: the kernel tells everybody, whatever the process."""
+    devices = os.open("/sys/devices", os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(devices, fcntl.LOCK_EX)
+    yield
+    os.close(devices)
 
 
 @pytest.fixture

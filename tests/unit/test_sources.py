@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +125,12 @@ def speaking_devices() -> list[Uevent]:
     return [event for event in replay("") if not event.devpath.startswith("/devices/system/")]
 
 
+@pytest.fixture(autouse=True)
+def _alone(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("root"):
+        request.getfixturevalue("alone_with_devices")
+
+
 def poke(event: Uevent) -> None:
     Path(f"/sys{event.devpath}/uevent").write_text("add")
 
@@ -136,12 +142,10 @@ def events() -> Iterator[KernelEvents]:
     it.close()
 
 
-def receive(events: KernelEvents, until: float = 5.0) -> list[sources.Received]:
-    deadline = time.monotonic() + until
-    got: list[sources.Received] = []
-    while not got and time.monotonic() < deadline:
-        got = list(events.receive(1000))
-    return got
+def receive(events: KernelEvents) -> list[sources.Received]:
+    """What is there, once something is. A real device may speak up between at any time."""
+    assert select.select([events], [], [], 30)[0]
+    return list(events.receive(1000))
 
 
 @pytest.mark.root
@@ -165,7 +169,7 @@ def test_the_kernel_gives_back_the_uuid_that_was_written(events: KernelEvents) -
     sources._say_add(fd, UUID)
     os.close(fd)
     got = [each for each in receive(events) if isinstance(each, Uevent) and each.devpath == event.devpath]
-    assert got[0].get("SYNTH_UUID") == UUID
+    assert UUID in [each.get("SYNTH_UUID") for each in got]
 
 
 @pytest.mark.root
@@ -174,8 +178,8 @@ def test_a_message_of_another_process_is_refused(events: KernelEvents) -> None:
         forger.bind((0, 0))
         forger.sendto(b"add@/devices/evil\0ACTION=add\0DEVPATH=/devices/evil\0MODALIAS=pci:v1\0", (0, 1))
         got = receive(events)
-    assert got
-    assert all(isinstance(thing, Refused) for thing in got)
+    assert any(isinstance(thing, Refused) for thing in got)
+    assert not any(isinstance(thing, Uevent) and thing.devpath == "/devices/evil" for thing in got)
 
 
 @pytest.mark.root
@@ -198,7 +202,7 @@ def test_libudev_hears_the_same(events: KernelEvents) -> None:
     for event in devices:
         poke(event)
     # Devices of other tests may speak up between; ours are there in full.
-    heard = [device for _ in devices if (device := witness.poll(5)) is not None]
+    heard = [device for _ in devices if (device := witness.poll(30)) is not None]
     got = receive(events)
     assert len(heard) == len(devices)
     ours = {event.seqnum: event for event in got if isinstance(event, Uevent)}
