@@ -8,7 +8,7 @@ import signal
 import sys
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 CI = os.environ.get("CI", "") not in ("", "0", "false")
 """In CI nothing is skipped: a test that cannot run there has failed."""
@@ -23,7 +23,14 @@ FOREIGN = (
 )  # fmt: skip
 """What a service manager or a user may have set for this process; in a test it does not count."""
 
-settings.register_profile("kmodd", deadline=None, print_blob=True)
+INHERITED = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGALRM, signal.SIGCHLD,
+    signal.SIGUSR1, signal.SIGUSR2,
+)  # fmt: skip
+"""Signals that whoever started this process may have had ignored."""
+
+# How long it takes to draw cases says more of the machine than of a test.
+settings.register_profile("kmodd", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kmodd")
 
 
@@ -31,8 +38,9 @@ settings.load_profile("kmodd")
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the run's one seed, or take it from KMODD_SEED; hypothesis gets the same."""
     os.umask(0o022)  # a loader takes no file that a group can write, and some users' files are so
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        if signal.getsignal(number) is signal.SIG_IGN:  # by nohup, or for a job in the background
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in INHERITED:
+        if signal.getsignal(number) is signal.SIG_IGN:  # by nohup, for a job in the background, by a careless runner
             signal.signal(number, lambda *_: None)  # does the same here, and is not handed down to what tests start
     seed = int(os.environ.get("KMODD_SEED") or random.SystemRandom().randrange(2**32))
     os.environ["KMODD_SEED"] = str(seed)  # for the processes of pytest-xdist

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kmodd import boot_list, cmdline
@@ -264,7 +264,7 @@ def test_drawn_files(place: Path) -> None:
     """`modprobe -C d -c`: the same bytes from both, complaints included; and it says how much was compared."""
     seen = {"files": 0, "bytes": 0}
 
-    @settings(max_examples=DRAWN, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=DRAWN)
     @given(files=st.dictionaries(FILE_NAMES, TEXTS, min_size=1, max_size=3))
     @example(files={"a.conf": "softdep a  pre: b\nsoftdep b pre: c post: d pre: e\nblacklist x\\"})
     def compare(files: dict[str, str]) -> None:
@@ -321,7 +321,7 @@ LONG = st.integers(4060, 4095).map(lambda length: "x" * length + ' a.b="é x" c.
 @pytest.mark.differential
 @pytest.mark.root
 @pytest.mark.timeout(120)
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(text=st.one_of(st.lists(PIECES, max_size=40).map("".join), LONG))
 def test_drawn_command_lines(place: Path, text: str) -> None:
     """The same bytes for a /proc/cmdline of our own, laid over the real one in a mount namespace."""

@@ -145,6 +145,7 @@ def spawner() -> Iterator[Spawner]:
     it = Spawner.of_ours(Trusted())
     yield it
     it.close()
+    os.kill(it.pid, signal.SIGKILL)  # a test that failed may have left a loader, with which it would stay
     os.waitpid(it.pid, 0)
 
 
