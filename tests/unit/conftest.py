@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def world(tmp_path: Path) -> Iterator[World]:
         it.line.view.watch.close()
     for thread in it.loaders.threads:
         thread.join(30)
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still: what is tried again after a second is not, however slow this machine is."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
 
 
 @pytest.fixture

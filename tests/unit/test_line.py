@@ -76,6 +76,7 @@ def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(
     assert loads(world) == ["c.ko", "c.ko"]
 
 
+@pytest.mark.usefixtures("still")
 def test_a_module_that_refuses_for_each_of_1536_processors_is_one_try_one_record_and_a_count(world: World) -> None:
     world.kernel.refuse["c.ko"] = errno.ENODEV
     for number in range(1536):

@@ -141,6 +141,7 @@ def test_an_entry_of_the_boot_list_that_joins_a_device_is_answered_with_it(
     assert not world.line.intake.boot_left
 
 
+@pytest.mark.usefixtures("still")
 def test_the_boot_list_has_room_and_is_answered_from_memory_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """No replay would bring it again, and READY waits for it."""
     world.kernel.refuse["c.ko"] = errno.ENODEV
@@ -204,6 +205,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
         theirs.close()
 
 
+@pytest.mark.usefixtures("still")
 def test_loaders_that_die_at_birth_are_not_started_without_end(asked: list[socket.socket]) -> None:
     """Systemd takes the connection, and starts nothing that could read from it."""
     loaders = Loaders()

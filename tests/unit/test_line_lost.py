@@ -83,6 +83,7 @@ def test_without_a_loader_and_without_a_wish_nobody_looks_again_and_again(
     assert world.line.carrier.dispatch.next_look() is None
 
 
+@pytest.mark.usefixtures("still")
 def test_loaders_that_end_before_their_first_word_are_not_made_without_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
