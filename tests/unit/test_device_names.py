@@ -163,14 +163,15 @@ def hang_or_die(monkeypatch: pytest.MonkeyPatch, on: set[str], end: bool = False
             signal.pause()
         return name(context, path)
 
-    def wait(children: list[int], *_: object) -> tuple[list[int], ...]:
+    def wait(children: list[int], *_: object) -> tuple[list[int], list[int], list[int]]:
         """Until one says something, or says that it hangs."""
         while True:
             nothing_comes = hung[0]  # before the look: all its answers were before
-            ready = select.select(children, [], [], 0.01)
-            if ready[0] or nothing_comes:
-                hung[0] = bool(ready[0]) and nothing_comes
-                return ready
+            if ready := select.select(children, [], [], 0.01)[0]:
+                return ready, [], []
+            if nothing_comes:
+                hung[0] = 0
+                return [], [], []
 
     monkeypatch.setattr(device_names, "_name", hanging)
     monkeypatch.setattr(device_names, "select", SimpleNamespace(select=wait))

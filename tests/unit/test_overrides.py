@@ -45,15 +45,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time of these tests: it passes while all children sleep, and not while one has not come to its answer."""
     now = [0.0]
 
-    def wait(children: Sequence[_Child], _: object, __: object, limit: float) -> tuple[list[_Child], ...]:
+    def wait(
+        children: Sequence[_Child], _: object, __: object, limit: float
+    ) -> tuple[list[_Child], list[_Child], list[_Child]]:
         while True:
             asleep = all(state(child.pid) == "S" for child in children)  # before the look: who sleeps has answered
-            ready = select.select(children, [], [], 0)
-            if ready[0] or not limit:
-                return ready
+            if (ready := select.select(children, [], [], 0)[0]) or not limit:
+                return ready, [], []
             if asleep:
                 now[0] += limit
-                return ready
+                return [], [], []
             os.sched_yield()
 
     monkeypatch.setattr(overrides, "select", SimpleNamespace(select=wait))
