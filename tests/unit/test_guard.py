@@ -34,6 +34,7 @@ class Guarded:
         self.marks["closed"].parent.mkdir(parents=True)
         monkeypatch.setattr(guards, "CLOSED", str(self.marks["closed"]))
         monkeypatch.setattr(guards, "SEALED", str(self.marks["sealed"]))
+        monkeypatch.setattr(guards, "BOOTED", str(root / "run/kmodd/booted"))
         self.journal = ListJournal()
         self.rules("deny origin=request uid=!0\n")
         self.guard = self.started()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import selectors
 import socket
 import subprocess
@@ -59,11 +60,16 @@ def transcript(scenario: Scenario, root: Path, capture: Capture) -> str:
         lines += [f"* {' '.join(map(str, call))}" for call in machine.calls]
         lines.append(f"= {said.status}")
         machine.calls.clear()
-    return "\n".join([*lines, f"= loaded: {' '.join(machine.loaded)}"]) + "\n"
+    return by_name("\n".join([*lines, f"= loaded: {' '.join(machine.loaded)}"]) + "\n")
+
+
+def by_name(text: str) -> str:
+    """With the users of a module in their order: lsmod lists them as the folder does, which is another on tmpfs."""
+    return re.sub(r"(?m)(?<=\d )[^\s,]+(,[^\s,]+)+$", lambda found: ",".join(sorted(found[0].split(","))), text)
 
 
 def expected() -> dict[str, str]:
-    parts = EXPECTED.read_text().split("\n\n")
+    parts = by_name(EXPECTED.read_text()).split("\n\n")
     return {part.partition("\n")[0].removeprefix("# "): part.rstrip("\n") + "\n" for part in parts}
 
 
