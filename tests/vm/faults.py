@@ -53,6 +53,11 @@ def vanish(machine: Machine, name: str) -> None:
     machine.check(f"echo {name} >{_BUS}/remove")
 
 
+def let_go(machine: Machine, module: str = "kt_slow") -> None:
+    """Have the init of kt_slow, or what kt_async has left to do, end now: nothing need be quicker than a clock."""
+    machine.check(f"echo 0 >/sys/module/{module}/parameters/seconds")
+
+
 def synthetic(machine: Machine, name: str, rounds: int = 1) -> None:
     """Write `add` to the uevent file of each device `name`, as `udevadm trigger` does."""
     loop = f"for d in /sys/bus/platform/devices/{name}.*; do echo add >$d/uevent; done"
@@ -76,7 +81,7 @@ def state(machine: Machine, module: str) -> str:
     return next((word for word in words if word in ("Live", "Loading", "Unloading")), "")
 
 
-def until_state(machine: Machine, module: str, wanted: str, timeout: float = 30.0) -> None:
+def until_state(machine: Machine, module: str, wanted: str, timeout: float = 60.0) -> None:
     """Wait until /proc/modules says so."""
     until(lambda: state(machine, module) == wanted, timeout, f"{module} is {wanted or 'gone'}")
 
@@ -86,7 +91,7 @@ def given_to_kernel(machine: Machine, module: str) -> int:
     return [load.module for load in machine.module_loads()].count(module)
 
 
-def record_of(machine: Machine, module: str, result: str, since: int, timeout: float = 40.0) -> Record:
+def record_of(machine: Machine, module: str, result: str, since: int, timeout: float = 60.0) -> Record:
     """Wait for kmodd's record that `result` came of `module`."""
 
     def wanted(record: Record) -> bool:
@@ -106,7 +111,7 @@ def results(machine: Machine, module: str, since: int) -> list[str]:
     return [text(record, "KMODD_RESULT") for record in after if text(record, "KMODD_MODULE") == module]
 
 
-def until_said(machine: Machine, words: str, timeout: float = 40.0) -> str:
+def until_said(machine: Machine, words: str, timeout: float = 60.0) -> str:
     """Wait until the guest's own journal has a message of kmodd with these words; the answer: the latest one.
 
     For where so many records come that the serial line, by which `machine.journal` gets them, is minutes behind.
@@ -122,7 +127,7 @@ def status(machine: Machine) -> dict[str, Any]:
     return answer
 
 
-def settle_kmodd(machine: Machine, timeout: float = 60.0) -> None:
+def settle_kmodd(machine: Machine, timeout: float = 130.0) -> None:
     """Wait until kmodd has answered everything."""
     machine.check("kmodd settle", timeout)
 
