@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -31,7 +32,7 @@ from typing import Final, NamedTuple
 from tests.vm import VmError, say
 from tests.vm.devices import Device
 from tests.vm.image import Image, require
-from tests.vm.journal import Journal, Record
+from tests.vm.journal import Journal, Record, text
 from tests.vm.payload import Payload, write_initrd
 from tests.vm.qmp import Qmp
 from tests.vm.trace import KERNEL_ARGUMENTS, TRACE_FILE, ModuleLoad, module_loads
@@ -68,7 +69,7 @@ class Machine:
         journal: str = "-t kmodd",
         on_record: Callable[[Record], None] | None = None,
         memory_mib: int = 2048,
-        boot_timeout: float = 180.0,
+        boot_timeout: float = 300.0,
         cpus: int = 2,
         arguments: Sequence[str] = (),
     ) -> None:
@@ -198,10 +199,10 @@ class Machine:
         text = base64.b64encode(command.encode("utf-8", "surrogateescape"))
         for start in range(0, len(text), _CHUNK):
             self._send(b"D " + text[start : start + _CHUNK])
-            self._line_after(b"+", 30.0)
+            self._line_after(b"+", 60.0)
         self._send(b"R %d" % timeout)
-        status, size = self._line_after(b"= ", timeout + 30.0).split()
-        output = self._bytes(int(size), 30.0 + int(size) / 10_000)
+        status, size = self._line_after(b"= ", timeout + 60.0).split()
+        output = self._bytes(int(size), 60.0 + int(size) / 10_000)
         return Ran(int(status), output.decode("utf-8", "surrogateescape"))
 
     def check(self, command: str, timeout: float = 60.0) -> str:
@@ -211,7 +212,7 @@ class Machine:
             raise GuestError(f"{self.name}: `{command}` gave {status}\n{output}")
         return output
 
-    def wait_boot(self, timeout: float = 180.0) -> str:
+    def wait_boot(self, timeout: float = 300.0) -> str:
         """Wait until systemd has no job left; returns its state (`running`, or `degraded` if a unit failed)."""
         deadline = time.monotonic() + timeout
         while (state := self.run("systemctl is-system-running").output.strip()) not in ("running", "degraded"):
@@ -229,6 +230,16 @@ class Machine:
     def remove_module(self, *names: str) -> None:
         """Unload modules in the order given, without kmod. GuestError if one is in use or not there."""
         self.check("".join(f"busybox rmmod {name} &&" for name in names) + " true")
+
+    def mark(self) -> int:
+        """A place in `journal` behind every record that the guest has by now; `journal.mark()`: behind what has come.
+
+        Only for a stream that keeps up: it waits for the guest's latest record.
+        """
+        latest = f"journalctl --sync && journalctl -b -n 1 -o json --output-fields=MESSAGE {self._matches}"
+        cursor = json.loads(self.check(latest))["__CURSOR"]
+        self.journal.wait_for(lambda record: text(record, "__CURSOR") == cursor, 60.0)
+        return self.journal.mark()
 
     def module_loads(self) -> list[ModuleLoad]:
         """Every module load since the kernel started, and by which task (see trace.py)."""
@@ -294,7 +305,7 @@ class Machine:
             options = {**options, "bus": device.bus}
         self.qmp.device_add(options)
 
-    def unplug(self, device: Device, timeout: float = 30.0) -> None:
+    def unplug(self, device: Device, timeout: float = 90.0) -> None:
         """Unplug a device and wait until the guest let go of it; VmError if it does not in `timeout` seconds."""
         self.qmp.device_del(device.name, timeout)
         if device.bus == "pci":

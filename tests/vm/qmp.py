@@ -18,7 +18,7 @@ class QmpError(VmError):
 class Qmp:
     """A synchronous client on a connected socket; events are skipped (nothing here waits for one)."""
 
-    def __init__(self, connection: socket.socket, timeout: float = 30.0) -> None:
+    def __init__(self, connection: socket.socket, timeout: float = 60.0) -> None:
         """Greet QEMU. `timeout`: seconds for each answer."""
         connection.settimeout(timeout)
         self._connection = connection
@@ -38,7 +38,7 @@ class Qmp:
         """Plug a device: `driver`, `id`, `bus` and its properties. Returns when QEMU has it, not the guest."""
         self._send({"execute": "device_add", "arguments": dict(options)})
 
-    def device_del(self, identifier: str, timeout: float = 30.0) -> None:
+    def device_del(self, identifier: str, timeout: float = 90.0) -> None:
         """Unplug a device and wait until the guest has let go of it.
 
         QEMU 7.2 does not tell of every device that went (xHCI never), so its object tree is polled.

@@ -7,7 +7,9 @@ kmodd's journal is what is judged, never what is trusted.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.vm import VmError
 from tests.vm.devices import Device
@@ -58,7 +60,7 @@ class Plug:
         return faults
 
 
-def plug(machine: Machine, device: Device, timeout: float = 60.0) -> Plug:
+def plug(machine: Machine, device: Device, timeout: float = 90.0) -> Plug:
     """Plug `device` and wait until its modules are live, kmodd's record of it is there and all is quiet.
 
     What did not come within `timeout` seconds is in the answer, not an error.
@@ -74,12 +76,12 @@ def plug(machine: Machine, device: Device, timeout: float = 60.0) -> Plug:
     answer.loaded = [name for name in reversed(after) if name not in before]
     answer.missing = device.modules - set(after)
     if running and device.module in answer.loaded:
-        _wait_for_record(machine, device.module, mark)
+        _wait_for_records(machine, device.module, mark)
     answer.records = machine.journal.after(mark)
     return answer
 
 
-def remove(machine: Machine, plugged: Plug, timeout: float = 30.0) -> None:
+def remove(machine: Machine, plugged: Plug, timeout: float = 60.0) -> None:
     """Unload what a plug brought, so that the next one has to load it again. The device must be unplugged.
 
     Its own modules must go, or GuestError comes after `timeout` seconds; of the others whatever the kernel lets go.
@@ -96,7 +98,7 @@ def remove(machine: Machine, plugged: Plug, timeout: float = 30.0) -> None:
         time.sleep(1.0)
 
 
-def settle(machine: Machine, timeout: float = 60.0) -> bool:
+def settle(machine: Machine, timeout: float = 120.0) -> bool:
     """Wait until udevd, and kmodd where it runs, have nothing left to do; the answer: does it run?"""
     machine.run(f"udevadm settle --timeout={timeout:.0f}", timeout + 10)
     running = machine.run("systemctl is-active --quiet kmodd.service").status == 0
@@ -113,13 +115,16 @@ def stranger_faults(loads: list[ModuleLoad]) -> list[str]:
     return [f"{comm} loaded {len(modules)} modules: {' '.join(modules)}" for comm, modules in loaders.items()]
 
 
-def _wait_for_record(machine: Machine, module: str, mark: int) -> None:
-    """The journal comes by another way than the shell's answer: give the record a moment. None is a fault later."""
+def _wait_for_records(machine: Machine, module: str, mark: int) -> None:
+    """The journal comes by another way than the shell's answer: await the records of the load and of a pattern.
 
-    def wanted(record: Record) -> bool:
-        return text(record, "KMODD_MODULE") == module and text(record, "KMODD_RESULT") == "loaded"
+    One that does not come is a fault later.
+    """
+    with suppress(VmError):
+        for field, value in (("KMODD_RESULT", "loaded"), ("KMODD_PATTERN", "")):
+            machine.journal.wait_for(partial(_tells, module, field, value), timeout=60.0, since=mark)
 
-    try:
-        machine.journal.wait_for(wanted, timeout=5.0, since=mark)
-    except VmError:
-        return
+
+def _tells(module: str, field: str, value: str, record: Record) -> bool:
+    """Whether a record of `module` has that value in `field`; "": any."""
+    return text(record, "KMODD_MODULE") == module and text(record, field) != "" and value in ("", text(record, field))

@@ -24,7 +24,7 @@ from tests.vm.journal import text
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 OURS = "/usr/lib/kmodd/bin"
 KMODS = "/usr/sbin:/usr/bin"
@@ -227,11 +227,11 @@ def test_one_record_for_each_module(guest: Machine, runs: bool) -> None:
     """KMODD_SOURCE=operator, loaded by the lane if the daemon runs and by the tool if not."""
     run_daemon(guest, runs)
     clean(guest)
-    mark = guest.journal.mark()
+    mark = guest.mark()
     before = len(guest.module_loads())
     assert ask(guest, "modprobe mod2 && modprobe -r mod2", f"{OURS}:{KMODS}").status == 0
     guest.journal.wait_for(
-        lambda each: (text(each, "KMODD_MODULE"), text(each, "KMODD_RESULT")) == ("mod1", "removed"), 30.0, mark
+        lambda each: (text(each, "KMODD_MODULE"), text(each, "KMODD_RESULT")) == ("mod1", "removed"), 60.0, mark
     )
     told = [
         (text(each, "KMODD_MODULE"), text(each, "KMODD_RESULT"), text(each, "KMODD_SOURCE"))

@@ -94,7 +94,7 @@ def use(machine: Machine, who: str, *uses: str, timeout: float = 120.0) -> Used:
     return used_of(machine.check(command_of(who, uses), timeout))
 
 
-def asked(machine: Machine, module: str, result: str, since: int, timeout: float = 30.0) -> Record:
+def asked(machine: Machine, module: str, result: str, since: int, timeout: float = 60.0) -> Record:
     """Wait for the record of what came of `module` for the kernel's request."""
 
     def wanted(record: Record) -> bool:
