@@ -7,11 +7,13 @@ not by the slow timer; `ReconcileSec=5` in the second.
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
 
+from kmodd.answers import REFUSAL_STANDS
 from tests.vm.devices import Device
 from tests.vm.faults import (
     MODPROBE,
@@ -36,7 +38,7 @@ from tests.vm.journal import text
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload, copy_into
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _OPTIONS = "/etc/modprobe.d/refuse.conf"
 _NEEDS_FIRMWARE = Device("edu", "kt_firmware", {"driver": "edu"})
@@ -67,15 +69,15 @@ def test_an_index_that_comes_to_know_more_loads_what_failed_for_want_of_it(guest
     appear(guest, "kt_late")
     failed = record_of(guest, "kt_unknown", "failed", mark)
     assert text(failed, "ERRNO") == str(errno.ENOENT)
-    guest.journal.wait_for(lambda each: text(each, "KMODD_ALIAS") == "platform:kt_late", 20.0, mark)
+    guest.journal.wait_for(lambda each: text(each, "KMODD_ALIAS") == "platform:kt_late", 60.0, mark)
     settle_kmodd(guest)
     synthetic(guest, "kt_unknown", rounds=5)
     settle_kmodd(guest)
     assert results(guest, "kt_unknown", mark).count("failed") == 1, "tried again without a cause"
     # one rename after the other, as depmod does it
     guest.check(f"for f in /root/indexes/*; do mv $f {_tree(guest)}/; done")
-    until_state(guest, "kt_late", "Live", 20.0)
-    until_state(guest, "kt_unknown", "Live", 20.0)
+    until_state(guest, "kt_late", "Live")
+    until_state(guest, "kt_unknown", "Live")
     record_of(guest, "kt_unknown", "loaded", mark)
 
 
@@ -85,7 +87,7 @@ def test_a_file_that_was_missing_is_loaded_when_it_comes(guest: Machine) -> None
     appear(guest, "kt_plain")
     record_of(guest, "kt_plain", "missing", mark)
     guest.check(f"mv /root/kt_plain.ko {_tree(guest)}/updates/")
-    record_of(guest, "kt_plain", "loaded", mark, 20.0)
+    record_of(guest, "kt_plain", "loaded", mark)
 
 
 def test_firmware_that_comes_later_has_the_device_probed_again(guest: Machine) -> None:
@@ -97,7 +99,7 @@ def test_firmware_that_comes_later_has_the_device_probed_again(guest: Machine) -
     assert "kt_firmware.bin" in guest.check("dmesg | grep 'Direct firmware load'")
     assert guest.run(f"test -e {driver}").status == 1, "bound without its firmware: the test shows nothing"
     guest.check("mkdir -p /usr/lib/firmware && echo x >/root/f && mv /root/f /usr/lib/firmware/kt_firmware.bin")
-    until(lambda: guest.run(f"test -e {driver}").status == 0, 20.0, "the device is bound")
+    until(lambda: guest.run(f"test -e {driver}").status == 0, 60.0, "the device is bound")
 
 
 # ── no cause ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -109,12 +111,15 @@ def test_a_module_that_found_nothing_is_tried_once_for_all_processors(guest: Mac
     appear(guest, "kt_refuse")
     failed = record_of(guest, "kt_refuse", "failed", mark)
     assert text(failed, "ERRNO") == str(errno.ENODEV)
+    began = time.monotonic()
     appear(guest, "kt_refuse", _PROCESSORS - 1)
     settle_kmodd(guest)
+    # A refusal stands so long since it was asked for last: a machine that stood still for longer has one try more.
+    tries = 1 + int((time.monotonic() - began) / REFUSAL_STANDS)
     synthetic(guest, "kt_refuse", rounds=2)
     settle_kmodd(guest)
-    assert given_to_kernel(guest, "kt_refuse") == before + 1
-    assert results(guest, "kt_refuse", mark).count("failed") == 1
+    assert before < given_to_kernel(guest, "kt_refuse") <= before + tries
+    assert 1 <= results(guest, "kt_refuse", mark).count("failed") <= tries
     assert status(guest)["waiting"] == 0
     vanish(guest, "kt_refuse")
 
@@ -123,7 +128,7 @@ def test_what_was_busy_is_tried_again_soon(guest: Machine) -> None:
     before = given_to_kernel(guest, "kt_refuse")
     guest.check(f"echo options kt_refuse errno={errno.EBUSY:d} >{_OPTIONS}")
     appear(guest, "kt_refuse")
-    until(lambda: given_to_kernel(guest, "kt_refuse") >= before + 2, 30.0, "tried a second time")
+    until(lambda: given_to_kernel(guest, "kt_refuse") >= before + 2, 60.0, "tried a second time")
     vanish(guest, "kt_refuse")
     guest.check(f"rm {_OPTIONS}")
     settle_kmodd(guest)
@@ -137,7 +142,7 @@ def test_each_errno_reaches_the_record_and_the_caller(guest: Machine, number: st
     assert "could not insert 'kt_refuse'" in answer.output
     wanted = ("kt_refuse", "failed", str(getattr(errno, number)))
     fields = ("KMODD_MODULE", "KMODD_RESULT", "ERRNO")
-    guest.journal.wait_for(lambda each: tuple(text(each, field) for field in fields) == wanted, 20.0, mark)
+    guest.journal.wait_for(lambda each: tuple(text(each, field) for field in fields) == wanted, 60.0, mark)
 
 
 # ── the tree goes and comes ────────────────────────────────────────────────────────────────────────────────────────
@@ -150,14 +155,14 @@ def test_the_running_kernels_modules_are_gone_and_come_back(guest: Machine) -> N
     try:
         appear(guest, "kt_chain_d")  # no module has this alias: it makes the daemon look
         appear(guest, "kt_ten")
-        until(lambda: status(guest)["problems"], 20.0, "status shows it")
+        until(lambda: status(guest)["problems"], 60.0, "status shows it")
         assert guest.image.release in str(status(guest)["problems"])
         appear(guest, "kt_chain_d", 3)
         assert state(guest, "kt_ten") == ""
     finally:
         guest.check(f"mv {tree}.away {tree}")
-    until_state(guest, "kt_ten", "Live", 40.0)
-    until(lambda: not status(guest)["problems"], 20.0, "status shows it no longer")
+    record_of(guest, "kt_ten", "loaded", mark)
+    until(lambda: not status(guest)["problems"], 60.0, "status shows it no longer")
     said = [text(each, "MESSAGE") for each in guest.journal.after(mark)]
     said = [message for message in said if "no module tree" in message]
     assert len(said) == 1, said

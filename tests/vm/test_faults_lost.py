@@ -33,7 +33,7 @@ from tests.vm.journal import text
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _SOUND = ("kt_late", "kt_unknown", "kt_plain")
 """Modules of ours that drive a device of kt_bus and go again; kt_unknown needs kt_late."""
@@ -51,7 +51,7 @@ def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) ->
         yield machine
 
 
-def _all_live(machine: Machine, modules: tuple[str, ...], timeout: float = 60.0) -> None:
+def _all_live(machine: Machine, modules: tuple[str, ...], timeout: float = 120.0) -> None:
     for module in modules:
         until_state(machine, module, "Live", timeout)
 
@@ -94,7 +94,7 @@ def test_killed_at_random_moments_while_devices_come(guest: Machine, rng: random
                 time.sleep(rng.uniform(0.0, 1.0))
                 _kill(guest)
         _all_live(guest, (DEVICES[name].module, *_SOUND))
-        until(lambda: guest.run("kmodd settle", 60).status == 0, 60.0, "the daemon is there again")
+        until(lambda: guest.run("kmodd settle", 60).status == 0, 120.0, "the daemon is there again")
         assert {module: given_to_kernel(guest, module) - loads[module] for module in _SOUND} == dict.fromkeys(
             _SOUND, round_number + 1
         )
@@ -137,8 +137,8 @@ def test_a_storm_of_reloads(guest: Machine, rng: random.Random) -> None:
     for module in rng.sample(_SOUND, len(_SOUND)):
         appear(guest, module, 3)
     guest.plug(DEVICES["rtl8139"])
-    _all_live(guest, (*_SOUND, "8139cp"), 90.0)
-    settle_kmodd(guest, 120)
+    _all_live(guest, (*_SOUND, "8139cp"))
+    settle_kmodd(guest)
     assert guest.check("systemctl show -P MainPID kmodd").strip() == pid
     _take_away(guest)
 
@@ -158,7 +158,7 @@ def test_a_restart_during_coldplug(guest: Machine) -> None:
     for _ in range(2):
         guest.check("systemctl reset-failed kmodd; systemctl restart --no-block kmodd; busybox sleep 1")
     _all_live(guest, _SOUND)
-    until(lambda: guest.run("kmodd settle", 60).status == 0, 60.0, "the daemon is there again")
+    until(lambda: guest.run("kmodd settle", 60).status == 0, 120.0, "the daemon is there again")
 
 
 # ── reload is all or nothing ───────────────────────────────────────────────────────────────────────────────────────
@@ -173,7 +173,7 @@ def test_a_damaged_index_keeps_the_old_one(guest: Machine) -> None:
     try:
         guest.plug(DEVICES["tulip"])
         until_state(guest, "tulip", "Live")
-        guest.journal.wait_for(lambda each: "modules.alias.bin" in text(each, "MESSAGE"), 20.0, mark)
+        guest.journal.wait_for(lambda each: "modules.alias.bin" in text(each, "MESSAGE"), 60.0, mark)
     finally:
         guest.check(f"mv /root/modules.alias.bin {tree}/")
     guest.plug(DEVICES["pcnet"])
@@ -212,6 +212,13 @@ def test_what_is_missing_is_said_and_the_rest_works(guest: Machine, line: str, w
 # ── a journald that does not read ──────────────────────────────────────────────────────────────────────────────────
 
 
+def _told_lost(machine: Machine) -> int:
+    """How many lost records were told of, whether at once or as they grew more."""
+    words = "records were lost while journald did not read"
+    found = machine.check(f"journalctl -b -o cat -t kmodd | {{ busybox grep -F '{words}' || true; }}")
+    return sum(int(line.split()[0]) for line in found.splitlines())
+
+
 def test_a_stopped_journald_stops_nothing_and_the_lost_records_are_counted(guest: Machine) -> None:
     """More records than are kept, while journald sleeps; afterwards it is told how many there were.
 
@@ -224,12 +231,11 @@ def test_a_stopped_journald_stops_nothing_and_the_lost_records_are_counted(guest
     guest.check("systemctl kill --signal=STOP systemd-journald")
     try:
         bus = "/sys/module/kt_bus/parameters/add"
-        guest.check(f"n=0; while [ $n -lt 5000 ]; do echo flood$n >{bus}; n=$((n+1)); done", 120)
+        guest.check(f"n=0; while [ $n -lt 5000 ]; do echo flood$n >{bus}; n=$((n+1)); done", 300)
         appear(guest, "kt_plain")
-        until_state(guest, "kt_plain", "Live", 90.0)
+        until_state(guest, "kt_plain", "Live", 300.0)
         lost = status(guest)["records_lost"]
         assert lost > 0, "too few records to show anything"
     finally:
         guest.check("systemctl kill --signal=CONT systemd-journald; udevadm control --start-exec-queue")
-    said = until_said(guest, "records were lost while journald did not read", 120.0)
-    assert int(said.split()[0]) >= lost, said
+    until(lambda: _told_lost(guest) >= lost, 300.0, f"it is told that {lost} records were lost")

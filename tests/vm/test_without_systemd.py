@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.vm.devices import DEVICES
+from tests.vm.faults import until
 from tests.vm.machine import Machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _SYS_MODULE, _SYS_PTRACE = 16, 19  # include/uapi/linux/capability.h
 
@@ -35,7 +36,7 @@ def guest(boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Mach
     with boot("the guest whose kmodd nobody starts", append="kmodd=off", active=False) as machine:
         machine.check("systemctl mask --runtime --now systemd-udevd.service systemd-udevd-kernel.socket")
         machine.check("setsid /usr/bin/kmodd run </dev/null >/run/said 2>&1 &")
-        machine.check("/usr/bin/kmodd settle --timeout 60 || { sleep 3; /usr/bin/kmodd settle --timeout 60; }", 130)
+        until(lambda: machine.run("/usr/bin/kmodd settle --timeout 60", 70).status == 0, 180.0, "the daemon is there")
         yield machine
 
 

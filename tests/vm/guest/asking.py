@@ -62,7 +62,7 @@ class Bench:
     def asked(self) -> Asked:
         """Wait until a helper asks."""
         while b"\n" not in self._buffer:
-            if not select.select([self._asks], [], [], 30)[0]:
+            if not select.select([self._asks], [], [], 60)[0]:
                 raise TimeoutError("no helper has asked")
             self._buffer += os.read(self._asks, 4096)
         line, _, self._buffer = self._buffer.partition(b"\n")
@@ -169,20 +169,28 @@ def killed(bench: Bench) -> dict[str, Any]:
     return {"who": who}
 
 
+def end(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 def reused(bench: Bench) -> dict[str, Any]:
     """As `killed`, and then its number goes to another process."""
     process = family(*NOBODY)
     asked = bench.asked()
     process.kill()
     process.wait()
-    Path("/proc/sys/kernel/ns_last_pid").write_text(str(process.pid - 1))
-    other = os.fork()
-    if other == 0:
-        signal.pause()
+    other = 0
+    while other != process.pid:  # somebody else's fork may come between
+        if other:
+            end(other)
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(process.pid - 1))
+        other = os.fork()
+        if other == 0:
+            signal.pause()
     who = bench.match(asked.name)
     asked.answer()
-    os.kill(other, signal.SIGKILL)
-    os.waitpid(other, 0)
+    end(other)
     return {"who": who, "pid": process.pid, "other": other}
 
 
