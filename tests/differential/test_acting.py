@@ -19,7 +19,7 @@ from tests.differential.kmod_peer import kmod_30
 from tests.rootfs import Said
 from tests.tool import difference
 
-pytestmark = [pytest.mark.differential, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 
 DIFFERENT: Mapping[tuple[str, str], str] = {}
 """Scenario and command → why it differs; the same words as in docs/COMPAT.md."""

@@ -22,7 +22,7 @@ from tests.rootfs import Said
 from tests.tool import contents, difference, ours
 from tests.unit.test_elf import GLOBAL, UNDEFINED, Maker
 
-pytestmark = [pytest.mark.differential, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 
 FLAVOURS = {"6.1-amd64": (4000, 26000), "6.1-cloud-amd64": (1000, 2000), "6.12-amd64": (4000, 26000)}
 """Flavour → modules and alias lines that its tree has at least."""

@@ -25,7 +25,7 @@ from tests.rootfs import Said
 from tests.tool import difference
 from tests.vm import image
 
-pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("initramfs-tools", "kmod", "python3", "python3-pyelftools", "zstd")

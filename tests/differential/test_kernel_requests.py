@@ -15,7 +15,7 @@ from kmodd.host.tree import Tree
 from tests import trees
 from tests.differential.kmod_peer import KmodPeer, kmod_30
 
-pytestmark = [pytest.mark.differential, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 
 ANSWERS = """
 net-pf-5 appletalk          net-pf-15 af_key            net-pf-38 af_alg            net-pf-2-proto-132 sctp

@@ -22,7 +22,7 @@ from kmodd.alias_trie import AliasTrie
 from kmodd.names import module_of_path, underscores
 from tests import trees
 
-pytestmark = [pytest.mark.differential, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 
 FILL = "0123456789ABCDEFabcdefgxyz:,._*?\\'\" $()/=+#éÿ\udcff" + "pci:vdsvsdbcsci"
 """What stands for wildcards: hexadecimal and not, letters that begin fields, bytes outside ASCII."""
@@ -172,7 +172,7 @@ def small_tree(
     (folder / "modules.builtin.modinfo").write_text(
         "".join(f"{module}.alias={pattern}\0" for pattern, module in entries)
     )
-    subprocess.run(["depmod", "-b", tmp_path, "1.0"], check=True)
+    subprocess.run(["depmod", "-b", tmp_path, "1.0"], check=True, env={"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
     return entries, LibKmod(folder)
 
 

@@ -28,7 +28,7 @@ from tests.differential.kmod_peer import KmodPeer, kmod_30
 from tests.rootfs import Said
 from tests.tool import difference, ours
 
-pytestmark = [pytest.mark.differential, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 
 FLAVOURS = {"6.1-amd64": 4000, "6.1-cloud-amd64": 1000, "6.12-amd64": 4000}
 """Flavour → modules that its tree has at least."""

@@ -22,7 +22,7 @@ from tests.differential import known_differences
 from tests.differential.kmod_peer import KmodPeer, kmod_30, kmod_34
 from tests.rootfs import Said, ours, ours_in
 
-pytestmark = [pytest.mark.differential, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 
 FLAVOURS = {"6.1-amd64": (4000, 26000), "6.1-cloud-amd64": (1000, 2000), "6.12-amd64": (4000, 26000)}
 """Flavour → modules and alias lines that its tree has at least."""

@@ -19,7 +19,7 @@ from kmodd.requester import Requester
 from kmodd.resolve import manner_of, resolve
 from tests import trees
 
-pytestmark = [pytest.mark.differential, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 
 FOLDER = Path(__file__).parents[2] / "data/policy.d"
 KERNELS = ("6.1-amd64", "6.12-amd64")

@@ -12,7 +12,7 @@ from tests.vm.devices import DEVICES, Device
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 Boot = Callable[..., AbstractContextManager[Machine]]
 
@@ -28,7 +28,7 @@ def guest(boot: Boot) -> Iterator[Machine]:
         yield machine
 
 
-def _loader(machine: Machine, module: str, timeout: float = 30.0) -> str:
+def _loader(machine: Machine, module: str, timeout: float = 60.0) -> str:
     """The name of the task that loaded `module` last, "" if nobody did in time."""
     deadline = time.monotonic() + timeout
     while True:
@@ -45,7 +45,7 @@ def _loader_of_plugged(machine: Machine, device: Device) -> str:
     return _loader(machine, device.module)
 
 
-def _wait_for_state(machine: Machine, unit: str, state: str, timeout: float = 60.0) -> None:
+def _wait_for_state(machine: Machine, unit: str, state: str, timeout: float = 120.0) -> None:
     deadline = time.monotonic() + timeout
     while (now := machine.run(f"systemctl is-active {unit}").output.strip()) != state:
         assert time.monotonic() < deadline, f"{unit} is {now}, not {state}"
@@ -73,7 +73,7 @@ def test_udevd_loads_after_kmodd_failed_again_and_again(guest: Machine) -> None:
     assert "vmxnet3" not in guest.modules()
     guest.check(f"mkdir -p {_DROP_IN} && printf '%s' '{_BROKEN}' >{_DROP_IN}/broken.conf")
     guest.check("systemctl daemon-reload && systemctl kill --signal=KILL --kill-who=main kmodd")
-    assert _loader(guest, "vmxnet3", timeout=60.0) == "(udev-worker)"
+    assert _loader(guest, "vmxnet3", timeout=120.0) == "(udev-worker)"
     _wait_for_state(guest, "kmodd", "failed")
     assert guest.run(f"test -L {_RULE}").status == 1
     assert guest.check("cat /proc/sys/kernel/modprobe").strip() == "/sbin/modprobe"

@@ -19,12 +19,12 @@ def _demo(*arguments: str) -> tuple[int, str]:
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     return done.returncode, done.stdout
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(960)
 def test_demo_loads_every_driver_and_says_why() -> None:
     status, output = _demo()
     assert status == 0, output
@@ -35,7 +35,7 @@ def test_demo_loads_every_driver_and_says_why() -> None:
     assert "(udev-worker)" not in output, output
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(960)
 def test_demo_fails_without_kmodd() -> None:
     status, output = _demo("--without-kmodd")
     assert status == 1, output

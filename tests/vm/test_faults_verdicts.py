@@ -15,7 +15,7 @@ from tests.vm.journal import Record, text
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 Boot = Callable[..., AbstractContextManager[Machine]]
 

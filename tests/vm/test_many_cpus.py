@@ -14,7 +14,7 @@ from tests.vm import say
 from tests.vm.machine import Machine
 from tests.vm.trace import CALLS_TOO, TRACE_FILE, redundant_calls
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
 Boot = Callable[..., AbstractContextManager[Machine]]
 

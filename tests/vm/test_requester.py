@@ -17,7 +17,7 @@ from tests.vm.guest.asking import FORGED
 from tests.vm.machine import Machine
 from tests.vm.payload import REPOSITORY, Payload
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 GUEST = Path(__file__).parent / "guest"
 ASKS = "/run/asks"
