@@ -81,7 +81,8 @@ class Line:
         return self.carrier.can_resume() or self._has_turn() or self._has_place()
 
     def _has_turn(self) -> bool:
-        return self.flights.own() < MOST_OWN and self.intake.turns.has(operators=not self.flights.has_operator())
+        turns = self.intake.turns
+        return bool(turns) and self.flights.own() < MOST_OWN and turns.has(operators=not self.flights.has_operator())
 
     def _has_place(self) -> bool:
         """There is a lane for a device's request, or one can be planned while the lane is busy."""

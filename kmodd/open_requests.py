@@ -101,5 +101,10 @@ def _all_the_same(it: _Name) -> Requester | None:
     """The oldest requester, if what is told of each is the same but for pid and comm."""
     if it.unknown or not all(event.wait for event, _ in it.requests):
         return None
-    told = {who and replace(who, pid=0, comm="") for _, who in it.requests}
-    return it.requests[0][1] if len(told) == 1 else None
+    oldest, *others = (who for _, who in it.requests)
+    return oldest if all(_told(who) == _told(oldest) for who in others) else None
+
+
+def _told(who: Requester | None) -> Requester | None:
+    """What has to be the same."""
+    return who and replace(who, pid=0, comm="")

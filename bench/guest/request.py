@@ -21,6 +21,7 @@ AF_X25, AF_KEY, PF_KEY_V2 = 9, 15, 2
 SIOCGIFFLAGS = 0x8913
 SYS_DELETE_MODULE, O_NONBLOCK = 176, 0o4000
 LIVE = b"ext4"
+TRACING_ON = "/sys/kernel/tracing/instances/kmodd/tracing_on"
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,6 +53,9 @@ def timed(helper: str, case: Callable[[], None]) -> float:
     """Seconds of `case` with this helper."""
     with open("/proc/sys/kernel/modprobe", "w") as file:
         file.write(helper)
+    # To the peer nobody listens: kmodd would be told of requests whose helper never comes to it, and look after them.
+    with open(TRACING_ON, "w") as file:
+        file.write("1" if helper == sys.argv[2] else "0")
     begin = time.monotonic()
     case()
     seconds = time.monotonic() - begin

@@ -72,10 +72,8 @@ def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
     # `Name:` comes first, with its line ends escaped, so no line below is made up by the process.
     status = _text(folder, "status")
     container = _namespaces("", folder) != initial
-    comm = exe = cgroup = ""
+    exe = cgroup = ""
     loginuid = None
-    with contextlib.suppress(OSError):
-        comm = _text(folder, "comm").removesuffix("\n")
     with contextlib.suppress(OSError):
         exe = os.readlink("exe", dir_fd=folder)
     with contextlib.suppress(OSError):
@@ -83,11 +81,13 @@ def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
         cgroup = f"\n{_text(folder, 'cgroup')}".partition("\n0::")[2].partition("\n")[0]
     with contextlib.suppress(OSError, ValueError):
         loginuid = int(_text(folder, "loginuid"))
-    if not _is_who_asked(folder, asked_ns):  # last: it was alive all the time
+    # Last: it was alive all the time. In the parentheses any character may stand, parentheses and line ends among them.
+    head, _, fields = _text(folder, "stat").rpartition(")")
+    if not _is_who_asked(folder, fields.split(), asked_ns):
         return None
     return Requester(
         pid=int(_first_word(status, "Tgid")),
-        comm=comm,
+        comm=head.partition("(")[2],
         exe=exe,
         uid=int(_first_word(status, "Uid")),
         loginuid=None if loginuid == _UNSET else loginuid,
@@ -103,14 +103,12 @@ def _first_word(status: str, key: str) -> str:
     return status[begin : status.index("\n", begin)].split(None, 1)[0]
 
 
-def _is_who_asked(folder: int, asked_ns: int) -> bool:
-    """Is this the thread that asked, and not one that got its number afterwards?
+def _is_who_asked(folder: int, fields: list[str], asked_ns: int) -> bool:
+    """Is this the thread that asked, and not one that got its number afterwards? `fields`: of `stat`, the third first.
 
     The start is known to a tick, and many a program asks in the very tick in which it starts. Then it must be seen
     waiting for a helper: whoever only got the number does not.
     """
-    # The name in the parentheses may hold any character, parentheses and line ends among them.
-    fields = _text(folder, "stat").rpartition(")")[2].split()
     state, start = fields[0], int(fields[19]) * _TICK_NS  # fields 3 and 22 of proc_pid_stat(5)
     if state in _GONE or start > asked_ns:
         return False

@@ -30,7 +30,6 @@ def played(root: Path, start: int = 900, state: str = "D", wchan: str = "0") -> 
     (folder / "status").write_text("Name:\ta) S 1\\nUid:\\t0\nTgid:\t178\nPid:\t179\nUid:\t1000\t0\t0\t0\n")
     stat = f"179 (a) S 1\nUid:\t0) {state} 1 178 178 0 -1 64 0 0 0 0 0 0 0 0 20 0 2 0 {start} 1000 10 0\n"
     (folder / "stat").write_text(stat)
-    (folder / "comm").write_text(WHO.comm + "\n")
     (folder / "exe").symlink_to(WHO.exe)
     (folder / "loginuid").write_text("1001")
     (folder / "cgroup").write_text(f"1:name=systemd:/x.service\n0::{CGROUP}\n")
@@ -57,9 +56,9 @@ def test_another_namespace_is_a_container(tmp_path: Path, namespace: str) -> Non
 
 def test_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
     initial = played(tmp_path)
-    for name in ("comm", "exe", "loginuid", "cgroup"):
+    for name in ("exe", "loginuid", "cgroup"):
         (tmp_path / "179" / name).unlink()
-    assert asked(tmp_path, initial) == replace(WHO, comm="", exe="", loginuid=None, cgroup="", unit="")
+    assert asked(tmp_path, initial) == replace(WHO, exe="", loginuid=None, cgroup="", unit="")
 
 
 @pytest.mark.parametrize("needed", ["status", "stat", "ns/user", "ns/pid"])
