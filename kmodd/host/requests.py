@@ -45,7 +45,9 @@ class KernelRequest:
 
 
 class RequestSocket:
-    """Listens, accepts names, answers them. Never waits: one descriptor wakes the loop for all that may happen here."""
+    """Listens, accepts names, answers them; waits for nothing, but for NAME_COMES. One descriptor wakes the loop for all
+    that may happen here.
+    """
 
     def __init__(self, path: str = REQUEST_SOCKET) -> None:
         """Listen at `path`, in the place of a socket that nobody serves any more.
