@@ -45,8 +45,9 @@ class KernelRequest:
 
 
 class RequestSocket:
-    """Listens, accepts names, answers them; waits for nothing, but for NAME_COMES. One descriptor wakes the loop for all
-    that may happen here.
+    """Listens, accepts names, answers them. One descriptor wakes the loop for all that may happen here.
+
+    It waits for nothing but a name that is as good as there (`NAME_COMES`).
     """
 
     def __init__(self, path: str = REQUEST_SOCKET) -> None:
