@@ -1,7 +1,8 @@
 """The daemon: one loop around everything that can speak up.
 
-The loop never loads, and never waits for a module, a caller or journald. The kernel's socket is always emptied
-before anything is resolved, whatever a module does.
+The loop never loads, and never waits for a module, a caller or journald, but for 5 ms at the most for the name that the
+kernel's helper is about to send (host/requests.py). The kernel's socket is always emptied before anything is resolved,
+whatever a module does.
 """
 
 from __future__ import annotations

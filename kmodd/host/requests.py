@@ -108,7 +108,7 @@ class RequestSocket:
             self._epoll.register(number, select.EPOLLIN)
             self._read(number, came)
             new.add(number)
-        if not new.isdisjoint(self._silent):
+        if not new.isdisjoint(self._silent):  # who has been silent for longer is not waited for
             for number, _ in self._epoll.poll(NAME_COMES):
                 if number in self._silent:
                     self._read(number, came)

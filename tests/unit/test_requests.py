@@ -114,6 +114,16 @@ def test_a_new_connection_is_given_the_moment_that_its_name_takes(
     later.join()
 
 
+def test_who_has_been_silent_for_longer_is_not_waited_for(
+    requests: RequestSocket, helpers: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(requests, helpers)
+    assert requests.receive() == []
+    monkeypatch.setattr("kmodd.host.requests.NAME_COMES", float("nan"))  # an error for whoever waits so long
+    connect(requests, helpers, b"net-pf-9")
+    assert [request.name for request in requests.receive()] == ["net-pf-9"]
+
+
 def test_any_byte_may_stand_in_a_name(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     for name in (b"fs-\xff\n", "fs-\u00e4".encode(), b"x" * MAX_NAME):
         connect(requests, helpers, name)
