@@ -116,8 +116,8 @@ def _child(what: str, *words: object) -> float:
 
 def look_ups(tree: Path, work: Path, rounds: int) -> list[Curve]:
     """kmodd's curve and libkmod's."""
-    from kmodd.binindex import build
     from kmodd.errors import UnmatchedBracket
+    from kmodd.index.bin_reader import build
     from kmodd.names import underscores
 
     rng = random.Random(7)
@@ -167,7 +167,7 @@ def renamed(pattern: str, copy: int) -> str:
 
 def lookup_point(tree: Path, names: Path) -> float:
     """µs of a look-up in the patterns of `tree`, of the names in a file, each looked up once before."""
-    from kmodd.alias_trie import AliasTrie
+    from kmodd.index.alias_trie import AliasTrie
 
     index = AliasTrie.from_text((tree / "modules.alias").read_text(), "modules.alias")
     wanted = names.read_text().splitlines()
@@ -189,8 +189,8 @@ def backlog(rounds: int) -> Curve:
 
 def backlog_point(count: int) -> float:
     """µs of CPU time for each of `count` events."""
-    from kmodd import uevent
-    from kmodd.request import Backlog, wanted
+    from kmodd.kernel import uevent
+    from kmodd.planning.request import Backlog, wanted
 
     datagrams = []
     for number in range(DEVICES):

@@ -170,7 +170,7 @@ def run_child(what: str, names: Path, tree: Path) -> list[str]:
 
 def child(what: str, file: Path, tree: Path) -> None:
     """Measure one thing and print it."""
-    from kmodd.alias_trie import AliasTrie
+    from kmodd.index.alias_trie import AliasTrie
     from kmodd.names import underscores
 
     names = file.read_text().splitlines()
@@ -199,10 +199,10 @@ def child(what: str, file: Path, tree: Path) -> None:
 
 def remembered(names: list[str], tree: Path) -> None:
     """Print the cost of a whole look-up, of all its sources, the second time."""
-    from kmodd.catalog import Catalog, Snapshot, lookup
+    from kmodd.config.modprobe_d import Config
     from kmodd.host.tree import read_file
-    from kmodd.layer import Layer
-    from kmodd.modprobe_d import Config
+    from kmodd.index.catalog import Catalog, Snapshot, lookup
+    from kmodd.index.layer import Layer
 
     snapshot = Snapshot(Catalog([Layer(str(tree), lambda name: read_file(str(tree / name)))]), Config())
     for name in names:

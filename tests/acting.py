@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.cli import insmod, lsmod, modprobe, rmmod
-from kmodd.host.local import Machine
+from kmodd.cli.kmod import insmod, lsmod, modprobe, rmmod
+from kmodd.loader.in_process import Machine
 from tests import rootfs
 from tests.fake_machine import FakeMachine, fill_modules
 from tests.rootfs import Said

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kmodd import procfs
+from kmodd.kernel import proc_modules
 from kmodd.names import module_of_path
 
 NOT_ALIVE = "coming"
@@ -115,9 +115,9 @@ class FakeMachine:
                 (folder / "holders" / holder).symlink_to(f"../../{holder}")
         self._list.write_text("".join(lines))
 
-    def state(self) -> procfs.Loaded:
+    def state(self) -> proc_modules.Loaded:
         """/proc/modules, read."""
-        return procfs.parse_modules(self._list.read_text())
+        return proc_modules.parse_modules(self._list.read_text())
 
     # ── for a program that is not ours ──
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from kmodd.trace_page import ByteOrder, TraceEvent
+from kmodd.kernel.ftrace import ByteOrder, TraceEvent
 
 HEADER_PAGE: Final = """\
 \tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;

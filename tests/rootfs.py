@@ -21,11 +21,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmodd import binindex, tables
-from kmodd.cli import modprobe
+from kmodd.cli.kmod import modprobe
 from kmodd.errors import UnmatchedBracket
+from kmodd.index import bin_reader, text_files
+from kmodd.kernel.proc_modules import parse_modules
 from kmodd.names import module_of_path, underscores
-from kmodd.procfs import parse_modules
 
 ROOTFS = Path(__file__).resolve().parent.parent / "fixtures" / "rootfs"
 RELEASE = "6.1.0-case"
@@ -99,24 +99,24 @@ def twins(directory: Path, preorder: bool = False) -> dict[str, bytes]:
         path = directory / name
         return path.read_bytes() if path.exists() else b""
 
-    deps, _ = tables.dep_lines(text("modules.dep"), "")
+    deps, _ = text_files.dep_lines(text("modules.dep"), "")
     rank = {name: number for number, name in enumerate(deps)}
     entries: dict[str, list[tuple[str, str, int]]] = {
         "modules.dep.bin": [(name, line, rank[name]) for name, line in deps.items()],
         "modules.builtin.bin": [
-            (str(module_of_path(path)), "", 0) for path in tables.module_paths(text("modules.builtin"), "")[0]
+            (str(module_of_path(path)), "", 0) for path in text_files.module_paths(text("modules.builtin"), "")[0]
         ],
         "modules.alias.bin": [],
         "modules.symbols.bin": [],
         "modules.builtin.alias.bin": [],
     }
     for name in ("modules.alias", "modules.symbols"):
-        for alias in tables.alias_lines(text(name), "")[0]:
+        for alias in text_files.alias_lines(text(name), "")[0]:
             entries[name + ".bin"].append((alias.pattern, alias.module, rank.get(alias.module, len(rank))))
-    for entry in tables.builtin_modinfo(text("modules.builtin.modinfo"), "")[0]:
+    for entry in text_files.builtin_modinfo(text("modules.builtin.modinfo"), "")[0]:
         if entry.key == "alias":
             entries["modules.builtin.alias.bin"].append((entry.value, entry.module, 0))
-    return {name: binindex.build(_normalised(rows), preorder=preorder) for name, rows in entries.items()}
+    return {name: bin_reader.build(_normalised(rows), preorder=preorder) for name, rows in entries.items()}
 
 
 def _normalised(rows: Iterable[tuple[str, str, int]]) -> Iterable[tuple[str, str, int]]:

@@ -8,15 +8,15 @@ import socket
 import threading
 from pathlib import Path
 
-from kmodd import uevent
-from kmodd.flights import AnyJob
-from kmodd.host import loader
-from kmodd.host.kernel import Kernel
-from kmodd.host.lanes import Lane, Loaders
+from kmodd.daemon.engine import Line
+from kmodd.daemon.in_flight import AnyJob
+from kmodd.host.file_watch import Watch
 from kmodd.host.tree import Tree
-from kmodd.host.trusted import Trusted
-from kmodd.host.watch import Watch
-from kmodd.line import Line
+from kmodd.kernel import uevent
+from kmodd.loader import worker
+from kmodd.loader.pool import Lane, Loaders
+from kmodd.loader.syscalls import Kernel
+from kmodd.loader.trusted_paths import Trusted
 from tests.fakes import FakeKernel, ListJournal, Oops
 
 RELEASE = "6.1.0-test"
@@ -42,7 +42,7 @@ class ThreadLoaders(Loaders):
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(Oops):
-            loader.serve(connection.fileno(), self.kernel, self.trusted)
+            worker.serve(connection.fileno(), self.kernel, self.trusted)
 
 
 class World:

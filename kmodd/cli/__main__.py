@@ -83,7 +83,8 @@ def leave(status: int) -> NoReturn:
 
 def _run(verb: str, words: list[str]) -> int:
     gc.disable()  # nothing of an import is garbage, and a tool ends before it has made any that counts
-    program = __import__(f"kmodd.cli.{verb.replace('-', '_')}", fromlist=["main"])  # importlib takes 0.3 ms more
+    folder = "kmodd.cli.kmod" if verb in TOOLS else "kmodd.cli"
+    program = __import__(f"{folder}.{verb.replace('-', '_')}", fromlist=["main"])  # importlib takes 0.3 ms more
     if verb not in TOOLS:
         gc.freeze()
         gc.enable()

@@ -6,7 +6,7 @@ import json
 import socket
 
 from kmodd.errors import KmoddError
-from kmodd.host.places import CONTROL_SOCKET
+from kmodd.host.paths import CONTROL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

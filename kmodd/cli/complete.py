@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from kmodd.host.loaded import read_loaded
+from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
 
 TYPE_CHECKING = False
@@ -60,8 +60,8 @@ def _loaded(root: str) -> Iterable[str]:
 
 def _parameters(name: str, tree: Tree) -> Iterable[str]:
     """`NAME=` for each parameter that the module's file describes; a name or the path of a file."""
-    from kmodd.elf import BadElf, Image  # for this word alone
-    from kmodd.host.module_data import read_module
+    from kmodd.host.module_reader import read_module
+    from kmodd.modfile.elf import BadElf, Image  # for this word alone
 
     line = tree.quick_snapshot(like_kmod=True).catalog.dep(name.replace("-", "_"))
     path = name if line is None else line.path

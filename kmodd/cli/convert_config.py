@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from kmodd.legacy_conf import convert
-from kmodd.modprobe_d import ConfFile
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.modules_conf import convert
 
 
 def main(argv: list[str]) -> int:

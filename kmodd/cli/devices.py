@@ -10,12 +10,12 @@ import argparse
 import os
 import sys
 
-from kmodd.catalog import lookup_or_nothing
 from kmodd.errors import NoTree
-from kmodd.explanation import quoted
-from kmodd.host import sources
-from kmodd.host.device_names import names_of
+from kmodd.host import netlink
 from kmodd.host.tree import Tree
+from kmodd.host.udev_names import names_of
+from kmodd.index.catalog import lookup_or_nothing
+from kmodd.planning.explain import quoted
 
 
 def main(argv: list[str]) -> int:
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         return 3
     snapshot, loaded = tree.quick_snapshot(), tree.loaded()
     lines: dict[str, str] = {}
-    for event in sources.replay(options.root, unbound=options.unbound):
+    for event in netlink.replay(options.root, unbound=options.unbound):
         names = dict.fromkeys(
             hit.module for alias in event.modaliases for hit in lookup_or_nothing(alias, snapshot)
         )  # fmt: skip

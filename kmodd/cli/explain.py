@@ -10,18 +10,18 @@ import os
 import stat
 import sys
 
-from kmodd import tables
-from kmodd.catalog import Snapshot
 from kmodd.cli.options import BadOption, Options
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
-from kmodd.explanation import json_line, text_of
-from kmodd.host.settings import read_settings
+from kmodd.host.config_files import read_settings
 from kmodd.host.tree import Tree, read_file
-from kmodd.plan import Goal, Plan, Skip
-from kmodd.request import Origin, Request, wanted
-from kmodd.resolve import manner_of, resolve
-from kmodd.uevent import Uevent
+from kmodd.index import text_files
+from kmodd.index.catalog import Snapshot
+from kmodd.kernel.uevent import Uevent
+from kmodd.planning.explain import json_line, text_of
+from kmodd.planning.plan import Goal, Plan, Skip
+from kmodd.planning.request import Origin, Request, wanted
+from kmodd.planning.resolve import manner_of, resolve
 
 USAGE = """usage: kmodd explain [--json] [--root DIR] [--kernel RELEASE] REQUEST…
 
@@ -100,7 +100,7 @@ def _name(question: Question, tree: Tree) -> str:
     """What people call the device that is asked for. Udev's database is of this machine: nothing below another root."""
     if question.kind not in ("sysfs", "dev") or tree.root:
         return ""
-    from kmodd.host.device_names import names_of  # only for devices
+    from kmodd.host.udev_names import names_of  # only for devices
 
     name = names_of((question.text,)).get(question.text, "")
     return name if name != question.text else ""
@@ -189,7 +189,7 @@ def _modaliases_above(link: str, top: str) -> tuple[str, ...]:
 
 def _names_of_devname(path: str, tree: Tree) -> tuple[str, ...]:
     data = read_file(tree.real(f"{tree.directory}/modules.devname")) or b""
-    for node in tables.devnames(data, "modules.devname")[0]:
+    for node in text_files.devnames(data, "modules.devname")[0]:
         if path == f"/dev/{node.node}":
             return _names_of_number("char" if node.kind == "c" else "block", node.major, node.minor)
     _complain(f"{path} does not exist, and modules.devname does not have it")

@@ -7,9 +7,9 @@ import os
 import sys
 
 from kmodd.errors import NoTree
-from kmodd.host.places import CONFIG_DIRS
+from kmodd.host.paths import CONFIG_DIRS
 from kmodd.host.tree import Tree
-from kmodd.lint import lint, shadowed
+from kmodd.planning.lint import lint, shadowed
 
 
 def main(argv: list[str]) -> int:

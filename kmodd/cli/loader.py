@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from kmodd.host import spawning
-from kmodd.host.held_signals import Uninterrupted
-from kmodd.host.kernel import LinuxKernel
-from kmodd.host.trusted import Trusted
+from kmodd.host.signals import Uninterrupted
+from kmodd.loader import spawner_process
+from kmodd.loader.syscalls import LinuxKernel
+from kmodd.loader.trusted_paths import Trusted
 
 _FIRST_PASSED_FD = 3
 """sd_listen_fds(3): the first descriptor that systemd passes."""
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     os.set_inheritable(fd, False)
     # Whoever stops a service that systemd did not start sends its signals to all of its processes.
-    spawning.run(fd, LinuxKernel(), trusted, Uninterrupted() if given["--fd"] else None)
+    spawner_process.run(fd, LinuxKernel(), trusted, Uninterrupted() if given["--fd"] else None)
     return 0
 
 

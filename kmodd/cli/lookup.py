@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from kmodd.binindex import decode
-from kmodd.catalog import Snapshot, lookup_or_nothing
 from kmodd.cli.options import BadOption, Options
 from kmodd.errors import NoTree
 from kmodd.host.tree import Tree
+from kmodd.index.bin_reader import decode
+from kmodd.index.catalog import Snapshot, lookup_or_nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,20 +10,20 @@ import sys
 from datetime import datetime
 
 from kmodd.cli.explain import question_of
+from kmodd.config.policy_d import MAX_UID, NONE, WORDS
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
-from kmodd.host.journal_reader import journal_records
+from kmodd.host.config_files import read_settings
+from kmodd.host.journalctl import journal_records
 from kmodd.host.policy_files import read_flags, read_rules
-from kmodd.host.settings import read_settings
 from kmodd.host.tree import Tree
+from kmodd.kernel.requester import Requester
 from kmodd.names import module_name
-from kmodd.plan import Plan, Skip
-from kmodd.policy import Asking, Judgement, Policy
-from kmodd.policy_d import MAX_UID, NONE, WORDS
-from kmodd.request import Origin, Request
-from kmodd.requester import Requester
-from kmodd.resolve import manner_of, resolve
-from kmodd.suggestion import Uses, read, suggest
+from kmodd.planning.plan import Plan, Skip
+from kmodd.planning.policy import Asking, Judgement, Policy
+from kmodd.planning.policy_history import Uses, read, suggest
+from kmodd.planning.request import Origin, Request
+from kmodd.planning.resolve import manner_of, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from kmodd.cli.call import NotRunning, Refused, call
-from kmodd.host.places import CONTROL_SOCKET
+from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.host.paths import CONTROL_SOCKET
 
 
 def main(argv: list[str]) -> int:

@@ -8,9 +8,9 @@ import sys
 
 from kmodd.cli.options import BadOption, Options
 from kmodd.errors import KmoddError, NoTree
-from kmodd.host.notify import Notify
-from kmodd.host.places import CONTROL_SOCKET
-from kmodd.host.spawner import Spawner
+from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.host.sd_notify import Notify
+from kmodd.loader.spawner import Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def main(argv: list[str]) -> int:
         notify = Notify()
         spawner = _ask_for_spawner() if notify.under_systemd and not {"dry-run", "here"} & given.keys() else None
         # Only here: the spawner, another Python, starts while this one has its imports, which take as long.
-        from kmodd.daemon import Daemon, Settings
+        from kmodd.daemon.main import Daemon, Settings
         from kmodd.host.journal import open_journal
         from kmodd.host.tree import Tree
-        from kmodd.outcome import DEBUG, INFO
+        from kmodd.planning.outcome import DEBUG, INFO
 
         tree = Tree(root=root, release=given.get("kernel"))
         if tree.guessed:

@@ -9,19 +9,19 @@ import subprocess
 import sys
 from collections import Counter
 
-from kmodd.cli.call import NotRunning, Refused, call
+from kmodd.cli.client import NotRunning, Refused, call
 from kmodd.errors import NoTree
+from kmodd.host.config_files import read_settings
 from kmodd.host.journal import open_journal
-from kmodd.host.journal_reader import journal_records
+from kmodd.host.journalctl import journal_records
 from kmodd.host.kernel_facts import MODULES_DISABLED
-from kmodd.host.loaded import read_loaded
-from kmodd.host.places import CONTROL_SOCKET
+from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.policy_files import read_flags, read_rules
-from kmodd.host.settings import read_settings
+from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
-from kmodd.outcome import INFO, NOTICE, SEAL, Record
-from kmodd.policy import Policy
-from kmodd.rehearsal import sealed_asking
+from kmodd.planning.outcome import INFO, NOTICE, SEAL, Record
+from kmodd.planning.policy import Policy
+from kmodd.planning.rehearsal import sealed_asking
 
 
 def main(argv: list[str]) -> int:

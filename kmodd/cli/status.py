@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 
-from kmodd.cli.call import NotRunning, call
-from kmodd.host.places import CONTROL_SOCKET
+from kmodd.cli.client import NotRunning, call
+from kmodd.host.paths import CONTROL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ kmod (`module.param=value`, `modprobe.blacklist=`), the kernel (`module_blacklis
 
 from __future__ import annotations
 
+from kmodd.config.modprobe_d import DROP_IN, Beyond, Blacklist, Config, Options, bad_bracket
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.modprobe_d import DROP_IN, Beyond, Blacklist, Config, Options, bad_bracket
 from kmodd.names import ModuleName, module_name, underscores
 
 TYPE_CHECKING = False

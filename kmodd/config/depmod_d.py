@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kmodd.modprobe_d import ConfFile
+    from kmodd.config.modprobe_d import ConfFile
 
 BUILT_IN = "built-in"
 EXTERNAL = "external"

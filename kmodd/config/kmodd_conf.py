@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 
+from kmodd.config.modprobe_d import DROP_IN, Beyond, ConfFile
+from kmodd.config.policy_d import MODES, Mode
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Problem, Where
-from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile
-from kmodd.policy_d import MODES, Mode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 
+from kmodd.config.modprobe_d import ConfFile
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.modprobe_d import ConfFile
 from kmodd.names import underscores
 
 TYPE_CHECKING = False

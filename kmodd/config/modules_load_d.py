@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 
-from kmodd import cmdline, modprobe_d
-from kmodd.cmdline import EMPTY, CommandLine
+from kmodd.config import cmdline, modprobe_d
+from kmodd.config.cmdline import EMPTY, CommandLine
+from kmodd.config.modprobe_d import ConfFile
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, Where
-from kmodd.modprobe_d import ConfFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

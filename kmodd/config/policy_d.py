@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import re
 
+from kmodd.config.modprobe_d import ConfFile
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.modprobe_d import ConfFile
 from kmodd.names import underscores
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "phase": PHASES,
     "container": ("yes", "no"),
 }
-"""Key → all that may stand there. The origins are those of `kmodd.request`."""
+"""Key → all that may stand there. The origins are those of `kmodd.planning.request`."""
 OF_PROCESSES: Final = ("uid", "unit", "container", "exe")
 """Keys that ask about the process that wants it; where none does (a device, the boot list) they never hold."""
 ASKED_BY_PROCESSES: Final = ("request", "operator")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 
 import kmodd
-from kmodd import outcome as telling
+from kmodd.daemon.engine import Line
+from kmodd.daemon.in_flight import AnyJob
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree, Problem, assert_never
-from kmodd.flights import AnyJob
-from kmodd.host.control import (
+from kmodd.host.config_files import read_boot_list
+from kmodd.host.kernel_facts import read_facts
+from kmodd.host.netlink import last_seqnum
+from kmodd.host.sd_notify import Notify
+from kmodd.host.varlink_server import (
     Connection,
     ControlSocket,
     ExplainWish,
@@ -21,16 +25,12 @@ from kmodd.host.control import (
     UnloadWish,
     Wish,
 )  # fmt: skip
-from kmodd.host.kernel_facts import read_facts
-from kmodd.host.notify import Notify
-from kmodd.host.settings import read_boot_list
-from kmodd.host.sources import last_seqnum
-from kmodd.job import Job
-from kmodd.line import Line
-from kmodd.outcome import Outcome, Record, record
-from kmodd.plan import Insmod
-from kmodd.removal import RemovalJob
-from kmodd.request import Removing, Request
+from kmodd.planning import outcome as telling
+from kmodd.planning.job import Job
+from kmodd.planning.outcome import Outcome, Record, record
+from kmodd.planning.plan import Insmod
+from kmodd.planning.removal import RemovalJob
+from kmodd.planning.request import Removing, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Callers:
         except NoTree as error:
             self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
         else:
-            from kmodd.explanation import as_object  # only here: few ask
+            from kmodd.planning.explain import as_object  # only here: few ask
 
             kind = "modalias" if ":" in text else "module"
             self._socket.answer(connection, {"plan": as_object(kind, plan)})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from kmodd import outcome as telling
-from kmodd.host.acts import Call
-from kmodd.host.lanes import Lane, Loaders
-from kmodd.outcome import Record
-from kmodd.report import Report
+from kmodd.daemon.reporter import Report
+from kmodd.loader.actions import Call
+from kmodd.loader.pool import Lane, Loaders
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import Record
 
 LOOK_AGAIN = 5.0
 """Seconds until a loader is looked for again where none was to be had."""

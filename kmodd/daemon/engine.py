@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import time
 
-from kmodd import outcome as telling
-from kmodd import patience
-from kmodd.answers import Answers
-from kmodd.autoclean import Autoclean
-from kmodd.carrier import Carrier
+from kmodd.daemon import timeouts
+from kmodd.daemon.foreign_loads import Others
+from kmodd.daemon.in_flight import MOST_OWN, AnyJob
+from kmodd.daemon.intake import Intake
+from kmodd.daemon.policy_state import Guard
+from kmodd.daemon.quarantine_file import StandingFile
+from kmodd.daemon.reporter import Report
+from kmodd.daemon.scheduler import Carrier
+from kmodd.daemon.system_state import View
 from kmodd.errors import Problem
-from kmodd.flights import MOST_OWN, AnyJob
-from kmodd.guard import Guard
+from kmodd.host.driver_override import HUNG_AFTER, Overrides
 from kmodd.host.journal import Journal
-from kmodd.host.kernel_log import KernelMessages
-from kmodd.host.lanes import Loaders
-from kmodd.host.overrides import HUNG_AFTER, Overrides
-from kmodd.host.standing_file import StandingFile
+from kmodd.host.kmsg_reader import KernelMessages
 from kmodd.host.tree import Tree
-from kmodd.intake import Intake
-from kmodd.job import Job
-from kmodd.others import Others
-from kmodd.outcome import Record
-from kmodd.plan import Insmod
-from kmodd.report import Report
-from kmodd.request import Request
-from kmodd.standing import Standing
-from kmodd.view import View
+from kmodd.loader.pool import Loaders
+from kmodd.planning import outcome as telling
+from kmodd.planning.job import Job
+from kmodd.planning.outcome import Record
+from kmodd.planning.plan import Insmod
+from kmodd.planning.request import Request
+from kmodd.state.autoclean import Autoclean
+from kmodd.state.quarantine import Standing
+from kmodd.state.result_cache import Answers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class Line:
         self.carrier.stop_stale()
         if self._loaders:
             limit, ask = self.view.settings.stuck_after, self._loaders.ask_stack
-            for each in patience.overdue(self.flights, self._tree.loaded, limit, ask, now):
+            for each in timeouts.overdue(self.flights, self._tree.loaded, limit, ask, now):
                 each.work.let_go, each.work.hangs, each.work.was_live = True, True, each.told is not None
                 if not each.work.is_last:
                     each.work.lane.stop()
@@ -250,7 +250,7 @@ class Line:
 
     def next_tick(self, now: float) -> float | None:
         """When (time.monotonic) `tick` has something to do; None: never."""
-        times = [self._reconcile_at, patience.next_look(self.flights, self.view.settings.stuck_after, now)]
+        times = [self._reconcile_at, timeouts.next_look(self.flights, self.view.settings.stuck_after, now)]
         times += [self.carrier.retries.next_due(), self.others.next_look(), self.autoclean.next_look()]
         times.append(self.carrier.dispatch.next_look())
         return min((each for each in times if each is not None), default=None)

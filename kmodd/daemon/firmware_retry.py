@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 
-from kmodd import outcome as telling
-from kmodd.firmware import MOST, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
-from kmodd.host import firmware
-from kmodd.host.acts import ProbeCall
-from kmodd.host.lanes import Died, Lane, Loaders
-from kmodd.kernel_line import KernelLine
-from kmodd.outcome import Record
-from kmodd.report import Report
+from kmodd.daemon.reporter import Report
+from kmodd.host import firmware_files
+from kmodd.kernel.firmware import MOST, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
+from kmodd.kernel.kmsg import KernelLine
+from kmodd.loader.actions import ProbeCall
+from kmodd.loader.pool import Died, Lane, Loaders
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Reprobe:
                 )
                 fields = (("KMODD_FIRMWARE", missing.name),)
                 self._report.tell(Record(telling.FIRMWARE, telling.NOTICE, message, fields))
-                self._directories = firmware.watched_dirs(self._root, self._release, self._waits.names)
+                self._directories = firmware_files.watched_dirs(self._root, self._release, self._waits.names)
         return before != self._directories
 
     def directories(self) -> tuple[str, ...]:
@@ -69,9 +69,9 @@ class Reprobe:
         """Something changed in one of these directories."""
         if self._loaders is None:
             return
-        there = self._waits.came(lambda name: bool(firmware.present(self._root, self._release, name)))
+        there = self._waits.came(lambda name: bool(firmware_files.present(self._root, self._release, name)))
         for number, missing in enumerate(there):
-            files = firmware.present(self._root, self._release, missing.name)
+            files = firmware_files.present(self._root, self._release, missing.name)
             if self._tried.get(missing) == files:
                 self._waits.add(missing)
                 continue
@@ -83,7 +83,7 @@ class Reprobe:
             if len(self._tried) >= MOST:
                 self._tried.clear()
             self._tried[missing] = files
-        self._directories = firmware.watched_dirs(self._root, self._release, self._waits.names)
+        self._directories = firmware_files.watched_dirs(self._root, self._release, self._waits.names)
 
     def _try_again(self) -> None:
         """In a while, if nothing is under way whose end would do it."""
@@ -135,7 +135,7 @@ class Reprobe:
         if heard == Died(begun=False):  # nobody has probed it
             self._tried.pop(missing, None)
             self._waits.add(missing)
-            self._directories = firmware.watched_dirs(self._root, self._release, self._waits.names)
+            self._directories = firmware_files.watched_dirs(self._root, self._release, self._waits.names)
             self._try_again()
         else:
             self._failures = 0

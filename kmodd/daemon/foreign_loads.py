@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 
-from kmodd import outcome as telling
+from kmodd.daemon.reporter import Report
+from kmodd.daemon.system_state import View
 from kmodd.dataclass import dataclass
-from kmodd.outcome import Record
-from kmodd.report import Report
-from kmodd.standing import Standing
-from kmodd.view import View
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import Record
+from kmodd.state.quarantine import Standing
 
 EVERY = 0.5
 """Seconds between two looks."""

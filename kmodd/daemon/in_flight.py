@@ -6,12 +6,12 @@ One load of a name is in flight at a time, over all lanes: whoever else wants th
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, field
-from kmodd.host.lanes import Lane
-from kmodd.host.stack import StackQuestion
-from kmodd.job import Job
-from kmodd.plan import RemovalStep, Step
-from kmodd.removal import RemovalJob
-from kmodd.request import Request
+from kmodd.loader.kernel_stack import StackQuestion
+from kmodd.loader.pool import Lane
+from kmodd.planning.job import Job
+from kmodd.planning.plan import RemovalStep, Step
+from kmodd.planning.removal import RemovalJob
+from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

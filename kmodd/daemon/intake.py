@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 
-from kmodd import outcome as telling
-from kmodd.answers import Answers
-from kmodd.autoclean import Autoclean
-from kmodd.boot_list import BootList
+from kmodd.config.modules_load_d import BootList
+from kmodd.daemon.reporter import Report
+from kmodd.daemon.system_state import View
 from kmodd.dataclass import replace
-from kmodd.outcome import Record
-from kmodd.report import Report
-from kmodd.request import Backlog, Origin, Request, Turns, coldplug_turn, wanted
-from kmodd.standing import Standing
-from kmodd.uevent import Uevent
-from kmodd.view import View
+from kmodd.kernel.uevent import Uevent
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import Record
+from kmodd.planning.request import Backlog, Origin, Request, Turns, coldplug_turn, wanted
+from kmodd.state.autoclean import Autoclean
+from kmodd.state.quarantine import Standing
+from kmodd.state.result_cache import Answers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

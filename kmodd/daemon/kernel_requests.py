@@ -5,16 +5,16 @@ Who made the kernel ask is read from its trace at the moment the helper asks: th
 
 from __future__ import annotations
 
+from kmodd.daemon.engine import Line
+from kmodd.daemon.in_flight import AnyJob
 from kmodd.errors import KmoddError
-from kmodd.flights import AnyJob
-from kmodd.host.requests import KernelRequest, RequestSocket
-from kmodd.job import Job
-from kmodd.line import Line
-from kmodd.request import Request
+from kmodd.host.helper_socket import KernelRequest, RequestSocket
+from kmodd.planning.job import Job
+from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kmodd.host.module_requests import ModuleRequests
+    from kmodd.host.request_tracer import ModuleRequests
 
 
 class KernelRequests:
@@ -32,7 +32,7 @@ class KernelRequests:
         if self._trace is not None:
             return
         try:
-            from kmodd.host.module_requests import ModuleRequests  # only here: after READY, and five files
+            from kmodd.host.request_tracer import ModuleRequests  # only here: after READY, and five files
 
             self._trace = ModuleRequests()
         except (OSError, ImportError, KmoddError) as error:

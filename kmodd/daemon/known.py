@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 
-from kmodd import outcome as telling
-from kmodd.answers import Answers
-from kmodd.outcome import Outcome
-from kmodd.plan import Step
-from kmodd.request import Request
-from kmodd.standing import Standing
-from kmodd.view import View
+from kmodd.daemon.system_state import View
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.plan import Step
+from kmodd.planning.request import Request
+from kmodd.state.quarantine import Standing
+from kmodd.state.result_cache import Answers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

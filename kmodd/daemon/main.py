@@ -1,8 +1,8 @@
 """The daemon: one loop around everything that can speak up.
 
 The loop never loads, and never waits for a module, a caller or journald, but for 5 ms at the most for the name that the
-kernel's helper is about to send (host/requests.py). The kernel's socket is always emptied before anything is resolved,
-whatever a module does.
+kernel's helper is about to send (host/helper_socket.py). The kernel's socket is always emptied before anything is
+resolved, whatever a module does.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import signal
 import socket
 import time
 
-from kmodd import outcome as telling
-from kmodd.attention import Attention
-from kmodd.callers import Callers
+from kmodd.daemon.control_handler import Callers
+from kmodd.daemon.engine import Line
+from kmodd.daemon.firmware_retry import Reprobe
+from kmodd.daemon.kernel_requests import KernelRequests
+from kmodd.daemon.poller import Attention
+from kmodd.daemon.quarantine_file import StandingFile
 from kmodd.dataclass import dataclass
-from kmodd.firmware import WORD as FIRMWARE_WORD
-from kmodd.host import sources
-from kmodd.host.control import Connection, ControlSocket
+from kmodd.host import netlink
+from kmodd.host.config_files import read_boot_list, settings_directories
+from kmodd.host.file_watch import Watch
+from kmodd.host.helper_socket import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
 from kmodd.host.journal import Journal
-from kmodd.host.kernel_log import KernelMessages
-from kmodd.host.lanes import Lane, Loaders, reap
-from kmodd.host.notify import Notify
-from kmodd.host.places import CONTROL_SOCKET
-from kmodd.host.requests import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
-from kmodd.host.settings import read_boot_list, settings_directories
-from kmodd.host.sources import KernelEvents, Overrun, Refused
-from kmodd.host.spawner import Spawner
-from kmodd.host.stack import StackQuestion
-from kmodd.host.standing_file import StandingFile
+from kmodd.host.kmsg_reader import KernelMessages
+from kmodd.host.netlink import KernelEvents, Overrun, Refused
+from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree, read_file
-from kmodd.host.watch import Watch
-from kmodd.kernel_requests import KernelRequests
-from kmodd.line import Line
-from kmodd.outcome import Record
-from kmodd.reprobe import Reprobe
-from kmodd.uevent import Uevent
+from kmodd.host.varlink_server import Connection, ControlSocket
+from kmodd.kernel.firmware import WORD as FIRMWARE_WORD
+from kmodd.kernel.uevent import Uevent
+from kmodd.loader.kernel_stack import StackQuestion
+from kmodd.loader.pool import Lane, Loaders, reap
+from kmodd.loader.spawner import Spawner
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Settings:
     run: bool = False
     """It is the machine's own: it keeps below /run what a later daemon has to know, and answers the kernel."""
     control_path: str = CONTROL_SOCKET
-    receive_buffer: int = sources.RECEIVE_BUFFER
+    receive_buffer: int = netlink.RECEIVE_BUFFER
     """Bytes."""
 
 
@@ -110,7 +110,7 @@ class Daemon:
         self._events = KernelEvents(settings.receive_buffer)
         self._control = ControlSocket(settings.control_path)
         if settings.spawn_loaders and not settings.dry_run:
-            from kmodd.host.trusted import Trusted  # only here: under systemd the daemon need not have it
+            from kmodd.loader.trusted_paths import Trusted  # only here: under systemd the daemon need not have it
 
             spawner = Spawner.of_ours(Trusted.below(tree.root))
         self._loaders = None if settings.dry_run else Loaders(spawner)
@@ -124,9 +124,9 @@ class Daemon:
         self._line = Line(tree, journal, self._loaders, self._log, memory)
         self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
         if spawner and spawner.pid:
-            from kmodd.host import privilege  # under systemd its unit does this
+            from kmodd.loader import capabilities  # under systemd its unit does this
 
-            privilege.drop(frozenset(("CAP_SYS_PTRACE",)))
+            capabilities.drop(frozenset(("CAP_SYS_PTRACE",)))
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
         self._kernel: KernelRequests | None = None
         self._callers = Callers(self._line, self._control, notify, facts, self._lacks)
@@ -177,7 +177,7 @@ class Daemon:
         self._line.others.adopt()
         self._answer_the_kernel()
         self._line.intake.boot(read_boot_list(self._tree.root))
-        self._line.intake.coldplug(sources.replay(self._tree.root))
+        self._line.intake.coldplug(netlink.replay(self._tree.root))
         dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""
         message = f"kmodd is listening, kernel {self._tree.release}{dry}"
         message = "; ".join((message, *self._lacks()))
@@ -255,7 +255,7 @@ class Daemon:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
         if self._settings.dry_run:
             return
-        for error in sources.speak(self._tree.root, self._line.intake.uuid):
+        for error in netlink.speak(self._tree.root, self._line.intake.uuid):
             message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
             self._line.report.complain_once(message)
 
@@ -320,7 +320,7 @@ class Daemon:
             if self._kernel:
                 self._kernel.ended(job)
         if what := self._line.intake.takes_replay():
-            for event in sources.replay(self._tree.root, unbound=what == "drift"):
+            for event in netlink.replay(self._tree.root, unbound=what == "drift"):
                 self._line.intake.take(event, "reconcile", drift=what == "drift")
             if what == "all":
                 self._speak()

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 
-from kmodd import outcome as telling
-from kmodd import policy
+from kmodd.config.policy_d import Mode, Parsed, Phase
+from kmodd.daemon.reporter import Report
 from kmodd.dataclass import replace
 from kmodd.errors import Problem
 from kmodd.host.policy_files import read_flags, read_rules
-from kmodd.outcome import Outcome, Record
-from kmodd.plan import Step
-from kmodd.policy import Judgement, Policy, asking_of
-from kmodd.policy_d import Mode, Parsed, Phase
-from kmodd.report import Report
-from kmodd.request import Request
+from kmodd.planning import outcome as telling
+from kmodd.planning import policy
+from kmodd.planning.outcome import Outcome, Record
+from kmodd.planning.plan import Step
+from kmodd.planning.policy import Judgement, Policy, asking_of
+from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import selectors
 
-from kmodd.host.control import Connection
-from kmodd.host.kernel_log import KernelMessages
-from kmodd.host.lanes import Lane
-from kmodd.host.sources import KernelEvents
-from kmodd.host.stack import StackQuestion
+from kmodd.host.kmsg_reader import KernelMessages
+from kmodd.host.netlink import KernelEvents
+from kmodd.host.varlink_server import Connection
+from kmodd.loader.kernel_stack import StackQuestion
+from kmodd.loader.pool import Lane
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from kmodd import standing
-from kmodd.standing import Standing
+from kmodd.state import quarantine
+from kmodd.state.quarantine import Standing
 
 STANDING = "/run/kmodd/standing"
 
@@ -30,7 +30,7 @@ class StandingFile:
         try:
             with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
-            found = standing.of_text(text)
+            found = quarantine.of_text(text)
         except (OSError, ValueError):
             return Standing()
         self._written = text

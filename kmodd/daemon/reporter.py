@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-from kmodd import outcome as telling
-from kmodd.answers import Answers
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import Problem
 from kmodd.host.journal import Journal
-from kmodd.outcome import Outcome, Record
-from kmodd.plan import Because, Plan
-from kmodd.repeats import Repeats
-from kmodd.request import Request
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import Outcome, Record
+from kmodd.planning.plan import Because, Plan
+from kmodd.planning.request import Request
+from kmodd.state.rate_limit import Repeats
+from kmodd.state.result_cache import Answers
 
 MOST_COMPLAINTS = 256
 """Messages that are remembered, so that each is said once."""

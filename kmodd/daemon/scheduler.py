@@ -7,33 +7,33 @@ from __future__ import annotations
 
 import time
 
-from kmodd import outcome as telling
-from kmodd import patience
-from kmodd.answers import Answers
-from kmodd.autoclean import Autoclean
+from kmodd.daemon import timeouts
+from kmodd.daemon.dispatcher import Dispatch
+from kmodd.daemon.foreign_loads import Others
+from kmodd.daemon.in_flight import AnyJob, Flights, Work
+from kmodd.daemon.intake import Intake
+from kmodd.daemon.known import Known
+from kmodd.daemon.reporter import Report
+from kmodd.daemon.system_state import View
 from kmodd.dataclass import replace
-from kmodd.dispatch import Dispatch
-from kmodd.flights import AnyJob, Flights, Work
-from kmodd.host.acts import Reply
-from kmodd.host.calls import call_of, outcome_of, outcome_of_death
 from kmodd.host.kernel_facts import read_facts
-from kmodd.host.kernel_log import KernelMessages
-from kmodd.host.lanes import Died, Lane, Loaders
-from kmodd.host.loader_words import MAX_STEP
-from kmodd.host.module_data import read_ahead
-from kmodd.host.stack import StackQuestion
+from kmodd.host.kmsg_reader import KernelMessages
+from kmodd.host.module_reader import read_ahead
 from kmodd.host.tree import Tree
-from kmodd.intake import Intake
-from kmodd.job import Job
-from kmodd.kernel_line import crash_lines
-from kmodd.known import Known
-from kmodd.others import Others
-from kmodd.outcome import Outcome
-from kmodd.plan import Insmod, RemovalStep, Step
-from kmodd.report import Report
-from kmodd.retries import Retries
-from kmodd.standing import Standing
-from kmodd.view import View
+from kmodd.kernel.kmsg import crash_lines
+from kmodd.loader.actions import Reply
+from kmodd.loader.kernel_stack import StackQuestion
+from kmodd.loader.pool import Died, Lane, Loaders
+from kmodd.loader.protocol import MAX_STEP
+from kmodd.loader.step_calls import call_of, outcome_of, outcome_of_death
+from kmodd.planning import outcome as telling
+from kmodd.planning.job import Job
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.plan import Insmod, RemovalStep, Step
+from kmodd.state.autoclean import Autoclean
+from kmodd.state.quarantine import Standing
+from kmodd.state.result_cache import Answers
+from kmodd.state.retries import Retries
 
 MOST_AT_ONCE = 16
 """Files that a loader is given at once."""
@@ -147,7 +147,7 @@ class Carrier:
         """There is something of an answer."""
         for work in self.flights.works.values():
             if work.question is question:
-                patience.heard_stack(work)
+                timeouts.heard_stack(work)
 
     def heard(self, lane: Lane) -> None:
         """A loader said something or is gone."""
@@ -159,7 +159,7 @@ class Carrier:
         if heard is None or lane not in self.flights.works:
             return
         work = self.flights.works[lane]
-        patience.drop_question(work)
+        timeouts.drop_question(work)
         is_over = isinstance(heard, Died) or heard.errno != 0 or work.is_last
         begun = heard.begun if isinstance(heard, Died) else heard.stage != "none"
         job = work.job

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import time
 
-from kmodd import outcome as telling
+from kmodd.config.kmodd_conf import Settings
+from kmodd.config.modprobe_d import DROP_IN, Beyond
+from kmodd.daemon.in_flight import AnyJob
+from kmodd.daemon.policy_state import Guard
+from kmodd.daemon.reporter import Report
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree, Problem
-from kmodd.flights import AnyJob
-from kmodd.guard import Guard
-from kmodd.host.settings import read_settings, settings_marks
+from kmodd.host.config_files import read_settings, settings_marks
+from kmodd.host.file_watch import Watch
 from kmodd.host.tree import Mark, Tree, TreeSnapshot
-from kmodd.host.watch import Watch
-from kmodd.job import Job
-from kmodd.kmodd_conf import Settings
-from kmodd.modprobe_d import DROP_IN, Beyond
-from kmodd.outcome import Record
-from kmodd.plan import Plan
-from kmodd.procfs import Loaded
-from kmodd.removal import RemovalJob, plan_removal
-from kmodd.report import Report
-from kmodd.request import Request
-from kmodd.resolve import manner_of, resolve
+from kmodd.kernel.proc_modules import Loaded
+from kmodd.planning import outcome as telling
+from kmodd.planning.job import Job
+from kmodd.planning.outcome import Record
+from kmodd.planning.plan import Plan
+from kmodd.planning.removal import RemovalJob, plan_removal
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import manner_of, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

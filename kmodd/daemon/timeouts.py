@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 
+from kmodd.daemon.in_flight import Flights, Work
 from kmodd.dataclass import dataclass
-from kmodd.flights import Flights, Work
-from kmodd.host.stack import StackQuestion
-from kmodd.outcome import Outcome
-from kmodd.plan import Insmod
-from kmodd.procfs import Loaded
+from kmodd.kernel.proc_modules import Loaded
+from kmodd.loader.kernel_stack import StackQuestion
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.plan import Insmod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

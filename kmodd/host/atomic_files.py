@@ -14,7 +14,7 @@ import contextlib
 import os
 import time
 
-from kmodd.host.held_signals import Uninterrupted
+from kmodd.host.signals import Uninterrupted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

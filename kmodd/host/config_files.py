@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from kmodd import boot_list, cmdline, kmodd_conf, modprobe_d
-from kmodd.boot_list import BootList
+from kmodd.config import cmdline, kmodd_conf, modprobe_d, modules_load_d
+from kmodd.config.kmodd_conf import Settings
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.modules_load_d import BootList
 from kmodd.host.tree import Mark, mark_of, read_file
-from kmodd.kmodd_conf import Settings
-from kmodd.modprobe_d import ConfFile
 
 CONF_DIRS = ("/etc/kmodd", "/run/kmodd", "/usr/local/lib/kmodd", "/usr/lib/kmodd")
 """Highest priority first. The first kmodd.conf counts, then the drop-ins of all (systemd.unit(5))."""
@@ -48,13 +48,13 @@ def _folders(root: str) -> list[str]:
 
 def read_boot_list(root: str) -> BootList:
     """What is to be loaded at boot: command line, /etc/modules, modules-load.d below `root`."""
-    paths = boot_list.ordered(
+    paths = modules_load_d.ordered(
         [(directory, names_in(root + directory)) for directory in BOOT_DIRS],
-        etc_modules=os.path.isfile(root + boot_list.ETC_MODULES),
+        etc_modules=os.path.isfile(root + modules_load_d.ETC_MODULES),
     )
     line = read_file(root + cmdline.PATH)
     command_line = cmdline.parse(_text(line)) if line is not None else cmdline.EMPTY
-    return boot_list.parse(_files(root, paths), command_line)
+    return modules_load_d.parse(_files(root, paths), command_line)
 
 
 def _files(root: str, paths: list[str] | tuple[str, ...]) -> list[ConfFile]:

@@ -13,7 +13,7 @@ import signal
 import time
 
 from kmodd.dataclass import dataclass
-from kmodd.host import asking_child
+from kmodd.host import child_reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Overrides:
             for number, path in enumerate(paths[first:]):
                 os.write(pipe, b"%d %d\n" % (_is_free(self._file(path)), number))
 
-        child = asking_child.start(tell)
+        child = child_reader.start(tell)
         return [_Child(*child, first)] if child else []
 
 

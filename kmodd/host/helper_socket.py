@@ -14,7 +14,7 @@ import struct
 import time
 
 from kmodd.dataclass import dataclass
-from kmodd.host.listening import Listening
+from kmodd.host.unix_listener import Listening
 
 REQUEST_SOCKET = "/run/kmodd/request"
 HELPER_IS_SET = "/run/kmodd/kernel.modprobe"

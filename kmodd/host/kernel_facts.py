@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kmodd import cmdline
+from kmodd.config import cmdline
 from kmodd.host.tree import read_file
-from kmodd.verdict import KernelFacts, Lockdown
+from kmodd.planning.load_errors import KernelFacts, Lockdown
 
 MODULES_DISABLED = "/proc/sys/kernel/modules_disabled"
 PANIC_ON_OOPS = "/proc/sys/kernel/panic_on_oops"

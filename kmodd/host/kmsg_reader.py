@@ -6,8 +6,8 @@ import contextlib
 import os
 from collections import deque
 
-from kmodd import kernel_line
-from kmodd.kernel_line import KernelLine
+from kmodd.kernel import kmsg
+from kmodd.kernel.kmsg import KernelLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class KernelLog:
         # `NAME: …` is most of it; `Loading of unsigned module is rejected` names nobody (kernel/module/*.c)
         starts = ("Loading of ", *(f"{module}: " for module in modules), *(f"Module {module} " for module in modules))
         while len(lines) < _MOST and (record := _next(self._fd)):
-            line = kernel_line.parse(record)
+            line = kmsg.parse(record)
             if line and line.text.startswith(starts):
                 lines.append(line.text)
         return lines
@@ -93,7 +93,7 @@ class KernelMessages:
             if not record:
                 return False
             self._unread.append(record)
-            if record[1:2] == b"," and record < b"8":  # `0,` to `7,`: the kernel itself (kernel_line.parse)
+            if record[1:2] == b"," and record < b"8":  # `0,` to `7,`: the kernel itself (kmsg.parse)
                 self._last.append(record)
         return True
 
@@ -106,7 +106,7 @@ class KernelMessages:
 
 
 def _lines(records: Iterable[bytes]) -> list[KernelLine]:
-    return [line for line in map(kernel_line.parse, records) if line]
+    return [line for line in map(kmsg.parse, records) if line]
 
 
 def _open(path: str) -> int:

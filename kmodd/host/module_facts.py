@@ -6,12 +6,12 @@ import os
 import threading
 import time
 
-from kmodd import depmod, depmod_cache, elf
-from kmodd.depmod_cache import BadCache, Entry
-from kmodd.elf import BadElf, Facts, Image, Versions
-from kmodd.host.index_files import read_if_there, write_aside
-from kmodd.host.module_data import is_packed, read_module
-from kmodd.host.module_files import Seen
+from kmodd.host.atomic_files import read_if_there, write_aside
+from kmodd.host.module_reader import is_packed, read_module
+from kmodd.host.module_search import Seen
+from kmodd.modfile import depmod_cache, depmod_graph, elf
+from kmodd.modfile.depmod_cache import BadCache, Entry
+from kmodd.modfile.elf import BadElf, Facts, Image, Versions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def entries(seen: Sequence[Seen], known: dict[str, Entry], root: str, progress: 
     def read(place: int) -> None:
         each = seen[place]
         facts = read_facts(root + each.member.path)
-        found[place] = Entry(each.member.path, each.stamp, facts, depmod.export_buckets(facts))
+        found[place] = Entry(each.member.path, each.stamp, facts, depmod_graph.export_buckets(facts))
 
     _in_threads(read, stale, any(is_packed(seen[place].member.path) for place in stale), progress)
     return [entry for entry in found if entry is not None], len(stale)

@@ -6,12 +6,12 @@ import errno
 import os
 import stat
 
-from kmodd import depmod_d
+from kmodd.config import depmod_d
+from kmodd.config.depmod_d import DepmodConfig
 from kmodd.dataclass import dataclass
-from kmodd.depmod import Complaint, Member, member
-from kmodd.depmod_cache import Stamp
-from kmodd.depmod_d import DepmodConfig
-from kmodd.host.module_data import is_module_file
+from kmodd.host.module_reader import is_module_file
+from kmodd.modfile.depmod_cache import Stamp
+from kmodd.modfile.depmod_graph import Complaint, Member, member
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import os
 import socket
 import struct
 
-from kmodd import uevent
 from kmodd.dataclass import dataclass
 from kmodd.errors import BadUevent
-from kmodd.uevent import Uevent
+from kmodd.kernel import uevent
+from kmodd.kernel.uevent import Uevent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ RECEIVE_BUFFER = 128 * 1024 * 1024
 _NETLINK_KOBJECT_UEVENT = 15
 """include/uapi/linux/netlink.h; the socket module has no name for it, nor for the next."""
 _SO_RCVBUFFORCE = 33
-"""include/uapi/asm-generic/socket.h: the same on all machines that `host/kernel.py` knows."""
+"""include/uapi/asm-generic/socket.h: the same on all machines that `loader/syscalls.py` knows."""
 _FROM_KERNEL = 1
 """The group to which the kernel sends; udevd sends to 2."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 
-from kmodd import modprobe_d, policy_d
+from kmodd.config import modprobe_d, policy_d
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.policy_d import Parsed
 from kmodd.errors import Problem, Where
-from kmodd.host.settings import CONF_DIRS, FLAGS_DIR, names_in
+from kmodd.host.config_files import CONF_DIRS, FLAGS_DIR, names_in
 from kmodd.host.tree import read_file
-from kmodd.modprobe_d import ConfFile
-from kmodd.policy_d import Parsed
 
 
 def read_rules(root: str) -> Parsed:

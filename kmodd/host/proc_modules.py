@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from kmodd import procfs
-from kmodd.procfs import Loaded, LoadedModule
+from kmodd.kernel import proc_modules
+from kmodd.kernel.proc_modules import Loaded, LoadedModule
 
 
 def read_loaded(root: str = "") -> Loaded:
     """All modules at one moment. Raises OSError."""
     with open(f"{root}/proc/modules", "rb", buffering=0) as file:
-        return procfs.parse_modules(file.read().decode("utf-8", "surrogateescape"))
+        return proc_modules.parse_modules(file.read().decode("utf-8", "surrogateescape"))
 
 
 def holders(module: LoadedModule, root: str = "") -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import os
 import re
 
 from kmodd.dataclass import dataclass
-from kmodd.requester import Requester
+from kmodd.kernel.requester import Requester
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ import sys
 import time
 
 from kmodd.host.process import initial_namespaces, requester_of
-from kmodd.open_requests import LATEST_NS, OpenRequests
-from kmodd.requester import Requester
-from kmodd.trace_page import (
+from kmodd.kernel.ftrace import (
     ModuleRequested,
     module_requested,
     parse_header_page,
     parse_page,
     parse_request_format,
 )
+from kmodd.kernel.request_matcher import LATEST_NS, OpenRequests
+from kmodd.kernel.requester import Requester
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

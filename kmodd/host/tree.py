@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import stat
 
-from kmodd import cmdline, modprobe_d, procfs
-from kmodd.catalog import Catalog, Snapshot
+from kmodd.config import cmdline, modprobe_d
+from kmodd.config.modprobe_d import DROP_IN, Beyond, ConfFile, Config
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
-from kmodd.host.places import CONFIG_DIRS, SOFTDEP_FILES, TREES
-from kmodd.layer import INDEXES, TEXT_OF, Layer
-from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile, Config
-from kmodd.procfs import Loaded
+from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
+from kmodd.index.catalog import Catalog, Snapshot
+from kmodd.index.layer import INDEXES, TEXT_OF, Layer
+from kmodd.kernel import proc_modules
+from kmodd.kernel.proc_modules import Loaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Tree:
     def loaded(self) -> Loaded:
         """What the kernel has now; nothing where root/proc/modules is absent."""
         data = read_file(self.real("/proc/modules"))
-        return procfs.NOTHING_LOADED if data is None else procfs.parse_modules(_text(data))
+        return proc_modules.NOTHING_LOADED if data is None else proc_modules.parse_modules(_text(data))
 
     def check(self) -> None:
         """Raises NoTree where there is no module directory, or none of its two indexes of names."""

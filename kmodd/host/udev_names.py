@@ -13,7 +13,7 @@ import re
 import select
 import signal
 
-from kmodd.host import asking_child
+from kmodd.host import child_reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
 
 def _ask(context: Any, paths: list[str]) -> list[str]:
     """The names that a child gives, in order; fewer than paths: it hung or ended at the next one."""
-    child = asking_child.start(lambda pipe: _tell(context, paths, pipe))
+    child = child_reader.start(lambda pipe: _tell(context, paths, pipe))
     if child is None:
         return []
     pid, ours = child

@@ -13,8 +13,8 @@ import struct
 
 import kmodd
 from kmodd.dataclass import dataclass
-from kmodd.host.listening import Listening
-from kmodd.host.places import CONTROL_SOCKET
+from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.host.unix_listener import Listening
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,21 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from itertools import chain
 
-from kmodd.glob import literal_pieces
+from kmodd.dataclass import dataclass
+from kmodd.index.fnmatch import literal_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kmodd.alias_trie import AliasMatch
-    from kmodd.glob import Fits
+    from kmodd.index.fnmatch_regex import Fits
+    from kmodd.names import ModuleName
 
-    Tail = tuple[Fits, tuple[AliasMatch, ...]]
+    Tail = tuple[Fits, "tuple[AliasMatch, ...]"]
     """The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
 
 
 _FEW = 2
 """So many tails of one stem are compared one by one: finding their pieces would cost as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMatch:
+    """One pattern that matched."""
+
+    pattern: str
+    """As the file spells it, dashes kept."""
+    module: ModuleName
+    line: int
+    """Its line in the text file; 0 where the source has no lines."""
 
 
 class Many:

@@ -13,7 +13,7 @@ How it is built, from the outside in. Each level is made when the first look-up 
                      `pci:v*d*sv*sd*bc…`), `Many` files each under its rarest literal piece, and a look-up compares
                      only tails whose piece is somewhere in the name.
 
-All of these are necessary conditions only: nothing is assumed about the form of a name, and `glob` has the last word.
+All of these are necessary conditions only: nothing is assumed about the form of a name; `fnmatch` decides.
 
 Order of an answer, as in libkmod: by priority, that is by the module's first line; among equals, what the walk over
 kmod's trie meets later comes first (libkmod-index.c: index_mm_searchwild, add_value). That walk meets shorter stems
@@ -31,19 +31,18 @@ from collections import Counter
 from itertools import compress, count, repeat
 from operator import contains
 
-from kmodd.alias_tails import Many
-from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.glob import bytewise, literal_start, uncompiled
-from kmodd.glob_regex import compiled
+from kmodd.index.alias_tails import AliasMatch, Many
+from kmodd.index.fnmatch import bytewise, literal_start, uncompiled
+from kmodd.index.fnmatch_regex import compiled
 from kmodd.names import ModuleName, module_name, underscores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kmodd.alias_tails import Tail
-    from kmodd.glob import Fits
+    from kmodd.index.alias_tails import Tail
+    from kmodd.index.fnmatch_regex import Fits
 
 _START = 13
 """So many bytes of a name are its start: with more there would be as many starts as patterns, with fewer the first
@@ -57,17 +56,6 @@ _OFTEN = 8
 _MOST_STARTS = 4096
 """So many starts that no pattern spells out are remembered; names are not ours to choose, and memory must not grow
 with them."""
-
-
-@dataclass(frozen=True, slots=True)
-class AliasMatch:
-    """One pattern that matched."""
-
-    pattern: str
-    """As the file spells it, dashes kept."""
-    module: ModuleName
-    line: int
-    """Its line in the text file; 0 where the source has no lines."""
 
 
 class AliasTrie:

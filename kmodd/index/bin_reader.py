@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from struct import unpack_from
 
-from kmodd import glob
 from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError, UnmatchedBracket
+from kmodd.index import fnmatch
 from kmodd.names import underscores
 
 TYPE_CHECKING = False
@@ -246,7 +246,7 @@ class _Walk:
                     if at.children[index] & _OFFSET:
                         waiting.append((at.children[index], key + bytes((at.first + index,)), False))
                 continue
-            if at.values_at and _may_match(key, text) and glob.matches(decode(key), wanted):
+            if at.values_at and _may_match(key, text) and fnmatch.matches(decode(key), wanted):
                 values = self._index._values(at)
                 self.spend(len(values))
                 found.extend(Found(decode(literal + key), value) for value in values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from operator import itemgetter
 
-from kmodd.binindex import HEADER, MAGIC, VERSION, BadIndex
+from kmodd.index.bin_reader import HEADER, MAGIC, VERSION, BadIndex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,19 +9,19 @@ The order of look-up is kmod's (kmod_module_new_from_lookup): the first source w
 
 from __future__ import annotations
 
+from kmodd.config.modprobe_d import Command, Config
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.glob import Patterns
-from kmodd.layer import Layer, LayerIndexes, Matches
-from kmodd.modprobe_d import Command, Config
+from kmodd.index.fnmatch import Patterns
+from kmodd.index.layer import Layer, LayerIndexes, Matches
+from kmodd.index.text_files import DepLine
 from kmodd.names import ModuleName, module_name, underscores
-from kmodd.tables import DepLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from kmodd.modprobe_d import Alias, Blacklist, Options, Softdep
+    from kmodd.config.modprobe_d import Alias, Blacklist, Options, Softdep
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,16 @@ Python's own `fnmatch` differs on `\\`, `[^`, `[[:x:]]`. Here, as in glibc (posi
 glibc matches bytes, Python has characters. The *bytewise* view of a text has one character for each byte (U+0000
 to U+00FF) and is the text itself where that is ASCII, so nearly always nothing is converted.
 
-Here is what literal text and `*` need, which is nearly all; the rest is in `glob_regex`.
+Here is what literal text and `*` need, which is nearly all; the rest is in `fnmatch_regex`.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    Fits = Callable[[str, int], object]
-    """Says, by the truth of what it returns, whether a bytewise text matches from a position on to its end."""
+    from kmodd.index.fnmatch_regex import Fits
 
 
 def matches(pattern: str, text: str) -> bool:
@@ -93,7 +92,9 @@ def uncompiled(pattern: str) -> Fits:
     """The same test, made a hundred times faster and twice as slow in use, where `*` is all that is special."""
     if not _beyond_star(pattern):
         return _Pieces(pattern).fits
-    from kmodd.glob_regex import compiled  # only here: `re` is as much as a third of a tool, and few patterns need it
+    from kmodd.index.fnmatch_regex import (
+        compiled,  # only here: `re` is as much as a third of a tool, and few patterns need it
+    )
 
     return compiled(pattern)
 

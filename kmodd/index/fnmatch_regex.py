@@ -1,4 +1,4 @@
-"""The patterns of `glob` that have more in them than literal text and `*`, and those that are used again and again.
+"""The patterns of `fnmatch` that have more in them than literal text and `*`, and those that are used again and again.
 
 Most patterns become one regular expression. It never goes back over more than one `*`: what stands between two `*` is
 taken where it is found first and nowhere else, only what follows the last `*` is looked for from the end. A pattern
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from kmodd.glob import Fits
+    Fits = Callable[[str, int], object]
+    """Says, by the truth of what it returns, whether a bytewise text matches from a position on to its end."""
 
 _END: Final = "\u0100"
 """Stands behind the last byte of a pattern, like C's NUL; no bytewise text holds it."""

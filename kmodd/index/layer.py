@@ -6,19 +6,19 @@ Which one is read: see `LayerIndexes`. A damaged file is a Problem, and its twin
 
 from __future__ import annotations
 
-from kmodd import tables
-from kmodd.binindex import BadIndex, BinIndex, decode, encode
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
+from kmodd.index import text_files
+from kmodd.index.bin_reader import BadIndex, BinIndex, decode, encode
+from kmodd.index.text_files import DepLine
 from kmodd.names import ModuleName, module_of_path, underscores
-from kmodd.tables import DepLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from kmodd.alias_trie import AliasTrie
+    from kmodd.index.alias_trie import AliasTrie
 
     T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class LayerIndexes:
         )
         if line is None:
             return None
-        found = tables.dep_line(line)
+        found = text_files.dep_line(line)
         if found is None:
             return DepLine("", ())
         return DepLine(self._absolute(found.path), tuple(map(self._absolute, found.deps)))
@@ -163,7 +163,7 @@ class LayerIndexes:
 
     def _text_entries(self, data: bytes) -> tuple[tuple[str, str], ...]:
         pairs = []
-        for entry in tables.alias_lines(data, "")[0]:
+        for entry in text_files.alias_lines(data, "")[0]:
             try:
                 pairs.append((underscores(entry.pattern), str(entry.module)))
             except UnmatchedBracket:  # depmod leaves it out of the .bin
@@ -173,11 +173,11 @@ class LayerIndexes:
     # ── the texts, taken apart once ──
 
     def _trie(self, name: str, data: bytes) -> AliasTrie:
-        from kmodd.alias_trie import AliasTrie  # only here: a tool that reads the .bin does not need it
+        from kmodd.index.alias_trie import AliasTrie  # only here: a tool that reads the .bin does not need it
 
         file = self._file(TEXT_OF.get(name, name))
         if name in TEXT_OF:
-            entries, problems = tables.builtin_modinfo(data, file, only="alias")
+            entries, problems = text_files.builtin_modinfo(data, file, only="alias")
             aliases = [(entry.value, entry.module) for entry in entries]
             trie = AliasTrie.from_entries(aliases, builtin_order=True)
         else:
@@ -190,14 +190,14 @@ class LayerIndexes:
 
     def _builtin_names(self, data: bytes) -> frozenset[str]:
         if self._builtins is None:
-            paths, problems = tables.module_paths(data, self._file("modules.builtin"))
+            paths, problems = text_files.module_paths(data, self._file("modules.builtin"))
             self._builtins = frozenset(module_of_path(path) for path in paths)
             self.problems += problems
         return self._builtins
 
     def _dep_lines(self, data: bytes) -> dict[ModuleName, str]:
         if self._deps is None:
-            self._deps, problems = tables.dep_lines(data, self._file("modules.dep"))
+            self._deps, problems = text_files.dep_lines(data, self._file("modules.dep"))
             self.problems += problems
         return self._deps
 

@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from kmodd.binindex import decode
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, Where
+from kmodd.index.bin_reader import decode
 from kmodd.names import ModuleName, module_name
 
 TYPE_CHECKING = False

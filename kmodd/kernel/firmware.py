@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from kmodd.dataclass import dataclass
-from kmodd.kernel_line import KernelLine
+from kmodd.kernel.kmsg import KernelLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

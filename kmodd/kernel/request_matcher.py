@@ -8,8 +8,8 @@ this is, unless it makes no difference to what is told of the requester. The ans
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, field, replace
-from kmodd.requester import Requester
-from kmodd.trace_page import ModuleRequested
+from kmodd.kernel.ftrace import ModuleRequested
+from kmodd.kernel.requester import Requester
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

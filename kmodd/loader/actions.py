@@ -11,7 +11,7 @@ import zlib
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
-from kmodd.host.kernel import COMPRESSED_FILE, Kernel
+from kmodd.loader.syscalls import COMPRESSED_FILE, Kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ import time
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import assert_never
-from kmodd.host.acts import LOADER_MARK, Reply, Stage, open_module, run_command
-from kmodd.host.calls import outcome_of
-from kmodd.host.held_signals import Uninterrupted
-from kmodd.host.kernel import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
+from kmodd.host.signals import Uninterrupted
+from kmodd.loader.actions import LOADER_MARK, Reply, Stage, open_module, run_command
+from kmodd.loader.step_calls import outcome_of
+from kmodd.loader.syscalls import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.names import ModuleName, module_of_path
-from kmodd.outcome import Outcome, record
-from kmodd.plan import Because, Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
-from kmodd.request import Removing, Request
+from kmodd.planning.outcome import Outcome, record
+from kmodd.planning.plan import Because, Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
+from kmodd.planning.request import Removing, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kmodd.host.spawner import Spawner
+    from kmodd.loader.spawner import Spawner
 
 STACK_SOCKET = "/run/kmodd/stack"
 _MOST = 65536

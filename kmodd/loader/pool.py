@@ -10,10 +10,10 @@ import os
 import time
 
 from kmodd.dataclass import dataclass
-from kmodd.host.acts import Call, Reply, StopCall
-from kmodd.host.loader_words import MAX_STEP, decode_reply, encode_call
-from kmodd.host.spawner import Spawner
-from kmodd.host.stack import StackQuestion
+from kmodd.loader.actions import Call, Reply, StopCall
+from kmodd.loader.kernel_stack import StackQuestion
+from kmodd.loader.protocol import MAX_STEP, decode_reply, encode_call
+from kmodd.loader.spawner import Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

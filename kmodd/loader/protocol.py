@@ -6,7 +6,7 @@ One datagram is one call, or one answer.
 from __future__ import annotations
 
 from kmodd.errors import Where
-from kmodd.host.acts import (
+from kmodd.loader.actions import (
     Call,
     CommandCall,
     InsmodCall,

@@ -15,11 +15,11 @@ import os
 import socket
 import sys
 
-from kmodd.host.places import LOADER_SOCKET
+from kmodd.host.paths import LOADER_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kmodd.host.trusted import Trusted
+    from kmodd.loader.trusted_paths import Trusted
 
 _INHERITED = 3
 """The descriptor of the connection in a spawner that the daemon starts."""

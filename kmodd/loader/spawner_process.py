@@ -13,16 +13,16 @@ import os
 import select
 import sys
 
-from kmodd.host import loader
+from kmodd.loader import worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import NoReturn
 
-    from kmodd.host.held_signals import Uninterrupted
-    from kmodd.host.kernel import Kernel
-    from kmodd.host.trusted import Trusted
+    from kmodd.host.signals import Uninterrupted
+    from kmodd.loader.syscalls import Kernel
+    from kmodd.loader.trusted_paths import Trusted
 
 _MAX_MESSAGE = 64
 _FD_BYTES = 4
@@ -36,7 +36,7 @@ def run(connection: int, kernel: Kernel, trusted: Trusted, held: Uninterrupted |
 
     `held`: signals are held back in the spawner, and in loaders only while they are at work.
     """
-    loader.name_process("kmodd-spawner")
+    worker.name_process("kmodd-spawner")
     if held:
         held.__enter__()
     spawning = _Spawning(connection, kernel, trusted, held)
@@ -118,7 +118,7 @@ class _Spawning:
                     os.close(fd)
             if self._held:
                 self._held.__exit__()
-            loader.serve(theirs, self._kernel, self._trusted)
+            worker.serve(theirs, self._kernel, self._trusted)
             status = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 
 from kmodd.errors import assert_never
-from kmodd.host.acts import Call, CommandCall, InsmodCall, Reply, RmmodCall, RunCall
-from kmodd.outcome import Outcome, Result
-from kmodd.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
-from kmodd.procfs import State
-from kmodd.request import Request
-from kmodd.verdict import KernelFacts, of_load, of_removal
+from kmodd.kernel.proc_modules import State
+from kmodd.loader.actions import Call, CommandCall, InsmodCall, Reply, RmmodCall, RunCall
+from kmodd.planning.load_errors import KernelFacts, of_load, of_removal
+from kmodd.planning.outcome import Outcome, Result
+from kmodd.planning.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
+from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import os
 import stat
 
 from kmodd.dataclass import dataclass
-from kmodd.host.places import CONFIG_DIRS, SOFTDEP_FILES, TREES
+from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 """O_NONBLOCK: to open a pipe, and find that it is none of ours, must not wait for its writer."""

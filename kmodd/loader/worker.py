@@ -21,7 +21,8 @@ import select
 import time
 
 from kmodd.errors import assert_never
-from kmodd.host.acts import (
+from kmodd.host.signals import Uninterrupted
+from kmodd.loader.actions import (
     LOADER_MARK,
     CommandCall,
     InsmodCall,
@@ -34,13 +35,12 @@ from kmodd.host.acts import (
     open_module,
     run_command,
 )
-from kmodd.host.held_signals import Uninterrupted
-from kmodd.host.loader_words import MAX_STEP, decode_call, encode_reply
+from kmodd.loader.protocol import MAX_STEP, decode_call, encode_reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kmodd.host.kernel import Kernel
-    from kmodd.host.trusted import Trusted
+    from kmodd.loader.syscalls import Kernel
+    from kmodd.loader.trusted_paths import Trusted
 
 
 def serve(connection: int, kernel: Kernel, trusted: Trusted) -> None:
@@ -122,7 +122,7 @@ def _carry_out(call: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
 
 def _run_command_at(call: CommandCall, trusted: Trusted) -> tuple[Stage, str]:
     """Run the command at a line; the answer is what failed and why, empty if nothing did."""
-    from kmodd import modprobe_d
+    from kmodd.config import modprobe_d
 
     try:
         with open(

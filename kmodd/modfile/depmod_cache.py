@@ -14,10 +14,10 @@ from array import array
 from struct import Struct
 from zlib import crc32
 
-from kmodd.binindex import decode, encode
 from kmodd.dataclass import dataclass
-from kmodd.elf import Facts
 from kmodd.errors import KmoddError
+from kmodd.index.bin_reader import decode, encode
+from kmodd.modfile.elf import Facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

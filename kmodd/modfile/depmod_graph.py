@@ -12,10 +12,10 @@ import re
 from array import array
 from struct import unpack
 
-from kmodd.binindex import decode, encode
 from kmodd.dataclass import dataclass
-from kmodd.elf import Facts, Versions, strings
 from kmodd.errors import KmoddError
+from kmodd.index.bin_reader import decode, encode
+from kmodd.modfile.elf import Facts, Versions, strings
 from kmodd.names import ModuleName, module_of_path
 
 TYPE_CHECKING = False

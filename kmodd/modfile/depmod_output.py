@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from itertools import chain
 
-from kmodd import index_writer, tables
-from kmodd.binindex import BadIndex, decode, encode
-from kmodd.depmod import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket, raw_lines
-from kmodd.elf import strings
 from kmodd.errors import UnmatchedBracket
+from kmodd.index import bin_writer, text_files
+from kmodd.index.bin_reader import BadIndex, decode, encode
+from kmodd.modfile.depmod_graph import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket, raw_lines
+from kmodd.modfile.elf import strings
 from kmodd.names import module_of_path, underscores
 
 TYPE_CHECKING = False
@@ -38,9 +38,9 @@ def texts(index: Index, dep_lines: list[bytes], symbols: list[bytes]) -> Files:
     devnames, complaints = _devnames(index)
     contents = (
         b"".join([line + b"\n" for line in dep_lines]),
-        encode(tables.ALIAS_HEAD) + b"".join(_lines(index, b"alias", [each.aliases for each in index.facts])),
-        encode(tables.SOFTDEP_HEAD) + b"".join(_lines(index, b"softdep", [each.softdeps for each in index.facts])),
-        encode(tables.WEAKDEP_HEAD) + b"".join(_lines(index, b"weakdep", [each.weakdeps for each in index.facts])),
+        encode(text_files.ALIAS_HEAD) + b"".join(_lines(index, b"alias", [each.aliases for each in index.facts])),
+        encode(text_files.SOFTDEP_HEAD) + b"".join(_lines(index, b"softdep", [each.softdeps for each in index.facts])),
+        encode(text_files.WEAKDEP_HEAD) + b"".join(_lines(index, b"weakdep", [each.weakdeps for each in index.facts])),
         _symbols_text(index, symbols),
         devnames,
     )
@@ -76,7 +76,7 @@ def _symbols_text(index: Index, names: list[bytes]) -> bytes:
     modules = [encode(member.name) for member in index.members]
     owners = index.owners
     lines = [b"alias symbol:" + name + b" " + modules[owners[name]] + b"\n" for name in names]
-    return encode(tables.SYMBOLS_HEAD) + b"".join(lines)
+    return encode(text_files.SYMBOLS_HEAD) + b"".join(lines)
 
 
 _NODE = re.compile(rb"(char|block)-major-\s*([+-]?\d+)-\s*([+-]?\d+)")
@@ -105,7 +105,7 @@ def _devnames(index: Index) -> tuple[bytes, list[Complaint]]:
         else:
             what = f"has devname ({decode(node)}) but lacks major and minor information. Ignoring."
             complaints.append(Complaint("ERROR", f"Module '{member.name}' {what}"))
-    return encode(tables.DEVNAME_HEAD) * bool(lines) + b"".join(lines), complaints
+    return encode(text_files.DEVNAME_HEAD) * bool(lines) + b"".join(lines), complaints
 
 
 # ── binaries ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,7 +116,7 @@ def binaries(index: Index, dep_lines: list[bytes], symbols: list[bytes], warn_du
     modules = [encode(member.name) for member in index.members]
     places = range(len(modules))
     aliases, complaints = _alias_rows(index, warn_duplicates)
-    rows: tuple[Iterable[index_writer.Row], ...] = (
+    rows: tuple[Iterable[bin_writer.Row], ...] = (
         zip(modules, places, dep_lines, strict=True),
         aliases,
         [(b"symbol:" + name, index.owners[name], modules[index.owners[name]]) for name in symbols],
@@ -124,9 +124,9 @@ def binaries(index: Index, dep_lines: list[bytes], symbols: list[bytes], warn_du
     return [(name, _built(each)) for name, each in zip(BINARIES, rows, strict=False)], complaints
 
 
-def _built(rows: Iterable[index_writer.Row]) -> bytes:
+def _built(rows: Iterable[bin_writer.Row]) -> bytes:
     try:
-        return index_writer.build(rows)
+        return bin_writer.build(rows)
     except BadIndex as error:
         key = str(error)
         bad = next(byte for byte in encode(key) if byte > 127)
@@ -135,9 +135,9 @@ def _built(rows: Iterable[index_writer.Row]) -> bytes:
         raise Unusable((Complaint("FATAL", text),)) from None
 
 
-def _alias_rows(index: Index, warn_duplicates: bool) -> tuple[list[index_writer.Row], list[Complaint]]:
+def _alias_rows(index: Index, warn_duplicates: bool) -> tuple[list[bin_writer.Row], list[Complaint]]:
     """Each alias with its dashes turned; those with unmatched brackets are left out."""
-    rows: list[index_writer.Row] = []
+    rows: list[bin_writer.Row] = []
     complaints: list[Complaint] = []
     for place, (member, facts) in enumerate(zip(index.members, index.facts, strict=True)):
         blob = facts.aliases

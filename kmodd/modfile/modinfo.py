@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 
 from kmodd.dataclass import dataclass
-from kmodd.elf import BadElf, Image
-from kmodd.signature import Signature, parse
+from kmodd.modfile.elf import BadElf, Image
+from kmodd.modfile.signature import Signature, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

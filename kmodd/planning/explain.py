@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmodd.errors import Where
-from kmodd.plan import Because, Insmod, Plan, Skip, Step
+from kmodd.planning.plan import Because, Insmod, Plan, Skip, Step
 
 
 def text_of(plan: Plan, name: str = "") -> str:

@@ -6,8 +6,8 @@ Pure bookkeeping. Whoever holds the job hands the steps out and brings back what
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, field
-from kmodd.outcome import KEPT_OUT, Outcome, Result, not_attempted, of_skip
-from kmodd.plan import Insmod, Plan, Skip, Step
+from kmodd.planning.outcome import KEPT_OUT, Outcome, Result, not_attempted, of_skip
+from kmodd.planning.plan import Insmod, Plan, Skip, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

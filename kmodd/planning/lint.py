@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from itertools import chain
 
-from kmodd import cmdline, glob, modprobe_d
-from kmodd.catalog import Snapshot, lookup_or_nothing
+from kmodd.config import cmdline, modprobe_d
+from kmodd.config.modprobe_d import Command, Config, Softdep
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
-from kmodd.modprobe_d import Command, Config, Softdep
+from kmodd.index import fnmatch
+from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.names import ModuleName, module_of_path
 
 TYPE_CHECKING = False
@@ -82,7 +83,7 @@ def _is_literal(pattern: str) -> bool:
 
 def _covers(pattern: str, other: str) -> bool:
     """Whether `pattern` matches all that `other` matches, as far as that is told easily."""
-    return pattern == other or (_is_literal(other) and glob.matches(pattern, other))
+    return pattern == other or (_is_literal(other) and fnmatch.matches(pattern, other))
 
 
 def _several(names: Sequence[str]) -> str:
@@ -230,7 +231,7 @@ def _disabled_installs(snapshot: Snapshot) -> Iterator[Finding]:
     for install in config.installs:
         names = [install.pattern]
         if not _is_literal(install.pattern):
-            names = [name for name in snapshot.catalog.names() if glob.matches(install.pattern, name)]
+            names = [name for name in snapshot.catalog.names() if fnmatch.matches(install.pattern, name)]
         for name in names:
             softdep = _softdep_of(name, config)
             if softdep and _resolves((*softdep.pre, *softdep.post), snapshot):
@@ -239,7 +240,7 @@ def _disabled_installs(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _softdep_of(name: str, config: Config) -> Softdep | None:
-    return next((softdep for softdep in config.softdeps if glob.matches(softdep.pattern, name)), None)
+    return next((softdep for softdep in config.softdeps if fnmatch.matches(softdep.pattern, name)), None)
 
 
 CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (

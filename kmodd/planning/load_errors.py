@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno as errors
 
 from kmodd.dataclass import dataclass
-from kmodd.outcome import ERR, INFO, NOTICE, WARNING, Verdict
+from kmodd.planning.outcome import ERR, INFO, NOTICE, WARNING, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import errno as errors
 
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
-from kmodd.plan import Because, Skip
-from kmodd.request import Request
+from kmodd.planning.plan import Because, Skip
+from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.names import ModuleName
-from kmodd.request import Request
+from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class RemoveCommand:
 
 
 RemovalStep = Rmmod | RemoveCommand
-"""What `kmodd.removal` plans."""
+"""What `kmodd.planning.removal` plans."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from kmodd import glob, glob_regex
-from kmodd.dataclass import dataclass
-from kmodd.errors import Problem, UnmatchedBracket, Where, assert_never
-from kmodd.names import underscores
-from kmodd.policy_d import (
+from kmodd.config.policy_d import (
     ASKED_BY_PROCESSES,
     MAX_UID,
     NONE,
@@ -28,8 +24,12 @@ from kmodd.policy_d import (
     Verdict,
     uid_range,
 )
-from kmodd.request import ORIGINS, Origin, Request
-from kmodd.requester import Requester
+from kmodd.dataclass import dataclass
+from kmodd.errors import Problem, UnmatchedBracket, Where, assert_never
+from kmodd.index import fnmatch, fnmatch_regex
+from kmodd.kernel.requester import Requester
+from kmodd.names import underscores
+from kmodd.planning.request import ORIGINS, Origin, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -298,13 +298,13 @@ def _patterns(condition: Condition) -> Callable[[str], bool]:
 
 def _any_of(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     """Whether a text fits one of the patterns; those without wildcards cost one look-up together."""
-    literal = frozenset(pattern for pattern in patterns if glob.is_literal(pattern))
-    others = [glob_regex.compiled(glob.bytewise(pattern)) for pattern in patterns if pattern not in literal]
+    literal = frozenset(pattern for pattern in patterns if fnmatch.is_literal(pattern))
+    others = [fnmatch_regex.compiled(fnmatch.bytewise(pattern)) for pattern in patterns if pattern not in literal]
 
     def fits(text: str) -> bool:
         if text in literal:
             return True
-        plain = glob.bytewise(text) if others else ""
+        plain = fnmatch.bytewise(text) if others else ""
         return any(other(plain, 0) for other in others)
 
     return fits

@@ -12,11 +12,11 @@ import re
 from collections import Counter
 from typing import Literal
 
-from kmodd import glob
+from kmodd.config.policy_d import Condition, Rule
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket, Where
+from kmodd.index import fnmatch
 from kmodd.names import underscores
-from kmodd.policy_d import Condition, Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,10 +166,10 @@ def _widened(uses: Iterable[Use]) -> dict[str, str]:
 
 def _is_wide(use: Use) -> bool:
     """Whether it came by a pattern with wildcards, one that can stand in a rule."""
-    if glob.is_literal(use.pattern) or _literal(use.pattern, keep="*?[]") != use.pattern:
+    if fnmatch.is_literal(use.pattern) or _literal(use.pattern, keep="*?[]") != use.pattern:
         return False
     try:
-        return glob.literal_start(use.pattern) != "" and glob.matches(
+        return fnmatch.literal_start(use.pattern) != "" and fnmatch.matches(
             underscores(use.pattern), underscores(use.request)
         )
     except UnmatchedBracket:
@@ -179,7 +179,7 @@ def _is_wide(use: Use) -> bool:
 def _literal(text: str, keep: str = "") -> str:
     """The text as a pattern in a line: each byte that is special or cannot stand there becomes `?`."""
     return "".join(
-        char if char in keep or (char.isprintable() and char not in '*?[]\\"') else "?" * len(glob.bytewise(char))
+        char if char in keep or (char.isprintable() and char not in '*?[]\\"') else "?" * len(fnmatch.bytewise(char))
         for char in text
     )
 

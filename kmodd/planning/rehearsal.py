@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kmodd.policy import Asking
-from kmodd.request import ORIGINS, Origin
-from kmodd.requester import Requester
-from kmodd.suggestion import text_of
+from kmodd.kernel.requester import Requester
+from kmodd.planning.policy import Asking
+from kmodd.planning.policy_history import text_of
+from kmodd.planning.request import ORIGINS, Origin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

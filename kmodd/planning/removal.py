@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import errno
 
-from kmodd.catalog import Hit, Snapshot, lookup
+from kmodd.config.modprobe_d import Command, Softdep
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
-from kmodd.modprobe_d import Command, Softdep
+from kmodd.index.catalog import Hit, Snapshot, lookup
+from kmodd.kernel.proc_modules import Loaded
 from kmodd.names import ModuleName, module_of_path
-from kmodd.outcome import Outcome, Result, not_attempted
-from kmodd.plan import Because, Cause, RemovalStep, RemoveCommand, Rmmod
-from kmodd.procfs import Loaded
-from kmodd.request import Removing, Request
+from kmodd.planning.outcome import Outcome, Result, not_attempted
+from kmodd.planning.plan import Because, Cause, RemovalStep, RemoveCommand, Rmmod
+from kmodd.planning.request import Removing, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,17 +6,17 @@ become one, and resolving at the last moment sees what the plan before has just 
 
 from __future__ import annotations
 
-from kmodd import glob
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
+from kmodd.index import fnmatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import OrderedDict, deque
     from typing import Literal
 
-    from kmodd.requester import Requester
-    from kmodd.uevent import Uevent
+    from kmodd.kernel.requester import Requester
+    from kmodd.kernel.uevent import Uevent
 
     Origin = Literal["uevent", "coldplug", "request", "boot", "operator", "reconcile"]
     """Who wants it; the value of the journal field KMODD_SOURCE."""
@@ -132,8 +132,8 @@ def wanted(event: Uevent, origin: Origin) -> tuple[Request, ...]:
     for rule in LOAD_RULES:
         if (
             (not rule.subsystem or rule.subsystem == event.subsystem)
-            and (not rule.sysname or glob.matches(rule.sysname, event.sysname))
-            and (not rule.key or glob.matches(rule.value, event.get(rule.key)))
+            and (not rule.sysname or fnmatch.matches(rule.sysname, event.sysname))
+            and (not rule.key or fnmatch.matches(rule.value, event.get(rule.key)))
         ):
             texts.extend(rule.modules)
     return tuple(

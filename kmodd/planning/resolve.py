@@ -13,21 +13,21 @@ A module reached through an alias is, as in kmod, another object than the same m
 
 from __future__ import annotations
 
-from kmodd.catalog import Hit, Snapshot, lookup
+from kmodd.config.modprobe_d import Blacklist, Command, Softdep
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
-from kmodd.modprobe_d import Blacklist, Command, Softdep
+from kmodd.index.catalog import Hit, Snapshot, lookup
+from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
 from kmodd.names import ModuleName, module_of_path
-from kmodd.plan import Because, Cause, Entry, Goal, Insmod, Install, Plan, Skip
-from kmodd.procfs import NOTHING_LOADED, Loaded
-from kmodd.request import Origin, Request
+from kmodd.planning.plan import Because, Cause, Entry, Goal, Insmod, Install, Plan, Skip
+from kmodd.planning.request import Origin, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    from kmodd.policy import Judgement
+    from kmodd.planning.policy import Judgement
 
     Judge = Callable[[str], Judgement]
     """What policy makes of one module, asked for or needed."""

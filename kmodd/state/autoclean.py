@@ -6,13 +6,13 @@ tell that a driver without a user is still wanted. Nothing here asks the machine
 
 from __future__ import annotations
 
-from kmodd import glob
+from kmodd.config.kmodd_conf import Settings
 from kmodd.dataclass import dataclass, field
-from kmodd.kmodd_conf import Settings
+from kmodd.index import fnmatch
+from kmodd.kernel.proc_modules import Loaded
 from kmodd.names import ModuleName
-from kmodd.outcome import Outcome
-from kmodd.procfs import Loaded
-from kmodd.request import Removing, Request
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.request import Removing, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Autoclean:
             self._idle[name] = now
 
     def _arm(self, name: str, now: float) -> None:
-        if any(glob.matches(pattern.replace("-", "_"), name) for pattern in self.settings.autoclean):
+        if any(fnmatch.matches(pattern.replace("-", "_"), name) for pattern in self.settings.autoclean):
             self._idle[name] = now
             self._next_look = min(self._next_look, now + self.settings.autoclean_after)
 

@@ -7,8 +7,8 @@ where its load would block for ever, nor bring back what an operator took out.
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, field
-from kmodd.procfs import Loaded
-from kmodd.request import Request
+from kmodd.kernel.proc_modules import Loaded
+from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, field
-from kmodd.outcome import Outcome
+from kmodd.planning.outcome import Outcome
 
 QUIET = 60.0
 """Seconds in which one record of a kind is enough."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 
-from kmodd.outcome import Outcome
-from kmodd.request import Request
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ for a cause that the line sees anyway: a new index, a removed module, a device t
 
 from __future__ import annotations
 
-from kmodd.answers import SOON
 from kmodd.dataclass import dataclass, field, replace
-from kmodd.outcome import Outcome
-from kmodd.request import Request
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.request import Request
+from kmodd.state.result_cache import SOON
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

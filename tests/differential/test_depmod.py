@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.cli import depmod
+from kmodd.cli.kmod import depmod
 from tests import compiled, trees
 from tests.differential import depmod_cases as cases
 from tests.differential.depmod_cases import CASES, Case, Place

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.catalog import lookup_or_nothing
 from kmodd.host.tree import Tree
+from kmodd.index.catalog import lookup_or_nothing
 from tests import trees
 from tests.differential.kmod_peer import KmodPeer, kmod_30
 

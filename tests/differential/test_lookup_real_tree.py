@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.alias_trie import AliasTrie
+from kmodd.index.alias_trie import AliasTrie
 from kmodd.names import module_of_path, underscores
 from tests import trees
 

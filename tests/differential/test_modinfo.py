@@ -18,10 +18,11 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section, SymbolTableSection
 
-from kmodd import elf
-from kmodd.cli import modinfo, static_nodes
-from kmodd.elf import BadElf, Image
-from kmodd.host.module_data import read_module
+from kmodd.cli import static_nodes
+from kmodd.cli.kmod import modinfo
+from kmodd.host.module_reader import read_module
+from kmodd.modfile import elf
+from kmodd.modfile.elf import BadElf, Image
 from kmodd.names import module_of_path
 from tests import compiled, trees
 from tests.differential.kmod_peer import KmodPeer, kmod_30

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kmodd import binindex
 from kmodd.dataclass import replace
+from kmodd.index import bin_reader
 from tests import rootfs, trees
 from tests.differential import known_differences
 from tests.differential.kmod_peer import KmodPeer, kmod_30, kmod_34
@@ -319,7 +319,7 @@ def test_one_changed_byte_among_all_aliases_is_seen(peer: KmodPeer, tmp_path: Pa
     shutil.copytree(root, changed)
     index = changed / "lib" / "modules" / rootfs.RELEASE / "modules.alias.bin"
     index.write_bytes(index.read_bytes().replace(b"ext4\0", b"ext5\0", 1))
-    patterns = [key for key, _ in binindex.BinIndex(index.read_bytes(), "").entries()]
+    patterns = [key for key, _ in bin_reader.BinIndex(index.read_bytes(), "").entries()]
     found = [
         pattern
         for pattern in patterns

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import glob, tables
-from kmodd.catalog import lookup_or_nothing
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.policy_d import Rule, parse
 from kmodd.host.tree import Tree
-from kmodd.modprobe_d import ConfFile
+from kmodd.index import fnmatch, text_files
+from kmodd.index.catalog import lookup_or_nothing
+from kmodd.kernel.requester import Requester
 from kmodd.names import module_of_path, underscores
-from kmodd.policy import Asking, Policy
-from kmodd.policy_d import Rule, parse
-from kmodd.request import Request
-from kmodd.requester import Requester
-from kmodd.resolve import manner_of, resolve
+from kmodd.planning.policy import Asking, Policy
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import manner_of, resolve
 from tests import trees
 
 pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
@@ -56,7 +56,7 @@ def modules(flavour: str) -> set[str]:
 
 def test_every_module_is_one_of_a_debian_kernel() -> None:
     known = modules(KERNELS[0]) | modules(KERNELS[1])
-    unknown = [name for name in values("module") if not glob.is_literal(name) or name not in known]
+    unknown = [name for name in values("module") if not fnmatch.is_literal(name) or name not in known]
     assert unknown == []
     assert "nosuch" not in known
 
@@ -72,10 +72,10 @@ def test_every_request_finds_something() -> None:
 
 
 def _is_answered(value: str, flavour: str) -> bool:
-    if glob.is_literal(value):
+    if fnmatch.is_literal(value):
         return bool(lookup_or_nothing(value, tree(flavour).quick_snapshot()))
-    entries, _ = tables.alias_lines("\n".join(lines(flavour, "modules.alias")).encode(), "modules.alias")
-    return any(glob.matches(underscores(value), underscores(e.pattern)) for e in entries if "[" not in e.pattern)
+    entries, _ = text_files.alias_lines("\n".join(lines(flavour, "modules.alias")).encode(), "modules.alias")
+    return any(fnmatch.matches(underscores(value), underscores(e.pattern)) for e in entries if "[" not in e.pattern)
 
 
 @pytest.mark.parametrize("flavour", KERNELS)

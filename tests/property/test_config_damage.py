@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kmodd import boot_list, cmdline
+from kmodd.config import cmdline, modules_load_d
+from kmodd.config.modprobe_d import ConfFile, Config, dump, merge, ordered, parse, parse_file
+from kmodd.config.modules_conf import convert
 from kmodd.errors import Problem
-from kmodd.legacy_conf import convert
-from kmodd.modprobe_d import ConfFile, Config, dump, merge, ordered, parse, parse_file
 
 DAMAGED = 12_000
 """Files in one run of the damage test."""
@@ -114,7 +114,7 @@ def check_cmdline(text: str) -> None:
 
 
 def check_boot_list(text: str) -> None:
-    found = boot_list.parse([ConfFile("x.conf", text)])
+    found = modules_load_d.parse([ConfFile("x.conf", text)])
     check_problems(found.problems, text)
     for module in found.modules:
         assert not set(" \t\r\n\0") & set(module.name)

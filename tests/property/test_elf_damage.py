@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import depmod, depmod_cache, elf, modinfo
-from kmodd.cli import depmod as depmod_tool
-from kmodd.cli import modinfo as modinfo_tool
-from kmodd.depmod_cache import BadCache, Entry
-from kmodd.elf import BadElf, Image
-from kmodd.host.module_data import unpacked
+from kmodd.cli.kmod import depmod as depmod_tool
+from kmodd.cli.kmod import modinfo as modinfo_tool
+from kmodd.host.module_reader import unpacked
+from kmodd.modfile import depmod_cache, depmod_graph, elf, modinfo
+from kmodd.modfile.depmod_cache import BadCache, Entry
+from kmodd.modfile.elf import BadElf, Image
 from tests import compiled
 from tests.tool import ours
 
@@ -124,7 +124,7 @@ def test_damaged_cache(sources: list[bytes], rng: random.Random) -> None:
     entries = {}
     for number, source in enumerate(sources):
         facts = elf.facts(Image(source))
-        entries[f"/x/{number}"] = Entry(f"/x/{number}", (number, 2, 3, 4), facts, depmod.export_buckets(facts))
+        entries[f"/x/{number}"] = Entry(f"/x/{number}", (number, 2, 3, 4), facts, depmod_graph.export_buckets(facts))
     data = depmod_cache.dump("/x", entries.values())
     assert depmod_cache.load(data, "/x") == entries
     refused = 0

@@ -1,4 +1,4 @@
-"""Generated patterns: `glob` equals the C library's fnmatch(3); the trie equals trying every pattern with that."""
+"""Generated patterns: `fnmatch` equals the C library's fnmatch(3); the trie equals trying every pattern with that."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kmodd import alias_trie, glob, glob_regex
-from kmodd.alias_trie import AliasTrie
+from kmodd.index import alias_trie, fnmatch, fnmatch_regex
+from kmodd.index.alias_trie import AliasTrie
 from kmodd.names import underscores
 
 _libc = ctypes.CDLL(None)
@@ -21,7 +21,7 @@ _LC_CTYPE_AND_COLLATE = 1 << 0 | 1 << 3
 _C_LOCALE = _libc.newlocale(_LC_CTYPE_AND_COLLATE, b"C", None)
 
 
-def fnmatch(pattern: str, text: str) -> bool:
+def libc_fnmatch(pattern: str, text: str) -> bool:
     """The C library's answer in the C locale (this thread alone changes to it: Python itself starts in a UTF-8 one)."""
     before = _libc.uselocale(_C_LOCALE)
     try:
@@ -48,17 +48,17 @@ texts = st.lists(st.sampled_from([*"ab cz.[]!^-\\/:=\n\x7f", "é", "\udcff", "ÿ
 @example("[a-\\", "[a-\\")
 @example("[é]", "\udcc3")
 def test_glob_equals_the_c_library(pattern: str, text: str) -> None:
-    assert glob.matches(pattern, text) == fnmatch(pattern, text)
+    assert fnmatch.matches(pattern, text) == libc_fnmatch(pattern, text)
 
 
 @given(patterns, texts, st.integers(0, 3))
 def test_every_way_to_compare_says_the_same(pattern: str, text: str, at: int) -> None:
-    view, rest = glob.bytewise(text), glob.bytewise(text)[at:]
-    expected = fnmatch(pattern, rest.encode("latin-1").decode("utf-8", "surrogateescape"))
-    source = glob.bytewise(pattern)
-    assert bool(glob_regex.compiled(source)(view, min(at, len(view)))) == expected
-    assert bool(glob.uncompiled(source)(view, min(at, len(view)))) == expected
-    assert glob_regex._walk(source, view, min(at, len(view))) == expected
+    view, rest = fnmatch.bytewise(text), fnmatch.bytewise(text)[at:]
+    expected = libc_fnmatch(pattern, rest.encode("latin-1").decode("utf-8", "surrogateescape"))
+    source = fnmatch.bytewise(pattern)
+    assert bool(fnmatch_regex.compiled(source)(view, min(at, len(view)))) == expected
+    assert bool(fnmatch.uncompiled(source)(view, min(at, len(view)))) == expected
+    assert fnmatch_regex._walk(source, view, min(at, len(view))) == expected
 
 
 PARTS = ["*", "*", "?", "[a-c]", "[!x]", "[^a]", "\\", "\\*", "a", "b", "ab", "x", "sd", "bc0", "s", ":", "-", "_", "é"]
@@ -95,7 +95,7 @@ def test_trie_equals_trying_every_pattern(table: list[tuple[str, str]], asked: l
         trie = AliasTrie.from_entries(table)
     rank = {module: number for number, module in enumerate(dict.fromkeys(module for _, module in table))}
     for name in asked:
-        expected = [(pattern, module) for pattern, module in table if fnmatch(underscores(pattern), name)]
+        expected = [(pattern, module) for pattern, module in table if libc_fnmatch(underscores(pattern), name)]
         answer = trie.matches(name)
         assert sorted((match.pattern, match.module) for match in answer) == sorted(expected)
         assert [rank[match.module] for match in answer] == sorted(rank[module] for _, module in expected)
@@ -130,5 +130,5 @@ def test_how_long_the_start_of_a_name_is_changes_no_answer(
         for name, answer in zip(asked, expected, strict=True):
             assert trie.matches(name) == answer
             assert sorted(match.pattern for match in answer) == sorted(
-                pattern for pattern, _ in table if fnmatch(pattern, name)
+                pattern for pattern, _ in table if libc_fnmatch(pattern, name)
             )

@@ -11,14 +11,14 @@ import time
 
 import pytest
 
-from kmodd import tables
-from kmodd.binindex import BadIndex, BinIndex
-from kmodd.catalog import Catalog, Snapshot, lookup_or_nothing
-from kmodd.layer import Layer
-from kmodd.modprobe_d import Config
-from kmodd.procfs import NOTHING_LOADED
-from kmodd.request import Request
-from kmodd.resolve import Manner, resolve
+from kmodd.config.modprobe_d import Config
+from kmodd.index import text_files
+from kmodd.index.bin_reader import BadIndex, BinIndex
+from kmodd.index.catalog import Catalog, Snapshot, lookup_or_nothing
+from kmodd.index.layer import Layer
+from kmodd.kernel.proc_modules import NOTHING_LOADED
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import Manner, resolve
 from tests.rootfs import ROOTFS, twins
 
 pytestmark = [pytest.mark.property, pytest.mark.timeout(180)]
@@ -124,9 +124,10 @@ def test_damaged_bins(rng: random.Random) -> None:
 
 def test_damaged_texts(rng: random.Random) -> None:
     parsers = {
-        "modules.dep": tables.dep_lines, "modules.alias": tables.alias_lines, "modules.symbols": tables.alias_lines,
-        "modules.builtin": tables.module_paths, "modules.order": tables.module_paths,
-        "modules.builtin.modinfo": tables.builtin_modinfo, "modules.devname": tables.devnames,
+        "modules.dep": text_files.dep_lines, "modules.alias": text_files.alias_lines,
+        "modules.symbols": text_files.alias_lines,
+        "modules.builtin": text_files.module_paths, "modules.order": text_files.module_paths,
+        "modules.builtin.modinfo": text_files.builtin_modinfo, "modules.devname": text_files.devnames,
     }  # fmt: skip
     for number in range(FILES):
         name = list(parsers)[number % len(parsers)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.trace_page import (
+from kmodd.kernel.ftrace import (
     ByteOrder,
     TraceEvent,
     TracePage,

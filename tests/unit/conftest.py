@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.host.control import ControlSocket
+from kmodd.host.varlink_server import ControlSocket
 from tests.unit.test_control import Caller
 from tests.world import World
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kmodd.alias_trie import AliasMatch, AliasTrie
+from kmodd.index.alias_tails import AliasMatch
+from kmodd.index.alias_trie import AliasTrie
 from kmodd.names import underscores
 
 HEADER = "# Aliases extracted from modules themselves.\n"
@@ -165,7 +166,7 @@ def test_nothing_in_it(text: str) -> None:
     ],
 )
 def test_reading_fast_reads_nothing_that_reading_slowly_does_not(text: str) -> None:
-    from kmodd import alias_trie
+    from kmodd.index import alias_trie
 
     patterns, names, lines, _, _ = alias_trie._split_lines(text, "f")
     fast = alias_trie._split_clean(text)

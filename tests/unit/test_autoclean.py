@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from kmodd import uevent
-from kmodd.autoclean import Autoclean
+from kmodd.config.kmodd_conf import Settings
 from kmodd.host.tree import Tree
-from kmodd.kmodd_conf import Settings
-from kmodd.outcome import Outcome, Result
-from kmodd.plan import Because
-from kmodd.procfs import Loaded, parse_modules
-from kmodd.request import Origin, Removing, Request
+from kmodd.kernel import uevent
+from kmodd.kernel.proc_modules import Loaded, parse_modules
+from kmodd.planning.outcome import Outcome, Result
+from kmodd.planning.plan import Because
+from kmodd.planning.request import Origin, Removing, Request
+from kmodd.state.autoclean import Autoclean
 from tests.fakes import FakeKernel
 from tests.world import RELEASE, World
 

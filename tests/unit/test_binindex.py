@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd import glob
-from kmodd.binindex import HEADER, BadIndex, BinIndex, Value, build
+from kmodd.index import fnmatch
+from kmodd.index.bin_reader import HEADER, BadIndex, BinIndex, Value, build
 
 KEYS = st.text("abc*?[]-\\:", max_size=8)
 ENTRIES = st.lists(st.tuples(KEYS, st.text("xyz", max_size=3), st.integers(0, 3)), max_size=25)
@@ -46,7 +46,7 @@ def test_wildcard_finds_what_fnmatch_finds(preorder: bool, entries: list[tuple[s
     if set(query) & set("*?["):
         return
     plain = [key for key, _ in index.entries() if "\\" not in key]
-    wanted = {key for key in plain if glob.matches(key, query)}
+    wanted = {key for key in plain if fnmatch.matches(key, query)}
     assert {hit.pattern for hit in found if hit.pattern in plain} == wanted
 
 

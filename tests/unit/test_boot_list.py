@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kmodd import cmdline
-from kmodd.boot_list import BootList, BootModule, ordered, parse
+from kmodd.config import cmdline
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.modules_load_d import BootList, BootModule, ordered, parse
 from kmodd.errors import Where
-from kmodd.modprobe_d import ConfFile
 
 DIRECTORIES = tuple(f"{parent}/modules-load.d" for parent in ("/etc", "/run", "/usr/local/lib", "/usr/lib"))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import uevent
-from kmodd.outcome import Record
+from kmodd.kernel import uevent
+from kmodd.planning.outcome import Record
 from tests.world import World, loads
 
 EVENTS = 1_000_000

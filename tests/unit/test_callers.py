@@ -6,10 +6,10 @@ import os
 import select
 import time
 
-from kmodd.callers import Callers
-from kmodd.host.control import ControlSocket
-from kmodd.host.notify import Notify
-from kmodd.request import Request
+from kmodd.daemon.control_handler import Callers
+from kmodd.host.sd_notify import Notify
+from kmodd.host.varlink_server import ControlSocket
+from kmodd.planning.request import Request
 from tests.unit.test_control import Caller
 from tests.world import World
 

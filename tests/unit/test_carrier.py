@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kmodd import uevent
-from kmodd.request import Request
-from kmodd.uevent import Uevent
+from kmodd.kernel import uevent
+from kmodd.kernel.uevent import Uevent
+from kmodd.planning.request import Request
 from tests.unit.test_line_lanes import GateKernel, at_work, configure, gate, hear, let_time_pass
 from tests.world import World, loads
 

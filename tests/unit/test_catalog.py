@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import modprobe_d
-from kmodd.catalog import MOST_ANSWERS, SOURCES, Catalog, Hit, Snapshot, lookup, lookup_or_nothing
+from kmodd.config import modprobe_d
+from kmodd.config.modprobe_d import ConfFile, Config
 from kmodd.errors import UnmatchedBracket, Where
-from kmodd.layer import Layer
-from kmodd.modprobe_d import ConfFile, Config
+from kmodd.index.catalog import MOST_ANSWERS, SOURCES, Catalog, Hit, Snapshot, lookup, lookup_or_nothing
+from kmodd.index.layer import Layer
 from tests import rootfs
 from tests.rootfs import ROOTFS, twins
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kmodd.cmdline import EMPTY, PATH, parse
+from kmodd.config.cmdline import EMPTY, PATH, parse
+from kmodd.config.modprobe_d import Beyond, Blacklist, Options
 from kmodd.errors import Where
-from kmodd.modprobe_d import Beyond, Blacklist, Options
 from kmodd.names import ModuleName
 
 AT = Where(PATH, 1)

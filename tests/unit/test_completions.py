@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from kmodd.cli import complete
-from kmodd.cli.insmod import _LONG as INSMOD
-from kmodd.cli.modprobe_options import _LONG as MODPROBE
-from kmodd.cli.rmmod import _LONG as RMMOD
+from kmodd.cli.kmod.insmod import _LONG as INSMOD
+from kmodd.cli.kmod.modprobe_options import _LONG as MODPROBE
+from kmodd.cli.kmod.rmmod import _LONG as RMMOD
 from tests import compiled, rootfs
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from kmodd.host.control import (
+from kmodd.host.varlink_server import (
     MAX_CONNECTIONS,
     MAX_FRAME,
     ControlSocket,

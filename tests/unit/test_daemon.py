@@ -16,14 +16,14 @@ from queue import Empty, Queue
 
 import pytest
 
-from kmodd.cli.call import NotRunning, call
-from kmodd.daemon import Daemon, Settings
-from kmodd.firmware import MissingFirmware
-from kmodd.host.lanes import Lane
-from kmodd.host.notify import Notify
-from kmodd.host.sources import replay
+from kmodd.cli.client import NotRunning, call
+from kmodd.daemon.main import Daemon, Settings
+from kmodd.host.netlink import replay
+from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
-from kmodd.uevent import Uevent
+from kmodd.kernel.firmware import MissingFirmware
+from kmodd.kernel.uevent import Uevent
+from kmodd.loader.pool import Lane
 from tests.fakes import ListJournal
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("alone_with_devices")]
@@ -31,9 +31,9 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("alone_with_devices")]
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = """
 import sys
-from kmodd.daemon import Daemon, Settings
+from kmodd.daemon.main import Daemon, Settings
 from kmodd.host.journal import TextJournal
-from kmodd.host.notify import Notify
+from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 tree = Tree(module_dir=sys.argv[1], release="sample")
 settings = Settings(dry_run=True, control_path=sys.argv[2], receive_buffer=int(sys.argv[3]))

@@ -17,16 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd import binindex, depmod, depmod_cache, depmod_output, index_writer
-from kmodd.binindex import BadIndex
-from kmodd.cli import depmod as tool
-from kmodd.depmod import Index, Member, Unusable, member
-from kmodd.depmod_cache import BadCache, Entry
-from kmodd.depmod_d import DepmodConfig, kernel_matches, parse, wins
-from kmodd.elf import Facts, joined, strings
-from kmodd.host import depmod_cache as cache_file
-from kmodd.host import index_files
-from kmodd.modprobe_d import ConfFile
+from kmodd.cli.kmod import depmod as tool
+from kmodd.config.depmod_d import DepmodConfig, kernel_matches, parse, wins
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.host import atomic_files
+from kmodd.host import module_facts as cache_file
+from kmodd.index import bin_reader, bin_writer
+from kmodd.index.bin_reader import BadIndex
+from kmodd.modfile import depmod_cache, depmod_graph, depmod_output
+from kmodd.modfile.depmod_cache import BadCache, Entry
+from kmodd.modfile.depmod_graph import Index, Member, Unusable, member
+from kmodd.modfile.elf import Facts, joined, strings
 from kmodd.names import module_name
 from tests.rootfs import Said
 from tests.tool import contents, ours
@@ -43,7 +44,7 @@ def facts(exports: str = "", needs: str = "", aliases: str = "") -> Facts:
 def index(*modules: tuple[str, str, str], kernel: tuple[bytes, ...] = (), prefix: bytes = b"") -> Index:
     """An index of modules: name, exports, needs."""
     members = [member(f"/d/{name}.ko", "/d") for name, _, _ in modules]
-    return depmod.resolve(members, [facts(exports, needs) for _, exports, needs in modules], kernel, prefix)
+    return depmod_graph.resolve(members, [facts(exports, needs) for _, exports, needs in modules], kernel, prefix)
 
 
 # ── order and dependencies ───────────────────────────────────────────────────────────────────────────────────────────
@@ -52,25 +53,25 @@ def index(*modules: tuple[str, str, str], kernel: tuple[bytes, ...] = (), prefix
 def test_a_course() -> None:
     """mod2 needs a symbol of mod1; mod3 too, and one of mod2."""
     found = index(("mod3", "", "two one"), ("mod2", "two", "one printk"), ("mod1", "one", ""))
-    assert depmod.dep_lines(found) == [b"mod3.ko: mod2.ko mod1.ko", b"mod2.ko: mod1.ko", b"mod1.ko:"]
+    assert depmod_graph.dep_lines(found) == [b"mod3.ko: mod2.ko mod1.ko", b"mod2.ko: mod1.ko", b"mod1.ko:"]
 
 
 def test_the_last_exporter_owns_a_symbol_and_the_kernel_has_least_say() -> None:
     found = index(("a", "s", ""), ("b", "s", ""), ("c", "", "s"), kernel=(b"s",))
-    assert depmod.dep_lines(found)[2] == b"c.ko: b.ko"
+    assert depmod_graph.dep_lines(found)[2] == b"c.ko: b.ko"
 
 
 def test_dots_and_prefixes_of_symbols() -> None:
     found = index(("a", "_one two", ""), ("b", "", ".one"), ("c", "", "_two"), prefix=b"_")
-    assert depmod.dep_lines(found)[1:] == [b"b.ko: a.ko", b"c.ko: a.ko"]
+    assert depmod_graph.dep_lines(found)[1:] == [b"b.ko: a.ko", b"c.ko: a.ko"]
     symbols = depmod_output.symbols(found)
-    assert symbols == sorted([b"one", b"two"], key=lambda name: depmod.bucket(name, depmod.SYMBOL_BUCKETS))
+    assert symbols == sorted([b"one", b"two"], key=lambda name: depmod_graph.bucket(name, depmod_graph.SYMBOL_BUCKETS))
 
 
 def test_cycles_are_named() -> None:
     found = index(("a", "a", "b"), ("b", "b", "c"), ("c", "c", "a"), ("user", "", "a"), ("other", "", ""))
     with pytest.raises(Unusable) as caught:
-        depmod.dep_lines(found)
+        depmod_graph.dep_lines(found)
     texts = [complaint.text for complaint in caught.value.complaints]
     assert texts == ["Cycle detected: a -> b -> c -> a", "Found 3 modules in dependency cycles!"]
 
@@ -79,14 +80,14 @@ def test_all_need_all() -> None:
     """The ways through forty modules that all need each other are without number; some are named, and that is that."""
     every = " ".join(f"s{number}" for number in range(40))
     with pytest.raises(Unusable) as caught:
-        depmod.dep_lines(index(*((f"m{number}", f"s{number}", every) for number in range(40))))
+        depmod_graph.dep_lines(index(*((f"m{number}", f"s{number}", every) for number in range(40))))
     assert caught.value.complaints[-1].text.startswith("Found ")
     assert len(caught.value.complaints) > 2
 
 
 def test_a_module_that_needs_itself() -> None:
     with pytest.raises(Unusable, match="Cycle detected: a -> a"):
-        depmod.dep_lines(index(("a", "x", "x")))
+        depmod_graph.dep_lines(index(("a", "x", "x")))
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=80))
@@ -101,9 +102,9 @@ def test_any_graph_is_ordered_or_a_cycle(pairs: list[tuple[int, int]]) -> None:
         graph.prepare()
     except CycleError:
         with pytest.raises(Unusable, match="modules in dependency cycles"):
-            depmod.dep_lines(found)
+            depmod_graph.dep_lines(found)
         return
-    lines = [line.decode().replace(":", "").split() for line in depmod.dep_lines(found)]
+    lines = [line.decode().replace(":", "").split() for line in depmod_graph.dep_lines(found)]
     for number, line in enumerate(lines):
         assert line[0] == f"m{number}.ko"
         for used in needs[number]:
@@ -117,13 +118,13 @@ def test_order_of_modules() -> None:
     paths = ["/d/kernel/b.ko.xz", "/d/kernel/a-b.ko", "/d/x.ko", "/else/c.ko", "/d/kernel/z.ko"]
     members = [member(path, "/d") for path in paths]
     order = b"kernel/z.ko\nkernel/a-b.ko\nkernel/b.ko\nkernel/z.ko\n"
-    listed, complaints = depmod.arranged(members, order, "o")
+    listed, complaints = depmod_graph.arranged(members, order, "o")
     assert [each.name for each in listed[:3]] == ["a_b", "b", "z"]
     assert complaints == ()
-    hashed = depmod.arranged(members, None, "o")[0]
+    hashed = depmod_graph.arranged(members, None, "o")[0]
     assert hashed[-2:] == listed[-2:] or {each.name for each in hashed} == {"a_b", "b", "c", "x", "z"}
     for bad, line in ((b"kernel/z.ko", 1), (b"a\n" + b"x" * 5000 + b"\n", 2)):
-        again, complaints = depmod.arranged(members, bad, "o")
+        again, complaints = depmod_graph.arranged(members, bad, "o")
         assert again == hashed
         assert complaints[0].text == f"o:{line} corrupted line misses '\\n'"
 
@@ -142,13 +143,13 @@ ROWS = st.lists(st.tuples(KEYS, st.sampled_from(["m", "n", ""]), st.integers(0, 
 
 @given(ROWS)
 def test_tries_are_those_of_binindex(rows: list[tuple[str, str, int]]) -> None:
-    fast = index_writer.build((key.encode(), priority, text.encode()) for key, text, priority in rows)
-    assert fast == binindex.build(rows, preorder=False)
+    fast = bin_writer.build((key.encode(), priority, text.encode()) for key, text, priority in rows)
+    assert fast == bin_reader.build(rows, preorder=False)
 
 
 def test_a_key_beyond_ascii() -> None:
     with pytest.raises(BadIndex):
-        index_writer.build([(b"a\x80", 0, b"m")])
+        bin_writer.build([(b"a\x80", 0, b"m")])
 
 
 # ── depmod.d ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -379,7 +380,7 @@ def test_a_new_directory_is_left_empty_by_a_failure(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "replace", flaky)
     with pytest.raises(OSError, match="Input/output error"):
-        index_files.replace_all(str(tmp_path), [(name, b"x") for name in "abcde"])
+        atomic_files.replace_all(str(tmp_path), [(name, b"x") for name in "abcde"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -389,11 +390,12 @@ def test_a_new_directory_is_left_empty_by_a_failure(tmp_path: Path, monkeypatch:
 def test_it_imports_little() -> None:
     """A run over plain modules needs no decompressor, no ELF library, no parser of modprobe.d."""
     code = (
-        "import sys; from kmodd.cli.depmod import main; main(['-n', '-b', '/nowhere', '6.1']); "
+        "import sys; from kmodd.cli.kmod.depmod import main; main(['-n', '-b', '/nowhere', '6.1']); "
         "print(sorted(set(sys.modules) & set(sys.argv[1:])))"
     )
-    names = ["elftools", "lzma", "zstandard", "json", "asyncio", "argparse", "pyudev", "varlink", "kmodd.modprobe_d",
-             "kmodd.host.tree", "kmodd.resolve", "subprocess", "logging", "ctypes", "typing_extensions"]  # fmt: skip
+    names = ["elftools", "lzma", "zstandard", "json", "asyncio", "argparse", "pyudev", "varlink",
+             "kmodd.config.modprobe_d", "kmodd.host.tree", "kmodd.planning.resolve", "subprocess", "logging", "ctypes",
+             "typing_extensions"]  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
     assert done.stdout == "[]\n"
 

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import pyudev
 
-from kmodd import uevent
 from kmodd.cli import devices, explain
-from kmodd.host import device_names, sources
-from kmodd.host.device_names import names_of
+from kmodd.host import netlink, udev_names
 from kmodd.host.tree import Tree
+from kmodd.host.udev_names import names_of
+from kmodd.kernel import uevent
 from tests.world import RELEASE, World
 
 DATABASE = Path("/run/udev/data")
@@ -56,7 +56,7 @@ class Database:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is only slow is no device that hangs; `hang_or_die` has one that does."""
-    monkeypatch.setattr(device_names, "HUNG_AFTER", 30.0)
+    monkeypatch.setattr(udev_names, "HUNG_AFTER", 30.0)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_name_that_is_no_text_is_none(database: Database) -> None:
     """However many: it is not taken for a device that hangs."""
     database.write("c1:3", {})
     (DATABASE / "c1:3").write_bytes(b"I:1\nE:ID_MODEL=x\xff\n")
-    many = [NULL] * (device_names.MOST_HUNG + 1)
+    many = [NULL] * (udev_names.MOST_HUNG + 1)
     assert names_of([*many, ZERO]) == {ZERO: "/dev/zero"}
 
 
@@ -124,12 +124,12 @@ def test_what_the_database_does_not_have_has_no_name() -> None:
 def test_real_devices_as_pyudev_has_them() -> None:
     """All of this machine's that say what they are."""
     context, wanted = pyudev.Context(), {}
-    for event in sources.replay(""):
+    for event in netlink.replay(""):
         path = f"/sys{event.devpath}"
         properties = pyudev.Devices.from_sys_path(context, path).properties
         if {"ID_VENDOR_FROM_DATABASE", "ID_MODEL_FROM_DATABASE"} <= set(properties):
             wanted[path] = f"{properties['ID_VENDOR_FROM_DATABASE']} {properties['ID_MODEL_FROM_DATABASE']}"
-    found = names_of([f"/sys{event.devpath}" for event in sources.replay("")])
+    found = names_of([f"/sys{event.devpath}" for event in netlink.replay("")])
     assert found | {path: " ".join(name.replace('"', "'").split()) for path, name in wanted.items()} == found
 
 
@@ -152,7 +152,7 @@ def _no_library(*_: Any) -> None:
 
 def hang_or_die(monkeypatch: pytest.MonkeyPatch, on: set[str], end: bool = False) -> None:
     """From now on whoever looks at one of these never comes back, as behind a probe that hangs, or is killed."""
-    name = device_names._name
+    name = udev_names._name
     hung = mmap.mmap(-1, 1)  # the children's too
 
     def hanging(context: Any, path: str) -> str:
@@ -173,8 +173,8 @@ def hang_or_die(monkeypatch: pytest.MonkeyPatch, on: set[str], end: bool = False
                 hung[0] = 0
                 return [], [], []
 
-    monkeypatch.setattr(device_names, "_name", hanging)
-    monkeypatch.setattr(device_names, "select", SimpleNamespace(select=wait))
+    monkeypatch.setattr(udev_names, "_name", hanging)
+    monkeypatch.setattr(udev_names, "select", SimpleNamespace(select=wait))
 
 
 @pytest.mark.parametrize("end", [False, True])
@@ -185,7 +185,7 @@ def test_a_device_whose_lock_is_held_holds_up_no_other(monkeypatch: pytest.Monke
 
 
 def test_too_many_that_hang_are_not_all_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_names, "MOST_HUNG", 2)
+    monkeypatch.setattr(udev_names, "MOST_HUNG", 2)
     hang_or_die(monkeypatch, {NULL, LO})
     assert names_of([ZERO, NULL, LO, "/dev/zero"]) == {ZERO: "/dev/zero"}
 
@@ -193,10 +193,10 @@ def test_too_many_that_hang_are_not_all_waited_for(monkeypatch: pytest.MonkeyPat
 def test_a_child_that_hangs_does_not_hold_our_output_open() -> None:
     """It cannot be killed in the kernel; here it is stopped from being. Whoever reads our output gets its end."""
     code = (
-        "import os, signal; from kmodd.host import device_names\n"
-        "device_names._name = lambda *_: signal.pause()\n"
-        "device_names.os.kill = lambda pid, _: print(pid)\n"
-        f"assert device_names.names_of([{NULL!r}]) == {{}}"
+        "import os, signal; from kmodd.host import udev_names\n"
+        "udev_names._name = lambda *_: signal.pause()\n"
+        "udev_names.os.kill = lambda pid, _: print(pid)\n"
+        f"assert udev_names.names_of([{NULL!r}]) == {{}}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     os.kill(int(done.stdout), signal.SIGKILL)  # it was still there
@@ -242,7 +242,7 @@ def test_devices_puts_the_name_behind_all_columns(
 ) -> None:
     """Who cuts a line at blanks finds path, driver and modules where they were."""
     said = [uevent.parse(f"add@{path[4:]}\0SUBSYSTEM=mem\0MODALIAS=pci:v1\0".encode()) for path in (LO, NULL)]
-    monkeypatch.setattr("kmodd.host.sources.replay", lambda *_, **__: iter(said))
+    monkeypatch.setattr("kmodd.host.netlink.replay", lambda *_, **__: iter(said))
     database.write("c1:3", INTEL)
     assert devices.main([]) == 0
     lines = capsys.readouterr().out.splitlines()

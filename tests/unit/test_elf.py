@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from kmodd import elf
-from kmodd.elf import BadElf, Facts, Image, joined, strings
+from kmodd.modfile import elf
+from kmodd.modfile.elf import BadElf, Facts, Image, joined, strings
 
 
 @dataclass

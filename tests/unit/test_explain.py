@@ -333,10 +333,10 @@ def test_wrong_options(words: list[str], text: str) -> None:
 )
 def test_programs_import_little(root: Path, verb: str, words: list[str]) -> None:
     """Start-up is what a tool costs: nothing heavy, and nothing of the daemon's."""
-    release = "-S" if verb == "modprobe" else "--kernel"
+    release, folder = ("-S", "kmod.") if verb == "modprobe" else ("--kernel", "")
     argv = ["--root", str(root), release, rootfs.RELEASE, *words]
     program = (
-        f"import sys; from kmodd.cli.{verb} import main; status = main({argv!r}); "
+        f"import sys; from kmodd.cli.{folder}{verb} import main; status = main({argv!r}); "
         "print(*sorted(sys.modules), file=sys.stderr); sys.exit(status)"
     )
     command = [
@@ -351,8 +351,8 @@ def test_programs_import_little(root: Path, verb: str, words: list[str]) -> None
     loaded = set(done.stderr.split())
     heavy = set(
         "argparse json pathlib subprocess socket logging ctypes selectors asyncio pyudev elftools varlink systemd "
-        "tempfile shutil random kmodd.daemon kmodd.host.control".split()
+        "tempfile shutil random kmodd.daemon.main kmodd.host.varlink_server".split()
     )
     assert loaded & heavy == set()
     if verb == "modprobe":
-        assert "kmodd.alias_trie" not in loaded, "one question is answered out of the .bin"
+        assert "kmodd.index.alias_trie" not in loaded, "one question is answered out of the .bin"

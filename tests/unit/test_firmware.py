@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from kmodd.dataclass import replace
-from kmodd.firmware import MOST, WORD, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
-from kmodd.host.firmware import PATH, firmware_dirs, present, watched_dirs
-from kmodd.host.watch import Watch
-from kmodd.kernel_line import parse
+from kmodd.host.file_watch import Watch
+from kmodd.host.firmware_files import PATH, firmware_dirs, present, watched_dirs
+from kmodd.kernel.firmware import MOST, WORD, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
+from kmodd.kernel.kmsg import parse
 
 DEVICE = b" SUBSYSTEM=pci\n DEVICE=+pci:0000:01:00.0\n"
 WANTED = MissingFirmware("rtl_nic/rtl8168g-2.fw", "pci", "+pci:0000:01:00.0")

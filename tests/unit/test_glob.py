@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kmodd import glob, glob_regex
+from kmodd.index import fnmatch, fnmatch_regex
 
 ROWS = [
     # pattern, text, matches
@@ -69,23 +69,23 @@ ROWS = [
 
 @pytest.mark.parametrize(("pattern", "text", "expected"), ROWS)
 def test_row(pattern: str, text: str, expected: bool) -> None:
-    assert glob.matches(pattern, text) is expected
-    assert bool(glob.uncompiled(glob.bytewise(pattern))(glob.bytewise(text), 0)) is expected
+    assert fnmatch.matches(pattern, text) is expected
+    assert bool(fnmatch.uncompiled(fnmatch.bytewise(pattern))(fnmatch.bytewise(text), 0)) is expected
 
 
 @pytest.mark.parametrize(("pattern", "text", "expected"), ROWS)
 def test_walking_step_by_step_says_the_same(pattern: str, text: str, expected: bool) -> None:
-    assert glob_regex._walk(glob.bytewise(pattern), glob.bytewise(text), 0) is expected
+    assert fnmatch_regex._walk(fnmatch.bytewise(pattern), fnmatch.bytewise(text), 0) is expected
 
 
 @pytest.mark.parametrize(
     ("pattern", "text"), [("a*c", "xxabc"), ("[ab]c", "xxac"), ("abc", "xxabc"), ("[[:-[::]", "xx;")]
 )
 def test_a_test_may_begin_inside_the_text(pattern: str, text: str) -> None:
-    assert glob_regex.compiled(pattern)(text, 2)
-    assert glob.uncompiled(pattern)(text, 2)
-    assert not glob_regex.compiled(pattern)(text, 1)
-    assert not glob.uncompiled(pattern)(text, 1)
+    assert fnmatch_regex.compiled(pattern)(text, 2)
+    assert fnmatch.uncompiled(pattern)(text, 2)
+    assert not fnmatch_regex.compiled(pattern)(text, 1)
+    assert not fnmatch.uncompiled(pattern)(text, 1)
 
 
 @pytest.mark.parametrize(
@@ -93,37 +93,37 @@ def test_a_test_may_begin_inside_the_text(pattern: str, text: str) -> None:
 )
 def test_no_pattern_takes_more_than_a_moment(pattern: str) -> None:
     began = time.thread_time()
-    assert not glob.matches(pattern, "a" * 20_000)
+    assert not fnmatch.matches(pattern, "a" * 20_000)
     assert time.thread_time() - began < 2
 
 
 def test_half_a_surrogate_pair_is_no_error() -> None:
-    assert glob.matches("*", "\ud800")
-    assert not glob.matches("a", "\ud800\udcff")
+    assert fnmatch.matches("*", "\ud800")
+    assert not fnmatch.matches("a", "\ud800\udcff")
 
 
 def test_literal() -> None:
-    assert glob.is_literal("pci:v-_.")
+    assert fnmatch.is_literal("pci:v-_.")
     for special in "*?[\\":
-        assert not glob.is_literal(f"a{special}b")
-    assert glob.literal_start("ab?c*") == "ab"
-    assert glob.literal_start("ab\\*") == "ab"
-    assert glob.literal_start("abc") == "abc"
-    assert glob.literal_pieces("*sd?bc*x[yz]w") == {"sd", "bc", "x"}
+        assert not fnmatch.is_literal(f"a{special}b")
+    assert fnmatch.literal_start("ab?c*") == "ab"
+    assert fnmatch.literal_start("ab\\*") == "ab"
+    assert fnmatch.literal_start("abc") == "abc"
+    assert fnmatch.literal_pieces("*sd?bc*x[yz]w") == {"sd", "bc", "x"}
 
 
 def test_the_cache_is_bounded() -> None:
-    assert glob_regex.compiled.cache_info().maxsize == 4096
+    assert fnmatch_regex.compiled.cache_info().maxsize == 4096
 
 
-@pytest.mark.parametrize("pattern", glob_regex.SHORT_CUTS)
+@pytest.mark.parametrize("pattern", fnmatch_regex.SHORT_CUTS)
 def test_a_short_cut_takes_nothing_that_its_pattern_would_not(pattern: str) -> None:
     """It has the pattern's literal pieces in their order and no others; and what it does not take, the pattern may."""
-    short_cut = glob_regex.SHORT_CUTS[pattern]
+    short_cut = fnmatch_regex.SHORT_CUTS[pattern]
     assert re.sub(r"\.(\{\d+\})?", "*", short_cut).replace("**", "*") == pattern
     typical = re.sub(r"\.\{(\d+)\}", lambda match: "7" * int(match[1]), short_cut).replace(".", "0")
     assert re.fullmatch(short_cut, typical)
-    fits = glob_regex.compiled(pattern)
+    fits = fnmatch_regex.compiled(pattern)
     assert fits(typical, 0)
     assert fits(f"longer{typical}", 0)
     assert fits(f"{typical}er", 0)

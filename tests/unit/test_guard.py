@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import guard as guards
-from kmodd import outcome as telling
+from kmodd.config.policy_d import Mode
+from kmodd.daemon import policy_state as guards
+from kmodd.daemon.policy_state import Guard
+from kmodd.daemon.reporter import Report
 from kmodd.dataclass import replace
-from kmodd.guard import Guard
-from kmodd.outcome import Outcome
-from kmodd.plan import Because
-from kmodd.policy import SEALED
-from kmodd.policy_d import Mode
-from kmodd.report import Report
-from kmodd.request import Origin, Request
-from kmodd.requester import Requester
+from kmodd.kernel.requester import Requester
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.plan import Because
+from kmodd.planning.policy import SEALED
+from kmodd.planning.request import Origin, Request
 from tests.fakes import ListJournal
 from tests.world import World
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.host.held_signals import Uninterrupted
+from kmodd.host.signals import Uninterrupted
 
 
 def blocked() -> int:

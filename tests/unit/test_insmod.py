@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.cli import insmod
-from kmodd.host.kernel_log import KernelLog
-from kmodd.host.local import Machine
-from kmodd.outcome import Outcome
+from kmodd.cli.kmod import insmod
+from kmodd.host.kmsg_reader import KernelLog
+from kmodd.loader.in_process import Machine
+from kmodd.planning.outcome import Outcome
 from tests import compiled
 from tests.fake_machine import FakeMachine
 

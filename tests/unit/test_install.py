@@ -15,8 +15,8 @@ from types import CodeType
 import pytest
 
 import kmodd
-from kmodd import outcome
 from kmodd.cli.__main__ import TOOLS
+from kmodd.planning import outcome
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kmodd.job import Job
 from kmodd.names import ModuleName
-from kmodd.outcome import Outcome, Result
-from kmodd.plan import Because, Goal, Insmod, Plan, Skip, Step
-from kmodd.request import Request
+from kmodd.planning.job import Job
+from kmodd.planning.outcome import Outcome, Result
+from kmodd.planning.plan import Because, Goal, Insmod, Plan, Skip, Step
+from kmodd.planning.request import Request
 
 ASKED = Because("asked", "a")
 

@@ -8,11 +8,11 @@ import socket
 
 import pytest
 
-from kmodd import uevent
-from kmodd.carrier import MOST_AT_ONCE
-from kmodd.flights import MOST_READY
-from kmodd.host.lanes import Lane
-from kmodd.request import Request
+from kmodd.daemon.in_flight import MOST_READY
+from kmodd.daemon.scheduler import MOST_AT_ONCE
+from kmodd.kernel import uevent
+from kmodd.loader.pool import Lane
+from kmodd.planning.request import Request
 from tests.unit.test_carrier import wait_inside
 from tests.unit.test_line_lanes import GateKernel, at_work, configure, gate, hear, let_time_pass
 from tests.world import World, loads
@@ -440,7 +440,7 @@ def test_each_file_is_read_ahead_once_and_not_what_the_loader_is_at(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("kmodd.carrier.read_ahead", lambda path: asked.append(os.path.basename(path)))
+    monkeypatch.setattr("kmodd.daemon.scheduler.read_ahead", lambda path: asked.append(os.path.basename(path)))
     gate.close("c.ko")
     world.plug("pci:v2")
     world.plug("pci:v1", "other")

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.cli import request as in_python
-from kmodd.host.requests import REQUEST_SOCKET, KernelRequest, RequestSocket
+from kmodd.host.helper_socket import REQUEST_SOCKET, KernelRequest, RequestSocket
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "helper" / "kmodd-request.c"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.host import kernel_log
-from kmodd.host.kernel_log import AT_ONCE, KEPT, KMSG, KernelLog, KernelMessages
-from kmodd.kernel_line import MOST_CRASH_LINES, KernelLine, crash_lines, parse
+from kmodd.host import kmsg_reader
+from kmodd.host.kmsg_reader import AT_ONCE, KEPT, KMSG, KernelLog, KernelMessages
+from kmodd.kernel.kmsg import MOST_CRASH_LINES, KernelLine, crash_lines, parse
 
 # ── one record ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -150,7 +150,7 @@ def test_the_log_of_this_machine_is_followed(said: Callable[[str], str]) -> None
 def test_only_records_that_are_asked_for_are_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The others are kept for a crash all the same, as far as they are the kernel's own."""
     records = iter((b"6,1,1,-;a firmware b\n", b"7,2,1,-;other\n", b"14,3,1,-;a process: firmware\n", b"firmware"))
-    monkeypatch.setattr(kernel_log, "_open", lambda path: os.open(tmp_path, os.O_RDONLY))
+    monkeypatch.setattr(kmsg_reader, "_open", lambda path: os.open(tmp_path, os.O_RDONLY))
     monkeypatch.setattr(os, "read", lambda fd, size: next(records, b""))
     messages = KernelMessages()
     assert [line.sequence for line in messages.read(b"firmware")] == [1, 3]
@@ -183,7 +183,7 @@ def test_what_was_overwritten_is_left_out_and_reading_goes_on(monkeypatch: pytes
     """EPIPE: the record at our place is gone; the next read gives the oldest left. A socket stands for the log."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    monkeypatch.setattr(kernel_log, "_open", lambda path: os.dup(ours.fileno()))
+    monkeypatch.setattr(kmsg_reader, "_open", lambda path: os.dup(ours.fileno()))
     real, gone = os.read, iter([False, True, False, True])
 
     def overwritten(fd: int, size: int) -> bytes:
@@ -204,7 +204,7 @@ def test_what_was_overwritten_is_left_out_and_reading_goes_on(monkeypatch: pytes
 
 def test_a_flood_is_taken_in_portions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     endless = (f"6,{number},1,-;line {number}\n".encode() for number in range(AT_ONCE + 5))
-    monkeypatch.setattr(kernel_log, "_open", lambda path: os.open(tmp_path, os.O_RDONLY))
+    monkeypatch.setattr(kmsg_reader, "_open", lambda path: os.open(tmp_path, os.O_RDONLY))
     monkeypatch.setattr(os, "read", lambda fd, size: next(endless, b""))
     messages = KernelMessages()
     assert [len(messages.read()), len(messages.read())] == [AT_ONCE, 5]

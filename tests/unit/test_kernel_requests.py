@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import outcome as telling
+from kmodd.daemon.kernel_requests import KernelRequests
 from kmodd.dataclass import replace
-from kmodd.host.requests import RequestSocket
-from kmodd.kernel_requests import KernelRequests
-from kmodd.request import Request
-from kmodd.requester import Requester
+from kmodd.host.helper_socket import RequestSocket
+from kmodd.kernel.requester import Requester
+from kmodd.planning import outcome as telling
+from kmodd.planning.request import Request
 from tests.unit.test_line_lanes import GateKernel, at_work, gate, hear
 from tests.world import World, loads
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import kmodd_conf
-from kmodd.host.settings import read_boot_list, read_settings
-from kmodd.modprobe_d import Beyond, ConfFile
+from kmodd.config import kmodd_conf
+from kmodd.config.modprobe_d import Beyond, ConfFile
+from kmodd.host.config_files import read_boot_list, read_settings
 
 
 def parse(text: str) -> kmodd_conf.Settings:

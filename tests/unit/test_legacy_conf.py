@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kmodd.cli import convert_config
+from kmodd.config.modprobe_d import Alias, ConfFile, Options, parse_file
+from kmodd.config.modules_conf import Conversion, convert
 from kmodd.errors import Where
-from kmodd.legacy_conf import Conversion, convert
-from kmodd.modprobe_d import Alias, ConfFile, Options, parse_file
 from kmodd.names import ModuleName
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "conf"

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from kmodd import answers, uevent
-from kmodd.boot_list import BootList, BootModule
+from kmodd.config.modules_load_d import BootList, BootModule
+from kmodd.daemon.engine import Line
 from kmodd.errors import Where
 from kmodd.host.tree import Tree, TreeSnapshot
-from kmodd.line import Line
-from kmodd.outcome import BAD_INPUT, NO_TREE, OVERRUN, RELOADED
-from kmodd.request import Request
+from kmodd.kernel import uevent
+from kmodd.planning.outcome import BAD_INPUT, NO_TREE, OVERRUN, RELOADED
+from kmodd.planning.request import Request
+from kmodd.state import result_cache
 from tests.world import RELEASE, World, loads
 
 
@@ -70,7 +71,7 @@ def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(
         world.settle()
     assert loads(world) == ["c.ko"]
     assert world.line.report.counters.repeats == 100
-    monkeypatch.setattr(answers, "REFUSAL_STANDS", 0.0)
+    monkeypatch.setattr(result_cache, "REFUSAL_STANDS", 0.0)
     world.plug("pci:v2", "0000:03:00.0")
     world.settle()
     assert loads(world) == ["c.ko", "c.ko"]

@@ -12,15 +12,15 @@ from unittest.mock import Mock
 
 import pytest
 
-from kmodd.boot_list import BootList, BootModule
-from kmodd.callers import Callers
+from kmodd.config.modules_load_d import BootList, BootModule
+from kmodd.daemon.control_handler import Callers
 from kmodd.errors import Where
-from kmodd.host.control import ControlSocket
-from kmodd.host.lanes import Died, Lane, Loaders
-from kmodd.host.notify import Notify
-from kmodd.host.spawner import Spawner
-from kmodd.outcome import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
-from kmodd.request import Backlog, Request
+from kmodd.host.sd_notify import Notify
+from kmodd.host.varlink_server import ControlSocket
+from kmodd.loader.pool import Died, Lane, Loaders
+from kmodd.loader.spawner import Spawner
+from kmodd.planning.outcome import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
+from kmodd.planning.request import Backlog, Request
 from tests.unit.test_control import Caller
 from tests.world import World, loads
 

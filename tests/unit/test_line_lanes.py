@@ -12,19 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import outcome as telling
-from kmodd import patience, uevent
-from kmodd.host import sources
-from kmodd.host.lanes import Lane
-from kmodd.host.settings import settings_directories, settings_marks
-from kmodd.host.standing_file import StandingFile
+from kmodd.daemon import timeouts
+from kmodd.daemon.engine import Line
+from kmodd.daemon.quarantine_file import StandingFile
+from kmodd.host import netlink
+from kmodd.host.config_files import settings_directories, settings_marks
 from kmodd.host.tree import Tree
-from kmodd.line import Line
-from kmodd.outcome import ADOPTED, DRIFT
-from kmodd.procfs import parse_modules
-from kmodd.removal import RemovalJob
-from kmodd.request import Removing, Request
-from kmodd.standing import Standing, of_text
+from kmodd.kernel import uevent
+from kmodd.kernel.proc_modules import parse_modules
+from kmodd.loader.pool import Lane
+from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import ADOPTED, DRIFT
+from kmodd.planning.removal import RemovalJob
+from kmodd.planning.request import Removing, Request
+from kmodd.state.quarantine import Standing, of_text
 from tests.fakes import FakeKernel
 from tests.world import RELEASE, World, loads
 
@@ -165,7 +166,7 @@ def test_processes_that_wait_for_a_load_do_not_keep_devices_from_theirs(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody may have the kernel ask for what is in flight."""
-    monkeypatch.setattr("kmodd.flights.MOST_PARKED", 3)
+    monkeypatch.setattr("kmodd.daemon.in_flight.MOST_PARKED", 3)
     gate.close("a.ko")
     for _ in range(5):
         world.line.intake.order(Request("a", "request"))
@@ -179,7 +180,7 @@ def test_processes_that_wait_for_a_load_do_not_keep_devices_from_theirs(
 def test_so_many_devices_wait_for_a_load_and_the_others_in_the_backlog(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kmodd.flights.MOST_PARKED", 3)
+    monkeypatch.setattr("kmodd.daemon.in_flight.MOST_PARKED", 3)
     gate.close("a.ko")
     world.line.intake.order(Request("a", "request"))
     world.line.advance()
@@ -268,7 +269,7 @@ def test_work_on_the_side_is_named_as_what_the_others_wait_for(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kernel-proofs, 3: an unrelated module waits in async_synchronize, its own init over: it is live by then."""
-    monkeypatch.setattr(patience, "BEHIND_A_STALL", 0.0)
+    monkeypatch.setattr(timeouts, "BEHIND_A_STALL", 0.0)
     gate.close("c.ko")
     gate.close("a.ko")
     world.plug("pci:v2")
@@ -429,7 +430,7 @@ def test_a_device_that_left_while_no_daemon_was_there_is_forgotten(tmp_path: Pat
 def test_what_passes_by_itself_is_tried_again_soon_and_a_few_times(
     world: World, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kmodd.retries.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("kmodd.state.retries.PAUSES", (0.0, 0.0))
     world.kernel.refuse["c.ko"] = code
     world.plug("pci:v2")
     world.settle()
@@ -484,7 +485,7 @@ def test_what_is_to_be_tried_again_is_not_lost_where_there_is_no_room(
 ) -> None:
     """The replay of sysfs brings it, and its answer is not taken from memory."""
     world.watch()
-    monkeypatch.setattr("kmodd.retries.PAUSES", (0.0,))
+    monkeypatch.setattr("kmodd.state.retries.PAUSES", (0.0,))
     file = world.modules / "c.ko"
     match way:
         case "soon":
@@ -538,17 +539,17 @@ def test_files_are_not_asked_where_the_watch_is_sure(world: World, monkeypatch: 
         asked.append(root)
         return settings_marks(root)
 
-    monkeypatch.setattr("kmodd.view.settings_marks", marks)
+    monkeypatch.setattr("kmodd.daemon.system_state.settings_marks", marks)
     wanted = [*view.tree.directories(), *settings_directories(str(world.root))]
     watch.set(wanted)
     assert view.is_current()
     asked.clear()
     assert view.is_current()
     assert not asked
-    monkeypatch.setattr("kmodd.view.ASK_FILES", 0.0)
+    monkeypatch.setattr("kmodd.daemon.system_state.ASK_FILES", 0.0)
     assert view.is_current()
     assert len(asked) == 1
-    monkeypatch.setattr("kmodd.view.ASK_FILES", 3600.0)
+    monkeypatch.setattr("kmodd.daemon.system_state.ASK_FILES", 3600.0)
     (world.root / "etc/kmodd/kmodd.conf").parent.mkdir(parents=True, exist_ok=True)
     (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nStuckAfterSec=7\n")
     assert not view.is_current()
@@ -565,7 +566,7 @@ def test_until_files_are_watched_a_device_is_told_by_a_look_of_lately_but_nobody
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watch, when it comes, asks for all that changed before it (`Daemon._open_watch`); no process comes again."""
-    monkeypatch.setattr("kmodd.view.ASK_FILES", 3600.0)
+    monkeypatch.setattr("kmodd.daemon.system_state.ASK_FILES", 3600.0)
     world.line.view.watch_comes = True
     world.plug("pci:v8")
     world.settle()
@@ -582,7 +583,7 @@ def test_until_files_are_watched_a_name_of_the_boot_list_is_not_answered_by_a_lo
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No later look at the devices asks for it again."""
-    monkeypatch.setattr("kmodd.view.ASK_FILES", 3600.0)
+    monkeypatch.setattr("kmodd.daemon.system_state.ASK_FILES", 3600.0)
     world.line.view.watch_comes = True
     world.line.intake.order(Request("nothing", "boot"))
     world.settle()
@@ -612,7 +613,7 @@ def device(world: World, alias: str, *, driver: str = "", override: str = "") ->
 
 
 def look_for_drift(world: World) -> None:
-    for event in sources.replay(str(world.root), unbound=True):
+    for event in netlink.replay(str(world.root), unbound=True):
         world.line.intake.take(event, "reconcile", drift=True)
     world.settle()
 
@@ -631,7 +632,7 @@ def test_drift_that_is_planned_anew_is_told_once(world: World, gate: GateKernel)
     world.plug("pci:v1", "other")
     world.line.advance()
     device(world, "pci:v2")
-    for event in sources.replay(str(world.root), unbound=True):
+    for event in netlink.replay(str(world.root), unbound=True):
         world.line.intake.take(event, "reconcile", drift=True)
     world.line.advance()
     assert [job.plan.request.text for _, job in world.line.flights.ready] == ["pci:v2"]
@@ -657,7 +658,7 @@ def test_a_driver_override_is_somebodys_will(world: World) -> None:
 
 def test_a_device_whose_lock_is_held_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading driver_override blocks, unkillably, for the whole of a probe: the daemon must not."""
-    monkeypatch.setattr("kmodd.host.overrides.LIMIT", 0.2)
+    monkeypatch.setattr("kmodd.host.driver_override.LIMIT", 0.2)
     device(world, "pci:v2")
     path = world.root / "sys/devices/dev0/driver_override"
     path.unlink()
@@ -668,7 +669,7 @@ def test_a_device_whose_lock_is_held_is_left_alone(world: World, monkeypatch: py
 
 def test_devices_whose_lock_is_held_cost_a_batch_one_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's socket is looked at in between."""
-    monkeypatch.setattr("kmodd.host.overrides.LIMIT", 0.2)
+    monkeypatch.setattr("kmodd.host.driver_override.LIMIT", 0.2)
     for name in ("one", "other"):
         folder = world.root / "sys/devices" / name
         folder.mkdir(parents=True)

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import guard, procfs, uevent
-from kmodd.guard import Guard
-from kmodd.host.lanes import Died, Lane
-from kmodd.host.overrides import Overrides
-from kmodd.host.requests import RequestSocket
-from kmodd.host.settings import settings_directories
-from kmodd.kernel_requests import KernelRequests
-from kmodd.others import _Start
-from kmodd.outcome import NO_LOADER, Outcome
-from kmodd.patience import next_look
-from kmodd.removal import RemovalJob, plan_removal
-from kmodd.request import Origin, Removing, Request
-from kmodd.trace_page import BadTraceFormat
+from kmodd.daemon import policy_state
+from kmodd.daemon.foreign_loads import _Start
+from kmodd.daemon.kernel_requests import KernelRequests
+from kmodd.daemon.policy_state import Guard
+from kmodd.daemon.timeouts import next_look
+from kmodd.host.config_files import settings_directories
+from kmodd.host.driver_override import Overrides
+from kmodd.host.helper_socket import RequestSocket
+from kmodd.kernel import proc_modules, uevent
+from kmodd.kernel.ftrace import BadTraceFormat
+from kmodd.loader.pool import Died, Lane
+from kmodd.planning.outcome import NO_LOADER, Outcome
+from kmodd.planning.removal import RemovalJob, plan_removal
+from kmodd.planning.request import Origin, Removing, Request
 from tests.unit.test_line_lanes import GateKernel, at_work, gate, hear, let_time_pass, module_event
 from tests.world import World, loads
 
@@ -221,7 +222,7 @@ def test_processes_that_ask_without_end_do_not_make_the_boot_last(world: World, 
 def test_the_boot_is_not_repeated_by_a_restart(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a restart of the daemon would be a way round the rules for a machine that is up."""
     for name in ("CLOSED", "SEALED", "BOOTED"):
-        monkeypatch.setattr(guard, name, str(tmp_path / name))
+        monkeypatch.setattr(policy_state, name, str(tmp_path / name))
     first = Guard(str(world.root), world.line.report, run=True)
     phases = [first.phase]
     first.boot_is_over()
@@ -329,7 +330,7 @@ def test_autoclean_leaves_softdeps_that_did_not_come_with_it(world: World) -> No
     (world.root / "etc/modprobe.d/x.conf").write_text("softdep b pre: c\n")
     world.line.reload()
     world.line.intake.takes_replay()
-    loaded = procfs.parse_modules("".join(f"{name} 1 0 - Live 0x0\n" for name in "abc"))
+    loaded = proc_modules.parse_modules("".join(f"{name} 1 0 - Live 0x0\n" for name in "abc"))
     request = Request("b", "request", removing=Removing(only_deps=("a", "b"), idle_sec=60))
     snapshot = world.line.view.snapshot
     assert snapshot is not None
@@ -367,7 +368,7 @@ def test_a_trace_of_another_form_does_not_keep_the_daemon_from_starting(
     def other() -> None:
         raise BadTraceFormat("header_page: expected something else")
 
-    monkeypatch.setattr("kmodd.host.module_requests.ModuleRequests", other)
+    monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", other)
     it = KernelRequests(world.line, RequestSocket(str(tmp_path / "request")))
     it.open_trace()
     said = [record.message for record in world.journal.records]
@@ -386,7 +387,7 @@ def test_the_trace_is_opened_once(world: World, tmp_path: Path, monkeypatch: pyt
         def close(self) -> None:
             opened.clear()
 
-    monkeypatch.setattr("kmodd.host.module_requests.ModuleRequests", Trace)
+    monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", Trace)
     it = KernelRequests(world.line, RequestSocket(str(tmp_path / "request")))
     it.open_trace()
     it.open_trace()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import cmdline
-from kmodd.catalog import Catalog, Snapshot
 from kmodd.cli import lint as program
+from kmodd.config import cmdline
+from kmodd.config.modprobe_d import DROP_IN, Beyond, ConfFile, merge, parse
 from kmodd.errors import Where
-from kmodd.layer import Layer
-from kmodd.lint import Finding, lint, shadowed
-from kmodd.modprobe_d import DROP_IN, Beyond, ConfFile, merge, parse
+from kmodd.index.catalog import Catalog, Snapshot
+from kmodd.index.layer import Layer
+from kmodd.planning.lint import Finding, lint, shadowed
 
 RELEASE = "6.1.0"
 MODULES = f"/lib/modules/{RELEASE}"

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from kmodd.errors import Where
-from kmodd.host import loader
-from kmodd.host.acts import (
+from kmodd.loader import worker
+from kmodd.loader.actions import (
     Call,
     CommandCall,
     InsmodCall,
@@ -28,9 +28,9 @@ from kmodd.host.acts import (
     StopCall,
     open_module,
 )
-from kmodd.host.lanes import Died, Lane
-from kmodd.host.loader_words import MAX_STEP, decode_call, decode_reply, encode_call, encode_reply
-from kmodd.host.trusted import Trusted
+from kmodd.loader.pool import Died, Lane
+from kmodd.loader.protocol import MAX_STEP, decode_call, decode_reply, encode_call, encode_reply
+from kmodd.loader.trusted_paths import Trusted
 from tests.fakes import FakeKernel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ class Served:
     @staticmethod
     def _serve(connection: socket.socket, kernel: FakeKernel, trusted: Trusted) -> None:
         with connection:
-            loader.serve(connection.fileno(), kernel, trusted)
+            worker.serve(connection.fileno(), kernel, trusted)
 
     def close(self) -> None:
         self.lane.close()
@@ -464,8 +464,8 @@ main()
         assert int(ours.recv(MAX_STEP))
         assert decode_reply(ours.recv(MAX_STEP)).errno == errno.ENOENT
     modules = set(done.stdout.split())
-    assert "kmodd.host.loader" in modules
-    heavy = {"socket", "json", "re", "enum", "signal", "contextlib", "collections", "kmodd.modprobe_d"}
+    assert "kmodd.loader.worker" in modules
+    heavy = {"socket", "json", "re", "enum", "signal", "contextlib", "collections", "kmodd.config.modprobe_d"}
     assert modules & heavy == set()
 
 

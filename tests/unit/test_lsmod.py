@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.cli import lsmod
+from kmodd.cli.kmod import lsmod
 
 MODULES = """\
 ext4 983040 1 - Live 0x0000000000000000

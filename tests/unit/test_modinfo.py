@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from kmodd import modinfo, signature
-from kmodd.elf import BadElf
-from kmodd.modinfo import Parameter
+from kmodd.modfile import modinfo, signature
+from kmodd.modfile.elf import BadElf
+from kmodd.modfile.modinfo import Parameter
 from tests import compiled
 from tests.unit.test_elf import FORMS, Maker
 
@@ -75,10 +75,11 @@ def test_no_signature() -> None:
 def test_it_imports_little() -> None:
     """A file needs no index; the ELF library is loaded only when there is something to parse."""
     code = (
-        "import sys; from kmodd.cli.modinfo import main; main(['-n', sys.argv[1]]); "
+        "import sys; from kmodd.cli.kmod.modinfo import main; main(['-n', sys.argv[1]]); "
         "print(sorted(set(sys.modules) & set(sys.argv[2:])))"
     )
     file = str(compiled.modules() / "mod1.ko")
-    names = ["elftools", "lzma", "zstandard", "json", "kmodd.host.tree", "kmodd.catalog", "argparse", "subprocess"]
+    names = ["elftools", "lzma", "zstandard", "json", "kmodd.host.tree", "kmodd.index.catalog", "argparse"]
+    names += ["subprocess"]
     done = subprocess.run([sys.executable, "-c", code, file, *names], capture_output=True, text=True)
     assert done.stdout == f"{file}\n[]\n"

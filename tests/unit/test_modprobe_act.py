@@ -22,21 +22,21 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from kmodd.callers import Callers
-from kmodd.cli import by_daemon, modprobe
-from kmodd.cli.by_daemon import Daemon
-from kmodd.cli.messages import Messages
-from kmodd.cli.modprobe_act import How, tell_removal
-from kmodd.host import local
-from kmodd.host.acts import LOADER_MARK
-from kmodd.host.control import Connection, ControlSocket
-from kmodd.host.kernel_log import KernelLog
-from kmodd.host.lanes import Lane
-from kmodd.host.local import Machine, Manner
-from kmodd.host.notify import Notify
+from kmodd.cli.kmod import modprobe, modprobe_remote
+from kmodd.cli.kmod.messages import Messages
+from kmodd.cli.kmod.modprobe_execute import How, tell_removal
+from kmodd.cli.kmod.modprobe_remote import Daemon
+from kmodd.daemon.control_handler import Callers
+from kmodd.daemon.engine import Line
+from kmodd.host.kmsg_reader import KernelLog
+from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
-from kmodd.line import Line
-from kmodd.outcome import Outcome
+from kmodd.host.varlink_server import Connection, ControlSocket
+from kmodd.loader import in_process
+from kmodd.loader.actions import LOADER_MARK
+from kmodd.loader.in_process import Machine, Manner
+from kmodd.loader.pool import Lane
+from kmodd.planning.outcome import Outcome
 from tests import rootfs
 from tests.acting import SCENARIOS, Scenario, run_ours, words_of
 from tests.fake_machine import FakeMachine
@@ -214,11 +214,11 @@ def test_nobody_at_the_socket_leaves_it_to_the_tool(
 
 def test_the_environments_mark_and_the_processes_above_us_keep_us_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("/proc/self/comm").write_text("pytest")  # another test may have had a loader in a thread
-    assert not local.must_not_wait()
+    assert not in_process.must_not_wait()
     with monkeypatch.context() as patch:
         patch.setenv(LOADER_MARK, "1")
-        assert local.must_not_wait()
-    program = "from kmodd.host.local import must_not_wait; print(must_not_wait())"
+        assert in_process.must_not_wait()
+    program = "from kmodd.loader.in_process import must_not_wait; print(must_not_wait())"
     for name, answer in (("kmodd-other", "False"), ("kmodd-loader", "True")):
         # printf is a builtin, so /proc/self is the shell
         script = f"printf {name} > /proc/self/comm; env -i /bin/sh -c \"$0 -c '{program}'; true\"; true"
@@ -338,13 +338,13 @@ def test_a_tool_imports_only_what_it_needs(tool: str, argv: list[str]) -> None:
     )
     modules = set(done.stdout.splitlines()[-1].split())
     heavy = set("pyudev elftools varlink argparse subprocess zstandard lzma asyncio logging systemd ctypes".split())
-    heavy |= {"tempfile", "importlib.metadata", "kmodd.host.loader", "kmodd.explanation"}
+    heavy |= {"tempfile", "importlib.metadata", "kmodd.loader.worker", "kmodd.planning.explain"}
     if tool != "modprobe" or set(argv) & {"-n", "--no-daemon"}:
-        heavy |= {"json", "socket", by_daemon.__name__}
+        heavy |= {"json", "socket", modprobe_remote.__name__}
     if tool == "lsmod":
-        heavy |= {"kmodd.host.tree", "kmodd.host.local"}
+        heavy |= {"kmodd.host.tree", "kmodd.loader.in_process"}
     if tool == "insmod":
-        heavy |= {"kmodd.host.tree", "kmodd.catalog", "kmodd.resolve", "kmodd.removal"}
+        heavy |= {"kmodd.host.tree", "kmodd.index.catalog", "kmodd.planning.resolve", "kmodd.planning.removal"}
     assert modules & heavy == set()
 
 

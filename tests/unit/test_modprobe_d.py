@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kmodd.errors import Where
-from kmodd.modprobe_d import (
+from kmodd.config.modprobe_d import (
     Alias,
     Beyond,
     Blacklist,
@@ -21,6 +20,7 @@ from kmodd.modprobe_d import (
     parse,
     parse_file,
 )
+from kmodd.errors import Where
 from kmodd.names import ModuleName as Name
 
 PATH = "/etc/modprobe.d/a.conf"

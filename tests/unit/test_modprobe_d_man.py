@@ -9,13 +9,13 @@ import gzip
 import re
 from pathlib import Path
 
-from kmodd.catalog import Catalog, Snapshot
-from kmodd.layer import Layer
-from kmodd.modprobe_d import ConfFile, parse
-from kmodd.plan import Insmod, Step
-from kmodd.procfs import NOTHING_LOADED
-from kmodd.request import Request
-from kmodd.resolve import Manner, resolve
+from kmodd.config.modprobe_d import ConfFile, parse
+from kmodd.index.catalog import Catalog, Snapshot
+from kmodd.index.layer import Layer
+from kmodd.kernel.proc_modules import NOTHING_LOADED
+from kmodd.planning.plan import Insmod, Step
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import Manner, resolve
 
 INDEX = {
     "modules.dep": (

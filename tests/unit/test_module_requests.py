@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.host.module_requests import ModuleRequests
-from kmodd.trace_page import BadTraceFormat, TraceEvent
+from kmodd.host.request_tracer import ModuleRequests
+from kmodd.kernel.ftrace import BadTraceFormat, TraceEvent
 from tests.pages import FORMAT, HEADER_PAGE, MISSED, page, request_event, written
 from tests.unit.test_process import played
 

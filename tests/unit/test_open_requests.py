@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kmodd.dataclass import replace
-from kmodd.open_requests import LATEST_NS, MOST, OpenRequests
-from kmodd.requester import Requester
-from kmodd.trace_page import ModuleRequested
+from kmodd.kernel.ftrace import ModuleRequested
+from kmodd.kernel.request_matcher import LATEST_NS, MOST, OpenRequests
+from kmodd.kernel.requester import Requester
 
 ALICE = Requester(100, "sh", "/usr/bin/sh", 1000, 1000, "/user.slice/s", "session-1.scope", False)
 ROOT = Requester(200, "sh", "/usr/bin/sh", 0, None, "/system.slice/x.service", "x.service", False)

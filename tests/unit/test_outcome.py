@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import outcome
 from kmodd.errors import Where
-from kmodd.outcome import DEBUG, ERR, INFO, NOTICE, WARNING, Outcome, Result, record
-from kmodd.plan import Because
-from kmodd.request import Request
-from kmodd.verdict import of_load
+from kmodd.planning import outcome
+from kmodd.planning.load_errors import of_load
+from kmodd.planning.outcome import DEBUG, ERR, INFO, NOTICE, WARNING, Outcome, Result, record
+from kmodd.planning.plan import Because
+from kmodd.planning.request import Request
 
 CARD = Request("pci:v1", "uevent", ("/devices/pci0000:00/0000:01:00.0",), 1)
 MATCHED = Because("alias", "pci:v1", "pci:v*", Where("modules.alias", 7))

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from kmodd.host import overrides
-from kmodd.host.overrides import Overrides, _Child
+from kmodd.host import driver_override
+from kmodd.host.driver_override import Overrides, _Child
 
 
 class Devices:
@@ -57,8 +57,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
                 return [], [], []
             os.sched_yield()
 
-    monkeypatch.setattr(overrides, "select", SimpleNamespace(select=wait))
-    monkeypatch.setattr(overrides, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(driver_override, "select", SimpleNamespace(select=wait))
+    monkeypatch.setattr(driver_override, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -146,7 +146,7 @@ def test_a_killed_child_may_be_reaped_by_anybody(it: Devices, forks: list[int]) 
 
 
 def test_so_many_children_hang_and_no_more(it: Devices, forks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overrides, "MOST_HUNG", 1)
+    monkeypatch.setattr(driver_override, "MOST_HUNG", 1)
     for name in "ab":
         it.hang(name)
     it.ask("a")
@@ -164,4 +164,4 @@ def test_how_long_it_took_is_known(it: Devices, clock: list[float]) -> None:
     """A batch of requests ends when that was long."""
     it.hang("a")
     it.ask("a")
-    assert 0.9 * overrides.LIMIT < it.overrides.waited == clock[0]
+    assert 0.9 * driver_override.LIMIT < it.overrides.waited == clock[0]

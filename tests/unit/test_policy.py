@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.policy_d import MAX_UID, VERDICTS, Condition, Mode, Parsed, Phase, Rule, parse
 from kmodd.dataclass import replace
 from kmodd.errors import Where
-from kmodd.modprobe_d import ConfFile
-from kmodd.policy import SEALED, Asking, Judgement, Policy, asking_of, load
-from kmodd.policy_d import MAX_UID, VERDICTS, Condition, Mode, Parsed, Phase, Rule, parse
-from kmodd.request import Request
-from kmodd.requester import Requester
+from kmodd.kernel.requester import Requester
+from kmodd.planning.policy import SEALED, Asking, Judgement, Policy, asking_of, load
+from kmodd.planning.request import Request
 
 FILE = "/etc/kmodd/policy.d/10-x.conf"
 

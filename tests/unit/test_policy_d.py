@@ -8,11 +8,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.policy_d import (
+    KEYS,
+    MAX_UID,
+    OF_PROCESSES,
+    VERDICTS,
+    WORDS,
+    Condition,
+    Key,
+    Parsed,
+    Rule,
+    parse,
+    uid_range,
+)
 from kmodd.errors import Where
 from kmodd.host.policy_files import read_flags, read_rules
-from kmodd.modprobe_d import ConfFile
-from kmodd.policy_d import KEYS, MAX_UID, OF_PROCESSES, VERDICTS, WORDS, Condition, Key, Parsed, Rule, parse, uid_range
-from kmodd.request import ORIGINS
+from kmodd.planning.request import ORIGINS
 
 FILE = "/etc/kmodd/policy.d/10-x.conf"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.policy_d import Phase, parse
 from kmodd.dataclass import replace
-from kmodd.modprobe_d import ConfFile
-from kmodd.policy import Asking, Policy
-from kmodd.policy_d import Phase, parse
-from kmodd.requester import Requester
+from kmodd.kernel.requester import Requester
+from kmodd.planning.policy import Asking, Policy
 
 FOLDER = Path(__file__).parents[2] / "data/policy.d"
 USB, RARE, HARDWARE, UNPRIVILEGED = PRESETS = sorted(path.name for path in FOLDER.iterdir())

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 LOOK = """
 import ctypes, errno, json, os, subprocess, sys
-from kmodd.host.kernel import LinuxKernel
-from kmodd.host.privilege import drop
+from kmodd.loader.syscalls import LinuxKernel
+from kmodd.loader.capabilities import drop
 
 def sets(pid="self"):
     lines = open(f"/proc/{pid}/status").read().splitlines()
@@ -101,9 +101,9 @@ def test_the_spawners_loaders_keep_what_it_gave_up(tmp_path: Path) -> None:
     """kernel-proofs, section 5: processes that were there before have all their capabilities."""
     program = """
 import socket
-from kmodd.host.lanes import Lane
-from kmodd.host.spawner import Spawner
-from kmodd.host.trusted import Trusted
+from kmodd.loader.pool import Lane
+from kmodd.loader.spawner import Spawner
+from kmodd.loader.trusted_paths import Trusted
 spawner = Spawner.of_ours(Trusted())
 before = sets()
 drop(())

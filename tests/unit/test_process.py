@@ -11,7 +11,7 @@ import pytest
 
 from kmodd.dataclass import replace
 from kmodd.host.process import Namespaces, initial_namespaces, requester_of, unit_of
-from kmodd.requester import Requester
+from kmodd.kernel.requester import Requester
 
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 ASKED = 1000 * TICK

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.cli import seal
-from kmodd.policy_d import Parsed
+from kmodd.config.policy_d import Parsed
 
 FIELDS = {"_UID": "0", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "uevent", "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "c"}
 LOADED = json.dumps(FIELDS)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from kmodd.host.tree import Tree
-from kmodd.outcome import Outcome, record
-from kmodd.plan import RemovalStep, RemoveCommand, Rmmod
-from kmodd.procfs import Loaded, parse_modules
-from kmodd.removal import MAX_DEPTH, RemovalJob, RemovalPlan, plan_removal
-from kmodd.request import Removing, Request
-from kmodd.verdict import of_removal
+from kmodd.kernel.proc_modules import Loaded, parse_modules
+from kmodd.planning.load_errors import of_removal
+from kmodd.planning.outcome import Outcome, record
+from kmodd.planning.plan import RemovalStep, RemoveCommand, Rmmod
+from kmodd.planning.removal import MAX_DEPTH, RemovalJob, RemovalPlan, plan_removal
+from kmodd.planning.request import Removing, Request
 from tests import rootfs
 
 

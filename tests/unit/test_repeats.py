@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from kmodd import repeats
 from kmodd.dataclass import replace
-from kmodd.outcome import Outcome, Result
-from kmodd.plan import Because
-from kmodd.repeats import Repeats
-from kmodd.request import Origin, Request
-from kmodd.requester import Requester
+from kmodd.kernel.requester import Requester
+from kmodd.planning.outcome import Outcome, Result
+from kmodd.planning.plan import Because
+from kmodd.planning.request import Origin, Request
+from kmodd.state import rate_limit
+from kmodd.state.rate_limit import Repeats
 from tests.world import World
 
 USER = Requester(812, "sh", "/bin/sh", 1000, None, "", "", False)
@@ -50,19 +50,19 @@ def test_loads_and_devices_are_always_told(each: Outcome) -> None:
 def test_memory_is_bounded_and_one_user_does_not_silence_another() -> None:
     it = Repeats()
     admitted = [it.admit(outcome(f"fs-{number}"), 0.0) for number in range(1000)]
-    assert admitted.count(0) == repeats.MOST_KINDS
-    assert it.held_back == 1000 - repeats.MOST_KINDS
+    assert admitted.count(0) == rate_limit.MOST_KINDS
+    assert it.held_back == 1000 - rate_limit.MOST_KINDS
     assert it.admit(outcome(uid=1001), 0.0) == 0
     assert it.admit(outcome("another"), 60.0) == 0, "what is over makes room"
     assert sum(len(kinds) for kinds in it._users.values()) == 1
     many = [it.admit(outcome(uid=number), 70.0) for number in range(5000)]
-    assert many.count(0) == repeats.MOST - 1
-    assert sum(len(kinds) for kinds in it._users.values()) <= repeats.MOST
+    assert many.count(0) == rate_limit.MOST - 1
+    assert sum(len(kinds) for kinds in it._users.values()) <= rate_limit.MOST
 
 
 def test_the_record_and_status_have_the_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("kmodd.report.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("kmodd.daemon.reporter.time.monotonic", lambda: now[0])
     world.kernel.refuse["c.ko"] = 19
     world.line.refresh()
     world.journal.records.clear()

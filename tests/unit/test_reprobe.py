@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import kernel_line, reprobe
-from kmodd.host.acts import ProbeCall, Reply
-from kmodd.host.lanes import Lane, Loaders
-from kmodd.host.loader_words import decode_call, encode_reply
-from kmodd.report import Report
-from kmodd.reprobe import Reprobe
+from kmodd.daemon import firmware_retry
+from kmodd.daemon.firmware_retry import Reprobe
+from kmodd.daemon.reporter import Report
+from kmodd.kernel import kmsg
+from kmodd.loader.actions import ProbeCall, Reply
+from kmodd.loader.pool import Lane, Loaders
+from kmodd.loader.protocol import decode_call, encode_reply
 from tests.fakes import ListJournal
 
 RELEASE = "6.1.0-test"
-MISSING = kernel_line.parse(
+MISSING = kmsg.parse(
     b"4,1,2,-;r8169 0000:01:00.0: Direct firmware load for nic/x.fw failed with error -2\n"
     b" SUBSYSTEM=pci\n DEVICE=+pci:0000:01:00.0\n"
 )
@@ -92,7 +93,7 @@ def test_a_file_that_the_kernel_cannot_use_is_tried_once(tmp_path: Path, suffix:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What time.monotonic says."""
     now = [1000.0]
-    monkeypatch.setattr("kmodd.reprobe.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("kmodd.daemon.firmware_retry.time.monotonic", lambda: now[0])
     return now
 
 
@@ -129,7 +130,7 @@ def test_a_probe_that_no_loader_has_begun_is_tried_again_a_few_times(tmp_path: P
         assert not probes(it), "not at once"
         if not let_the_time_come(it, clock):
             break
-    assert tries == 1 + len(reprobe.PAUSES)
+    assert tries == 1 + len(firmware_retry.PAUSES)
     it.files_may_have_come()
     assert probes(it) == 1
     end_probe(it, loaders)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kmodd import uevent
-from kmodd.request import MAX_DEVICES, MAX_NAMES, Backlog, Request, Turns, wanted
-from kmodd.requester import Requester
+from kmodd.kernel import uevent
+from kmodd.kernel.requester import Requester
+from kmodd.planning.request import MAX_DEVICES, MAX_NAMES, Backlog, Request, Turns, wanted
 
 
 def event(text: str) -> uevent.Uevent:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from kmodd.host.requests import MAX_CONNECTIONS, MAX_NAME, KernelRequest, RequestSocket
+from kmodd.host.helper_socket import MAX_CONNECTIONS, MAX_NAME, KernelRequest, RequestSocket
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_new_connection_is_given_the_moment_that_its_name_takes(
     requests: RequestSocket, helpers: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The name is sent when the daemon has begun to wait for it; the daemon's loop is not gone round before."""
-    monkeypatch.setattr("kmodd.host.requests.NAME_COMES", 20)
+    monkeypatch.setattr("kmodd.host.helper_socket.NAME_COMES", 20)
     helper = connect(requests, helpers)
     later = threading.Timer(0.1, lambda: helper.send(b"net-pf-9"))
     later.start()
@@ -119,7 +119,7 @@ def test_who_has_been_silent_for_longer_is_not_waited_for(
 ) -> None:
     connect(requests, helpers)
     assert requests.receive() == []
-    monkeypatch.setattr("kmodd.host.requests.NAME_COMES", float("nan"))  # an error for whoever waits so long
+    monkeypatch.setattr("kmodd.host.helper_socket.NAME_COMES", float("nan"))  # an error for whoever waits so long
     connect(requests, helpers, b"net-pf-9")
     assert [request.name for request in requests.receive()] == ["net-pf-9"]
 
@@ -313,7 +313,8 @@ def test_nothing_waits(requests: RequestSocket) -> None:
 def test_a_request_costs_few_system_calls(tmp_path: Path) -> None:
     """accept and its EAGAIN, one look at who speaks, one name, two datagrams (the third is the helper's)."""
     code = (
-        "import socket, sys; from kmodd.host.requests import RequestSocket; requests = RequestSocket(sys.argv[1])\n"
+        "import socket, sys; from kmodd.host.helper_socket import RequestSocket\n"
+        "requests = RequestSocket(sys.argv[1])\n"
         "for _ in range(9):\n"
         "    with socket.socket(1, 5) as helper:\n"
         "        helper.connect(sys.argv[1]); helper.send(b'name')\n"

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import modprobe_d
-from kmodd.catalog import Catalog, Snapshot
+from kmodd.config import modprobe_d
+from kmodd.config.modprobe_d import Beyond, ConfFile
 from kmodd.errors import Where
-from kmodd.layer import Layer
-from kmodd.modprobe_d import Beyond, ConfFile
+from kmodd.index.catalog import Catalog, Snapshot
+from kmodd.index.layer import Layer
+from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded, State, parse_modules
 from kmodd.names import ModuleName
-from kmodd.plan import Because, Insmod, Install, Plan, Skip
-from kmodd.procfs import NOTHING_LOADED, Loaded, State, parse_modules
-from kmodd.request import Origin, Request
-from kmodd.resolve import Manner, joined_params, manner_of, resolve
+from kmodd.planning.plan import Because, Insmod, Install, Plan, Skip
+from kmodd.planning.request import Origin, Request
+from kmodd.planning.resolve import Manner, joined_params, manner_of, resolve
 from tests import rootfs
 
 TEXTS = {path.name: path.read_bytes() for path in (rootfs.ROOTFS / "_tree").iterdir()}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.cli import rmmod
-from kmodd.host.local import Machine
-from kmodd.outcome import Outcome
+from kmodd.cli.kmod import rmmod
+from kmodd.loader.in_process import Machine
+from kmodd.planning.outcome import Outcome
 from tests.fake_machine import FakeMachine
 
 

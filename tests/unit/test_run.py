@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.host.lanes import Loaders
-from kmodd.host.spawner import Spawner
+from kmodd.loader.pool import Loaders
+from kmodd.loader.spawner import Spawner
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from kmodd.cli import run
 def connect():
-    print("asked", "kmodd.daemon" in sys.modules, "kmodd.line" in sys.modules)
+    print("asked", "kmodd.daemon.main" in sys.modules, "kmodd.daemon.engine" in sys.modules)
     raise OSError
 run.Spawner.of_systemd = connect
 status = run.main(sys.argv[1:])
-print("kmodd.daemon" in sys.modules)
+print("kmodd.daemon.main" in sys.modules)
 sys.exit(status)
 """
 

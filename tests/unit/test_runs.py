@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import uevent
-from kmodd.attention import Attention
-from kmodd.callers import _Settling
-from kmodd.daemon import Daemon, Settings
-from kmodd.host import loader
-from kmodd.host.acts import InsmodCall, Reply, RunCall
-from kmodd.host.lanes import Died, Lane, lane_on
-from kmodd.host.loader_words import encode_reply
-from kmodd.host.notify import Notify
+from kmodd.daemon.control_handler import _Settling
+from kmodd.daemon.main import Daemon, Settings
+from kmodd.daemon.poller import Attention
+from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
-from kmodd.host.trusted import Trusted
-from kmodd.request import Removing, Request
+from kmodd.kernel import uevent
+from kmodd.loader import worker
+from kmodd.loader.actions import InsmodCall, Reply, RunCall
+from kmodd.loader.pool import Died, Lane, lane_on
+from kmodd.loader.protocol import encode_reply
+from kmodd.loader.trusted_paths import Trusted
+from kmodd.planning.request import Removing, Request
 from tests.fakes import FakeKernel, ListJournal
 from tests.unit.test_carrier import hear_alone, wait_inside
 from tests.unit.test_line_lanes import GateKernel, at_work, configure, gate, hear, let_time_pass
@@ -120,7 +120,7 @@ def test_a_loader_told_to_end_during_an_init_does_all_that_it_was_given(world: W
     pid = os.fork()
     if not pid:
         ours.close()
-        loader.serve(theirs.fileno(), Ending(), Trusted.below(str(world.root)))
+        worker.serve(theirs.fileno(), Ending(), Trusted.below(str(world.root)))
         os._exit(0)
     theirs.close()
     lane = lane_on(ours)

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from kmodd.cli import seal
-from kmodd.cli.call import NotRunning, Refused
+from kmodd.cli.client import NotRunning, Refused
+from kmodd.config.kmodd_conf import Settings
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.policy_d import Parsed, parse
 from kmodd.host.tree import Tree
-from kmodd.kmodd_conf import Settings
-from kmodd.modprobe_d import ConfFile
-from kmodd.outcome import SEAL
-from kmodd.policy_d import Parsed, parse
-from kmodd.procfs import Loaded, parse_modules
-from kmodd.rehearsal import sealed_asking
+from kmodd.kernel.proc_modules import Loaded, parse_modules
+from kmodd.planning.outcome import SEAL
+from kmodd.planning.rehearsal import sealed_asking
 from tests.fakes import ListJournal
 from tests.world import RELEASE
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import pyudev
 
-from kmodd.host import sources
-from kmodd.host.sources import KernelEvents, Overrun, Refused, replay, speak
-from kmodd.uevent import Uevent
+from kmodd.host import netlink
+from kmodd.host.netlink import KernelEvents, Overrun, Refused, replay, speak
+from kmodd.kernel.uevent import Uevent
 
 NETLINK_KOBJECT_UEVENT = 15
 """include/uapi/linux/netlink.h; the socket module has no name for it."""
@@ -42,7 +42,7 @@ def ucred(uid: int) -> list[tuple[int, int, bytes]]:
 def test_only_messages_of_the_kernel_count(
     sender: tuple[int, int], ancillary: list[tuple[int, int, bytes]], flags: int, expected: str
 ) -> None:
-    why = sources._not_the_kernels(sender, ancillary, flags)
+    why = netlink._not_the_kernels(sender, ancillary, flags)
     assert expected in why
     assert bool(why) is bool(expected)
 
@@ -142,7 +142,7 @@ def events() -> Iterator[KernelEvents]:
     it.close()
 
 
-def receive(events: KernelEvents) -> list[sources.Received]:
+def receive(events: KernelEvents) -> list[netlink.Received]:
     """What is there, once something is. A real device may speak up between at any time."""
     assert select.select([events], [], [], 30)[0]
     return list(events.receive(1000))
@@ -166,7 +166,7 @@ def test_the_kernel_gives_back_the_uuid_that_was_written(events: KernelEvents) -
     """Documentation/ABI/testing/sysfs-uevent: SYNTH_UUID tells whose event it is."""
     event = speaking_devices()[0]
     fd = os.open(f"/sys{event.devpath}/uevent", os.O_WRONLY)
-    sources._say_add(fd, UUID)
+    netlink._say_add(fd, UUID)
     os.close(fd)
     got = [each for each in receive(events) if isinstance(each, Uevent) and each.devpath == event.devpath]
     assert UUID in [each.get("SYNTH_UUID") for each in got]

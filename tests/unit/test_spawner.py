@@ -18,10 +18,10 @@ import pytest
 
 from kmodd.cli import loader as program
 from kmodd.errors import Where
-from kmodd.host.acts import CommandCall, InsmodCall, Reply, RunCall
-from kmodd.host.lanes import Died, Lane
-from kmodd.host.spawner import Spawner
-from kmodd.host.trusted import Trusted
+from kmodd.loader.actions import CommandCall, InsmodCall, Reply, RunCall
+from kmodd.loader.pool import Died, Lane
+from kmodd.loader.spawner import Spawner
+from kmodd.loader.trusted_paths import Trusted
 
 WAIT = 30.0
 """Seconds that an answer may take; a hang is a failure, not a wait."""

@@ -14,11 +14,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from kmodd.host import lanes
-from kmodd.host.lanes import Lane, Loaders
-from kmodd.host.spawner import Spawner
-from kmodd.host.stack import StackQuestion
-from kmodd.host.trusted import Trusted
+from kmodd.loader import pool
+from kmodd.loader.kernel_stack import StackQuestion
+from kmodd.loader.pool import Lane, Loaders
+from kmodd.loader.spawner import Spawner
+from kmodd.loader.trusted_paths import Trusted
 
 SCRIPT = Path(__file__).parents[2] / "systemd/stack"
 WAIT = 30.0
@@ -187,7 +187,7 @@ def test_a_spawner_of_systemds_is_not_asked(pid: int, is_asked: bool, monkeypatc
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     spawner = Spawner(ours, pid)
     question = Mock()
-    monkeypatch.setattr(lanes, "StackQuestion", question)
+    monkeypatch.setattr(pool, "StackQuestion", question)
     loaders = Loaders(spawner)
     assert loaders.ask_stack(1) is question.return_value
     question.assert_called_once_with(1, spawner if is_asked else None)

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmodd.cli import policy as program
-from kmodd.modprobe_d import ConfFile
-from kmodd.policy import Asking, Policy
-from kmodd.policy_d import Rule, parse
-from kmodd.requester import Requester
-from kmodd.suggestion import Use, Who, read, suggest
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.policy_d import Rule, parse
+from kmodd.kernel.requester import Requester
+from kmodd.planning.policy import Asking, Policy
+from kmodd.planning.policy_history import Use, Who, read, suggest
 
 SOMEBODY: dict[Who, Requester | None] = {
     "root": Requester(1, "x", "/bin/x", 0, None, "/x", "x.service", False),
@@ -265,7 +265,7 @@ journalctl --sync
 WRITERS = """
 import os, time
 from kmodd.host.journal import JournalSocket
-from kmodd.outcome import Record
+from kmodd.planning.outcome import Record
 for _ in range(3000):  # no event says that journald listens; this socket is its last
     if os.path.exists("/run/systemd/journal/io.systemd.journal"):
         break

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.trace_page import (
+from kmodd.kernel.ftrace import (
     BadTraceFormat,
     ByteOrder,
     ModuleRequested,

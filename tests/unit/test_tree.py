@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.catalog import lookup
+from kmodd.config.modprobe_d import Beyond
 from kmodd.errors import NoTree
 from kmodd.host import tree as host_tree
 from kmodd.host.tree import Tree, TreeSnapshot
-from kmodd.modprobe_d import Beyond
-from kmodd.plan import Plan
-from kmodd.request import Request
-from kmodd.resolve import manner_of, resolve
+from kmodd.index.catalog import lookup
+from kmodd.planning.plan import Plan
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import manner_of, resolve
 from tests import rootfs
 
 

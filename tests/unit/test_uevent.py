@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd import uevent
 from kmodd.errors import BadUevent
+from kmodd.kernel import uevent
 
 PLUGGED = (
     b"add@/devices/pci0000:00/0000:00:1c.0/0000:01:00.0\0ACTION=add\0"

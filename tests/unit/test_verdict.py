@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.host.acts import Reply, Stage
-from kmodd.host.calls import outcome_of
 from kmodd.host.kernel_facts import LOCKDOWN, MODULES_DISABLED, PANIC_ON_OOPS, SIG_ENFORCE, read_facts
+from kmodd.loader.actions import Reply, Stage
+from kmodd.loader.step_calls import outcome_of
 from kmodd.names import ModuleName
-from kmodd.outcome import ERR, INFO, NOTICE, WARNING, record
-from kmodd.plan import Because, Insmod, Rmmod
-from kmodd.request import Request
-from kmodd.verdict import KernelFacts, Lockdown, of_load, of_removal
+from kmodd.planning.load_errors import KernelFacts, Lockdown, of_load, of_removal
+from kmodd.planning.outcome import ERR, INFO, NOTICE, WARNING, record
+from kmodd.planning.plan import Because, Insmod, Rmmod
+from kmodd.planning.request import Request
 
 FREE = KernelFacts(lockdown="none")
 ASKED = Because("asked", "")

@@ -15,11 +15,11 @@ RELOADS = 6
 
 CHILD = """
 import gc, sys
-from kmodd.guard import Guard
+from kmodd.daemon.policy_state import Guard
 from kmodd.host.journal import Journal
 from kmodd.host.tree import Tree
-from kmodd.report import Report
-from kmodd.view import View
+from kmodd.daemon.reporter import Report
+from kmodd.daemon.system_state import View
 
 def resident() -> int:
     lines = open("/proc/self/status").read().splitlines()

@@ -15,7 +15,7 @@ from pathlib import Path
 import inotify_simple
 import pytest
 
-from kmodd.host.watch import Watch
+from kmodd.host.file_watch import Watch
 
 
 @pytest.fixture
@@ -401,7 +401,7 @@ def test_it_wakes_a_loop_that_sleeps(tmp_path: Path, watch: Watch) -> None:
 
 
 def test_the_library_is_loaded_by_whoever_watches_alone() -> None:
-    code = "import sys, kmodd.host.watch; print('inotify_simple' in sys.modules)"
+    code = "import sys, kmodd.host.file_watch; print('inotify_simple' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 

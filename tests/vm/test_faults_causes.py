@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from kmodd.answers import REFUSAL_STANDS
+from kmodd.state.result_cache import REFUSAL_STANDS
 from tests.vm.devices import Device
 from tests.vm.faults import (
     MODPROBE,

@@ -26,10 +26,10 @@ _SECONDS = 300  # of kt_slow's init, by the options line below, unless it is let
 _PROGRAM = """
 import os, select, sys
 sys.path.insert(0, "/usr/lib/kmodd")
-from kmodd.host.lanes import Lane
-from kmodd.host.acts import InsmodCall, ProbeCall, RunCall
-from kmodd.host.spawner import Spawner
-from kmodd.host.stack import StackQuestion
+from kmodd.loader.pool import Lane
+from kmodd.loader.actions import InsmodCall, ProbeCall, RunCall
+from kmodd.loader.spawner import Spawner
+from kmodd.loader.kernel_stack import StackQuestion
 
 def lane():
     connection = Spawner.of_systemd().connect()

@@ -276,7 +276,7 @@ def test_install_lines_in_a_lane_do_not_wait_for_it(guest: Machine) -> None:
     lines = LINES.format(tool=f"env -i {OURS}/modprobe").replace(" && echo", " || echo")
     guest.check(f"cat > /etc/modprobe.d/course.conf <<'END'\n{lines}END\n")
     guest.check("systemctl reload kmodd")
-    begin = "import sys; sys.path.insert(0, '/usr/lib/kmodd'); from kmodd.cli.call import call; print(call("
+    begin = "import sys; sys.path.insert(0, '/usr/lib/kmodd'); from kmodd.cli.client import call; print(call("
     assert "'loaded'" in guest.check(f"/usr/bin/python3 -c \"{begin}'Load', request='mod2'))\"", 60)
     assert {"mod1", "mod2"} <= set(guest.modules())
     assert "'removed'" in guest.check(f"/usr/bin/python3 -c \"{begin}'Unload', request='mod2'))\"", 60)

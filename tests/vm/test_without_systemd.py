@@ -19,8 +19,8 @@ _SYS_MODULE, _SYS_PTRACE = 16, 19  # include/uapi/linux/capability.h
 _TRY = """
 import ctypes, sys
 sys.path.insert(0, "/usr/lib/kmodd")
-from kmodd.host.kernel import LinuxKernel
-from kmodd.host.privilege import drop
+from kmodd.loader.syscalls import LinuxKernel
+from kmodd.loader.capabilities import drop
 kernel = LinuxKernel()
 if sys.argv[1] == "drop":
     drop(("CAP_SYS_PTRACE",))

@@ -11,16 +11,16 @@ import os
 import stat
 import sys
 
-from kmodd import depmod, depmod_cache, depmod_output
-from kmodd.cli.depmod_options import Settings, Stop, absolute, complain, fatal, read, reason, say
+from kmodd.cli.kmod.depmod_options import Settings, Stop, absolute, complain, fatal, read, reason, say
 from kmodd.cli.progress import Bar
-from kmodd.depmod import Complaint, Unusable
-from kmodd.depmod_cache import Entry
-from kmodd.depmod_d import PLAIN, DepmodConfig, parse
-from kmodd.host import depmod_cache as cache_file
-from kmodd.host.index_files import replace_all
-from kmodd.host.module_data import is_module_file
-from kmodd.host.module_files import Search, Seen, stamp_of
+from kmodd.config.depmod_d import PLAIN, DepmodConfig, parse
+from kmodd.host import module_facts as cache_file
+from kmodd.host.atomic_files import replace_all
+from kmodd.host.module_reader import is_module_file
+from kmodd.host.module_search import Search, Seen, stamp_of
+from kmodd.modfile import depmod_cache, depmod_graph, depmod_output
+from kmodd.modfile.depmod_cache import Entry
+from kmodd.modfile.depmod_graph import Complaint, Unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CONFIG_DIRS = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/us
 """Highest priority first (depmod.d(5)). With a merged /usr the last two are one directory."""
 
 DAEMON_SOCKET = "/run/kmodd/io.kmodd"
-"""As in host/control.py, which this program has no use for otherwise."""
+"""As in host/varlink_server.py, which this program has no use for otherwise."""
 
 
 def main(argv: list[str]) -> int:
@@ -55,7 +55,7 @@ def _run(settings: Settings) -> int:
     seen = _all_modules(settings) if is_all else _named_modules(settings)
     order = _open("modules.order", settings)
     file = f"{settings.directory}/modules.order"
-    members, complaints = depmod.arranged([each.member for each in seen], order, file)
+    members, complaints = depmod_graph.arranged([each.member for each in seen], order, file)
     complain(complaints)
     by_path = {each.member.path: each for each in seen}
     seen = [by_path[each.path] for each in members]
@@ -68,13 +68,13 @@ def _run(settings: Settings) -> int:
         say("ERROR", f"failed to load symbols from {path}: {os.strerror(problem)}")
     if errno.ENOSYS in problems.values():
         say("ERROR", "modules are compressed with zstd; install python3-zstandard to read them")
-    index = depmod.resolve(members, [entry.facts for entry in entries], kernel, settings.prefix)
+    index = depmod_graph.resolve(members, [entry.facts for entry in entries], kernel, settings.prefix)
     if "e" in settings.flags:
         versions = [cache_file.read_versions(settings.root + each.path) for each in members]
-        complain(depmod.unsatisfied(index, versions, kernel, "E" in settings.values))
+        complain(depmod_graph.unsatisfied(index, versions, kernel, "E" in settings.values))
     if settings.verbosity:
-        _print(line + "\n" for line in depmod.needs_shown(index))
-    dep_lines = depmod.dep_lines(index)
+        _print(line + "\n" for line in depmod_graph.needs_shown(index))
+    dep_lines = depmod_graph.dep_lines(index)
     symbols = depmod_output.symbols(index, [entry.buckets for entry in entries])
     if settings.is_dry:
         _show(index, dep_lines, symbols)
@@ -91,7 +91,7 @@ def _tell_daemon(settings: Settings) -> None:
     """Have a running kmodd take the new index over at once, and try again the devices that had no driver."""
     is_running_kernels = settings.root + settings.directory == f"/lib/modules/{os.uname().release}"
     if is_running_kernels and os.geteuid() == 0 and os.path.exists(DAEMON_SOCKET):
-        from kmodd.cli.call import NotRunning, Refused, call  # only where there is somebody to call
+        from kmodd.cli.client import NotRunning, Refused, call  # only where there is somebody to call
 
         with contextlib.suppress(NotRunning, Refused):
             call("Reload", DAEMON_SOCKET)
@@ -119,7 +119,7 @@ def _named_modules(settings: Settings) -> list[Seen]:
             status = os.stat(settings.root + path)
         except OSError as error:
             raise fatal(f"could not create module {path}: {reason(error)}") from None
-        member = depmod.member(path, settings.directory)
+        member = depmod_graph.member(path, settings.directory)
         rival = found.get(member.name)
         if rival is not None and rival.member.path == path:
             say("ERROR", f"hash_add_unique {member.name}: File exists")
@@ -135,7 +135,7 @@ def _named_modules(settings: Settings) -> list[Seen]:
 
 def _kernel_symbols(settings: Settings) -> dict[bytes, int]:
     """What -E or -F says of the kernel's symbols; nothing without them."""
-    for code, parsed in (("E", depmod.symvers), ("F", depmod.system_map)):
+    for code, parsed in (("E", depmod_graph.symvers), ("F", depmod_graph.system_map)):
         if code not in settings.values:
             continue
         path = settings.values[code]
@@ -171,7 +171,7 @@ def _config(settings: Settings) -> DepmodConfig:
             places.append((path, _config_names(path, settings.root)))
     if not places:
         return PLAIN
-    from kmodd.modprobe_d import ConfFile, ordered
+    from kmodd.config.modprobe_d import ConfFile, ordered
 
     files = []
     for path in ordered(places, (".conf",)):
@@ -258,7 +258,7 @@ def _print(texts: Iterable[str | bytes]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _show(index: depmod.Index, dep_lines: list[bytes], symbols: list[bytes]) -> None:
+def _show(index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes]) -> None:
     """-n: all texts, one behind the other; modules.weakdep, unknown to kmod 30, only where it says something."""
     files, complaints = depmod_output.texts(index, dep_lines, symbols)
     has_weakdeps = any(facts.weakdeps for facts in index.facts)
@@ -266,7 +266,7 @@ def _show(index: depmod.Index, dep_lines: list[bytes], symbols: list[bytes]) -> 
     complain(complaints)
 
 
-def _write(settings: Settings, index: depmod.Index, dep_lines: list[bytes], symbols: list[bytes]) -> int:
+def _write(settings: Settings, index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes]) -> int:
     """Make all files, and then put them into place."""
     binaries, complaints = depmod_output.binaries(index, dep_lines, symbols, "w" in settings.flags)
     complain(complaints)

@@ -8,7 +8,7 @@ import sys
 
 from kmodd.cli.options import BadOption, Options
 from kmodd.dataclass import dataclass, field
-from kmodd.depmod import Complaint
+from kmodd.modfile.depmod_graph import Complaint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,12 +138,12 @@ def read(words: list[str]) -> Settings:
 def _take(code: str, value: str, settings: Settings) -> None:
     match code:
         case "V":
-            from kmodd.cli.modprobe_help import FEATURES
+            from kmodd.cli.kmod.modprobe_help import FEATURES
 
             print(f"kmod version 30\n{FEATURES}")
             raise Stop(0)
         case "h":
-            from kmodd.cli.depmod_help import HELP
+            from kmodd.cli.kmod.depmod_help import HELP
 
             print(HELP)
             raise Stop(0)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.messages import ERR, FEATURES, VERSION, Messages
+from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages
 from kmodd.cli.options import BadOption, Options
-from kmodd.host.kernel_log import KernelLog
-from kmodd.host.local import Machine, Manner
+from kmodd.host.kmsg_reader import KernelLog
+from kmodd.loader.in_process import Machine, Manner
 from kmodd.names import module_of_path
 
 HELP = """\
@@ -103,8 +103,8 @@ def _insert(path: str, real: str, options: str, manner: Manner, messages: Messag
 
 def _names(path: str) -> set[str]:
     """What the kernel may call the module in a file: as it calls itself in .modinfo, or as the file is called."""
-    from kmodd.elf import BadElf, Image  # for a failure alone
-    from kmodd.host.module_data import read_module
+    from kmodd.host.module_reader import read_module
+    from kmodd.modfile.elf import BadElf, Image  # for a failure alone
 
     try:
         texts = Image(read_module(path)).modinfo()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
-from kmodd.cli.messages import FEATURES, VERSION
+from kmodd.cli.kmod.messages import FEATURES, VERSION
 from kmodd.cli.options import BadOption, Options
-from kmodd.host.loaded import holders, read_loaded
-from kmodd.procfs import Loaded
+from kmodd.host.proc_modules import holders, read_loaded
+from kmodd.kernel.proc_modules import Loaded
 
 HELP = """\
 Usage:

@@ -6,20 +6,20 @@ import os
 import stat
 import sys
 
-from kmodd import modinfo
 from kmodd.cli.options import BadOption, Options
 from kmodd.dataclass import dataclass, field
-from kmodd.elf import BadElf
 from kmodd.errors import UnmatchedBracket
-from kmodd.host.module_data import is_module_file, read_module
-from kmodd.modinfo import Field, Info
+from kmodd.host.module_reader import is_module_file, read_module
+from kmodd.modfile import modinfo
+from kmodd.modfile.elf import BadElf
+from kmodd.modfile.modinfo import Field, Info
 from kmodd.names import module_of_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kmodd.catalog import Snapshot
+    from kmodd.index.catalog import Snapshot
 
 _SHORT = "adlpn0mF:k:b:Vh"
 _LONG = {
@@ -132,7 +132,7 @@ def _settings(argv: list[str]) -> _Settings | int:
                 case "root":
                     settings.root = value
                 case "V":
-                    from kmodd.cli.modprobe_help import FEATURES
+                    from kmodd.cli.kmod.modprobe_help import FEATURES
 
                     print(f"kmod version 30\n{FEATURES}")
                     return 0
@@ -167,7 +167,7 @@ class _Finder:
         if not self._settings.by_name and self._is_file(name):
             path = name if name.startswith("/") else f"{os.getcwd()}/{name}"
             return [_Module(module_of_path(path), path)]
-        from kmodd.catalog import Hit, lookup
+        from kmodd.index.catalog import Hit, lookup
         from kmodd.names import module_name
 
         snapshot = self._snapshot()
@@ -184,7 +184,7 @@ class _Finder:
 
     def builtin_fields(self, name: str) -> tuple[Field, ...] | None:
         """What modules.builtin.modinfo says of a module; None where there is no such file."""
-        from kmodd.host.index_files import read_if_there
+        from kmodd.host.atomic_files import read_if_there
 
         data = read_if_there(f"{self._directory()}/modules.builtin.modinfo")
         if data is None:

@@ -1,28 +1,28 @@
 """`modprobe`: bytes and status of Debian 12's kmod 30 (docs/COMPAT.md lists what differs, and why).
 
-The plan is made by `kmodd.resolve`, as for the daemon. Here it is printed as kmod prints it, or handed on: to the
-daemon (`by_daemon`), or to be carried out in this process (`modprobe_act`).
+The plan is made by `kmodd.planning.resolve`, as for the daemon. Here it is printed as kmod prints it, or handed on: to
+the daemon (`modprobe_remote`), or to be carried out in this process (`modprobe_execute`).
 """
 
 from __future__ import annotations
 
 import os
 
-from kmodd import modprobe_d
-from kmodd.cli.messages import CRIT, ERR, WARNING, Messages, Stop
-from kmodd.cli.modprobe_options import Settings, read_settings, words_of_environment
+from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, Stop
+from kmodd.cli.kmod.modprobe_options import Settings, read_settings, words_of_environment
+from kmodd.config import modprobe_d
 from kmodd.host.tree import Tree, TreeSnapshot
-from kmodd.plan import Goal, Insmod, Install, Plan, Skip
-from kmodd.request import Request
-from kmodd.resolve import Manner, hits_of, resolve
+from kmodd.planning.plan import Goal, Insmod, Install, Plan, Skip
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import Manner, hits_of, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from kmodd.cli.by_daemon import Daemon
-    from kmodd.cli.modprobe_act import Actor, How
-    from kmodd.host.local import Machine
+    from kmodd.cli.kmod.modprobe_execute import Actor, How
+    from kmodd.cli.kmod.modprobe_remote import Daemon
+    from kmodd.loader.in_process import Machine
 
 
 def main(argv: list[str], machine: Machine | None = None) -> int:
@@ -67,7 +67,7 @@ def _do(settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messag
     if "c" in settings.flags:
         return _show_config(snapshot, messages)
     if settings.flags & {"show-modversions", "show-exports"}:
-        from kmodd.cli import modprobe_symbols
+        from kmodd.cli.kmod import modprobe_symbols
 
         return modprobe_symbols.show(settings.operands[0], "show-modversions" in settings.flags, tree, messages)
     if "r" in settings.flags:
@@ -133,11 +133,11 @@ def _actor(
     settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Actor:
     """Who acts in this process, as the options say."""
-    from kmodd.cli.modprobe_act import Actor, How
-    from kmodd.host import local
+    from kmodd.cli.kmod.modprobe_execute import Actor, How
+    from kmodd.loader import in_process
 
     flags = settings.flags
-    manner = local.Manner(
+    manner = in_process.Manner(
         force_modversion=bool(flags & {"f", "force-modversion"}),
         force_vermagic=bool(flags & {"f", "force-vermagic"}),
         force_removal="f" in flags,
@@ -147,7 +147,7 @@ def _actor(
         manner, all="a" in flags, first_time="first-time" in flags, shown=settings.is_shown, dry=settings.is_dry,
         ignore_loaded="D" in flags, ignore_commands="i" in flags, holders="remove-holders" in flags,
     )  # fmt: skip
-    machine = machine or local.Machine()
+    machine = machine or in_process.Machine()
     if settings.handed_down:
         before = os.environ.get("MODPROBE_OPTIONS")
         words = [*([] if before is None else [before]), *settings.handed_down]
@@ -159,7 +159,7 @@ def _daemon(settings: Settings, how: How, messages: Messages, machine: Machine |
     """The running daemon, where it would do the very same as we; else None."""
     if not _may_ask_daemon(settings, machine):
         return None
-    from kmodd.cli.by_daemon import Daemon
+    from kmodd.cli.kmod.modprobe_remote import Daemon
 
     return Daemon.within_reach(how, messages)
 
@@ -209,7 +209,7 @@ def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, settings: Settings
     if plan is None:
         return 1
     if "json" in settings.flags:
-        from kmodd.explanation import json_line
+        from kmodd.planning.explain import json_line
 
         messages.show(json_line(_kind(text, snapshot), plan))
         return 0

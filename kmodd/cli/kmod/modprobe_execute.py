@@ -1,7 +1,7 @@
 """modprobe that does something: insertion and removal in this process, with kmod 30's words for what comes of it.
 
-The plan is made before (kmodd.resolve, kmodd.removal); here each step is shown, done and told. What the daemon does in
-our place is told by the same functions (kmodd.cli.by_daemon).
+The plan is made before (kmodd.planning.resolve, kmodd.planning.removal); here each step is shown, done and told. What
+the daemon does in our place is told by the same functions (kmodd.cli.kmod.modprobe_remote).
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.messages import CRIT, ERR, WARNING, Messages
+from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages
 from kmodd.dataclass import dataclass
-from kmodd.host.acts import Reply
-from kmodd.host.calls import outcome_of
-from kmodd.host.kernel_log import KernelLog
-from kmodd.host.local import Machine, Manner
+from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.tree import Tree, TreeSnapshot
-from kmodd.job import Job
-from kmodd.outcome import Outcome
-from kmodd.plan import Goal, Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Skip, Step
-from kmodd.procfs import Loaded
-from kmodd.removal import RemovalJob, plan_removal
-from kmodd.request import Removing, Request
+from kmodd.kernel.proc_modules import Loaded
+from kmodd.loader.actions import Reply
+from kmodd.loader.in_process import Machine, Manner
+from kmodd.loader.step_calls import outcome_of
+from kmodd.planning.job import Job
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.plan import Goal, Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Skip, Step
+from kmodd.planning.removal import RemovalJob, plan_removal
+from kmodd.planning.request import Removing, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmodd.cli.messages import FEATURES
+from kmodd.cli.kmod.messages import FEATURES
 
 __all__ = ["FEATURES", "HELP"]
 

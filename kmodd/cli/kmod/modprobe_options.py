@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmodd.cli.messages import ERR, WARNING, Messages, Stop
+from kmodd.cli.kmod.messages import ERR, WARNING, Messages, Stop
 from kmodd.cli.options import BadOption, Options
 from kmodd.dataclass import dataclass, field
 
@@ -99,12 +99,12 @@ def read_settings(words: list[str], messages: Messages) -> Settings:
                 case "w":
                     settings.wait_msec = _number(value, messages)
                 case "V":
-                    from kmodd.cli.modprobe_help import FEATURES
+                    from kmodd.cli.kmod.modprobe_help import FEATURES
 
                     messages.show(f"kmod version 30\n{FEATURES}")
                     raise Stop(0)
                 case "h":
-                    from kmodd.cli.modprobe_help import HELP
+                    from kmodd.cli.kmod.modprobe_help import HELP
 
                     messages.show(HELP)
                     raise Stop(0)

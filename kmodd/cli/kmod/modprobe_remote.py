@@ -8,12 +8,12 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.call import NotRunning, Refused, call
-from kmodd.cli.messages import ERR, Messages
-from kmodd.cli.modprobe_act import How, tell_insertion, tell_missing, tell_removal
-from kmodd.host.kernel_log import KernelLog
-from kmodd.host.local import must_not_wait
-from kmodd.host.places import CONTROL_SOCKET
+from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.cli.kmod.messages import ERR, Messages
+from kmodd.cli.kmod.modprobe_execute import How, tell_insertion, tell_missing, tell_removal
+from kmodd.host.kmsg_reader import KernelLog
+from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.loader.in_process import must_not_wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Daemon:
                 tell_missing(result["module"], self._messages)
 
     def _failure(self, module: str, results: list[dict[str, Any]]) -> int:
-        """The errno with which a goal ends, 0 for success; the like of modprobe_act.failure."""
+        """The errno with which a goal ends, 0 for success; the like of modprobe_execute.failure."""
         for result in results:
             if result["result"] in ("live", "builtin") and self._how.first_time and result["module"] == module:
                 return errno.EEXIST

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.messages import CRIT, Messages
-from kmodd.elf import BadElf, Image
-from kmodd.host.module_data import read_module
+from kmodd.cli.kmod.messages import CRIT, Messages
+from kmodd.host.module_reader import read_module
 from kmodd.host.tree import Tree
+from kmodd.modfile.elf import BadElf, Image
 
 
 def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from kmodd.cli.messages import ERR, FEATURES, VERSION, Messages
+from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages
 from kmodd.cli.options import BadOption, Options
-from kmodd.host.loaded import holders, read_loaded
-from kmodd.host.local import Machine, Manner
+from kmodd.host.proc_modules import holders, read_loaded
+from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
+from kmodd.loader.in_process import Machine, Manner
 from kmodd.names import ModuleName, module_name, module_of_path
-from kmodd.procfs import NOTHING_LOADED, Loaded
 
 HELP = """\
 Usage:

@@ -14,8 +14,8 @@ import time
 
 sys.path.insert(0, "/usr/lib/kmodd")
 
-from kmodd.host.module_requests import ModuleRequests
-from kmodd.host.notify import Notify
+from kmodd.host.request_tracer import ModuleRequests
+from kmodd.host.sd_notify import Notify
 
 INSTANCE = "listener"
 """Beside that of the daemon, which listens in this guest as well."""

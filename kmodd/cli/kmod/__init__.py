@@ -1,0 +1,1 @@
+"""Drop-in replacements of kmod's programs."""

@@ -1,0 +1,1 @@
+"""Configuration formats, a file for each, named as its manual page; pure."""

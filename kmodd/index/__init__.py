@@ -1,0 +1,1 @@
+"""The indexes of one module tree, and aliases matched against them; pure."""

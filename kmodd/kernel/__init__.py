@@ -1,0 +1,1 @@
+"""What the kernel says: uevents, /proc/modules, kmsg, traces; pure."""

@@ -1,0 +1,1 @@
+"""The module file, and what depmod makes of many; pure."""

@@ -1,0 +1,1 @@
+"""From a request to a plan, and from an outcome to a record; pure."""
