@@ -190,7 +190,8 @@ def backlog(rounds: int) -> Curve:
 def backlog_point(count: int) -> float:
     """µs of CPU time for each of `count` events."""
     from kmodd.kernel import uevent
-    from kmodd.planning.request import Backlog, wanted
+    from kmodd.planning.request import wanted
+    from kmodd.state.queue import DeviceQueue
 
     datagrams = []
     for number in range(DEVICES):
@@ -198,7 +199,7 @@ def backlog_point(count: int) -> float:
         text = f"add@{path}\0ACTION=add\0DEVPATH={path}\0SUBSYSTEM=pci\0PCI_CLASS=20000\0SYNTH_UUID=0\0"
         text += f"MODALIAS=pci:v{number:08X}d000010D3sv00001AF4sd00000000bc02sc00i00\0SEQNUM={number}\0"
         datagrams.append(text.encode())
-    queue = Backlog()
+    queue = DeviceQueue()
     taken = 0
     start = time.process_time()
     for number in range(count):

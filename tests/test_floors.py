@@ -253,6 +253,7 @@ def test_rule_leaves_good_code_alone(rule: Callable[[Sources], list[str]]) -> No
 
 TOOLS = {
     "ruff": ["ruff", "check", "--quiet", "--output-format=concise", "."],
+    "ruff format": ["ruff", "format", "--check", "--quiet", "."],
     "mypy": ["mypy"],
 }
 

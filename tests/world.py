@@ -8,13 +8,13 @@ import socket
 import threading
 from pathlib import Path
 
-from kmodd.daemon.engine import Line
+from kmodd.daemon.engine import Engine
 from kmodd.daemon.in_flight import AnyJob
 from kmodd.host.file_watch import Watch
 from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
 from kmodd.loader import worker
-from kmodd.loader.pool import Lane, Loaders
+from kmodd.loader.pool import Lane, LoaderPool
 from kmodd.loader.syscalls import Kernel
 from kmodd.loader.trusted_paths import Trusted
 from tests.fakes import FakeKernel, ListJournal, Oops
@@ -22,7 +22,7 @@ from tests.fakes import FakeKernel, ListJournal, Oops
 RELEASE = "6.1.0-test"
 
 
-class ThreadLoaders(Loaders):
+class ThreadLoaders(LoaderPool):
     """Loaders in threads of this process: the same protocol, another kernel."""
 
     def __init__(self, kernel: Kernel, root: Path) -> None:
@@ -61,7 +61,7 @@ class World:
         self.kernel = FakeKernel()
         self.journal = ListJournal()
         self.loaders = ThreadLoaders(self.kernel, root)
-        self.line = Line(Tree(root=str(root), release=RELEASE), self.journal, self.loaders)
+        self.engine = Engine(Tree(root=str(root), release=RELEASE), self.journal, self.loaders)
 
     def index(self, deps: list[str], aliases: list[str]) -> None:
         for name, lines in (("modules.dep", deps), ("modules.alias", aliases)):
@@ -74,36 +74,36 @@ class World:
 
     def watch(self) -> Watch:
         """The line is told of changed files from now on; nothing is watched before `set`, so it asks all the same."""
-        self.line.view.watch = Watch()
-        return self.line.view.watch
+        self.engine.view.watch = Watch()
+        return self.engine.view.watch
 
     def plug(self, alias: str, name: str = "0000:01:00.0", *, synthetic: bool = False) -> None:
         uuid = b"SYNTH_UUID=0\0" if synthetic else b""
         text = f"add@/devices/{name}\0SUBSYSTEM=pci\0MODALIAS={alias}\0".encode() + uuid
-        self.line.intake.take(uevent.parse(text), "uevent")
+        self.engine.intake.take(uevent.parse(text), "uevent")
 
     def advance(self) -> None:
         """Until only lanes can bring the line on: as many rounds as the daemon has before it waits."""
-        self.line.advance()
-        while self.line.can_advance:
-            self.line.advance()
+        self.engine.advance()
+        while self.engine.can_advance:
+            self.engine.advance()
 
     def settle(self) -> list[AnyJob]:
         """Until the line is idle; each module that comes in is live from then on. The answer: the jobs that ended."""
         names: set[str] = set()
-        self.line.advance()
-        while not self.line.idle:
-            for work in self.line.flights.busy()[:1]:
+        self.engine.advance()
+        while not self.engine.idle:
+            for batch in self.engine.in_flight.busy()[:1]:
                 with selectors.DefaultSelector() as selector:
-                    selector.register(work.lane, selectors.EVENT_READ)
+                    selector.register(batch.lane, selectors.EVENT_READ)
                     assert selector.select(30)
-                was_begun = b"\0none\0" not in work.lane.connection.recv(65536, socket.MSG_PEEK)
-                if was_begun and f"{work.module}.ko" not in {*self.kernel.refuse, *self.kernel.oops}:
-                    names.add(work.module)
+                was_begun = b"\0none\0" not in batch.lane.connection.recv(65536, socket.MSG_PEEK)
+                if was_begun and f"{batch.module}.ko" not in {*self.kernel.refuse, *self.kernel.oops}:
+                    names.add(batch.module)
                     self.live(*names)
-                self.line.carrier.heard(work.lane)
-            self.line.advance()
-        return self.line.carrier.take_ended()
+                self.engine.scheduler.heard(batch.lane)
+            self.engine.advance()
+        return self.engine.scheduler.take_ended()
 
     def told(self) -> list[tuple[str, str]]:
         """(KMODD_MODULE or MESSAGE_ID, KMODD_RESULT) of each record so far."""

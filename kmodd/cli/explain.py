@@ -1,4 +1,4 @@
-"""`kmodd explain`: what would be loaded for a request, and why (INTERFACE). The same plan that the daemon carries out.
+"""`kmodd explain`: what would be loaded for a request, and why. The same plan that the daemon carries out.
 
 A request is a modalias, the name of a module, an alias, the path of a module's file, a `/sys/…` path of a device, or a
 `/dev/…` node. Devices are explained as the daemon answers them, names as `modprobe NAME` does.
@@ -44,7 +44,7 @@ class Question:
 
 
 def main(argv: list[str]) -> int:
-    """Explain each request; exit as INTERFACE says."""
+    """Explain each request. Exit 0 if all would be loaded or are there, 1 if not, 2 usage, 3 no tree."""
     options = Options(argv, "h", {"json": "json", "root": "root:", "kernel": "kernel:", "help": "h"})
     root, release, as_json = "", None, False
     try:

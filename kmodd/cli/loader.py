@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from kmodd.host.signals import Uninterrupted
+from kmodd.host.signals import SignalsBlocked
 from kmodd.loader import spawner_process
 from kmodd.loader.syscalls import LinuxKernel
 from kmodd.loader.trusted_paths import Trusted
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     os.set_inheritable(fd, False)
     # Whoever stops a service that systemd did not start sends its signals to all of its processes.
-    spawner_process.run(fd, LinuxKernel(), trusted, Uninterrupted() if given["--fd"] else None)
+    spawner_process.run(fd, LinuxKernel(), trusted, SignalsBlocked() if given["--fd"] else None)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`kmodd lookup`: the modules that each alias names, as `modprobe -R` names them, each once (INTERFACE)."""
+"""`kmodd lookup`: the modules that each alias names, as `modprobe -R` names them, each once."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from kmodd.host.tree import Tree
 from kmodd.kernel.requester import Requester
 from kmodd.names import module_name
 from kmodd.planning.plan import Plan, Skip
-from kmodd.planning.policy import Asking, Judgement, Policy
+from kmodd.planning.policy import Policy, PolicyDecision, PolicyQuery
 from kmodd.planning.policy_history import Uses, read, suggest
 from kmodd.planning.request import Origin, Request
 from kmodd.planning.resolve import manner_of, resolve
@@ -149,7 +149,7 @@ def _test(options: argparse.Namespace) -> int:
     return status if question.names else 1
 
 
-def _asking(options: argparse.Namespace, origin: Origin, is_device: bool, tree: Tree) -> Asking:
+def _asking(options: argparse.Namespace, origin: Origin, is_device: bool, tree: Tree) -> PolicyQuery:
     """The asking that the options describe; a device of /sys describes itself."""
     subsystem, device = options.subsystem or "", options.device or ""
     path = os.path.realpath(tree.real(options.request)) if options.request.startswith("/sys/") else ""
@@ -164,10 +164,10 @@ def _asking(options: argparse.Namespace, origin: Origin, is_device: bool, tree: 
         requester = Requester(0, "", options.exe, options.uid, None, "", unit, options.container)
     flags = read_flags(options.root) if options.flag is None else frozenset(options.flag)
     devices = (device,) if device else ()
-    return Asking(origin, options.request, options.phase, subsystem, devices, requester, flags)
+    return PolicyQuery(origin, options.request, options.phase, subsystem, devices, requester, flags)
 
 
-def _whose(asking: Asking) -> str:
+def _whose(asking: PolicyQuery) -> str:
     """Who asks, in words."""
     words = [f"by {asking.origin}"]
     if asking.requester:
@@ -179,7 +179,7 @@ def _whose(asking: Asking) -> str:
     return " ".join([*words, f"in phase {asking.phase}"])
 
 
-def _verdicts(plan: Plan, policy: Policy, asking: Asking) -> Iterator[str]:
+def _verdicts(plan: Plan, policy: Policy, asking: PolicyQuery) -> Iterator[str]:
     """A line for each module of the plan."""
     if not plan.goals:
         yield "  no module matches\n"
@@ -192,11 +192,11 @@ def _verdicts(plan: Plan, policy: Policy, asking: Asking) -> Iterator[str]:
                 yield f"  {judgement.verdict:6}{entry.module}   {_why(judgement)}; {entry.because}\n"
 
 
-def _why(judgement: Judgement) -> str:
+def _why(judgement: PolicyDecision) -> str:
     return f"{judgement.at}: {judgement.text}" if judgement.at else judgement.text or "no rule"
 
 
-def _is_denied(plan: Plan, policy: Policy, asking: Asking) -> bool:
+def _is_denied(plan: Plan, policy: Policy, asking: PolicyQuery) -> bool:
     """Whether nothing matches, or something that the request needs is refused; a softdep is not needed."""
     needed = [entry for goal in plan.goals for entry in goal.entries if entry.required and not isinstance(entry, Skip)]
     return not plan.goals or any(policy.judge(asking, module_name(entry.module)).refused for entry in needed)

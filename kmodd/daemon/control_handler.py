@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import kmodd
-from kmodd.daemon.engine import Line
+from kmodd.daemon.engine import Engine
 from kmodd.daemon.in_flight import AnyJob
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree, Problem, assert_never
@@ -30,7 +30,7 @@ from kmodd.planning.job import Job
 from kmodd.planning.outcome import Outcome, Record, record
 from kmodd.planning.plan import Insmod
 from kmodd.planning.removal import RemovalJob
-from kmodd.planning.request import Removing, Request
+from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,19 +53,19 @@ class _Settling:
     """What somebody waited for by then. What processes ask for later is not its matter: it may never end."""
 
 
-class Callers:
+class ControlHandler:
     """Holds the calls that wait for something."""
 
     def __init__(
         self,
-        line: Line,
+        engine: Engine,
         socket: ControlSocket,
         notify: Notify,
         facts: dict[str, Any],
         lacks: Callable[[], list[str]] = list,
     ) -> None:
         """`facts`: what of `Status` never changes: release, root, dry_run. `lacks` says what was not to be had."""
-        self._line = line
+        self._engine = engine
         self._socket = socket
         self._notify = notify
         self._facts = facts
@@ -95,32 +95,32 @@ class Callers:
             case LoadWish(text, parameters):
                 self._order(connection, Request(text, "operator", params=parameters))
             case UnloadWish(text, first_time, go_on):
-                removing = Removing(first_time=first_time, ends_at_failure=not go_on)
+                removing = RemovalOptions(first_time=first_time, ends_at_failure=not go_on)
                 self._order(connection, Request(text, "operator", removing=removing))
             case SettleWish(timeout_usec):
                 deadline = None if timeout_usec is None else time.monotonic() + timeout_usec / 1e6
-                if self._line.view.no_tree and len(self._line.intake):
-                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
+                if self._engine.view.no_tree and len(self._engine.intake):
+                    self._socket.refuse(connection, "NoModuleTree", {"message": self._engine.view.no_tree})
                 else:
                     waiter = _Settling(connection, deadline, last_seqnum(self._root), time.monotonic(), self._asked())
                     self._settling.append(waiter)
             case SealWish(sealed):
-                self._line.seal(sealed)
+                self._engine.seal(sealed)
                 self._socket.answer(connection, {})
             case ReloadWish():
                 problems = self.reload()
-                if self._line.view.no_tree:
-                    self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
+                if self._engine.view.no_tree:
+                    self._socket.refuse(connection, "NoModuleTree", {"message": self._engine.view.no_tree})
                 else:
                     self._socket.answer(connection, {"problems": [str(problem) for problem in problems]})
             case _:
                 assert_never(wish)
 
     def _order(self, connection: Connection, request: Request) -> None:
-        self._line.refresh()
-        if self._line.view.no_tree:
-            self._socket.refuse(connection, "NoModuleTree", {"message": self._line.view.no_tree})
-        elif self._line.intake.order(request):
+        self._engine.refresh()
+        if self._engine.view.no_tree:
+            self._socket.refuse(connection, "NoModuleTree", {"message": self._engine.view.no_tree})
+        elif self._engine.intake.order(request):
             self._loading.append((request, connection))
         else:
             self._socket.refuse(connection, "Busy", {})
@@ -128,12 +128,12 @@ class Callers:
     def reload(self) -> Sequence[Problem]:
         """Read everything again, as on SIGHUP; the service manager is told when it begins and ends."""
         self._notify.reloading()
-        problems = self._line.reload()
-        self._line.intake.boot(read_boot_list(self._root))
+        problems = self._engine.reload()
+        self._engine.intake.boot(read_boot_list(self._root))
         message = f"Read indexes and configuration again: {len(problems)} lines are of no use"
-        if not self._line.view.no_tree:
-            self._line.report.tell(Record(telling.RELOADED, telling.INFO, message))
-        self._notify.ready(self._line.view.no_tree or message)
+        if not self._engine.view.no_tree:
+            self._engine.report.tell(Record(telling.RELOADED, telling.INFO, message))
+        self._notify.ready(self._engine.view.no_tree or message)
         return problems
 
     def ended(self, job: AnyJob) -> None:
@@ -161,7 +161,7 @@ class Callers:
 
     def _asked(self) -> list[Request]:
         """All that somebody waits for now."""
-        return [*self._line.intake.turns.waiting(), *self._line.flights.own_requests()]
+        return [*self._engine.intake.turns.waiting(), *self._engine.in_flight.own_requests()]
 
     def expire(self) -> None:
         """Give up on settle calls whose time is over, and forget callers that have gone."""
@@ -171,8 +171,8 @@ class Callers:
         here = self._socket.connections
         for waiter in list(self._settling):
             if waiter.deadline is not None and waiter.deadline <= now:
-                busy = [work.module for work in self._line.flights.busy()]
-                stuck = sorted({*busy, *self._line.others.busy()})
+                busy = [batch.module for batch in self._engine.in_flight.busy()]
+                stuck = sorted({*busy, *self._engine.others.busy()})
                 self._socket.refuse(waiter.connection, "TimedOut", {"stuck": stuck})
                 self._settling.remove(waiter)
         self._settling = [waiter for waiter in self._settling if waiter.connection in here]
@@ -180,8 +180,8 @@ class Callers:
 
     def _explain(self, connection: Connection, text: str) -> None:
         try:
-            self._line.refresh()
-            plan = self._line.view.plan(Request(text, "operator"))
+            self._engine.refresh()
+            plan = self._engine.view.plan(Request(text, "operator"))
         except NoTree as error:
             self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
         else:
@@ -191,34 +191,34 @@ class Callers:
             self._socket.answer(connection, {"plan": as_object(kind, plan)})
 
     def _status(self) -> dict[str, Any]:
-        line = self._line
-        works = line.flights.works
+        engine = self._engine
+        batches = engine.in_flight.batches
         now = time.monotonic()
         return {
             "version": kmodd.__version__,
             **self._facts,
             "uptime_usec": int((time.monotonic() - self._since) * 1e6),
-            "events": line.report.counters.events,
-            "overruns": line.report.counters.overruns,
-            "repeats": line.report.counters.repeats,
-            "waiting": len(line.intake) + len(line.flights.parked) + len(line.flights.ready),
+            "events": engine.report.counters.events,
+            "overruns": engine.report.counters.overruns,
+            "repeats": engine.report.counters.repeats,
+            "waiting": len(engine.intake) + len(engine.in_flight.parked) + len(engine.in_flight.ready),
             "lanes": [
-                {"pid": lane.pid, "module": works[lane].module, "since_usec": int((now - works[lane].since) * 1e6)}
-                if lane in works
+                {"pid": lane.pid, "module": batches[lane].module, "since_usec": int((now - batches[lane].since) * 1e6)}
+                if lane in batches
                 else {"pid": lane.pid}
-                for lane in line.carrier.lanes
+                for lane in engine.scheduler.lanes
             ],
-            "stuck": line.carrier.stuck(),
-            "quarantine": sorted(line.standing.crashed),
-            "policy": line.guard.mode,
-            "phase": line.guard.phase,
+            "stuck": engine.scheduler.stuck(),
+            "quarantine": sorted(engine.standing.crashed),
+            "policy": engine.guard.mode,
+            "phase": engine.guard.phase,
             "autoclean": [
                 {"module": module, "left_usec": int(left * 1e6)}
-                for module, left in line.autoclean.waiting(time.monotonic())
+                for module, left in engine.autoclean.waiting(time.monotonic())
             ],
-            "counts": dict(line.report.counters.results),
-            "records_held_back": line.report.records_held_back,
-            "records_lost": line.report.records_lost,
+            "counts": dict(engine.report.counters.results),
+            "records_held_back": engine.report.records_held_back,
+            "records_lost": engine.report.records_lost,
             "problems": self._problems(),
         }
 
@@ -226,8 +226,8 @@ class Callers:
         """What is wrong, or works less well than it could, now."""
         facts = read_facts(self._root)
         said = (
-            self._line.view.no_tree,
-            self._line.carrier.dispatch.why,
+            self._engine.view.no_tree,
+            self._engine.scheduler.dispatcher.why,
             "kernel.panic_on_oops=1: a module that crashes takes the machine down" if facts.panic_on_oops else "",
             "kernel.modules_disabled=1: nothing can be loaded until the next boot" if facts.modules_disabled else "",
         )

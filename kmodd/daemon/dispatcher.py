@@ -1,12 +1,12 @@
-"""The way to the loaders: `Dispatch` gives a step to one at hand, or to a new one; it remembers where there is none."""
+"""Sends steps to loaders: `Dispatcher` takes an idle loader or a new one, and backs off when none can be started."""
 
 from __future__ import annotations
 
 import time
 
-from kmodd.daemon.reporter import Report
+from kmodd.daemon.reporter import Reporter
 from kmodd.loader.actions import Call
-from kmodd.loader.pool import Lane, Loaders
+from kmodd.loader.pool import Lane, LoaderPool
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Record
 
@@ -16,10 +16,10 @@ TRIES = 3
 """Loaders that may be gone at once, one after the other, before there is none: those at hand may all be old ones."""
 
 
-class Dispatch:
-    """Hands over."""
+class Dispatcher:
+    """Send batches to loaders; back off when none can be started."""
 
-    def __init__(self, loaders: Loaders | None, report: Report) -> None:
+    def __init__(self, loaders: LoaderPool | None, report: Reporter) -> None:
         """`loaders` None: a dry run, `start` is not to be called."""
         self._loaders = loaders
         self._report = report

@@ -1,4 +1,4 @@
-"""Devices that failed for want of a firmware file are probed again once it is there: `Reprobe`.
+"""Devices that failed for want of a firmware file are probed again once it is there: `FirmwareRetry`.
 
 The kernel's log says who misses what; a loader writes the device's name into `drivers_probe`, for that takes as long
 as the probe does.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 
-from kmodd.daemon.reporter import Report
+from kmodd.daemon.reporter import Reporter
 from kmodd.host import firmware_files
 from kmodd.kernel.firmware import MOST, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
 from kmodd.kernel.kmsg import KernelLine
 from kmodd.loader.actions import ProbeCall
-from kmodd.loader.pool import Died, Lane, Loaders
+from kmodd.loader.pool import Died, Lane, LoaderPool
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Record
 
@@ -28,10 +28,10 @@ PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0)
 """Seconds before each further try where no loader is to be had; after the last one a change of a file is waited for."""
 
 
-class Reprobe:
+class FirmwareRetry:
     """Who waits for which file, and the probes under way."""
 
-    def __init__(self, root: str, release: str, report: Report, loaders: Loaders | None) -> None:
+    def __init__(self, root: str, release: str, report: Reporter, loaders: LoaderPool | None) -> None:
         """`loaders` None: a dry run, nothing is probed."""
         self._root = root
         self._release = release
@@ -102,7 +102,7 @@ class Reprobe:
         """When (time.monotonic) `tick` has something to do; None: never."""
         return self._again_at
 
-    def _probe(self, missing: MissingFirmware, loaders: Loaders) -> bool:
+    def _probe(self, missing: MissingFirmware, loaders: LoaderPool) -> bool:
         """Have a loader do it. False: there is none to be had."""
         path, device = probe_path(missing) or ("", "")
         try:

@@ -1,4 +1,4 @@
-"""Modules that the kernel is starting, and not for us: an earlier daemon began it, or somebody by hand. `Others`.
+"""Modules that the kernel is starting, and not for us: an earlier daemon began it, or somebody by hand. `ForeignLoads`.
 
 A load of such a name, or of what needs it, would only block in the kernel. When its start fails the kernel does not
 say so: one has to look.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 
-from kmodd.daemon.reporter import Report
-from kmodd.daemon.system_state import View
+from kmodd.daemon.reporter import Reporter
+from kmodd.daemon.system_state import SystemState
 from kmodd.dataclass import dataclass
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Record
-from kmodd.state.quarantine import Standing
+from kmodd.state.quarantine import Quarantine
 
 EVERY = 0.5
 """Seconds between two looks."""
@@ -28,10 +28,10 @@ class _Start:
     stuck: bool = False
 
 
-class Others:
+class ForeignLoads:
     """Keeps an eye on them."""
 
-    def __init__(self, view: View, report: Report, standing: Standing) -> None:
+    def __init__(self, view: SystemState, report: Reporter, standing: Quarantine) -> None:
         self._view = view
         self._report = report
         self._standing = standing

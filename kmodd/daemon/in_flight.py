@@ -30,7 +30,7 @@ MOST_PARKED = 256
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class Batch:
     """What is with a loader: one step, or a run of files of which it does one after the other."""
 
     lane: Lane
@@ -91,10 +91,10 @@ class Work:
 
 
 @dataclass(slots=True)
-class Flights:
+class InFlight:
     """All of it."""
 
-    works: dict[Lane, Work] = field(default_factory=dict)
+    batches: dict[Lane, Batch] = field(default_factory=dict)
     parked: list[tuple[str, AnyJob]] = field(default_factory=list)
     ready: list[tuple[int, AnyJob]] = field(default_factory=list)
     """Jobs of devices that were planned while no lane was free for them, each with the age of the view it stands on."""
@@ -105,7 +105,7 @@ class Flights:
 
     def places(self) -> int:
         """Works that hold a place in the serial lane."""
-        return sum(not work.let_go and not work.job.plan.request.waited_for for work in self.works.values())
+        return sum(not batch.let_go and not batch.job.plan.request.waited_for for batch in self.batches.values())
 
     def parked_places(self) -> int:
         """Jobs that would hold one, had they not to wait for a load in flight."""
@@ -117,24 +117,24 @@ class Flights:
 
     def own(self) -> int:
         """Works on lanes of their own."""
-        return sum(not work.let_go and work.job.plan.request.waited_for for work in self.works.values())
+        return sum(not batch.let_go and batch.job.plan.request.waited_for for batch in self.batches.values())
 
     def own_requests(self) -> list[Request]:
         """What somebody waits for: under way or parked."""
-        jobs = (*(work.job for work in self.busy()), *(job for _, job in self.parked))
+        jobs = (*(batch.job for batch in self.busy()), *(job for _, job in self.parked))
         return [job.plan.request for job in jobs if job.plan.request.waited_for]
 
     def has_operator(self) -> bool:
         """An operator's job is under way: the next one has to see what comes of it."""
         return any(request.origin == "operator" for request in self.own_requests())
 
-    def busy(self) -> list[Work]:
+    def busy(self) -> list[Batch]:
         """Works that somebody waits for still."""
-        return [work for work in self.works.values() if not work.let_go]
+        return [batch for batch in self.batches.values() if not batch.let_go]
 
     def stuck(self) -> list[str]:
         """Names in flight that nobody waits for any more."""
-        return [work.module for work in self.works.values() if work.hangs]
+        return [batch.module for batch in self.batches.values() if batch.hangs]
 
     def is_taken(self, name: str, job: AnyJob) -> bool:
         """Its load is in flight, and worth waiting for by `job`.
@@ -143,12 +143,12 @@ class Flights:
         and for others that somebody waits for only where its device has its turn: what is before it may take long.
         """
         origin, waited_for = job.plan.request.origin, job.plan.request.waited_for
-        for work in self.works.values():
-            if work.let_go:
+        for batch in self.batches.values():
+            if batch.let_go:
                 continue
-            coming = work.steps[work.done : work.done + 1 if origin == "request" else None]
-            for step, its_job in zip(coming, work.jobs[work.done :], strict=False):
-                if step.module == name and (its_job is work.job or not waited_for):
+            coming = batch.steps[batch.done : batch.done + 1 if origin == "request" else None]
+            for step, its_job in zip(coming, batch.jobs[batch.done :], strict=False):
+                if step.module == name and (its_job is batch.job or not waited_for):
                     return True
         return False
 
@@ -158,17 +158,17 @@ class Flights:
         names, seen = [name], set[str]()
         while asker and names:
             seen.add(held := names.pop())
-            for work in self.busy():
-                if work.module != held:
+            for batch in self.busy():
+                if batch.module != held:
                     continue
-                if work.lane.pid == asker.pid:
+                if batch.lane.pid == asker.pid:
                     return True
-                names += (each for each in self._asked_by(work.lane.pid) if each not in seen)
+                names += (each for each in self._asked_by(batch.lane.pid) if each not in seen)
         return False
 
     def _asked_by(self, pid: int) -> list[str]:
         """What is being loaded, or waited for, because this process had the kernel ask."""
-        jobs = [(work.module, work.job) for work in self.busy()] + self.parked
+        jobs = [(batch.module, batch.job) for batch in self.busy()] + self.parked
         askers = ((name, job.plan.request.requester) for name, job in jobs)
         return [name for name, asker in askers if asker and asker.pid == pid]
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 
 from kmodd.config.modules_load_d import BootList
-from kmodd.daemon.reporter import Report
-from kmodd.daemon.system_state import View
+from kmodd.daemon.reporter import Reporter
+from kmodd.daemon.system_state import SystemState
 from kmodd.dataclass import replace
 from kmodd.kernel.uevent import Uevent
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Record
-from kmodd.planning.request import Backlog, Origin, Request, Turns, coldplug_turn, wanted
+from kmodd.planning.request import Origin, Request, coldplug_turn, wanted
 from kmodd.state.autoclean import Autoclean
-from kmodd.state.quarantine import Standing
-from kmodd.state.result_cache import Answers
+from kmodd.state.quarantine import Quarantine
+from kmodd.state.queue import DeviceQueue, FairQueue
+from kmodd.state.result_cache import ResultCache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,14 +32,16 @@ if TYPE_CHECKING:
 class Intake:
     """All that nobody has begun with."""
 
-    def __init__(self, report: Report, view: View, standing: Standing, answers: Answers, autoclean: Autoclean) -> None:
+    def __init__(
+        self, report: Reporter, view: SystemState, standing: Quarantine, answers: ResultCache, autoclean: Autoclean
+    ) -> None:
         self._report = report
         self._view = view
         self._standing = standing
         self._answers = answers
         self._autoclean = autoclean
-        self.backlog = Backlog()
-        self.turns = Turns()
+        self.backlog = DeviceQueue()
+        self.turns = FairQueue()
         self.uuid = "-".join(os.urandom(size).hex() for size in (4, 2, 2, 2, 6))
         """Stands in the events that we have devices say."""
         self.replay: Replay = ""

@@ -5,7 +5,7 @@ Who made the kernel ask is read from its trace at the moment the helper asks: th
 
 from __future__ import annotations
 
-from kmodd.daemon.engine import Line
+from kmodd.daemon.engine import Engine
 from kmodd.daemon.in_flight import AnyJob
 from kmodd.errors import KmoddError
 from kmodd.host.helper_socket import KernelRequest, RequestSocket
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class KernelRequests:
     """The requests that are with the line."""
 
-    def __init__(self, line: Line, socket: RequestSocket, trace: ModuleRequests | None = None) -> None:
+    def __init__(self, engine: Engine, socket: RequestSocket, trace: ModuleRequests | None = None) -> None:
         """`trace` None: nobody can say who asked, or not before `open_trace`."""
-        self._line = line
+        self._engine = engine
         self._socket = socket
         self._trace = trace
         self._asked: list[tuple[Request, KernelRequest]] = []
@@ -36,7 +36,7 @@ class KernelRequests:
 
             self._trace = ModuleRequests()
         except (OSError, ImportError, KmoddError) as error:
-            self._line.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
+            self._engine.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
 
     def fileno(self) -> int:
         """For select: readable when there is something to `listen` to."""
@@ -53,7 +53,7 @@ class KernelRequests:
         for asked in self._socket.receive():
             requester = self._trace.match(asked.name) if self._trace else None
             request = Request(asked.name, "request", requester=requester)
-            if self._line.view.no_tree or not self._line.intake.order(request):
+            if self._engine.view.no_tree or not self._engine.intake.order(request):
                 self._socket.turn_away(asked)  # it does without us, where policy lets it
             else:
                 self._asked.append((request, asked))

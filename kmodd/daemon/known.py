@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 
-from kmodd.daemon.system_state import View
+from kmodd.daemon.system_state import SystemState
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Step
 from kmodd.planning.request import Request
-from kmodd.state.quarantine import Standing
-from kmodd.state.result_cache import Answers
+from kmodd.state.quarantine import Quarantine
+from kmodd.state.result_cache import ResultCache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class Known:
     """Asks everybody who may know."""
 
-    def __init__(self, view: View, standing: Standing, answers: Answers, stuck: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, view: SystemState, standing: Quarantine, answers: ResultCache, stuck: Callable[[], list[str]]
+    ) -> None:
         """`stuck` gives the modules whose load does not end."""
         self._view = view
         self._guard = view.guard

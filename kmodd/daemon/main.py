@@ -13,12 +13,12 @@ import signal
 import socket
 import time
 
-from kmodd.daemon.control_handler import Callers
-from kmodd.daemon.engine import Line
-from kmodd.daemon.firmware_retry import Reprobe
+from kmodd.daemon.control_handler import ControlHandler
+from kmodd.daemon.engine import Engine
+from kmodd.daemon.firmware_retry import FirmwareRetry
 from kmodd.daemon.kernel_requests import KernelRequests
-from kmodd.daemon.poller import Attention
-from kmodd.daemon.quarantine_file import StandingFile
+from kmodd.daemon.poller import Poller
+from kmodd.daemon.quarantine_file import QuarantineFile
 from kmodd.dataclass import dataclass
 from kmodd.host import netlink
 from kmodd.host.config_files import read_boot_list, settings_directories
@@ -34,7 +34,7 @@ from kmodd.host.varlink_server import Connection, ControlSocket
 from kmodd.kernel.firmware import WORD as FIRMWARE_WORD
 from kmodd.kernel.uevent import Uevent
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.pool import Lane, Loaders, reap
+from kmodd.loader.pool import Lane, LoaderPool, reap
 from kmodd.loader.spawner import Spawner
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Record
@@ -113,30 +113,30 @@ class Daemon:
             from kmodd.loader.trusted_paths import Trusted  # only here: under systemd the daemon need not have it
 
             spawner = Spawner.of_ours(Trusted.below(tree.root))
-        self._loaders = None if settings.dry_run else Loaders(spawner)
+        self._loaders = None if settings.dry_run else LoaderPool(spawner)
         self._log: KernelMessages | None = _or_none(KernelMessages)
         self._files: Watch | None = None
         self._missing: tuple[str, ...] = ()
         """Files that were missing when the watch was set."""
         self._changed: tuple[float, float] | None = None
         """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
-        memory = StandingFile(root=tree.root) if settings.run else None
-        self._line = Line(tree, journal, self._loaders, self._log, memory)
-        self._reprobe = Reprobe(tree.root, tree.release, self._line.report, self._loaders)
+        memory = QuarantineFile(root=tree.root) if settings.run else None
+        self._engine = Engine(tree, journal, self._loaders, self._log, memory)
+        self._firmware_retry = FirmwareRetry(tree.root, tree.release, self._engine.report, self._loaders)
         if spawner and spawner.pid:
             from kmodd.loader import capabilities  # under systemd its unit does this
 
             capabilities.drop(frozenset(("CAP_SYS_PTRACE",)))
         facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
         self._kernel: KernelRequests | None = None
-        self._callers = Callers(self._line, self._control, notify, facts, self._lacks)
-        self._attention = Attention()
+        self._control_handler = ControlHandler(self._engine, self._control, notify, facts, self._lacks)
+        self._poller = Poller()
         self._ready_by: float | None = None
         self._ready_text = ""
         self._opens_trace = settings.run
         self._watch_by = 0.0
         """When (time.monotonic) files are watched at the latest."""
-        self._line.view.watch_comes = True
+        self._engine.view.watch_comes = True
         self._read_at = 0.0
         """When (time.monotonic) files were read that nobody watches yet."""
         self._socket_empty = False
@@ -149,8 +149,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
-        self._attention.always(self._signals)
-        self._attention.always(self._control)
+        self._poller.always(self._signals)
+        self._poller.always(self._control)
         self._start()
         while not self._stopping:
             self._wait()
@@ -159,7 +159,7 @@ class Daemon:
         self._control.close()
         if self._kernel:
             self._kernel.close()
-        self._line.close()
+        self._engine.close()
         self._events.close()
         for opened in (self._log, self._files):
             if opened is not None:
@@ -167,46 +167,46 @@ class Daemon:
         self._journal.close()
         self._signals.close()
         self._wakeup.close()
-        self._attention.close()
+        self._poller.close()
 
     def _start(self) -> None:
         self._read_at = time.monotonic()
-        self._line.reload()
+        self._engine.reload()
         if self._loaders:
-            self._loaders.keep_spare(self._line.view.settings.lanes)  # the spawner has started meanwhile
-        self._line.others.adopt()
+            self._loaders.keep_spare(self._engine.view.settings.lanes)  # the spawner has started meanwhile
+        self._engine.others.adopt()
         self._answer_the_kernel()
-        self._line.intake.boot(read_boot_list(self._tree.root))
-        self._line.intake.coldplug(netlink.replay(self._tree.root))
+        self._engine.intake.boot(read_boot_list(self._tree.root))
+        self._engine.intake.coldplug(netlink.replay(self._tree.root))
         dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""
         message = f"kmodd is listening, kernel {self._tree.release}{dry}"
         message = "; ".join((message, *self._lacks()))
-        self._line.report.tell(Record(telling.STARTED, telling.INFO, message))
+        self._engine.report.tell(Record(telling.STARTED, telling.INFO, message))
         self._speak()
         self._ready_text = message
         self._ready_by = time.monotonic() + BOOT_LIST_LIMIT
 
     def _answer_the_kernel(self) -> None:
         """Take the kernel's own requests from now on, if it is ours to do."""
-        if not self._settings.run or not self._line.view.settings.kernel_requests:
+        if not self._settings.run or not self._engine.view.settings.kernel_requests:
             return
         try:
-            self._kernel = KernelRequests(self._line, RequestSocket())
+            self._kernel = KernelRequests(self._engine, RequestSocket())
         except OSError as error:
-            self._line.report.complain_once(
+            self._engine.report.complain_once(
                 f"{error.filename or REQUEST_SOCKET}: {error.strerror}: the kernel's own requests are not taken"
             )
             return
         if os.path.exists(HELPER_IS_SET):
             self._kernel.open_trace()  # after a crash under an enforced policy the kernel calls already
-        self._attention.always(self._kernel)
+        self._poller.always(self._kernel)
 
     def _lacks(self) -> list[str]:
         """What works less well here, in words."""
         has_modules = self._settings.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         lacks = {
             "no kernel log: a crash is told without the kernel's words (CAP_SYSLOG, /dev/kmsg)": self._log is None,
-            NO_WATCH: not self._line.view.watched,
+            NO_WATCH: not self._engine.view.watched,
             "no /proc/modules: each module is given to the kernel to see whether it is there": not has_modules,
             "no CAP_NET_ADMIN: the receive buffer is as small as the system allows": not self._events.buffer_forced,
         }
@@ -216,13 +216,13 @@ class Daemon:
         """READY, once the boot list is answered or can not be."""
         if self._ready_by is None:
             return
-        line = self._line
+        line = self._engine
         if not line.intake.boot_left or line.view.no_tree or time.monotonic() >= self._ready_by:
             self._ready_by, self._watch_by = None, time.monotonic() + WATCH_LIMIT
             self._notify.ready(self._ready_text)
             gc.freeze()
             gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
-            if self._line.guard.mode == "enforce" or self._line.guard.sealed:
+            if self._engine.guard.mode == "enforce" or self._engine.guard.sealed:
                 self._open_late(time.monotonic())  # whoever is not known would be refused
 
     def _open_late(self, now: float) -> None:
@@ -238,49 +238,49 @@ class Daemon:
     def _is_something_late(self, now: float) -> bool:
         if self._ready_by is not None:
             return False
-        watch = self._line.view.watch_comes and (self._line.devices_answered or now >= self._watch_by)
+        watch = self._engine.view.watch_comes and (self._engine.devices_answered or now >= self._watch_by)
         return watch or (self._kernel is not None and self._opens_trace)
 
     def _open_watch(self) -> None:
-        self._line.view.watch_comes = False
+        self._engine.view.watch_comes = False
         self._changed = (self._read_at, time.monotonic())
-        self._files = self._line.view.watch = _or_none(Watch)
+        self._files = self._engine.view.watch = _or_none(Watch)
         if self._files is None:
-            self._line.report.complain_once(NO_WATCH)
+            self._engine.report.complain_once(NO_WATCH)
             return
-        self._attention.always(self._files)
+        self._poller.always(self._files)
         self._watch_tree()
 
     def _speak(self) -> None:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
         if self._settings.dry_run:
             return
-        for error in netlink.speak(self._tree.root, self._line.intake.uuid):
+        for error in netlink.speak(self._tree.root, self._engine.intake.uuid):
             message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
-            self._line.report.complain_once(message)
+            self._engine.report.complain_once(message)
 
     def _wait(self) -> None:
         """Wait until something speaks up, and read what it says."""
         now = time.monotonic()
         kernel = (self._events, self._log) if self._log else (self._events,)
         speakers: tuple[Lane | StackQuestion, ...]
-        speakers = (*self._line.carrier.lanes, *self._reprobe.lanes, *self._line.carrier.questions)
-        spoken = self._attention.wait(kernel, speakers, self._control.connections, now, self._timeout(now))
+        speakers = (*self._engine.scheduler.lanes, *self._firmware_retry.lanes, *self._engine.scheduler.questions)
+        spoken = self._poller.wait(kernel, speakers, self._control.connections, now, self._timeout(now))
         for source, can_write in spoken:
             match source:
                 case KernelEvents():
                     self._receive()
-                case Lane() if source in self._reprobe.lanes:
-                    self._reprobe.heard(source)
+                case Lane() if source in self._firmware_retry.lanes:
+                    self._firmware_retry.heard(source)
                 case Lane():
-                    self._line.carrier.heard(source)
+                    self._engine.scheduler.heard(source)
                 case StackQuestion():
-                    self._line.carrier.heard_stack(source)
+                    self._engine.scheduler.heard_stack(source)
                 case KernelMessages():
-                    self._attention.pause(source, time.monotonic())
-                    if self._reprobe.heard_kernel(source.read(FIRMWARE_WORD)):
+                    self._poller.pause(source, time.monotonic())
+                    if self._firmware_retry.heard_kernel(source.read(FIRMWARE_WORD)):
                         self._watch_tree()
-                        self._reprobe.files_may_have_come()  # they may be there since the kernel looked
+                        self._firmware_retry.files_may_have_come()  # they may be there since the kernel looked
                 case Watch():
                     if source.changed():
                         now = time.monotonic()
@@ -299,54 +299,54 @@ class Daemon:
     def _go_on(self) -> None:
         """One round of the line, then everything that is due."""
         now = time.monotonic()
-        self._callers.listen()
-        if not self._socket_empty or self._attention.is_paused(self._events):
+        self._control_handler.listen()
+        if not self._socket_empty or self._poller.is_paused(self._events):
             self._receive()
         if self._changed is not None and now >= self._read_changes_at():
             self._changed = None
-            self._line.refresh()
-            self._line.files_may_have_come()
-            self._reprobe.files_may_have_come()
+            self._engine.refresh()
+            self._engine.files_may_have_come()
+            self._firmware_retry.files_may_have_come()
             self._watch_tree()
-        self._line.tick()
-        self._reprobe.tick()
+        self._engine.tick()
+        self._firmware_retry.tick()
         self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
         # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
-        self._line.advance()
-        if not self._line.can_advance or now >= self._watch_by:  # a lane is to have what comes next before that
+        self._engine.advance()
+        if not self._engine.can_advance or now >= self._watch_by:  # a lane is to have what comes next before that
             self._open_late(now)
-        for job in self._line.carrier.take_ended():
-            self._callers.ended(job)
+        for job in self._engine.scheduler.take_ended():
+            self._control_handler.ended(job)
             if self._kernel:
                 self._kernel.ended(job)
-        if what := self._line.intake.takes_replay():
+        if what := self._engine.intake.takes_replay():
             for event in netlink.replay(self._tree.root, unbound=what == "drift"):
-                self._line.intake.take(event, "reconcile", drift=what == "drift")
+                self._engine.intake.take(event, "reconcile", drift=what == "drift")
             if what == "all":
                 self._speak()
-        if self._line.missing_files() != self._missing:
+        if self._engine.missing_files() != self._missing:
             self._watch_tree()
-        if self._line.devices_answered:
-            self._line.boot_is_over()
-            self._line.report.end_coldplug()
+        if self._engine.devices_answered:
+            self._engine.boot_is_over()
+            self._engine.report.end_coldplug()
             self._settle()
-        if self._loaders and self._ready_by is None and not self._line.flights.own():
+        if self._loaders and self._ready_by is None and not self._engine.in_flight.own():
             # Also while one is at work: its module's init may have the kernel ask for more. While that request has the
             # spare, a fork would only take time from both.
             self._loaders.keep_spare()
-        self._callers.expire()
+        self._control_handler.expire()
         self._journal.flush()
         self._notify.alive(now)
 
     def _settle(self) -> None:
         """Tell those who wait for it that all is quiet, if it is."""
-        if self._reprobe.lanes or self._line.others.busy():
+        if self._firmware_retry.lanes or self._engine.others.busy():
             return
         # Loading makes children appear: what they say is read before anybody is told.
         came = self._receive()
-        if self._line.devices_answered:
-            unread = self._read_at if self._line.view.watch_comes else self._changed[0] if self._changed else None
-            self._callers.settled(self._seqnum if came else None, unread)
+        if self._engine.devices_answered:
+            unread = self._read_at if self._engine.view.watch_comes else self._changed[0] if self._changed else None
+            self._control_handler.settled(self._seqnum if came else None, unread)
 
     def _receive(self) -> int:
         """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams. The answer: how many."""
@@ -357,28 +357,30 @@ class Daemon:
             match thing:
                 case Uevent():
                     self._seqnum = max(self._seqnum, thing.seqnum)
-                    self._line.intake.take(thing, "uevent")
+                    self._engine.intake.take(thing, "uevent")
                 case Overrun():
                     lost = True
                 case Refused(why):
                     message = f"A uevent is not believed: {why}"
-                    self._line.report.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
+                    self._engine.report.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
         if lost:
-            self._line.intake.events_were_lost()
+            self._engine.intake.events_were_lost()
         self._socket_empty = received < EVENTS_AT_ONCE
-        self._attention.no_pause(self._events)
-        if received and self._line.carrier.is_full():  # nothing could be done for more of them now
-            self._attention.pause(self._events, time.monotonic())
+        self._poller.no_pause(self._events)
+        if received and self._engine.scheduler.is_full():  # nothing could be done for more of them now
+            self._poller.pause(self._events, time.monotonic())
         return received
 
     def _watch_tree(self) -> None:
         """Watch the directories that indexes, configuration and missing files are in, as they are now."""
-        self._missing = self._line.missing_files()
+        self._missing = self._engine.missing_files()
         if self._files is not None:
-            missing = {os.path.dirname(path) for path in self._line.missing_files()} | set(self._reprobe.directories())
+            missing = {os.path.dirname(path) for path in self._engine.missing_files()} | set(
+                self._firmware_retry.directories()
+            )
             usual = (*self._tree.directories(), *settings_directories(self._tree.root))
             for error in self._files.set([*usual, *sorted(missing)]):
-                self._line.report.complain_once(f"{error.filename}: cannot be watched for changes: {error.strerror}")
+                self._engine.report.complain_once(f"{error.filename}: cannot be watched for changes: {error.strerror}")
 
     def _read_changes_at(self) -> float:
         """When (time.monotonic): once all is quiet, or, where it never gets quiet, after a while."""
@@ -389,7 +391,7 @@ class Daemon:
         for number in set(self._signals.recv(4096)):  # a hundred SIGHUPs are one wish
             match number:
                 case signal.SIGHUP:
-                    self._callers.reload()
+                    self._control_handler.reload()
                 case signal.SIGCHLD:
                     reap()
                 case _:
@@ -398,22 +400,23 @@ class Daemon:
     def _timeout(self, now: float) -> float:
         """Seconds that the loop may sleep."""
         if (
-            self._line.can_advance
+            self._engine.can_advance
             or not self._socket_empty
-            or self._line.intake.replay_is_due
+            or self._engine.intake.replay_is_due
             or self._control.has_call()
             or self._is_something_late(now)
         ):
             return 0.0
         waits = [self._notify.watchdog_interval or 3600.0]
-        if self._line.view.no_tree:
+        if self._engine.view.no_tree:
             waits.append(LOOK_AGAIN)
         if (pause := self._journal.flush()) is not None:
             waits.append(pause)
         changed = self._read_changes_at() if self._changed is not None else None
-        watch = self._watch_by if self._line.view.watch_comes and self._watch_by else None
+        watch = self._watch_by if self._engine.view.watch_comes and self._watch_by else None
         deadlines = (
-            self._callers.next_deadline(), self._line.next_tick(now), self._reprobe.next_tick(), self._ready_by,
+            self._control_handler.next_deadline(), self._engine.next_tick(now), self._firmware_retry.next_tick(),
+            self._ready_by,
             changed, watch,
         )  # fmt: skip
         waits += [deadline - now for deadline in deadlines if deadline is not None]

@@ -1,4 +1,4 @@
-"""What policy says now: rules, mode, phase and flags. A `Guard`.
+"""What policy says now: rules, mode, phase and flags. A `PolicyState`.
 
 A broken rule file keeps the old rules. Where the policy is enforced, a mark below /run has the kernel's helper refuse
 whatever this daemon cannot answer: else flooding or crashing it would be a way round.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from kmodd.config.policy_d import Mode, Parsed, Phase
-from kmodd.daemon.reporter import Report
+from kmodd.daemon.reporter import Reporter
 from kmodd.dataclass import replace
 from kmodd.errors import Problem
 from kmodd.host.policy_files import read_flags, read_rules
@@ -17,7 +17,7 @@ from kmodd.planning import outcome as telling
 from kmodd.planning import policy
 from kmodd.planning.outcome import Outcome, Record
 from kmodd.planning.plan import Step
-from kmodd.planning.policy import Judgement, Policy, asking_of
+from kmodd.planning.policy import Policy, PolicyDecision, asking_of
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -32,10 +32,10 @@ BOOTED = "/run/kmodd/booted"
 """So does the end of the boot."""
 
 
-class Guard:
+class PolicyState:
     """Judges, for one machine."""
 
-    def __init__(self, root: str, report: Report, run: bool = False) -> None:
+    def __init__(self, root: str, report: Reporter, run: bool = False) -> None:
         """`run`: marks are kept below /run, and read there."""
         self._root = root
         self._report = report
@@ -106,7 +106,7 @@ class Guard:
                 what = "is not set" if is_so else "cannot be taken away"
                 self._report.complain_once(f"{path}: {error.strerror}: the mark of the policy {what}")
 
-    def judge_of(self, request: Request) -> Callable[[str], Judgement] | None:
+    def judge_of(self, request: Request) -> Callable[[str], PolicyDecision] | None:
         """What judges the modules of this request; None: nothing is judged."""
         if self.mode == "off" and not self.sealed:
             return None

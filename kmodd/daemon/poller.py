@@ -1,4 +1,4 @@
-"""Whom the loop hears: some always, lanes and callers while they are there, the kernel with pauses. `Attention`."""
+"""Whom the loop hears: some always, lanes and callers while they are there, the kernel with pauses. `Poller`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ word costs more than to hear it.
 """
 
 
-class Attention:
+class Poller:
     """One selector. A change costs a system call, so only what is different from the last time is told to it."""
 
     def __init__(self) -> None:

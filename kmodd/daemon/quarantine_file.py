@@ -1,4 +1,4 @@
-"""`Standing` below /run, where the next boot does not find it."""
+"""`Quarantine` below /run, where the next boot does not find it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import os
 
 from kmodd.state import quarantine
-from kmodd.state.quarantine import Standing
+from kmodd.state.quarantine import Quarantine
 
 STANDING = "/run/kmodd/standing"
 
 
-class StandingFile:
+class QuarantineFile:
     """Reads it once, writes it whenever it changed."""
 
     def __init__(self, path: str = STANDING, root: str = "") -> None:
@@ -22,7 +22,7 @@ class StandingFile:
         self._age = -1
         """Of what was written, or need not be."""
 
-    def read(self) -> Standing:
+    def read(self) -> Quarantine:
         """What an earlier daemon of this boot left; nothing where there is none, or where it makes no sense.
 
         A device that has gone since then is forgotten: the next one at its place is new.
@@ -32,14 +32,14 @@ class StandingFile:
                 text = file.read()
             found = quarantine.of_text(text)
         except (OSError, ValueError):
-            return Standing()
+            return Quarantine()
         self._written = text
         for device in {device for devices in found.removed.values() for device in devices}:
             if not os.path.exists(f"{self._root}/sys{device}"):
                 found.leave(device)
         return found
 
-    def write(self, now: Standing) -> None:
+    def write(self, now: Quarantine) -> None:
         """Replace the file, if anything changed; where it cannot be written, the next daemon knows less."""
         if now.age == self._age:
             return  # as mostly, and asked in each round of the loop

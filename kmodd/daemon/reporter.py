@@ -9,10 +9,10 @@ from kmodd.errors import Problem
 from kmodd.host.journal import Journal
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Outcome, Record
-from kmodd.planning.plan import Because, Plan
+from kmodd.planning.plan import Plan, Reason
 from kmodd.planning.request import Request
-from kmodd.state.rate_limit import Repeats
-from kmodd.state.result_cache import Answers
+from kmodd.state.rate_limit import RateLimiter
+from kmodd.state.result_cache import ResultCache
 
 MOST_COMPLAINTS = 256
 """Messages that are remembered, so that each is said once."""
@@ -37,7 +37,7 @@ class _Coldplug:
     devices: int = 0
     loaded: set[str] = field(default_factory=set)
     found_live: set[str] = field(default_factory=set)
-    """What an initramfs or PID 1 had loaded: one record for all (INTERFACE, Journal)."""
+    """What an initramfs or PID 1 had loaded: one record for all."""
 
 
 def _is_no_news(outcome: Outcome) -> bool:
@@ -46,14 +46,14 @@ def _is_no_news(outcome: Outcome) -> bool:
     return outcome.request.origin == "reconcile" and (refused_before or outcome.result in ("live", "builtin"))
 
 
-class Report:
+class Reporter:
     """Writes records to a journal."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._coldplug: _Coldplug | None = None
         self.counters = Counters()
-        self._repeats = Repeats()
+        self._repeats = RateLimiter()
         self._complained: set[str] = set()
 
     @property
@@ -83,7 +83,7 @@ class Report:
             self._complained.add(message)
             self.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
 
-    def outcomes(self, outcomes: list[Outcome], answers: Answers) -> None:
+    def outcomes(self, outcomes: list[Outcome], answers: ResultCache) -> None:
         """Say what came of steps and skips; a no-match once for each alias, as `answers` remembers."""
         for outcome in outcomes:
             results = self.counters.results
@@ -146,10 +146,10 @@ class Report:
     def stuck_by_others(self, module: str, seconds: float) -> None:
         """What somebody else has the kernel start takes too long; nobody waits for it any more."""
         outcome = Outcome(
-            Request(module, "coldplug"), module, "stuck", Because("asked", module),
+            Request(module, "coldplug"), module, "stuck", Reason("asked", module),
             duration_usec=int(seconds * 1e6), detail="not started by this daemon; it is left alone",
         )  # fmt: skip
-        self.outcomes([outcome], Answers())
+        self.outcomes([outcome], ResultCache())
 
     def ended_by_others(self, module: str, is_live: bool, seconds: float) -> None:
         """What somebody else had the kernel start has come out."""
@@ -157,7 +157,7 @@ class Report:
             "begun before kmodd, or by somebody else" if is_live else "it was begun before kmodd or by somebody else"
         )
         outcome = Outcome(
-            Request(module, "coldplug"), module, "loaded" if is_live else "failed", Because("asked", module),
+            Request(module, "coldplug"), module, "loaded" if is_live else "failed", Reason("asked", module),
             duration_usec=int(seconds * 1e6), detail=detail,
         )  # fmt: skip
-        self.outcomes([outcome], Answers())
+        self.outcomes([outcome], ResultCache())

@@ -1,4 +1,4 @@
-"""Takes jobs from step to step, to loaders, into waiting for a lane or another's load, and to their end: `Carrier`.
+"""Takes jobs from step to step, to loaders, into waiting for a lane or another's load, and to their end: `Scheduler`.
 
 What a loader said comes back here; what came of it is told when the loader has something to do again.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 
 from kmodd.daemon import timeouts
-from kmodd.daemon.dispatcher import Dispatch
-from kmodd.daemon.foreign_loads import Others
-from kmodd.daemon.in_flight import AnyJob, Flights, Work
+from kmodd.daemon.dispatcher import Dispatcher
+from kmodd.daemon.foreign_loads import ForeignLoads
+from kmodd.daemon.in_flight import AnyJob, Batch, InFlight
 from kmodd.daemon.intake import Intake
 from kmodd.daemon.known import Known
-from kmodd.daemon.reporter import Report
-from kmodd.daemon.system_state import View
+from kmodd.daemon.reporter import Reporter
+from kmodd.daemon.system_state import SystemState
 from kmodd.dataclass import replace
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.kmsg_reader import KernelMessages
@@ -23,7 +23,7 @@ from kmodd.host.tree import Tree
 from kmodd.kernel.kmsg import crash_lines
 from kmodd.loader.actions import Reply
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.pool import Died, Lane, Loaders
+from kmodd.loader.pool import Died, Lane, LoaderPool
 from kmodd.loader.protocol import MAX_STEP
 from kmodd.loader.step_calls import call_of, outcome_of, outcome_of_death
 from kmodd.planning import outcome as telling
@@ -31,8 +31,8 @@ from kmodd.planning.job import Job
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Insmod, RemovalStep, Step
 from kmodd.state.autoclean import Autoclean
-from kmodd.state.quarantine import Standing
-from kmodd.state.result_cache import Answers
+from kmodd.state.quarantine import Quarantine
+from kmodd.state.result_cache import ResultCache
 from kmodd.state.retries import Retries
 
 MOST_AT_ONCE = 16
@@ -41,20 +41,20 @@ MOST_TEXT = MAX_STEP // 8
 """Characters of their paths and options: so many fit into one datagram, however they are written in it."""
 
 
-class Carrier:
+class Scheduler:
     """Holds what is under way."""
 
     def __init__(
         self,
         tree: Tree,
-        loaders: Loaders | None,
+        loaders: LoaderPool | None,
         log: KernelMessages | None,
         *,
-        report: Report,
-        view: View,
-        standing: Standing,
-        answers: Answers,
-        others: Others,
+        report: Reporter,
+        view: SystemState,
+        standing: Quarantine,
+        answers: ResultCache,
+        others: ForeignLoads,
         intake: Intake,
         autoclean: Autoclean,
     ) -> None:
@@ -72,21 +72,21 @@ class Carrier:
         self._autoclean = autoclean
         self._knows = Known(view, standing, answers, self.stuck)
         self._ended: list[AnyJob] = []
-        self.flights = Flights()
-        self.dispatch = Dispatch(loaders, report)
+        self.in_flight = InFlight()
+        self.dispatcher = Dispatcher(loaders, report)
         self.retries = Retries()
 
     def is_taken(self, name: str, job: AnyJob) -> bool:
         """Its load is in flight, ours or another's, and worth waiting for by `job`."""
-        return self.flights.is_taken(name, job) or name in self._others.busy()
+        return self.in_flight.is_taken(name, job) or name in self._others.busy()
 
     def stuck(self) -> list[str]:
         """Modules whose load does not end, and that nobody waits for any more."""
-        return sorted({*self.flights.stuck(), *self._others.stuck()})
+        return sorted({*self.in_flight.stuck(), *self._others.stuck()})
 
     def is_full(self) -> bool:
         """Each lane for devices has something to do."""
-        return self.flights.places() >= self._view.settings.lanes
+        return self.in_flight.places() >= self._view.settings.lanes
 
     def may_go(self, job: AnyJob) -> bool:
         """There is a lane for it."""
@@ -94,11 +94,11 @@ class Carrier:
 
     def is_ahead(self, job: AnyJob) -> bool:
         """It is planned, and waits for a lane: the last one that does."""
-        return bool(self.flights.ready) and self.flights.ready[-1][1] is job
+        return bool(self.in_flight.ready) and self.in_flight.ready[-1][1] is job
 
     def can_resume(self) -> bool:
         """`resume` would do something now."""
-        waiting = (*self.flights.parked, *(("", job) for _, job in self.flights.ready))
+        waiting = (*self.in_flight.parked, *(("", job) for _, job in self.in_flight.ready))
         return any(self.may_go(job) and not self.is_taken(name, job) for name, job in waiting)
 
     def resume(self) -> None:
@@ -109,7 +109,7 @@ class Carrier:
     def _resumed(self) -> list[AnyJob]:
         """The jobs that went on."""
         jobs = []
-        while job := self.flights.released(self.is_taken, self.may_go) or self._next_ready():
+        while job := self.in_flight.released(self.is_taken, self.may_go) or self._next_ready():
             self.drive(job)
             jobs.append(job)
         return jobs
@@ -117,10 +117,10 @@ class Carrier:
     def _next_ready(self) -> AnyJob | None:
         """A job that was planned ahead, if there is a lane for it; one that is planned on old facts is planned anew."""
         found, stale = None, list[AnyJob]()
-        while found is None and self.flights.ready and self.may_go(self.flights.ready[0][1]):
-            if self.dispatch.is_off():
+        while found is None and self.in_flight.ready and self.may_go(self.in_flight.ready[0][1]):
+            if self.dispatcher.is_off():
                 break
-            age, job = self.flights.ready.pop(0)
+            age, job = self.in_flight.ready.pop(0)
             if age == self._view.age or job.begun:
                 found = job
             else:
@@ -136,18 +136,18 @@ class Carrier:
     @property
     def lanes(self) -> tuple[Lane, ...]:
         """Connections to loaders, to be watched."""
-        return (*self.flights.works, *(self._loaders.idle if self._loaders else ()))
+        return (*self.in_flight.batches, *(self._loaders.idle if self._loaders else ()))
 
     @property
     def questions(self) -> tuple[StackQuestion, ...]:
         """Where the kernel was asked where it hangs, to be watched."""
-        return tuple(work.question for work in self.flights.works.values() if work.question)
+        return tuple(batch.question for batch in self.in_flight.batches.values() if batch.question)
 
     def heard_stack(self, question: StackQuestion) -> None:
         """There is something of an answer."""
-        for work in self.flights.works.values():
-            if work.question is question:
-                timeouts.heard_stack(work)
+        for batch in self.in_flight.batches.values():
+            if batch.question is question:
+                timeouts.heard_stack(batch)
 
     def heard(self, lane: Lane) -> None:
         """A loader said something or is gone."""
@@ -156,69 +156,69 @@ class Carrier:
         heard = lane.receive()
         if isinstance(heard, Died) and self._loaders:
             self._loaders.lost(lane)
-        if heard is None or lane not in self.flights.works:
+        if heard is None or lane not in self.in_flight.batches:
             return
-        work = self.flights.works[lane]
-        timeouts.drop_question(work)
-        is_over = isinstance(heard, Died) or heard.errno != 0 or work.is_last
+        batch = self.in_flight.batches[lane]
+        timeouts.drop_question(batch)
+        is_over = isinstance(heard, Died) or heard.errno != 0 or batch.is_last
         begun = heard.begun if isinstance(heard, Died) else heard.stage != "none"
-        job = work.job
+        job = batch.job
         job.begun = job.begun or begun
         if is_over:
-            del self.flights.works[lane]
-            self.dispatch.over(lane, answered=isinstance(heard, Reply))
-            if not work.let_go:
-                self._put_back(work)
-        if isinstance(heard, Reply) and not heard.errno and isinstance(work.step, Insmod):
-            self._view.came(work.module)
-        elif isinstance(work.step, Insmod):
+            del self.in_flight.batches[lane]
+            self.dispatcher.over(lane, answered=isinstance(heard, Reply))
+            if not batch.let_go:
+                self._put_back(batch)
+        if isinstance(heard, Reply) and not heard.errno and isinstance(batch.step, Insmod):
+            self._view.came(batch.module)
+        elif isinstance(batch.step, Insmod):
             self._view.forget_loaded()
         else:
             self._view.outdate()  # a command, too, may take modules out
-        outcome = self._guard.note(self._outcome(work, heard)) if begun else None
-        if outcome and not work.let_go:
-            self._catch_up(work)
+        outcome = self._guard.note(self._outcome(batch, heard)) if begun else None
+        if outcome and not batch.let_go:
+            self._catch_up(batch)
         if not is_over:
-            work.go_on(time.monotonic())
-        if outcome and work.let_go:
-            self._came_late(work, outcome)
-        elif not work.let_go:
-            self._go_on(job, outcome, work, is_over)
+            batch.go_on(time.monotonic())
+        if outcome and batch.let_go:
+            self._came_late(batch, outcome)
+        elif not batch.let_go:
+            self._go_on(job, outcome, batch, is_over)
 
-    def give_up(self, work: Work, outcome: Outcome) -> None:
+    def give_up(self, batch: Batch, outcome: Outcome) -> None:
         """Its load takes too long: its job goes on with `outcome`, the other jobs of the run without this loader."""
-        work.job.begun = True
-        self._catch_up(work)
-        self._put_back(work)
-        self._go_on(work.job, outcome, work, is_over=True)
+        batch.job.begun = True
+        self._catch_up(batch)
+        self._put_back(batch)
+        self._go_on(batch.job, outcome, batch, is_over=True)
 
-    def _put_back(self, work: Work) -> None:
+    def _put_back(self, batch: Batch) -> None:
         """The jobs whose files of its run are not begun wait for a lane again, and are the next to have one."""
-        jobs = [*([] if work.job.begun else [work.job]), *work.later()]
-        self.flights.ready[:0] = [(work.age, job) for job in jobs]
+        jobs = [*([] if batch.job.begun else [batch.job]), *batch.later()]
+        self.in_flight.ready[:0] = [(batch.age, job) for job in jobs]
 
-    def _go_on(self, job: AnyJob, outcome: Outcome | None, work: Work, is_over: bool) -> None:
-        """A step of a job has come out, or was not begun. `is_over`: the loader of `work` has nothing more to do."""
+    def _go_on(self, job: AnyJob, outcome: Outcome | None, batch: Batch, is_over: bool) -> None:
+        """A step of a job has come out, or was not begun. `is_over`: the loader of `batch` has nothing more to do."""
         if outcome:
             job.finish(outcome)
         others = []
-        if (is_over or work.job is not job) and job.begun:
+        if (is_over or batch.job is not job) and job.begun:
             self.drive(job)
         if is_over:
             others = self._resumed()  # the loader first, then what there is to tell
         for each in (job, *others) if job.begun else others:
             self.tell(each)
 
-    def _catch_up(self, work: Work) -> None:
+    def _catch_up(self, batch: Batch) -> None:
         """The loader was at this file: what its job has before it had come with the files before."""
-        job = work.job
+        job = batch.job
         if isinstance(job, Job):
-            request, at = job.plan.request, work.step
+            request, at = job.plan.request, batch.step
             job.next_step(lambda step: None if step is at else Outcome(request, step.module, "live", step.because))
 
-    def _came_late(self, work: Work, outcome: Outcome) -> None:
+    def _came_late(self, batch: Batch, outcome: Outcome) -> None:
         """A load that was called stuck has ended: what gave up on it may be asked for again."""
-        if work.was_live and outcome.ok:
+        if batch.was_live and outcome.ok:
             self._report.tell(telling.after_all(outcome))
             return
         self._report.outcomes(
@@ -235,8 +235,8 @@ class Carrier:
     def stop_runs(self) -> None:
         """What was allowed may be another matter now: it is asked again before each file that is left of a run."""
         self._view.outdate()
-        for lane, work in self.flights.works.items():
-            if not work.is_last:
+        for lane, batch in self.in_flight.batches.items():
+            if not batch.is_last:
                 lane.stop()
 
     def stop_stale(self) -> None:
@@ -244,8 +244,8 @@ class Carrier:
 
         Jobs that are not begun are planned anew.
         """
-        for lane, work in self.flights.works.items():
-            if work.age != self._view.age and not lane.stopped and not work.is_last:
+        for lane, batch in self.in_flight.batches.items():
+            if batch.age != self._view.age and not lane.stopped and not batch.is_last:
                 lane.stop()
 
     def _next_step(self, job: AnyJob) -> Step | RemovalStep | None:
@@ -259,14 +259,14 @@ class Carrier:
             job.abandon(telling.DRY_RUN)
         while step := self._next_step(job):
             if self.is_taken(step.module, job) or (isinstance(step, Insmod) and self._others.notice(step.module)):
-                if self.flights.hangs_on(step.module, job):
+                if self.in_flight.hangs_on(step.module, job):
                     job.finish(telling.not_attempted(job.plan.request, step, telling.ASKS_FOR_ITSELF))
                     continue
-                self.flights.park(step.module, job)
+                self.in_flight.park(step.module, job)
                 break
             steps = self._run(job) or (step,)
             if not self.may_go(job):
-                self.flights.ready.append((self._view.age, job))
+                self.in_flight.ready.append((self._view.age, job))
                 break
             joined = self._joined(job, steps)
             jobs = [job] * len(steps)
@@ -274,20 +274,20 @@ class Carrier:
                 jobs += [each] * len(files)
                 steps = (*steps, *files)
             try:
-                lane = self.dispatch.start(call_of(steps, self._tree.real))
+                lane = self.dispatcher.start(call_of(steps, self._tree.real))
             except ValueError as error:  # longer than a loader takes
                 job.abandon(str(error))
                 continue
             if lane is not None:
-                del self.flights.ready[: len(joined)]
-                self.flights.works[lane] = Work(lane, tuple(jobs), steps, self._view.age, time.monotonic())
+                del self.in_flight.ready[: len(joined)]
+                self.in_flight.batches[lane] = Batch(lane, tuple(jobs), steps, self._view.age, time.monotonic())
                 job.begun = job.begun or job.plan.request.waited_for  # nobody plans these anew
                 break
             if not job.plan.request.waited_for:
                 # Requests wait, nobody is turned away: it is planned anew once there is a loader.
                 self._plan_anew(job)
                 break
-            job.abandon(self.dispatch.why)
+            job.abandon(self.dispatcher.why)
         else:
             self._end(job)
 
@@ -318,7 +318,7 @@ class Carrier:
         if job.plan.request.waited_for or self._view.settings.lanes > 1:
             return found
         names, size = {step.module for step in steps}, sum(map(_size, steps))
-        for age, other in self.flights.ready if isinstance(steps[0], Insmod) else ():
+        for age, other in self.in_flight.ready if isinstance(steps[0], Insmod) else ():
             if age != self._view.age or not isinstance(other, Job):
                 break
             step = self._next_step(other)
@@ -343,10 +343,10 @@ class Carrier:
                 read_ahead(self._tree.real(path))
 
     def _is_ready(self, job: AnyJob) -> bool:
-        return any(job is ready for _, ready in self.flights.ready)
+        return any(job is ready for _, ready in self.in_flight.ready)
 
     def _is_with_a_loader(self, job: AnyJob) -> bool:
-        return any(job is work.job for work in self.flights.works.values())
+        return any(job is batch.job for batch in self.in_flight.batches.values())
 
     def tell(self, job: AnyJob) -> None:
         """Say what has come of it since."""
@@ -370,14 +370,14 @@ class Carrier:
             self._answers.forget_modules()
         self._ended.append(job)
 
-    def _outcome(self, work: Work, heard: Reply | Died) -> Outcome:
+    def _outcome(self, batch: Batch, heard: Reply | Died) -> Outcome:
         """What a loader's answer means for its step."""
-        step, request = work.step, work.job.plan.request
+        step, request = batch.step, batch.job.plan.request
         if isinstance(heard, Reply):
             if heard.stage == "signal" and not self._view.beyond.install_signal_is_failure:
                 heard = replace(heard, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
             return outcome_of(request, step, heard, read_facts(self._tree.root) if heard.errno else None)
-        usec = int((time.monotonic() - work.since) * 1e6)
+        usec = int((time.monotonic() - batch.since) * 1e6)
         outcome = outcome_of_death(request, step, self._tree.loaded().state(step.module), usec)
         if outcome.result != "crashed":
             return outcome

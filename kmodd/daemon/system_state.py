@@ -1,4 +1,4 @@
-"""What the line knows of the machine: settings, indexes and configuration, and what the kernel holds. A `View`.
+"""What the line knows of the machine: settings, indexes and configuration, and what the kernel holds. A `SystemState`.
 
 All of it is memory of files, read again when they change: all of the new or all of the old; where the tree goes while
 it is read, what there was left of it, until the next look.
@@ -11,8 +11,8 @@ import time
 from kmodd.config.kmodd_conf import Settings
 from kmodd.config.modprobe_d import DROP_IN, Beyond
 from kmodd.daemon.in_flight import AnyJob
-from kmodd.daemon.policy_state import Guard
-from kmodd.daemon.reporter import Report
+from kmodd.daemon.policy_state import PolicyState
+from kmodd.daemon.reporter import Reporter
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree, Problem
 from kmodd.host.config_files import read_settings, settings_marks
@@ -42,10 +42,10 @@ LOOK_AT_LOADED = 1.0
 """Seconds after which /proc/modules is read again all the same: nobody says when somebody else begins to load."""
 
 
-class View:
+class SystemState:
     """Reads when it is told to, or asked whether anything changed."""
 
-    def __init__(self, tree: Tree, report: Report, guard: Guard) -> None:
+    def __init__(self, tree: Tree, report: Reporter, guard: PolicyState) -> None:
         self.tree = tree
         self.guard = guard
         self._report = report

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-from kmodd.daemon.in_flight import Flights, Work
+from kmodd.daemon.in_flight import Batch, InFlight
 from kmodd.dataclass import dataclass
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.loader.kernel_stack import StackQuestion
@@ -32,7 +32,7 @@ _ASYNC = "it is live, but the kernel waits for work that some driver does on the
 class Overdue:
     """One load that its job waits for no longer."""
 
-    work: Work
+    batch: Batch
     outcome: Outcome
     """What the job goes on with."""
     told: Outcome | None = None
@@ -40,91 +40,97 @@ class Overdue:
 
 
 def overdue(
-    flights: Flights, loaded: Callable[[], Loaded], limit: float, ask: Callable[[int], StackQuestion | None], now: float
+    in_flight: InFlight,
+    loaded: Callable[[], Loaded],
+    limit: float,
+    ask: Callable[[int], StackQuestion | None],
+    now: float,
 ) -> list[Overdue]:
     """The loads that have just become so.
 
     `loaded`: looks at what the kernel has. `limit`: seconds; `ask` opens a question for the stack of a process.
     """
-    given_up = [work for work in flights.works.values() if work.hangs]
-    late = [work for work in flights.busy() if (now - work.since) > (min(BEHIND_A_STALL, limit) if given_up else limit)]
+    given_up = [batch for batch in in_flight.batches.values() if batch.hangs]
+    late = [
+        batch for batch in in_flight.busy() if (now - batch.since) > (min(BEHIND_A_STALL, limit) if given_up else limit)
+    ]
     if not late:
         return []
     state = loaded()
-    first = next((work.module for work in given_up if _is_live(work, state)), "")
+    first = next((batch.module for batch in given_up if _is_live(batch, state)), "")
     found = []
-    for work in late:
-        live = _is_live(work, state)
+    for batch in late:
+        live = _is_live(batch, state)
         if live and first:
-            found.append(_stall(work, f"{_ASYNC}: {first} was the first", now))
-        elif (now - work.since) > limit and _asked(work, ask, now):
-            found.append(_stall(work, _ASYNC, now) if live else _hang(work, now))
-            first = first or (work.module if live else "")
+            found.append(_stall(batch, f"{_ASYNC}: {first} was the first", now))
+        elif (now - batch.since) > limit and _asked(batch, ask, now):
+            found.append(_stall(batch, _ASYNC, now) if live else _hang(batch, now))
+            first = first or (batch.module if live else "")
     return found
 
 
-def next_look(flights: Flights, limit: float, now: float) -> float | None:
+def next_look(in_flight: InFlight, limit: float, now: float) -> float | None:
     """When (time.monotonic) `overdue` is worth calling; None: nothing is in flight."""
-    if any(work.hangs for work in flights.works.values()) and flights.busy():
+    if any(batch.hangs for batch in in_flight.batches.values()) and in_flight.busy():
         return now + BEHIND_A_STALL
-    waits = (max(0.0, work.since + limit - now, (work.answer_by or 0.0) - now) for work in flights.busy())
+    waits = (max(0.0, batch.since + limit - now, (batch.answer_by or 0.0) - now) for batch in in_flight.busy())
     return min((now + wait + 0.01 for wait in waits), default=None)
 
 
-def heard_stack(work: Work) -> None:
+def heard_stack(batch: Batch) -> None:
     """The kernel's answer may be there: where it is whole, the question is over."""
-    if work.question is None:
+    if batch.question is None:
         return
-    answer = work.question.answer()
+    answer = batch.question.answer()
     if answer is not None:
-        work.stack, work.answer_by = answer, 0.0
-        drop_question(work)
+        batch.stack, batch.answer_by = answer, 0.0
+        drop_question(batch)
 
 
-def drop_question(work: Work) -> None:
+def drop_question(batch: Batch) -> None:
     """Ask no longer."""
-    if work.question is not None:
+    if batch.question is not None:
         with contextlib.suppress(OSError):
-            work.question.close()
-        work.question = None
+            batch.question.close()
+        batch.question = None
 
 
-def _asked(work: Work, ask: Callable[[int], StackQuestion | None], now: float) -> bool:
+def _asked(batch: Batch, ask: Callable[[int], StackQuestion | None], now: float) -> bool:
     """The kernel was asked where it hangs, and has answered or will not."""
-    if work.answer_by is None:
-        work.question = ask(work.lane.pid) if work.lane.pid else None
-        work.answer_by = now + ANSWER_LIMIT if work.question else 0.0
-    if now < work.answer_by:
+    if batch.answer_by is None:
+        batch.question = ask(batch.lane.pid) if batch.lane.pid else None
+        batch.answer_by = now + ANSWER_LIMIT if batch.question else 0.0
+    if now < batch.answer_by:
         return False
-    drop_question(work)
+    drop_question(batch)
     return True
 
 
-def _is_live(work: Work, loaded: Loaded) -> bool:
-    return isinstance(work.step, Insmod) and loaded.state(work.module) == "live"
+def _is_live(batch: Batch, loaded: Loaded) -> bool:
+    return isinstance(batch.step, Insmod) and loaded.state(batch.module) == "live"
 
 
-def _usec(work: Work, now: float) -> int:
-    return int((now - work.since) * 1e6)
+def _usec(batch: Batch, now: float) -> int:
+    return int((now - batch.since) * 1e6)
 
 
-def _hang(work: Work, now: float) -> Overdue:
-    evidence = (("KMODD_STACK", "\n".join(work.stack)),) if work.stack else ()
-    where = f", in {work.stack[0].split()[-1]}" if work.stack else ""
+def _hang(batch: Batch, now: float) -> Overdue:
+    evidence = (("KMODD_STACK", "\n".join(batch.stack)),) if batch.stack else ()
+    where = f", in {batch.stack[0].split()[-1]}" if batch.stack else ""
     outcome = Outcome(
-        work.job.plan.request, work.module, "stuck", work.step.because, _path(work),
-        duration_usec=_usec(work, now), detail=f"it is left alone{where}; the others go on", evidence=evidence,
+        batch.job.plan.request, batch.module, "stuck", batch.step.because, _path(batch),
+        duration_usec=_usec(batch, now), detail=f"it is left alone{where}; the others go on", evidence=evidence,
     )  # fmt: skip
-    return Overdue(work, outcome)
+    return Overdue(batch, outcome)
 
 
-def _stall(work: Work, why: str, now: float) -> Overdue:
-    evidence = (("KMODD_STACK", "\n".join(work.stack)),) if work.stack else ()
-    request, usec = work.job.plan.request, _usec(work, now)
-    because, path = work.step.because, _path(work)
-    told = Outcome(request, work.module, "stuck", because, path, duration_usec=usec, detail=why, evidence=evidence)
-    return Overdue(work, Outcome(request, work.module, "loaded", because, path, duration_usec=usec), told)
+def _stall(batch: Batch, why: str, now: float) -> Overdue:
+    evidence = (("KMODD_STACK", "\n".join(batch.stack)),) if batch.stack else ()
+    request, usec = batch.job.plan.request, _usec(batch, now)
+    because, path = batch.step.because, _path(batch)
+    told = Outcome(request, batch.module, "stuck", because, path, duration_usec=usec, detail=why, evidence=evidence)
+    return Overdue(batch, Outcome(request, batch.module, "loaded", because, path, duration_usec=usec), told)
 
 
-def _path(work: Work) -> str:
-    return work.step.path if isinstance(work.step, Insmod) else ""
+def _path(batch: Batch) -> str:
+    return batch.step.path if isinstance(batch.step, Insmod) else ""

@@ -14,7 +14,7 @@ import contextlib
 import os
 import time
 
-from kmodd.host.signals import Uninterrupted
+from kmodd.host.signals import SignalsBlocked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def replace_all(directory: str, files: Sequence[tuple[str, bytes]], mode: int = 
     try:
         for (path, _), (_, data) in zip(new, files, strict=True):
             _write(path, data, mode)
-        with Uninterrupted():
+        with SignalsBlocked():
             _rename_all(new)
     finally:
         _remove(path for path, _ in new)

@@ -1,4 +1,4 @@
-"""Devices whose `driver_override` somebody has set: `Overrides`.
+"""Devices whose `driver_override` somebody has set: `DriverOverrides`.
 
 Reading that file takes the device's lock, for as long as a probe lasts, and cannot be killed: children read. One that
 does not come back is remembered with its device, and until it has ended that device is not asked for again.
@@ -56,7 +56,7 @@ class _Child:
         return [(self.first + int(line[2:]), line.startswith(b"1")) for line in lines]
 
 
-class Overrides:
+class DriverOverrides:
     """Asks, and remembers who did not answer."""
 
     def __init__(self, root: str) -> None:

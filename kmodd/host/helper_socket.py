@@ -14,7 +14,7 @@ import struct
 import time
 
 from kmodd.dataclass import dataclass
-from kmodd.host.unix_listener import Listening
+from kmodd.host.unix_listener import UnixListener
 
 REQUEST_SOCKET = "/run/kmodd/request"
 HELPER_IS_SET = "/run/kmodd/kernel.modprobe"
@@ -56,7 +56,7 @@ class RequestSocket:
         Raises OSError; EADDRINUSE where somebody does.
         """
         self.path = path
-        self._listening = Listening(path, socket.SOCK_SEQPACKET, 0o600, MAX_CONNECTIONS)
+        self._listening = UnixListener(path, socket.SOCK_SEQPACKET, 0o600, MAX_CONNECTIONS)
         self._uid = os.geteuid()
         self._epoll = select.epoll()
         self._epoll.register(self._listening.socket.fileno(), select.EPOLLIN)

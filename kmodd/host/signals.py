@@ -1,4 +1,4 @@
-"""Signals that wait until something is over: `Uninterrupted`.
+"""Signals that wait until something is over: `SignalsBlocked`.
 
 By the C library's own call. The signal module's makes an enum member of each of 64 numbers on the way in and out, which
 took a loader more time than all the rest of a step; and to import it takes a tenth of a loader's start.
@@ -15,7 +15,7 @@ _USUAL = (0, 2)
 """SIG_BLOCK and SIG_SETMASK by type of machine: arch/*/include/uapi/asm/signal.h, asm-generic/signal-defs.h."""
 
 
-class Uninterrupted:
+class SignalsBlocked:
     """A block in which no signal ends this thread, but SIGKILL; what came meanwhile counts at its end.
 
     It can be used any number of times, but not within itself. Entering raises OSError where the mask cannot be set,

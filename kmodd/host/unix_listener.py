@@ -1,4 +1,4 @@
-"""A Unix socket at a place of its own: there only while somebody listens, never another daemon's. `Listening`."""
+"""A Unix socket at a place of its own: there only while somebody listens, never another daemon's. `UnixListener`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import socket
 
 
-class Listening:
+class UnixListener:
     """Listens, and takes its name away at the end."""
 
     def __init__(self, path: str, kind: socket.SocketKind, mode: int, backlog: int) -> None:

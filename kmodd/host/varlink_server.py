@@ -14,7 +14,7 @@ import struct
 import kmodd
 from kmodd.dataclass import dataclass
 from kmodd.host.paths import CONTROL_SOCKET
-from kmodd.host.unix_listener import Listening
+from kmodd.host.unix_listener import UnixListener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class ControlSocket:
 
         Raises OSError; EADDRINUSE where somebody does.
         """
-        self._listening = Listening(path, socket.SOCK_STREAM, 0o666, MAX_CONNECTIONS)
+        self._listening = UnixListener(path, socket.SOCK_STREAM, 0o666, MAX_CONNECTIONS)
         self.path = path
         self._service: varlink.Service | None = None
         self.connections: list[Connection] = []

@@ -96,7 +96,7 @@ class AliasTrie:
 
     @classmethod
     def from_text(cls, text: str, file: str) -> AliasTrie:
-        """The text of a modules.alias (depmod.d, kmod.md 3.2): comments, and lines `alias PATTERN MODULE`.
+        """The text of a modules.alias (kmod tools/depmod.c): comments, and lines `alias PATTERN MODULE`.
 
         `file` is its name in problems. Bad lines become `problems`, the others count. Nothing is raised.
         """

@@ -1,6 +1,6 @@
 """The `modules.*.bin` indexes: read (exact, by wildcard, all of it) and written, byte for byte as depmod writes them.
 
-Form (kmod libkmod-index.c, shared facts 3.3): big-endian words; a header `magic version root`; a trie whose nodes are
+Form (kmod libkmod/libkmod-index.c): big-endian words; a header `magic version root`; a trie whose nodes are
 `[prefix NUL] [first last child…] [count (priority value NUL)…]`, each part present only where the flags in the upper
 four bits of the word that points at the node say so. An edge is one byte below 128; the rest of its label is the
 child's prefix.

@@ -1,7 +1,7 @@
 """Carrying out steps in this process: what a tool does where no daemon is to do it, with the rights of its caller.
 
 It uses the loader's own functions. Signals are blocked while a module's init may run, because a killed init leaves
-hardware half set (kernel-proofs, section 3); they count when it is over.
+hardware half set; they count when it is over.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import time
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import assert_never
-from kmodd.host.signals import Uninterrupted
+from kmodd.host.signals import SignalsBlocked
 from kmodd.loader.actions import LOADER_MARK, Reply, Stage, open_module, run_command
 from kmodd.loader.step_calls import outcome_of
 from kmodd.loader.syscalls import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.names import ModuleName, module_of_path
 from kmodd.planning.outcome import Outcome, record
-from kmodd.planning.plan import Because, Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
-from kmodd.planning.request import Removing, Request
+from kmodd.planning.plan import Insmod, Install, Reason, RemovalStep, RemoveCommand, Rmmod, Step
+from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_BY_HAND = Because("asked", "")
+_BY_HAND = Reason("asked", "")
 
 SHORTEST = 6
 """Bytes of the shortest file that kmod takes for a module (libkmod-file.c)."""
@@ -83,7 +83,7 @@ class Machine:
 
     def _command(self, command: str, options: str, module: str) -> tuple[int, Stage, str]:
         """Errno, and the exit status as text."""
-        with Uninterrupted():
+        with SignalsBlocked():
             status = run_command(command, options, module, self.env)
         # Only the exit status is looked at, not death by a signal (libkmod, command_do).
         return (errno.EINVAL if status > 0 else 0), "command", str(max(status, 0))
@@ -97,7 +97,7 @@ class Machine:
         except OSError as error:
             return error.errno or errno.EIO, "file", f"{path}: {error.strerror}"
         try:
-            with Uninterrupted():
+            with SignalsBlocked():
                 give(self.kernel, options)
         except OSError as error:
             return error.errno or errno.EIO, "kernel", ""
@@ -110,7 +110,7 @@ class Machine:
         pause = 0.001
         while True:
             try:
-                with Uninterrupted():
+                with SignalsBlocked():
                     self.kernel.delete_module(name, flags)
             except OSError as error:
                 left = deadline - time.monotonic()
@@ -132,7 +132,7 @@ class Machine:
         """rmmod: have the kernel remove a module and tell of it; 0 or errno."""
         step = Rmmod(name, _BY_HAND)
         reply = self.carry_out(step, manner, str)
-        self.tell(outcome_of(Request(name, "operator", removing=Removing()), step, reply))
+        self.tell(outcome_of(Request(name, "operator", removing=RemovalOptions()), step, reply))
         return reply.errno
 
     def tell(self, outcome: Outcome) -> None:
@@ -156,7 +156,7 @@ def must_not_wait() -> bool:
 
     A loader runs us by an install or remove command: known by the mark in the environment, and by the processes above
     us, for a command may run us with another environment. Or the kernel runs us itself, below kthreadd (pid 2): the
-    module that asks may be in its init, and that init in a loader (kernel-proofs, section 1).
+    module that asks may be in its init, and that init in a loader.
     """
     if LOADER_MARK in os.environ:
         return True

@@ -97,7 +97,7 @@ def lane_on(connection: socket.socket) -> Lane:
     return Lane(connection)
 
 
-class Loaders:
+class LoaderPool:
     """The loaders that are at hand: started, connected, and not at work.
 
     With one in reserve a request from inside a module's init, and the line after a crash, go on at once.

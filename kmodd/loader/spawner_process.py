@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import NoReturn
 
-    from kmodd.host.signals import Uninterrupted
+    from kmodd.host.signals import SignalsBlocked
     from kmodd.loader.syscalls import Kernel
     from kmodd.loader.trusted_paths import Trusted
 
@@ -31,7 +31,7 @@ _LOOK_AGAIN = 1000
 """Milliseconds between looks for a loader whose end nothing tells."""
 
 
-def run(connection: int, kernel: Kernel, trusted: Trusted, held: Uninterrupted | None = None) -> None:
+def run(connection: int, kernel: Kernel, trusted: Trusted, held: SignalsBlocked | None = None) -> None:
     """Be the spawner of this connection, an open descriptor, until the peer has closed it and no loader is left.
 
     `held`: signals are held back in the spawner, and in loaders only while they are at work.
@@ -45,7 +45,7 @@ def run(connection: int, kernel: Kernel, trusted: Trusted, held: Uninterrupted |
 
 
 class _Spawning:
-    def __init__(self, connection: int, kernel: Kernel, trusted: Trusted, held: Uninterrupted | None) -> None:
+    def __init__(self, connection: int, kernel: Kernel, trusted: Trusted, held: SignalsBlocked | None) -> None:
         self._peer = _socket.socket(fileno=connection)
         self._kernel, self._trusted, self._held = kernel, trusted, held
         self.loaders: dict[int, int] = {}

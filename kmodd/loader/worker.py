@@ -7,7 +7,7 @@ has brought the next one in or begun to; then the stage is `none`.
 
 It never plans and never listens to the kernel. What it is told names files; it takes only those of `Trusted`. When its
 peer is gone it ends, but not inside a module's init: signals are blocked until all it was given is done, because a
-killed init leaves hardware half set (kernel-proofs, section 3).
+killed init leaves hardware half set.
 
 A boot waits for its start, so it imports little: the modules socket, json, re, signal and contextlib, and what they
 import in turn, take as long as the interpreter itself.
@@ -21,7 +21,7 @@ import select
 import time
 
 from kmodd.errors import assert_never
-from kmodd.host.signals import Uninterrupted
+from kmodd.host.signals import SignalsBlocked
 from kmodd.loader.actions import (
     LOADER_MARK,
     CommandCall,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def serve(connection: int, kernel: Kernel, trusted: Trusted) -> None:
     """Carry out steps until the peer closes the connection, which is an open descriptor."""
     name_process("kmodd-loader")
-    uninterrupted = Uninterrupted()
+    uninterrupted = SignalsBlocked()
     try:
         os.write(connection, b"%d" % os.getpid())
         while datagram := os.read(connection, MAX_STEP):

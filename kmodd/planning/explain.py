@@ -1,9 +1,9 @@
-"""A plan in words and as JSON: the one form that explain, the daemon and the tools show (INTERFACE, kmodd explain)."""
+"""A plan in words and as JSON: the one form that explain, the daemon and the tools show."""
 
 from __future__ import annotations
 
 from kmodd.errors import Where
-from kmodd.planning.plan import Because, Insmod, Plan, Skip, Step
+from kmodd.planning.plan import Insmod, Plan, Reason, Skip, Step
 
 
 def text_of(plan: Plan, name: str = "") -> str:
@@ -65,7 +65,7 @@ def _json_step(step: Step) -> dict[str, object]:
     }
 
 
-def _json_because(because: Because) -> dict[str, object]:
+def _json_because(because: Reason) -> dict[str, object]:
     return {"kind": because.kind, "of": because.of, "pattern": because.pattern or None, **_json_where(because.at)}
 
 

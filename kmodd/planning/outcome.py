@@ -6,7 +6,7 @@ import errno as errors
 
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
-from kmodd.planning.plan import Because, Skip
+from kmodd.planning.plan import Reason, Skip
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -77,7 +77,7 @@ class Outcome:
     request: Request
     module: str
     result: Result
-    because: Because
+    because: Reason
     path: str = ""
     errno: int = 0
     duration_usec: int = 0
@@ -114,7 +114,7 @@ class Planned(Protocol):
         """Its name."""
 
     @property
-    def because(self) -> Because:
+    def because(self) -> Reason:
         """Why it stands in the plan."""
 
 
@@ -135,7 +135,7 @@ class Record:
 
 
 def record(outcome: Outcome, repeated: int = 0) -> Record:
-    """The one record of `outcome` (fields: INTERFACE, Journal); `repeated`: so many like it were held back before."""
+    """The one record of `outcome`; `repeated`: so many like it were held back before."""
     number, priority = _KINDS[outcome.result]
     if outcome.verdict:
         priority = outcome.verdict.level

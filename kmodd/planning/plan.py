@@ -22,7 +22,7 @@ else:
 
 
 @dataclass(frozen=True, slots=True)
-class Because:
+class Reason:
     """Why an entry stands in the plan."""
 
     kind: Cause
@@ -57,7 +57,7 @@ class Insmod:
     path: str
     """As printed: without `--root`, with `-d DIR`."""
     options: str
-    because: Because
+    because: Reason
     required: bool = True
     """Its failure ends the goal it stands in; a softdep's failure does not."""
 
@@ -72,7 +72,7 @@ class Install:
     options: str
     at: Where
     """The line of the command. A loader reads it there itself."""
-    because: Because
+    because: Reason
     required: bool = True
 
 
@@ -82,7 +82,7 @@ class Skip:
 
     module: str
     reason: SkipReason
-    because: Because
+    because: Reason
     at: Where | None = None
     """blacklisted, denied: the line that says so."""
     rule: str = ""
@@ -107,7 +107,7 @@ class Rmmod:
     """Have the kernel remove one module."""
 
     module: ModuleName
-    because: Because
+    because: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class RemoveCommand:
     command: str
     """Verbatim; `$CMDLINE_OPTS` stands for nothing here."""
     at: Where
-    because: Because
+    because: Reason
 
 
 RemovalStep = Rmmod | RemoveCommand
@@ -153,5 +153,5 @@ class Plan:
     def skips(self) -> tuple[Skip, ...]:
         """What is not done, in order; one `no_match` where nothing matched."""
         if not self.goals:
-            return (Skip(self.request.text, "no_match", Because("asked", self.request.text)),)
+            return (Skip(self.request.text, "no_match", Reason("asked", self.request.text)),)
         return tuple(e for goal in self.goals for e in goal.entries if isinstance(e, Skip))

@@ -1,4 +1,4 @@
-"""Whether a module may be loaded: rules and an `Asking` in, a `Judgement` out. Nothing is asked of the machine.
+"""Whether a module may be loaded: rules and a `PolicyQuery` in, a `PolicyDecision` out. Does not ask the machine.
 
 The first rule of which every condition holds decides. Where none does, all is allowed; once sealed, nothing is.
 
@@ -44,7 +44,7 @@ SEALED: Final = "sealed, and no rule allows it"
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class PolicyQuery:
     """Who wants something loaded, and when. All modules of one plan are judged with the same."""
 
     origin: Origin
@@ -60,13 +60,15 @@ class Asking:
     """The names that stand in /run/kmodd/flags."""
 
 
-def asking_of(request: Request, phase: Phase, flags: frozenset[str] = frozenset()) -> Asking:
+def asking_of(request: Request, phase: Phase, flags: frozenset[str] = frozenset()) -> PolicyQuery:
     """The asking behind a request."""
-    return Asking(request.origin, request.text, phase, request.subsystem, request.all_devices, request.requester, flags)
+    return PolicyQuery(
+        request.origin, request.text, phase, request.subsystem, request.all_devices, request.requester, flags
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class PolicyDecision:
     """What is to become of one module."""
 
     verdict: Verdict
@@ -98,7 +100,7 @@ class Judgement:
         return SEALED if self.verdict == "deny" else ""
 
 
-ALLOWED: Final = Judgement("allow")
+ALLOWED: Final = PolicyDecision("allow")
 """No rule fitted, or nothing is judged."""
 
 
@@ -117,7 +119,7 @@ class Policy:
             origin: tuple(pair for pair in prepared if _can_hold(pair[0], origin)) for origin in ORIGINS
         }
 
-    def judge(self, asking: Asking, module: str) -> Judgement:
+    def judge(self, asking: PolicyQuery, module: str) -> PolicyDecision:
         """What is to become of `module`, which is the one asked for or one that it needs.
 
         In mode off nothing is judged before the seal. A seal counts in every mode.
@@ -135,8 +137,8 @@ class Policy:
             if (found is None and not sealed) or (found is not None and found.verdict != "deny"):
                 break
         if found is None:
-            return Judgement("deny", None, enforced) if sealed else ALLOWED
-        return Judgement(found.verdict, found, enforced)
+            return PolicyDecision("deny", None, enforced) if sealed else ALLOWED
+        return PolicyDecision(found.verdict, found, enforced)
 
 
 def load(mode: Mode, parsed: Parsed) -> Policy | tuple[Problem, ...]:
@@ -155,7 +157,7 @@ def load(mode: Mode, parsed: Parsed) -> Policy | tuple[Problem, ...]:
 class _Case:
     """What is judged: one module, for one of the devices."""
 
-    asking: Asking
+    asking: PolicyQuery
     module: str
     """With `_`."""
     device: str

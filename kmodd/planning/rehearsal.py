@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmodd.kernel.requester import Requester
-from kmodd.planning.policy import Asking
+from kmodd.planning.policy import PolicyQuery
 from kmodd.planning.policy_history import text_of
 from kmodd.planning.request import ORIGINS, Origin
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
 
 
-def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[Asking, str] | None:
+def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[PolicyQuery, str] | None:
     """(who asked, as if all had been sealed, and the module) of a record of the journal; None: nothing was loaded.
 
     Records that root did not write do not count: anybody can write to the journal in kmodd's name.
@@ -23,7 +23,7 @@ def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[
     if text_of(record, "_UID") != "0" or text_of(record, "KMODD_RESULT") != "loaded" or origin is None:
         return None
     device = text_of(record, "KMODD_DEVPATH")
-    asking = Asking(
+    asking = PolicyQuery(
         origin, text_of(record, "KMODD_ALIAS"), "sealed", text_of(record, "KMODD_SUBSYSTEM"),
         (device,) if device else (), _requester(record), flags,
     )  # fmt: skip

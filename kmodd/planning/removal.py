@@ -1,6 +1,6 @@
 """Taking a module out: `Request` and `Snapshot` in, `RemovalPlan` out, and the `RemovalJob` on its way.
 
-The rules are those of kmod 30's `modprobe -r` (kmod.md 1.8; its tools/modprobe.c), corners included:
+The rules are those of kmod 30's `modprobe -r` (kmod tools/modprobe.c), corners included:
 
 - a module that the kernel does not have is out already, unless a remove command stands for it;
 - first go the modules of its post-softdeps, last one first; then, where asked for, those that hold it; then it itself,
@@ -23,8 +23,8 @@ from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.names import ModuleName, module_of_path
 from kmodd.planning.outcome import Outcome, Result, not_attempted
-from kmodd.planning.plan import Because, Cause, RemovalStep, RemoveCommand, Rmmod
-from kmodd.planning.request import Removing, Request
+from kmodd.planning.plan import Cause, Reason, RemovalStep, RemoveCommand, Rmmod
+from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Removal:
     """One module that is to go, and what goes with it."""
 
     module: ModuleName
-    because: Because
+    because: Reason
     command: Command | None = None
     builtin: bool = False
     before: tuple[Removal, ...] = ()
@@ -73,7 +73,7 @@ class RemovalPlan:
 
 def plan_removal(request: Request, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool]) -> RemovalPlan:
     """What is to go so that `request` is met. `request.removing` says how; `present`: whether a file is there."""
-    planner = _Planner(snapshot, loaded, present, request.removing or Removing())
+    planner = _Planner(snapshot, loaded, present, request.removing or RemovalOptions())
     try:
         hits = lookup(request.text, snapshot)
     except UnmatchedBracket:
@@ -85,7 +85,9 @@ def plan_removal(request: Request, snapshot: Snapshot, loaded: Loaded, present: 
 class _Planner:
     """Plans one request."""
 
-    def __init__(self, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool], manner: Removing) -> None:
+    def __init__(
+        self, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool], manner: RemovalOptions
+    ) -> None:
         self._snapshot = snapshot
         self._loaded = loaded
         self._present = present
@@ -96,11 +98,11 @@ class _Planner:
     def target(self, request: Request, hit: Hit) -> Removal:
         """One hit of the look-up."""
         is_alias = hit.alias is not None
-        because = Because("alias" if is_alias else "asked", request.text, hit.pattern if is_alias else "", hit.at)
+        because = Reason("alias" if is_alias else "asked", request.text, hit.pattern if is_alias else "", hit.at)
         self._entered.clear()
         return self._removal(hit.module, because, 0, hit.builtin)
 
-    def _removal(self, name: ModuleName, because: Because, depth: int, builtin: bool = False) -> Removal:
+    def _removal(self, name: ModuleName, because: Reason, depth: int, builtin: bool = False) -> Removal:
         self._entered.add(name)
         config = self._snapshot.config
         command: Command | None = None
@@ -127,14 +129,14 @@ class _Planner:
         removals = []
         for hit, line in reversed(found):
             if hit.module not in self._entered:
-                removals.append(self._removal(hit.module, Because(kind, of, at=line.at), depth + 1, hit.builtin))
+                removals.append(self._removal(hit.module, Reason(kind, of, at=line.at), depth + 1, hit.builtin))
         return tuple(removals)
 
     def _holders(self, name: ModuleName, depth: int) -> tuple[Removal, ...]:
         module = self._loaded.modules.get(name)
         names = module.holders if module else ()
         return tuple(
-            self._removal(holder, Because("dep", name), depth + 1) for holder in names if holder not in self._entered
+            self._removal(holder, Reason("dep", name), depth + 1) for holder in names if holder not in self._entered
         )
 
     def _hits(self, line: Softdep, names: tuple[str, ...]) -> list[tuple[Hit, Softdep]]:
@@ -222,8 +224,8 @@ class RemovalJob:
         return code
 
     @property
-    def _manner(self) -> Removing:
-        return self.plan.request.removing or Removing()
+    def _manner(self) -> RemovalOptions:
+        return self.plan.request.removing or RemovalOptions()
 
     def _all(self) -> _Walk:
         if self.plan.bad_name:
@@ -231,7 +233,7 @@ class RemovalJob:
             return errno.EINVAL
         if not self.plan.targets:
             request = self.plan.request
-            self.outcomes.append(Outcome(request, request.text, "nomatch", Because("asked", request.text)))
+            self.outcomes.append(Outcome(request, request.text, "nomatch", Reason("asked", request.text)))
             self.failed = True
             return errno.ENOENT
         for target in self.plan.targets:
@@ -268,7 +270,7 @@ class RemovalJob:
         if not removal.command:
             for name in removal.unneeded:
                 if (may_go is None or name in may_go) and self._refcnt(name) == 0:
-                    yield Rmmod(name, Because("dep", removal.module))
+                    yield Rmmod(name, Reason("dep", removal.module))
         for softdep in removal.after:
             yield from self._remove(softdep, asked=False)
         return 0

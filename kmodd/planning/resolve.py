@@ -19,7 +19,7 @@ from kmodd.errors import UnmatchedBracket
 from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
 from kmodd.names import ModuleName, module_of_path
-from kmodd.planning.plan import Because, Cause, Entry, Goal, Insmod, Install, Plan, Skip
+from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip
 from kmodd.planning.request import Origin, Request
 
 TYPE_CHECKING = False
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    from kmodd.planning.policy import Judgement
+    from kmodd.planning.policy import PolicyDecision
 
-    Judge = Callable[[str], Judgement]
+    Judge = Callable[[str], PolicyDecision]
     """What policy makes of one module, asked for or needed."""
     _Steps = Iterator["_Steps"]
     """A part of the walk over dependencies and softdeps, made of such parts."""
@@ -145,7 +145,7 @@ class _Module:
 class _Draft:
     """One goal in the making (kmod_module_get_probe_list)."""
 
-    order: list[tuple[_Key, Because]] = field(default_factory=list)
+    order: list[tuple[_Key, Reason]] = field(default_factory=list)
     entered: set[_Key] = field(default_factory=set)
     required: set[_Key] = field(default_factory=set)
     commands_off: dict[_Key, bool] = field(default_factory=dict)
@@ -201,12 +201,12 @@ class _Planner:
         """What brings one hit in."""
         kind: Cause = "alias" if hit.alias is not None else "boot" if request.origin == "boot" else "asked"
         pattern, at = (hit.pattern, hit.at) if hit.alias is not None else ("", request.at)
-        return self._goal(request, _Key(hit.module, hit.alias), Because(kind, request.text, pattern, at))
+        return self._goal(request, _Key(hit.module, hit.alias), Reason(kind, request.text, pattern, at))
 
     def goal_of_file(self, request: Request) -> Goal:
         """What brings in the module in a file that was given by its path (kmod 31 and later)."""
         target = _Key(module_of_path(request.text), None)
-        because = Because("asked", request.text)
+        because = Reason("asked", request.text)
         if not self._present(request.text):
             return Goal(target.name, (Skip(target.name, "missing", because),))
         self._file(request.text)
@@ -218,7 +218,7 @@ class _Planner:
         self._complaints.clear()
         return taken
 
-    def _goal(self, request: Request, target: _Key, because: Because) -> Goal:
+    def _goal(self, request: Request, target: _Key, because: Reason) -> Goal:
         state = "" if self._manner.ignore_loaded else self._in_kernel(target)
         if state:
             return Goal(target.name, (Skip(target.name, state, because),))
@@ -238,7 +238,7 @@ class _Planner:
         if self._judge is None:
             return entries
         judged = ((entry.module, self._judge(entry.module)) for entry in entries if not isinstance(entry, Skip))
-        refused: dict[str, Judgement] = {module: judgement for module, judgement in judged if judgement.refused}
+        refused: dict[str, PolicyDecision] = {module: judgement for module, judgement in judged if judgement.refused}
         if not refused:
             return entries
         needed = next((entry.module for entry in entries if entry.required and entry.module in refused), None)
@@ -255,7 +255,7 @@ class _Planner:
 
     # ── order (__kmod_module_get_probe_list, __kmod_module_fill_softdep) ──
 
-    def _enter(self, key: _Key, because: Because, draft: _Draft, is_target: bool = False) -> _Steps:
+    def _enter(self, key: _Key, because: Reason, draft: _Draft, is_target: bool = False) -> _Steps:
         """Put a module in order after its dependencies, unless it was entered before."""
         if key in draft.entered:
             return
@@ -264,14 +264,14 @@ class _Planner:
         if is_target:
             draft.required.update((key, *deps))
         for dep in deps:
-            yield self._with_softdeps(dep, Because("dep", key.name), draft)
+            yield self._with_softdeps(dep, Reason("dep", key.name), draft)
         if is_target and self._manner.ignore_install:
             draft.order.append((key, because))
             draft.commands_off[key] = True
         else:
             yield self._with_softdeps(key, because, draft)
 
-    def _with_softdeps(self, key: _Key, because: Because, draft: _Draft) -> _Steps:
+    def _with_softdeps(self, key: _Key, because: Reason, draft: _Draft) -> _Steps:
         """Put a module in order between its softdeps."""
         softdeps = self._lines.softdeps(key.name)
         if not self._beyond.softdeps_add_up:
@@ -279,11 +279,11 @@ class _Planner:
         pre = [found for line in softdeps for found in self._softdep_hits(line, line.pre)]
         post = [found for line in softdeps for found in self._softdep_hits(line, line.post)]
         for found, line in pre:
-            yield self._enter(found, Because("softdep_pre", key.name, at=line.at), draft)
+            yield self._enter(found, Reason("softdep_pre", key.name, at=line.at), draft)
         draft.order.append((key, because))
         draft.commands_off[key] = bool(pre or post) and not self._beyond.softdep_keeps_install
         for found, line in post:
-            yield self._enter(found, Because("softdep_post", key.name, at=line.at), draft)
+            yield self._enter(found, Reason("softdep_post", key.name, at=line.at), draft)
 
     def _softdep_hits(self, line: Softdep, names: tuple[str, ...]) -> list[tuple[_Key, Softdep]]:
         """The modules that a softdep's words stand for; a word that stands for nothing is passed over in silence."""
@@ -297,7 +297,7 @@ class _Planner:
 
     # ── entries ──
 
-    def _entry(self, key: _Key, because: Because, draft: _Draft, target: _Key, params: str) -> Entry:
+    def _entry(self, key: _Key, because: Reason, draft: _Draft, target: _Key, params: str) -> Entry:
         """One place of the order as a step, or as what speaks against it."""
         required = key in draft.required
         state = "" if self._manner.ignore_loaded else self._in_kernel(key)

@@ -12,7 +12,7 @@ from kmodd.index import fnmatch
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.names import ModuleName
 from kmodd.planning.outcome import Outcome
-from kmodd.planning.request import Removing, Request
+from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Autoclean:
                 self._idle[name] = now
             elif now - self._idle[name] >= self.settings.autoclean_after:
                 self._idle[name] = now
-                removing = Removing(only_deps=tuple(sorted(self._ours)), idle_sec=self.settings.autoclean_after)
+                removing = RemovalOptions(only_deps=tuple(sorted(self._ours)), idle_sec=self.settings.autoclean_after)
                 removals.append(Request(name, "request", removing=removing))
         self._next_look = now + min(5.0, self.settings.autoclean_after / 4)
         return removals

@@ -1,6 +1,6 @@
 """How modules stand that are not simply there or not: crashed until the next boot, or removed by somebody.
 
-`Standing` outlives the daemon as a text below /run: a new daemon must neither hand a crashed module to the kernel,
+`Quarantine` outlives the daemon as a text below /run: a new daemon must neither hand a crashed module to the kernel,
 where its load would block for ever, nor bring back what an operator took out.
 """
 
@@ -21,7 +21,7 @@ MOST_DEVICES = 64
 
 
 @dataclass(slots=True)
-class Standing:
+class Quarantine:
     """What is known of such modules."""
 
     crashed: set[str] = field(default_factory=set)
@@ -88,8 +88,8 @@ class Standing:
         return json.dumps({"crashed": sorted(self.crashed), "removed": removed})
 
 
-def of_text(text: str) -> Standing:
-    """What `Standing.to_text` gave. Raises ValueError for anything else."""
+def of_text(text: str) -> Quarantine:
+    """What `Quarantine.to_text` gave. Raises ValueError for anything else."""
     import json
 
     words = json.loads(text)
@@ -98,4 +98,4 @@ def of_text(text: str) -> Standing:
         removed = {str(name): set(map(str, devices)) for name, devices in words["removed"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a standing: {error!r}") from None
-    return Standing(crashed, removed)
+    return Quarantine(crashed, removed)

@@ -1,4 +1,4 @@
-"""Which of a flood of records is written: `Repeats`. Users can have the kernel ask for the same thing without end."""
+"""Limits the rate of journal records: `RateLimiter`. Users can have the kernel ask for the same thing without end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Key = tuple[str, str, str, int, str]
 
 
 @dataclass(slots=True)
-class Repeats:
+class RateLimiter:
     """By user, what was said in the last minute."""
 
     held_back: int = 0

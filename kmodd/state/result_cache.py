@@ -1,4 +1,4 @@
-"""What was answered already, so that the thousandth event of a kind costs nothing: `Answers`.
+"""What was answered already, so that the thousandth event of a kind costs nothing: `ResultCache`.
 
 Events that somebody made by hand, and replays of sysfs, are answered from here: what was tried is tried again only
 with a cause. A device that really comes is a cause, but not the next processor of the 1,536 that come together.
@@ -29,7 +29,7 @@ _FINAL = frozenset(
 )
 
 
-class Answers:
+class ResultCache:
     """Aliases with an answer. Forgets all when the index or the set of loaded modules shrinks or changes."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Answers:
         self._known[alias] = now if refused else None
 
     def first_nomatch(self, alias: str) -> bool:
-        """True once for each alias until `forget_index`: a no-match is told once (INTERFACE, Journal)."""
+        """True once for each alias until `forget_index`: a no-match is told once."""
         if alias in self._said:
             return False
         if len(self._said) >= MOST:

@@ -104,10 +104,10 @@ def test_elf_reader_sees_what_pyelftools_sees() -> None:
     assert compared >= FLAVOURS[flavour]
 
 
-View = tuple[list[bytes], list[tuple[bytes, int]], list[tuple[bytes, int, bool]]]
+SystemState = tuple[list[bytes], list[tuple[bytes, int]], list[tuple[bytes, int, bool]]]
 
 
-def our_view(image: Image) -> View:
+def our_view(image: Image) -> SystemState:
     versions = image.version_facts()
     exports = list(zip(image.exports(), versions.exports, strict=True))
     return image.modinfo(), exports, list(zip(image.needs(), versions.needs, versions.weak, strict=True))
@@ -132,7 +132,7 @@ class _Bytes:
         return found
 
 
-def pyelftools_view(data: bytes) -> View:
+def pyelftools_view(data: bytes) -> SystemState:
     """The same by pyelftools, symbol by symbol, except that it decodes only the symbols that count."""
     file = ELFFile(_Bytes(data))
     sections: dict[str, Section] = {}

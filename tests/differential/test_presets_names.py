@@ -14,7 +14,7 @@ from kmodd.index import fnmatch, text_files
 from kmodd.index.catalog import lookup_or_nothing
 from kmodd.kernel.requester import Requester
 from kmodd.names import module_of_path, underscores
-from kmodd.planning.policy import Asking, Policy
+from kmodd.planning.policy import Policy, PolicyQuery
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import manner_of, resolve
 from tests import trees
@@ -83,7 +83,7 @@ def test_no_usb_network_driver_is_forgotten(flavour: str) -> None:
     """Every driver of a network device with a USB alias is refused while locked."""
     (name,) = [path for path in FOLDER.iterdir() if "usb-network" in path.name]
     policy = Policy("enforce", parse([ConfFile(name.name, name.read_text())]).rules)
-    asking = Asking("uevent", "usb:x", "running", "usb", ("/devices/x",), flags=frozenset({"locked"}))
+    asking = PolicyQuery("uevent", "usb:x", "running", "usb", ("/devices/x",), flags=frozenset({"locked"}))
     usb = {line.split()[2] for line in lines(flavour, "modules.alias") if line.startswith("alias usb:")}
     paths = [line.partition(":")[0] for line in lines(flavour, "modules.dep")]
     drivers = {str(module_of_path(path)) for path in paths if path.startswith(NETWORK)} & usb
@@ -104,5 +104,5 @@ def test_what_users_may_still_have_brings_no_rare_protocol(flavour: str) -> None
     user = Requester(1, "", "/bin/x", 1000, 1000, "", "session-1.scope", False)
     for text in ("net-pf-16-proto-4-type-1", "net-pf-16-proto-4-type-2-6", "char-major-116-1", "char-major-10-229"):
         plan = resolve(Request(text, "request"), snapshot, found.loaded(), manner_of("request"), found.present)
-        asking = Asking("request", text, "boot", requester=user)
+        asking = PolicyQuery("request", text, "boot", requester=user)
         assert [step.module for step in plan.steps if policy.judge(asking, step.module).refused] == []

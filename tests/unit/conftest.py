@@ -19,11 +19,11 @@ from tests.world import World
 def world(tmp_path: Path) -> Iterator[World]:
     """A machine whose daemon has read its tree."""
     it = World(tmp_path / "machine")
-    it.line.reload()
+    it.engine.reload()
     yield it
-    it.line.close()
-    if it.line.view.watch:
-        it.line.view.watch.close()
+    it.engine.close()
+    if it.engine.view.watch:
+        it.engine.view.watch.close()
     for thread in it.loaders.threads:
         thread.join(30)
 

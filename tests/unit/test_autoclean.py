@@ -12,8 +12,8 @@ from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
 from kmodd.kernel.proc_modules import Loaded, parse_modules
 from kmodd.planning.outcome import Outcome, Result
-from kmodd.planning.plan import Because
-from kmodd.planning.request import Origin, Removing, Request
+from kmodd.planning.plan import Reason
+from kmodd.planning.request import Origin, RemovalOptions, Request
 from kmodd.state.autoclean import Autoclean
 from tests.fakes import FakeKernel
 from tests.world import RELEASE, World
@@ -22,7 +22,7 @@ SETTINGS = Settings(autoclean=("af-*", "kcm"), autoclean_after=60)
 
 
 def came(name: str, origin: Origin = "request", result: Result = "loaded") -> Outcome:
-    return Outcome(Request(name, origin), name, result, Because("asked", name))
+    return Outcome(Request(name, origin), name, result, Reason("asked", name))
 
 
 def kernel(**modules: tuple[int, tuple[str, ...], str]) -> Loaded:
@@ -55,7 +55,9 @@ def test_it_goes_after_its_time_and_takes_what_came_with_it(autoclean: Autoclean
     both = kernel(af_key=IDLE, xfrm_algo=(1, ("af_key",), "Live"))
     assert due(autoclean, both, 159.9) == []
     (request,) = autoclean.due(lambda: both, 166.0)
-    assert request == Request("af_key", "request", removing=Removing(only_deps=("af_key", "xfrm_algo"), idle_sec=60))
+    assert request == Request(
+        "af_key", "request", removing=RemovalOptions(only_deps=("af_key", "xfrm_algo"), idle_sec=60)
+    )
     assert autoclean.waiting(166.0) == [("af_key", 60.0)]
 
 
@@ -136,9 +138,9 @@ def stacked(world: World) -> World:
     Stacked(world)
     (world.root / "etc/kmodd").mkdir()
     (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nAutoclean=b\nAutocleanSec=1\n")
-    world.line.reload()
-    world.line.intake.takes_replay()
-    world.line.intake.order(Request("b", "request"))
+    world.engine.reload()
+    world.engine.intake.takes_replay()
+    world.engine.intake.order(Request("b", "request"))
     go_on(world)
     assert calls(world) == ["a.ko", "b.ko"]
     return world
@@ -146,14 +148,14 @@ def stacked(world: World) -> World:
 
 def go_on(world: World) -> None:
     """Until the line has nothing to do."""
-    world.line.advance()
-    while not world.line.idle:
+    world.engine.advance()
+    while not world.engine.idle:
         with selectors.DefaultSelector() as selector:
-            for lane in world.line.flights.works:
+            for lane in world.engine.in_flight.batches:
                 selector.register(lane, selectors.EVENT_READ, lane)
             for key, _ in selector.select(30):
-                world.line.carrier.heard(key.data)
-        world.line.advance()
+                world.engine.scheduler.heard(key.data)
+        world.engine.advance()
 
 
 def calls(world: World) -> list[str]:
@@ -165,8 +167,8 @@ def calls(world: World) -> list[str]:
 
 def later(world: World) -> None:
     """Two seconds later, as far as autoclean knows."""
-    for request in world.line.autoclean.due(Tree(str(world.root), RELEASE).loaded, time.monotonic() + 2):
-        world.line.intake.order(request)
+    for request in world.engine.autoclean.due(Tree(str(world.root), RELEASE).loaded, time.monotonic() + 2):
+        world.engine.intake.order(request)
     go_on(world)
 
 
@@ -175,7 +177,7 @@ def test_the_line_removes_it_with_its_dependency(stacked: World) -> None:
     later(stacked)
     assert calls(stacked) == ["b", "a"]
     assert stacked.told() == [("b", "removed"), ("a", "removed")]
-    assert stacked.line.autoclean.next_look() is None
+    assert stacked.engine.autoclean.next_look() is None
 
 
 @pytest.mark.parametrize(("gone", "removed"), [("b", []), ("a", ["b"])])
@@ -185,6 +187,6 @@ def test_what_was_taken_out_and_put_in_by_hand_between_two_looks_stays(
     """The kernel's event says so, though nothing is different at the next look."""
     for action in ("remove", "add"):
         event = f"{action}@/module/{gone}\0ACTION={action}\0DEVPATH=/module/{gone}\0SUBSYSTEM=module\0SEQNUM=9\0"
-        stacked.line.intake.take(uevent.parse(event.encode()), "uevent")
+        stacked.engine.intake.take(uevent.parse(event.encode()), "uevent")
     later(stacked)
     assert calls(stacked) == removed

@@ -32,15 +32,15 @@ def growth(world: World, events: Iterator[bytes]) -> int:
     world.watch()
     before = 0
     for number, event in enumerate(events):
-        world.line.intake.take(uevent.parse(event), "uevent")
+        world.engine.intake.take(uevent.parse(event), "uevent")
         if number % 1024 == 0:
-            world.line.advance()
-            while world.line.flights.busy():
-                for work in world.line.flights.busy():
-                    world.line.carrier.heard(work.lane)
-                world.line.advance()
-            world.line.tick()
-            world.line.carrier.take_ended()
+            world.engine.advance()
+            while world.engine.in_flight.busy():
+                for batch in world.engine.in_flight.busy():
+                    world.engine.scheduler.heard(batch.lane)
+                world.engine.advance()
+            world.engine.tick()
+            world.engine.scheduler.take_ended()
         if number == WARM_UP:
             before = resident()
     return resident() - before

@@ -6,7 +6,7 @@ import os
 import select
 import time
 
-from kmodd.daemon.control_handler import Callers
+from kmodd.daemon.control_handler import ControlHandler
 from kmodd.host.sd_notify import Notify
 from kmodd.host.varlink_server import ControlSocket
 from kmodd.planning.request import Request
@@ -24,11 +24,11 @@ def is_answered(caller: Caller) -> bool:
 
 
 def test_settle_waits_and_gives_up_naming_what_is_stuck(world: World, control: ControlSocket) -> None:
-    """INTERFACE: exit 1 on timeout, stuck modules named."""
-    callers = Callers(world.line, control, Notify(), {})
+    """Exit 1 on timeout, stuck modules named."""
+    callers = ControlHandler(world.engine, control, Notify(), {})
     patient, hasty = Caller(control), Caller(control)
     world.plug("pci:v2")
-    world.line.advance()
+    world.engine.advance()
     send(patient, '{"method": "io.kmodd.Settle"}')
     send(hasty, '{"method": "io.kmodd.Settle", "parameters": {"timeout_usec": 0}}')
     callers.listen()
@@ -45,25 +45,25 @@ def test_settle_waits_for_what_was_asked_before_it_and_not_for_what_comes_later(
     world: World, control: ControlSocket
 ) -> None:
     """Processes may have the kernel ask without end."""
-    callers = Callers(world.line, control, Notify(), {})
+    callers = ControlHandler(world.engine, control, Notify(), {})
     caller = Caller(control)
-    world.line.intake.order(Request("c", "request"))
+    world.engine.intake.order(Request("c", "request"))
     send(caller, '{"method": "io.kmodd.Settle"}')
     callers.listen()
-    world.line.intake.order(Request("c", "request"))
+    world.engine.intake.order(Request("c", "request"))
     callers.settled(None, None)
     assert not is_answered(caller)
-    world.line.advance()  # the one is with a loader, the other waits for it
+    world.engine.advance()  # the one is with a loader, the other waits for it
     callers.settled(None, None)
     assert not is_answered(caller)
     world.settle()
-    world.line.intake.order(Request("nothing", "request"))
+    world.engine.intake.order(Request("nothing", "request"))
     callers.settled(None, None)
     assert caller.answers() == [{"parameters": {}}]
 
 
 def test_settle_waits_for_files_that_changed_before_it(world: World, control: ControlSocket) -> None:
-    callers = Callers(world.line, control, Notify(), {})
+    callers = ControlHandler(world.engine, control, Notify(), {})
     caller = Caller(control)
     before = time.monotonic()
     send(caller, '{"method": "io.kmodd.Settle"}')
@@ -75,12 +75,12 @@ def test_settle_waits_for_files_that_changed_before_it(world: World, control: Co
 
 
 def test_load_is_answered_with_every_module_it_took(world: World, control: ControlSocket) -> None:
-    callers = Callers(world.line, control, Notify(), {})
+    callers = ControlHandler(world.engine, control, Notify(), {})
     first, second = Caller(control), Caller(control)
     for caller in (first, second):
         send(caller, '{"method": "io.kmodd.Load", "parameters": {"request": "b"}}')
     callers.listen()
-    assert len(world.line.intake) == 2
+    assert len(world.engine.intake) == 2
     for job in world.settle():
         callers.ended(job)
     results = [[(r["module"], r["result"]) for r in c.answers()[0]["parameters"]["results"]] for c in (first, second)]
@@ -89,13 +89,13 @@ def test_load_is_answered_with_every_module_it_took(world: World, control: Contr
 
 def test_load_and_unload_wait_for_the_same_lane(world: World, control: ControlSocket) -> None:
     """A removal is a request of its own kind: it takes its turn behind the load, and is answered by itself."""
-    callers = Callers(world.line, control, Notify(), {})
+    callers = ControlHandler(world.engine, control, Notify(), {})
     first, second = Caller(control), Caller(control)
     send(first, '{"method": "io.kmodd.Load", "parameters": {"request": "c", "parameters": ["x=1"]}}')
     callers.listen()
     send(second, '{"method": "io.kmodd.Unload", "parameters": {"request": "c"}}')
     callers.listen()
-    assert len(world.line.intake) == 2
+    assert len(world.engine.intake) == 2
     for job in world.settle():
         callers.ended(job)
     loaded, removed = (caller.answers()[0]["parameters"] for caller in (first, second))
@@ -107,7 +107,7 @@ def test_load_and_unload_wait_for_the_same_lane(world: World, control: ControlSo
 
 
 def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSocket) -> None:
-    callers = Callers(world.line, control, Notify(), {})
+    callers = ControlHandler(world.engine, control, Notify(), {})
     caller = Caller(control)
     send(caller, '{"method": "io.kmodd.Settle", "parameters": {"timeout_usec": 99999999}}')
     callers.listen()
@@ -120,9 +120,9 @@ def test_callers_that_have_gone_are_forgotten(world: World, control: ControlSock
 
 
 def test_status_names_what_is_with_a_loader(world: World, control: ControlSocket) -> None:
-    callers = Callers(world.line, control, Notify(), {"release": "6", "root": "", "dry_run": False})
+    callers = ControlHandler(world.engine, control, Notify(), {"release": "6", "root": "", "dry_run": False})
     world.plug("pci:v2")
-    world.line.advance()
+    world.engine.advance()
     caller = Caller(control)
     send(caller, '{"method": "io.kmodd.Status"}')
     callers.listen()

@@ -19,10 +19,10 @@ def wait_inside(gate: GateKernel, name: str) -> None:
 
 def hear_alone(world: World) -> None:
     """One answer, and nothing that the loop does after it."""
-    advance = world.line.advance
-    world.line.advance = lambda: None  # type: ignore[method-assign]
+    advance = world.engine.advance
+    world.engine.advance = lambda: None  # type: ignore[method-assign]
     hear(world)
-    world.line.advance = advance  # type: ignore[method-assign]
+    world.engine.advance = advance  # type: ignore[method-assign]
 
 
 def test_a_file_goes_to_the_loader_with_what_it_needs(world: World, gate: GateKernel) -> None:
@@ -30,8 +30,8 @@ def test_a_file_goes_to_the_loader_with_what_it_needs(world: World, gate: GateKe
     gate.close("a.ko")
     world.plug("pci:v1")
     world.advance()
-    (work,) = world.line.flights.works.values()
-    assert [step.module for step in work.steps] == ["a", "b"]
+    (batch,) = world.engine.in_flight.batches.values()
+    assert [step.module for step in batch.steps] == ["a", "b"]
     gate.gates["a.ko"].set()
     hear_alone(world)
     assert world.told() == [("a", "loaded")], "each is told when it is there"
@@ -49,8 +49,8 @@ def test_the_next_request_is_planned_meanwhile_and_begun_before_anything_is_told
     world.plug("pci:v9", "third")
     world.advance()
     wait_inside(gate, "c.ko")
-    assert [job.plan.request.text for _, job in world.line.flights.ready] == ["pci:v1"]
-    assert not world.line.devices_answered
+    assert [job.plan.request.text for _, job in world.engine.in_flight.ready] == ["pci:v1"]
+    assert not world.engine.devices_answered
     assert world.told() == [("f10a", "nomatch")]
     gate.gates["c.ko"].set()
     hear_alone(world)
@@ -67,7 +67,7 @@ def test_what_was_planned_ahead_is_planned_anew_when_a_module_has_gone(world: Wo
     world.advance()
     wait_inside(gate, "c.ko")
     world.live()
-    world.line.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
+    world.engine.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
     gate.gates["c.ko"].set()
     hear(world, 3)
     assert loads(world) == ["c.ko", "a.ko", "b.ko"]
@@ -75,17 +75,17 @@ def test_what_was_planned_ahead_is_planned_anew_when_a_module_has_gone(world: Wo
 
 @pytest.mark.parametrize("origin", ["request", "operator"])
 def test_an_init_may_ask_for_what_comes_later_in_its_own_run(world: World, gate: GateKernel, origin: str) -> None:
-    """kernel-proofs, 1: to wait for the run would be to wait for the asker. Others can wait."""
+    """To wait for the run would be to wait for the asker. Others can wait."""
     world.index(["a.ko:", "c.ko:", "b.ko: c.ko a.ko"], ["alias pci:v1* b"])
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     gate.close("a.ko")
     world.plug("pci:v1")
     world.advance()
     wait_inside(gate, "a.ko")
-    (work,) = world.line.flights.works.values()
-    assert [step.module for step in work.steps] == ["a", "c", "b"]
-    world.line.intake.order(Request("c", origin))  # type: ignore[arg-type]
+    (batch,) = world.engine.in_flight.batches.values()
+    assert [step.module for step in batch.steps] == ["a", "c", "b"]
+    world.engine.intake.order(Request("c", origin))  # type: ignore[arg-type]
     world.advance()
     assert at_work(world) == (["a", "c"] if origin == "request" else ["a"])
     if origin == "request":
@@ -95,7 +95,7 @@ def test_an_init_may_ask_for_what_comes_later_in_its_own_run(world: World, gate:
     gate.gates["a.ko"].set()
     hear(world, 3)  # a; then c: not begun, or loaded; b
     assert sorted(loads(world)) == ["a.ko", "b.ko", "c.ko"], "none of them twice"
-    assert world.line.quiet
+    assert world.engine.quiet
 
 
 def test_a_run_that_hangs_does_not_go_on_after_it_was_given_up(world: World, gate: GateKernel) -> None:
@@ -105,7 +105,7 @@ def test_a_run_that_hangs_does_not_go_on_after_it_was_given_up(world: World, gat
     wait_inside(gate, "a.ko")
     let_time_pass(world, 61)
     (world.root / "proc/modules").write_text("a 1 1 - Loading 0x0\n")
-    world.line.tick()
+    world.engine.tick()
     assert world.told() == [("a", "stuck"), ("b", "not_attempted")]
     gate.gates["a.ko"].set()
     hear(world, 2)  # a has come in after all; b was not begun
@@ -116,8 +116,8 @@ def test_a_run_that_hangs_does_not_go_on_after_it_was_given_up(world: World, gat
 def test_with_two_lanes_a_file_of_a_run_is_not_given_to_the_other(world: World, gate: GateKernel) -> None:
     configure(world, "Lanes=2")
     world.index(["a.ko:", "c.ko:", "b.ko: c.ko a.ko"], ["alias pci:v1* b", "alias pci:v2* c"])
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     gate.close("a.ko")
     world.plug("pci:v1")
     world.plug("pci:v2", "other")
@@ -127,7 +127,7 @@ def test_with_two_lanes_a_file_of_a_run_is_not_given_to_the_other(world: World, 
     gate.gates["a.ko"].set()
     hear(world, 3)
     assert sorted(loads(world)) == ["a.ko", "b.ko", "c.ko"]
-    assert world.line.quiet
+    assert world.engine.quiet
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -145,8 +145,8 @@ def test_coldplug_begins_with_what_others_hang_on(world: World, lanes: int) -> N
     network, disk = "pci:v1d1sv1sd1bc02sc00i00", "pci:v3d1sv1sd1bc01sc06i01"
     host, cpu = "pci:v2d1sv1sd1bc0Csc03i30", "cpu:type:x86"
     devices = [device(1, network), device(2, disk), device(3, host), device(4, cpu, "cpu")]
-    world.line.intake.coldplug(devices)
-    world.line.intake.take(uevent.parse(b"add@/devices/usb1\0SUBSYSTEM=usb\0MODALIAS=usb:v1\0"), "uevent")
-    taken = iter(world.line.intake.backlog.take, None)
+    world.engine.intake.coldplug(devices)
+    world.engine.intake.take(uevent.parse(b"add@/devices/usb1\0SUBSYSTEM=usb\0MODALIAS=usb:v1\0"), "uevent")
+    taken = iter(world.engine.intake.backlog.take, None)
     rest = [disk, network, cpu] if lanes == 1 else [cpu, disk, network]
     assert [request.text for request in taken] == ["usb:v1", host, *rest], "and what comes now goes before all that"

@@ -156,17 +156,17 @@ def test_settle_waits_for_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     settings = Settings(dry_run=True, control_path=str(tmp_path / "io.kmodd"))
     it = Daemon(Tree(module_dir=str(tree(tmp_path, "")), release="sample"), ListJournal(), Notify(), settings)
     told = []
-    monkeypatch.setattr(it._callers, "settled", lambda *args: told.append(args))
+    monkeypatch.setattr(it._control_handler, "settled", lambda *args: told.append(args))
     it._receive()
-    it._line.reload()
-    it._line.intake.takes_replay()
-    it._reprobe._probes[Lane(it._wakeup)] = MissingFirmware("x.fw", "pci", "+pci:0000:01:00.0")
+    it._engine.reload()
+    it._engine.intake.takes_replay()
+    it._firmware_retry._probes[Lane(it._wakeup)] = MissingFirmware("x.fw", "pci", "+pci:0000:01:00.0")
     it._settle()
     assert told == []
-    it._reprobe._probes.clear()
+    it._firmware_retry._probes.clear()
     it._settle()
     assert len(told) == 1
-    for each in (it._events, it._control, it._log, it._files, it._signals, it._wakeup, it._attention):
+    for each in (it._events, it._control, it._log, it._files, it._signals, it._wakeup, it._poller):
         if each is not None:
             each.close()
 

@@ -1,4 +1,4 @@
-"""What policy says now: rules, mode, phase, flags, and the marks below /run. `Guard`."""
+"""What policy says now: rules, mode, phase, flags, and the marks below /run. `PolicyState`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from kmodd.config.policy_d import Mode
 from kmodd.daemon import policy_state as guards
-from kmodd.daemon.policy_state import Guard
-from kmodd.daemon.reporter import Report
+from kmodd.daemon.policy_state import PolicyState
+from kmodd.daemon.reporter import Reporter
 from kmodd.dataclass import replace
 from kmodd.kernel.requester import Requester
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Outcome
-from kmodd.planning.plan import Because
+from kmodd.planning.plan import Reason
 from kmodd.planning.policy import SEALED
 from kmodd.planning.request import Origin, Request
 from tests.fakes import ListJournal
@@ -39,9 +39,9 @@ class Guarded:
         self.rules("deny origin=request uid=!0\n")
         self.guard = self.started()
 
-    def started(self) -> Guard:
+    def started(self) -> PolicyState:
         """A daemon that starts here."""
-        return Guard(str(self.root), Report(self.journal), run=True)
+        return PolicyState(str(self.root), Reporter(self.journal), run=True)
 
     def rules(self, text: str) -> None:
         file = self.root / "etc/kmodd/policy.d/10-x.conf"
@@ -58,7 +58,7 @@ def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Guarded:
     return Guarded(tmp_path, monkeypatch)
 
 
-def verdict(guard: Guard, request: Request, module: str = "af_alg") -> tuple[bool, bool]:
+def verdict(guard: PolicyState, request: Request, module: str = "af_alg") -> tuple[bool, bool]:
     """(refused, would be refused)."""
     judge = guard.judge_of(request)
     found = judge(module) if judge else None
@@ -123,13 +123,13 @@ def test_it_knows_whether_a_daemon_before_it_enforced(it: Guarded) -> None:
     assert it.guard.was_closed is False
     it.guard.reload("enforce")
     assert it.started().was_closed is True
-    assert Guard(str(it.root), Report(it.journal)).was_closed is False
+    assert PolicyState(str(it.root), Reporter(it.journal)).was_closed is False
 
 
 def test_a_daemon_that_is_not_the_machine_s_own_keeps_no_marks(it: Guarded) -> None:
     """A dry run, say."""
     it.marks["sealed"].touch()
-    other = Guard(str(it.root), Report(it.journal))
+    other = PolicyState(str(it.root), Reporter(it.journal))
     other.reload("enforce")
     assert (other.phase, it.there()) == ("boot", {"sealed"})
 
@@ -162,7 +162,7 @@ def test_rules_may_ask_for_the_phase_and_for_flags(it: Guarded) -> None:
 def test_what_is_only_observed_is_in_the_record(it: Guarded) -> None:
     """KMODD_VERDICT, the rule and its place; what is allowed carries nothing."""
     it.guard.reload("observe")
-    loaded = Outcome(USERS_ASK, "af_alg", "loaded", Because("asked", "net-pf-38"))
+    loaded = Outcome(USERS_ASK, "af_alg", "loaded", Reason("asked", "net-pf-38"))
     record = telling.record(it.guard.note(loaded))
     fields = dict(record.fields)
     told = [fields[f"KMODD_{name}"] for name in ("VERDICT", "RULE", "FILE", "LINE")]
@@ -181,9 +181,9 @@ def test_the_line_loads_nothing_that_is_refused(world: World) -> None:
     folder.mkdir(parents=True)
     (folder / "10-x.conf").write_text("deny origin=request uid=!0 module=a\n")
     (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
-    world.line.reload()
-    world.line.intake.takes_replay()
-    world.line.intake.order(Request("b", "request", requester=USER))
+    world.engine.reload()
+    world.engine.intake.takes_replay()
+    world.engine.intake.order(Request("b", "request", requester=USER))
     world.settle()
     fields = [dict(record.fields) for record in world.journal.records]
     told = [(each["KMODD_MODULE"], each["KMODD_RESULT"], each["KMODD_RULE"]) for each in fields]
@@ -195,7 +195,7 @@ def test_the_line_loads_nothing_that_is_refused(world: World) -> None:
     world.settle()
     assert [call[0] for call in world.kernel.calls] == ["a.ko", "b.ko"]
     world.told()
-    world.line.seal(True)
+    world.engine.seal(True)
     world.plug("pci:v2", "other")
     world.settle()
     assert dict(world.journal.records[-1].fields)["KMODD_RULE"] == SEALED

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.host.signals import Uninterrupted
+from kmodd.host.signals import SignalsBlocked
 
 
 def blocked() -> int:
@@ -20,7 +20,7 @@ def test_all_that_can_be_held_back_is_and_the_mask_is_as_before_afterwards() -> 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
         before = blocked()
-        with Uninterrupted():
+        with SignalsBlocked():
             free = [number for number in signal.valid_signals() if not blocked() >> (number - 1) & 1]
             assert free == [signal.SIGKILL, signal.SIGSTOP]
         assert blocked() == before
@@ -31,7 +31,7 @@ def test_all_that_can_be_held_back_is_and_the_mask_is_as_before_afterwards() -> 
 def test_a_signal_that_came_meanwhile_counts_at_the_end() -> None:
     pid = os.fork()
     if not pid:
-        with Uninterrupted():
+        with SignalsBlocked():
             os.kill(os.getpid(), signal.SIGTERM)
             os.write(1, b"")  # still here
         os._exit(0)
@@ -40,6 +40,6 @@ def test_a_signal_that_came_meanwhile_counts_at_the_end() -> None:
 
 def test_the_mask_is_as_before_after_an_error_too() -> None:
     before = blocked()
-    with pytest.raises(ZeroDivisionError), Uninterrupted():
+    with pytest.raises(ZeroDivisionError), SignalsBlocked():
         raise ZeroDivisionError
     assert blocked() == before

@@ -5,10 +5,10 @@ from __future__ import annotations
 from kmodd.names import ModuleName
 from kmodd.planning.job import Job
 from kmodd.planning.outcome import Outcome, Result
-from kmodd.planning.plan import Because, Goal, Insmod, Plan, Skip, Step
+from kmodd.planning.plan import Goal, Insmod, Plan, Reason, Skip, Step
 from kmodd.planning.request import Request
 
-ASKED = Because("asked", "a")
+ASKED = Reason("asked", "a")
 
 
 def insmod(name: str, *, required: bool = True) -> Insmod:

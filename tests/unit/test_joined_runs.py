@@ -27,8 +27,8 @@ def joined(world: World, gate: GateKernel) -> World:
         (world.modules / f"{name}.ko").write_bytes(b"\x7fELF")
     deps = ["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:", "e.ko:"]
     world.index(deps, [f"alias pci:v{number}* {name}" for number, name in enumerate("bcde", 1)])
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     gate.close("c.ko")
     for number in (2, 3, 1, 4):
         world.plug(f"pci:v{number}", f"device{number}")
@@ -38,8 +38,8 @@ def joined(world: World, gate: GateKernel) -> World:
 
 
 def run_of(world: World) -> list[str]:
-    (work,) = world.line.flights.busy()
-    return [step.module for step in work.steps[work.done :]]
+    (batch,) = world.engine.in_flight.busy()
+    return [step.module for step in batch.steps[batch.done :]]
 
 
 def open_gate(world: World, name: str) -> None:
@@ -59,15 +59,15 @@ def test_lanes_are_heard_between_two_plans_ahead(world: World, gate: GateKernel)
     world.index(
         ["a.ko:", "c.ko:", "d.ko:", "e.ko:"], [f"alias pci:v{number}* {name}" for number, name in enumerate("acde")]
     )
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     gate.close("a.ko")
     for number in range(4):
         world.plug(f"pci:v{number}", f"device{number}")
     planned = []
-    while world.line.can_advance:
-        world.line.advance()
-        planned.append(len(world.line.flights.ready))
+    while world.engine.can_advance:
+        world.engine.advance()
+        planned.append(len(world.engine.in_flight.ready))
     assert planned == [1, 2, 3]
 
 
@@ -75,14 +75,14 @@ def test_what_was_planned_meanwhile_goes_to_the_loader_at_once(joined: World) ->
     open_gate(joined, "c.ko")
     hear(joined)
     assert run_of(joined) == ["d", "a", "b", "e"]
-    assert not joined.line.flights.ready
+    assert not joined.engine.in_flight.ready
     hear(joined, 4)
     assert told_with_device(joined) == [
         ("c", "loaded", "/devices/device2"), ("d", "loaded", "/devices/device3"), ("a", "loaded", "/devices/device1"),
         ("b", "loaded", "/devices/device1"), ("e", "loaded", "/devices/device4"),
     ]  # fmt: skip
-    assert joined.line.quiet
-    assert len(joined.line.carrier.take_ended()) == 4
+    assert joined.engine.quiet
+    assert len(joined.engine.scheduler.take_ended()) == 4
 
 
 @pytest.mark.parametrize("failing", ["d", "a", "e"])
@@ -106,17 +106,17 @@ def test_a_crash_takes_only_its_own_device_along(joined: World) -> None:
     open_gate(joined, "c.ko")
     hear(joined)
     (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\nd 1 1 - Loading 0x0\n")
-    (lane,) = joined.line.flights.works
+    (lane,) = joined.engine.in_flight.batches
     joined.loaders.threads[-1].join(30)
-    while lane in joined.line.flights.works:
-        joined.line.carrier.heard(lane)  # its greeting, its end
+    while lane in joined.engine.in_flight.batches:
+        joined.engine.scheduler.heard(lane)  # its greeting, its end
     (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\n")
     joined.settle()
     assert loads(joined) == ["c.ko", "d.ko", "a.ko", "b.ko", "e.ko"]
     told = told_with_device(joined)
     assert ("d", "crashed", "/devices/device3") in told
     assert [module for module, result, _ in told if result == "loaded"] == ["c", "a", "b", "e"]
-    assert joined.line.standing.crashed == {"d"}
+    assert joined.engine.standing.crashed == {"d"}
 
 
 def inside_the_run(world: World, name: str) -> Lane:
@@ -125,7 +125,7 @@ def inside_the_run(world: World, name: str) -> Lane:
     open_gate(world, "c.ko")
     hear(world)
     wait_inside(world.kernel, f"{name}.ko")
-    (lane,) = world.line.flights.works
+    (lane,) = world.engine.in_flight.batches
     return lane
 
 
@@ -133,7 +133,7 @@ def test_what_hangs_keeps_the_others_of_its_run_for_no_longer_than_itself(joined
     inside_the_run(joined, "d")
     let_time_pass(joined, 61)
     (joined.root / "proc/modules").write_text("c 1 0 - Live 0x0\nd 1 1 - Loading 0x0\n")
-    joined.line.tick()
+    joined.engine.tick()
     joined.advance()
     assert run_of(joined) == ["a", "b", "e"]
     open_gate(joined, "d.ko")
@@ -146,8 +146,8 @@ def test_what_hangs_keeps_the_others_of_its_run_for_no_longer_than_itself(joined
 
 def three_devices(world: World, gate: GateKernel) -> None:
     """The second one's module, c, is in its init; the third's and the first's are planned."""
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     gate.close("c.ko")
     for number in (2, 3, 1):
         world.plug(f"pci:v{number}", f"device{number}")
@@ -167,19 +167,19 @@ def b_behind_d(world: World, gate: GateKernel, deps: list[str], *first: str) -> 
 
 
 def a_goes_while_d_starts(world: World) -> None:
-    world.line.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
-    world.line.tick()
+    world.engine.intake.take(uevent.parse(b"remove@/module/a\0SUBSYSTEM=module\0"), "uevent")
+    world.engine.tick()
     open_gate(world, "d.ko")
     world.settle()
-    assert world.line.quiet
+    assert world.engine.quiet
 
 
 def two_drivers(world: World) -> None:
     """The first device has two, d and b, that need a."""
     (world.modules / "d.ko").write_bytes(b"\x7fELF")
     world.index(["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko: a.ko"], ["alias pci:v1* d", "alias pci:v1* b"])
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
 
 
 def test_what_is_not_begun_when_a_module_goes_is_planned_anew(world: World, gate: GateKernel) -> None:
@@ -209,8 +209,8 @@ def test_what_has_begun_waits_for_a_lane_again_when_the_run_it_joined_fails(worl
     firsts = [f"alias pci:v1* {module}" for module in "exd"]
     others = ["alias pci:v2* c", "alias pci:v3* f", "alias pci:v4* b"]
     world.index(["a.ko:", "b.ko:", "c.ko:", "d.ko:", "e.ko:", "f.ko:"], [*firsts, *others])
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     for name in "bec":
         gate.close(f"{name}.ko")
     world.plug("pci:v4", "device4")
@@ -232,12 +232,12 @@ def test_what_has_begun_waits_for_a_lane_again_when_the_run_it_joined_fails(worl
     assert run_of(world) == ["f", "d"]
     world.settle()
     assert loads(world) == ["b.ko", "e.ko", "c.ko", "f.ko", "d.ko"]
-    assert world.line.quiet
+    assert world.engine.quiet
 
 
 def test_a_seal_ends_the_run_and_what_it_left_is_refused(joined: World) -> None:
     inside_the_run(joined, "d")
-    joined.line.seal(True)
+    joined.engine.seal(True)
     open_gate(joined, "d.ko")
     joined.settle()
     assert loads(joined) == ["c.ko", "d.ko"]
@@ -257,7 +257,7 @@ def test_a_module_that_two_devices_need_is_in_a_run_once(world: World, gate: Gat
         ("c", "loaded", "/devices/device2"), ("a", "loaded", "/devices/device3"),
         ("a", "live", "/devices/device1"), ("b", "loaded", "/devices/device1"),
     ]  # fmt: skip
-    assert world.line.quiet
+    assert world.engine.quiet
 
 
 @pytest.mark.parametrize(
@@ -282,15 +282,15 @@ def test_two_drivers_of_a_device_go_to_the_loader_at_once(
     assert loads(world) == [f"{name}.ko" for name in given]
     results = [f"{module} {result}" for module, result, _ in told_with_device(world)]
     assert [one for one in results if one.split()[1] in ("loaded", "failed")] == told
-    assert world.line.quiet
+    assert world.engine.quiet
 
 
 def test_another_lane_takes_what_waits(joined: World) -> None:
     configure(joined, "Lanes=2")
     joined.advance()
     assert sorted(at_work(joined)) == ["c", "d"]
-    works = list(joined.line.flights.works.values())
-    assert [step.module for step in works[0].steps] == ["c"]
+    batches = list(joined.engine.in_flight.batches.values())
+    assert [step.module for step in batches[0].steps] == ["c"]
     open_gate(joined, "c.ko")
     joined.settle()
     assert sorted(loads(joined)) == ["a.ko", "b.ko", "c.ko", "d.ko", "e.ko"]
@@ -314,13 +314,13 @@ def test_no_lane_stands_idle_while_jobs_wait_behind_a_slow_init(joined: World) -
 
 
 def run_of_lane(world: World, module: str) -> list[str]:
-    (work,) = [work for work in world.line.flights.busy() if work.module == module]
-    return [step.module for step in work.steps[work.done :]]
+    (batch,) = [batch for batch in world.engine.in_flight.busy() if batch.module == module]
+    return [step.module for step in batch.steps[batch.done :]]
 
 
 def test_an_operator_does_not_wait_for_the_devices_before_his_module(joined: World) -> None:
     inside_the_run(joined, "d")
-    joined.line.intake.order(Request("e", "operator"))
+    joined.engine.intake.order(Request("e", "operator"))
     joined.advance()
     assert at_work(joined) == ["d", "e"]
     hear(joined)
@@ -329,14 +329,14 @@ def test_an_operator_does_not_wait_for_the_devices_before_his_module(joined: Wor
     open_gate(joined, "d.ko")
     hear(joined, 4)  # d, a, b; e was not begun
     assert sorted(loads(joined)) == ["a.ko", "b.ko", "c.ko", "d.ko", "e.ko"], "none of them twice"
-    assert joined.line.quiet
+    assert joined.engine.quiet
 
 
 def test_what_was_told_of_a_job_that_is_planned_anew_is_told_once(world: World, gate: GateKernel) -> None:
     """a was live when it was planned behind d; then a module went."""
     b_behind_d(world, gate, ["a.ko:", "b.ko:", "c.ko:", "d.ko:"], "a", "b")
-    world.line.intake.take(uevent.parse(b"remove@/module/x\0SUBSYSTEM=module\0"), "uevent")
-    world.line.tick()
+    world.engine.intake.take(uevent.parse(b"remove@/module/x\0SUBSYSTEM=module\0"), "uevent")
+    world.engine.tick()
     open_gate(world, "d.ko")
     hear(world, 2)  # d; b was not begun
     hear(world)
@@ -356,13 +356,13 @@ def test_where_no_loader_is_to_be_had_one_try_is_enough(joined: World) -> None:
     joined.kernel.oops = {"c.ko"}
     open_gate(joined, "c.ko")
     joined.loaders.threads[-1].join(30)
-    (lane,) = joined.line.flights.works
-    while lane in joined.line.flights.works:
-        joined.line.carrier.heard(lane)
+    (lane,) = joined.engine.in_flight.batches
+    while lane in joined.engine.in_flight.batches:
+        joined.engine.scheduler.heard(lane)
     joined.advance()
     assert len(asked) == 1
     joined.loaders.get = get  # type: ignore[method-assign]
-    joined.line.carrier.dispatch._not_before = 0.0
+    joined.engine.scheduler.dispatcher._not_before = 0.0
     joined.settle()
     assert sorted(loads(joined)) == ["a.ko", "b.ko", "c.ko", "d.ko", "e.ko"]
 
@@ -376,12 +376,12 @@ def test_a_loader_that_had_read_nothing_has_begun_nothing(joined: World) -> None
     joined.loaders.get = lambda: Lane(ours, pid=1)  # type: ignore[method-assign]
     hear(joined)
     joined.loaders.get = get  # type: ignore[method-assign]
-    (work,) = joined.line.flights.busy()
-    assert work.lane.connection is ours
+    (batch,) = joined.engine.in_flight.busy()
+    assert batch.lane.connection is ours
     theirs.close()
-    joined.line.view.outdate()
-    joined.line.carrier.heard(work.lane)
-    assert not joined.line.flights.works
+    joined.engine.view.outdate()
+    joined.engine.scheduler.heard(batch.lane)
+    assert not joined.engine.in_flight.batches
     joined.settle()
     assert loads(joined) == ["c.ko", "d.ko", "a.ko", "b.ko", "e.ko"]
 
@@ -390,8 +390,8 @@ def test_what_a_plan_found_live_is_told_once_though_its_loader_never_began(world
     """The loader ends before it has read the call, and a module has gone: the job is planned anew."""
     world.live("a")
     world.index(["a.ko:", "b.ko:"], ["alias pci:v1* a", "alias pci:v1* b"])
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     get = world.loaders.get
@@ -399,19 +399,19 @@ def test_what_a_plan_found_live_is_told_once_though_its_loader_never_began(world
     world.plug("pci:v1", "device1")
     world.advance()
     world.loaders.get = get  # type: ignore[method-assign]
-    (lane,) = world.line.flights.works
+    (lane,) = world.engine.in_flight.batches
     theirs.close()
-    world.line.view.outdate()
-    world.line.carrier.heard(lane)
+    world.engine.view.outdate()
+    world.engine.scheduler.heard(lane)
     world.advance()
     hear(world)
     assert sorted(told_with_device(world)) == [("a", "live", "/devices/device1"), ("b", "loaded", "/devices/device1")]
 
 
 def test_a_process_that_waits_is_given_its_module_alone(joined: World) -> None:
-    joined.line.intake.order(Request("d", "request"))
+    joined.engine.intake.order(Request("d", "request"))
     joined.advance()
-    assert [len(work.steps) for work in joined.line.flights.busy()] == [1, 1]
+    assert [len(batch.steps) for batch in joined.engine.in_flight.busy()] == [1, 1]
 
 
 def test_no_more_are_planned_ahead_than_may_keep_waiting_what_comes_now(world: World, gate: GateKernel) -> None:
@@ -420,15 +420,15 @@ def test_no_more_are_planned_ahead_than_may_keep_waiting_what_comes_now(world: W
         (world.modules / f"{name}.ko").write_bytes(b"\x7fELF")
     world.index(["c.ko:", *(f"{name}.ko:" for name in names)],
                 ["alias pci:v2* c", *(f"alias pci:v9{name}* {name}" for name in names)])  # fmt: skip
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     gate.close("c.ko")
     world.plug("pci:v2")
     for name in names:
         world.plug(f"pci:v9{name}.", name)
     world.advance()
     wait_inside(gate, "c.ko")
-    assert len(world.line.flights.ready) == MOST_READY
+    assert len(world.engine.in_flight.ready) == MOST_READY
     open_gate(world, "c.ko")
     hear(world)
     assert len(run_of(world)) == MOST_READY

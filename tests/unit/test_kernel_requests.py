@@ -47,7 +47,7 @@ class Kernel:
         self.world = world
         self.trace = Trace()
         self.socket = RequestSocket(str(folder / "request"))
-        self.requests = KernelRequests(world.line, self.socket, self.trace)  # type: ignore[arg-type]
+        self.requests = KernelRequests(world.engine, self.socket, self.trace)  # type: ignore[arg-type]
         self.stack = contextlib.ExitStack()
 
     def ask(self, name: str, who: Requester | None = None) -> socket.socket:
@@ -70,7 +70,7 @@ class Kernel:
 
 @pytest.fixture
 def kernel(world: World, tmp_path: Path) -> Iterator[Kernel]:
-    world.line.intake.takes_replay()
+    world.engine.intake.takes_replay()
     it = Kernel(world, tmp_path)
     yield it
     it.stack.close()
@@ -98,7 +98,7 @@ def test_what_is_loaded_is_answered_and_told_with_its_requester(kernel: Kernel) 
 def test_the_answer_is_the_exit_status_of_modprobe_q(kernel: Kernel, name: str, answer: bytes) -> None:
     """Live, unknown, refused by its own init, that by an alias, loaded by an alias."""
     kernel.world.live("a")
-    kernel.world.line.view.forget_loaded()
+    kernel.world.engine.view.forget_loaded()
     kernel.world.kernel.refuse["c.ko"] = errno.EINVAL
     helper = kernel.ask(name)
     kernel.go_on()
@@ -117,7 +117,7 @@ def test_who_asks_again_for_what_has_just_refused_is_answered_as_well(kernel: Ke
         assert helper.recv(2) == b"1"
     assert loads(kernel.world) == ["c.ko"] * 3
     operator = Request("pci:v2", "operator")
-    kernel.world.line.intake.order(operator)
+    kernel.world.engine.intake.order(operator)
     assert [job.plan.request for job in kernel.world.settle()] == [operator]
     # The control: a device, for which one answer will do.
     kernel.world.plug("pci:v2", synthetic=True)
@@ -127,8 +127,8 @@ def test_who_asks_again_for_what_has_just_refused_is_answered_as_well(kernel: Ke
 def test_a_blacklisted_alias_is_no_failure(kernel: Kernel) -> None:
     """modprobe -q -- ALIAS exits 0 then, so the kernel's caller goes on as if it were loaded."""
     (kernel.world.root / "etc/modprobe.d/x.conf").write_text("blacklist c\n")
-    kernel.world.line.reload()
-    kernel.world.line.intake.takes_replay()
+    kernel.world.engine.reload()
+    kernel.world.engine.intake.takes_replay()
     helper = kernel.ask("pci:v2")
     kernel.go_on()
     assert (helper.recv(2), loads(kernel.world)) == (b"0", [])
@@ -152,7 +152,7 @@ def test_two_that_ask_for_one_name_are_both_answered(kernel: Kernel) -> None:
 
 def test_where_there_is_no_tree_the_helper_does_without_us(kernel: Kernel) -> None:
     kernel.world.modules.rename(kernel.world.modules.with_name("gone"))
-    kernel.world.line.reload()
+    kernel.world.engine.reload()
     helper = kernel.ask("a")
     assert helper.recv(2) == b""
 
@@ -172,7 +172,7 @@ def test_where_there_is_no_loader_the_helper_does_without_us(kernel: Kernel, mon
 def test_a_helper_that_is_killed_leaves_nothing_behind(kernel: Kernel, gate: GateKernel) -> None:
     """Its load goes on; the next request is answered; its lane is free."""
     gate.close("c.ko")
-    line = kernel.world.line
+    line = kernel.world.engine
     helper = kernel.ask("c")
     line.advance()
     assert at_work(kernel.world) == ["c"]
@@ -181,7 +181,7 @@ def test_a_helper_that_is_killed_leaves_nothing_behind(kernel: Kernel, gate: Gat
     assert kernel.socket.waiting == ()
     gate.gates["c.ko"].set()
     hear(kernel.world)
-    for job in line.carrier.take_ended():
+    for job in line.scheduler.take_ended():
         kernel.requests.ended(job)
     assert (at_work(kernel.world), len(line.intake), line.idle) == ([], 0, True)
     assert kernel.requests._asked == []
@@ -194,10 +194,10 @@ def _start(kernel: Kernel, gate: GateKernel, name: str, pid: int, who: Requester
     """A request whose module is in its init now, in a loader that has this number."""
     gate.close(f"{name}.ko")
     helper = kernel.ask(name, who)
-    kernel.world.line.advance()
+    kernel.world.engine.advance()
     assert gate.inside[f"{name}.ko"].wait(30)
-    (work,) = (work for work in kernel.world.line.flights.busy() if work.module == name)
-    work.lane.pid = pid
+    (batch,) = (batch for batch in kernel.world.engine.in_flight.busy() if batch.module == name)
+    batch.lane.pid = pid
     return helper
 
 
@@ -209,16 +209,16 @@ def test_an_init_that_asks_for_itself_is_answered(kernel: Kernel, gate: GateKern
     """It would wait for its own end: the answer is no, at once, and its start goes on."""
     outer = _start(kernel, gate, "c", 4711, USER)
     inner = kernel.ask("c", _loader(4711))
-    kernel.world.line.advance()
-    for job in kernel.world.line.carrier.take_ended():
+    kernel.world.engine.advance()
+    for job in kernel.world.engine.scheduler.take_ended():
         kernel.requests.ended(job)
     assert inner.recv(2) == b"1"
     assert telling.ASKS_FOR_ITSELF in kernel.world.journal.records[-1].message
     assert not is_answered(outer)
     # The control: anybody else who asks for it waits.
     other = kernel.ask("c", replace(USER, pid=4712))
-    kernel.world.line.advance()
-    assert (kernel.world.line.carrier.take_ended(), is_answered(other)) == ([], False)
+    kernel.world.engine.advance()
+    assert (kernel.world.engine.scheduler.take_ended(), is_answered(other)) == ([], False)
 
 
 def test_a_ring_of_inits_that_ask_for_each_other_is_broken(kernel: Kernel, gate: GateKernel) -> None:
@@ -226,8 +226,8 @@ def test_a_ring_of_inits_that_ask_for_each_other_is_broken(kernel: Kernel, gate:
     _start(kernel, gate, "c", 4711, USER)
     a = _start(kernel, gate, "a", 4712, _loader(4711))
     inner = kernel.ask("c", _loader(4712))
-    kernel.world.line.advance()
-    for job in kernel.world.line.carrier.take_ended():
+    kernel.world.engine.advance()
+    for job in kernel.world.engine.scheduler.take_ended():
         kernel.requests.ended(job)
     assert (inner.recv(2), is_answered(a)) == (b"1", False)
 
@@ -237,11 +237,11 @@ def test_two_chains_that_wait_for_each_other_are_not_left_so(kernel: Kernel, gat
     _start(kernel, gate, "c", 4711, USER)
     _start(kernel, gate, "a", 4712, USER)
     first = kernel.ask("a", _loader(4711))
-    kernel.world.line.advance()
+    kernel.world.engine.advance()
     assert not is_answered(first), "a is worth waiting for"
     kernel.trace.who["c"] = _loader(4712)
     second = kernel.ask("c")
-    kernel.world.line.advance()
-    for job in kernel.world.line.carrier.take_ended():
+    kernel.world.engine.advance()
+    for job in kernel.world.engine.scheduler.take_ended():
         kernel.requests.ended(job)
     assert second.recv(2) == b"1"

@@ -54,7 +54,7 @@ def test_comments_continuations_and_the_last_one_wins() -> None:
     ],
 )
 def test_what_is_not_known_is_named_with_its_place(text: str, line: int, column: int, expected: str) -> None:
-    """INTERFACE: an unknown key is a warning with file and line."""
+    """An unknown key is a warning with file and line."""
     settings = parse(text + "[Kmodd]\nNoticeEdits=no\n")
     assert not settings.notice_edits
     (problem,) = settings.problems

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kmodd.config.modules_load_d import BootList, BootModule
-from kmodd.daemon.engine import Line
+from kmodd.daemon.engine import Engine
 from kmodd.errors import Where
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.kernel import uevent
@@ -41,10 +41,10 @@ def test_a_live_one_is_told_and_not_loaded(world: World) -> None:
 
 
 def test_a_blacklisted_one_is_told_with_its_line(tmp_path: Path) -> None:
-    """INTERFACE: in the daemon a device's blacklist means what udevd means."""
+    """In the daemon a device's blacklist means what udevd means."""
     world = World(tmp_path)
     (tmp_path / "etc/modprobe.d/x.conf").write_text("\nblacklist c\n")
-    world.line.reload()
+    world.engine.reload()
     world.plug("pci:v2")
     world.settle()
     assert "blacklisted at /etc/modprobe.d/x.conf:2" in world.journal.records[-1].message
@@ -70,7 +70,7 @@ def test_a_refusal_is_not_asked_for_again_by_hand_but_by_a_new_device(
         world.plug("pci:v2", synthetic=True)
         world.settle()
     assert loads(world) == ["c.ko"]
-    assert world.line.report.counters.repeats == 100
+    assert world.engine.report.counters.repeats == 100
     monkeypatch.setattr(result_cache, "REFUSAL_STANDS", 0.0)
     world.plug("pci:v2", "0000:03:00.0")
     world.settle()
@@ -85,7 +85,7 @@ def test_a_module_that_refuses_for_each_of_1536_processors_is_one_try_one_record
         world.settle()
     assert loads(world) == ["c.ko"]
     assert world.told() == [("c", "failed")]
-    assert world.line.report.counters.repeats == 1535
+    assert world.engine.report.counters.repeats == 1535
 
 
 def test_a_module_that_refused_is_not_tried_for_another_alias_of_the_replay(world: World) -> None:
@@ -103,7 +103,7 @@ def test_a_removed_module_is_loaded_again_on_trigger(world: World) -> None:
     world.plug("pci:v2")
     world.settle()
     world.live()
-    world.line.intake.take(uevent.parse(b"remove@/module/c\0SUBSYSTEM=module\0"), "uevent")
+    world.engine.intake.take(uevent.parse(b"remove@/module/c\0SUBSYSTEM=module\0"), "uevent")
     world.plug("pci:v2", synthetic=True)
     world.settle()
     assert loads(world) == ["c.ko", "c.ko"]
@@ -142,17 +142,17 @@ def test_a_new_index_is_seen_before_no_match_is_said(world: World) -> None:
 
 
 def test_an_index_that_changed_asks_for_a_replay(world: World) -> None:
-    assert world.line.intake.takes_replay()
-    assert not world.line.intake.takes_replay()
+    assert world.engine.intake.takes_replay()
+    assert not world.engine.intake.takes_replay()
     world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
-    world.line.refresh()
-    assert world.line.intake.takes_replay()
+    world.engine.refresh()
+    assert world.engine.intake.takes_replay()
 
 
 def test_lost_events_are_told_and_ask_for_a_replay(world: World) -> None:
-    assert world.line.intake.takes_replay()
-    world.line.intake.events_were_lost()
-    assert world.line.intake.takes_replay()
+    assert world.engine.intake.takes_replay()
+    world.engine.intake.events_were_lost()
+    assert world.engine.intake.takes_replay()
     assert world.told() == [(OVERRUN[-4:], "")]
 
 
@@ -169,10 +169,10 @@ def test_a_killed_loader_costs_one_module_and_the_line_goes_on(world: World) -> 
 
 @pytest.mark.parametrize(("state", "result"), [("Live", "loaded"), ("Loading", "crashed")])
 def test_a_loader_that_died_is_judged_by_the_kernel(world: World, state: str, result: str) -> None:
-    """An oops leaves the name in state coming; a kill after init leaves it live (kernel-proofs, sections 2 and 3)."""
+    """An oops leaves the name in state coming; a kill after init leaves it live."""
     world.kernel.oops.add("c.ko")
     world.plug("pci:v2")
-    world.line.advance()
+    world.engine.advance()
     (world.root / "proc/modules").write_text(f"c 1 1 - {state} 0x0\n")
     world.settle()
     assert world.told() == [("c", result)]
@@ -182,16 +182,16 @@ def test_no_tree_is_said_once_and_heals(tmp_path: Path) -> None:
     world = World(tmp_path)
     hidden = tmp_path / "hidden"
     world.modules.rename(hidden)
-    world.line.reload()
+    world.engine.reload()
     world.plug("pci:v2")
     world.settle()
-    world.line.advance()
+    world.engine.advance()
     assert world.told() == [(NO_TREE[-4:], "")]
-    assert world.line.view.no_tree
+    assert world.engine.view.no_tree
     hidden.rename(world.modules)
     world.settle()
     assert loads(world) == ["c.ko"]
-    world.line.close()
+    world.engine.close()
 
 
 @pytest.mark.parametrize("origin", ["operator", "uevent"])
@@ -199,8 +199,8 @@ def test_a_tree_that_goes_while_it_is_read_loses_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str
 ) -> None:
     world = World(tmp_path)
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     hidden, alias = tmp_path / "hidden", world.modules / "modules.alias"
     alias.write_text(alias.read_text() + "alias x y\n")  # so it is read anew
     read = Tree._read
@@ -212,31 +212,31 @@ def test_a_tree_that_goes_while_it_is_read_loses_no_request(
 
     monkeypatch.setattr(Tree, "_read", goes)
     request = Request("nobody", origin)  # type: ignore[arg-type]
-    assert world.line.intake.order(request) if origin == "operator" else world.line.intake.backlog.add(request)
+    assert world.engine.intake.order(request) if origin == "operator" else world.engine.intake.backlog.add(request)
     ended = world.settle()
     assert [job.plan.request.text for job in ended] == ["nobody"]
     monkeypatch.undo()
     world.plug("pci:v2")
     world.settle()
-    assert world.line.view.no_tree
+    assert world.engine.view.no_tree
     hidden.rename(world.modules)
     world.plug("pci:v2", "another")
     world.settle()
     assert loads(world) == ["c.ko"]
-    assert world.line.intake.takes_replay() == "all", "the first device is to be asked again"
-    world.line.close()
+    assert world.engine.intake.takes_replay() == "all", "the first device is to be asked again"
+    world.engine.close()
 
 
 def test_an_operator_gets_the_parameters_through(world: World) -> None:
-    world.line.intake.order(Request("c", "operator", params=("x=1",)))
+    world.engine.intake.order(Request("c", "operator", params=("x=1",)))
     world.settle()
     assert world.kernel.calls == [("c.ko", "x=1", 0)]
 
 
 def test_a_dry_run_hands_nothing_to_anybody(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.line = Line(Tree(root=str(tmp_path), release=RELEASE), world.journal, None)
-    world.line.reload()
+    world.engine = Engine(Tree(root=str(tmp_path), release=RELEASE), world.journal, None)
+    world.engine.reload()
     world.plug("pci:v1")
     world.settle()
     assert world.told() == [("a", "not_attempted"), ("b", "not_attempted")]
@@ -244,25 +244,25 @@ def test_a_dry_run_hands_nothing_to_anybody(tmp_path: Path) -> None:
 
 
 def test_what_was_there_before_us_is_one_record(world: World) -> None:
-    """INTERFACE: what an initramfs had loaded already is one summary record."""
+    """What an initramfs had loaded already is one summary record."""
     world.live("c", "a", "b")
     event = uevent.parse(b"add@/devices/x\0SUBSYSTEM=pci\0MODALIAS=pci:v1\0MODALIAS=pci:v2\0")
-    world.line.intake.coldplug([event])
+    world.engine.intake.coldplug([event])
     world.settle()
-    world.line.report.end_coldplug()
+    world.engine.report.end_coldplug()
     assert world.journal.records[0].message == "2 modules were loaded before kmodd started: b c"
     assert world.journal.records[1].message.startswith("Coldplug is done: 1 devices, 0 modules loaded, ")
-    world.line.report.end_coldplug()
+    world.engine.report.end_coldplug()
     assert len(world.journal.records) == 2
 
 
 def test_the_boot_list_is_loaded_through_the_same_line(world: World) -> None:
     """Issue: loaded at start through the same line, reported like the rest."""
     listed = BootList((BootModule("b", Where("/etc/modules", 3)), BootModule("nothing", Where("/etc/modules", 4))))
-    world.line.intake.boot(listed)
-    assert world.line.intake.boot_left == {"b", "nothing"}
+    world.engine.intake.boot(listed)
+    assert world.engine.intake.boot_left == {"b", "nothing"}
     world.settle()
-    assert not world.line.intake.boot_left
+    assert not world.engine.intake.boot_left
     assert loads(world) == ["a.ko", "b.ko"]
     fields = next(dict(each.fields) for each in world.journal.records if each.message.startswith("Loaded b"))
     assert (fields["KMODD_SOURCE"], fields["KMODD_BECAUSE"]) == ("boot", "listed in /etc/modules:3")

@@ -13,14 +13,15 @@ from unittest.mock import Mock
 import pytest
 
 from kmodd.config.modules_load_d import BootList, BootModule
-from kmodd.daemon.control_handler import Callers
+from kmodd.daemon.control_handler import ControlHandler
 from kmodd.errors import Where
 from kmodd.host.sd_notify import Notify
 from kmodd.host.varlink_server import ControlSocket
-from kmodd.loader.pool import Died, Lane, Loaders
+from kmodd.loader.pool import Died, Lane, LoaderPool
 from kmodd.loader.spawner import Spawner
 from kmodd.planning.outcome import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
-from kmodd.planning.request import Backlog, Request
+from kmodd.planning.request import Request
+from kmodd.state.queue import DeviceQueue
 from tests.unit.test_control import Caller
 from tests.world import World, loads
 
@@ -28,15 +29,15 @@ from tests.world import World, loads
 @pytest.fixture(autouse=True)
 def _replayed(world: World) -> None:
     """Its first replay is over."""
-    world.line.intake.takes_replay()
+    world.engine.intake.takes_replay()
 
 
 @pytest.fixture
-def callers(world: World, control: ControlSocket) -> Callers:
-    return Callers(world.line, control, Notify(), {"root": str(world.root)})
+def callers(world: World, control: ControlSocket) -> ControlHandler:
+    return ControlHandler(world.engine, control, Notify(), {"root": str(world.root)})
 
 
-def send(caller: Caller, callers: Callers, method: str, **parameters: Any) -> None:
+def send(caller: Caller, callers: ControlHandler, method: str, **parameters: Any) -> None:
     caller.socket.sendall(json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}).encode() + b"\0")
     caller.control.receive(caller.connection)
     callers.listen()
@@ -63,7 +64,7 @@ def test_a_tree_that_goes_away_is_told_once_and_nothing_is_said_to_be_read(world
 
 
 def test_a_tree_that_comes_back_serves_an_operator_at_once(
-    world: World, control: ControlSocket, callers: Callers
+    world: World, control: ControlSocket, callers: ControlHandler
 ) -> None:
     hidden = world.modules.rename(world.root / "hidden")
     world.plug("pci:v9")
@@ -79,7 +80,7 @@ def test_a_tree_that_comes_back_serves_an_operator_at_once(
 
 
 def test_reload_without_a_tree_does_not_say_that_all_is_well(
-    world: World, control: ControlSocket, callers: Callers
+    world: World, control: ControlSocket, callers: ControlHandler
 ) -> None:
     world.modules.rename(world.root / "hidden")
     caller = Caller(control)
@@ -91,31 +92,31 @@ def test_reload_without_a_tree_does_not_say_that_all_is_well(
 def test_without_a_tree_nothing_is_settled(tmp_path: Path, control: ControlSocket) -> None:
     world = World(tmp_path / "other")
     world.modules.rename(world.root / "hidden")
-    world.line.reload()
+    world.engine.reload()
     world.plug("pci:v2")
-    world.line.advance()
-    assert not world.line.quiet
+    world.engine.advance()
+    assert not world.engine.quiet
     caller = Caller(control)
-    send(caller, Callers(world.line, control, Notify(), {}), "Settle")
+    send(caller, ControlHandler(world.engine, control, Notify(), {}), "Settle")
     assert caller.answers()[0]["error"] == "io.kmodd.NoModuleTree"
     assert COLDPLUG_DONE not in ids(world)
 
 
 def test_a_reload_that_changed_nothing_tells_no_nomatch_again(world: World) -> None:
-    """INTERFACE: a no-match is recorded once per alias until the index changes."""
+    """A no-match is recorded once per alias until the index changes."""
     world.plug("pci:v9")
     world.settle()
-    world.line.reload()
+    world.engine.reload()
     world.plug("pci:v9")
     world.settle()
     assert [result for _, result in world.told()].count("nomatch") == 1
 
 
 def test_new_entries_of_the_boot_list_are_loaded_on_reload(world: World) -> None:
-    world.line.intake.boot(BootList((BootModule("a", Where("/etc/modules", 1)),)))
+    world.engine.intake.boot(BootList((BootModule("a", Where("/etc/modules", 1)),)))
     world.settle()
     both = (BootModule("a", Where("/etc/modules", 1)), BootModule("c", Where("/etc/modules", 2)))
-    world.line.intake.boot(BootList(both))
+    world.engine.intake.boot(BootList(both))
     world.settle()
     assert loads(world) == ["a.ko", "c.ko"]
 
@@ -131,14 +132,14 @@ def test_an_entry_of_the_boot_list_that_joins_a_device_is_answered_with_it(
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
     monkeypatch.setattr(world.loaders, "get", none)
-    world.line.intake.boot(BootList((BootModule("c", Where("/etc/modules", 1)),)))
-    world.line.advance()
-    assert world.line.intake.boot_left
+    world.engine.intake.boot(BootList((BootModule("c", Where("/etc/modules", 1)),)))
+    world.engine.advance()
+    assert world.engine.intake.boot_left
     monkeypatch.setattr(world.loaders, "get", real)
-    monkeypatch.setattr(world.line.carrier.dispatch, "_not_before", 0.0)
+    monkeypatch.setattr(world.engine.scheduler.dispatcher, "_not_before", 0.0)
     world.settle()
     assert loads(world) == ["c.ko"]
-    assert not world.line.intake.boot_left
+    assert not world.engine.intake.boot_left
 
 
 @pytest.mark.usefixtures("still")
@@ -147,12 +148,12 @@ def test_the_boot_list_has_room_and_is_answered_from_memory_too(world: World, mo
     world.kernel.refuse["c.ko"] = errno.ENODEV
     world.plug("c")
     world.settle()
-    monkeypatch.setattr(world.line.intake.backlog, "_limit", 0)
+    monkeypatch.setattr(world.engine.intake.backlog, "_limit", 0)
     names = [BootModule(name, Where("/etc/modules", 1)) for name in ("c", "a")]
-    world.line.intake.boot(BootList(tuple(names)))
+    world.engine.intake.boot(BootList(tuple(names)))
     world.settle()
     assert loads(world) == ["c.ko", "a.ko"]
-    assert not world.line.intake.boot_left
+    assert not world.engine.intake.boot_left
 
 
 # -- loaders ------------------------------------------------------------------------------------------------------
@@ -167,20 +168,20 @@ def test_requests_wait_for_a_loader_and_nobody_is_turned_away(world: World, monk
     monkeypatch.setattr(world.loaders, "get", none)
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
-    world.line.advance()
-    world.line.advance()
+    world.engine.advance()
+    world.engine.advance()
     assert ids(world) == [NO_LOADER]
-    assert len(world.line.intake) == 2
-    assert not world.line.can_advance
-    assert not world.line.quiet
+    assert len(world.engine.intake) == 2
+    assert not world.engine.can_advance
+    assert not world.engine.quiet
     monkeypatch.setattr(world.loaders, "get", real)
-    monkeypatch.setattr(world.line.carrier.dispatch, "_not_before", 0.0)
+    monkeypatch.setattr(world.engine.scheduler.dispatcher, "_not_before", 0.0)
     world.settle()
     assert loads(world) == ["c.ko", "a.ko", "b.ko"]
 
 
 def test_the_one_that_was_put_back_comes_first() -> None:
-    backlog = Backlog()
+    backlog = DeviceQueue()
     for name in "ab":
         backlog.add(Request(name, "uevent", (f"/devices/{name}",), 1))
     first = backlog.take()
@@ -208,7 +209,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
 @pytest.mark.usefixtures("still")
 def test_loaders_that_die_at_birth_are_not_started_without_end(asked: list[socket.socket]) -> None:
     """Systemd takes the connection, and starts nothing that could read from it."""
-    loaders = Loaders()
+    loaders = LoaderPool()
     for _ in range(100):
         loaders.keep_spare()
         for theirs in asked:
@@ -222,7 +223,7 @@ def test_loaders_that_die_at_birth_are_not_started_without_end(asked: list[socke
 
 def test_a_spawner_of_systemds_that_is_gone_is_replaced(asked: list[socket.socket]) -> None:
     """It was killed, or an administrator has stopped its unit: the next loader is another one's."""
-    loaders = Loaders()
+    loaders = LoaderPool()
     first = loaders.open()
     asked[0].close()
     assert first.receive() == Died()
@@ -241,7 +242,7 @@ def test_a_spawner_of_systemds_that_is_gone_is_replaced(asked: list[socket.socke
 
 def test_systemds_socket_may_be_away_for_a_while(asked: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its unit is restarted: "kmodd looks again every few seconds"."""
-    loaders = Loaders()
+    loaders = LoaderPool()
     first = loaders.open()
     asked[0].close()
     with monkeypatch.context() as away:
@@ -259,7 +260,7 @@ def test_a_spawner_of_ours_that_is_gone_is_not(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Spawner, "of_systemd", lambda: pytest.fail("there is no systemd"))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.close()
-    loaders = Loaders(Spawner(ours, pid=1))
+    loaders = LoaderPool(Spawner(ours, pid=1))
     with pytest.raises(BrokenPipeError):
         loaders.open()
     loaders.close()
@@ -276,19 +277,19 @@ def test_the_loader_at_work_and_the_spare_die_in_one_round(world: World, monkeyp
 
     monkeypatch.setattr(Spawner, "connect", connect)
     monkeypatch.setattr(Spawner, "of_systemd", lambda: Spawner(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
-    loaders = Loaders()
-    monkeypatch.setattr(world.line.carrier, "_loaders", loaders)
-    monkeypatch.setattr(world.line.carrier.dispatch, "_loaders", loaders)
+    loaders = LoaderPool()
+    monkeypatch.setattr(world.engine.scheduler, "_loaders", loaders)
+    monkeypatch.setattr(world.engine.scheduler.dispatcher, "_loaders", loaders)
     world.plug("pci:v3")
-    world.line.advance()
+    world.engine.advance()
     loaders.keep_spare()
-    both = world.line.carrier.lanes
+    both = world.engine.scheduler.lanes
     assert len(both) == 2
     theirs[0].recv(65536)
     for their in theirs:
         their.close()
     for lane in both:
-        world.line.carrier.heard(lane)
+        world.engine.scheduler.heard(lane)
     assert ("a", "failed") in world.told()
     theirs[-1].close()
     loaders.close()
@@ -301,20 +302,20 @@ def test_a_call_that_was_never_read_is_given_to_the_next_loader(world: World, mo
     ours.setblocking(False)
     monkeypatch.setattr(world.loaders, "get", lambda: Lane(ours, pid=1))
     world.plug("pci:v2")
-    world.line.advance()
+    world.engine.advance()
     theirs.close()
     monkeypatch.setattr(world.loaders, "get", real)
-    (work,) = world.line.flights.busy()
-    world.line.carrier.heard(work.lane)
+    (batch,) = world.engine.in_flight.busy()
+    world.engine.scheduler.heard(batch.lane)
     world.settle()
     assert world.told() == [("c", "loaded")]
 
 
 def test_a_module_that_crashed_is_not_given_to_the_kernel_again(world: World) -> None:
-    """kernel-proofs, section 2: its name stays `coming`, and a second load blocks for ever."""
+    """Its name stays `coming`, and a second load blocks for ever."""
     world.kernel.oops.add("c.ko")
     world.plug("pci:v2")
-    world.line.advance()
+    world.engine.advance()
     (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
     world.settle()
     world.plug("pci:v2", "another")
@@ -329,7 +330,7 @@ def test_a_module_that_crashed_is_not_given_to_the_kernel_again(world: World) ->
 
 def test_what_an_operators_parameter_caused_does_not_keep_devices_from_it(world: World) -> None:
     world.kernel.refuse["c.ko"] = errno.EINVAL
-    world.line.intake.order(Request("c", "operator", params=("bogus=x",)))
+    world.engine.intake.order(Request("c", "operator", params=("bogus=x",)))
     world.settle()
     world.kernel.refuse.clear()
     world.plug("pci:v2", synthetic=True)
@@ -352,7 +353,7 @@ def test_a_failed_install_command_is_not_a_drivers_last_word(world: World) -> No
 
 
 def test_explain_on_the_socket_never_answers_from_an_old_index(
-    world: World, control: ControlSocket, callers: Callers
+    world: World, control: ControlSocket, callers: ControlHandler
 ) -> None:
     world.index(["c.ko:"], ["alias pci:v7* c"])
     caller = Caller(control)
@@ -377,22 +378,22 @@ def test_explain_on_the_socket_never_answers_from_an_old_index(
     ],
 )
 def test_what_cannot_be_meant_is_refused(
-    control: ControlSocket, callers: Callers, method: str, parameters: dict[str, Any]
+    control: ControlSocket, callers: ControlHandler, method: str, parameters: dict[str, Any]
 ) -> None:
     caller = Caller(control)
     send(caller, callers, method, **parameters)
     assert caller.answers()[0]["error"] == "org.varlink.service.InvalidParameter"
 
 
-def test_no_room_in_the_backlog_is_an_answer(world: World, control: ControlSocket, callers: Callers) -> None:
-    world.line.intake.turns._limit = 0
+def test_no_room_in_the_backlog_is_an_answer(world: World, control: ControlSocket, callers: ControlHandler) -> None:
+    world.engine.intake.turns._limit = 0
     caller = Caller(control)
     send(caller, callers, "Load", request="c")
     assert caller.answers()[0]["error"] == "io.kmodd.Busy"
 
 
 def test_a_caller_that_says_no_more_still_gets_its_answer(
-    world: World, control: ControlSocket, callers: Callers
+    world: World, control: ControlSocket, callers: ControlHandler
 ) -> None:
     caller = Caller(control)
     send(caller, callers, "Load", request="c")
@@ -404,7 +405,7 @@ def test_a_caller_that_says_no_more_still_gets_its_answer(
     assert control.connections == []
 
 
-def test_a_oneway_call_is_done_and_not_answered(world: World, control: ControlSocket, callers: Callers) -> None:
+def test_a_oneway_call_is_done_and_not_answered(world: World, control: ControlSocket, callers: ControlHandler) -> None:
     """varlink.org, Method Call: `oneway`: no reply is sent."""
     caller = Caller(control)
     caller.socket.sendall(b'{"method":"io.kmodd.Load","parameters":{"request":"c"},"oneway":true}\0')
@@ -418,7 +419,7 @@ def test_a_oneway_call_is_done_and_not_answered(world: World, control: ControlSo
 
 
 def test_who_asks_much_waits_for_his_answers_and_the_others_get_theirs(
-    control: ControlSocket, callers: Callers
+    control: ControlSocket, callers: ControlHandler
 ) -> None:
     greedy, modest = Caller(control), Caller(control)
     greedy.socket.sendall(b'{"method":"io.kmodd.Status"}\0' * 1000)
@@ -450,7 +451,7 @@ def test_an_install_command_killed_by_a_signal(world: World, words: str, result:
     (world.root / "etc/kmodd").mkdir()
     (world.root / "etc/kmodd/kmodd.conf").write_text(f"[Kmodd]\n{words}\n")
     (world.root / "etc/modprobe.d/x.conf").write_text("install c kill -TERM $$\n")
-    world.line.reload()
+    world.engine.reload()
     world.kernel.refuse["c.ko"] = errno.ENODEV  # so that the played kernel does not have it live
     world.plug("pci:v2")
     world.settle()

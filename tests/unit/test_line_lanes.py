@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kmodd.daemon import timeouts
-from kmodd.daemon.engine import Line
-from kmodd.daemon.quarantine_file import StandingFile
+from kmodd.daemon.engine import Engine
+from kmodd.daemon.quarantine_file import QuarantineFile
 from kmodd.host import netlink
 from kmodd.host.config_files import settings_directories, settings_marks
 from kmodd.host.tree import Tree
@@ -24,8 +24,8 @@ from kmodd.loader.pool import Lane
 from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import ADOPTED, DRIFT
 from kmodd.planning.removal import RemovalJob
-from kmodd.planning.request import Removing, Request
-from kmodd.state.quarantine import Standing, of_text
+from kmodd.planning.request import RemovalOptions, Request
+from kmodd.state.quarantine import Quarantine, of_text
 from tests.fakes import FakeKernel
 from tests.world import RELEASE, World, loads
 
@@ -55,7 +55,7 @@ def gate(world: World) -> Iterator[GateKernel]:
     """A world whose kernel has gates."""
     kernel = GateKernel()
     world.kernel = world.loaders.kernel = kernel
-    world.line.intake.takes_replay()
+    world.engine.intake.takes_replay()
     yield kernel
     for event in kernel.gates.values():
         event.set()
@@ -65,34 +65,34 @@ def hear(world: World, count: int = 1) -> None:
     """Wait for `count` answers of loaders, each module that answers well being live from then on."""
     for _ in range(count):
         with selectors.DefaultSelector() as selector:
-            for lane in world.line.flights.works:
+            for lane in world.engine.in_flight.batches:
                 selector.register(lane, selectors.EVENT_READ, lane)
             ready = selector.select(30)
             assert ready, "no loader says anything"
             lane = ready[0][0].data
         assert isinstance(lane, Lane)
-        work = world.line.flights.works[lane]
+        batch = world.engine.in_flight.batches[lane]
         if not lane.pid:
-            world.line.carrier.heard(lane)  # its greeting
+            world.engine.scheduler.heard(lane)  # its greeting
             hear(world)
             continue
         was_begun = b"\0none\0" not in lane.connection.recv(65536, socket.MSG_PEEK)
-        if was_begun and f"{work.module}.ko" not in world.kernel.refuse:
-            live = {*world.line.view.loaded().modules, work.module}
+        if was_begun and f"{batch.module}.ko" not in world.kernel.refuse:
+            live = {*world.engine.view.loaded().modules, batch.module}
             world.live(*live)
-        world.line.carrier.heard(lane)
-    world.line.advance()
+        world.engine.scheduler.heard(lane)
+    world.engine.advance()
 
 
 def configure(world: World, *words: str) -> None:
     (world.root / "etc/kmodd").mkdir(exist_ok=True)
     (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\n" + "".join(f"{word}\n" for word in words))
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
 
 
 def at_work(world: World) -> list[str]:
-    return [work.module for work in world.line.flights.busy()]
+    return [batch.module for batch in world.engine.in_flight.busy()]
 
 
 # -- lanes --------------------------------------------------------------------------------------------------------
@@ -103,15 +103,15 @@ def test_devices_share_one_lane_and_a_request_of_the_kernel_has_its_own(world: W
     gate.close("c.ko")
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.engine.advance()
     assert gate.inside["c.ko"].wait(30)
-    world.line.advance()
+    world.engine.advance()
     assert at_work(world) == ["c"]
-    world.line.intake.order(Request("a", "request"))
-    world.line.advance()
+    world.engine.intake.order(Request("a", "request"))
+    world.engine.advance()
     assert at_work(world) == ["c", "a"]
     hear(world)
-    assert [job.plan.request.text for job in world.line.carrier.take_ended()] == ["a"]
+    assert [job.plan.request.text for job in world.engine.scheduler.take_ended()] == ["a"]
     gate.gates["c.ko"].set()
     hear(world)
     hear(world)
@@ -124,7 +124,7 @@ def test_the_devices_lane_is_as_wide_as_it_is_configured(world: World, gate: Gat
         gate.close(name)
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.engine.advance()
     assert at_work(world) == ["c", "a"]
     assert gate.inside["c.ko"].wait(30)
     assert gate.inside["a.ko"].wait(30)
@@ -133,29 +133,31 @@ def test_the_devices_lane_is_as_wide_as_it_is_configured(world: World, gate: Gat
 def test_one_load_of_a_name_is_in_flight_and_who_else_wants_it_waits_for_that(world: World, gate: GateKernel) -> None:
     gate.close("a.ko")
     world.plug("pci:v1")  # a, then b
-    world.line.advance()
-    world.line.intake.order(Request("a", "request"))
-    world.line.advance()
+    world.engine.advance()
+    world.engine.intake.order(Request("a", "request"))
+    world.engine.advance()
     assert at_work(world) == ["a"]
-    assert not world.line.quiet
+    assert not world.engine.quiet
     gate.gates["a.ko"].set()
     hear(world, 2)
     assert loads(world) == ["a.ko", "b.ko"]
-    ended = {job.plan.request.origin: [each.result for each in job.outcomes] for job in world.line.carrier.take_ended()}
+    ended = {
+        job.plan.request.origin: [each.result for each in job.outcomes] for job in world.engine.scheduler.take_ended()
+    }
     assert ended == {"request": ["live"], "uevent": ["loaded", "loaded"]}
 
 
 def test_a_dependent_is_not_handed_over_while_its_dependency_is_coming(world: World, gate: GateKernel) -> None:
-    """kernel-proofs, 2 and 3: it would wait 30 s there and fail."""
+    """It would wait 30 s there and fail."""
     (world.root / "proc/modules").write_text("a 1 1 - Loading 0x0\n")
-    world.line.view.forget_loaded()
+    world.engine.view.forget_loaded()
     world.plug("pci:v1")
-    world.line.advance()
+    world.engine.advance()
     assert at_work(world) == []
-    assert world.line.others.busy() == ["a"]
+    assert world.engine.others.busy() == ["a"]
     world.live("a")
-    world.line.tick()
-    world.line.advance()
+    world.engine.tick()
+    world.engine.advance()
     assert at_work(world) == ["b"]
     hear(world)
     assert loads(world) == ["b.ko"]
@@ -169,11 +171,11 @@ def test_processes_that_wait_for_a_load_do_not_keep_devices_from_theirs(
     monkeypatch.setattr("kmodd.daemon.in_flight.MOST_PARKED", 3)
     gate.close("a.ko")
     for _ in range(5):
-        world.line.intake.order(Request("a", "request"))
-    world.line.advance()
-    assert len(world.line.flights.parked) == 4
+        world.engine.intake.order(Request("a", "request"))
+    world.engine.advance()
+    assert len(world.engine.in_flight.parked) == 4
     world.plug("pci:v2")
-    world.line.advance()
+    world.engine.advance()
     assert at_work(world) == ["a", "c"]
 
 
@@ -182,19 +184,19 @@ def test_so_many_devices_wait_for_a_load_and_the_others_in_the_backlog(
 ) -> None:
     monkeypatch.setattr("kmodd.daemon.in_flight.MOST_PARKED", 3)
     gate.close("a.ko")
-    world.line.intake.order(Request("a", "request"))
-    world.line.advance()
+    world.engine.intake.order(Request("a", "request"))
+    world.engine.advance()
     for number in range(5):
         world.plug(f"pci:v1x{number}")
-    world.line.advance()
-    assert (len(world.line.flights.parked), len(world.line.intake)) == (3, 2)
+    world.engine.advance()
+    assert (len(world.engine.in_flight.parked), len(world.engine.intake)) == (3, 2)
 
 
 def test_operators_see_what_came_of_the_one_before(world: World, gate: GateKernel) -> None:
     gate.close("c.ko")
-    world.line.intake.order(Request("c", "operator"))
-    world.line.intake.order(Request("c", "operator", removing=Removing()))
-    world.line.advance()
+    world.engine.intake.order(Request("c", "operator"))
+    world.engine.intake.order(Request("c", "operator", removing=RemovalOptions()))
+    world.engine.advance()
     assert at_work(world) == ["c"]
     gate.gates["c.ko"].set()
     hear(world, 2)
@@ -208,8 +210,8 @@ def test_at_most_fifty_requests_of_the_kernel_are_under_way(world: World, gate: 
         gate.close(f"{name}.ko")
     world.index([f"{name}.ko:" for name in names], [])
     for name in names:
-        assert world.line.intake.order(Request(name, "request"))
-    world.line.advance()
+        assert world.engine.intake.order(Request(name, "request"))
+    world.engine.advance()
     assert len(at_work(world)) == 50
     for event in gate.gates.values():
         event.set()
@@ -221,71 +223,71 @@ def test_at_most_fifty_requests_of_the_kernel_are_under_way(world: World, gate: 
 
 
 def let_time_pass(world: World, seconds: float) -> None:
-    for work in world.line.flights.works.values():
-        work.since -= seconds
+    for batch in world.engine.in_flight.batches.values():
+        batch.since -= seconds
 
 
 def test_what_hangs_is_told_and_left_and_the_lane_goes_on(world: World, gate: GateKernel) -> None:
     gate.close("c.ko")
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.engine.advance()
     assert gate.inside["c.ko"].wait(30)
-    world.line.tick()
+    world.engine.tick()
     assert at_work(world) == ["c"]
     let_time_pass(world, 61)
     (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
-    world.line.tick()
+    world.engine.tick()
     assert world.told() == [("c", "stuck")]
-    assert world.line.carrier.stuck() == ["c"]
-    world.line.advance()
+    assert world.engine.scheduler.stuck() == ["c"]
+    world.engine.advance()
     assert at_work(world) == ["a"]
     hear(world, 2)
-    assert world.line.quiet
+    assert world.engine.quiet
     world.plug("pci:v2", "again")
-    world.line.advance()
+    world.engine.advance()
     assert world.told()[-1] == ("c", "stuck")  # who asks gets an answer at once
     gate.gates["c.ko"].set()
     hear(world)
     assert world.told() == [("c", "loaded")]  # its late outcome
-    assert world.line.carrier.stuck() == []
-    assert world.line.intake.takes_replay() == "all"
+    assert world.engine.scheduler.stuck() == []
+    assert world.engine.intake.takes_replay() == "all"
 
 
 def test_how_long_is_too_long_is_configured(world: World, gate: GateKernel) -> None:
     configure(world, "StuckAfterSec=5")
     gate.close("c.ko")
     world.plug("pci:v2")
-    world.line.advance()
+    world.engine.advance()
     let_time_pass(world, 4)
-    world.line.tick()
+    world.engine.tick()
     assert world.told() == []
     let_time_pass(world, 2)
-    world.line.tick()
+    world.engine.tick()
     assert world.told() == [("c", "stuck")]
 
 
 def test_work_on_the_side_is_named_as_what_the_others_wait_for(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kernel-proofs, 3: an unrelated module waits in async_synchronize, its own init over: it is live by then."""
+    """An unrelated module waits in async_synchronize, its own init over: it is live by then."""
     monkeypatch.setattr(timeouts, "BEHIND_A_STALL", 0.0)
     gate.close("c.ko")
     gate.close("a.ko")
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.engine.advance()
     let_time_pass(world, 61)
     world.live("c")
-    world.line.tick()
+    world.engine.tick()
     record = world.journal.records[0]
     assert "waits for work that some driver does on the side" in record.message
-    world.line.advance()
+    world.engine.advance()
     assert at_work(world) == ["a"]
     world.live("c", "a")
-    world.line.tick()
+    world.engine.tick()
     assert "c was the first" in world.journal.records[-2].message
-    world.line.advance()
+    world.engine.advance()
     assert at_work(world) == ["b"]
 
 
@@ -294,14 +296,14 @@ def test_what_waited_for_work_on_the_side_is_counted_once(world: World, gate: Ga
     configure(world, "Policy=observe")
     (world.root / "etc/kmodd/policy.d").mkdir()
     (world.root / "etc/kmodd/policy.d/x.conf").write_text("log module=c\n")
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     gate.close("c.ko")
     world.plug("pci:v2")
-    world.line.advance()
+    world.engine.advance()
     let_time_pass(world, 61)
     world.live("c")
-    world.line.tick()
+    world.engine.tick()
     assert dict(world.journal.records[-1].fields)["KMODD_VERDICT"] == "log"
     assert world.told() == [("c", "stuck"), ("c", "loaded")]
     gate.gates["c.ko"].set()
@@ -309,8 +311,8 @@ def test_what_waited_for_work_on_the_side_is_counted_once(world: World, gate: Ga
     (record,) = world.journal.records
     assert (record.priority, "which was told before, has ended" in record.message) == (telling.INFO, True)
     assert world.told() == [("c", "live")]
-    assert world.line.report.counters.results == {"stuck": 1, "loaded": 1}
-    assert world.line.intake.takes_replay() == ""
+    assert world.engine.report.counters.results == {"stuck": 1, "loaded": 1}
+    assert world.engine.intake.takes_replay() == ""
 
 
 def test_a_removal_that_hangs_is_told_as_one(world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,40 +324,40 @@ def test_a_removal_that_hangs_is_told_as_one(world: World, gate: GateKernel, mon
 
     monkeypatch.setattr(gate, "delete_module", delete_module)
     world.live("c")
-    world.line.intake.order(Request("c", "operator", removing=Removing()))
-    world.line.advance()
+    world.engine.intake.order(Request("c", "operator", removing=RemovalOptions()))
+    world.engine.advance()
     assert inside.wait(30)
     let_time_pass(world, 61)
-    world.line.tick()
+    world.engine.tick()
     out.set()
     (record,) = world.journal.records
     assert record.message.startswith("Removing c has been going on for 61")
     assert "is left alone" in record.message
-    (job,) = world.line.carrier.take_ended()
+    (job,) = world.engine.scheduler.take_ended()
     assert isinstance(job, RemovalJob)
     assert job.failed
 
 
 def test_a_crashed_module_stays_out_for_the_next_daemon_too(world: World, tmp_path: Path) -> None:
-    """kernel-proofs, 2: the kernel keeps the name in state coming; a second load of it blocks."""
-    memory = StandingFile(str(tmp_path / "standing"))
+    """The kernel keeps the name in state coming; a second load of it blocks."""
+    memory = QuarantineFile(str(tmp_path / "standing"))
     standing = memory.read()
     standing.crash("c")
     memory.write(standing)
     (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
-    line = Line(Tree(root=str(world.root), release=RELEASE), world.journal, world.loaders, memory=memory)
+    line = Engine(Tree(root=str(world.root), release=RELEASE), world.journal, world.loaders, memory=memory)
     line.reload()
     line.others.adopt()
     assert line.others.busy() == []
     line.intake.order(Request("c", "request"))
     line.advance()
-    (job,) = line.carrier.take_ended()
+    (job,) = line.scheduler.take_ended()
     assert [each.result for each in job.outcomes] == ["crashed"]
     assert loads(world) == []
 
 
 def test_what_needs_a_crashed_module_fails_with_that_reason(world: World) -> None:
-    world.line.standing.crash("a")
+    world.engine.standing.crash("a")
     world.plug("pci:v1")
     world.settle()
     assert "a crashed in the kernel; " in world.journal.records[1].message
@@ -365,11 +367,11 @@ def test_what_needs_a_crashed_module_fails_with_that_reason(world: World) -> Non
 
 def test_a_new_daemon_adopts_what_is_in_flight(world: World) -> None:
     (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
-    world.line.others.adopt()
+    world.engine.others.adopt()
     assert world.told() == [("c", "")]
-    assert not world.line.quiet
+    assert not world.engine.quiet
     world.live("c")
-    world.line.tick()
+    world.engine.tick()
     assert world.told() == [("c", "loaded")]
     assert ADOPTED  # the first of the two records
 
@@ -378,11 +380,11 @@ def test_a_new_daemon_adopts_what_is_in_flight(world: World) -> None:
 def test_a_damaged_standing_is_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "standing"
     path.write_text(text)
-    assert StandingFile(str(path)).read() == Standing()
+    assert QuarantineFile(str(path)).read() == Quarantine()
 
 
 def test_standing_comes_back_as_it_was_written() -> None:
-    standing = Standing()
+    standing = Quarantine()
     standing.crash("x")
     standing.asks("y", ("/devices/1", "/devices/2"))
     standing.remove("y")
@@ -392,7 +394,7 @@ def test_standing_comes_back_as_it_was_written() -> None:
 
 def test_standing_is_written_with_each_change_and_not_without(tmp_path: Path) -> None:
     path = tmp_path / "standing"
-    memory, standing = StandingFile(str(path)), Standing()
+    memory, standing = QuarantineFile(str(path)), Quarantine()
     standing.asks("y", ("/devices/1",))
     memory.write(standing)
     assert not path.exists()
@@ -415,8 +417,8 @@ def test_standing_is_written_with_each_change_and_not_without(tmp_path: Path) ->
 def test_a_device_that_left_while_no_daemon_was_there_is_forgotten(tmp_path: Path) -> None:
     """The next one at its place is new, and gets its driver."""
     (tmp_path / "sys/devices/1").mkdir(parents=True)
-    memory = StandingFile(str(tmp_path / "standing"), str(tmp_path))
-    standing = Standing()
+    memory = QuarantineFile(str(tmp_path / "standing"), str(tmp_path))
+    standing = Quarantine()
     standing.asks("y", ("/devices/1", "/devices/2"))
     standing.remove("y")
     memory.write(standing)
@@ -435,7 +437,7 @@ def test_what_passes_by_itself_is_tried_again_soon_and_a_few_times(
     world.plug("pci:v2")
     world.settle()
     for _ in range(5):
-        world.line.tick()
+        world.engine.tick()
         world.settle()
     assert loads(world) == ["c.ko"] * 3
     world.kernel.refuse.clear()
@@ -449,7 +451,7 @@ def test_other_refusals_wait_for_a_cause(world: World, code: int) -> None:
     world.kernel.refuse["c.ko"] = code
     world.plug("pci:v2")
     world.settle()
-    assert world.line.carrier.retries.next_due() is None
+    assert world.engine.scheduler.retries.next_due() is None
     world.plug("pci:v2", synthetic=True)
     world.settle()
     assert loads(world) == ["c.ko"]
@@ -468,13 +470,13 @@ def test_a_missing_file_is_told_once_and_tried_again_when_it_comes(world: World)
     world.plug("pci:v2", synthetic=True)
     world.settle()
     assert world.told() == [("c", "missing")]
-    assert world.line.missing_files() == (str(file),)
-    world.line.files_may_have_come()
+    assert world.engine.missing_files() == (str(file),)
+    world.engine.files_may_have_come()
     world.settle()
     assert world.told() == []
     (world.root / "away").rename(file)
     world.live()
-    world.line.files_may_have_come()
+    world.engine.files_may_have_come()
     world.settle()
     assert world.told() == [("c", "loaded")]
 
@@ -494,10 +496,10 @@ def test_what_is_to_be_tried_again_is_not_lost_where_there_is_no_room(
             file.rename(world.root / "away")
         case _:
             monkeypatch.setattr(world.loaders, "get", no_loader)
-    world.line.refresh()
-    world.line.intake.takes_replay()
+    world.engine.refresh()
+    world.engine.intake.takes_replay()
     world.plug("pci:v2", synthetic=True)
-    backlog = world.line.intake.backlog
+    backlog = world.engine.intake.backlog
     if way == "loader":
         take = backlog.take
 
@@ -508,13 +510,13 @@ def test_what_is_to_be_tried_again_is_not_lost_where_there_is_no_room(
         monkeypatch.setattr(backlog, "take", take_last)
     world.settle()
     monkeypatch.setattr(backlog, "_limit", 0)
-    assert (world.line.intake.replay == "all") is (way == "loader")
+    assert (world.engine.intake.replay == "all") is (way == "loader")
     if way == "file":
         (world.root / "away").rename(file)
-        world.line.files_may_have_come()
-    world.line.tick()
-    assert world.line.intake.replay == "all"
-    assert "pci:v2" not in world.line._answers._known
+        world.engine.files_may_have_come()
+    world.engine.tick()
+    assert world.engine.intake.replay == "all"
+    assert "pci:v2" not in world.engine._answers._known
 
 
 def no_loader() -> Lane:
@@ -532,7 +534,7 @@ def test_stale_data_is_not_served_where_files_are_watched(world: World) -> None:
 
 def test_files_are_not_asked_where_the_watch_is_sure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for when something has changed, be it unread, and when nothing was asked for a while: links lead away."""
-    view, watch = world.line.view, world.watch()
+    view, watch = world.engine.view, world.watch()
     asked: list[str] = []
 
     def marks(root: str) -> object:
@@ -567,14 +569,14 @@ def test_until_files_are_watched_a_device_is_told_by_a_look_of_lately_but_nobody
 ) -> None:
     """The watch, when it comes, asks for all that changed before it (`Daemon._open_watch`); no process comes again."""
     monkeypatch.setattr("kmodd.daemon.system_state.ASK_FILES", 3600.0)
-    world.line.view.watch_comes = True
+    world.engine.view.watch_comes = True
     world.plug("pci:v8")
     world.settle()
     world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
     world.plug("pci:v9")
     world.settle()
     assert loads(world) == []
-    world.line.intake.order(Request("pci:v9z", "request"))
+    world.engine.intake.order(Request("pci:v9z", "request"))
     world.settle()
     assert loads(world) == ["c.ko"]
 
@@ -584,12 +586,12 @@ def test_until_files_are_watched_a_name_of_the_boot_list_is_not_answered_by_a_lo
 ) -> None:
     """No later look at the devices asks for it again."""
     monkeypatch.setattr("kmodd.daemon.system_state.ASK_FILES", 3600.0)
-    world.line.view.watch_comes = True
-    world.line.intake.order(Request("nothing", "boot"))
+    world.engine.view.watch_comes = True
+    world.engine.intake.order(Request("nothing", "boot"))
     world.settle()
     (world.modules / "new.ko").write_bytes(b"\x7fELF")
     world.index(deps=["new.ko:"], aliases=[])
-    world.line.intake.order(Request("new", "boot"))
+    world.engine.intake.order(Request("new", "boot"))
     world.settle()
     assert loads(world) == ["new.ko"]
 
@@ -614,7 +616,7 @@ def device(world: World, alias: str, *, driver: str = "", override: str = "") ->
 
 def look_for_drift(world: World) -> None:
     for event in netlink.replay(str(world.root), unbound=True):
-        world.line.intake.take(event, "reconcile", drift=True)
+        world.engine.intake.take(event, "reconcile", drift=True)
     world.settle()
 
 
@@ -630,13 +632,13 @@ def test_drift_that_is_planned_anew_is_told_once(world: World, gate: GateKernel)
     """Another device's module is in its init, so it is planned ahead; meanwhile a module goes."""
     gate.close("a.ko")
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.engine.advance()
     device(world, "pci:v2")
     for event in netlink.replay(str(world.root), unbound=True):
-        world.line.intake.take(event, "reconcile", drift=True)
-    world.line.advance()
-    assert [job.plan.request.text for _, job in world.line.flights.ready] == ["pci:v2"]
-    world.line.view.outdate()
+        world.engine.intake.take(event, "reconcile", drift=True)
+    world.engine.advance()
+    assert [job.plan.request.text for _, job in world.engine.in_flight.ready] == ["pci:v2"]
+    world.engine.view.outdate()
     gate.gates["a.ko"].set()
     world.settle()
     assert sorted(loads(world)) == ["a.ko", "b.ko", "c.ko"]
@@ -675,16 +677,16 @@ def test_devices_whose_lock_is_held_cost_a_batch_one_wait(world: World, monkeypa
         folder.mkdir(parents=True)
         os.mkfifo(folder / "driver_override")
         event = uevent.Uevent("add", f"/devices/{name}", "pci", (f"pci:v2{name}",), 0, synthetic=True)
-        world.line.intake.take(event, "reconcile")
-    world.line.advance()
-    assert len(world.line.intake) == 1
-    assert world.line.can_advance
+        world.engine.intake.take(event, "reconcile")
+    world.engine.advance()
+    assert len(world.engine.intake) == 1
+    assert world.engine.can_advance
     world.settle()
     assert world.told() == [("c", "not_attempted")] * 2
 
 
 def module_event(world: World, action: str, name: str) -> None:
-    world.line.intake.take(uevent.parse(f"{action}@/module/{name}\0SUBSYSTEM=module\0".encode()), "uevent")
+    world.engine.intake.take(uevent.parse(f"{action}@/module/{name}\0SUBSYSTEM=module\0".encode()), "uevent")
 
 
 def test_what_somebody_removed_is_not_brought_back_by_a_look(world: World) -> None:
@@ -704,7 +706,7 @@ def test_what_somebody_removed_is_not_brought_back_by_a_look(world: World) -> No
 def spoken(world: World, uuid: str) -> None:
     """dev0 says its alias because this one had it do so."""
     text = f"add@/devices/dev0\0SUBSYSTEM=mmc\0MODALIAS=pci:v2\0SYNTH_UUID={uuid}\0"
-    world.line.intake.take(uevent.parse(text.encode()), "uevent")
+    world.engine.intake.take(uevent.parse(text.encode()), "uevent")
 
 
 def test_what_we_have_a_device_say_fights_no_operator(world: World) -> None:
@@ -713,22 +715,22 @@ def test_what_we_have_a_device_say_fights_no_operator(world: World) -> None:
     world.settle()
     world.live()
     module_event(world, "remove", "c")
-    spoken(world, world.line.intake.uuid)
+    spoken(world, world.engine.intake.uuid)
     world.settle()
     assert loads(world) == ["c.ko"]
-    spoken(world, world.line.intake.uuid)
+    spoken(world, world.engine.intake.uuid)
     spoken(world, "0")  # joins the one that waits
     world.settle()
     assert loads(world) == ["c.ko", "c.ko"]
 
 
 def test_what_we_have_a_device_say_at_the_start_is_coldplug(world: World) -> None:
-    world.line.intake.coldplug(())
-    spoken(world, world.line.intake.uuid)
-    request = world.line.intake.backlog.take()
-    world.line.report.end_coldplug()
-    spoken(world, world.line.intake.uuid)
-    later = world.line.intake.backlog.take()
+    world.engine.intake.coldplug(())
+    spoken(world, world.engine.intake.uuid)
+    request = world.engine.intake.backlog.take()
+    world.engine.report.end_coldplug()
+    spoken(world, world.engine.intake.uuid)
+    later = world.engine.intake.backlog.take()
     assert [each and each.origin for each in (request, later)] == ["coldplug", "reconcile"]
 
 
@@ -739,7 +741,7 @@ def test_what_somebody_removed_and_loaded_again_is_as_before(world: World) -> No
     module_event(world, "remove", "c")
     module_event(world, "add", "c")
     world.live()  # gone in a way that the kernel did not tell
-    world.line.intake.events_were_lost()
+    world.engine.intake.events_were_lost()
     look_for_drift(world)
     assert loads(world) == ["c.ko", "c.ko"]
 
@@ -750,7 +752,7 @@ def test_a_device_that_came_anew_at_the_same_place_is_new(world: World) -> None:
     world.settle()
     world.live()
     module_event(world, "remove", "c")
-    world.line.intake.take(uevent.parse(b"remove@/devices/dev0\0SUBSYSTEM=pci\0"), "uevent")
+    world.engine.intake.take(uevent.parse(b"remove@/devices/dev0\0SUBSYSTEM=pci\0"), "uevent")
     look_for_drift(world)
     assert loads(world) == ["c.ko", "c.ko"]
 
@@ -761,14 +763,14 @@ def test_a_device_that_came_anew_at_the_same_place_is_new(world: World) -> None:
 def test_a_broken_configuration_keeps_the_old_one_and_says_where(world: World) -> None:
     configure(world, "StuckAfterSec=7")
     configure(world, "StuckAfterSec=8", "Lanes=none")
-    assert world.line.view.settings.stuck_after == 7
+    assert world.engine.view.settings.stuck_after == 7
     messages = [record.message for record in world.journal.records]
     assert any("all earlier settings stay in force" in message for message in messages)
     assert any(
         "/etc/kmodd/kmodd.conf:3" in message and "Lanes= wants a whole number" in message for message in messages
     )
     configure(world, "StuckAfterSec=8", "Lanes=2")
-    assert (world.line.view.settings.stuck_after, world.line.view.settings.lanes) == (8, 2)
+    assert (world.engine.view.settings.stuck_after, world.engine.view.settings.lanes) == (8, 2)
 
 
 @pytest.mark.parametrize(
@@ -790,26 +792,26 @@ def test_a_broken_policy_at_the_first_start_does_not_fall_open(
 ) -> None:
     """There are no earlier settings to keep; the mark of an earlier daemon that enforced it is one sign more."""
     world = World(tmp_path)
-    world.line.guard.was_closed = closed
+    world.engine.guard.was_closed = closed
     (world.root / "etc/kmodd").mkdir()
     (world.root / "etc/kmodd/kmodd.conf").write_text(lines)
     for _ in range(2):
-        world.line.reload()
-        assert world.line.guard.mode == mode
+        world.engine.reload()
+        assert world.engine.guard.mode == mode
     said = [record.message for record in world.journal.records if record.priority == telling.ERR]
     assert any("it is enforced" in message for message in said) is (mode == "enforce")
-    world.line.close()
+    world.engine.close()
 
 
 def test_an_edited_kmodd_conf_or_rule_is_noticed_where_files_are_watched(world: World) -> None:
     configure(world, "StuckAfterSec=7")
     world.watch()
     (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nStuckAfterSec=70\nPolicy=enforce\n")
-    world.line.refresh()
-    assert (world.line.view.settings.stuck_after, world.line.guard.mode) == (70, "enforce")
+    world.engine.refresh()
+    assert (world.engine.view.settings.stuck_after, world.engine.guard.mode) == (70, "enforce")
     (world.root / "etc/kmodd/policy.d").mkdir()
     (world.root / "etc/kmodd/policy.d/x.conf").write_text("deny module=c\n")
-    world.line.refresh()
+    world.engine.refresh()
     world.plug("pci:v2")
     world.settle()
     assert world.told()[-1] == ("c", "denied")

@@ -12,17 +12,17 @@ import pytest
 from kmodd.daemon import policy_state
 from kmodd.daemon.foreign_loads import _Start
 from kmodd.daemon.kernel_requests import KernelRequests
-from kmodd.daemon.policy_state import Guard
+from kmodd.daemon.policy_state import PolicyState
 from kmodd.daemon.timeouts import next_look
 from kmodd.host.config_files import settings_directories
-from kmodd.host.driver_override import Overrides
+from kmodd.host.driver_override import DriverOverrides
 from kmodd.host.helper_socket import RequestSocket
 from kmodd.kernel import proc_modules, uevent
 from kmodd.kernel.ftrace import BadTraceFormat
 from kmodd.loader.pool import Died, Lane
 from kmodd.planning.outcome import NO_LOADER, Outcome
 from kmodd.planning.removal import RemovalJob, plan_removal
-from kmodd.planning.request import Origin, Removing, Request
+from kmodd.planning.request import Origin, RemovalOptions, Request
 from tests.unit.test_line_lanes import GateKernel, at_work, gate, hear, let_time_pass, module_event
 from tests.world import World, loads
 
@@ -32,12 +32,12 @@ __all__ = ["gate"]
 @pytest.fixture(autouse=True)
 def _replayed(world: World) -> None:
     """Its first replay is over."""
-    world.line.intake.takes_replay()
+    world.engine.intake.takes_replay()
 
 
 def results(world: World, request: Request) -> list[tuple[str, str]]:
     """What came of a request that is taken now."""
-    assert world.line.intake.order(request)
+    assert world.engine.intake.order(request)
     (job,) = world.settle()
     return [(each.module, each.result) for each in job.outcomes]
 
@@ -49,9 +49,9 @@ def results(world: World, request: Request) -> list[tuple[str, str]]:
 def test_who_waits_for_an_answer_gets_one_also_where_it_is_known(world: World, origin: Origin) -> None:
     """A refusal stands for ten seconds for devices; a process in request_module() would hang for ever."""
     world.kernel.refuse["c.ko"] = errno.ENODEV
-    world.line.intake.backlog.add(Request("c", "boot"))
+    world.engine.intake.backlog.add(Request("c", "boot"))
     world.settle()
-    world.line.carrier.take_ended()
+    world.engine.scheduler.take_ended()
     for _ in range(2):
         assert results(world, Request("c", origin)) == [("c", "failed")]
 
@@ -78,10 +78,10 @@ def test_without_a_loader_and_without_a_wish_nobody_looks_again_and_again(
 
     monkeypatch.setattr(world.loaders, "get", none)
     assert results(world, Request("c", "operator")) == [("c", "not_attempted")]
-    assert world.line.carrier.dispatch.next_look() is not None
-    monkeypatch.setattr(world.line.carrier.dispatch, "_not_before", 1.0)  # long ago
-    assert not world.line.can_advance
-    assert world.line.carrier.dispatch.next_look() is None
+    assert world.engine.scheduler.dispatcher.next_look() is not None
+    monkeypatch.setattr(world.engine.scheduler.dispatcher, "_not_before", 1.0)  # long ago
+    assert not world.engine.can_advance
+    assert world.engine.scheduler.dispatcher.next_look() is None
 
 
 @pytest.mark.usefixtures("still")
@@ -99,20 +99,21 @@ def test_loaders_that_end_before_their_first_word_are_not_made_without_end(
 
     monkeypatch.setattr(world.loaders, "get", pair)
     world.plug("pci:v2")
-    world.line.intake.order(Request("a", "request"))
-    world.line.advance()
+    world.engine.intake.order(Request("a", "request"))
+    world.engine.advance()
     for _ in range(100):
         for their in theirs:
             their.close()
-        for work in world.line.flights.busy():
-            world.line.carrier.heard(work.lane)
-        world.line.advance()
+        for batch in world.engine.in_flight.busy():
+            world.engine.scheduler.heard(batch.lane)
+        world.engine.advance()
     assert len(theirs) <= 8
     assert [record.message_id for record in world.journal.records].count(NO_LOADER) == 1
-    assert not world.line.devices_answered, "the device waits"
-    assert [job.plan.request.text for job in world.line.carrier.take_ended()] == ["a"]  # the process does without us
+    assert not world.engine.devices_answered, "the device waits"
+    # the process does without us
+    assert [job.plan.request.text for job in world.engine.scheduler.take_ended()] == ["a"]
     monkeypatch.undo()
-    world.line.carrier.dispatch._not_before = 0.0
+    world.engine.scheduler.dispatcher._not_before = 0.0
     world.settle()
     assert loads(world) == ["c.ko"]
 
@@ -135,23 +136,25 @@ def rules(world: World, *lines: str) -> None:
     (world.root / "etc/kmodd/policy.d").mkdir(parents=True, exist_ok=True)
     (world.root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
     (world.root / "etc/kmodd/policy.d/x.conf").write_text("".join(f"{line}\n" for line in lines))
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
 
 
 def test_a_seal_holds_for_what_was_planned_before_it(world: World, gate: GateKernel) -> None:
     """It is planned and waits for a load in flight; then comes the seal."""
     gate.close("a.ko")
     world.plug("pci:v1")
-    world.line.advance()
-    world.line.intake.order(Request("b", "request"))
-    world.line.advance()
+    world.engine.advance()
+    world.engine.intake.order(Request("b", "request"))
+    world.engine.advance()
     assert at_work(world) == ["a"]
-    world.line.seal(True)
+    world.engine.seal(True)
     gate.gates["a.ko"].set()
     hear(world, 2)  # a is there, and b, the rest of the run, was not begun
     assert loads(world) == ["a.ko"]
-    ended = {job.plan.request.origin: [each.result for each in job.outcomes] for job in world.line.carrier.take_ended()}
+    ended = {
+        job.plan.request.origin: [each.result for each in job.outcomes] for job in world.engine.scheduler.take_ended()
+    }
     assert ended == {"uevent": ["loaded", "denied"], "request": ["live", "denied"]}
     assert not any(" at None" in record.message for record in world.journal.records)
 
@@ -159,8 +162,8 @@ def test_a_seal_holds_for_what_was_planned_before_it(world: World, gate: GateKer
 def test_new_rules_hold_for_what_was_planned_under_the_old_ones(world: World, gate: GateKernel) -> None:
     rules(world)
     gate.close("a.ko")
-    world.line.intake.order(Request("b", "request"))
-    world.line.advance()
+    world.engine.intake.order(Request("b", "request"))
+    world.engine.advance()
     rules(world, "deny origin=request module=b")
     gate.gates["a.ko"].set()
     hear(world, 2)  # a is there, and b, the rest of the run, was not begun
@@ -187,7 +190,7 @@ def test_each_of_many_devices_is_judged_and_sixteen_are_recorded(world: World) -
 def test_many_devices_that_are_put_back_are_all_known_and_counted_once(world: World) -> None:
     for number in range(100):
         world.plug("pci:v2", f"cpu{number}")
-    backlog = world.line.intake.backlog
+    backlog = world.engine.intake.backlog
     first = backlog.take()
     assert first is not None
     backlog.put_back(first)
@@ -196,39 +199,39 @@ def test_many_devices_that_are_put_back_are_all_known_and_counted_once(world: Wo
 
 
 def test_what_the_seal_kept_out_is_looked_at_again_once_it_is_taken_back(world: World) -> None:
-    world.line.seal(True)
+    world.engine.seal(True)
     world.plug("pci:v2")
     world.settle()
     assert loads(world) == []
-    world.line.seal(False)
-    assert world.line.intake.takes_replay() == "all"
+    world.engine.seal(False)
+    assert world.engine.intake.takes_replay() == "all"
 
 
 def test_processes_that_ask_without_end_do_not_make_the_boot_last(world: World, gate: GateKernel) -> None:
     """Else whoever keeps a load under way would never see the rules for a machine that is up."""
     gate.close("c.ko")
-    world.line.intake.order(Request("c", "request"))
-    world.line.advance()
-    assert not world.line.quiet
-    answered = [world.line.devices_answered]
+    world.engine.intake.order(Request("c", "request"))
+    world.engine.advance()
+    assert not world.engine.quiet
+    answered = [world.engine.devices_answered]
     world.plug("pci:v1")
-    answered.append(world.line.devices_answered)
-    world.line.advance()
-    answered.append(world.line.devices_answered)
+    answered.append(world.engine.devices_answered)
+    world.engine.advance()
+    answered.append(world.engine.devices_answered)
     hear(world, 2)
-    assert [*answered, world.line.devices_answered] == [True, False, False, True]
+    assert [*answered, world.engine.devices_answered] == [True, False, False, True]
 
 
 def test_the_boot_is_not_repeated_by_a_restart(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a restart of the daemon would be a way round the rules for a machine that is up."""
     for name in ("CLOSED", "SEALED", "BOOTED"):
         monkeypatch.setattr(policy_state, name, str(tmp_path / name))
-    first = Guard(str(world.root), world.line.report, run=True)
+    first = PolicyState(str(world.root), world.engine.report, run=True)
     phases = [first.phase]
     first.boot_is_over()
     assert [*phases, first.phase] == ["boot", "running"]
-    assert Guard(str(world.root), world.line.report, run=True).phase == "running"
-    assert Guard(str(world.root), world.line.report).phase == "boot"
+    assert PolicyState(str(world.root), world.engine.report, run=True).phase == "running"
+    assert PolicyState(str(world.root), world.engine.report).phase == "boot"
 
 
 @pytest.mark.parametrize("sealed", [False, True])
@@ -241,8 +244,8 @@ def test_a_flag_that_goes_lets_a_trigger_load_what_it_kept_out(world: World, sea
     if sealed:
         rules(world, "allow flag=!locked")
         (world.root / "etc/kmodd/kmodd.conf").unlink()
-        world.line.reload()
-        world.line.seal(True)
+        world.engine.reload()
+        world.engine.seal(True)
     else:
         rules(world, "deny flag=locked")
     for _ in range(2):
@@ -250,7 +253,7 @@ def test_a_flag_that_goes_lets_a_trigger_load_what_it_kept_out(world: World, sea
         world.settle()
     assert loads(world) == []
     (flags / "locked").unlink()
-    world.line.files_may_have_come()
+    world.engine.files_may_have_come()
     world.plug("pci:v2", synthetic=True)
     world.settle()
     assert loads(world) == ["c.ko"]
@@ -261,17 +264,17 @@ def test_a_flag_that_goes_lets_a_trigger_load_what_it_kept_out(world: World, sea
 
 def test_what_somebody_elses_load_kept_out_is_tried_once_that_has_failed(world: World) -> None:
     (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
-    world.line.others.adopt()
-    for start in world.line.others._starts.values():
+    world.engine.others.adopt()
+    for start in world.engine.others._starts.values():
         start.since -= 61
-    world.line.tick()
+    world.engine.tick()
     world.plug("pci:v2")
     world.settle()
     assert ("c", "stuck") in world.told()
     world.live()
-    world.line.others._next_look = 0.0
-    world.line.tick()
-    assert world.line.intake.takes_replay() == "all"
+    world.engine.others._next_look = 0.0
+    world.engine.tick()
+    assert world.engine.intake.takes_replay() == "all"
     world.plug("pci:v2", synthetic=True)  # as the replay would
     world.settle()
     assert loads(world) == ["c.ko"]
@@ -283,28 +286,28 @@ def test_a_name_that_the_kernel_does_not_have_any_more_has_not_crashed(world: Wo
     After an oops the name is there for ever.
     """
     (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
-    world.line.view.forget_loaded()
-    world.line.standing.crash("c")
+    world.engine.view.forget_loaded()
+    world.engine.standing.crash("c")
     world.plug("pci:v2")
     world.settle()
     assert loads(world) == []
     world.live("a")
-    world.line.view.forget_loaded()
+    world.engine.view.forget_loaded()
     world.plug("pci:v2")
     world.settle()
     assert loads(world) == ["c.ko"]
-    assert world.line.standing.crashed == set()
+    assert world.engine.standing.crashed == set()
 
 
 def test_a_longer_patience_does_not_have_the_loop_run_without_a_pause(world: World, gate: GateKernel) -> None:
     """StuckAfterSec= is raised while the kernel is being asked where it hangs."""
     gate.close("c.ko")
     world.plug("pci:v2")
-    world.line.advance()
-    (work,) = world.line.flights.busy()
+    world.engine.advance()
+    (batch,) = world.engine.in_flight.busy()
     let_time_pass(world, 61)
-    work.answer_by = 100.0
-    at = next_look(world.line.flights, 600.0, 1000.0)
+    batch.answer_by = 100.0
+    at = next_look(world.engine.in_flight, 600.0, 1000.0)
     assert at is not None
     assert at > 1500
 
@@ -320,7 +323,7 @@ def test_what_a_removed_module_needed_does_not_come_back_without_it(world: World
         module_event(world, "remove", name)
     event = uevent.Uevent("add", "/devices/dev0", "pci", ("pci:v1",), 0, synthetic=True)
     for _ in range(2):
-        world.line.intake.take(event, "reconcile")
+        world.engine.intake.take(event, "reconcile")
         world.settle()
     assert loads(world) == ["a.ko", "b.ko"]
 
@@ -328,11 +331,11 @@ def test_what_a_removed_module_needed_does_not_come_back_without_it(world: World
 def test_autoclean_leaves_softdeps_that_did_not_come_with_it(world: World) -> None:
     """One loaded by hand is never removed."""
     (world.root / "etc/modprobe.d/x.conf").write_text("softdep b pre: c\n")
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     loaded = proc_modules.parse_modules("".join(f"{name} 1 0 - Live 0x0\n" for name in "abc"))
-    request = Request("b", "request", removing=Removing(only_deps=("a", "b"), idle_sec=60))
-    snapshot = world.line.view.snapshot
+    request = Request("b", "request", removing=RemovalOptions(only_deps=("a", "b"), idle_sec=60))
+    snapshot = world.engine.view.snapshot
     assert snapshot is not None
     job = RemovalJob(plan_removal(request, snapshot, loaded, lambda _: True), lambda: loaded)
     gone = []
@@ -354,7 +357,7 @@ def test_driver_override_that_cannot_be_asked_for_counts_as_set(world: World, mo
     def none() -> int:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    overrides = Overrides(str(world.root))
+    overrides = DriverOverrides(str(world.root))
     assert overrides.of(("/devices/dev0",)) == set()
     monkeypatch.setattr(os, "fork", none)
     assert overrides.of(("/devices/dev0",)) == {"/devices/dev0"}
@@ -369,7 +372,7 @@ def test_a_trace_of_another_form_does_not_keep_the_daemon_from_starting(
         raise BadTraceFormat("header_page: expected something else")
 
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", other)
-    it = KernelRequests(world.line, RequestSocket(str(tmp_path / "request")))
+    it = KernelRequests(world.engine, RequestSocket(str(tmp_path / "request")))
     it.open_trace()
     said = [record.message for record in world.journal.records]
     assert said == ["header_page: expected something else: nobody can say who makes the kernel ask for modules"]
@@ -388,7 +391,7 @@ def test_the_trace_is_opened_once(world: World, tmp_path: Path, monkeypatch: pyt
             opened.clear()
 
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", Trace)
-    it = KernelRequests(world.line, RequestSocket(str(tmp_path / "request")))
+    it = KernelRequests(world.engine, RequestSocket(str(tmp_path / "request")))
     it.open_trace()
     it.open_trace()
     assert len(opened) == 1
@@ -397,8 +400,8 @@ def test_the_trace_is_opened_once(world: World, tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_was_not_tried_took_no_time(world: World) -> None:
-    world.line.standing.crash("c")
-    world.line.others._starts["a"] = _Start(0.0, adopted=False, stuck=True)
+    world.engine.standing.crash("c")
+    world.engine.others._starts["a"] = _Start(0.0, adopted=False, stuck=True)
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
     world.settle()

@@ -26,8 +26,8 @@ from kmodd.cli.kmod import modprobe, modprobe_remote
 from kmodd.cli.kmod.messages import Messages
 from kmodd.cli.kmod.modprobe_execute import How, tell_removal
 from kmodd.cli.kmod.modprobe_remote import Daemon
-from kmodd.daemon.control_handler import Callers
-from kmodd.daemon.engine import Line
+from kmodd.daemon.control_handler import ControlHandler
+from kmodd.daemon.engine import Engine
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
@@ -90,11 +90,11 @@ class Running:
     def __init__(self, machine: FakeMachine, path: Path, *, dry_run: bool = False) -> None:
         self.journal = ListJournal()
         self._loaders = None if dry_run else ThreadLoaders(machine, machine.root)
-        self.line = Line(Tree(root=str(machine.root), release=rootfs.RELEASE), self.journal, self._loaders)
+        self.line = Engine(Tree(root=str(machine.root), release=rootfs.RELEASE), self.journal, self._loaders)
         self.line.reload()
         self.line.intake.takes_replay()
         self.control = ControlSocket(str(path))
-        self.callers = Callers(self.line, self.control, Notify(), {})
+        self.callers = ControlHandler(self.line, self.control, Notify(), {})
         self.calls = 0
         self._stop, self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._loop)
@@ -103,7 +103,12 @@ class Running:
     def _loop(self) -> None:
         while True:
             with selectors.DefaultSelector() as selector:
-                sources: list[Source] = [self._stop, self.control, *self.control.connections, *self.line.carrier.lanes]
+                sources: list[Source] = [
+                    self._stop,
+                    self.control,
+                    *self.control.connections,
+                    *self.line.scheduler.lanes,
+                ]
                 for source in sources:
                     selector.register(source, selectors.EVENT_READ, source)
                 for key, _ in selector.select(30):
@@ -112,7 +117,7 @@ class Running:
                     if key.data is self.control:
                         self.control.accept()
                     elif isinstance(key.data, Lane):
-                        self.line.carrier.heard(key.data)
+                        self.line.scheduler.heard(key.data)
                     else:
                         self.control.receive(key.data)
             waiting = len(self.line.intake)
@@ -120,7 +125,7 @@ class Running:
             self.calls += len(self.line.intake) - waiting
             self.line.view.forget_loaded()  # as the kernel's events would have it
             self.line.advance()
-            for job in self.line.carrier.take_ended():
+            for job in self.line.scheduler.take_ended():
                 self.callers.ended(job)
 
     def close(self) -> None:
@@ -376,7 +381,7 @@ def test_a_module_that_is_stuck_is_not_one_that_is_loaded(
 ) -> None:
     machine = SCENARIOS[0].build(tmp_path / "root")
     with daemon_on(machine, monkeypatch, tmp_path) as running:
-        monkeypatch.setattr(running.line.carrier._knows, "_stuck", lambda: ["loop"])
+        monkeypatch.setattr(running.line.scheduler._knows, "_stuck", lambda: ["loop"])
         said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
         assert (said.status, machine.loaded) == (1, [])
         assert b"kmodd says: loop has been starting" in said.err

@@ -1,4 +1,4 @@
-"""How an outcome is said: the fields of INTERFACE, Journal, and one sentence."""
+"""How an outcome is said: the fields of the journal, and one sentence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kmodd.errors import Where
 from kmodd.planning import outcome
 from kmodd.planning.load_errors import of_load
 from kmodd.planning.outcome import DEBUG, ERR, INFO, NOTICE, WARNING, Outcome, Result, record
-from kmodd.planning.plan import Because
+from kmodd.planning.plan import Reason
 from kmodd.planning.request import Request
 
 CARD = Request("pci:v1", "uevent", ("/devices/pci0000:00/0000:01:00.0",), 1)
-MATCHED = Because("alias", "pci:v1", "pci:v*", Where("modules.alias", 7))
+MATCHED = Reason("alias", "pci:v1", "pci:v*", Where("modules.alias", 7))
 
 
 def test_a_load_names_module_alias_pattern_device_and_time() -> None:
@@ -39,7 +39,7 @@ def test_a_load_names_module_alias_pattern_device_and_time() -> None:
 
 
 def test_many_devices_are_named_up_to_sixteen_and_counted() -> None:
-    """INTERFACE: `KMODD_DEVPATH` (repeated for up to 16 devices, then `KMODD_DEVICES_COUNT`)."""
+    """`KMODD_DEVPATH` (repeated for up to 16 devices, then `KMODD_DEVICES_COUNT`)."""
     request = Request("cpu:x", "coldplug", tuple(f"/devices/cpu{n}" for n in range(16)), 1536)
     told = record(Outcome(request, "kvm", "failed", MATCHED, errno=errno.ENODEV))
     assert sum(name == "KMODD_DEVPATH" for name, _ in told.fields) == 16
@@ -70,7 +70,7 @@ def test_level_and_words_of_each_result(result: Result, code: int, level: int, w
 
 
 def test_every_result_has_its_own_message_id_and_an_entry_in_the_catalogue() -> None:
-    """INTERFACE: one MESSAGE_ID per kind of record."""
+    """One MESSAGE_ID per kind of record."""
     catalogue = Path(__file__).parents[2] / "systemd" / "kmodd.catalog"
     explained = set(re.findall(r"^-- ([0-9a-f]{32})", catalogue.read_text(), re.MULTILINE))
     ids = [record(Outcome(CARD, "x", result, MATCHED)).message_id for result in outcome._KINDS]

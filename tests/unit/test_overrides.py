@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from kmodd.host import driver_override
-from kmodd.host.driver_override import Overrides, _Child
+from kmodd.host.driver_override import DriverOverrides, _Child
 
 
 class Devices:
@@ -19,7 +19,7 @@ class Devices:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.overrides = Overrides(str(root))
+        self.overrides = DriverOverrides(str(root))
 
     def file(self, name: str) -> Path:
         folder = self.root / "sys/devices" / name

@@ -11,7 +11,7 @@ from kmodd.config.policy_d import MAX_UID, VERDICTS, Condition, Mode, Parsed, Ph
 from kmodd.dataclass import replace
 from kmodd.errors import Where
 from kmodd.kernel.requester import Requester
-from kmodd.planning.policy import SEALED, Asking, Judgement, Policy, asking_of, load
+from kmodd.planning.policy import SEALED, Policy, PolicyDecision, PolicyQuery, asking_of, load
 from kmodd.planning.request import Request
 
 FILE = "/etc/kmodd/policy.d/10-x.conf"
@@ -27,15 +27,15 @@ def process(uid: int = 1000, container: bool = False, exe: str = "/usr/bin/x", u
     return Requester(7, "x", exe, uid, None, "/system.slice/" + unit, unit, container)
 
 
-def asked(requester: Requester | None = None, text: str = "net-pf-38") -> Asking:
-    return Asking("request", text, "running", requester=requester)
+def asked(requester: Requester | None = None, text: str = "net-pf-38") -> PolicyQuery:
+    return PolicyQuery("request", text, "running", requester=requester)
 
 
-def device(*devices: str, subsystem: str = "usb") -> Asking:
-    return Asking("uevent", "usb:v1234p5678", "running", subsystem, devices)
+def device(*devices: str, subsystem: str = "usb") -> PolicyQuery:
+    return PolicyQuery("uevent", "usb:v1234p5678", "running", subsystem, devices)
 
 
-def verdict(text: str, asking: Asking, module: str = "af_alg") -> str:
+def verdict(text: str, asking: PolicyQuery, module: str = "af_alg") -> str:
     return policy(text).judge(asking, module).verdict
 
 
@@ -49,7 +49,7 @@ def test_the_first_rule_that_fits_decides() -> None:
 
 
 def test_nothing_fits_is_allowed() -> None:
-    assert policy("deny module=x").judge(asked(), "y") == Judgement("allow")
+    assert policy("deny module=x").judge(asked(), "y") == PolicyDecision("allow")
 
 
 def test_all_conditions_and_any_value() -> None:
@@ -133,7 +133,7 @@ def test_conditions_on_what_is_not_there_do_not_hold() -> None:
 
 
 def test_an_operators_own_load_is_allowed_unless_a_rule_says_otherwise() -> None:
-    operator = Asking("operator", "loop", "running", requester=process(0))
+    operator = PolicyQuery("operator", "loop", "running", requester=process(0))
     assert verdict("deny origin=request", operator, "loop") == "allow"
     assert verdict("deny origin=operator uid=0", operator, "loop") == "deny"
 
@@ -193,7 +193,7 @@ def test_a_broken_file_gives_no_policy() -> None:
 
 def test_the_asking_of_a_request() -> None:
     request = Request("pci:x", "coldplug", ("/devices/x",), 1, subsystem="pci")
-    assert asking_of(request, "boot", frozenset({"locked"})) == Asking(
+    assert asking_of(request, "boot", frozenset({"locked"})) == PolicyQuery(
         "coldplug", "pci:x", "boot", "pci", ("/devices/x",), None, frozenset({"locked"})
     )
     assert asking_of(Request("x", "request", requester=process()), "running").requester == process()

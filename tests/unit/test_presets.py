@@ -10,7 +10,7 @@ from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.policy_d import Phase, parse
 from kmodd.dataclass import replace
 from kmodd.kernel.requester import Requester
-from kmodd.planning.policy import Asking, Policy
+from kmodd.planning.policy import Policy, PolicyQuery
 
 FOLDER = Path(__file__).parents[2] / "data/policy.d"
 USB, RARE, HARDWARE, UNPRIVILEGED = PRESETS = sorted(path.name for path in FOLDER.iterdir())
@@ -21,8 +21,8 @@ CONTAINER_ROOT = replace(ROOT, container=True, unit="docker-1.scope")
 MAPPED_ROOT = replace(CONTAINER_ROOT, uid=100000)
 LOADER = replace(ROOT, exe="/usr/bin/python3.11", unit="kmodd-loader@3.service")
 KTHREAD = Requester(40, "kworker/0:1", "", 0, None, "/", "", False)
-CARD = Asking("uevent", "pci:v00008086d000010D3", "running", "pci", ("/devices/pci0000:00/0000:00:03.0",))
-ADAPTER = Asking("uevent", "usb:v0B95p7720", "running", "usb", ("/devices/pci0000:00/usb1/1-1/1-1:1.0",))
+CARD = PolicyQuery("uevent", "pci:v00008086d000010D3", "running", "pci", ("/devices/pci0000:00/0000:00:03.0",))
+ADAPTER = PolicyQuery("uevent", "usb:v0B95p7720", "running", "usb", ("/devices/pci0000:00/usb1/1-1/1-1:1.0",))
 
 
 def policy(*names: str, local: str = "") -> Policy:
@@ -35,7 +35,7 @@ def policy(*names: str, local: str = "") -> Policy:
 def refused(
     rules: Policy, request: str, module: str, requester: Requester | None = ROOT, phase: Phase = "running"
 ) -> bool:
-    return rules.judge(Asking("request", request, phase, requester=requester), module).refused
+    return rules.judge(PolicyQuery("request", request, phase, requester=requester), module).refused
 
 
 @pytest.mark.parametrize("names", [(name,) for name in PRESETS] + [tuple(PRESETS)], ids="+".join)
@@ -45,7 +45,7 @@ def test_hardware_and_operators_are_served_by_all(names: tuple[str, ...], phase:
     for asking, module in ((CARD, "e1000e"), (replace(CARD, origin="coldplug"), "e1000e"), (ADAPTER, "asix")):
         assert not rules.judge(replace(asking, phase=phase), module).refused
     for origin in ("operator", "boot"):
-        assert not rules.judge(Asking(origin, "sctp", phase, requester=None), "sctp").refused
+        assert not rules.judge(PolicyQuery(origin, "sctp", phase, requester=None), "sctp").refused
     # a driver in the middle of being loaded, and one at work
     for requester in (LOADER, KTHREAD):
         assert not refused(rules, "mdio:00000000000111001100100100010101", "realtek", requester, phase)

@@ -98,7 +98,7 @@ print(json.dumps({"shown": [line for line in shown.splitlines() if line.startswi
 
 @pytest.mark.root
 def test_the_spawners_loaders_keep_what_it_gave_up(tmp_path: Path) -> None:
-    """kernel-proofs, section 5: processes that were there before have all their capabilities."""
+    """Processes that were there before have all their capabilities."""
     program = """
 import socket
 from kmodd.loader.pool import Lane

@@ -1,4 +1,4 @@
-"""Removal as a plan and as a job: what is meant to go, in which order, and what a failure stops (kmod.md 1.8)."""
+"""Removal as a plan and as a job: what is meant to go, in which order, and what a failure stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kmodd.planning.load_errors import of_removal
 from kmodd.planning.outcome import Outcome, record
 from kmodd.planning.plan import RemovalStep, RemoveCommand, Rmmod
 from kmodd.planning.removal import MAX_DEPTH, RemovalJob, RemovalPlan, plan_removal
-from kmodd.planning.request import Removing, Request
+from kmodd.planning.request import RemovalOptions, Request
 from tests import rootfs
 
 
@@ -34,12 +34,12 @@ class Played:
         lines = (f"{name} 1 {count} {users or '-'} Live 0x0" for name, (count, users) in self.loaded.items())
         return parse_modules("\n".join(lines))
 
-    def plan(self, text: str, removing: Removing) -> RemovalPlan:
+    def plan(self, text: str, removing: RemovalOptions) -> RemovalPlan:
         request = Request(text, "operator", removing=removing)
         return plan_removal(request, self.tree.quick_snapshot(), self.look(), self.tree.present)
 
     def run(self, text: str, refuse: Mapping[str, int] | None = None, **how: Any) -> RemovalJob:
-        job = RemovalJob(self.plan(text, Removing(**how)), self.look)
+        job = RemovalJob(self.plan(text, RemovalOptions(**how)), self.look)
         while step := job.next_step():
             assert job.next_step() is step, "it stays the next one until it is finished"
             job.finish(self._outcome(job, step, (refuse or {}).get(step.module, 0)))
@@ -117,7 +117,7 @@ def test_ignoring_commands_ignores_softdeps(tmp_path: Path) -> None:
 
 def test_a_command_stands_for_the_module_and_its_dependencies(tmp_path: Path) -> None:
     played = Played(tmp_path / "r", "remove kvm* echo $CMDLINE_OPTS\n", KVM)
-    (target,) = played.plan("kvm_intel", Removing()).targets
+    (target,) = played.plan("kvm_intel", RemovalOptions()).targets
     assert target.command is not None
     assert said(played.run("kvm_intel")) == [("kvm_intel", "removed")]
     (outcome,) = played.run("kvm_intel", refuse={"kvm_intel": 3}).outcomes
@@ -162,7 +162,7 @@ def test_softdeps_in_a_ring_or_in_a_long_chain_end(tmp_path: Path) -> None:
 
 def test_abandoned_it_says_so_once(tmp_path: Path) -> None:
     played = Played(tmp_path / "r", "", KVM)
-    job = RemovalJob(played.plan("kvm_intel", Removing()), played.look)
+    job = RemovalJob(played.plan("kvm_intel", RemovalOptions()), played.look)
     job.abandon("no loader")
     assert said(job) == [("kvm_intel", "not_attempted")]
     assert (job.next_step(), job.failed, len(job.untold()), len(job.untold())) == (None, True, 1, 0)
@@ -191,7 +191,7 @@ def test_the_record_of_a_removal(tmp_path: Path, result: str, code: int, message
 
 def test_steps_are_values(tmp_path: Path) -> None:
     played = Played(tmp_path / "r", "", KVM)
-    assert played.plan("kvm", Removing()) == played.plan("kvm", Removing())
-    (target,) = played.plan("kvm", Removing()).targets
+    assert played.plan("kvm", RemovalOptions()) == played.plan("kvm", RemovalOptions())
+    (target,) = played.plan("kvm", RemovalOptions()).targets
     assert hash(target) == hash(target)
-    assert isinstance(RemovalJob(played.plan("kvm_intel", Removing()), played.look).next_step(), Rmmod)
+    assert isinstance(RemovalJob(played.plan("kvm_intel", RemovalOptions()), played.look).next_step(), Rmmod)

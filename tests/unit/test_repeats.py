@@ -1,4 +1,4 @@
-"""A user who has the kernel ask without end does not fill the journal: `Repeats`."""
+"""A user who has the kernel ask without end does not fill the journal: `RateLimiter`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from kmodd.dataclass import replace
 from kmodd.kernel.requester import Requester
 from kmodd.planning.outcome import Outcome, Result
-from kmodd.planning.plan import Because
+from kmodd.planning.plan import Reason
 from kmodd.planning.request import Origin, Request
 from kmodd.state import rate_limit
-from kmodd.state.rate_limit import Repeats
+from kmodd.state.rate_limit import RateLimiter
 from tests.world import World
 
 USER = Requester(812, "sh", "/bin/sh", 1000, None, "", "", False)
@@ -20,11 +20,11 @@ def outcome(
     text: str = "net-pf-38", result: Result = "denied", origin: Origin = "request", uid: int | None = 1000
 ) -> Outcome:
     who = None if uid is None else replace(USER, uid=uid)
-    return Outcome(Request(text, origin, requester=who), "af_alg", result, Because("asked", text))
+    return Outcome(Request(text, origin, requester=who), "af_alg", result, Reason("asked", text))
 
 
 def test_one_a_minute_and_the_next_has_the_count() -> None:
-    it = Repeats()
+    it = RateLimiter()
     assert [it.admit(outcome(), now) for now in (0.0, 1.0, 59.0)] == [0, None, None]
     assert it.held_back == 2
     assert [it.admit(outcome(), now) for now in (60.0, 61.0, 120.0, 190.0)] == [2, None, 1, 0]
@@ -33,7 +33,7 @@ def test_one_a_minute_and_the_next_has_the_count() -> None:
 
 def test_what_differs_is_told() -> None:
     """Who, what, what came of it, and why."""
-    it = Repeats()
+    it = RateLimiter()
     kinds = [
         outcome(), outcome(uid=0), outcome(uid=None), outcome("net-pf-16"), outcome(result="failed"),
         replace(outcome(), rule="deny *"), replace(outcome(), errno=19), replace(outcome(), module="aead"),
@@ -43,12 +43,12 @@ def test_what_differs_is_told() -> None:
 
 @pytest.mark.parametrize("each", [outcome(result="loaded"), outcome(origin="uevent", uid=None)])
 def test_loads_and_devices_are_always_told(each: Outcome) -> None:
-    it = Repeats()
+    it = RateLimiter()
     assert [it.admit(each, 0.0) for _ in range(3)] == [0] * 3
 
 
 def test_memory_is_bounded_and_one_user_does_not_silence_another() -> None:
-    it = Repeats()
+    it = RateLimiter()
     admitted = [it.admit(outcome(f"fs-{number}"), 0.0) for number in range(1000)]
     assert admitted.count(0) == rate_limit.MOST_KINDS
     assert it.held_back == 1000 - rate_limit.MOST_KINDS
@@ -64,18 +64,18 @@ def test_the_record_and_status_have_the_count(world: World, monkeypatch: pytest.
     now = [1000.0]
     monkeypatch.setattr("kmodd.daemon.reporter.time.monotonic", lambda: now[0])
     world.kernel.refuse["c.ko"] = 19
-    world.line.refresh()
+    world.engine.refresh()
     world.journal.records.clear()
     for _ in range(5):
-        world.line.intake.order(Request("c", "request", requester=USER))
+        world.engine.intake.order(Request("c", "request", requester=USER))
         world.settle()
-    assert world.line.report.records_held_back == 4
-    assert world.line.report.counters.results["failed"] == 5
+    assert world.engine.report.records_held_back == 4
+    assert world.engine.report.counters.results["failed"] == 5
     now[0] += 60
-    world.line.intake.order(Request("c", "request", requester=USER))
+    world.engine.intake.order(Request("c", "request", requester=USER))
     world.settle()
     first, second = world.journal.records
     assert "KMODD_REPEATED" not in dict(first.fields)
     assert dict(second.fields)["KMODD_REPEATED"] == "4"
     assert second.message.endswith("; 4 more like this since the last record")
-    assert world.line.report.records_held_back == 0
+    assert world.engine.report.records_held_back == 0

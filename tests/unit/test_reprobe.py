@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from kmodd.daemon import firmware_retry
-from kmodd.daemon.firmware_retry import Reprobe
-from kmodd.daemon.reporter import Report
+from kmodd.daemon.firmware_retry import FirmwareRetry
+from kmodd.daemon.reporter import Reporter
 from kmodd.kernel import kmsg
 from kmodd.loader.actions import ProbeCall, Reply
-from kmodd.loader.pool import Lane, Loaders
+from kmodd.loader.pool import Lane, LoaderPool
 from kmodd.loader.protocol import decode_call, encode_reply
 from tests.fakes import ListJournal
 
@@ -24,7 +24,7 @@ MISSING = kmsg.parse(
 )
 
 
-class Probers(Loaders):
+class Probers(LoaderPool):
     """Loaders whose far ends a test holds."""
 
     def __init__(self) -> None:
@@ -43,18 +43,18 @@ class Probers(Loaders):
             their.close()
 
 
-def look(it: Reprobe) -> None:
+def look(it: FirmwareRetry) -> None:
     """As the daemon does with what the kernel has logged."""
     assert MISSING
     if it.heard_kernel([MISSING]):
         it.files_may_have_come()
 
 
-def probes(it: Reprobe) -> int:
+def probes(it: FirmwareRetry) -> int:
     return len(it.lanes)
 
 
-def end_probe(it: Reprobe, loaders: Probers) -> None:
+def end_probe(it: FirmwareRetry, loaders: Probers) -> None:
     """The probe is over; how it went, the kernel's log says."""
     (lane,) = it.lanes
     assert decode_call(loaders.theirs[-1].recv(65536)) == ProbeCall("pci", "0000:01:00.0")
@@ -66,7 +66,7 @@ def end_probe(it: Reprobe, loaders: Probers) -> None:
 def test_a_file_that_the_kernel_cannot_use_is_tried_once(tmp_path: Path, suffix: str) -> None:
     """A kernel without CONFIG_FW_LOADER_COMPRESS passes `x.fw.xz` over, and says again that x.fw is missing."""
     loaders = Probers()
-    it = Reprobe(str(tmp_path), RELEASE, Report(ListJournal()), loaders)
+    it = FirmwareRetry(str(tmp_path), RELEASE, Reporter(ListJournal()), loaders)
     look(it)
     assert not probes(it)
     folder = tmp_path / "lib/firmware/nic"
@@ -97,7 +97,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def let_the_time_come(it: Reprobe, clock: list[float]) -> bool:
+def let_the_time_come(it: FirmwareRetry, clock: list[float]) -> bool:
     """As the daemon does when it is due; False: it never is."""
     at = it.next_tick()
     if at is None:
@@ -119,7 +119,7 @@ def test_a_probe_that_no_loader_has_begun_is_tried_again_a_few_times(tmp_path: P
     """A loader that ends before it reads the call has probed nothing (unix(7), ECONNRESET)."""
     firmware_is_there(tmp_path)
     loaders = Probers()
-    it = Reprobe(str(tmp_path), RELEASE, Report(ListJournal()), loaders)
+    it = FirmwareRetry(str(tmp_path), RELEASE, Reporter(ListJournal()), loaders)
     look(it)
     tries = 0
     while probes(it):
@@ -142,7 +142,7 @@ def test_a_probe_waits_for_a_loader_and_not_for_a_file(
 ) -> None:
     firmware_is_there(tmp_path)
     loaders = Probers()
-    it = Reprobe(str(tmp_path), RELEASE, Report(ListJournal()), loaders)
+    it = FirmwareRetry(str(tmp_path), RELEASE, Reporter(ListJournal()), loaders)
 
     def none() -> Lane:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kmodd.kernel import uevent
 from kmodd.kernel.requester import Requester
-from kmodd.planning.request import MAX_DEVICES, MAX_NAMES, Backlog, Request, Turns, wanted
+from kmodd.planning.request import MAX_DEVICES, Request, wanted
+from kmodd.state.queue import MAX_NAMES, DeviceQueue, FairQueue
 
 
 def event(text: str) -> uevent.Uevent:
@@ -41,7 +42,7 @@ def device(alias: str, name: str, *, synthetic: bool = False) -> Request:
 
 
 def test_a_thousand_processors_with_one_modalias_are_one_entry() -> None:
-    backlog = Backlog()
+    backlog = DeviceQueue()
     for number in range(1000):
         backlog.add(device("cpu:type:x86,ven0000", f"cpu{number}"))
     assert len(backlog) == 1
@@ -53,7 +54,7 @@ def test_a_thousand_processors_with_one_modalias_are_one_entry() -> None:
 
 
 def test_a_device_that_comes_twice_counts_once() -> None:
-    backlog = Backlog()
+    backlog = DeviceQueue()
     for _ in range(3):
         for number in range(40):
             backlog.add(device("a", f"d{number}"))
@@ -63,7 +64,7 @@ def test_a_device_that_comes_twice_counts_once() -> None:
 
 
 def test_endless_new_names_do_not_grow_an_entry() -> None:
-    backlog = Backlog()
+    backlog = DeviceQueue()
     for number in range(MAX_NAMES + 500):
         backlog.add(device("input:b0003", f"input{number}"))
     request = backlog.take()
@@ -73,7 +74,7 @@ def test_endless_new_names_do_not_grow_an_entry() -> None:
 
 
 def test_first_come_first_served() -> None:
-    backlog = Backlog()
+    backlog = DeviceQueue()
     for name in ("a", "b", "a", "c"):
         backlog.add(device(name, name))
     assert [request.text for request in iter(backlog.take, None)] == ["a", "b", "c"]
@@ -81,7 +82,7 @@ def test_first_come_first_served() -> None:
 
 def test_who_waits_for_an_answer_is_not_joined() -> None:
     """Parameters never coalesce with another request (issue of the tools), and each caller gets its own answer."""
-    turns = Turns()
+    turns = FairQueue()
     turns.add(Request("dummy", "operator", params=("numdummies=2",)))
     turns.add(Request("dummy", "operator"))
     turns.add(Request("dummy", "operator"))
@@ -94,7 +95,7 @@ def asked_by(uid: int, text: str) -> Request:
 
 def test_one_user_after_the_other_has_his_turn() -> None:
     """Requests are served fairly per requester."""
-    turns = Turns()
+    turns = FairQueue()
     for number in range(100):
         turns.add(asked_by(1000, f"greedy{number}"))
     turns.add(asked_by(1001, "modest"))
@@ -106,12 +107,12 @@ def test_one_user_after_the_other_has_his_turn() -> None:
 
 
 def test_turns_are_bounded() -> None:
-    turns = Turns(limit=2)
+    turns = FairQueue(limit=2)
     assert [turns.add(asked_by(uid, "x")) for uid in range(3)] == [True, True, False]
 
 
 def test_a_real_device_makes_a_synthetic_wish_real() -> None:
-    backlog = Backlog()
+    backlog = DeviceQueue()
     backlog.add(device("a", "one", synthetic=True))
     backlog.add(device("a", "two"))
     backlog.add(device("a", "three", synthetic=True))
@@ -122,7 +123,7 @@ def test_a_real_device_makes_a_synthetic_wish_real() -> None:
 
 
 def test_what_comes_now_goes_before_a_look_at_what_was_there() -> None:
-    backlog = Backlog()
+    backlog = DeviceQueue()
     for name in ("a", "b", "c"):
         backlog.add(device(name, "there", synthetic=True))
     backlog.add(device("d", "new"))
@@ -131,7 +132,7 @@ def test_what_comes_now_goes_before_a_look_at_what_was_there() -> None:
 
 
 def test_what_is_put_back_comes_first_among_its_like() -> None:
-    backlog = Backlog()
+    backlog = DeviceQueue()
     for name in ("a", "b"):
         backlog.add(device(name, "there", synthetic=True))
     first = backlog.take()
@@ -142,7 +143,7 @@ def test_what_is_put_back_comes_first_among_its_like() -> None:
 
 
 def test_no_room_is_said_and_equal_wishes_still_join() -> None:
-    backlog = Backlog(limit=2)
+    backlog = DeviceQueue(limit=2)
     assert backlog.add(device("a", "1"))
     assert not backlog.is_full()
     assert backlog.add(device("b", "1"))

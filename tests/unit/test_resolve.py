@@ -13,7 +13,7 @@ from kmodd.index.catalog import Catalog, Snapshot
 from kmodd.index.layer import Layer
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded, State, parse_modules
 from kmodd.names import ModuleName
-from kmodd.planning.plan import Because, Insmod, Install, Plan, Skip
+from kmodd.planning.plan import Insmod, Install, Plan, Reason, Skip
 from kmodd.planning.request import Origin, Request
 from kmodd.planning.resolve import Manner, joined_params, manner_of, resolve
 from tests import rootfs
@@ -74,8 +74,8 @@ def test_dependencies_come_right_to_left_with_their_softdeps_and_every_entry_has
     made = plan("fs-ext4")
     assert steps(made) == ["crc32c_intel", "crc32c_generic", "jbd2", "mbcache", "crc16", "ext4"]
     because = {str(step.module): step.because for step in made.steps}
-    assert because["mbcache"] == Because("dep", "ext4")
-    assert because["crc32c_intel"] == Because("softdep_pre", "jbd2", at=Where("/m/modules.softdep", 3))
+    assert because["mbcache"] == Reason("dep", "ext4")
+    assert because["crc32c_intel"] == Reason("softdep_pre", "jbd2", at=Where("/m/modules.softdep", 3))
     assert because["ext4"].kind == "alias"
     assert str(because["ext4"]).startswith("alias matched fs-ext4 of modules.alias:")
     assert {step.module: step.required for step in made.steps} == {
@@ -84,7 +84,7 @@ def test_dependencies_come_right_to_left_with_their_softdeps_and_every_entry_has
 
 
 def test_a_name_is_asked_for_and_the_boot_list_lists() -> None:
-    assert plan("loop").steps[0].because == Because("asked", "loop")
+    assert plan("loop").steps[0].because == Reason("asked", "loop")
     made = resolve(Request("loop", "boot"), snapshot(), NOTHING_LOADED, manner_of("boot"), lambda _: True)
     assert made.steps[0].because.kind == "boot"
 
@@ -122,7 +122,7 @@ def test_live_is_skipped_coming_and_going_are_not() -> None:
 
 def test_a_live_target_is_one_skip() -> None:
     (goal,) = plan("ext4", "install ext4 /bin/x\n", loaded=having(ext4="live")).goals
-    assert goal.entries == (Skip("ext4", "live", Because("asked", "ext4")),)
+    assert goal.entries == (Skip("ext4", "live", Reason("asked", "ext4")),)
 
 
 def test_ignoring_what_is_loaded() -> None:
@@ -171,7 +171,7 @@ def test_live_says_live_also_where_it_is_blacklisted() -> None:
 
 def test_install_command_keeps_its_line_and_options() -> None:
     made = plan("loop", "options loop a=1\ninstall l* /bin/x $CMDLINE_OPTS\n", params=("b=2", "c=d e"))
-    because = Because("asked", "loop")
+    because = Reason("asked", "loop")
     expected = Install(ModuleName("loop"), "/bin/x $CMDLINE_OPTS", 'a=1 b=2 c="d e"', Where(CONF, 2), because)
     assert made.steps == (expected,)
 
@@ -212,7 +212,7 @@ def test_a_path_is_taken_from_an_operator_only() -> None:
     shot = snapshot("options loop a=1\n")
     path = "/elsewhere/loop.ko.xz"
     made = resolve(Request(path, "operator"), shot, NOTHING_LOADED, manner_of("operator"), lambda _: True)
-    assert made.steps == (Insmod(ModuleName("loop"), path, "a=1 ", Because("asked", path)),)
+    assert made.steps == (Insmod(ModuleName("loop"), path, "a=1 ", Reason("asked", path)),)
     origins: tuple[Origin, ...] = ("request", "uevent")
     for origin in origins:
         other = resolve(Request(path, origin), shot, NOTHING_LOADED, manner_of(origin), lambda _: True)
@@ -223,7 +223,7 @@ def test_a_path_brings_its_dependencies_by_name() -> None:
     request = Request("/elsewhere/ext4.ko", "operator")
     made = resolve(request, snapshot(), NOTHING_LOADED, manner_of("operator"), lambda _: True)
     assert steps(made)[-3:] == ["mbcache", "crc16", "ext4"]
-    assert made.steps[-1] == Insmod(ModuleName("ext4"), "/elsewhere/ext4.ko", "", Because("asked", request.text))
+    assert made.steps[-1] == Insmod(ModuleName("ext4"), "/elsewhere/ext4.ko", "", Reason("asked", request.text))
     absent = resolve(request, snapshot(), NOTHING_LOADED, manner_of("operator"), lambda _: False)
     assert [skip.reason for skip in absent.skips] == ["missing"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.loader.pool import Loaders
+from kmodd.loader.pool import LoaderPool
 from kmodd.loader.spawner import Spawner
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_who_loads_nothing_or_starts_one_asks_for_none(words: tuple[str, ...], t
 def test_the_spawner_that_was_asked_for_makes_the_first_loader() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        loaders = Loaders(Spawner(ours))
+        loaders = LoaderPool(Spawner(ours))
         loaders.keep_spare()
         message, (passed,), *_ = socket.recv_fds(theirs, 64, 1)
         assert message == b"loader"
@@ -78,7 +78,7 @@ def test_the_spawner_that_was_asked_for_makes_the_first_loader() -> None:
 def test_as_many_loaders_are_made_as_there_are_lanes() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        loaders = Loaders(Spawner(ours))
+        loaders = LoaderPool(Spawner(ours))
         loaders.keep_spare()
         loaders.keep_spare(3)
         loaders.keep_spare(2)

@@ -13,7 +13,7 @@ import pytest
 
 from kmodd.daemon.control_handler import _Settling
 from kmodd.daemon.main import Daemon, Settings
-from kmodd.daemon.poller import Attention
+from kmodd.daemon.poller import Poller
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
@@ -22,7 +22,7 @@ from kmodd.loader.actions import InsmodCall, Reply, RunCall
 from kmodd.loader.pool import Died, Lane, lane_on
 from kmodd.loader.protocol import encode_reply
 from kmodd.loader.trusted_paths import Trusted
-from kmodd.planning.request import Removing, Request
+from kmodd.planning.request import RemovalOptions, Request
 from tests.fakes import FakeKernel, ListJournal
 from tests.unit.test_carrier import hear_alone, wait_inside
 from tests.unit.test_line_lanes import GateKernel, at_work, configure, gate, hear, let_time_pass
@@ -35,10 +35,10 @@ def with_a_loader(world: World, gate: GateKernel, module: str, alias: str) -> La
     """The lane of a run whose first file's init has been entered."""
     gate.close(f"{module}.ko")
     world.plug(alias)
-    world.line.advance()
+    world.engine.advance()
     wait_inside(gate, f"{module}.ko")
-    (lane,) = world.line.flights.works
-    world.line.carrier.heard(lane)  # its greeting
+    (lane,) = world.engine.in_flight.batches
+    world.engine.scheduler.heard(lane)  # its greeting
     return lane
 
 
@@ -46,7 +46,7 @@ def hear_one(world: World, lane: Lane) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(lane, selectors.EVENT_READ)
         assert selector.select(30)
-    world.line.carrier.heard(lane)
+    world.engine.scheduler.heard(lane)
 
 
 # -- a loader that dies ---------------------------------------------------------------------------------------------
@@ -84,13 +84,13 @@ def test_an_answer_before_the_death_is_not_lost() -> None:
 def test_a_crash_is_told_though_the_run_was_stopped(world: World, gate: GateKernel) -> None:
     gate.oops = {"a.ko"}
     lane = with_a_loader(world, gate, "a", "pci:v1")
-    world.line.seal(True)
-    world.line.seal(False)
+    world.engine.seal(True)
+    world.engine.seal(False)
     (world.root / "proc/modules").write_text("a 1 1 - Loading 0x0\n")
     gate.gates["a.ko"].set()
     world.loaders.threads[0].join()
-    world.line.carrier.heard(lane)
-    assert "a" in world.line.standing.crashed
+    world.engine.scheduler.heard(lane)
+    assert "a" in world.engine.standing.crashed
     assert ("a", "crashed") in world.told()
 
 
@@ -98,15 +98,15 @@ def test_what_was_given_up_and_crashes_then_is_told(world: World, gate: GateKern
     gate.oops = {"c.ko"}
     lane = with_a_loader(world, gate, "c", "pci:v2")
     let_time_pass(world, 61)
-    world.line.flights.works[lane].answer_by = 0.0
-    world.line.tick()
+    world.engine.in_flight.batches[lane].answer_by = 0.0
+    world.engine.tick()
     assert world.told() == [("c", "stuck")]
     (world.root / "proc/modules").write_text("c 1 1 - Loading 0x0\n")
     gate.gates["c.ko"].set()
     world.loaders.threads[0].join()
-    world.line.carrier.heard(lane)
+    world.engine.scheduler.heard(lane)
     assert world.told() == [("c", "crashed")]
-    assert "c" in world.line.standing.crashed
+    assert "c" in world.engine.standing.crashed
 
 
 def test_a_loader_told_to_end_during_an_init_does_all_that_it_was_given(world: World) -> None:
@@ -126,10 +126,10 @@ def test_a_loader_told_to_end_during_an_init_does_all_that_it_was_given(world: W
     lane = lane_on(ours)
     world.loaders.get = lambda: lane  # type: ignore[method-assign]
     world.plug("pci:v1")
-    world.line.advance()
+    world.engine.advance()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
     for _ in range(3):  # the greeting, a, b
-        world.line.carrier.heard(lane)
+        world.engine.scheduler.heard(lane)
     assert world.told() == [("a", "loaded"), ("b", "loaded")]
 
 
@@ -141,20 +141,20 @@ def test_what_comes_after_a_file_that_hung_is_not_called_stuck(world: World, gat
     configure(world, "Lanes=2")
     lane = with_a_loader(world, gate, "a", "pci:v1")
     let_time_pass(world, 61)
-    world.line.flights.works[lane].answer_by = 0.0
+    world.engine.in_flight.batches[lane].answer_by = 0.0
     (world.root / "proc/modules").write_text("a 1 1 - Loading 0x0\n")
-    world.line.tick()
-    world.line.advance()
+    world.engine.tick()
+    world.engine.advance()
     world.told()
     gate.gates["a.ko"].set()
     world.live("a")
     hear_one(world, lane)  # a, late; that b was not begun is the next datagram
-    assert world.line.carrier.stuck() == []
+    assert world.engine.scheduler.stuck() == []
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.engine.advance()
     assert ("b", "stuck") not in world.told()
     text = b"add@/devices/0000:01:00.0\0SUBSYSTEM=pci\0MODALIAS=pci:v1\0SYNTH_UUID=0\0"
-    world.line.intake.take(uevent.parse(text), "reconcile")
+    world.engine.intake.take(uevent.parse(text), "reconcile")
     hear_one(world, lane)
     world.settle()
     assert "b.ko" in loads(world)
@@ -175,8 +175,8 @@ def test_a_flag_that_comes_counts_for_the_rest_of_a_run(world: World, gate: Gate
     folder = world.root / "run/kmodd/flags"
     folder.mkdir(parents=True, mode=0o755)
     (folder / "locked").touch(mode=0o644)
-    world.line.refresh()
-    world.line.files_may_have_come()  # what the daemon does when the folder changes
+    world.engine.refresh()
+    world.engine.files_may_have_come()  # what the daemon does when the folder changes
     gate.gates["a.ko"].set()
     hear(world, 2)
     assert loads(world) == ["a.ko"]
@@ -185,10 +185,10 @@ def test_a_flag_that_comes_counts_for_the_rest_of_a_run(world: World, gate: Gate
 def test_the_end_of_the_boot_counts_for_the_rest_of_a_run(world: World, gate: GateKernel) -> None:
     rules(world, "deny phase=running module=b")
     gate.close("a.ko")
-    world.line.intake.order(Request("b", "operator"))
-    world.line.advance()
+    world.engine.intake.order(Request("b", "operator"))
+    world.engine.advance()
     wait_inside(gate, "a.ko")
-    world.line.boot_is_over()
+    world.engine.boot_is_over()
     gate.gates["a.ko"].set()
     hear(world, 2)
     assert loads(world) == ["a.ko"]
@@ -199,13 +199,13 @@ def test_a_removal_outdates_what_was_planned_ahead(world: World, gate: GateKerne
     gate.close("c.ko")
     world.plug("pci:v2")
     world.plug("pci:v1", "other")  # b alone: its a is live
-    world.line.advance()
+    world.engine.advance()
     wait_inside(gate, "c.ko")
-    world.line.intake.order(Request("a", "operator", removing=Removing()))
-    world.line.advance()
-    age = world.line.view.age
+    world.engine.intake.order(Request("a", "operator", removing=RemovalOptions()))
+    world.engine.advance()
+    age = world.engine.view.age
     hear_alone(world)
-    assert world.line.view.age > age
+    assert world.engine.view.age > age
 
 
 # -- limits ---------------------------------------------------------------------------------------------------------
@@ -214,8 +214,8 @@ def test_a_removal_outdates_what_was_planned_ahead(world: World, gate: GateKerne
 def test_a_run_that_is_too_long_for_a_datagram_is_done_in_pieces(world: World) -> None:
     options = f"options a p={'x' * 40000}\noptions b p={'y' * 40000}\n"
     (world.root / "etc/modprobe.d/x.conf").write_text(options)
-    world.line.reload()
-    world.line.intake.takes_replay()
+    world.engine.reload()
+    world.engine.intake.takes_replay()
     world.plug("pci:v1")
     world.settle()
     assert loads(world) == ["a.ko", "b.ko"]
@@ -228,15 +228,15 @@ def test_no_outcome_is_lost_when_there_are_fewer_lanes(world: World, gate: GateK
     gate.close("a.ko")
     world.plug("pci:v2")
     world.plug("pci:v1", "other")
-    world.line.advance()
+    world.engine.advance()
     assert at_work(world) == ["c", "a"]
     configure(world, "Lanes=1")
     world.told()
     gate.gates["a.ko"].set()
     hear(world)
-    world.line.view.outdate()  # any module goes
+    world.engine.view.outdate()  # any module goes
     gate.gates["c.ko"].set()
-    while world.line.flights.works:
+    while world.engine.in_flight.batches:
         hear(world)
     assert ("a", "loaded") in world.told()
 
@@ -245,7 +245,7 @@ def test_no_outcome_is_lost_when_there_are_fewer_lanes(world: World, gate: GateK
 
 
 def test_a_source_may_have_the_number_of_a_lane_that_was_closed_this_moment() -> None:
-    attention = Attention()
+    attention = Poller()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     lane = lane_on(ours)
     attention.wait((), (lane,), (), time.monotonic(), 0.0)
@@ -273,7 +273,7 @@ def leave(daemon: Daemon) -> None:
     for each in (daemon._events, daemon._control, daemon._log, daemon._files, daemon._signals, daemon._wakeup):
         if each is not None:
             each.close()
-    daemon._attention.close()
+    daemon._poller.close()
 
 
 def test_settle_waits_for_files_that_changed_before_they_were_watched(
@@ -284,10 +284,10 @@ def test_settle_waits_for_files_that_changed_before_they_were_watched(
     new.write_text("alias pci:v1* a\nalias pci:v2* a\n")
     new.rename(tmp_path / "lib/modules" / RELEASE / "modules.alias")  # depmod
     answered: list[bool] = []
-    monkeypatch.setattr(daemon._control, "answer", lambda *_: answered.append(daemon._line.view.is_current()))
-    monkeypatch.setattr(daemon._callers, "expire", lambda: None)
+    monkeypatch.setattr(daemon._control, "answer", lambda *_: answered.append(daemon._engine.view.is_current()))
+    monkeypatch.setattr(daemon._control_handler, "expire", lambda: None)
     waiter = _Settling(object(), None, 0, time.monotonic(), [])  # type: ignore[arg-type]
-    daemon._callers._settling.append(waiter)
+    daemon._control_handler._settling.append(waiter)
     give_up = time.monotonic() + 30
     while not answered and time.monotonic() < give_up:
         daemon._go_on()
@@ -303,14 +303,14 @@ def test_what_takes_long_is_opened_when_nothing_more_can_be_planned(
     daemon._get_ready()
     opened: list[float] = []
     monkeypatch.setattr(daemon, "_open_late", opened.append)
-    monkeypatch.setattr(type(daemon._line), "can_advance", True)
+    monkeypatch.setattr(type(daemon._engine), "can_advance", True)
     daemon._go_on()
     assert not opened
     daemon._watch_by = time.monotonic()
     daemon._go_on()
     assert len(opened) == 1
     daemon._watch_by += 60
-    monkeypatch.setattr(type(daemon._line), "can_advance", False)
+    monkeypatch.setattr(type(daemon._engine), "can_advance", False)
     daemon._go_on()
     assert len(opened) == 2
     leave(daemon)
@@ -319,7 +319,7 @@ def test_what_takes_long_is_opened_when_nothing_more_can_be_planned(
 def test_files_are_watched_at_once_where_there_is_nothing_to_load(daemon: Daemon) -> None:
     daemon._start()
     daemon._go_on()
-    assert daemon._line.devices_answered
+    assert daemon._engine.devices_answered
     if daemon._files is None:
         list(daemon._events.receive(1024))
         daemon._socket_empty = True

@@ -74,7 +74,7 @@ def test_replay_reads_each_modalias_file_parents_first(tmp_path: Path) -> None:
 
 
 def test_replay_never_opens_a_uevent_file(tmp_path: Path) -> None:
-    """Reading it takes the device's lock and hangs behind a slow probe (kernel-proofs, section 3)."""
+    """Reading it takes the device's lock and hangs behind a slow probe."""
     device(tmp_path, "pci0", "pci", "pci:v1\n")
     uevent_file = tmp_path / "sys/devices/pci0/uevent"
     uevent_file.unlink()

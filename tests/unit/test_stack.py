@@ -16,7 +16,7 @@ import pytest
 
 from kmodd.loader import pool
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.pool import Lane, Loaders
+from kmodd.loader.pool import Lane, LoaderPool
 from kmodd.loader.spawner import Spawner
 from kmodd.loader.trusted_paths import Trusted
 
@@ -188,7 +188,7 @@ def test_a_spawner_of_systemds_is_not_asked(pid: int, is_asked: bool, monkeypatc
     spawner = Spawner(ours, pid)
     question = Mock()
     monkeypatch.setattr(pool, "StackQuestion", question)
-    loaders = Loaders(spawner)
+    loaders = LoaderPool(spawner)
     assert loaders.ask_stack(1) is question.return_value
     question.assert_called_once_with(1, spawner if is_asked else None)
     loaders.close()

@@ -17,7 +17,7 @@ from kmodd.cli import policy as program
 from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.policy_d import Rule, parse
 from kmodd.kernel.requester import Requester
-from kmodd.planning.policy import Asking, Policy
+from kmodd.planning.policy import Policy, PolicyQuery
 from kmodd.planning.policy_history import Use, Who, read, suggest
 
 SOMEBODY: dict[Who, Requester | None] = {
@@ -37,7 +37,7 @@ def rules_of(text: str) -> tuple[Rule, ...]:
 
 
 def refused(text: str, request: str, who: Who) -> bool:
-    asking = Asking("request", request, "running", requester=SOMEBODY[who])
+    asking = PolicyQuery("request", request, "running", requester=SOMEBODY[who])
     return Policy("enforce", rules_of(text)).judge(asking, "m").refused
 
 

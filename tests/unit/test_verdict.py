@@ -14,11 +14,11 @@ from kmodd.loader.step_calls import outcome_of
 from kmodd.names import ModuleName
 from kmodd.planning.load_errors import KernelFacts, Lockdown, of_load, of_removal
 from kmodd.planning.outcome import ERR, INFO, NOTICE, WARNING, record
-from kmodd.planning.plan import Because, Insmod, Rmmod
+from kmodd.planning.plan import Insmod, Reason, Rmmod
 from kmodd.planning.request import Request
 
 FREE = KernelFacts(lockdown="none")
-ASKED = Because("asked", "")
+ASKED = Reason("asked", "")
 LOAD = Insmod(ModuleName("e1000e"), "/lib/modules/6/e1000e.ko", "", ASKED)
 
 # ── loading ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,19 +15,19 @@ RELOADS = 6
 
 CHILD = """
 import gc, sys
-from kmodd.daemon.policy_state import Guard
+from kmodd.daemon.policy_state import PolicyState
 from kmodd.host.journal import Journal
 from kmodd.host.tree import Tree
-from kmodd.daemon.reporter import Report
-from kmodd.daemon.system_state import View
+from kmodd.daemon.reporter import Reporter
+from kmodd.daemon.system_state import SystemState
 
 def resident() -> int:
     lines = open("/proc/self/status").read().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
 
 gc.disable()  # as the daemon does until READY
-tree, report = Tree(sys.argv[1]), Report(Journal())
-view = View(tree, report, Guard(sys.argv[1], report))
+tree, report = Tree(sys.argv[1]), Reporter(Journal())
+view = SystemState(tree, report, PolicyState(sys.argv[1], report))
 print(resident())
 for _ in range(int(sys.argv[2])):
     view.reload()

@@ -21,7 +21,7 @@ from kmodd.planning.job import Job
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Goal, Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Skip, Step
 from kmodd.planning.removal import RemovalJob, plan_removal
-from kmodd.planning.request import Removing, Request
+from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class How:
         """Of messages that end the program where not all are asked for."""
         return WARNING if self.all else CRIT
 
-    def removing(self, messages: Messages) -> Removing:
+    def removing(self, messages: Messages) -> RemovalOptions:
         """The same for a removal; a FATAL message that is not heard ends nothing."""
-        return Removing(
+        return RemovalOptions(
             self.first_time, messages.verbose >= self.level == CRIT, self.ignore_commands, self.holders,
             self.manner.wait_msec > 0, self.ignore_loaded,
         )  # fmt: skip
