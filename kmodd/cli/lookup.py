@@ -8,8 +8,8 @@ import sys
 from kmodd.cli.options import BadOption, Options
 from kmodd.errors import NoTree
 from kmodd.host.tree import Tree
-from kmodd.index.bin_reader import decode
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

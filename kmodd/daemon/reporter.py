@@ -13,6 +13,7 @@ from kmodd.planning.plan import Plan, Reason
 from kmodd.planning.request import Request
 from kmodd.state.rate_limit import RateLimiter
 from kmodd.state.result_cache import ResultCache
+from kmodd.text import duration
 
 MOST_COMPLAINTS = 256
 """Messages that are remembered, so that each is said once."""
@@ -131,7 +132,9 @@ class Reporter:
             message = f"{len(coldplug.found_live)} modules were loaded before kmodd started: {names}"
             self.tell(Record(telling.ALREADY_THERE, telling.INFO, message))
         usec = (time.monotonic_ns() - coldplug.since_ns) // 1000
-        message = f"Coldplug is done: {coldplug.devices} devices, {len(coldplug.loaded)} modules loaded, {usec} µs"
+        message = (
+            f"Coldplug is done: {coldplug.devices} devices, {len(coldplug.loaded)} modules loaded, {duration(usec)}"
+        )
         self.tell(Record(telling.COLDPLUG_DONE, telling.INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
 
     def drift(self, plan: Plan) -> None:

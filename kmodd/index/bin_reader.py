@@ -17,6 +17,7 @@ from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError, UnmatchedBracket
 from kmodd.index import fnmatch
 from kmodd.names import underscores
+from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -367,13 +368,3 @@ def _node_bytes(node: _Branch, words: dict[int, int]) -> bytes:
         for priority, text in node.values:
             out += priority.to_bytes(4, "big") + text + b"\0"
     return bytes(out)
-
-
-def encode(text: str) -> bytes:
-    """Text as the files hold it."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def decode(raw: bytes) -> str:
-    """The files' bytes as text; what is no UTF-8 survives as surrogate escapes."""
-    return raw.decode("utf-8", "surrogateescape")

@@ -9,9 +9,10 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.index import text_files
-from kmodd.index.bin_reader import BadIndex, BinIndex, decode, encode
+from kmodd.index.bin_reader import BadIndex, BinIndex
 from kmodd.index.text_files import DepLine
 from kmodd.names import ModuleName, module_of_path, underscores
+from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, Where
-from kmodd.index.bin_reader import decode
 from kmodd.names import ModuleName, module_name
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

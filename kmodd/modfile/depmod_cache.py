@@ -16,8 +16,8 @@ from zlib import crc32
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError
-from kmodd.index.bin_reader import decode, encode
 from kmodd.modfile.elf import Facts
+from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

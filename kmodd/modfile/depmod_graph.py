@@ -14,9 +14,9 @@ from struct import unpack
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import KmoddError
-from kmodd.index.bin_reader import decode, encode
 from kmodd.modfile.elf import Facts, Versions, strings
 from kmodd.names import ModuleName, module_of_path
+from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from itertools import chain
 
 from kmodd.errors import UnmatchedBracket
 from kmodd.index import bin_writer, text_files
-from kmodd.index.bin_reader import BadIndex, decode, encode
+from kmodd.index.bin_reader import BadIndex
 from kmodd.modfile.depmod_graph import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket, raw_lines
 from kmodd.modfile.elf import strings
 from kmodd.names import module_of_path, underscores
+from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
 from kmodd.planning.plan import Reason, Skip
 from kmodd.planning.request import Request
+from kmodd.text import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -207,9 +208,9 @@ def _sentence(outcome: Outcome) -> str:
     """One line for people: what, for whom, how long, because of what."""
     because = f"because {outcome.because}"
     if outcome.request.removing and outcome.request.removing.idle_sec:
-        because = f"because nothing has used it for {outcome.request.removing.idle_sec} s"
+        because = f"because nothing has used it for {outcome.request.removing.idle_sec}s"
     whom = _for_whom(outcome.request)
-    took = f"{outcome.duration_usec} µs"
+    took = duration(outcome.duration_usec)
     name = outcome.module
     detail = f" ({outcome.detail})" if outcome.detail else ""
     match outcome.result:

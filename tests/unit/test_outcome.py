@@ -21,9 +21,7 @@ MATCHED = Reason("alias", "pci:v1", "pci:v*", Where("modules.alias", 7))
 
 def test_a_load_names_module_alias_pattern_device_and_time() -> None:
     told = record(Outcome(CARD, "e1000e", "loaded", MATCHED, "/lib/modules/6/e1000e.ko", 0, 263401))
-    assert told.message == (
-        "Loaded e1000e for 0000:01:00.0 in 263401 µs, because alias matched pci:v* of modules.alias:7"
-    )
+    assert told.message == ("Loaded e1000e for 0000:01:00.0 in 263ms, because alias matched pci:v* of modules.alias:7")
     assert told.priority == INFO
     assert dict(told.fields) == {
         "KMODD_RESULT": "loaded",

@@ -172,11 +172,11 @@ def test_abandoned_it_says_so_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("result", "code", "message"),
     [
-        ("removed", 0, "Removed kvm_intel in 7 µs, because asked for"),
+        ("removed", 0, "Removed kvm_intel in 7us, because asked for"),
         (
             "not_removed",
             errno.EAGAIN,
-            "Could not remove kvm_intel after 7 µs: EAGAIN, somebody uses it; because asked for",
+            "Could not remove kvm_intel after 7us: EAGAIN, somebody uses it; because asked for",
         ),
     ],
 )

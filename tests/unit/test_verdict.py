@@ -76,7 +76,7 @@ def test_the_verdict_is_in_the_record() -> None:
     told = record(outcome)
     assert told.priority == NOTICE
     assert told.message == (
-        "Could not load e1000e after 7 µs: EPERM, no module can be loaded until the next boot: "
+        "Could not load e1000e after 7us: EPERM, no module can be loaded until the next boot: "
         "kernel.modules_disabled=1 was set; because asked for"
     )
     assert record(outcome_of(request, LOAD, reply(errno.EPERM, "kernel"))).priority == ERR
@@ -101,7 +101,7 @@ def test_verdict_of_a_refused_removal() -> None:
     step = Rmmod(ModuleName("loop"), ASKED)
     told = record(outcome_of(Request("loop", "operator"), step, reply(errno.EAGAIN, "kernel")))
     assert (told.priority, told.message) == (
-        ERR, "Could not remove loop after 7 µs: EAGAIN, somebody uses it; because asked for",
+        ERR, "Could not remove loop after 7us: EAGAIN, somebody uses it; because asked for",
     )  # fmt: skip
 
 

@@ -1,0 +1,26 @@
+"""Bytes and numbers as text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmodd.text import decode, duration, encode
+
+
+@pytest.mark.parametrize(
+    ("usec", "text"),
+    [
+        (0, "0us"), (999, "999us"), (1000, "1ms"), (1499, "1ms"), (614_200, "614ms"), (999_499, "999ms"),
+        (999_500, "1s"), (3_775_709, "3.8s"), (59_949_999, "59.9s"), (59_950_000, "1min"), (125_000_000, "2min 5s"),
+        (3_599_500_000, "1h"), (3_780_000_000, "1h 3min"),
+    ],
+)  # fmt: skip
+def test_a_duration_reads_as_systemd_says_it(usec: int, text: str) -> None:
+    assert duration(usec) == text
+
+
+@given(st.binary())
+def test_any_bytes_come_back_as_they_were(raw: bytes) -> None:
+    assert encode(decode(raw)) == raw
