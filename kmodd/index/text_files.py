@@ -1,9 +1,8 @@
 """The text indexes of a module directory: bytes in, tables out; and the texts again, as depmod writes them.
 
 `modules.dep`, `.alias`, `.symbols`, `.softdep`, `.weakdep`, `.devname` are depmod's; `.order`, `.builtin` and
-`.builtin.modinfo` come from the kernel's build (Documentation/kbuild/kbuild.rst).
-A line that cannot be used is a Problem at `file:line`; the other lines count, and a file cut off in the middle of a
-line is such a line.
+`.builtin.modinfo` come from the kernel's build (Documentation/kbuild/kbuild.rst). A line that cannot be used is a
+Problem at `file:line`; the other lines count, and a file cut off in the middle of a line is such a line.
 `modules.softdep` and `modules.weakdep` are read by the parser of modprobe.d, as kmod does; only their writing is here.
 """
 
