@@ -21,7 +21,7 @@ from tests.vm.image import Image
 
 LANES_2: Final = "Lanes=2"
 PICTURE: Final = Path(__file__).parent / "growth_vm.svg"
-_MOST_WARNINGS: Final = 5
+_MAX_WARNINGS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ def _check_complaints(complaints: Sequence[str], conf: str) -> None:
     for message in complaints:
         if key and key in message and "kmodd.conf" in message:
             raise NoSuchKey(message)
-    for message in complaints[:_MOST_WARNINGS]:
+    for message in complaints[:_MAX_WARNINGS]:
         say(f"kmodd says: {message}")
 
 

@@ -26,8 +26,18 @@ class NoTree(KmoddError):
     """There is no module tree (or no index in it) for the wanted kernel release."""
 
 
-class BadUevent(KmoddError):
-    """A datagram or `uevent` text that is not a kernel event; nothing of it may be believed."""
+class ParseError(KmoddError):
+    """A file, datagram or structure that is not of the expected format; nothing of it may be used."""
+
+
+class SyntaxProblem(Exception):
+    """A configuration line that does not parse: the index of the wrong character, and what was expected there."""
+
+    def __init__(self, index: int, expected: str, deprecated: bool = False) -> None:
+        super().__init__(expected)
+        self.index = index
+        self.expected = expected
+        self.deprecated = deprecated
 
 
 class UnmatchedBracket(KmoddError):

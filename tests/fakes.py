@@ -6,7 +6,7 @@ import errno
 import os
 from dataclasses import dataclass, field
 
-from kmodd.planning.outcome import Record
+from kmodd.planning.record import Record
 
 
 class Oops(BaseException):

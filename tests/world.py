@@ -14,7 +14,7 @@ from kmodd.host.file_watch import Watch
 from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
 from kmodd.loader import worker
-from kmodd.loader.pool import Lane, LoaderPool
+from kmodd.loader.pool import Loader, LoaderPool
 from kmodd.loader.syscalls import Kernel
 from kmodd.loader.trusted_paths import Trusted
 from tests.fakes import FakeKernel, ListJournal, Oops
@@ -32,13 +32,13 @@ class ThreadLoaders(LoaderPool):
         self.trusted = Trusted.below(str(root))
         self.threads: list[threading.Thread] = []
 
-    def get(self) -> Lane:
+    def get(self) -> Loader:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         thread = threading.Thread(target=self._serve, args=(theirs,))
         thread.start()
         self.threads.append(thread)
-        return Lane(ours)
+        return Loader(ours)
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(Oops):

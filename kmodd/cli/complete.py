@@ -61,13 +61,13 @@ def _loaded(root: str) -> Iterable[str]:
 def _parameters(name: str, tree: Tree) -> Iterable[str]:
     """`NAME=` for each parameter that the module's file describes; a name or the path of a file."""
     from kmodd.host.module_reader import read_module
-    from kmodd.modfile.elf import BadElf, Image  # for this word alone
+    from kmodd.modfile.elf import ElfError, Image  # for this word alone
 
     line = tree.quick_snapshot(like_kmod=True).catalog.dep(name.replace("-", "_"))
     path = name if line is None else line.path
     try:
         texts = Image(read_module(tree.real(path))).modinfo()
-    except (OSError, BadElf):
+    except (OSError, ElfError):
         return ()
     types = [text.partition(b"=")[2] for text in texts if text.startswith((b"parmtype=", b"parm="))]
     return dict.fromkeys(os.fsdecode(text.partition(b":")[0]) + "=" for text in types)

@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_settings
@@ -21,7 +21,7 @@ from kmodd.kernel.uevent import Uevent
 from kmodd.planning.explain import json_line, text_of
 from kmodd.planning.plan import Goal, Plan, Skip
 from kmodd.planning.request import Origin, Request, wanted
-from kmodd.planning.resolve import manner_of, resolve
+from kmodd.planning.resolve import options_of, resolve
 
 USAGE = """usage: kmodd explain [--json] [--root DIR] [--kernel RELEASE] REQUEST…
 
@@ -60,11 +60,11 @@ def main(argv: list[str]) -> int:
                     print(USAGE, end="")
                     return 0
         if not options.operands:
-            raise BadOption("no REQUEST given")
-    except BadOption as error:
+            raise OptionError("no REQUEST given")
+    except OptionError as error:
         print(f"kmodd explain: {error}\n{USAGE}", end="", file=sys.stderr)
         return 2
-    tree = Tree(root=root, release=release, beyond=read_settings(root).beyond)
+    tree = Tree(root=root, release=release, extensions=read_settings(root).extensions)
     if tree.guessed:
         _complain(f"kernel {tree.release}, the only one below {root}")
     try:
@@ -81,9 +81,9 @@ def _explain(requests: list[str], tree: Tree, as_json: bool) -> int:
     status = 0
     for text in requests:
         question = question_of(text, tree, snapshot)
-        manner = manner_of(question.origin)
+        options = options_of(question.origin)
         plans = tuple(
-            resolve(Request(name, question.origin), snapshot, loaded, manner, tree.present) for name in question.names
+            resolve(Request(name, question.origin), snapshot, loaded, options, tree.present) for name in question.names
         )
         plan = _joined(question, plans)
         answer = json_line(question.kind, plan) if as_json else text_of(plan, _name(question, tree))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.errors import NoTree
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
                 case _:
                     print(USAGE, end="")
                     return 0
-    except BadOption as error:
+    except OptionError as error:
         print(f"kmodd lookup: {error}\n{USAGE}", end="", file=sys.stderr)
         return 2
     tree = Tree(root=root, release=release)

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class BadOption(Exception):
+class OptionError(Exception):
     """A wrong option; the text is glibc's message without the program's name."""
 
 
 class Options:
     """One command line. Iterating gives `(code, value)` per option in order; then `operands` holds the rest.
 
-    Raises BadOption when it comes to a wrong one, so that options before it have had their effect.
+    Raises OptionError when it comes to a wrong one, so that options before it have had their effect.
     """
 
     def __init__(self, argv: list[str], short: str, long: dict[str, str]) -> None:
@@ -50,14 +50,14 @@ class Options:
     def _short_options(self, letters: str) -> Iterator[tuple[str, str]]:
         for place, letter in enumerate(letters):
             if letter not in self._short:
-                raise BadOption(f"invalid option -- '{letter}'")
+                raise OptionError(f"invalid option -- '{letter}'")
             if not self._short[letter]:
                 yield letter, ""
                 continue
             value = letters[place + 1 :]
             if not value:
                 if not self._words:
-                    raise BadOption(f"option requires an argument -- '{letter}'")
+                    raise OptionError(f"option requires an argument -- '{letter}'")
                 value = self._words.pop(0)
             yield letter, value
             return
@@ -69,11 +69,11 @@ class Options:
         takes_value = code.endswith(":")
         if not takes_value:
             if equals:
-                raise BadOption(f"option '--{name}' doesn't allow an argument")
+                raise OptionError(f"option '--{name}' doesn't allow an argument")
             return code, ""
         if not equals:
             if not self._words:
-                raise BadOption(f"option '--{name}' requires an argument")
+                raise OptionError(f"option '--{name}' requires an argument")
             value = self._words.pop(0)
         return code[:-1], value
 
@@ -82,8 +82,8 @@ class Options:
             return given
         fitting = [name for name in self._long if name.startswith(given)]
         if not fitting:
-            raise BadOption(f"unrecognized option '--{word}'")
+            raise OptionError(f"unrecognized option '--{word}'")
         if len({self._long[name] for name in fitting}) > 1:
             names = " ".join(f"'--{name}'" for name in fitting)
-            raise BadOption(f"option '--{word}' is ambiguous; possibilities: {names}")
+            raise OptionError(f"option '--{word}' is ambiguous; possibilities: {names}")
         return fitting[0]

@@ -23,7 +23,7 @@ from kmodd.planning.plan import Plan, Skip
 from kmodd.planning.policy import Policy, PolicyDecision, PolicyQuery
 from kmodd.planning.policy_history import Uses, read, suggest
 from kmodd.planning.request import Origin, Request
-from kmodd.planning.resolve import manner_of, resolve
+from kmodd.planning.resolve import options_of, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _check(root: str) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
-    tree = Tree(root=options.root, release=options.kernel, beyond=read_settings(options.root).beyond)
+    tree = Tree(root=options.root, release=options.kernel, extensions=read_settings(options.root).extensions)
     if tree.guessed:
         _complain(f"kernel {tree.release}, the only one below {options.root}")
     try:
@@ -137,11 +137,11 @@ def _test(options: argparse.Namespace) -> int:
     is_device = question.kind in ("modalias", "sysfs") or (question.kind == "dev" and question.origin == "coldplug")
     origin: Origin = options.origin or ("uevent" if is_device else "request")
     asking = _asking(options, origin, is_device, tree)
-    manner = replace(manner_of(origin), ignore_loaded=True)
+    probe_options = replace(options_of(origin), ignore_loaded=True)
     policy = Policy("enforce", parsed.rules)
     status = 0
     for name in question.names:
-        plan = resolve(Request(name, origin), snapshot, tree.loaded(), manner, tree.present)
+        plan = resolve(Request(name, origin), snapshot, tree.loaded(), probe_options, tree.present)
         asked = replace(asking, request=name)
         _print(f"{name} {_whose(asked)}\n" + "".join(_verdicts(plan, policy, asked)))
         if _is_denied(plan, policy, asked):

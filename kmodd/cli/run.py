@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.errors import KmoddError, NoTree
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.sd_notify import Notify
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
     try:
         given = dict(options)
         if options.operands:
-            raise BadOption(f"no operand expected: '{options.operands[0]}'")
-    except BadOption as error:
+            raise OptionError(f"no operand expected: '{options.operands[0]}'")
+    except OptionError as error:
         print(f"kmodd run: {error}\n{USAGE}", end="", file=sys.stderr)
         return 2
     if "h" in given:
@@ -54,10 +54,10 @@ def main(argv: list[str]) -> int:
         notify = Notify()
         spawner = _ask_for_spawner() if notify.under_systemd and not {"dry-run", "here"} & given.keys() else None
         # Only here: the spawner, another Python, starts while this one has its imports, which take as long.
-        from kmodd.daemon.main import Daemon, Settings
+        from kmodd.daemon.main import Daemon, DaemonOptions
         from kmodd.host.journal import open_journal
         from kmodd.host.tree import Tree
-        from kmodd.planning.outcome import DEBUG, INFO
+        from kmodd.planning.record import DEBUG, INFO
 
         tree = Tree(root=root, release=given.get("kernel"))
         if tree.guessed:
@@ -66,13 +66,13 @@ def main(argv: list[str]) -> int:
         if "here" in given:
             tree, dry_run = _here(tree, given["here"], dry_run)
         journal = open_journal(under_systemd=notify.under_systemd, lowest=DEBUG if "v" in given else INFO)
-        settings = Settings(
+        daemon_options = DaemonOptions(
             dry_run=dry_run,
             spawn_loaders=not notify.under_systemd,
             control_path=_control_path(path),
             run=not (dry_run or root) and os.geteuid() == 0 and path == CONTROL_SOCKET,
         )
-        daemon = Daemon(tree, journal, notify, settings, spawner)
+        daemon = Daemon(tree, journal, notify, daemon_options, spawner)
     except (KmoddError, OSError, ImportError) as error:
         print(f"kmodd run: {error}", file=sys.stderr)
         return 1

@@ -19,8 +19,8 @@ from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
-from kmodd.planning.outcome import INFO, NOTICE, SEAL, Record
 from kmodd.planning.policy import Policy
+from kmodd.planning.record import INFO, NOTICE, SEAL, Record
 from kmodd.planning.rehearsal import sealed_asking
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass
 
 TYPE_CHECKING = False
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
                 case _:
                     sys.stdout.write(HELP)
                     return 0
-    except BadOption as error:
+    except OptionError as error:
         sys.stderr.write(f"static-nodes: {error}\n")
         return 1
     path = f"/lib/modules/{release or os.uname().release}/modules.devname"

@@ -6,7 +6,7 @@ kmod (`module.param=value`, `modprobe.blacklist=`), the kernel (`module_blacklis
 
 from __future__ import annotations
 
-from kmodd.config.modprobe_d import DROP_IN, Beyond, Blacklist, Config, Options, bad_bracket
+from kmodd.config.modprobe_d import DROP_IN, Blacklist, Config, Extensions, Options, bad_bracket
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.names import ModuleName, module_name, underscores
@@ -39,17 +39,17 @@ class CommandLine:
     complaints: tuple[str, ...] = ()
     """What Debian 12's kmod writes to standard error."""
 
-    def config(self, beyond: Beyond = DROP_IN) -> Config:
-        """The part that belongs behind all files of modprobe.d; blacklisted names get `_` if `beyond` asks for it."""
+    def config(self, extensions: Extensions = DROP_IN) -> Config:
+        """The part that belongs behind all files of modprobe.d; blacklisted names get `_` if `extensions` says so."""
         blacklist = self.blacklist
-        if beyond.cmdline_blacklist_dashes:
+        if extensions.cmdline_blacklist_dashes:
             blacklist = tuple(Blacklist(module_name(entry.module), entry.at) for entry in blacklist)
         return Config(
             options=self.options,
             blacklist=blacklist,
             problems=self.problems,
             complaints=self.complaints,
-            beyond=beyond,
+            extensions=extensions,
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from kmodd.config.modprobe_d import DROP_IN, Beyond, ConfFile
+from kmodd.config.modprobe_d import DROP_IN, ConfFile, Extensions
 from kmodd.config.policy_d import MODES, Mode
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Problem, Where
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SECTION = "Kmodd"
 
-_BEYOND = {
+EXTENSIONS = {
     "BlacklistDependencies": "blacklist_dependencies",
     "SoftdepsAddUp": "softdeps_add_up",
     "CommandLineBlacklistDashes": "cmdline_blacklist_dashes",
@@ -44,7 +44,7 @@ _NUMBERS = {
 }
 _WORDS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", MODES)}
 _LISTS = {"Autoclean": "autoclean", "SealRequires": "seal_requires"}
-_KEYS = (*_BEYOND, *_SWITCHES, *_NUMBERS, *_WORDS, *_LISTS)
+_KEYS = (*EXTENSIONS, *_SWITCHES, *_NUMBERS, *_WORDS, *_LISTS)
 
 
 _BOOLEANS = {
@@ -58,7 +58,7 @@ _BOOLEANS = {
 class Settings:
     """What the files say."""
 
-    beyond: Beyond = DROP_IN
+    extensions: Extensions = DROP_IN
     notice_edits: bool = True
     """A configuration file that is edited in place is noticed without a reload; libkmod sees only a changed folder."""
     kernel_requests: bool = True
@@ -148,7 +148,7 @@ def _with(settings: Settings, key: str, value: str) -> Settings:
     elif key in _SWITCHES:
         changed = {_SWITCHES[key]: _BOOLEANS[value.lower()]}
     else:
-        changed = {"beyond": replace(settings.beyond, **{_BEYOND[key]: _BOOLEANS[value.lower()]})}
+        changed = {"extensions": replace(settings.extensions, **{EXTENSIONS[key]: _BOOLEANS[value.lower()]})}
     return replace(settings, **changed)
 
 

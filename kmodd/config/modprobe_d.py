@@ -13,7 +13,7 @@ from __future__ import annotations
 from itertools import chain
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import Problem, UnmatchedBracket, Where
+from kmodd.errors import Problem, SyntaxProblem, UnmatchedBracket, Where
 from kmodd.names import ModuleName, underscores
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Beyond:
+class Extensions:
     """Where kmodd may do better than kmod: each wish has a word of its own, and all are off in drop-in mode."""
 
     blacklist_dependencies: bool = False
@@ -37,7 +37,7 @@ class Beyond:
     """A softdep does not disable the install command of its module (kmod issue 446)."""
 
 
-DROP_IN = Beyond()
+DROP_IN = Extensions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Config:
     problems: tuple[Problem, ...] = ()
     complaints: tuple[str, ...] = ()
     """What Debian 12's kmod writes to standard error about bad lines; -q does not silence it."""
-    beyond: Beyond = DROP_IN
+    extensions: Extensions = DROP_IN
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,16 +224,6 @@ _SPACES = "\t\n\v\f\r "
 _TO_BLANKS = dict.fromkeys(map(ord, _SPACES), " ")
 
 
-class _Bad(Exception):
-    """A line that does not count: at which of its characters, and what was expected there."""
-
-    def __init__(self, index: int, expected: str, deprecated: bool = False) -> None:
-        super().__init__(expected)
-        self.index = index
-        self.expected = expected
-        self.deprecated = deprecated
-
-
 def bad_bracket(name: str) -> int:
     """Index of the first bracket of `name` that has no partner; its length where all have."""
     at = 0
@@ -263,7 +253,7 @@ class _Words:
         """The next word; one separator after it is used up with it."""
         rest = self.text[self.at :].lstrip("\t ")
         if not rest:
-            raise _Bad(len(self.text), f"expected {expected}")
+            raise SyntaxProblem(len(self.text), f"expected {expected}")
         word = rest.partition(" ")[0].partition("\t")[0]
         self.start = len(self.text) - len(rest)
         self.at = min(self.start + len(word) + 1, len(self.text))
@@ -275,12 +265,12 @@ class _Words:
         try:
             return underscores(word)
         except UnmatchedBracket:
-            raise _Bad(self.start + bad_bracket(word), f"expected {expected} with matching brackets") from None
+            raise SyntaxProblem(self.start + bad_bracket(word), f"expected {expected} with matching brackets") from None
 
     def rest(self, expected: str) -> str:
         """All that follows, blanks included; it may be nothing but a blank."""
         if self.at >= len(self.text):
-            raise _Bad(len(self.text), f"expected {expected}")
+            raise SyntaxProblem(len(self.text), f"expected {expected}")
         return self.text[self.at :]
 
 
@@ -315,7 +305,7 @@ _DIRECTIVES = "alias, blacklist, install, options, remove, softdep or weakdep"
 
 
 def _statement(words: _Words, at: Where) -> Config:
-    """What one line says. Raises _Bad."""
+    """What one line says. Raises SyntaxProblem."""
     match words.word(_DIRECTIVES):
         case "alias":
             pattern = words.name("an alias pattern")
@@ -340,12 +330,12 @@ def _statement(words: _Words, at: Where) -> Config:
             pattern = words.name("a module's name")
             return Config(weakdeps=(Weakdep(pattern, tuple(_listed(words.rest("modules"))), at),))
         case "include" | "config" as word:
-            raise _Bad(words.start, f"`{word}` is deprecated and not read any more", deprecated=True)
+            raise SyntaxProblem(words.start, f"`{word}` is deprecated and not read any more", deprecated=True)
         case _:
-            raise _Bad(words.start, f"expected {_DIRECTIVES}")
+            raise SyntaxProblem(words.start, f"expected {_DIRECTIVES}")
 
 
-def _refused(file: str, line: _Line, word: str, bad: _Bad) -> Config:
+def _refused(file: str, line: _Line, word: str, bad: SyntaxProblem) -> Config:
     """A line that does not count: our words for it, and kmod's."""
     start, offset = line.place(bad.index)
     at = Where(file, line.number + line.raw.count("\n", 0, start))
@@ -374,21 +364,21 @@ def _parts(file: ConfFile) -> Iterator[Config]:
         words = _Words(text)
         try:
             yield _statement(words, Where(file.path, line.number))
-        except _Bad as bad:
+        except SyntaxProblem as bad:
             yield _refused(file.path, line, _Words(text).word(""), bad)
 
 
-def parse(files: Iterable[ConfFile], beyond: Beyond = DROP_IN) -> Config:
+def parse(files: Iterable[ConfFile], extensions: Extensions = DROP_IN) -> Config:
     """Read all files, in the order of `ordered`. The kernel command line comes after them: `merge` it behind."""
-    return merge((parse_file(file) for file in files), beyond)
+    return merge((parse_file(file) for file in files), extensions)
 
 
-def merge(parts: Iterable[Config], beyond: Beyond = DROP_IN) -> Config:
+def merge(parts: Iterable[Config], extensions: Extensions = DROP_IN) -> Config:
     """One Config that says what the parts say, in their order, each kind by itself."""
     all_parts = tuple(parts)
-    kinds = [name for name in Config.__match_args__ if name != "beyond"]
+    kinds = [name for name in Config.__match_args__ if name != "extensions"]
     said = {kind: tuple(chain.from_iterable(getattr(part, kind) for part in all_parts)) for kind in kinds}
-    return Config(**said, beyond=beyond)
+    return Config(**said, extensions=extensions)
 
 
 # ── modprobe -c ──────────────────────────────────────────────────────────────────────────────────────────────────────

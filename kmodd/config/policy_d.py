@@ -20,7 +20,7 @@ import re
 
 from kmodd.config.modprobe_d import ConfFile
 from kmodd.dataclass import dataclass
-from kmodd.errors import Problem, UnmatchedBracket, Where
+from kmodd.errors import Problem, SyntaxProblem, UnmatchedBracket, Where
 from kmodd.names import underscores
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ def parse(files: Iterable[ConfFile]) -> Parsed:
             at = Where(file.path, number)
             try:
                 rules += _rules_of(line, at)
-            except _Bad as bad:
+            except SyntaxProblem as bad:
                 problems.append(Problem(at, bad.index + 1, line, bad.expected))
     return Parsed(tuple(rules), tuple(problems))
 
@@ -133,40 +133,31 @@ _WORD = r'(?:"[^"]*"|[^" \t\r\v\f])+'
 _VALUE = r'(!?)(?:"([^"]*)"|([^",]*))'
 
 
-class _Bad(Exception):
-    """A line that does not count: at which of its characters, and what was expected there."""
-
-    def __init__(self, index: int, expected: str) -> None:
-        super().__init__(expected)
-        self.index = index
-        self.expected = expected
-
-
 def _rules_of(line: str, at: Where) -> Iterator[Rule]:
-    """The rule of a line, if it has one. Raises _Bad."""
+    """The rule of a line, if it has one. Raises SyntaxProblem."""
     words = list(_words(line))
     if not words:
         return
     start, first = words[0]
     verdict = next((verdict for verdict in VERDICTS if verdict == first), None)
     if verdict is None:
-        raise _Bad(start, f"expected {_either(VERDICTS)}")
+        raise SyntaxProblem(start, f"expected {_either(VERDICTS)}")
     end = words[-1][0] + len(words[-1][1])
     if len(words) == 1:
-        raise _Bad(end, "expected a condition such as origin=request, or * for everything")
+        raise SyntaxProblem(end, "expected a condition such as origin=request, or * for everything")
     conditions: dict[Key, Condition] = {}
     if [word for _, word in words[1:]] != ["*"]:
         for index, word in words[1:]:
             condition = _condition(word, index)
             if condition.key in conditions:
-                raise _Bad(index, f"{condition.key}= stands there already; several values go with commas between them")
+                raise SyntaxProblem(index, f"{condition.key}= is given twice; separate several values by commas")
             conditions[condition.key] = condition
             _check_together(conditions, index)
     yield Rule(at, line[start:end], verdict, tuple(conditions.values()))
 
 
 def _words(line: str) -> Iterator[tuple[int, str]]:
-    """The words up to the comment, each with its place. Raises _Bad for a quote that is not closed."""
+    """The words up to the comment, each with its place. Raises SyntaxProblem for a quote that is not closed."""
     index = 0
     while index < len(line):
         if line[index] in _BLANK:
@@ -177,18 +168,18 @@ def _words(line: str) -> Iterator[tuple[int, str]]:
         match = re.compile(_WORD).match(line, index)
         end = match.end() if match else index
         if end < len(line) and line[end] == '"':
-            raise _Bad(end, 'expected a second " behind this one')
+            raise SyntaxProblem(end, 'expected a second " behind this one')
         yield index, line[index:end]
         index = end
 
 
 def _condition(word: str, index: int) -> Condition:
-    """`KEY=VALUE,…`, which stands at `index` of its line. Raises _Bad."""
+    """`KEY=VALUE,…`, which stands at `index` of its line. Raises SyntaxProblem."""
     name, equals, values = word.partition("=")
     key = next((key for key in KEYS if key == name), None)
     if key is None or not equals:
         hint = "expected KEY=VALUE" if not equals else f"unknown condition {name!r}"
-        raise _Bad(index, f"{hint}; conditions are {', '.join(KEYS)}")
+        raise SyntaxProblem(index, f"{hint}; conditions are {', '.join(KEYS)}")
     wanted: list[str] = []
     unwanted: list[str] = []
     for place, negated, value in _values(values, index + len(name) + 1):
@@ -206,45 +197,47 @@ def _values(text: str, index: int) -> Iterator[tuple[int, bool, str]]:
         value = match[2] if match[2] is not None else match[3]
         start = index + at + len(match[1])
         if not value:
-            raise _Bad(start, "expected a value")
+            raise SyntaxProblem(start, "expected a value")
         yield start, bool(match[1]), value
         at = match.end()
         if at == len(text):
             return
         if text[at] != ",":
-            raise _Bad(index + at, "expected a comma or a blank here")
+            raise SyntaxProblem(index + at, "expected a comma or a blank here")
         at += 1
 
 
 def _check(key: Key, value: str, index: int) -> None:
-    """Raises _Bad for a value that its key does not know."""
+    """Raises SyntaxProblem for a value that its key does not know."""
     if key in WORDS:
         if value not in WORDS[key]:
-            raise _Bad(index, f"expected {_either(WORDS[key])}")
+            raise SyntaxProblem(index, f"expected {_either(WORDS[key])}")
     elif key == "uid":
         if uid_range(value) is None:
-            raise _Bad(index, f"expected a user's number up to {MAX_UID}, or a range of them: 0, 1000-, 1-999")
+            raise SyntaxProblem(index, f"expected a user's number up to {MAX_UID}, or a range of them: 0, 1000-, 1-999")
     elif key == "flag":
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
-            raise _Bad(index, "expected the name of a file in /run/kmodd/flags: letters, digits, - and _")
+            raise SyntaxProblem(index, "expected the name of a file in /run/kmodd/flags: letters, digits, - and _")
     elif key in ("request", "module"):
         try:
             underscores(value)
         except UnmatchedBracket:
-            raise _Bad(index, "expected a pattern in which each [ has its ]") from None
+            raise SyntaxProblem(index, "expected a pattern in which each [ has its ]") from None
 
 
 def _check_together(conditions: dict[Key, Condition], index: int) -> None:
-    """Raises _Bad where the condition that came last makes a rule that can never hold."""
+    """Raises SyntaxProblem where the condition that came last makes a rule that can never hold."""
     if "origin" not in conditions:
         return
     origins = set(conditions["origin"].wanted or WORDS["origin"]) - set(conditions["origin"].unwanted)
     if not origins:
-        raise _Bad(index, "expected an origin that is left over")
+        raise SyntaxProblem(index, "expected an origin that is left over")
     if not origins & set(ASKED_BY_PROCESSES):
         for key in OF_PROCESSES:
             if key in conditions:
-                raise _Bad(index, f"{key}= needs origin={' or '.join(ASKED_BY_PROCESSES)}: no other has a process")
+                raise SyntaxProblem(
+                    index, f"{key}= needs origin={' or '.join(ASKED_BY_PROCESSES)}: others have no process"
+                )
 
 
 def _quoted(value: str) -> str:

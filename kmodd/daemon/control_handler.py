@@ -16,19 +16,19 @@ from kmodd.host.sd_notify import Notify
 from kmodd.host.varlink_server import (
     Connection,
     ControlSocket,
-    ExplainWish,
-    LoadWish,
-    ReloadWish,
-    SealWish,
-    SettleWish,
-    StatusWish,
-    UnloadWish,
-    Wish,
+    ExplainCall,
+    LoadCall,
+    MethodCall,
+    ReloadCall,
+    SealCall,
+    SettleCall,
+    StatusCall,
+    UnloadCall,
 )  # fmt: skip
-from kmodd.planning import outcome as telling
 from kmodd.planning.job import Job
-from kmodd.planning.outcome import Outcome, Record, record
+from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Insmod
+from kmodd.planning.record import INFO, RELOADED, Record, record_of
 from kmodd.planning.removal import RemovalJob
 from kmodd.planning.request import RemovalOptions, Request
 
@@ -82,39 +82,39 @@ class ControlHandler:
     def listen(self) -> None:
         """Take every whole call that has come in by now."""
         for connection in list(self._socket.connections):
-            if wish := self._socket.next_wish(connection):
-                self._grant(connection, wish)
+            if call := self._socket.next_call(connection):
+                self._handle(connection, call)
 
-    def _grant(self, connection: Connection, wish: Wish) -> None:
+    def _handle(self, connection: Connection, call: MethodCall) -> None:
         """Answer a wish, or keep it until what it waits for has come."""
-        match wish:
-            case StatusWish():
+        match call:
+            case StatusCall():
                 self._socket.answer(connection, self._status())
-            case ExplainWish(text):
+            case ExplainCall(text):
                 self._explain(connection, text)
-            case LoadWish(text, parameters):
+            case LoadCall(text, parameters):
                 self._order(connection, Request(text, "operator", params=parameters))
-            case UnloadWish(text, first_time, go_on):
+            case UnloadCall(text, first_time, go_on):
                 removing = RemovalOptions(first_time=first_time, ends_at_failure=not go_on)
                 self._order(connection, Request(text, "operator", removing=removing))
-            case SettleWish(timeout_usec):
+            case SettleCall(timeout_usec):
                 deadline = None if timeout_usec is None else time.monotonic() + timeout_usec / 1e6
                 if self._engine.view.no_tree and len(self._engine.intake):
                     self._socket.refuse(connection, "NoModuleTree", {"message": self._engine.view.no_tree})
                 else:
                     waiter = _Settling(connection, deadline, last_seqnum(self._root), time.monotonic(), self._asked())
                     self._settling.append(waiter)
-            case SealWish(sealed):
+            case SealCall(sealed):
                 self._engine.seal(sealed)
                 self._socket.answer(connection, {})
-            case ReloadWish():
+            case ReloadCall():
                 problems = self.reload()
                 if self._engine.view.no_tree:
                     self._socket.refuse(connection, "NoModuleTree", {"message": self._engine.view.no_tree})
                 else:
                     self._socket.answer(connection, {"problems": [str(problem) for problem in problems]})
             case _:
-                assert_never(wish)
+                assert_never(call)
 
     def _order(self, connection: Connection, request: Request) -> None:
         self._engine.refresh()
@@ -132,7 +132,7 @@ class ControlHandler:
         self._engine.intake.boot(read_boot_list(self._root))
         message = f"Read indexes and configuration again: {len(problems)} lines are of no use"
         if not self._engine.view.no_tree:
-            self._engine.report.tell(Record(telling.RELOADED, telling.INFO, message))
+            self._engine.report.tell(Record(RELOADED, INFO, message))
         self._notify.ready(self._engine.view.no_tree or message)
         return problems
 
@@ -265,7 +265,7 @@ def _result(outcome: Outcome, goal: int, required: bool, action: str) -> dict[st
         "because": str(outcome.because),
         "errno": outcome.errno,
         "duration_usec": outcome.duration_usec,
-        "message": record(outcome).message,
+        "message": record_of(outcome).message,
         "goal": goal,
         "required": required,
         "action": action,

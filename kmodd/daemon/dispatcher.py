@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 from kmodd.daemon.reporter import Reporter
-from kmodd.loader.actions import Call
-from kmodd.loader.pool import Lane, LoaderPool
-from kmodd.planning import outcome as telling
-from kmodd.planning.outcome import Record
+from kmodd.loader.pool import Loader, LoaderPool
+from kmodd.loader.protocol import LoaderRequest
+from kmodd.planning.record import ERR, NO_LOADER, Record
 
 LOOK_AGAIN = 5.0
 """Seconds until a loader is looked for again where none was to be had."""
@@ -37,7 +36,7 @@ class Dispatcher:
         """When (time.monotonic) another look is worth it; None: there is nothing to look for."""
         return self._not_before if self.is_off() else None
 
-    def over(self, lane: Lane, *, answered: bool) -> None:
+    def over(self, lane: Loader, *, answered: bool) -> None:
         """A loader has done what it was given; or has ended, maybe before its first word: systemd may start nothing."""
         if answered and self._loaders:
             self._loaders.give_back(lane)
@@ -45,7 +44,7 @@ class Dispatcher:
         elif not lane.pid:
             self._stillborn += 1
 
-    def start(self, call: Call) -> Lane | None:
+    def start(self, call: LoaderRequest) -> Loader | None:
         """Give `call` to a loader. None: there is none.
 
         Raises ValueError: longer than a loader takes.
@@ -68,7 +67,7 @@ class Dispatcher:
             self._loaders.lost(lane)
         if not self.why:
             message = f"Nothing can be loaded now: {why}; what is wanted waits"
-            self._report.tell(Record(telling.NO_LOADER, telling.ERR, message))
+            self._report.tell(Record(NO_LOADER, ERR, message))
         self.why, self._stillborn = why, 0
         self._not_before = time.monotonic() + LOOK_AGAIN
         return None

@@ -10,7 +10,7 @@ import time
 
 from kmodd.daemon import timeouts
 from kmodd.daemon.foreign_loads import ForeignLoads
-from kmodd.daemon.in_flight import MOST_OWN, AnyJob
+from kmodd.daemon.in_flight import MAX_INTERACTIVE, AnyJob
 from kmodd.daemon.intake import Intake
 from kmodd.daemon.policy_state import PolicyState
 from kmodd.daemon.quarantine_file import QuarantineFile
@@ -23,10 +23,10 @@ from kmodd.host.journal import Journal
 from kmodd.host.kmsg_reader import KernelMessages
 from kmodd.host.tree import Tree
 from kmodd.loader.pool import LoaderPool
-from kmodd.planning import outcome as telling
 from kmodd.planning.job import Job
-from kmodd.planning.outcome import Record
+from kmodd.planning.outcome import OVERRIDDEN
 from kmodd.planning.plan import Insmod
+from kmodd.planning.record import INFO, RELOADED, Record
 from kmodd.planning.request import Request
 from kmodd.state.autoclean import Autoclean
 from kmodd.state.quarantine import Quarantine
@@ -83,7 +83,9 @@ class Engine:
     def _has_turn(self) -> bool:
         turns = self.intake.turns
         return (
-            bool(turns) and self.in_flight.own() < MOST_OWN and turns.has(operators=not self.in_flight.has_operator())
+            bool(turns)
+            and self.in_flight.own() < MAX_INTERACTIVE
+            and turns.has(operators=not self.in_flight.has_operator())
         )
 
     def _has_place(self) -> bool:
@@ -144,7 +146,7 @@ class Engine:
             self.intake.replay = "all"
         self.autoclean.settings = self.view.settings
         if self._loaders:
-            self._loaders.most_idle = self.view.settings.lanes + 1
+            self._loaders.max_idle = self.view.settings.lanes + 1
         self._reconcile_at = min(self._reconcile_at, time.monotonic() + self.view.settings.reconcile_every)
         return problems
 
@@ -156,7 +158,7 @@ class Engine:
         self.reload()
         if not is_first and not self.view.no_tree:
             message = "The module index or configuration changed: read again"
-            self.report.tell(Record(telling.RELOADED, telling.INFO, message))
+            self.report.tell(Record(RELOADED, INFO, message))
 
     def files_may_have_come(self) -> None:
         """Something changed in a directory of the tree: what a missing file stopped is tried again if it is there."""
@@ -218,7 +220,7 @@ class Engine:
         """Somebody's will stands above what a look at the devices would load."""
         request = job.plan.request
         if set(request.devices) <= self._overrides.of(request.devices):
-            job.abandon(telling.OVERRIDDEN)
+            job.abandon(OVERRIDDEN)
         elif request.drift and not job.kept_out:
             self.report.drift(job.plan)
 

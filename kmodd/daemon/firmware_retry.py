@@ -10,18 +10,17 @@ import time
 
 from kmodd.daemon.reporter import Reporter
 from kmodd.host import firmware_files
-from kmodd.kernel.firmware import MOST, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
+from kmodd.kernel.firmware import MAX_WAITING, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
 from kmodd.kernel.kmsg import KernelLine
-from kmodd.loader.actions import ProbeCall
-from kmodd.loader.pool import Died, Lane, LoaderPool
-from kmodd.planning import outcome as telling
-from kmodd.planning.outcome import Record
+from kmodd.loader.pool import Died, Loader, LoaderPool
+from kmodd.loader.protocol import ProbeRequest
+from kmodd.planning.record import FIRMWARE, INFO, NOTICE, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOST_LANES = 8
+MAX_PROBES = 8
 """Probes under way; further devices wait until one is over."""
 
 PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0)
@@ -38,7 +37,7 @@ class FirmwareRetry:
         self._report = report
         self._loaders = loaders
         self._waits = FirmwareWaits()
-        self._probes: dict[Lane, MissingFirmware] = {}
+        self._probes: dict[Loader, MissingFirmware] = {}
         self._directories: tuple[str, ...] = ()
         self._failures = 0
         """So often in a row no loader took a probe."""
@@ -57,7 +56,7 @@ class FirmwareRetry:
                     f"{missing.device[1:]} lacks the firmware {missing.name}: it is probed again once that is there"
                 )
                 fields = (("KMODD_FIRMWARE", missing.name),)
-                self._report.tell(Record(telling.FIRMWARE, telling.NOTICE, message, fields))
+                self._report.tell(Record(FIRMWARE, NOTICE, message, fields))
                 self._directories = firmware_files.watched_dirs(self._root, self._release, self._waits.names)
         return before != self._directories
 
@@ -75,12 +74,12 @@ class FirmwareRetry:
             if self._tried.get(missing) == files:
                 self._waits.add(missing)
                 continue
-            if len(self._probes) >= MOST_LANES or not self._probe(missing, self._loaders):
+            if len(self._probes) >= MAX_PROBES or not self._probe(missing, self._loaders):
                 for later in there[number:]:
                     self._waits.add(later)
                 self._try_again()
                 break
-            if len(self._tried) >= MOST:
+            if len(self._tried) >= MAX_WAITING:
                 self._tried.clear()
             self._tried[missing] = files
         self._directories = firmware_files.watched_dirs(self._root, self._release, self._waits.names)
@@ -107,22 +106,22 @@ class FirmwareRetry:
         path, device = probe_path(missing) or ("", "")
         try:
             lane = loaders.get()
-            if not lane.start(ProbeCall(path.split("/")[3], device)):
+            if not lane.start(ProbeRequest(path.split("/")[3], device)):
                 loaders.lost(lane)
                 return False
         except OSError:
             return False
         self._probes[lane] = missing
         message = f"The firmware {missing.name} is there now: {device} is probed again"
-        self._report.tell(Record(telling.FIRMWARE, telling.INFO, message, (("KMODD_FIRMWARE", missing.name),)))
+        self._report.tell(Record(FIRMWARE, INFO, message, (("KMODD_FIRMWARE", missing.name),)))
         return True
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
+    def lanes(self) -> tuple[Loader, ...]:
         """Connections to loaders, to be watched."""
         return tuple(self._probes)
 
-    def heard(self, lane: Lane) -> None:
+    def heard(self, lane: Loader) -> None:
         """A loader is through with a probe, or gone. How the probe went, the kernel's log says."""
         heard = lane.receive()
         if heard is None or self._loaders is None:

@@ -11,8 +11,7 @@ import time
 from kmodd.daemon.reporter import Reporter
 from kmodd.daemon.system_state import SystemState
 from kmodd.dataclass import dataclass
-from kmodd.planning import outcome as telling
-from kmodd.planning.outcome import Record
+from kmodd.planning.record import ADOPTED, NOTICE, Record
 from kmodd.state.quarantine import Quarantine
 
 EVERY = 0.5
@@ -44,7 +43,7 @@ class ForeignLoads:
             if module.state == "coming" and name not in self._standing.crashed:
                 self._starts[name] = _Start(time.monotonic(), adopted=True)
                 message = f"{name} is being started since before kmodd: what comes of it is waited for"
-                self._report.tell(Record(telling.ADOPTED, telling.NOTICE, message, (("KMODD_MODULE", name),)))
+                self._report.tell(Record(ADOPTED, NOTICE, message, (("KMODD_MODULE", name),)))
 
     def notice(self, name: str) -> bool:
         """Whether the kernel is starting it; from now on that is looked at. Not for what is known to have crashed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kmodd.dataclass import dataclass, field
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.pool import Lane
+from kmodd.loader.pool import Loader
 from kmodd.planning.job import Job
 from kmodd.planning.plan import RemovalStep, Step
 from kmodd.planning.removal import RemovalJob
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 AnyJob = Job | RemovalJob
 
-MOST_OWN = 50
+MAX_INTERACTIVE = 50
 """Lanes for requests that somebody waits for; the kernel itself asks for no more at a time (kernel/module/kmod.c)."""
 
-MOST_READY = 4
+MAX_READY = 4
 """Jobs of devices that are planned ahead: what comes now has to wait for them."""
 
-MOST_PARKED = 256
+MAX_PARKED = 256
 """Jobs of devices that wait for a module in flight; beyond, requests stay in the backlog."""
 
 
@@ -33,7 +33,7 @@ MOST_PARKED = 256
 class Batch:
     """What is with a loader: one step, or a run of files of which it does one after the other."""
 
-    lane: Lane
+    lane: Loader
     jobs: tuple[AnyJob, ...]
     """Whose each of the steps is; those of one job follow each other."""
     steps: tuple[Step | RemovalStep, ...]
@@ -94,14 +94,14 @@ class Batch:
 class InFlight:
     """All of it."""
 
-    batches: dict[Lane, Batch] = field(default_factory=dict)
+    batches: dict[Loader, Batch] = field(default_factory=dict)
     parked: list[tuple[str, AnyJob]] = field(default_factory=list)
     ready: list[tuple[int, AnyJob]] = field(default_factory=list)
     """Jobs of devices that were planned while no lane was free for them, each with the age of the view it stands on."""
 
     def has_room(self) -> bool:
         """One more request of a device may be planned."""
-        return len(self.ready) < MOST_READY and self.parked_places() < MOST_PARKED
+        return len(self.ready) < MAX_READY and self.parked_places() < MAX_PARKED
 
     def places(self) -> int:
         """Works that hold a place in the serial lane."""

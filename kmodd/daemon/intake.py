@@ -12,8 +12,7 @@ from kmodd.daemon.reporter import Reporter
 from kmodd.daemon.system_state import SystemState
 from kmodd.dataclass import replace
 from kmodd.kernel.uevent import Uevent
-from kmodd.planning import outcome as telling
-from kmodd.planning.outcome import Record
+from kmodd.planning.record import OVERRUN, WARNING, Record
 from kmodd.planning.request import Origin, Request, coldplug_turn, wanted
 from kmodd.state.autoclean import Autoclean
 from kmodd.state.quarantine import Quarantine
@@ -113,7 +112,7 @@ class Intake:
         self._view.outdate()
         self._answers.forget_modules()
         message = "The kernel dropped events: all devices are looked at again"
-        self._report.tell(Record(telling.OVERRUN, telling.WARNING, message))
+        self._report.tell(Record(OVERRUN, WARNING, message))
 
     def takes_replay(self) -> Replay:
         """What of sysfs is to be replayed now: events were lost, the index changed, it is time. Asking resets it."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 
 from kmodd.daemon.system_state import SystemState
-from kmodd.planning import outcome as telling
-from kmodd.planning.outcome import Outcome
+from kmodd.planning.outcome import KEPT_OUT, Outcome, not_attempted
 from kmodd.planning.plan import Step
 from kmodd.planning.request import Request
 from kmodd.state.quarantine import Quarantine
@@ -44,7 +43,7 @@ class Known:
         if name in self._stuck():
             return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
         if self._standing.is_kept_out(name, request):
-            return telling.not_attempted(request, step, telling.KEPT_OUT)
+            return not_attempted(request, step, KEPT_OUT)
         refusal = self._answers.refusal(name)
         if refusal and request.synthetic and not request.again:
             detail = f"it has refused with {errno.errorcode.get(refusal, refusal)}"

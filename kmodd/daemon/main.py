@@ -34,10 +34,9 @@ from kmodd.host.varlink_server import Connection, ControlSocket
 from kmodd.kernel.firmware import WORD as FIRMWARE_WORD
 from kmodd.kernel.uevent import Uevent
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.pool import Lane, LoaderPool, reap
+from kmodd.loader.pool import Loader, LoaderPool, reap
 from kmodd.loader.spawner import Spawner
-from kmodd.planning import outcome as telling
-from kmodd.planning.outcome import Record
+from kmodd.planning.record import BAD_INPUT, INFO, STARTED, WARNING, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _or_none(opens: Callable[[], _Source]) -> _Source | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class DaemonOptions:
     """How the daemon was started."""
 
     dry_run: bool = False
@@ -93,7 +92,7 @@ class Daemon:
     """One for each machine. `run` returns when it is told to stop."""
 
     def __init__(
-        self, tree: Tree, journal: Journal, notify: Notify, settings: Settings, spawner: Spawner | None = None
+        self, tree: Tree, journal: Journal, notify: Notify, options: DaemonOptions, spawner: Spawner | None = None
     ) -> None:
         """Opens the kernel's group and the control socket, so nothing falls between. Raises OSError, ImportError.
 
@@ -102,38 +101,38 @@ class Daemon:
         self._tree = tree
         self._journal = journal
         self._notify = notify
-        self._settings = settings
+        self._options = options
         self._signals, wakeup = socket.socketpair()
         self._signals.setblocking(False)
         wakeup.setblocking(False)
         self._wakeup = wakeup
-        self._events = KernelEvents(settings.receive_buffer)
-        self._control = ControlSocket(settings.control_path)
-        if settings.spawn_loaders and not settings.dry_run:
+        self._events = KernelEvents(options.receive_buffer)
+        self._control = ControlSocket(options.control_path)
+        if options.spawn_loaders and not options.dry_run:
             from kmodd.loader.trusted_paths import Trusted  # only here: under systemd the daemon need not have it
 
             spawner = Spawner.of_ours(Trusted.below(tree.root))
-        self._loaders = None if settings.dry_run else LoaderPool(spawner)
+        self._loaders = None if options.dry_run else LoaderPool(spawner)
         self._log: KernelMessages | None = _or_none(KernelMessages)
         self._files: Watch | None = None
         self._missing: tuple[str, ...] = ()
         """Files that were missing when the watch was set."""
         self._changed: tuple[float, float] | None = None
         """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
-        memory = QuarantineFile(root=tree.root) if settings.run else None
+        memory = QuarantineFile(root=tree.root) if options.run else None
         self._engine = Engine(tree, journal, self._loaders, self._log, memory)
         self._firmware_retry = FirmwareRetry(tree.root, tree.release, self._engine.report, self._loaders)
         if spawner and spawner.pid:
             from kmodd.loader import capabilities  # under systemd its unit does this
 
             capabilities.drop(frozenset(("CAP_SYS_PTRACE",)))
-        facts = {"release": tree.release, "root": tree.root, "dry_run": settings.dry_run}
+        facts = {"release": tree.release, "root": tree.root, "dry_run": options.dry_run}
         self._kernel: KernelRequests | None = None
         self._control_handler = ControlHandler(self._engine, self._control, notify, facts, self._lacks)
         self._poller = Poller()
         self._ready_by: float | None = None
         self._ready_text = ""
-        self._opens_trace = settings.run
+        self._opens_trace = options.run
         self._watch_by = 0.0
         """When (time.monotonic) files are watched at the latest."""
         self._engine.view.watch_comes = True
@@ -178,17 +177,17 @@ class Daemon:
         self._answer_the_kernel()
         self._engine.intake.boot(read_boot_list(self._tree.root))
         self._engine.intake.coldplug(netlink.replay(self._tree.root))
-        dry = " (dry run: nothing is loaded)" if self._settings.dry_run else ""
+        dry = " (dry run: nothing is loaded)" if self._options.dry_run else ""
         message = f"kmodd is listening, kernel {self._tree.release}{dry}"
         message = "; ".join((message, *self._lacks()))
-        self._engine.report.tell(Record(telling.STARTED, telling.INFO, message))
+        self._engine.report.tell(Record(STARTED, INFO, message))
         self._speak()
         self._ready_text = message
         self._ready_by = time.monotonic() + BOOT_LIST_LIMIT
 
     def _answer_the_kernel(self) -> None:
         """Take the kernel's own requests from now on, if it is ours to do."""
-        if not self._settings.run or not self._engine.view.settings.kernel_requests:
+        if not self._options.run or not self._engine.view.settings.kernel_requests:
             return
         try:
             self._kernel = KernelRequests(self._engine, RequestSocket())
@@ -203,7 +202,7 @@ class Daemon:
 
     def _lacks(self) -> list[str]:
         """What works less well here, in words."""
-        has_modules = self._settings.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
+        has_modules = self._options.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         lacks = {
             "no kernel log: a crash is told without the kernel's words (CAP_SYSLOG, /dev/kmsg)": self._log is None,
             NO_WATCH: not self._engine.view.watched,
@@ -253,7 +252,7 @@ class Daemon:
 
     def _speak(self) -> None:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
-        if self._settings.dry_run:
+        if self._options.dry_run:
             return
         for error in netlink.speak(self._tree.root, self._engine.intake.uuid):
             message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
@@ -263,16 +262,16 @@ class Daemon:
         """Wait until something speaks up, and read what it says."""
         now = time.monotonic()
         kernel = (self._events, self._log) if self._log else (self._events,)
-        speakers: tuple[Lane | StackQuestion, ...]
+        speakers: tuple[Loader | StackQuestion, ...]
         speakers = (*self._engine.scheduler.lanes, *self._firmware_retry.lanes, *self._engine.scheduler.questions)
         spoken = self._poller.wait(kernel, speakers, self._control.connections, now, self._timeout(now))
         for source, can_write in spoken:
             match source:
                 case KernelEvents():
                     self._receive()
-                case Lane() if source in self._firmware_retry.lanes:
+                case Loader() if source in self._firmware_retry.lanes:
                     self._firmware_retry.heard(source)
-                case Lane():
+                case Loader():
                     self._engine.scheduler.heard(source)
                 case StackQuestion():
                     self._engine.scheduler.heard_stack(source)
@@ -362,7 +361,7 @@ class Daemon:
                     lost = True
                 case Refused(why):
                     message = f"A uevent is not believed: {why}"
-                    self._engine.report.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
+                    self._engine.report.tell(Record(BAD_INPUT, WARNING, message))
         if lost:
             self._engine.intake.events_were_lost()
         self._socket_empty = received < EVENTS_AT_ONCE

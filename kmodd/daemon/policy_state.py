@@ -13,11 +13,11 @@ from kmodd.daemon.reporter import Reporter
 from kmodd.dataclass import replace
 from kmodd.errors import Problem
 from kmodd.host.policy_files import read_flags, read_rules
-from kmodd.planning import outcome as telling
 from kmodd.planning import policy
-from kmodd.planning.outcome import Outcome, Record
+from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Step
 from kmodd.planning.policy import Policy, PolicyDecision, asking_of
+from kmodd.planning.record import BAD_INPUT, ERR, NOTICE, SEAL, Record
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -68,7 +68,7 @@ class PolicyState:
         parsed = read_rules(self._root)
         if parsed.problems and not self._is_first:
             message = "The rules of policy.d are broken: all earlier rules stay in force"
-            self._report.tell(Record(telling.BAD_INPUT, telling.ERR, message))
+            self._report.tell(Record(BAD_INPUT, ERR, message))
             problems, parsed = parsed.problems, self._parsed
         else:
             problems = parsed.problems
@@ -83,7 +83,7 @@ class PolicyState:
         """From now on only what a rule allows; or no more so. It is recorded."""
         self.sealed = sealed
         words = "Sealed: what no rule allows is refused from now on" if sealed else "The seal is taken back"
-        self._report.tell(Record(telling.SEAL, telling.NOTICE, words))
+        self._report.tell(Record(SEAL, NOTICE, words))
         self._mark()
 
     def boot_is_over(self) -> None:

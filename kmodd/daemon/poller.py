@@ -8,7 +8,7 @@ from kmodd.host.kmsg_reader import KernelMessages
 from kmodd.host.netlink import KernelEvents
 from kmodd.host.varlink_server import Connection
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.pool import Lane
+from kmodd.loader.pool import Loader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Poller:
     def wait(
         self,
         kernel: Iterable[KernelEvents | KernelMessages],
-        speakers: tuple[Lane | StackQuestion, ...],
+        speakers: tuple[Loader | StackQuestion, ...],
         callers: Iterable[Connection],
         now: float,
         timeout: float,
@@ -84,15 +84,15 @@ class Poller:
                 self._selector.register(source, selectors.EVENT_READ, source)
                 self._heeded.add(source)
 
-    def _watch(self, speakers: tuple[Lane | StackQuestion, ...], callers: Iterable[Connection]) -> None:
+    def _watch(self, speakers: tuple[Loader | StackQuestion, ...], callers: Iterable[Connection]) -> None:
         masks = tuple((caller, _mask(caller)) for caller in callers)
         if (speakers, masks) == self._speakers:
             return
         self._speakers = speakers, masks
-        wanted: dict[Lane | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
+        wanted: dict[Loader | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
         wanted.update(masks)
         for key in list(self._selector.get_map().values()):
-            if isinstance(key.data, Lane | StackQuestion | Connection):
+            if isinstance(key.data, Loader | StackQuestion | Connection):
                 mask = wanted.pop(key.data, 0)
                 if not mask:
                     self._selector.unregister(key.fileobj)

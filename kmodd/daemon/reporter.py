@@ -7,15 +7,25 @@ import time
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import Problem
 from kmodd.host.journal import Journal
-from kmodd.planning import outcome as telling
-from kmodd.planning.outcome import Outcome, Record
+from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Plan, Reason
+from kmodd.planning.record import (
+    ALREADY_THERE,
+    BAD_INPUT,
+    COLDPLUG_DONE,
+    DRIFT,
+    INFO,
+    NOTICE,
+    WARNING,
+    Record,
+    record_of,
+)
 from kmodd.planning.request import Request
 from kmodd.state.rate_limit import RateLimiter
 from kmodd.state.result_cache import ResultCache
 from kmodd.text import duration
 
-MOST_COMPLAINTS = 256
+MAX_WARNINGS = 256
 """Messages that are remembered, so that each is said once."""
 
 
@@ -74,15 +84,15 @@ class Reporter:
     def complain(self, problem: Problem) -> None:
         """Say what a file's line is good for: nothing."""
         fields = (("KMODD_FILE", problem.at.file), ("KMODD_LINE", str(problem.at.line)))
-        self.tell(Record(telling.BAD_INPUT, telling.WARNING, str(problem), fields))
+        self.tell(Record(BAD_INPUT, WARNING, str(problem), fields))
 
     def complain_once(self, message: str) -> None:
         """Say what does not work, but not each time that it does not."""
         if message not in self._complained:
-            if len(self._complained) >= MOST_COMPLAINTS:
+            if len(self._complained) >= MAX_WARNINGS:
                 self._complained.clear()
             self._complained.add(message)
-            self.tell(Record(telling.BAD_INPUT, telling.WARNING, message))
+            self.tell(Record(BAD_INPUT, WARNING, message))
 
     def outcomes(self, outcomes: list[Outcome], answers: ResultCache) -> None:
         """Say what came of steps and skips; a no-match once for each alias, as `answers` remembers."""
@@ -95,7 +105,7 @@ class Reporter:
                 continue
             repeated = self._repeats.admit(outcome, time.monotonic())
             if repeated is not None:
-                self.tell(telling.record(outcome, repeated))
+                self.tell(record_of(outcome, repeated))
 
     def _is_summed_up(self, outcome: Outcome) -> bool:
         """Whether the end of coldplug says it: a live module that was not our doing, or was told when we loaded it."""
@@ -130,12 +140,12 @@ class Reporter:
         if coldplug.found_live:
             names = " ".join(sorted(coldplug.found_live))
             message = f"{len(coldplug.found_live)} modules were loaded before kmodd started: {names}"
-            self.tell(Record(telling.ALREADY_THERE, telling.INFO, message))
+            self.tell(Record(ALREADY_THERE, INFO, message))
         usec = (time.monotonic_ns() - coldplug.since_ns) // 1000
         message = (
             f"Coldplug is done: {coldplug.devices} devices, {len(coldplug.loaded)} modules loaded, {duration(usec)}"
         )
-        self.tell(Record(telling.COLDPLUG_DONE, telling.INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
+        self.tell(Record(COLDPLUG_DONE, INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
 
     def drift(self, plan: Plan) -> None:
         """A device was found without a driver although a module matches; it is being loaded."""
@@ -144,7 +154,7 @@ class Reporter:
         device = request.devices[0] if request.devices else request.text
         message = f"Drift: {device} has no driver although {request.text} matches {names}; it is loaded now"
         fields = (("KMODD_ALIAS", request.text), *(("KMODD_DEVPATH", device) for device in request.devices))
-        self.tell(Record(telling.DRIFT, telling.NOTICE, message, fields))
+        self.tell(Record(DRIFT, NOTICE, message, fields))
 
     def stuck_by_others(self, module: str, seconds: float) -> None:
         """What somebody else has the kernel start takes too long; nobody waits for it any more."""

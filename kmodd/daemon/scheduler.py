@@ -23,21 +23,21 @@ from kmodd.host.tree import Tree
 from kmodd.kernel.kmsg import crash_lines
 from kmodd.loader.actions import Reply
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.pool import Died, Lane, LoaderPool
+from kmodd.loader.pool import Died, Loader, LoaderPool
 from kmodd.loader.protocol import MAX_STEP
-from kmodd.loader.step_calls import call_of, outcome_of, outcome_of_death
-from kmodd.planning import outcome as telling
+from kmodd.loader.step_requests import outcome_of, outcome_of_death, request_for
 from kmodd.planning.job import Job
-from kmodd.planning.outcome import Outcome
+from kmodd.planning.outcome import ASKS_FOR_ITSELF, DRY_RUN, Outcome, not_attempted
 from kmodd.planning.plan import Insmod, RemovalStep, Step
+from kmodd.planning.record import after_all
 from kmodd.state.autoclean import Autoclean
 from kmodd.state.quarantine import Quarantine
 from kmodd.state.result_cache import ResultCache
 from kmodd.state.retries import Retries
 
-MOST_AT_ONCE = 16
+MAX_FILES_IN_BATCH = 16
 """Files that a loader is given at once."""
-MOST_TEXT = MAX_STEP // 8
+MAX_BATCH_TEXT = MAX_STEP // 8
 """Characters of their paths and options: so many fit into one datagram, however they are written in it."""
 
 
@@ -134,7 +134,7 @@ class Scheduler:
         self._intake.again(replace(job.plan.request, drift=False), first=True)
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
+    def lanes(self) -> tuple[Loader, ...]:
         """Connections to loaders, to be watched."""
         return (*self.in_flight.batches, *(self._loaders.idle if self._loaders else ()))
 
@@ -149,7 +149,7 @@ class Scheduler:
             if batch.question is question:
                 timeouts.heard_stack(batch)
 
-    def heard(self, lane: Lane) -> None:
+    def heard(self, lane: Loader) -> None:
         """A loader said something or is gone."""
         if lane not in self.lanes:
             return  # let go of earlier in this round
@@ -219,7 +219,7 @@ class Scheduler:
     def _came_late(self, batch: Batch, outcome: Outcome) -> None:
         """A load that was called stuck has ended: what gave up on it may be asked for again."""
         if batch.was_live and outcome.ok:
-            self._report.tell(telling.after_all(outcome))
+            self._report.tell(after_all(outcome))
             return
         self._report.outcomes(
             [replace(outcome, detail=outcome.detail or "it had been given up waiting for")], self._answers
@@ -256,11 +256,11 @@ class Scheduler:
     def drive(self, job: AnyJob) -> None:
         """Go on with a job, until it is through, with a loader, or has to wait for a lane or another's load."""
         if self._loaders is None:
-            job.abandon(telling.DRY_RUN)
+            job.abandon(DRY_RUN)
         while step := self._next_step(job):
             if self.is_taken(step.module, job) or (isinstance(step, Insmod) and self._others.notice(step.module)):
                 if self.in_flight.hangs_on(step.module, job):
-                    job.finish(telling.not_attempted(job.plan.request, step, telling.ASKS_FOR_ITSELF))
+                    job.finish(not_attempted(job.plan.request, step, ASKS_FOR_ITSELF))
                     continue
                 self.in_flight.park(step.module, job)
                 break
@@ -274,7 +274,7 @@ class Scheduler:
                 jobs += [each] * len(files)
                 steps = (*steps, *files)
             try:
-                lane = self.dispatcher.start(call_of(steps, self._tree.real))
+                lane = self.dispatcher.start(request_for(steps, self._tree.real))
             except ValueError as error:  # longer than a loader takes
                 job.abandon(str(error))
                 continue
@@ -301,10 +301,10 @@ class Scheduler:
             taken = self.is_taken(step.module, job) or self._others.notice(step.module)
             return not taken and self._knows.outcome(request, step) is None
 
-        files, size = job.run(may, MOST_AT_ONCE), 0
+        files, size = job.run(may, MAX_FILES_IN_BATCH), 0
         for count, file in enumerate(files):
             size += _size(file)
-            if count and size > MOST_TEXT:
+            if count and size > MAX_BATCH_TEXT:
                 return files[:count]
         return files
 
@@ -329,7 +329,7 @@ class Scheduler:
             if not files:
                 break
             names.update(file.module for file in files)
-            if len(names) > MOST_AT_ONCE or size > MOST_TEXT:
+            if len(names) > MAX_FILES_IN_BATCH or size > MAX_BATCH_TEXT:
                 break
             found.append((other, files))
         return found
@@ -374,7 +374,7 @@ class Scheduler:
         """What a loader's answer means for its step."""
         step, request = batch.step, batch.job.plan.request
         if isinstance(heard, Reply):
-            if heard.stage == "signal" and not self._view.beyond.install_signal_is_failure:
+            if heard.stage == "signal" and not self._view.extensions.install_signal_is_failure:
                 heard = replace(heard, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
             return outcome_of(request, step, heard, read_facts(self._tree.root) if heard.errno else None)
         usec = int((time.monotonic() - batch.since) * 1e6)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from kmodd.config.kmodd_conf import Settings
-from kmodd.config.modprobe_d import DROP_IN, Beyond
+from kmodd.config.modprobe_d import DROP_IN, Extensions
 from kmodd.daemon.in_flight import AnyJob
 from kmodd.daemon.policy_state import PolicyState
 from kmodd.daemon.reporter import Reporter
@@ -19,13 +19,12 @@ from kmodd.host.config_files import read_settings, settings_marks
 from kmodd.host.file_watch import Watch
 from kmodd.host.tree import Mark, Tree, TreeSnapshot
 from kmodd.kernel.proc_modules import Loaded
-from kmodd.planning import outcome as telling
 from kmodd.planning.job import Job
-from kmodd.planning.outcome import Record
 from kmodd.planning.plan import Plan
+from kmodd.planning.record import BAD_INPUT, ERR, NO_TREE, Record
 from kmodd.planning.removal import RemovalJob, plan_removal
 from kmodd.planning.request import Request
-from kmodd.planning.resolve import manner_of, resolve
+from kmodd.planning.resolve import options_of, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,17 +72,17 @@ class SystemState:
         settings, problems = self._new_settings()
         broken, policy_changed = self.guard.reload(settings.policy)
         problems = (*problems, *broken)
-        before = self.tree.beyond, self.tree.notice_edits
+        before = self.tree.extensions, self.tree.notice_edits
         marks = self.snapshot.marks if self.snapshot else None
-        self.tree.beyond, self.tree.notice_edits = settings.beyond, settings.notice_edits
+        self.tree.extensions, self.tree.notice_edits = settings.extensions, settings.notice_edits
         if not self._has_tree():
-            self.tree.beyond, self.tree.notice_edits = before
+            self.tree.extensions, self.tree.notice_edits = before
             return (), False
         # Let go of first: the new one is made in the same memory; both at once leave 10 MB full of holes.
         self.snapshot = None
         snapshot = self.tree.read()
         changed = bool(self.no_tree) or marks != snapshot.marks
-        changed = changed or policy_changed or before != (settings.beyond, settings.notice_edits)
+        changed = changed or policy_changed or before != (settings.extensions, settings.notice_edits)
         self.no_tree = ""
         self.snapshot, self.settings, self._is_first = snapshot, settings, False
         problems = (*problems, *snapshot.problems)
@@ -98,7 +97,7 @@ class SystemState:
             self.tree.check()
         except NoTree as error:
             if not self.no_tree:
-                self._report.tell(Record(telling.NO_TREE, telling.ERR, str(error)))
+                self._report.tell(Record(NO_TREE, ERR, str(error)))
             self.no_tree = str(error)
             return False
         return True
@@ -108,13 +107,13 @@ class SystemState:
         settings = read_settings(self.tree.root)
         if settings.broken and not self._is_first:
             message = "kmodd.conf cannot be used as it is: all earlier settings stay in force"
-            self._report.tell(Record(telling.BAD_INPUT, telling.ERR, message))
+            self._report.tell(Record(BAD_INPUT, ERR, message))
             return self.settings, settings.problems
         if settings.policy_broken or (settings.broken and self.guard.was_closed):
             # There is nothing earlier to keep, and of two mistakes this is the one that lets nothing in.
             message = "kmodd.conf is broken, so nobody knows what the policy was to be: it is enforced"
             if not self.no_tree:
-                self._report.tell(Record(telling.BAD_INPUT, telling.ERR, message))
+                self._report.tell(Record(BAD_INPUT, ERR, message))
             return replace(settings, policy="enforce"), settings.problems
         return settings, settings.problems
 
@@ -142,9 +141,9 @@ class SystemState:
         return is_current
 
     @property
-    def beyond(self) -> Beyond:
+    def extensions(self) -> Extensions:
         """What of the configuration goes beyond kmod."""
-        return self.snapshot.config.beyond if self.snapshot else DROP_IN
+        return self.snapshot.config.extensions if self.snapshot else DROP_IN
 
     def loaded(self) -> Loaded:
         """What the kernel holds, as of the last look and what came since; after `forget_loaded` there is a new look."""
@@ -175,8 +174,8 @@ class SystemState:
         """What would be done for `request` now. Raises NoTree."""
         if self.snapshot is None:
             raise NoTree(self.no_tree)
-        manner, judge = manner_of(request.origin), self.guard.judge_of(request)
-        return resolve(request, self.snapshot, self.loaded(), manner, self.tree.present, judge)
+        options, judge = options_of(request.origin), self.guard.judge_of(request)
+        return resolve(request, self.snapshot, self.loaded(), options, self.tree.present, judge)
 
     def job(self, request: Request) -> AnyJob:
         """What is to be done for `request` now, not yet begun. Raises NoTree."""

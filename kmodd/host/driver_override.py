@@ -25,7 +25,7 @@ LIMIT = 0.5
 HUNG_AFTER = 0.1
 """Seconds without an answer after which another child goes on with the devices behind."""
 
-MOST_HUNG = 16
+MAX_HUNG = 16
 """Children that may hang at a time; beyond, nobody is asked."""
 
 
@@ -113,7 +113,7 @@ class DriverOverrides:
 
     def _start(self, paths: list[str], first: int) -> list[_Child]:
         """A child that asks for all from the device with this number on; none where none is left, or to be had."""
-        if first >= len(paths) or len(self._hung) >= MOST_HUNG:
+        if first >= len(paths) or len(self._hung) >= MAX_HUNG:
             return []
 
         def tell(pipe: int) -> None:

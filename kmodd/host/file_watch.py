@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOUNTS = "/proc/self/mountinfo"
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 """Symbolic links on one path (path_resolution(7)); more are a loop."""
 _ATTEMPTS = 16
 """How often one call of `set` starts again because the directories change meanwhile."""
@@ -204,7 +204,7 @@ def _walk(path: str, plan: _Plan) -> None:
             return
         if stat.S_ISDIR(status.st_mode):
             here, key = there, _key(status)
-        elif stat.S_ISLNK(status.st_mode) and links < _MOST_LINKS:
+        elif stat.S_ISLNK(status.st_mode) and links < _MAX_LINKS:
             links += 1
             target = os.readlink(there)
             todo += target.split("/")[::-1]

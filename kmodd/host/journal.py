@@ -13,7 +13,7 @@ import socket
 import sys
 from collections import deque
 
-from kmodd.planning.outcome import JOURNAL_GAP, WARNING, Record
+from kmodd.planning.record import JOURNAL_GAP, WARNING, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

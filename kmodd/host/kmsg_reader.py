@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KMSG = "/dev/kmsg"
 _RECORD = 8192
 """Bytes of the longest record (kernel/printk, CONSOLE_EXT_LOG_MAX)."""
-_MOST = 8
+_MAX_LINES = 8
 """Lines about a module that are given at most."""
 AT_ONCE = 1024
 """Records that one `read` takes at most."""
@@ -51,7 +51,7 @@ class KernelLog:
         lines: list[str] = []
         # `NAME: …` is most of it; `Loading of unsigned module is rejected` names nobody (kernel/module/*.c)
         starts = ("Loading of ", *(f"{module}: " for module in modules), *(f"Module {module} " for module in modules))
-        while len(lines) < _MOST and (record := _next(self._fd)):
+        while len(lines) < _MAX_LINES and (record := _next(self._fd)):
             line = kmsg.parse(record)
             if line and line.text.startswith(starts):
                 lines.append(line.text)

@@ -6,12 +6,13 @@ import os
 import threading
 import time
 
+from kmodd.errors import ParseError
 from kmodd.host.atomic_files import read_if_there, write_aside
 from kmodd.host.module_reader import is_packed, read_module
 from kmodd.host.module_search import Seen
 from kmodd.modfile import depmod_cache, depmod_graph, elf
-from kmodd.modfile.depmod_cache import BadCache, Entry
-from kmodd.modfile.elf import BadElf, Facts, Image, Versions
+from kmodd.modfile.depmod_cache import Entry
+from kmodd.modfile.elf import ElfError, Facts, Image, Versions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def cached(path: str, directory: str) -> tuple[dict[str, Entry], str]:
         return {}, ""
     try:
         return depmod_cache.load(data, directory), ""
-    except BadCache as error:
+    except ParseError as error:
         return {}, str(error)
 
 
@@ -68,7 +69,7 @@ def read_facts(path: str) -> Facts:
     """What depmod keeps of one file. Raises nothing: a file that cannot be read has a problem."""
     try:
         return elf.facts(Image(read_module(path)))
-    except BadElf as error:
+    except ElfError as error:
         return Facts(problem=error.number)
     except OSError as error:
         return Facts(problem=error.errno or 5)
@@ -78,7 +79,7 @@ def read_versions(path: str) -> Versions:
     """What `depmod -e` wants beyond it; of a file that cannot be read, nothing."""
     try:
         return Image(read_module(path)).version_facts()
-    except (BadElf, OSError):
+    except (ElfError, OSError):
         return Versions()
 
 

@@ -13,7 +13,7 @@ import socket
 import struct
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import BadUevent
+from kmodd.errors import ParseError
 from kmodd.kernel import uevent
 from kmodd.kernel.uevent import Uevent
 
@@ -111,7 +111,7 @@ class KernelEvents:
                 continue
             try:
                 yield uevent.parse(datagram)
-            except BadUevent as bad:
+            except ParseError as bad:
                 yield Refused(str(bad))
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ class ModuleRequests:
     def __init__(self, tracefs: tuple[str, ...] = TRACEFS, instance: str = INSTANCE, proc: str = "/proc") -> None:
         """Start to listen. What a killed daemon left is used on: what it had not read yet counts.
 
-        Raises OSError where there is no tracefs or it may not be used, BadTraceFormat where this kernel's is another.
+        Raises OSError where there is no tracefs or it may not be used, ParseError where this kernel's is another.
         """
         self._proc, self._open = proc, OpenRequests()
         self._initial = initial_namespaces(proc)

@@ -10,7 +10,7 @@ import os
 import stat
 
 from kmodd.config import cmdline, modprobe_d
-from kmodd.config.modprobe_d import DROP_IN, Beyond, ConfFile, Config
+from kmodd.config.modprobe_d import DROP_IN, ConfFile, Config, Extensions
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
@@ -52,7 +52,7 @@ class Tree:
         release: str | None = None,
         module_dir: str | None = None,
         config_paths: Sequence[str] | None = None,
-        beyond: Beyond = DROP_IN,
+        extensions: Extensions = DROP_IN,
     ) -> None:
         """Nothing is read but, without a release and with a root, the names in its lib/modules.
 
@@ -61,7 +61,7 @@ class Tree:
         of the usual directories.
         """
         self.root = root.rstrip("/")
-        self.beyond = beyond
+        self.extensions = extensions
         self.notice_edits = True
         """A configuration file edited in place makes a snapshot old; else only a changed folder does, as in libkmod."""
         self.guessed = False
@@ -144,8 +144,8 @@ class Tree:
         parts = [Config(complaints=tuple(complaints)), *(modprobe_d.parse_file(file) for file in files)]
         line = read_file(self.real(cmdline.PATH))
         if line is not None:
-            parts.append(cmdline.parse(_text(line)).config(self.beyond))
-        return modprobe_d.merge(parts, self.beyond)
+            parts.append(cmdline.parse(_text(line)).config(self.extensions))
+        return modprobe_d.merge(parts, self.extensions)
 
     def _read(self, marks: tuple[tuple[str, Mark], ...], like_kmod: bool = False) -> TreeSnapshot:
         layers = [self._layer(directory) for directory in self._layer_dirs()]

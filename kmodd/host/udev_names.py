@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HUNG_AFTER = 0.5
 """Seconds without an answer after which a device is left out, and another child goes on with those behind it."""
 
-MOST_HUNG = 8
+MAX_HUNG = 8
 """Devices that may be left out so; the ones behind the last have no name either."""
 
 _WORDS = (
@@ -48,7 +48,7 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
         return {}
     names: dict[str, str] = {}
     rest = list(paths)
-    for _ in range(MOST_HUNG):
+    for _ in range(MAX_HUNG):
         if not rest:
             break
         answers = _ask(context, rest)

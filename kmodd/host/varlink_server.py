@@ -1,7 +1,7 @@
 """The control socket: Varlink `io.kmodd` on `/run/kmodd/io.kmodd`.
 
 Frames are checked and described by the `varlink` package, which is imported at the first connection. Its own
-servers are not used: they know neither the caller's credentials nor a limit. A call becomes a `Wish` that is
+servers are not used: they know neither the caller's credentials nor a limit. A call becomes a `MethodCall` that is
 returned to the daemon's loop, which answers it at once or later; nothing here knows the daemon.
 """
 
@@ -34,19 +34,19 @@ _UCRED = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
-class StatusWish:
+class StatusCall:
     """What the daemon does now."""
 
 
 @dataclass(frozen=True, slots=True)
-class ExplainWish:
+class ExplainCall:
     """The plan for a request, as an operator's."""
 
     request: str
 
 
 @dataclass(frozen=True, slots=True)
-class LoadWish:
+class LoadCall:
     """Load as an operator."""
 
     request: str
@@ -54,7 +54,7 @@ class LoadWish:
 
 
 @dataclass(frozen=True, slots=True)
-class UnloadWish:
+class UnloadCall:
     """Remove as an operator."""
 
     request: str
@@ -63,67 +63,67 @@ class UnloadWish:
 
 
 @dataclass(frozen=True, slots=True)
-class SettleWish:
+class SettleCall:
     """Be told when all events so far are answered; None: wait for ever."""
 
     timeout_usec: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class ReloadWish:
+class ReloadCall:
     """Read indexes and configuration again."""
 
 
 @dataclass(frozen=True, slots=True)
-class SealWish:
+class SealCall:
     """Refuse what no rule allows; or no longer."""
 
     sealed: bool
 
 
-Wish = StatusWish | ExplainWish | LoadWish | UnloadWish | SettleWish | SealWish | ReloadWish
+MethodCall = StatusCall | ExplainCall | LoadCall | UnloadCall | SettleCall | SealCall | ReloadCall
 
 
-class _Wished(Exception):
+class _Called(Exception):
     """Carries a wish out of the varlink package, which has checked the call by then."""
 
-    def __init__(self, wish: Wish) -> None:
-        self.wish = wish
+    def __init__(self, call: MethodCall) -> None:
+        self.call = call
 
 
 class _Interface:
     """The methods of io.kmodd: each only says what is wished. Names are the interface file's."""
 
     def Status(self) -> None:
-        raise _Wished(StatusWish())
+        raise _Called(StatusCall())
 
     def Explain(self, request: str) -> None:
-        raise _Wished(ExplainWish(request))
+        raise _Called(ExplainCall(request))
 
     def Load(self, request: str, parameters: list[str] | None) -> None:
-        raise _Wished(LoadWish(request, tuple(parameters or ())))
+        raise _Called(LoadCall(request, tuple(parameters or ())))
 
     def Unload(self, request: str, first_time: bool | None, go_on: bool | None) -> None:
-        raise _Wished(UnloadWish(request, bool(first_time), bool(go_on)))
+        raise _Called(UnloadCall(request, bool(first_time), bool(go_on)))
 
     def Settle(self, timeout_usec: int | None) -> None:
-        raise _Wished(SettleWish(timeout_usec))
+        raise _Called(SettleCall(timeout_usec))
 
     def Seal(self, sealed: bool) -> None:
-        raise _Wished(SealWish(sealed))
+        raise _Called(SealCall(sealed))
 
     def Reload(self) -> None:
-        raise _Wished(ReloadWish())
+        raise _Called(ReloadCall())
 
 
-def _unusable(wish: Wish) -> str:
+def _unusable(call: MethodCall) -> str:
     """The parameter of a wish that nothing on this machine can be meant by; empty: none."""
-    if isinstance(wish, SettleWish):
-        usec = wish.timeout_usec
+    if isinstance(call, SettleCall):
+        usec = call.timeout_usec
         return "timeout_usec" if usec is not None and not 0 <= usec < 2**63 else ""
-    if isinstance(wish, ExplainWish) and wish.request.startswith(("/", ".")):
+    if isinstance(call, ExplainCall) and call.request.startswith(("/", ".")):
         return "request"  # whether a file is there is not for everybody to know, and looking may take long
-    texts = [getattr(wish, "request", ""), *getattr(wish, "parameters", ())]
+    texts = [getattr(call, "request", ""), *getattr(call, "parameters", ())]
     return "request" if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts) else ""
 
 
@@ -194,7 +194,7 @@ class ControlSocket:
                 accepted.close()
 
     def receive(self, connection: Connection) -> None:
-        """Read what a caller sent; `next_wish` says what it means."""
+        """Read what a caller sent; `next_call` says what it means."""
         try:
             data = connection.socket.recv(MAX_FRAME)
         except BlockingIOError:
@@ -212,10 +212,10 @@ class ControlSocket:
         return connection.waiting or bool(connection.unsent) or b"\0" in connection.unread
 
     def has_call(self) -> bool:
-        """A whole call is there that `next_wish` would give."""
+        """A whole call is there that `next_call` would give."""
         return any(b"\0" in c.unread and not c.waiting and not c.unsent for c in self.connections)
 
-    def next_wish(self, connection: Connection) -> Wish | None:
+    def next_call(self, connection: Connection) -> MethodCall | None:
         """The next whole call of a caller that waits for none: answer it with `answer` or `refuse`, now or later."""
         while not connection.waiting and not connection.unsent and connection in self.connections:
             frame, nul, rest = connection.unread.partition(b"\0")
@@ -225,28 +225,28 @@ class ControlSocket:
             if not nul:
                 return None
             connection.unread = rest
-            if wish := self._understand(connection, frame):
+            if call := self._understand(connection, frame):
                 connection.waiting = True
-                return wish
+                return call
         return None
 
-    def _understand(self, connection: Connection, frame: bytes) -> Wish | None:
+    def _understand(self, connection: Connection, frame: bytes) -> MethodCall | None:
         """Let the varlink package check one call; what it answers by itself (GetInfo, errors) goes out at once."""
         try:
             for reply in self._varlink().handle(frame):
                 self._send(connection, reply + b"\0")
-        except _Wished as wished:
-            if why := _unusable(wished.wish):
+        except _Called as called:
+            if why := _unusable(called.call):
                 refusal = {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": why}}
                 self._reply(connection, refusal)
                 return None
-            if isinstance(wished.wish, LoadWish | UnloadWish | SealWish | ReloadWish) and connection.uid != 0:
+            if isinstance(called.call, LoadCall | UnloadCall | SealCall | ReloadCall) and connection.uid != 0:
                 self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
                 return None
             import json  # only here and where it answers: a boot is not to wait for it
 
             connection.oneway = json.loads(frame).get("oneway") is True
-            return wished.wish
+            return called.call
         except Exception:  # a frame that is no JSON, or of a shape that the package does not survive
             self.drop(connection)
         return None

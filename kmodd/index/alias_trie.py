@@ -53,7 +53,7 @@ _BEHIND = "\u0100"
 """Behind every bytewise text."""
 _OFTEN = 8
 """A tail that so many stems have is worth a regular expression: 100 µs to make, half the time to compare."""
-_MOST_STARTS = 4096
+_MAX_STARTS = 4096
 """So many starts that no pattern spells out are remembered; names are not ours to choose, and memory must not grow
 with them."""
 
@@ -245,7 +245,7 @@ class AliasTrie:
         shared = tuple(lengths or (0,))
         shared = self._lengths.setdefault(shared, shared)
         self._strange += not spelled
-        if spelled or self._strange <= _MOST_STARTS:
+        if spelled or self._strange <= _MAX_STARTS:
             self._open[start] = shared
         return shared
 

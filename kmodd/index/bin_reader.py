@@ -5,8 +5,8 @@ Form (kmod libkmod/libkmod-index.c): big-endian words; a header `magic version r
 four bits of the word that points at the node say so. An edge is one byte below 128; the rest of its label is the
 child's prefix.
 
-A damaged file gives BadIndex with file and offset. No walk reads more nodes than the file has room for, so a file whose
-nodes point at each other ends in that error as well.
+A damaged file gives ParseError with file and offset. No walk reads more nodes than the file has room for, so a
+file whose nodes point at each other ends in that error as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from struct import unpack_from
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import KmoddError, UnmatchedBracket
+from kmodd.errors import ParseError, UnmatchedBracket
 from kmodd.index import fnmatch
 from kmodd.names import underscores
 from kmodd.text import decode, encode
@@ -34,10 +34,6 @@ _VALUES = 0x40000000
 _CHILDREN = 0x20000000
 _OFFSET = 0x0FFFFFFF
 _WILD = b"*?["
-
-
-class BadIndex(KmoddError):
-    """A `.bin` file that is damaged, cut off, or of another version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ class BinIndex:
     """One `.bin` file, held as bytes; nothing is decoded before it is asked for."""
 
     def __init__(self, data: bytes, file: str) -> None:
-        """Raises BadIndex where the header is not that of an index of major version 2."""
+        """Raises ParseError where the header is not that of an index of major version 2."""
         self._data = data
         self._file = file
         if len(data) < HEADER:
@@ -87,7 +83,7 @@ class BinIndex:
         self._root = self._word(8)
 
     def get(self, key: str) -> str | None:
-        """The first value of exactly this key, or None (kmod index_mm_search). Raises BadIndex."""
+        """The first value of exactly this key, or None (kmod index_mm_search). Raises ParseError."""
         rest = encode(key)
         word = self._root
         for _ in range(len(rest) + 1):
@@ -107,7 +103,7 @@ class BinIndex:
         """All values of the keys that, read as patterns, match `text`; best first, among equals the last found first.
 
         The way through the trie is kmod's (index_mm_searchwild): what comes before a pattern's first wildcard is
-        compared byte by byte, escapes included, and only the rest is given to fnmatch. Raises BadIndex.
+        compared byte by byte, escapes included, and only the rest is given to fnmatch. Raises ParseError.
         """
         query = encode(text)
         found: list[Found] = []
@@ -138,7 +134,7 @@ class BinIndex:
         return tuple(found)
 
     def entries(self) -> Iterator[tuple[str, tuple[Value, ...]]]:
-        """Every key with its values, keys in byte order, as `modprobe -c` dumps them. Raises BadIndex."""
+        """Every key with its values, keys in byte order, as `modprobe -c` dumps them. Raises ParseError."""
         walk = _Walk(self)
         waiting = [(self._root, b"")]
         while waiting:
@@ -155,8 +151,8 @@ class BinIndex:
                 if node.children[index] & _OFFSET:
                     waiting.append((node.children[index], key + bytes((node.first + index,))))
 
-    def _bad(self, offset: int, what: str) -> BadIndex:
-        return BadIndex(f"{self._file}: offset {offset}: {what}")
+    def _bad(self, offset: int, what: str) -> ParseError:
+        return ParseError(f"{self._file}: offset {offset}: {what}")
 
     def _word(self, offset: int) -> int:
         raw = self._data[offset : offset + 4]
@@ -298,13 +294,13 @@ def build(entries: Iterable[tuple[str, str, int]], *, preorder: bool) -> bytes:
     """The bytes of an index that holds `entries` (key, value, priority), put in one after the other as depmod does.
 
     `preorder`: the layout of kmod 34 (a node before its subtrees); otherwise that of kmod 33 and before (after them).
-    Raises BadIndex for a key that is not 7-bit text.
+    Raises ParseError for a key that is not 7-bit text.
     """
     root = _Branch(b"", {}, [])
     for key, text, priority in entries:
         raw = encode(key)
         if not raw.isascii() or b"\0" in raw:
-            raise BadIndex(f"key {key!r}: an index takes 7-bit text only")
+            raise ParseError(f"key {key!r}: an index takes 7-bit text only")
         _insert(root, raw, priority, encode(text))
     nodes = _ordered(root, preorder)
     words: dict[int, int] = {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from operator import itemgetter
 
-from kmodd.index.bin_reader import HEADER, MAGIC, VERSION, BadIndex
+from kmodd.errors import ParseError
+from kmodd.index.bin_reader import HEADER, MAGIC, VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Row = tuple[bytes, int, bytes]
 def build(rows: Iterable[Row]) -> bytes:
     """The index of `rows`, put in one after the other: the lowest priority first, of equal ones the last put in.
 
-    Raises BadIndex for a key that is not 7-bit text.
+    Raises ParseError for a key that is not 7-bit text.
     """
     ordered = list(rows)
     ordered.reverse()
@@ -47,7 +48,7 @@ def build(rows: Iterable[Row]) -> bytes:
             blobs.append(b"\0\0\0\1" + value)
     if not b"".join(keys).isascii():
         bad = next(key for key in keys if not key.isascii())
-        raise BadIndex(bad.decode("utf-8", "surrogateescape"))
+        raise ParseError(bad.decode("utf-8", "surrogateescape"))
     writer.trie(keys, blobs)
     return writer.file()
 

@@ -249,7 +249,7 @@ SOURCES: tuple[Callable[[str, Snapshot], tuple[Hit, ...]], ...] = (
 """Asked in this order; the first that has a hit ends the search (kmod_module_new_from_lookup)."""
 
 
-MOST_ANSWERS = 4096
+MAX_RESULTS = 4096
 """So many are remembered: names are not ours to choose, and memory must not grow with them."""
 
 
@@ -262,7 +262,7 @@ def lookup(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     if hits is None:
         name = underscores(text)
         hits = next((found for source in SOURCES if (found := source(name, snapshot))), ())
-        if len(snapshot.answers) >= MOST_ANSWERS:
+        if len(snapshot.answers) >= MAX_RESULTS:
             snapshot.answers.clear()
         snapshot.answers[text] = hits
     return hits

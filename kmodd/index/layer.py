@@ -7,9 +7,9 @@ Which one is read: see `LayerIndexes`. A damaged file is a Problem, and its twin
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import Problem, UnmatchedBracket, Where
+from kmodd.errors import ParseError, Problem, UnmatchedBracket, Where
 from kmodd.index import text_files
-from kmodd.index.bin_reader import BadIndex, BinIndex
+from kmodd.index.bin_reader import BinIndex
 from kmodd.index.text_files import DepLine
 from kmodd.names import ModuleName, module_of_path, underscores
 from kmodd.text import decode, encode
@@ -223,7 +223,7 @@ class LayerIndexes:
             return None
         try:
             return BinIndex(data, self._file(name + ".bin"))
-        except BadIndex as error:
+        except ParseError as error:
             self._damaged(error)
             return None
 
@@ -233,12 +233,12 @@ class LayerIndexes:
         if isinstance(index, BinIndex):
             try:
                 return ask_bin(index)
-            except BadIndex as error:
+            except ParseError as error:
                 self._damaged(error)
                 index = self._opened[name] = self._text(name) or b""
         return ask_text(index)
 
-    def _damaged(self, error: BadIndex) -> None:
+    def _damaged(self, error: ParseError) -> None:
         file, _, what = str(error).partition(": ")
         problem = Problem(Where(file, 0), 0, "", what)
         if problem not in self.problems:

@@ -25,7 +25,7 @@ first; it also tells of files that a driver can do without."""
 WORD = b"firmware"
 """Stands in every record of the log that says so."""
 
-MOST = 256
+MAX_WAITING = 256
 """Devices and files that are kept; the oldest is forgotten for the next."""
 
 
@@ -64,7 +64,7 @@ def probe_path(missing: MissingFirmware) -> tuple[str, str] | None:
 
 
 class FirmwareWaits:
-    """Who waits for which file. Bounded: MOST."""
+    """Who waits for which file. Bounded: MAX_WAITING."""
 
     def __init__(self) -> None:
         self._waits: dict[MissingFirmware, None] = {}
@@ -73,7 +73,7 @@ class FirmwareWaits:
         """Keep it. The answer: whether it is new."""
         if missing in self._waits:
             return False
-        while len(self._waits) >= MOST:
+        while len(self._waits) >= MAX_WAITING:
             del self._waits[next(iter(self._waits))]
         self._waits[missing] = None
         return True

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import KmoddError
+from kmodd.errors import ParseError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ _STAMP_BITS: Final = 59
 _FIELD: Final = re.compile(r"^\s*field:(?P<what>[^;]+);\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);", re.MULTILINE)
 _DATA_LOC: Final = re.compile(r"field:\s*__data_loc char\[\]\s+name;")
 _ID: Final = re.compile(r"^ID:\s*(\d+)\s*$", re.MULTILINE)
-
-
-class BadTraceFormat(KmoddError, ValueError):
-    """A `header_page` or `format` file that does not describe what is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +113,22 @@ class ModuleRequested:
 
 
 def parse_header_page(text: str, order: ByteOrder) -> PageLayout:
-    """Read tracefs' `events/header_page`; `order` is the machine's. Raises BadTraceFormat."""
+    """Read tracefs' `events/header_page`; `order` is the machine's. Raises ParseError."""
     stamp, length, data = _fields(text, ("timestamp", "commit", "data"), "header_page")
     if stamp.size != 8 or length.size not in (4, 8) or max(stamp.offset + 8, length.offset + length.size) > data.offset:
-        raise BadTraceFormat("header_page: expected a timestamp of 8 bytes and a commit of 4 or 8, then data")
+        raise ParseError("header_page: expected a timestamp of 8 bytes and a commit of 4 or 8, then data")
     return PageLayout(order, stamp, length, data)
 
 
 def parse_request_format(text: str, order: ByteOrder) -> RequestFormat:
-    """Read tracefs' `events/module/module_request/format` (include/trace/events/module.h). Raises BadTraceFormat."""
+    """Read tracefs' `events/module/module_request/format` (include/trace/events/module.h). Raises ParseError."""
     file = "module_request/format"
     number = _ID.search(text)
     if number is None:
-        raise BadTraceFormat(f"{file}: expected a line `ID: N`")
+        raise ParseError(f"{file}: expected a line `ID: N`")
     kind, tid, wait, name = _fields(text, ("common_type", "common_pid", "wait", "name"), file)
     if tid.size != 4 or name.size != 4 or not _DATA_LOC.search(text):
-        raise BadTraceFormat(f"{file}: expected a common_pid of 4 bytes and `__data_loc char[] name`")
+        raise ParseError(f"{file}: expected a common_pid of 4 bytes and `__data_loc char[] name`")
     return RequestFormat(order, int(number[1]), kind, tid, wait, name)
 
 
@@ -205,5 +201,5 @@ def _fields(text: str, names: tuple[str, ...], file: str) -> tuple[Field, ...]:
         found[name.partition("[")[0]] = Field(int(match["offset"]), int(match["size"]))
     missing = [name for name in names if name not in found]
     if missing:
-        raise BadTraceFormat(f"{file}: expected `field: TYPE NAME; offset: N; size: N;` for {', '.join(missing)}")
+        raise ParseError(f"{file}: expected `field: TYPE NAME; offset: N; size: N;` for {', '.join(missing)}")
     return tuple(found[name] for name in names)

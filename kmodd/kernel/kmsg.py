@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _RECORD = rb"(\d{1,4}),(\d{1,20}),(\d{1,20}),[^;\n]*;([^\n]*)\n?((?: [^\n]*\n?)*)"
 """`6,1234,5678,-;TEXT`, then fields, each on a line with a blank before it (Documentation/ABI/testing/dev-kmsg)."""
 
-MOST_CRASH_LINES = 40
+MAX_CRASH_LINES = 40
 
 _NEW_CRASH = ("BUG: ", "kernel BUG at ", "Unable to handle kernel ", "general protection fault")
 _CRASH = r"Oops\b|Internal error: |(?:divide error|invalid opcode|stack segment|double fault)\b|.*\[#\d+\]"
@@ -60,14 +60,14 @@ def _text(data: bytes) -> str:
 
 
 def crash_lines(lines: Iterable[str]) -> tuple[str, ...]:
-    """Of the log's last lines those of the latest oops, at most MOST_CRASH_LINES; empty where there is none.
+    """Of the log's last lines those of the latest oops, at most MAX_CRASH_LINES; empty where there is none.
 
     The first is the most telling one: `BUG: kernel NULL pointer dereference, address: …`.
     """
     crash: list[str] = []
     is_open = False
     for line in lines:
-        is_open = is_open and len(crash) < MOST_CRASH_LINES
+        is_open = is_open and len(crash) < MAX_CRASH_LINES
         if line.startswith(_NEW_CRASH) or (not is_open and re.match(_CRASH, line)):
             crash, is_open = [], True
         if is_open:

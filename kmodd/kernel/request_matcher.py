@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LATEST_NS: Final = 60_000_000_000
 """A helper that comes later than this after its event finds nobody. It takes milliseconds; a machine whose disk hangs
 takes longer."""
-MOST: Final = 1024
+MAX_REQUESTS: Final = 1024
 """Open requests that are kept. The kernel has 50 helpers at most at a time (kernel/module/kmod.c)."""
 
 
@@ -55,7 +55,7 @@ class OpenRequests:
 
     def add(self, event: ModuleRequested, who: Requester | None, now_ns: int) -> None:
         """A request was announced; `who` is None if that could not be told any more."""
-        if self._count >= MOST:
+        if self._count >= MAX_REQUESTS:
             self._names.clear()
             self._count = 0
             self.lost(now_ns)

@@ -6,7 +6,7 @@ Form: `ACTION@DEVPATH` NUL, then NUL-terminated `KEY=VALUE` strings (lib/kobject
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import BadUevent
+from kmodd.errors import ParseError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +40,23 @@ def parse(datagram: bytes) -> Uevent:
     """Read one datagram of the kernel's uevent group.
 
     Bytes that are not UTF-8 are kept as surrogate escapes, so a value prints back as it came.
-    Raises BadUevent for what is not the form above: no NUL, no `@/`, no key, a bad SEQNUM.
+    Raises ParseError for what is not the form above: no NUL, no `@/`, no key, a bad SEQNUM.
     """
     head, nul, rest = datagram.partition(b"\0")
     action, at, devpath = head.partition(b"@")
     if not nul:
-        raise BadUevent(f"no NUL byte in {len(datagram)} bytes; expected ACTION@DEVPATH, NUL, KEY=VALUE strings")
+        raise ParseError(f"no NUL byte in {len(datagram)} bytes; expected ACTION@DEVPATH, NUL, KEY=VALUE strings")
     if not at or not devpath.startswith(b"/") or not action.isalpha():
-        raise BadUevent(f"header {head[:80]!r}; expected ACTION@/DEVPATH")
+        raise ParseError(f"header {head[:80]!r}; expected ACTION@/DEVPATH")
     if rest and not rest.endswith(b"\0"):
-        raise BadUevent("the last KEY=VALUE string is cut off; expected a NUL byte at its end")
+        raise ParseError("the last KEY=VALUE string is cut off; expected a NUL byte at its end")
     return from_properties(_decode(action), _decode(devpath), rest[:-1].split(b"\0") if rest else [])
 
 
 def from_properties(action: str, devpath: str, pairs: list[bytes]) -> Uevent:
     """An event from its `KEY=VALUE` byte strings: the tail of a datagram, or the lines of a sysfs `uevent` file.
 
-    Raises BadUevent for a string without `=`, or a SEQNUM that is no number.
+    Raises ParseError for a string without `=`, or a SEQNUM that is no number.
     """
     properties = []
     modaliases = []
@@ -66,7 +66,7 @@ def from_properties(action: str, devpath: str, pairs: list[bytes]) -> Uevent:
     for pair in pairs:
         raw_key, equals, raw_value = pair.partition(b"=")
         if not equals or not raw_key:
-            raise BadUevent(f"string {pair[:80]!r}; expected KEY=VALUE")
+            raise ParseError(f"string {pair[:80]!r}; expected KEY=VALUE")
         key = _decode(raw_key)
         value = _decode(raw_value)
         properties.append((key, value))
@@ -78,7 +78,7 @@ def from_properties(action: str, devpath: str, pairs: list[bytes]) -> Uevent:
                 subsystem = value
             case "SEQNUM":
                 if not raw_value.isdigit():
-                    raise BadUevent(f"SEQNUM {value!r}; expected a decimal number")
+                    raise ParseError(f"SEQNUM {value!r}; expected a decimal number")
                 seqnum = int(raw_value)
             case "SYNTH_UUID":
                 synthetic = True

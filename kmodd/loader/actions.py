@@ -10,7 +10,6 @@ import os
 import zlib
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import Where
 from kmodd.loader.syscalls import COMPRESSED_FILE, Kernel
 
 TYPE_CHECKING = False
@@ -29,61 +28,6 @@ else:
 
 _MAGIC = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"\x1f\x8b", "gzip"))
 """First bytes of a compressed module; kmod goes by them too, never by the suffix (libkmod-file.c)."""
-
-
-@dataclass(frozen=True, slots=True)
-class InsmodCall:
-    """Give this file to the kernel."""
-
-    path: str
-    """As it is to be opened."""
-    options: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunCall:
-    """Give these files to the kernel, one after the other, until one is not taken. Each is answered by one Reply."""
-
-    steps: tuple[InsmodCall, ...]
-    modules: tuple[str, ...]
-    """Their names: what has come in by other ways meanwhile ends the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopCall:
-    """End the run under way after the present file. There is no reply to this itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class RmmodCall:
-    """Have the kernel remove this module, if nothing uses it."""
-
-    module: str
-
-
-@dataclass(frozen=True, slots=True)
-class CommandCall:
-    """Run the install or remove command that stands at this place; the loader reads it there itself."""
-
-    module: str
-    at: Where
-    real_file: str
-    """`at.file` as it is to be opened."""
-    options: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeCall:
-    """Have the kernel look for a driver for this device again (Documentation/ABI/testing/sysfs-bus, drivers_probe)."""
-
-    bus: str
-    """A directory of /sys/bus."""
-    device: str
-    """A name in its `devices`."""
-
-
-Call = RunCall | RmmodCall | CommandCall | ProbeCall | StopCall
-"""What a loader can be told. Each is answered by one Reply, but a run by one for each file, and StopCall by none."""
 
 
 LOADER_MARK = "KMODD_LOADER"

@@ -15,11 +15,12 @@ from kmodd.dataclass import dataclass
 from kmodd.errors import assert_never
 from kmodd.host.signals import SignalsBlocked
 from kmodd.loader.actions import LOADER_MARK, Reply, Stage, open_module, run_command
-from kmodd.loader.step_calls import outcome_of
+from kmodd.loader.step_requests import outcome_of
 from kmodd.loader.syscalls import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.names import ModuleName, module_of_path
-from kmodd.planning.outcome import Outcome, record
+from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Insmod, Install, Reason, RemovalStep, RemoveCommand, Rmmod, Step
+from kmodd.planning.record import record_of
 from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False
@@ -33,7 +34,7 @@ SHORTEST = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class InsertOptions:
     """How a tool wants its steps done."""
 
     force_modversion: bool = False
@@ -65,14 +66,14 @@ class Machine:
             self._kernel = LinuxKernel()
         return self._kernel
 
-    def carry_out(self, step: Step | RemovalStep, manner: Manner, real: Callable[[str], str]) -> Reply:
+    def carry_out(self, step: Step | RemovalStep, insert_options: InsertOptions, real: Callable[[str], str]) -> Reply:
         """Do one step now. `real`: where to open what is printed as a path."""
         begin = time.monotonic_ns()
         match step:
             case Insmod():
-                code, stage, detail = self.insert(real(step.path), step.options, manner.load_flags)
+                code, stage, detail = self.insert(real(step.path), step.options, insert_options.load_flags)
             case Rmmod():
-                code, stage, detail = self.remove(step.module, manner), "kernel", ""
+                code, stage, detail = self.remove(step.module, insert_options), "kernel", ""
             case Install():
                 code, stage, detail = self._command(step.command, step.options, step.module)
             case RemoveCommand():
@@ -103,10 +104,10 @@ class Machine:
             return error.errno or errno.EIO, "kernel", ""
         return 0, "kernel", ""
 
-    def remove(self, name: str, manner: Manner) -> int:
-        """Have the kernel remove one module, asking for as long as the manner says: 0 or errno."""
-        flags = os.O_NONBLOCK | (os.O_TRUNC if manner.force_removal else 0)
-        deadline = time.monotonic() + manner.wait_msec / 1000
+    def remove(self, name: str, insert_options: InsertOptions) -> int:
+        """Have the kernel remove one module, asking for as long as `insert_options` says: 0 or errno."""
+        flags = os.O_NONBLOCK | (os.O_TRUNC if insert_options.force_removal else 0)
+        deadline = time.monotonic() + insert_options.wait_msec / 1000
         pause = 0.001
         while True:
             try:
@@ -121,17 +122,17 @@ class Machine:
             else:
                 return 0
 
-    def insert_file(self, path: str, options: str, manner: Manner) -> int:
+    def insert_file(self, path: str, options: str, insert_options: InsertOptions) -> int:
         """insmod: give a file to the kernel and tell of it; 0 or errno."""
         step = Insmod(module_of_path(path), path, options, _BY_HAND)
-        reply = self.carry_out(step, manner, str)
+        reply = self.carry_out(step, insert_options, str)
         self.tell(outcome_of(Request(path, "operator"), step, reply))
         return reply.errno
 
-    def remove_module(self, name: ModuleName, manner: Manner) -> int:
+    def remove_module(self, name: ModuleName, insert_options: InsertOptions) -> int:
         """rmmod: have the kernel remove a module and tell of it; 0 or errno."""
         step = Rmmod(name, _BY_HAND)
-        reply = self.carry_out(step, manner, str)
+        reply = self.carry_out(step, insert_options, str)
         self.tell(outcome_of(Request(name, "operator", removing=RemovalOptions()), step, reply))
         return reply.errno
 
@@ -147,7 +148,7 @@ def _to_journal(outcome: Outcome) -> None:
 
     with contextlib.suppress(OSError):
         journal = JournalSocket()
-        journal.write(record(outcome))
+        journal.write(record_of(outcome))
         journal.close()
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kmodd.loader.spawner import Spawner
 
 STACK_SOCKET = "/run/kmodd/stack"
-_MOST = 65536
+_MAX_BYTES = 65536
 """Bytes that count; the kernel shows 64 frames."""
 
 
@@ -42,9 +42,9 @@ class StackQuestion:
 
     def answer(self) -> tuple[str, ...] | None:
         """The frames, innermost first ("msleep+0x2d/0x40"); none: not to be had; None: not all has come yet."""
-        while len(self._text) < _MOST:
+        while len(self._text) < _MAX_BYTES:
             try:
-                data = self._connection.recv(_MOST)
+                data = self._connection.recv(_MAX_BYTES)
             except BlockingIOError:
                 return None
             except OSError:
@@ -52,7 +52,7 @@ class StackQuestion:
             if not data:
                 break
             self._text += data
-        lines = self._text[:_MOST].decode("ascii", "replace").splitlines()
+        lines = self._text[:_MAX_BYTES].decode("ascii", "replace").splitlines()
         # "[<0>] " stands where an address was in older kernels.
         return tuple(line.partition("] ")[2] if line.startswith("[<") else line for line in lines)
 

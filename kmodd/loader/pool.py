@@ -1,4 +1,4 @@
-"""The daemon's side of the loaders: a `Lane` hands one call after the other to one loader process.
+"""The daemon's side of the loaders: a `Loader` hands one call after the other to one loader process.
 
 The spawner forks them. A loader is never killed from here: its connection is closed, and it ends when it is idle.
 """
@@ -10,9 +10,9 @@ import os
 import time
 
 from kmodd.dataclass import dataclass
-from kmodd.loader.actions import Call, Reply, StopCall
+from kmodd.loader.actions import Reply
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.protocol import MAX_STEP, decode_reply, encode_call
+from kmodd.loader.protocol import MAX_STEP, LoaderRequest, StopRequest, decode_reply, encode_request
 from kmodd.loader.spawner import Spawner
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ class Died:
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class Loader:
     """One loader process, and whether a call is with it that it has not answered at all."""
 
     connection: socket.socket
@@ -48,10 +48,10 @@ class Lane:
         """For select."""
         return self.connection.fileno()
 
-    def start(self, call: Call) -> bool:
+    def start(self, call: LoaderRequest) -> bool:
         """Hand over one call, or one run of files. False: the loader is gone, and nothing of it was begun."""
         try:
-            self.connection.send(encode_call(call))
+            self.connection.send(encode_request(call))
         except (BrokenPipeError, ConnectionResetError):
             return False
         self.busy, self.stopped = True, False
@@ -61,7 +61,7 @@ class Lane:
         """Have the run under way end after the present file; raises nothing."""
         self.stopped = True
         with contextlib.suppress(OSError):
-            self.connection.send(encode_call(StopCall()))
+            self.connection.send(encode_request(StopRequest()))
 
     def receive(self) -> Reply | Died | None:
         """What came from the loader; None: nothing that ends a call (its greeting, or no datagram yet)."""
@@ -91,10 +91,10 @@ class Lane:
             self.connection.close()
 
 
-def lane_on(connection: socket.socket) -> Lane:
+def loader_on(connection: socket.socket) -> Loader:
     """The lane of a loader by its connection."""
     connection.setblocking(False)
-    return Lane(connection)
+    return Loader(connection)
 
 
 class LoaderPool:
@@ -107,26 +107,26 @@ class LoaderPool:
         """`spawner` None: one of systemd's is asked for when it is needed."""
         self._spawner = spawner
         self._not_before = 0.0
-        self.most_idle = 2
+        self.max_idle = 2
         """As many are kept though nothing is to be done; the others of a burst are let go."""
-        self.idle: list[Lane] = []
+        self.idle: list[Loader] = []
 
-    def get(self) -> Lane:
+    def get(self) -> Loader:
         """One at hand, or a new one. Raises OSError where there is no way to a loader."""
         return self.idle.pop() if self.idle else self.open()
 
-    def open(self) -> Lane:
+    def open(self) -> Loader:
         """A new one. Raises OSError: no spawner is to be had, or more is asked than it can do."""
         if self._spawner:
             try:
-                return lane_on(self._spawner.connect())
+                return loader_on(self._spawner.connect())
             except (BrokenPipeError, ConnectionResetError):  # it is gone
                 if self._spawner.pid:
                     raise
                 self._spawner.close()
                 self._spawner = None
         self._spawner = Spawner.of_systemd()
-        return lane_on(self._spawner.connect())
+        return loader_on(self._spawner.connect())
 
     def ask_stack(self, pid: int) -> StackQuestion | None:
         """Ask where the kernel has this loader; None: nobody can tell."""
@@ -134,9 +134,9 @@ class LoaderPool:
             return StackQuestion(pid, self._spawner if self._spawner and self._spawner.pid else None)
         return None
 
-    def give_back(self, lane: Lane) -> None:
+    def give_back(self, lane: Loader) -> None:
         """It has done its work."""
-        if len(self.idle) < self.most_idle:
+        if len(self.idle) < self.max_idle:
             self.idle.append(lane)
         else:
             lane.close()
@@ -147,7 +147,7 @@ class LoaderPool:
             while len(self.idle) < count and time.monotonic() >= self._not_before:
                 self.idle.append(self.open())
 
-    def lost(self, lane: Lane) -> None:
+    def lost(self, lane: Loader) -> None:
         """This loader is gone."""
         if lane in self.idle:
             self.idle.remove(lane)

@@ -5,18 +5,9 @@ One datagram is one call, or one answer.
 
 from __future__ import annotations
 
+from kmodd.dataclass import dataclass
 from kmodd.errors import Where
-from kmodd.loader.actions import (
-    Call,
-    CommandCall,
-    InsmodCall,
-    ProbeCall,
-    Reply,
-    RmmodCall,
-    RunCall,
-    Stage,
-    StopCall,
-)
+from kmodd.loader.actions import Reply, Stage
 
 MAX_STEP = 65536
 """Bytes of one datagram, either way."""
@@ -26,21 +17,76 @@ _MAX_NAME = 255
 """Characters of a name in /sys (NAME_MAX)."""
 
 
-def encode_call(call: Call) -> bytes:
+@dataclass(frozen=True, slots=True)
+class InsmodRequest:
+    """Give this file to the kernel."""
+
+    path: str
+    """As it is to be opened."""
+    options: str
+
+
+@dataclass(frozen=True, slots=True)
+class InsmodRunRequest:
+    """Give these files to the kernel, one after the other, until one is not taken. Each is answered by one Reply."""
+
+    steps: tuple[InsmodRequest, ...]
+    modules: tuple[str, ...]
+    """Their names: what has come in by other ways meanwhile ends the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """End the run under way after the present file. There is no reply to this itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class RmmodRequest:
+    """Have the kernel remove this module, if nothing uses it."""
+
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShellRequest:
+    """Run the install or remove command that stands at this place; the loader reads it there itself."""
+
+    module: str
+    at: Where
+    real_file: str
+    """`at.file` as it is to be opened."""
+    options: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """Have the kernel look for a driver for this device again (Documentation/ABI/testing/sysfs-bus, drivers_probe)."""
+
+    bus: str
+    """A directory of /sys/bus."""
+    device: str
+    """A name in its `devices`."""
+
+
+LoaderRequest = InsmodRunRequest | RmmodRequest | ShellRequest | ProbeRequest | StopRequest
+"""What a loader can be told. Each is answered by one Reply, but a run by one for each file, and StopRequest by none."""
+
+
+def encode_request(call: LoaderRequest) -> bytes:
     """One datagram for `call`; raises ValueError where it would not fit, and for a NUL in it."""
     words: list[str]
     match call:
-        case RunCall(steps, modules):
+        case InsmodRunRequest(steps, modules):
             words = ["insmod"]
             for step, module in zip(steps, modules, strict=True):
                 words += (step.path, step.options, module)
-        case RmmodCall(module):
+        case RmmodRequest(module):
             words = ["rmmod", module]
-        case CommandCall(module, at, real_file, options):
+        case ShellRequest(module, at, real_file, options):
             words = ["install", module, at.file, str(at.line), real_file, options]
-        case ProbeCall(bus, device):
+        case ProbeRequest(bus, device):
             words = ["probe", bus, device]
-        case StopCall():
+        case StopRequest():
             words = ["stop"]
     datagram = "\0".join(words).encode("utf-8", "surrogateescape")
     if len(datagram) > MAX_STEP:
@@ -50,22 +96,22 @@ def encode_call(call: Call) -> bytes:
     return datagram
 
 
-def decode_call(datagram: bytes) -> Call:
+def decode_request(datagram: bytes) -> LoaderRequest:
     """The call in one datagram; raises ValueError for anything else."""
     words = datagram.decode("utf-8", "surrogateescape").split("\0")
     match words:
         case ["insmod", _, *_] if len(words) % 3 == 1:
-            return RunCall(tuple(map(InsmodCall, words[1::3], words[2::3])), tuple(words[3::3]))
+            return InsmodRunRequest(tuple(map(InsmodRequest, words[1::3], words[2::3])), tuple(words[3::3]))
         case ["rmmod", module]:
-            return RmmodCall(module)
+            return RmmodRequest(module)
         case ["install", module, file, line, real_file, options]:
-            return CommandCall(module, Where(file, int(line)), real_file, options)
+            return ShellRequest(module, Where(file, int(line)), real_file, options)
         case ["probe", bus, device]:
             if not _is_name(bus) or " " in bus or not _is_name(device):
                 raise ValueError(f"{device!r} on {bus!r} is no name of a device on a bus")
-            return ProbeCall(bus, device)
+            return ProbeRequest(bus, device)
         case ["stop"]:
-            return StopCall()
+            return StopRequest()
     raise ValueError(f"{words[0]!r} with {len(words) - 1} words is nothing that a loader does")
 
 

@@ -22,20 +22,18 @@ import time
 
 from kmodd.errors import assert_never
 from kmodd.host.signals import SignalsBlocked
-from kmodd.loader.actions import (
-    LOADER_MARK,
-    CommandCall,
-    InsmodCall,
-    ProbeCall,
-    Reply,
-    RmmodCall,
-    RunCall,
-    Stage,
-    StopCall,
-    open_module,
-    run_command,
+from kmodd.loader.actions import LOADER_MARK, Reply, Stage, open_module, run_command
+from kmodd.loader.protocol import (
+    MAX_STEP,
+    InsmodRequest,
+    InsmodRunRequest,
+    ProbeRequest,
+    RmmodRequest,
+    ShellRequest,
+    StopRequest,
+    decode_request,
+    encode_reply,
 )
-from kmodd.loader.protocol import MAX_STEP, decode_call, encode_reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,15 +49,15 @@ def serve(connection: int, kernel: Kernel, trusted: Trusted) -> None:
         os.write(connection, b"%d" % os.getpid())
         while datagram := os.read(connection, MAX_STEP):
             try:
-                call = decode_call(datagram)
+                call = decode_request(datagram)
             except ValueError as why:
                 os.write(connection, encode_reply(Reply(errno.EPROTO, "file", 0, f"not a step: {why}")))
                 continue
             with uninterrupted:  # also between the files of a run: what was not begun would be taken for lost
                 match call:
-                    case StopCall():
+                    case StopRequest():
                         pass  # the run was over by then
-                    case RunCall(steps, modules):
+                    case InsmodRunRequest(steps, modules):
                         _run(steps, modules, connection, kernel, trusted)
                     case _:
                         _answer(call, connection, kernel, trusted)
@@ -68,7 +66,7 @@ def serve(connection: int, kernel: Kernel, trusted: Trusted) -> None:
 
 
 def _run(
-    steps: tuple[InsmodCall, ...], modules: tuple[str, ...], connection: int, kernel: Kernel, trusted: Trusted
+    steps: tuple[InsmodRequest, ...], modules: tuple[str, ...], connection: int, kernel: Kernel, trusted: Trusted
 ) -> None:
     """One file after the other, each answered, as long as all goes well."""
     peer = select.poll()
@@ -82,7 +80,7 @@ def _run(
             return
 
 
-_Step = InsmodCall | RmmodCall | CommandCall | ProbeCall
+_Step = InsmodRequest | RmmodRequest | ShellRequest | ProbeRequest
 
 
 def _answer(call: _Step, connection: int, kernel: Kernel, trusted: Trusted) -> int:
@@ -98,18 +96,18 @@ def _carry_out(call: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
     code, detail, opening = 0, "", ""
     try:
         match call:
-            case InsmodCall(path, options):
+            case InsmodRequest(path, options):
                 stage, opening = "file", path
                 give = open_module(path, opener=lambda path, _: trusted.open_module(path))
                 stage, opening = "kernel", ""
                 give(kernel, options)
-            case RmmodCall(module):
+            case RmmodRequest(module):
                 kernel.delete_module(module, os.O_NONBLOCK)
-            case CommandCall():
+            case ShellRequest():
                 stage, opening = "command", "/bin/sh"
                 stage, detail = _run_command_at(call, trusted)
                 code = errno.EINVAL if detail else 0
-            case ProbeCall(bus, device):
+            case ProbeRequest(bus, device):
                 with open(f"{trusted.sys}/bus/{bus}/drivers_probe", "wb", buffering=0) as file:
                     file.write(device.encode())
             case _:
@@ -120,7 +118,7 @@ def _carry_out(call: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
     return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
 
 
-def _run_command_at(call: CommandCall, trusted: Trusted) -> tuple[Stage, str]:
+def _run_command_at(call: ShellRequest, trusted: Trusted) -> tuple[Stage, str]:
     """Run the command at a line; the answer is what failed and why, empty if nothing did."""
     from kmodd.config import modprobe_d
 

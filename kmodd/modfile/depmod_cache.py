@@ -2,7 +2,7 @@
 
 A file that looks as it did (same path, inode, size, times) is not read again. The cache is never needed and never
 believed blindly: it says for which directory it is and carries a checksum; what is damaged, cut off, foreign or of
-another format is BadCache, and all files are read. It holds no pickled or marshalled objects: the worst that a forged
+another format is ParseError, and all files are read. It holds no pickled or marshalled objects: the worst that a forged
 one can do is to give wrong facts, and who can write it can write the index as well.
 
 Form: HEADER; the directory; a fixed RECORD for each module; then the strings of all records, one behind the other.
@@ -15,7 +15,7 @@ from struct import Struct
 from zlib import crc32
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import KmoddError
+from kmodd.errors import ParseError
 from kmodd.modfile.elf import Facts
 from kmodd.text import decode, encode
 
@@ -32,10 +32,6 @@ _HEADER = Struct("<16sIIIQ")
 """Magic, format, checksum of all that follows this header, count of records, length of the directory."""
 _RECORD = Struct("<QQqqi7I")
 """Inode, size, mtime, ctime, problem; lengths of path, aliases, softdeps, weakdeps, exports, needs, buckets."""
-
-
-class BadCache(KmoddError):
-    """A cache that cannot be used; the text says why."""
 
 
 Stamp = tuple[int, int, int, int]
@@ -70,20 +66,20 @@ def dump(directory: str, entries: Iterable[Entry]) -> bytes:
 
 
 def load(data: bytes, directory: str) -> dict[str, Entry]:
-    """The entries by path. Raises BadCache."""
+    """The entries by path. Raises ParseError."""
     if len(data) < _HEADER.size:
-        raise BadCache("cut off")
+        raise ParseError("cut off")
     magic, form, checksum, count, length = _HEADER.unpack_from(data)
     if magic != _MAGIC or form != FORMAT:
-        raise BadCache("of another version, or no cache at all")
+        raise ParseError("of another version, or no cache at all")
     if crc32(memoryview(data)[_HEADER.size :]) != checksum:
-        raise BadCache("damaged")
+        raise ParseError("damaged")
     at = _HEADER.size + length
     if data[_HEADER.size : at] != encode(directory):
-        raise BadCache("of another directory")
+        raise ParseError("of another directory")
     end = at + count * _RECORD.size
     if end > len(data):
-        raise BadCache("its numbers do not fit together")
+        raise ParseError("its numbers do not fit together")
     entries = {}
     text_at = end
     for inode, size, mtime, ctime, problem, *lengths in _RECORD.iter_unpack(data[at:end]):
@@ -95,5 +91,5 @@ def load(data: bytes, directory: str) -> dict[str, Entry]:
         facts = Facts(parts[1], parts[2], parts[3], parts[4], parts[5], problem)
         entries[path] = Entry(path, (inode, size, mtime, ctime), facts, parts[6])
     if text_at != len(data):
-        raise BadCache("its numbers do not fit together")
+        raise ParseError("its numbers do not fit together")
     return entries

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from itertools import chain
 
-from kmodd.errors import UnmatchedBracket
+from kmodd.errors import ParseError, UnmatchedBracket
 from kmodd.index import bin_writer, text_files
-from kmodd.index.bin_reader import BadIndex
 from kmodd.modfile.depmod_graph import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket, raw_lines
 from kmodd.modfile.elf import strings
 from kmodd.names import module_of_path, underscores
@@ -128,7 +127,7 @@ def binaries(index: Index, dep_lines: list[bytes], symbols: list[bytes], warn_du
 def _built(rows: Iterable[bin_writer.Row]) -> bytes:
     try:
         return bin_writer.build(rows)
-    except BadIndex as error:
+    except ParseError as error:
         key = str(error)
         bad = next(byte for byte in encode(key) if byte > 127)
         what = f"bad character '{decode(bytes((bad,)))}'=0x{bad:x}"

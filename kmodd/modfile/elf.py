@@ -4,7 +4,7 @@ This is depmod's hot path: 4,000 files in less than a second. It goes by section
 by types and links, and looks at `.modinfo`, `.symtab`, `.strtab`, `__ksymtab_strings` and `__versions` alone. `modinfo`
 reads the same with pyelftools; a test compares the two on every module of a Debian tree.
 
-An image that cannot be read is BadElf with the errno that kmod has for it; no input gives another error.
+An image that cannot be read is ElfError with the errno that kmod has for it; no input gives another error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 from struct import Struct, unpack_from
 
 from kmodd.dataclass import dataclass
-from kmodd.errors import KmoddError
+from kmodd.errors import ParseError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _NO_CRC = 0xFFFFFFFFFFFFFFFF
 """What kmod takes for a CRC that is said to stand outside its section."""
 
 
-class BadElf(KmoddError):
+class ElfError(ParseError):
     """No ELF image, or a damaged one; `number` is the errno that kmod has for it."""
 
     def __init__(self, number: int, what: str) -> None:
@@ -127,24 +127,24 @@ class Image:
     __slots__ = ("_data", "_form", "_headers", "_machine", "_sections")
 
     def __init__(self, data: bytes) -> None:
-        """Raises BadElf where it is not an ELF file, or where its section table or their names cannot be used."""
+        """Raises ElfError where it is not an ELF file, or where its section table or their names cannot be used."""
         ident = data[:16]
         if len(data) <= 16 or ident[:4] != b"\x7fELF":
-            raise BadElf(errno.ENOEXEC, "not an ELF file")
+            raise ElfError(errno.ENOEXEC, "not an ELF file")
         form = _FORMS.get(ident[4:6])
         if form is None or len(data) <= form.header.size:
-            raise BadElf(errno.EINVAL, "cut off, or of an unknown class or byte order")
+            raise ElfError(errno.EINVAL, "cut off, or of an unknown class or byte order")
         machine, at, entry_size, count, names_index = form.header.unpack_from(data)
         size = form.section.size
         if entry_size != size or at + size * count > len(data):
-            raise BadElf(errno.EINVAL, "the section table does not lie within the file")
+            raise ElfError(errno.EINVAL, "the section table does not lie within the file")
         if not 0 < names_index < count:
-            raise BadElf(errno.EINVAL, "the section of section names does not exist")
+            raise ElfError(errno.EINVAL, "the section of section names does not exist")
         headers = list(form.section.iter_unpack(data[at : at + size * count]))
         _, names_at, names_size = headers[names_index]
         names = data[names_at : names_at + names_size]
         if not names_size or len(names) != names_size or names[-1]:
-            raise BadElf(errno.EINVAL, "the section names do not end in a NUL byte")
+            raise ElfError(errno.EINVAL, "the section names do not end in a NUL byte")
         self._data = data
         self._form = form
         self._machine = machine
@@ -168,7 +168,7 @@ class Image:
         return [text for text in section.split(b"\0") if text] if len(section) > 1 else []
 
     def versions(self) -> list[tuple[bytes, int]]:
-        """The entries of __versions: name, without a leading dot, and CRC. Raises BadElf.
+        """The entries of __versions: name, without a leading dot, and CRC. Raises ElfError.
 
         A name that fills its field goes on to the next NUL, as libkmod reads it.
         """
@@ -176,7 +176,7 @@ class Image:
         if not section:
             return []
         if len(section) % 64:
-            raise BadElf(errno.EINVAL, "__versions is not a table of 64-byte entries")
+            raise ElfError(errno.EINVAL, "__versions is not a table of 64-byte entries")
         entries: list[tuple[bytes, int]] = []
         for crc, field in self._form.version.iter_unpack(section):
             name, nul, _ = field.partition(b"\0")
@@ -188,7 +188,7 @@ class Image:
         return entries
 
     def exports(self) -> list[bytes]:
-        """The names of exported symbols: those with a symbol `__crc_NAME`, else __ksymtab_strings. Raises BadElf."""
+        """The names of exported symbols: those with a symbol `__crc_NAME`, else __ksymtab_strings. Raises ElfError."""
         found = [name for name, _ in self._crc_symbols()]
         if found:
             return found
@@ -196,17 +196,17 @@ class Image:
         if len(section) < 2:
             return []
         if section[-1]:
-            raise BadElf(errno.EINVAL, "__ksymtab_strings does not end in a NUL byte")
+            raise ElfError(errno.EINVAL, "__ksymtab_strings does not end in a NUL byte")
         return [name for name in section.split(b"\0") if name]
 
     def needs(self) -> list[bytes]:
-        """The names of undefined symbols in the order of .symtab, then those in __versions alone. Raises BadElf."""
+        """The names of undefined symbols in the order of .symtab, then those in __versions alone. Raises ElfError."""
         _, names = self._undefined()
         known = set(names)
         return names + [name for name, _ in self._usable_versions() if name not in known]
 
     def version_facts(self) -> Versions:
-        """What goes with `exports` and `needs`. Raises BadElf."""
+        """What goes with `exports` and `needs`. Raises ElfError."""
         exports = [self._crc(at) for _, at in self._crc_symbols()] or [0] * len(self.exports())
         symbols, _ = self._symbols()
         at_info = self._form.info_at
@@ -223,18 +223,18 @@ class Image:
         """`versions`; a table of a wrong size is as good as none (kmod_elf_get_dependency_symbols)."""
         try:
             return self.versions()
-        except BadElf:
+        except ElfError:
             return []
 
     def _symbols(self) -> tuple[bytes, bytes]:
-        """.symtab and .strtab. Raises BadElf."""
+        """.symtab and .strtab. Raises ElfError."""
         strtab, symbols = self.section(b".strtab"), self.section(b".symtab")
         if strtab is None or symbols is None or len(symbols) % self._form.symbol:
-            raise BadElf(errno.EINVAL, "no usable .symtab and .strtab")
+            raise ElfError(errno.EINVAL, "no usable .symtab and .strtab")
         return symbols, strtab
 
     def _undefined(self) -> tuple[list[int], list[bytes]]:
-        """The symbols that belong to no section: their places in .symtab, and their names. Raises BadElf.
+        """The symbols that belong to no section: their places in .symtab, and their names. Raises ElfError.
 
         They are found by searching the section indexes for zero bytes: most symbols are defined.
         """
@@ -249,7 +249,7 @@ class Image:
             if not high[index] and not (is_sparc and symbols[index * step + form.info_at] & 15 == _STT_REGISTER):
                 (start,) = read_name(symbols, index * step)
                 if start >= len(strtab):
-                    raise BadElf(errno.EINVAL, "a symbol's name lies outside .strtab")
+                    raise ElfError(errno.EINVAL, "a symbol's name lies outside .strtab")
                 end = end_of_name(0, start)
                 if name := strtab[start : end if end >= 0 else len(strtab)]:
                     places.append(index * step)
@@ -261,7 +261,7 @@ class Image:
         """The symbols called `__crc_NAME`: NAME and place in .symtab; none where any name lies outside of .strtab."""
         try:
             symbols, strtab = self._symbols()
-        except BadElf:
+        except ElfError:
             return []
         if _CRC not in strtab:
             return []
@@ -308,11 +308,11 @@ def facts(image: Image) -> Facts:
     needs: list[bytes] = []
     try:
         exports = image.exports()
-    except BadElf as error:
+    except ElfError as error:
         problem = error.number
     try:
         needs = image.needs()
-    except BadElf:
+    except ElfError:
         needs = []
     aliases, softdeps, weakdeps = map(joined, found.values())
     return Facts(aliases, softdeps, weakdeps, joined(exports), joined(needs), problem)

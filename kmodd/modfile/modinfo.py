@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 
 from kmodd.dataclass import dataclass
-from kmodd.modfile.elf import BadElf, Image
+from kmodd.modfile.elf import ElfError, Image
 from kmodd.modfile.signature import Signature, parse
 
 TYPE_CHECKING = False
@@ -55,13 +55,13 @@ class Info:
 
 
 def info(data: bytes, with_build_id: bool = False) -> Info:
-    """What a module's (unpacked) file says. Raises BadElf; ENOENT stands for an image without .modinfo.
+    """What a module's (unpacked) file says. Raises ElfError; ENOENT stands for an image without .modinfo.
 
     The build-id only if wanted: pyelftools takes as long to import as all the rest of a modinfo, four times over.
     """
     section = Image(data).section(b".modinfo")
     if section is None:
-        raise BadElf(errno.ENOENT, "no .modinfo")
+        raise ElfError(errno.ENOENT, "no .modinfo")
     strings = section.lstrip(b"\0")
     texts = [text for text in strings.split(b"\0") if text] if len(strings) > 1 else []
     return Info(tuple(map(field, texts)), parse(data), _build_id(data) if with_build_id else b"")

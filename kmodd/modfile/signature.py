@@ -9,6 +9,7 @@ from __future__ import annotations
 from struct import Struct
 
 from kmodd.dataclass import dataclass
+from kmodd.errors import ParseError
 
 MAGIC = b"~Module signature appended~\n"
 _BLOCK = Struct(">5B3xI")
@@ -63,7 +64,7 @@ def parse(data: bytes) -> Signature | None:
     if _KINDS[kind] == b"PKCS#7":
         try:
             return _pkcs7(data[end - length : end])
-        except _Bad:
+        except ParseError:
             return None
     signature_at = end - length
     key_at = signature_at - key_length
@@ -74,10 +75,6 @@ def parse(data: bytes) -> Signature | None:
 # ── PKCS#7 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Bad(Exception):
-    """Not the structure that was expected."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Value:
     """One value of DER: its tag and what it holds."""
@@ -86,7 +83,7 @@ class _Value:
     body: bytes
 
     def parts(self) -> list[_Value]:
-        """The values inside. Raises _Bad."""
+        """The values inside. Raises ParseError."""
         found = []
         at = 0
         while at < len(self.body):
@@ -96,40 +93,40 @@ class _Value:
 
 
 def _read(data: bytes, at: int) -> tuple[_Value, int]:
-    """The value that begins at `at`, and where the next one does. Raises _Bad."""
+    """The value that begins at `at`, and where the next one does. Raises ParseError."""
     if at + 2 > len(data) or data[at] & 0x1F == 0x1F:
-        raise _Bad
+        raise ParseError("not the expected ASN.1 structure")
     tag, length = data[at], data[at + 1]
     at += 2
     if length & 0x80:
         count = length & 0x7F
         if not 0 < count <= 4 or at + count > len(data):
-            raise _Bad
+            raise ParseError("not the expected ASN.1 structure")
         length = int.from_bytes(data[at : at + count], "big")
         at += count
     if at + length > len(data):
-        raise _Bad
+        raise ParseError("not the expected ASN.1 structure")
     return _Value(tag, data[at : at + length]), at + length
 
 
 def _pkcs7(data: bytes) -> Signature:
-    """The first signer of a SignedData (RFC 2315, 9.1). Raises _Bad."""
+    """The first signer of a SignedData (RFC 2315, 9.1). Raises ParseError."""
     kind, wrapped = _parts_of(_read(data, 0)[0], _SEQUENCE, (_OID, _OPTIONAL))
     if _oid(kind) != _SIGNED_DATA:
-        raise _Bad
+        raise ParseError("not the expected ASN.1 structure")
     (signed,) = wrapped.parts() if len(wrapped.parts()) == 1 else (wrapped,)
     # certificates and revocations, if any, stand before the signers
     optional = (_OPTIONAL, _OPTIONAL + 1)
     *_, signers = _parts_of(signed, _SEQUENCE, (_INTEGER, _SET, _SEQUENCE, _SET), optional)
     if not signers.parts():
-        raise _Bad
+        raise ParseError("not the expected ASN.1 structure")
     # attributes, signed or not, may stand around the algorithm and the signature
     wanted = (_INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _OCTETS)
     _, issued, digest, _, signature = _parts_of(signers.parts()[0], _SEQUENCE, wanted, optional)
     issuer, serial = _parts_of(issued, _SEQUENCE, (_SEQUENCE, _INTEGER))
     algorithm = digest.parts()
     if not algorithm or algorithm[0].tag != _OID:
-        raise _Bad
+        raise ParseError("not the expected ASN.1 structure")
     number = abs(int.from_bytes(serial.body, "big", signed=True))
     key = number.to_bytes((number.bit_length() + 7) // 8, "big")
     name = _oid(algorithm[0])
@@ -137,10 +134,10 @@ def _pkcs7(data: bytes) -> Signature:
 
 
 def _parts_of(value: _Value, tag: int, tags: tuple[int, ...], skipped: tuple[int, ...] = ()) -> list[_Value]:
-    """The values inside one of this tag; less those to be skipped, they must be of `tags` in order. Raises _Bad."""
+    """The values inside one of this tag; less those of `skipped`, in the order of `tags`. Raises ParseError."""
     parts = [part for part in value.parts() if part.tag not in skipped]
     if value.tag != tag or tuple(part.tag for part in parts) != tags:
-        raise _Bad
+        raise ParseError("not the expected ASN.1 structure")
     return parts
 
 
@@ -155,12 +152,12 @@ def _name(issuer: _Value) -> bytes:
                     if _oid(kind) == _COMMON_NAME:
                         return text
                 case _:
-                    raise _Bad
+                    raise ParseError("not the expected ASN.1 structure")
     return text
 
 
 def _oid(value: _Value) -> str:
-    """An object identifier in the usual notation. Raises _Bad."""
+    """An object identifier in the usual notation. Raises ParseError."""
     numbers = []
     number = 0
     for byte in value.body:
@@ -169,6 +166,6 @@ def _oid(value: _Value) -> str:
             numbers.append(number)
             number = 0
     if not numbers or value.body[-1] & 0x80:
-        raise _Bad
+        raise ParseError("not the expected ASN.1 structure")
     first = min(numbers[0] // 40, 2)
     return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))

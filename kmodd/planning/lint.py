@@ -146,7 +146,7 @@ def _aliases(snapshot: Snapshot) -> Iterator[Finding]:
 def _overridden(snapshot: Snapshot) -> Iterator[Finding]:
     """Lines for a module of which kmod takes the first alone: softdep, install and remove."""
     config = snapshot.config
-    softdeps = () if config.beyond.softdeps_add_up else config.softdeps
+    softdeps = () if config.extensions.softdeps_add_up else config.softdeps
     kinds: tuple[tuple[str, Sequence[Softdep | Command]], ...] = (
         ("softdep", softdeps),
         ("install", config.installs),
@@ -188,7 +188,7 @@ def _softdeps(snapshot: Snapshot) -> Iterator[Finding]:
 def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
     """Blacklists that hold nothing back: of unknown and builtin modules, and of those that others pull in."""
     config = snapshot.config
-    defeated = not config.beyond.blacklist_dependencies
+    defeated = not config.extensions.blacklist_dependencies
     users = _users(snapshot) if defeated and config.blacklist else {}
     blacklisted = {entry.module for entry in config.blacklist}
     for entry in config.blacklist:
@@ -226,7 +226,7 @@ def _users(snapshot: Snapshot) -> dict[ModuleName, list[ModuleName]]:
 def _disabled_installs(snapshot: Snapshot) -> Iterator[Finding]:
     """Install lines that a softdep disables ("softdep takes precedence")."""
     config = snapshot.config
-    if config.beyond.softdep_keeps_install:
+    if config.extensions.softdep_keeps_install:
         return
     for install in config.installs:
         names = [install.pattern]

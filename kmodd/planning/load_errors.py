@@ -1,4 +1,4 @@
-"""Why the kernel refused: an errno and what is known of the kernel in, a `Verdict` out.
+"""Why the kernel refused: an errno and what is known of the kernel in, a `LoadError` out.
 
 Levels as in systemd's module-util.c where it has an opinion: ENODEV notice, ENOENT warning, refused by the command line
 info, else error. What each errno means: kernel/module/main.c and signing.c.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno as errors
 
 from kmodd.dataclass import dataclass
-from kmodd.planning.outcome import ERR, INFO, NOTICE, WARNING, Verdict
+from kmodd.planning.outcome import LoadError
+from kmodd.planning.record import ERR, INFO, NOTICE, WARNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,15 +66,15 @@ _REMOVING = {
 }
 
 
-def of_load(module: str, errno: int, facts: KernelFacts | None) -> Verdict:
+def of_load(module: str, errno: int, facts: KernelFacts | None) -> LoadError:
     """Why finit_module of `module` failed with `errno`; `facts` None: nobody asked for them."""
     match errno:
         case errors.EPERM:
-            return Verdict(*_not_permitted(module, facts))
+            return LoadError(*_not_permitted(module, facts))
         case errors.EKEYREJECTED:
-            return Verdict(ERR, _key_rejected(facts))
+            return LoadError(ERR, _key_rejected(facts))
         case _:
-            return Verdict(*_LOADING.get(errno, _OWN))
+            return LoadError(*_LOADING.get(errno, _OWN))
 
 
 def _not_permitted(module: str, facts: KernelFacts | None) -> tuple[int, str]:
@@ -103,8 +104,8 @@ def _key_rejected(facts: KernelFacts | None) -> str:
     return "its signature is wrong or its key revoked: the file was changed after it was signed, or must not be used"
 
 
-def of_removal(errno: int, facts: KernelFacts | None) -> Verdict:
+def of_removal(errno: int, facts: KernelFacts | None) -> LoadError:
     """Why delete_module failed with `errno`."""
     if errno == errors.EPERM and facts and facts.modules_disabled:
-        return Verdict(NOTICE, "no module can be removed until the next boot: kernel.modules_disabled=1 was set")
-    return Verdict(ERR, _REMOVING.get(errno, ""))
+        return LoadError(NOTICE, "no module can be removed until the next boot: kernel.modules_disabled=1 was set")
+    return LoadError(ERR, _REMOVING.get(errno, ""))

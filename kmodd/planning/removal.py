@@ -86,12 +86,12 @@ class _Planner:
     """Plans one request."""
 
     def __init__(
-        self, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool], manner: RemovalOptions
+        self, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool], options: RemovalOptions
     ) -> None:
         self._snapshot = snapshot
         self._loaded = loaded
         self._present = present
-        self._manner = manner
+        self._options = options
         self._entered: set[ModuleName] = set()
         self.complaints: list[str] = []
 
@@ -108,14 +108,14 @@ class _Planner:
         command: Command | None = None
         pre: list[tuple[Hit, Softdep]] = []
         post: list[tuple[Hit, Softdep]] = []
-        if not self._manner.ignore_commands:
+        if not self._options.ignore_commands:
             command = self._snapshot.lines.remove(name)
             softdeps = self._snapshot.lines.softdeps(name)
-            for line in softdeps if config.beyond.softdeps_add_up else softdeps[:1]:
+            for line in softdeps if config.extensions.softdeps_add_up else softdeps[:1]:
                 pre += self._hits(line, line.pre)
                 post += self._hits(line, line.post)
         before = self._softdeps("softdep_post", name, post, depth)
-        holders = self._holders(name, depth) if self._manner.holders and depth == 0 else ()
+        holders = self._holders(name, depth) if self._options.holders and depth == 0 else ()
         after = self._softdeps("softdep_pre", name, pre, depth)
         is_builtin = builtin or self._snapshot.catalog.is_builtin(name)
         return Removal(name, because, command, is_builtin, before, holders, self._deps(name), after)
@@ -219,12 +219,12 @@ class RemovalJob:
         """An outcome without a step."""
         outcome = Outcome(self.plan.request, removal.module, result, removal.because, errno=code)
         self.outcomes.append(outcome)
-        if self._manner.ends_at_failure:
+        if self._options.ends_at_failure:
             raise _Ended
         return code
 
     @property
-    def _manner(self) -> RemovalOptions:
+    def _options(self) -> RemovalOptions:
         return self.plan.request.removing or RemovalOptions()
 
     def _all(self) -> _Walk:
@@ -245,14 +245,14 @@ class RemovalJob:
 
     def _remove(self, removal: Removal, *, asked: bool) -> _Walk:
         """One module and what goes with it (rmmod_do_module)."""
-        may_go = self._manner.only_deps
+        may_go = self._options.only_deps
         if may_go is not None and not asked and removal.module not in may_go:
             return 0
-        if not removal.command and not self._manner.ignore_loaded:
+        if not removal.command and not self._options.ignore_loaded:
             if removal.builtin:
                 return self._say(removal, "builtin", errno.ENOENT) if asked else 0
             if self.look().state(removal.module) is None:
-                if self._manner.first_time:
+                if self._options.first_time:
                     return self._say(removal, "absent", errno.ENOENT)
                 return 0
         for softdep in removal.before:
@@ -261,7 +261,7 @@ class RemovalJob:
             code = yield from self._remove(holder, asked=False)
             if code:
                 return code
-        unchecked = removal.command or self._manner.waits or self._manner.ignore_loaded
+        unchecked = removal.command or self._options.waits or self._options.ignore_loaded
         if not unchecked and self._refcnt(removal.module) > 0:
             return self._say(removal, "in_use", errno.EBUSY)
         code = yield from self._itself(removal)
@@ -285,7 +285,7 @@ class RemovalJob:
         assert outcome is not None, "the step has no outcome yet"
         if outcome.result in ("removed", "absent"):
             return 0
-        if isinstance(step, RemoveCommand) and self._manner.ends_at_failure:
+        if isinstance(step, RemoveCommand) and self._options.ends_at_failure:
             raise _Ended
         return outcome.errno or errno.EINVAL
 

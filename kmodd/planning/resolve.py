@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     _Steps = Iterator["_Steps"]
     """A part of the walk over dependencies and softdeps, made of such parts."""
 
-__all__ = ["Manner", "Snapshot", "hits_of", "joined_params", "manner_of", "resolve"]
+__all__ = ["ProbeOptions", "Snapshot", "hits_of", "joined_params", "options_of", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class ProbeOptions:
     """How a request is to be taken."""
 
     blacklist: Literal["alias", "always", "never"] = "alias"
@@ -51,22 +51,22 @@ class Manner:
     """The request may be the path of a file. Never for what comes from the kernel."""
 
 
-def manner_of(origin: Origin) -> Manner:
+def options_of(origin: Origin) -> ProbeOptions:
     """What each origin means: devices as udevd, the kernel's requests as `modprobe -q`, an operator as `modprobe`."""
     match origin:
         case "uevent" | "coldplug" | "reconcile" | "boot":
-            return Manner(blacklist="always")
+            return ProbeOptions(blacklist="always")
         case "request":
-            return Manner()
+            return ProbeOptions()
         case "operator":
-            return Manner(paths=True)
+            return ProbeOptions(paths=True)
 
 
 def resolve(
     request: Request,
     snapshot: Snapshot,
     loaded: Loaded,
-    manner: Manner,
+    options: ProbeOptions,
     present: Callable[[str], bool],
     judge: Judge | None = None,
 ) -> Plan:
@@ -76,8 +76,8 @@ def resolve(
     dependencies only. A request that nothing matches has no goals; so has one with an unmatched bracket.
     `judge` None: all is allowed.
     """
-    planner = _Planner(snapshot, loaded, manner, present, judge)
-    if manner.paths and request.text.startswith("/"):
+    planner = _Planner(snapshot, loaded, options, present, judge)
+    if options.paths and request.text.startswith("/"):
         return Plan(request, (planner.goal_of_file(request),))
     try:
         hits = planner.look_up(request.text)
@@ -89,7 +89,7 @@ def resolve(
 
 def hits_of(text: str, snapshot: Snapshot, present: Callable[[str], bool]) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
     """The hits of a name alone, and what kmod complains about while it looks it up (modprobe -R)."""
-    planner = _Planner(snapshot, NOTHING_LOADED, Manner(), present)
+    planner = _Planner(snapshot, NOTHING_LOADED, ProbeOptions(), present)
     try:
         return planner.look_up(text), planner.taken_complaints()
     except UnmatchedBracket:
@@ -170,16 +170,16 @@ class _Planner:
         self,
         snapshot: Snapshot,
         loaded: Loaded,
-        manner: Manner,
+        options: ProbeOptions,
         present: Callable[[str], bool],
         judge: Judge | None = None,
     ) -> None:
         self._judge = judge
         self._snapshot = snapshot
         self._lines = snapshot.lines
-        self._beyond = snapshot.config.beyond
+        self._beyond = snapshot.config.extensions
         self._loaded = loaded
-        self._manner = manner
+        self._probe_options = options
         self._present = present
         self._modules: dict[_Key, _Module] = {}
         self._complaints: list[str] = []
@@ -219,7 +219,7 @@ class _Planner:
         return taken
 
     def _goal(self, request: Request, target: _Key, because: Reason) -> Goal:
-        state = "" if self._manner.ignore_loaded else self._in_kernel(target)
+        state = "" if self._probe_options.ignore_loaded else self._in_kernel(target)
         if state:
             return Goal(target.name, (Skip(target.name, state, because),))
         blacklisted = self._lines.blacklist(target.name) if self._blacklist_holds_for(target) else None
@@ -265,7 +265,7 @@ class _Planner:
             draft.required.update((key, *deps))
         for dep in deps:
             yield self._with_softdeps(dep, Reason("dep", key.name), draft)
-        if is_target and self._manner.ignore_install:
+        if is_target and self._probe_options.ignore_install:
             draft.order.append((key, because))
             draft.commands_off[key] = True
         else:
@@ -300,7 +300,7 @@ class _Planner:
     def _entry(self, key: _Key, because: Reason, draft: _Draft, target: _Key, params: str) -> Entry:
         """One place of the order as a step, or as what speaks against it."""
         required = key in draft.required
-        state = "" if self._manner.ignore_loaded else self._in_kernel(key)
+        state = "" if self._probe_options.ignore_loaded else self._in_kernel(key)
         if state:
             return Skip(key.name, state, because, required=required)
         if self._beyond.blacklist_dependencies and (blacklisted := self._held_back(key, target)):
@@ -327,7 +327,7 @@ class _Planner:
         return " ".join([line.text for line in self._lines.options(key.name, key.alias) if line.text])
 
     def _blacklist_holds_for(self, key: _Key) -> bool:
-        match self._manner.blacklist:
+        match self._probe_options.blacklist:
             case "always":
                 return True
             case "alias":
@@ -336,8 +336,8 @@ class _Planner:
                 return False
 
     def _held_back(self, key: _Key, target: _Key) -> Blacklist | None:
-        """Beyond kmod: the line that blacklists this module or one that it needs. The target was judged before."""
-        if self._manner.blacklist == "never":
+        """Extensions kmod: the line that blacklists this module or one that it needs. The target was judged before."""
+        if self._probe_options.blacklist == "never":
             return None
         names = [dep.name for dep in self._deps(key) if not self._in_kernel(dep)]
         if key != target:

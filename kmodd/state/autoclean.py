@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MOST = 4096
+MAX_MODULES = 4096
 """So many modules are remembered."""
 
 
@@ -42,7 +42,7 @@ class Autoclean:
         elif origin != "request":
             if outcome.result in ("loaded", "live"):
                 self.gone(name)  # a device, a boot list or somebody wants it, too
-        elif outcome.result == "loaded" and len(self._ours) < MOST:
+        elif outcome.result == "loaded" and len(self._ours) < MAX_MODULES:
             self._ours.add(name)
             self._arm(name, now)
         elif outcome.result == "live" and name in self._idle:

@@ -14,9 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOST = 4096
+MAX_MODULES = 4096
 """So many modules are remembered; there are not that many in any machine's use."""
-MOST_DEVICES = 64
+MAX_DEVICES_PER_MODULE = 64
 """Devices that are remembered for each."""
 
 
@@ -35,10 +35,10 @@ class Quarantine:
 
     def asks(self, module: str, devices: Iterable[str]) -> None:
         """These devices are a cause to have it loaded."""
-        if module in self._asked or len(self._asked) < MOST:
+        if module in self._asked or len(self._asked) < MAX_MODULES:
             known = self._asked.setdefault(module, set())
             for device in devices:
-                if len(known) < MOST_DEVICES:
+                if len(known) < MAX_DEVICES_PER_MODULE:
                     known.add(device)
 
     def crash(self, module: str) -> None:

@@ -42,7 +42,7 @@ class DeviceQueue:
     What comes now, and the boot list, go before what a look at all that is there has found: a device behind a bus that
     coldplug has just brought up need not wait for the end of coldplug.
 
-    Bounded by what differs: devices cannot make more entries than they have aliases. Beyond `limit` entries a
+    Bounded by what differs: devices cannot make more entries than they have aliases. Extensions `limit` entries a
     new one is refused, and the caller replays sysfs once there is room again.
     """
 

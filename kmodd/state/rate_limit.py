@@ -7,9 +7,9 @@ from kmodd.planning.outcome import Outcome
 
 QUIET = 60.0
 """Seconds in which one record of a kind is enough."""
-MOST_KINDS = 64
+MAX_KINDS_PER_USER = 64
 """Kinds of one user's records in that time: names are his to choose."""
-MOST = 1024
+MAX_KINDS = 1024
 """All users' kinds in that time; beyond, records are counted only."""
 
 
@@ -57,9 +57,9 @@ class RateLimiter:
 
     def _has_room(self, user: int | None, now: float) -> bool:
         """Forget what is over, if need be."""
-        if len(self._users.get(user, ())) >= MOST_KINDS or sum(map(len, self._users.values())) >= MOST:
+        if len(self._users.get(user, ())) >= MAX_KINDS_PER_USER or sum(map(len, self._users.values())) >= MAX_KINDS:
             for each, kinds in list(self._users.items()):
                 self._users[each] = {key: kind for key, kind in kinds.items() if now - kind.since < QUIET}
                 if not self._users[each]:
                     del self._users[each]
-        return len(self._users.get(user, ())) < MOST_KINDS and sum(map(len, self._users.values())) < MOST
+        return len(self._users.get(user, ())) < MAX_KINDS_PER_USER and sum(map(len, self._users.values())) < MAX_KINDS

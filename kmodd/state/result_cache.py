@@ -21,7 +21,7 @@ SOON = frozenset((errno.EBUSY, errno.EINTR, errno.EAGAIN))
 REFUSAL_STANDS = 10.0
 """Seconds, since it was asked for last, in which a refusal holds for devices that really come, too."""
 
-MOST = 4096
+MAX_NAMES = 4096
 """So many aliases are remembered, more than a large machine has: names are not ours to choose, memory must not grow."""
 
 _FINAL = frozenset(
@@ -65,7 +65,7 @@ class ResultCache:
             # Not what was kept out: a look is, a trigger by hand is not.
             if outcome.result not in _FINAL and outcome.module not in self._refused:
                 return
-        if len(self._known) >= MOST:
+        if len(self._known) >= MAX_NAMES:
             self._known.clear()
         self._known[alias] = now if refused else None
 
@@ -73,7 +73,7 @@ class ResultCache:
         """True once for each alias until `forget_index`: a no-match is told once."""
         if alias in self._said:
             return False
-        if len(self._said) >= MOST:
+        if len(self._said) >= MAX_NAMES:
             self._said.clear()
         self._said.add(alias)
         return True

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try; after the last one it is given up."""
 
-MOST = 256
+MAX_RETRIES = 256
 """So many requests, and so many files, are kept."""
 
 
@@ -55,7 +55,7 @@ class Retries:
         """Try it again in a while. False: it was tried often enough. `now`: time.monotonic."""
         before = self._soon.get(request.text)
         count = before.count + 1 if before else 0
-        if count >= len(PAUSES) or (before is None and len(self._soon) >= MOST):
+        if count >= len(PAUSES) or (before is None and len(self._soon) >= MAX_RETRIES):
             self._soon.pop(request.text, None)
             return False
         self._soon[request.text] = _Try(now + PAUSES[count], count, request)
@@ -74,7 +74,7 @@ class Retries:
 
     def missing(self, path: str, request: Request) -> None:
         """It failed because this file was not there."""
-        if len(self._waiting) < MOST:
+        if len(self._waiting) < MAX_RETRIES:
             self._waiting[path] = request
 
     def missing_paths(self) -> tuple[str, ...]:

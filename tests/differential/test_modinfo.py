@@ -22,7 +22,7 @@ from kmodd.cli import static_nodes
 from kmodd.cli.kmod import modinfo
 from kmodd.host.module_reader import read_module
 from kmodd.modfile import elf
-from kmodd.modfile.elf import BadElf, Image
+from kmodd.modfile.elf import ElfError, Image
 from kmodd.names import module_of_path
 from tests import compiled, trees
 from tests.differential.kmod_peer import KmodPeer, kmod_30
@@ -320,7 +320,7 @@ def test_json_says_what_the_lines_say(modules: Path, tmp_path: Path) -> None:
 
 
 def test_elf_reader_refuses_what_is_none() -> None:
-    with pytest.raises(BadElf):
+    with pytest.raises(ElfError):
         Image(b"\x7fELF")
     assert elf.facts(Image(b"\x7fELF\x02\x01" + bytes(34) + b"@" + bytes(17) + b"\x40\0\2\0\1\0" + bytes(64) + bytes(24)
                            + b"\xbf" + bytes(7) + b"\1" + bytes(31))) == elf.NOTHING  # fmt: skip

@@ -16,7 +16,7 @@ from kmodd.kernel.requester import Requester
 from kmodd.names import module_of_path, underscores
 from kmodd.planning.policy import Policy, PolicyQuery
 from kmodd.planning.request import Request
-from kmodd.planning.resolve import manner_of, resolve
+from kmodd.planning.resolve import options_of, resolve
 from tests import trees
 
 pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
@@ -103,6 +103,6 @@ def test_what_users_may_still_have_brings_no_rare_protocol(flavour: str) -> None
     policy = Policy("enforce", rules())
     user = Requester(1, "", "/bin/x", 1000, 1000, "", "session-1.scope", False)
     for text in ("net-pf-16-proto-4-type-1", "net-pf-16-proto-4-type-2-6", "char-major-116-1", "char-major-10-229"):
-        plan = resolve(Request(text, "request"), snapshot, found.loaded(), manner_of("request"), found.present)
+        plan = resolve(Request(text, "request"), snapshot, found.loaded(), options_of("request"), found.present)
         asking = PolicyQuery("request", text, "boot", requester=user)
         assert [step.module for step in plan.steps if policy.judge(asking, step.module).refused] == []

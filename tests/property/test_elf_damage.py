@@ -13,10 +13,11 @@ import pytest
 
 from kmodd.cli.kmod import depmod as depmod_tool
 from kmodd.cli.kmod import modinfo as modinfo_tool
+from kmodd.errors import ParseError
 from kmodd.host.module_reader import unpacked
 from kmodd.modfile import depmod_cache, depmod_graph, elf, modinfo
-from kmodd.modfile.depmod_cache import BadCache, Entry
-from kmodd.modfile.elf import BadElf, Image
+from kmodd.modfile.depmod_cache import Entry
+from kmodd.modfile.elf import ElfError, Image
 from tests import compiled
 from tests.tool import ours
 
@@ -96,7 +97,7 @@ def test_damaged_modules(sources: list[bytes], rng: random.Random) -> None:
             modinfo.info(image)
             Image(image).version_facts()
             answers += 1
-        except (BadElf, OSError):
+        except (ElfError, OSError):
             errors += 1
     assert answers + errors == COUNT
     assert answers > COUNT / 20
@@ -131,6 +132,6 @@ def test_damaged_cache(sources: list[bytes], rng: random.Random) -> None:
     for _ in range(2000):
         try:
             assert depmod_cache.load(damaged(data, rng), "/x") == entries
-        except BadCache:
+        except ParseError:
             refused += 1
     assert refused > 1500

@@ -12,13 +12,14 @@ import time
 import pytest
 
 from kmodd.config.modprobe_d import Config
+from kmodd.errors import ParseError
 from kmodd.index import text_files
-from kmodd.index.bin_reader import BadIndex, BinIndex
+from kmodd.index.bin_reader import BinIndex
 from kmodd.index.catalog import Catalog, Snapshot, lookup_or_nothing
 from kmodd.index.layer import Layer
 from kmodd.kernel.proc_modules import NOTHING_LOADED
 from kmodd.planning.request import Request
-from kmodd.planning.resolve import Manner, resolve
+from kmodd.planning.resolve import ProbeOptions, resolve
 from tests.rootfs import ROOTFS, twins
 
 pytestmark = [pytest.mark.property, pytest.mark.timeout(180)]
@@ -70,26 +71,26 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def ask_bin(data: bytes) -> None:
-    """Everything one can ask of a .bin; only BadIndex may come out, and it names the file and an offset."""
+    """Everything one can ask of a .bin; only ParseError may come out, and it names the file and an offset."""
     try:
         index = BinIndex(data, "x.bin")
-    except BadIndex as error:
+    except ParseError as error:
         assert_clear(error)
         return
     for question in QUESTIONS:
         for ask in (index.get, index.wildcard):
             try:
                 ask(question.replace("-", "_"))
-            except BadIndex as error:
+            except ParseError as error:
                 assert_clear(error)
     try:
         for _ in index.entries():
             pass
-    except BadIndex as error:
+    except ParseError as error:
         assert_clear(error)
 
 
-def assert_clear(error: BadIndex) -> None:
+def assert_clear(error: ParseError) -> None:
     words = str(error).split(": ")
     assert words[0] == "x.bin"
     assert words[1].removeprefix("offset ").isdigit()
@@ -103,7 +104,7 @@ def ask_catalog(files: dict[str, bytes]) -> None:
         snapshot = Snapshot(catalog, Config())
         for question in QUESTIONS:
             lookup_or_nothing(question, snapshot)
-            resolve(Request(question, "operator"), snapshot, NOTHING_LOADED, Manner(), lambda _: True)
+            resolve(Request(question, "operator"), snapshot, NOTHING_LOADED, ProbeOptions(), lambda _: True)
         for name in ("modules.alias", "modules.symbols"):
             for _ in catalog.dump(name):
                 pass

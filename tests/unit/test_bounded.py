@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.kernel import uevent
-from kmodd.planning.outcome import Record
+from kmodd.planning.record import Record
 from tests.world import World, loads
 
 EVENTS = 1_000_000

@@ -10,7 +10,7 @@ import pytest
 from kmodd.config import modprobe_d
 from kmodd.config.modprobe_d import ConfFile, Config
 from kmodd.errors import UnmatchedBracket, Where
-from kmodd.index.catalog import MOST_ANSWERS, SOURCES, Catalog, Hit, Snapshot, lookup, lookup_or_nothing
+from kmodd.index.catalog import MAX_RESULTS, SOURCES, Catalog, Hit, Snapshot, lookup, lookup_or_nothing
 from kmodd.index.layer import Layer
 from tests import rootfs
 from tests.rootfs import ROOTFS, twins
@@ -103,9 +103,9 @@ def test_an_answer_is_remembered_with_its_snapshot_and_not_beyond() -> None:
     assert names(lookup("a:1", second)) == ["two"]
     assert lookup("b", first) == ()
     assert first.answers["b"] == ()
-    for number in range(3 * MOST_ANSWERS):
+    for number in range(3 * MAX_RESULTS):
         assert names(lookup(f"a:{number}", first)) == ["one"]
-        assert len(first.answers) <= MOST_ANSWERS
+        assert len(first.answers) <= MAX_RESULTS
 
 
 def test_unmatched_bracket() -> None:

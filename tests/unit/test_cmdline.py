@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kmodd.config.cmdline import EMPTY, PATH, parse
-from kmodd.config.modprobe_d import Beyond, Blacklist, Options
+from kmodd.config.modprobe_d import Blacklist, Extensions, Options
 from kmodd.errors import Where
 from kmodd.names import ModuleName
 
@@ -58,11 +58,11 @@ def test_blacklist_keeps_its_dashes() -> None:
 
 def test_blacklist_with_dashes_beyond_kmod() -> None:
     """`cmdline_blacklist_dashes`: the names become those of modules."""
-    beyond = Beyond(cmdline_blacklist_dashes=True)
-    config = parse("modprobe.blacklist=a-b,c x.y-z=1-2").config(beyond)
+    extensions = Extensions(cmdline_blacklist_dashes=True)
+    config = parse("modprobe.blacklist=a-b,c x.y-z=1-2").config(extensions)
     assert [entry.module for entry in config.blacklist] == ["a_b", "c"]
     assert config.options[0].text == "y-z=1-2"
-    assert config.beyond == beyond
+    assert config.extensions == extensions
 
 
 def test_bad_name_is_a_problem() -> None:

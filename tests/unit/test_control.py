@@ -16,13 +16,13 @@ from kmodd.host.varlink_server import (
     MAX_CONNECTIONS,
     MAX_FRAME,
     ControlSocket,
-    ExplainWish,
-    LoadWish,
-    ReloadWish,
-    SettleWish,
-    StatusWish,
-    UnloadWish,
-    Wish,
+    ExplainCall,
+    LoadCall,
+    MethodCall,
+    ReloadCall,
+    SettleCall,
+    StatusCall,
+    UnloadCall,
 )  # fmt: skip
 
 
@@ -38,12 +38,12 @@ class Caller:
         control.accept()
         self.connection = control.connections[-1]
 
-    def send(self, data: bytes) -> Wish | None:
+    def send(self, data: bytes) -> MethodCall | None:
         self.socket.sendall(data)
         self.control.receive(self.connection)
-        return self.control.next_wish(self.connection)
+        return self.control.next_call(self.connection)
 
-    def call(self, method: str, **parameters: Any) -> Wish | None:
+    def call(self, method: str, **parameters: Any) -> MethodCall | None:
         return self.send(json.dumps({"method": method, "parameters": parameters}).encode() + b"\0")
 
     def answers(self) -> list[dict[str, Any]]:
@@ -51,25 +51,25 @@ class Caller:
 
 
 def test_each_method_becomes_a_wish(control: ControlSocket) -> None:
-    wishes: dict[str, tuple[dict[str, Any], Wish]] = {
-        "Status": ({}, StatusWish()),
-        "Explain": ({"request": "pci:v1"}, ExplainWish("pci:v1")),
-        "Load": ({"request": "dummy", "parameters": ["numdummies=2"]}, LoadWish("dummy", ("numdummies=2",))),
-        "Unload": ({"request": "dummy", "go_on": True}, UnloadWish("dummy", False, True)),
-        "Settle": ({"timeout_usec": 5}, SettleWish(5)),
-        "Reload": ({}, ReloadWish()),
+    wishes: dict[str, tuple[dict[str, Any], MethodCall]] = {
+        "Status": ({}, StatusCall()),
+        "Explain": ({"request": "pci:v1"}, ExplainCall("pci:v1")),
+        "Load": ({"request": "dummy", "parameters": ["numdummies=2"]}, LoadCall("dummy", ("numdummies=2",))),
+        "Unload": ({"request": "dummy", "go_on": True}, UnloadCall("dummy", False, True)),
+        "Settle": ({"timeout_usec": 5}, SettleCall(5)),
+        "Reload": ({}, ReloadCall()),
     }
-    for method, (parameters, wish) in wishes.items():
+    for method, (parameters, call) in wishes.items():
         caller = Caller(control)
-        assert caller.call(f"io.kmodd.{method}", **parameters) == wish
+        assert caller.call(f"io.kmodd.{method}", **parameters) == call
         control.answer(caller.connection, {"done": method})
         assert caller.answers() == [{"parameters": {"done": method}}]
 
 
 def test_optional_parameters_may_be_left_out(control: ControlSocket) -> None:
-    assert Caller(control).call("io.kmodd.Load", request="dummy") == LoadWish("dummy", ())
-    assert Caller(control).call("io.kmodd.Unload", request="dummy") == UnloadWish("dummy", False, False)
-    assert Caller(control).call("io.kmodd.Settle") == SettleWish(None)
+    assert Caller(control).call("io.kmodd.Load", request="dummy") == LoadCall("dummy", ())
+    assert Caller(control).call("io.kmodd.Unload", request="dummy") == UnloadCall("dummy", False, False)
+    assert Caller(control).call("io.kmodd.Settle") == SettleCall(None)
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ def test_any_varlink_client_can_ask_what_there_is(control: ControlSocket) -> Non
 def test_one_call_after_the_other_on_a_connection(control: ControlSocket) -> None:
     caller = Caller(control)
     first = b'{"method":"io.kmodd.Status"}\0'
-    assert caller.send(first * 3) == StatusWish()
-    assert control.next_wish(caller.connection) is None
+    assert caller.send(first * 3) == StatusCall()
+    assert control.next_call(caller.connection) is None
     control.answer(caller.connection, {})
-    assert control.next_wish(caller.connection) == StatusWish()
+    assert control.next_call(caller.connection) == StatusCall()
 
 
 def test_a_call_may_come_in_pieces(control: ControlSocket) -> None:
     caller = Caller(control)
     assert caller.send(b'{"method":"io.kmodd') is None
-    assert caller.send(b'.Status"}\0') == StatusWish()
+    assert caller.send(b'.Status"}\0') == StatusCall()
 
 
 @pytest.mark.parametrize("garbage", [b"nonsense\0", b"[]\0", b"\xff\0", b"3\0", b"x" * (MAX_FRAME + 1)])
@@ -122,9 +122,9 @@ def test_garbage_ends_that_connection_only(control: ControlSocket, garbage: byte
     for _ in range(8):
         if bad.connection in control.connections:
             control.receive(bad.connection)
-            assert control.next_wish(bad.connection) is None
+            assert control.next_call(bad.connection) is None
     assert bad.connection not in control.connections
-    assert good.call("io.kmodd.Status") == StatusWish()
+    assert good.call("io.kmodd.Status") == StatusCall()
 
 
 def test_reading_is_for_all_and_changing_for_root(control: ControlSocket) -> None:
@@ -136,7 +136,7 @@ def test_reading_is_for_all_and_changing_for_root(control: ControlSocket) -> Non
     for method, parameters in (("Load", {"request": "dummy"}), ("Reload", {})):
         assert caller.call(f"io.kmodd.{method}", **parameters) is None
         assert caller.answers()[0]["error"] == "io.kmodd.NotPermitted"
-    assert caller.call("io.kmodd.Status") == StatusWish()
+    assert caller.call("io.kmodd.Status") == StatusCall()
 
 
 def test_one_connection_too_many_is_closed(control: ControlSocket) -> None:
@@ -146,7 +146,7 @@ def test_one_connection_too_many_is_closed(control: ControlSocket) -> None:
         extra.connect(control.path)
         control.accept()
         assert extra.recv(1) == b""
-    assert callers[0].call("io.kmodd.Status") == StatusWish()
+    assert callers[0].call("io.kmodd.Status") == StatusCall()
 
 
 def test_a_caller_that_reads_nothing_is_cut_off(control: ControlSocket) -> None:
@@ -165,7 +165,7 @@ def test_a_socket_left_behind_is_replaced_and_goes_at_the_end(tmp_path: Path) ->
     os.rename(f"{path}.kept", path)
     second = ControlSocket(path)
     caller = Caller(second)
-    assert caller.call("io.kmodd.Status") == StatusWish()
+    assert caller.call("io.kmodd.Status") == StatusCall()
     caller.socket.close()
     second.close()
     assert not os.path.exists(path)

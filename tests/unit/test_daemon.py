@@ -17,13 +17,13 @@ from queue import Empty, Queue
 import pytest
 
 from kmodd.cli.client import NotRunning, call
-from kmodd.daemon.main import Daemon, Settings
+from kmodd.daemon.main import Daemon, DaemonOptions
 from kmodd.host.netlink import replay
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.kernel.firmware import MissingFirmware
 from kmodd.kernel.uevent import Uevent
-from kmodd.loader.pool import Lane
+from kmodd.loader.pool import Loader
 from tests.fakes import ListJournal
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("alone_with_devices")]
@@ -31,12 +31,12 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("alone_with_devices")]
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = """
 import sys
-from kmodd.daemon.main import Daemon, Settings
+from kmodd.daemon.main import Daemon, DaemonOptions
 from kmodd.host.journal import TextJournal
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 tree = Tree(module_dir=sys.argv[1], release="sample")
-settings = Settings(dry_run=True, control_path=sys.argv[2], receive_buffer=int(sys.argv[3]))
+settings = DaemonOptions(dry_run=True, control_path=sys.argv[2], receive_buffer=int(sys.argv[3]))
 Daemon(tree, TextJournal(sys.stdout, 7), Notify(), settings).run()
 """
 
@@ -153,14 +153,14 @@ def test_settle_waits_for_a_change_of_the_index_before_it(running: Running, tmp_
 
 def test_settle_waits_for_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that is probed again may bring others, as its firmware lets it work."""
-    settings = Settings(dry_run=True, control_path=str(tmp_path / "io.kmodd"))
+    settings = DaemonOptions(dry_run=True, control_path=str(tmp_path / "io.kmodd"))
     it = Daemon(Tree(module_dir=str(tree(tmp_path, "")), release="sample"), ListJournal(), Notify(), settings)
     told = []
     monkeypatch.setattr(it._control_handler, "settled", lambda *args: told.append(args))
     it._receive()
     it._engine.reload()
     it._engine.intake.takes_replay()
-    it._firmware_retry._probes[Lane(it._wakeup)] = MissingFirmware("x.fw", "pci", "+pci:0000:01:00.0")
+    it._firmware_retry._probes[Loader(it._wakeup)] = MissingFirmware("x.fw", "pci", "+pci:0000:01:00.0")
     it._settle()
     assert told == []
     it._firmware_retry._probes.clear()

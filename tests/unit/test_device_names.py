@@ -111,7 +111,7 @@ def test_a_name_that_is_no_text_is_none(database: Database) -> None:
     """However many: it is not taken for a device that hangs."""
     database.write("c1:3", {})
     (DATABASE / "c1:3").write_bytes(b"I:1\nE:ID_MODEL=x\xff\n")
-    many = [NULL] * (udev_names.MOST_HUNG + 1)
+    many = [NULL] * (udev_names.MAX_HUNG + 1)
     assert names_of([*many, ZERO]) == {ZERO: "/dev/zero"}
 
 
@@ -185,7 +185,7 @@ def test_a_device_whose_lock_is_held_holds_up_no_other(monkeypatch: pytest.Monke
 
 
 def test_too_many_that_hang_are_not_all_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(udev_names, "MOST_HUNG", 2)
+    monkeypatch.setattr(udev_names, "MAX_HUNG", 2)
     hang_or_die(monkeypatch, {NULL, LO})
     assert names_of([ZERO, NULL, LO, "/dev/zero"]) == {ZERO: "/dev/zero"}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from kmodd.modfile import elf
-from kmodd.modfile.elf import BadElf, Facts, Image, joined, strings
+from kmodd.modfile.elf import ElfError, Facts, Image, joined, strings
 
 
 @dataclass
@@ -111,7 +111,7 @@ def test_exports_without_crc() -> None:
     assert Image(maker.image()).exports() == [b"one", b"two"]
     assert Image(maker.image()).version_facts().exports == (0, 0)
     maker.sections[0] = (b"__ksymtab_strings", b"one")
-    with pytest.raises(BadElf):
+    with pytest.raises(ElfError):
         Image(maker.image()).exports()
     assert elf.facts(Image(maker.image())).problem == errno.EINVAL
 
@@ -123,7 +123,7 @@ def test_the_first_section_of_a_name_counts() -> None:
 
 def test_without_symbols_nothing_is_needed() -> None:
     image = Image(Maker().add(b".modinfo", b"license=GPL\0").versions((1, b"module_layout")).image())
-    with pytest.raises(BadElf):
+    with pytest.raises(ElfError):
         image.needs()
     assert elf.facts(image) == elf.NOTHING
 
@@ -162,7 +162,7 @@ def test_a_name_outside_of_the_strings() -> None:
     ],
 )
 def test_what_is_no_image(data: bytes, number: int) -> None:
-    with pytest.raises(BadElf) as caught:
+    with pytest.raises(ElfError) as caught:
         Image(data)
     assert caught.value.number == number
 
@@ -170,7 +170,7 @@ def test_what_is_no_image(data: bytes, number: int) -> None:
 def test_every_cut_is_an_error_or_an_answer() -> None:
     data = Maker().add(b".modinfo", b"a=b\0").versions((1, b"x")).symbols((b"a", GLOBAL, UNDEFINED, 0)).image()
     for length in range(len(data)):
-        with pytest.raises(BadElf):
+        with pytest.raises(ElfError):
             Image(data[:length])
 
 

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from kmodd.cli import explain, lookup
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from tests import rootfs
 
 SCHEMA = json.loads((rootfs.ROOTFS.parent.parent / "docs" / "explain.schema.json").read_text())
@@ -319,7 +319,7 @@ def test_options_as_getopt_has_them() -> None:
     ],
 )
 def test_wrong_options(words: list[str], text: str) -> None:
-    with pytest.raises(BadOption) as caught:
+    with pytest.raises(OptionError) as caught:
         list(Options(words, "c:", {"flag": "f", "flog": "g", "value": "v:"}))
     assert str(caught.value) == text
 

@@ -9,7 +9,7 @@ import pytest
 from kmodd.dataclass import replace
 from kmodd.host.file_watch import Watch
 from kmodd.host.firmware_files import PATH, firmware_dirs, present, watched_dirs
-from kmodd.kernel.firmware import MOST, WORD, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
+from kmodd.kernel.firmware import MAX_WAITING, WORD, FirmwareWaits, MissingFirmware, missing_firmware, probe_path
 from kmodd.kernel.kmsg import parse
 
 DEVICE = b" SUBSYSTEM=pci\n DEVICE=+pci:0000:01:00.0\n"
@@ -78,12 +78,12 @@ def test_those_whose_file_came_are_given_once() -> None:
 
 def test_a_device_that_fails_for_ever_fills_nothing() -> None:
     waits = FirmwareWaits()
-    for number in range(10 * MOST):
+    for number in range(10 * MAX_WAITING):
         waits.add(replace(WANTED, device=f"+usb:1-{number}"))
         waits.add(WANTED)
     kept = waits.came(lambda name: True)
-    assert len(kept) == MOST
-    assert kept[-1].device == f"+usb:1-{10 * MOST - 1}"
+    assert len(kept) == MAX_WAITING
+    assert kept[-1].device == f"+usb:1-{10 * MAX_WAITING - 1}"
 
 
 # ── the files ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,10 +13,10 @@ from kmodd.daemon.policy_state import PolicyState
 from kmodd.daemon.reporter import Reporter
 from kmodd.dataclass import replace
 from kmodd.kernel.requester import Requester
-from kmodd.planning import outcome as telling
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Reason
 from kmodd.planning.policy import SEALED
+from kmodd.planning.record import ERR, SEAL, WARNING, record_of
 from kmodd.planning.request import Origin, Request
 from tests.fakes import ListJournal
 from tests.world import World
@@ -87,7 +87,7 @@ def test_broken_rules_keep_the_old_ones(it: Guarded) -> None:
     assert (str(problems[0]).startswith("/etc/kmodd/policy.d/10-x.conf:2:"), changed) == (True, False)
     assert verdict(it.guard, USERS_ASK) == (True, False)
     (record,) = it.journal.records
-    assert (record.priority, "earlier rules stay" in record.message) == (telling.ERR, True)
+    assert (record.priority, "earlier rules stay" in record.message) == (ERR, True)
     it.rules("allow *\n")
     assert it.guard.reload("enforce") == ((), True)
     assert verdict(it.guard, USERS_ASK) == (False, False)
@@ -116,7 +116,7 @@ def test_a_seal_counts_in_every_mode_and_outlives_the_daemon(it: Guarded, mode: 
     it.guard.seal(False)
     assert it.there() == ({"closed"} if mode == "enforce" else set())
     assert verdict(it.guard, USERS_ASK) == (False, False)
-    assert [record.message_id for record in it.journal.records] == [telling.SEAL] * 2
+    assert [record.message_id for record in it.journal.records] == [SEAL] * 2
 
 
 def test_it_knows_whether_a_daemon_before_it_enforced(it: Guarded) -> None:
@@ -141,7 +141,7 @@ def test_a_mark_that_cannot_be_made_is_complained_of(it: Guarded) -> None:
     it.guard.reload("enforce")
     (record,) = it.journal.records
     assert str(it.marks["closed"]) in record.message
-    assert record.priority == telling.WARNING
+    assert record.priority == WARNING
 
 
 def test_rules_may_ask_for_the_phase_and_for_flags(it: Guarded) -> None:
@@ -163,7 +163,7 @@ def test_what_is_only_observed_is_in_the_record(it: Guarded) -> None:
     """KMODD_VERDICT, the rule and its place; what is allowed carries nothing."""
     it.guard.reload("observe")
     loaded = Outcome(USERS_ASK, "af_alg", "loaded", Reason("asked", "net-pf-38"))
-    record = telling.record(it.guard.note(loaded))
+    record = record_of(it.guard.note(loaded))
     fields = dict(record.fields)
     told = [fields[f"KMODD_{name}"] for name in ("VERDICT", "RULE", "FILE", "LINE")]
     assert told == ["would_deny", "deny origin=request uid=!0", "/etc/kmodd/policy.d/10-x.conf", "1"]
@@ -172,7 +172,7 @@ def test_what_is_only_observed_is_in_the_record(it: Guarded) -> None:
     assert it.guard.note(root) == root
     it.rules("log origin=request\n")
     it.guard.reload("enforce")
-    assert dict(telling.record(it.guard.note(loaded)).fields)["KMODD_VERDICT"] == "log"
+    assert dict(record_of(it.guard.note(loaded)).fields)["KMODD_VERDICT"] == "log"
 
 
 def test_the_line_loads_nothing_that_is_refused(world: World) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import kmodd
 from kmodd.cli.__main__ import TOOLS
-from kmodd.planning import outcome
+from kmodd.planning import record
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
@@ -327,10 +327,8 @@ def test_every_kind_of_record_is_explained(image: Path) -> None:
         )
     finally:
         shutil.rmtree(image / "var")
-    known = {
-        value for value in vars(outcome).values() if isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value)
-    }
-    known |= {outcome._PREFIX + number for number, _ in outcome._KINDS.values()}
+    known = {value for value in vars(record).values() if isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value)}
+    known |= {record.PREFIX + number for number, _ in record.KINDS.values()}
     assert set(explained) == known
     assert len(explained) == len(known)
 

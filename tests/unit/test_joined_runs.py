@@ -8,10 +8,10 @@ import socket
 
 import pytest
 
-from kmodd.daemon.in_flight import MOST_READY
-from kmodd.daemon.scheduler import MOST_AT_ONCE
+from kmodd.daemon.in_flight import MAX_READY
+from kmodd.daemon.scheduler import MAX_FILES_IN_BATCH
 from kmodd.kernel import uevent
-from kmodd.loader.pool import Lane
+from kmodd.loader.pool import Loader
 from kmodd.planning.request import Request
 from tests.unit.test_carrier import wait_inside
 from tests.unit.test_line_lanes import GateKernel, at_work, configure, gate, hear, let_time_pass
@@ -119,7 +119,7 @@ def test_a_crash_takes_only_its_own_device_along(joined: World) -> None:
     assert joined.engine.standing.crashed == {"d"}
 
 
-def inside_the_run(world: World, name: str) -> Lane:
+def inside_the_run(world: World, name: str) -> Loader:
     assert isinstance(world.kernel, GateKernel)
     world.kernel.close(f"{name}.ko")
     open_gate(world, "c.ko")
@@ -347,7 +347,7 @@ def test_what_was_told_of_a_job_that_is_planned_anew_is_told_once(world: World, 
 def test_where_no_loader_is_to_be_had_one_try_is_enough(joined: World) -> None:
     asked = []
 
-    def none() -> Lane:
+    def none() -> Loader:
         asked.append(1)
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
@@ -373,7 +373,7 @@ def test_a_loader_that_had_read_nothing_has_begun_nothing(joined: World) -> None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     get = joined.loaders.get
-    joined.loaders.get = lambda: Lane(ours, pid=1)  # type: ignore[method-assign]
+    joined.loaders.get = lambda: Loader(ours, pid=1)  # type: ignore[method-assign]
     hear(joined)
     joined.loaders.get = get  # type: ignore[method-assign]
     (batch,) = joined.engine.in_flight.busy()
@@ -395,7 +395,7 @@ def test_what_a_plan_found_live_is_told_once_though_its_loader_never_began(world
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     get = world.loaders.get
-    world.loaders.get = lambda: Lane(ours, pid=1)  # type: ignore[method-assign]
+    world.loaders.get = lambda: Loader(ours, pid=1)  # type: ignore[method-assign]
     world.plug("pci:v1", "device1")
     world.advance()
     world.loaders.get = get  # type: ignore[method-assign]
@@ -415,7 +415,7 @@ def test_a_process_that_waits_is_given_its_module_alone(joined: World) -> None:
 
 
 def test_no_more_are_planned_ahead_than_may_keep_waiting_what_comes_now(world: World, gate: GateKernel) -> None:
-    names = [f"m{number}" for number in range(MOST_AT_ONCE)]
+    names = [f"m{number}" for number in range(MAX_FILES_IN_BATCH)]
     for name in names:
         (world.modules / f"{name}.ko").write_bytes(b"\x7fELF")
     world.index(["c.ko:", *(f"{name}.ko:" for name in names)],
@@ -428,10 +428,10 @@ def test_no_more_are_planned_ahead_than_may_keep_waiting_what_comes_now(world: W
         world.plug(f"pci:v9{name}.", name)
     world.advance()
     wait_inside(gate, "c.ko")
-    assert len(world.engine.in_flight.ready) == MOST_READY
+    assert len(world.engine.in_flight.ready) == MAX_READY
     open_gate(world, "c.ko")
     hear(world)
-    assert len(run_of(world)) == MOST_READY
+    assert len(run_of(world)) == MAX_READY
     world.settle()
     assert loads(world) == ["c.ko", *(f"{name}.ko" for name in names)]
 

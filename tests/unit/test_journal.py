@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from kmodd.host.journal import LIMIT, JournalSocket, TextJournal, datagram
-from kmodd.planning.outcome import DEBUG, INFO, JOURNAL_GAP, Record
+from kmodd.planning.record import DEBUG, INFO, JOURNAL_GAP, Record
 
 SAID = Record("0" * 32, INFO, "Loaded x", (("KMODD_MODULE", "x"), ("KMODD_DEVPATH", "/a"), ("KMODD_DEVPATH", "/b")))
 

@@ -13,7 +13,7 @@ import pytest
 
 from kmodd.host import kmsg_reader
 from kmodd.host.kmsg_reader import AT_ONCE, KEPT, KMSG, KernelLog, KernelMessages
-from kmodd.kernel.kmsg import MOST_CRASH_LINES, KernelLine, crash_lines, parse
+from kmodd.kernel.kmsg import MAX_CRASH_LINES, KernelLine, crash_lines, parse
 
 # ── one record ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,7 +98,7 @@ def test_other_beginnings(how: str) -> None:
 
 def test_an_oops_without_end_is_cut() -> None:
     found = crash_lines([OOPS_6_1[0], *(f" line {number}" for number in range(100))])
-    assert len(found) == MOST_CRASH_LINES
+    assert len(found) == MAX_CRASH_LINES
     assert found[0] == OOPS_6_1[0]
     assert crash_lines([*found, *(["x"] * 100), "Oops: again [#2]"]) == ("Oops: again [#2]",)
 

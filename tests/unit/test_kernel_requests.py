@@ -15,7 +15,7 @@ from kmodd.daemon.kernel_requests import KernelRequests
 from kmodd.dataclass import replace
 from kmodd.host.helper_socket import RequestSocket
 from kmodd.kernel.requester import Requester
-from kmodd.planning import outcome as telling
+from kmodd.planning.outcome import ASKS_FOR_ITSELF
 from kmodd.planning.request import Request
 from tests.unit.test_line_lanes import GateKernel, at_work, gate, hear
 from tests.world import World, loads
@@ -213,7 +213,7 @@ def test_an_init_that_asks_for_itself_is_answered(kernel: Kernel, gate: GateKern
     for job in kernel.world.engine.scheduler.take_ended():
         kernel.requests.ended(job)
     assert inner.recv(2) == b"1"
-    assert telling.ASKS_FOR_ITSELF in kernel.world.journal.records[-1].message
+    assert ASKS_FOR_ITSELF in kernel.world.journal.records[-1].message
     assert not is_answered(outer)
     # The control: anybody else who asks for it waits.
     other = kernel.ask("c", replace(USER, pid=4712))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.config import kmodd_conf
-from kmodd.config.modprobe_d import Beyond, ConfFile
+from kmodd.config.modprobe_d import ConfFile, Extensions
 from kmodd.host.config_files import read_boot_list, read_settings
 
 
@@ -18,27 +18,27 @@ def parse(text: str) -> kmodd_conf.Settings:
 def test_nothing_said_is_kmods_behaviour() -> None:
     """Issue: each switched on by its own word, and off in drop-in mode."""
     assert parse("") == kmodd_conf.Settings()
-    assert kmodd_conf.Settings().beyond == Beyond()
+    assert kmodd_conf.Settings().extensions == Extensions()
 
 
 def test_every_wish_has_a_word_of_its_own() -> None:
-    words = dict(kmodd_conf._BEYOND)
-    assert sorted(words.values()) == sorted(Beyond.__match_args__)
+    words = dict(kmodd_conf.EXTENSIONS)
+    assert sorted(words.values()) == sorted(Extensions.__match_args__)
     for word, name in words.items():
-        beyond = parse(f"[Kmodd]\n{word}=yes\n").beyond
-        assert [field for field in Beyond.__match_args__ if getattr(beyond, field)] == [name]
+        extensions = parse(f"[Kmodd]\n{word}=yes\n").extensions
+        assert [field for field in Extensions.__match_args__ if getattr(extensions, field)] == [name]
     assert not parse("[Kmodd]\nNoticeEdits=off\n").notice_edits
 
 
 @pytest.mark.parametrize(("text", "on"), [("yes", True), ("TRUE", True), ("1", True), ("off", False), ("n", False)])
 def test_booleans_as_systemd_reads_them(text: str, on: bool) -> None:
-    assert parse(f"[Kmodd]\n  SoftdepsAddUp =  {text}  \n").beyond.softdeps_add_up is on
+    assert parse(f"[Kmodd]\n  SoftdepsAddUp =  {text}  \n").extensions.softdeps_add_up is on
 
 
 def test_comments_continuations_and_the_last_one_wins() -> None:
     text = "# c\n; c\n[Kmodd]\nSoftdepsAddUp=\\\n# within\n  yes\nNoticeEdits=yes\nNoticeEdits=no\n"
     settings = parse(text)
-    assert settings.beyond.softdeps_add_up
+    assert settings.extensions.softdeps_add_up
     assert not settings.notice_edits
     assert settings.problems == ()
 
@@ -73,7 +73,7 @@ def test_folders_and_masking(tmp_path: Path) -> None:
     put(tmp_path, "usr/lib/kmodd/kmodd.conf.d/10-a.conf", "[Kmodd]\nSoftdepsAddUp=yes\n")
     put(tmp_path, "run/kmodd/kmodd.conf.d/20-b.conf", "[Kmodd]\nSoftdepKeepsInstall=yes\n")
     settings = read_settings(str(tmp_path))
-    assert (settings.notice_edits, settings.beyond.softdeps_add_up, settings.beyond.softdep_keeps_install) == (
+    assert (settings.notice_edits, settings.extensions.softdeps_add_up, settings.extensions.softdep_keeps_install) == (
         False, True, True,
     )  # fmt: skip
     put(tmp_path, "etc/kmodd/kmodd.conf", "")

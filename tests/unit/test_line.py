@@ -13,7 +13,7 @@ from kmodd.daemon.engine import Engine
 from kmodd.errors import Where
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.kernel import uevent
-from kmodd.planning.outcome import BAD_INPUT, NO_TREE, OVERRUN, RELOADED
+from kmodd.planning.record import BAD_INPUT, NO_TREE, OVERRUN, RELOADED
 from kmodd.planning.request import Request
 from kmodd.state import result_cache
 from tests.world import RELEASE, World, loads

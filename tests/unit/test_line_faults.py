@@ -17,9 +17,9 @@ from kmodd.daemon.control_handler import ControlHandler
 from kmodd.errors import Where
 from kmodd.host.sd_notify import Notify
 from kmodd.host.varlink_server import ControlSocket
-from kmodd.loader.pool import Died, Lane, LoaderPool
+from kmodd.loader.pool import Died, Loader, LoaderPool
 from kmodd.loader.spawner import Spawner
-from kmodd.planning.outcome import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
+from kmodd.planning.record import COLDPLUG_DONE, NO_LOADER, NO_TREE, RELOADED
 from kmodd.planning.request import Request
 from kmodd.state.queue import DeviceQueue
 from tests.unit.test_control import Caller
@@ -127,7 +127,7 @@ def test_an_entry_of_the_boot_list_that_joins_a_device_is_answered_with_it(
     """It had no loader and comes back to find the same wish there; READY waits for the list."""
     real = world.loaders.get
 
-    def none() -> Lane:
+    def none() -> Loader:
         world.plug("c")
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
@@ -162,7 +162,7 @@ def test_the_boot_list_has_room_and_is_answered_from_memory_too(world: World, mo
 def test_requests_wait_for_a_loader_and_nobody_is_turned_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real = world.loaders.get
 
-    def none() -> Lane:
+    def none() -> Loader:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
     monkeypatch.setattr(world.loaders, "get", none)
@@ -300,7 +300,7 @@ def test_a_call_that_was_never_read_is_given_to_the_next_loader(world: World, mo
     real = world.loaders.get
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    monkeypatch.setattr(world.loaders, "get", lambda: Lane(ours, pid=1))
+    monkeypatch.setattr(world.loaders, "get", lambda: Loader(ours, pid=1))
     world.plug("pci:v2")
     world.engine.advance()
     theirs.close()

@@ -20,9 +20,8 @@ from kmodd.host.config_files import settings_directories, settings_marks
 from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
 from kmodd.kernel.proc_modules import parse_modules
-from kmodd.loader.pool import Lane
-from kmodd.planning import outcome as telling
-from kmodd.planning.outcome import ADOPTED, DRIFT
+from kmodd.loader.pool import Loader
+from kmodd.planning.record import ADOPTED, DRIFT, ERR, INFO
 from kmodd.planning.removal import RemovalJob
 from kmodd.planning.request import RemovalOptions, Request
 from kmodd.state.quarantine import Quarantine, of_text
@@ -70,7 +69,7 @@ def hear(world: World, count: int = 1) -> None:
             ready = selector.select(30)
             assert ready, "no loader says anything"
             lane = ready[0][0].data
-        assert isinstance(lane, Lane)
+        assert isinstance(lane, Loader)
         batch = world.engine.in_flight.batches[lane]
         if not lane.pid:
             world.engine.scheduler.heard(lane)  # its greeting
@@ -168,7 +167,7 @@ def test_processes_that_wait_for_a_load_do_not_keep_devices_from_theirs(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody may have the kernel ask for what is in flight."""
-    monkeypatch.setattr("kmodd.daemon.in_flight.MOST_PARKED", 3)
+    monkeypatch.setattr("kmodd.daemon.in_flight.MAX_PARKED", 3)
     gate.close("a.ko")
     for _ in range(5):
         world.engine.intake.order(Request("a", "request"))
@@ -182,7 +181,7 @@ def test_processes_that_wait_for_a_load_do_not_keep_devices_from_theirs(
 def test_so_many_devices_wait_for_a_load_and_the_others_in_the_backlog(
     world: World, gate: GateKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kmodd.daemon.in_flight.MOST_PARKED", 3)
+    monkeypatch.setattr("kmodd.daemon.in_flight.MAX_PARKED", 3)
     gate.close("a.ko")
     world.engine.intake.order(Request("a", "request"))
     world.engine.advance()
@@ -309,7 +308,7 @@ def test_what_waited_for_work_on_the_side_is_counted_once(world: World, gate: Ga
     gate.gates["c.ko"].set()
     hear(world)
     (record,) = world.journal.records
-    assert (record.priority, "which was told before, has ended" in record.message) == (telling.INFO, True)
+    assert (record.priority, "which was told before, has ended" in record.message) == (INFO, True)
     assert world.told() == [("c", "live")]
     assert world.engine.report.counters.results == {"stuck": 1, "loaded": 1}
     assert world.engine.intake.takes_replay() == ""
@@ -519,7 +518,7 @@ def test_what_is_to_be_tried_again_is_not_lost_where_there_is_no_room(
     assert "pci:v2" not in world.engine._answers._known
 
 
-def no_loader() -> Lane:
+def no_loader() -> Loader:
     raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
 
@@ -798,7 +797,7 @@ def test_a_broken_policy_at_the_first_start_does_not_fall_open(
     for _ in range(2):
         world.engine.reload()
         assert world.engine.guard.mode == mode
-    said = [record.message for record in world.journal.records if record.priority == telling.ERR]
+    said = [record.message for record in world.journal.records if record.priority == ERR]
     assert any("it is enforced" in message for message in said) is (mode == "enforce")
     world.engine.close()
 

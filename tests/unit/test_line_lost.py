@@ -14,13 +14,14 @@ from kmodd.daemon.foreign_loads import _Start
 from kmodd.daemon.kernel_requests import KernelRequests
 from kmodd.daemon.policy_state import PolicyState
 from kmodd.daemon.timeouts import next_look
+from kmodd.errors import ParseError
 from kmodd.host.config_files import settings_directories
 from kmodd.host.driver_override import DriverOverrides
 from kmodd.host.helper_socket import RequestSocket
 from kmodd.kernel import proc_modules, uevent
-from kmodd.kernel.ftrace import BadTraceFormat
-from kmodd.loader.pool import Died, Lane
-from kmodd.planning.outcome import NO_LOADER, Outcome
+from kmodd.loader.pool import Died, Loader
+from kmodd.planning.outcome import Outcome
+from kmodd.planning.record import NO_LOADER
 from kmodd.planning.removal import RemovalJob, plan_removal
 from kmodd.planning.request import Origin, RemovalOptions, Request
 from tests.unit.test_line_lanes import GateKernel, at_work, gate, hear, module_event
@@ -73,7 +74,7 @@ def test_without_a_loader_and_without_a_wish_nobody_looks_again_and_again(
 ) -> None:
     """A look that is due and never done would have the daemon's loop run without a pause."""
 
-    def none() -> Lane:
+    def none() -> Loader:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
     monkeypatch.setattr(world.loaders, "get", none)
@@ -91,11 +92,11 @@ def test_loaders_that_end_before_their_first_word_are_not_made_without_end(
     """systemd accepts a connection and closes it where it cannot start the loader, or where there are too many."""
     theirs: list[socket.socket] = []
 
-    def pair() -> Lane:
+    def pair() -> Loader:
         ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         theirs.append(their)
-        return Lane(ours)
+        return Loader(ours)
 
     monkeypatch.setattr(world.loaders, "get", pair)
     world.plug("pci:v2")
@@ -125,7 +126,7 @@ def test_a_loader_that_talks_nonsense_is_one_that_is_gone(said: bytes) -> None:
     with theirs:
         for pid in (0, 7):
             theirs.send(said)
-            assert Lane(ours, pid=pid).receive() == Died()
+            assert Loader(ours, pid=pid).receive() == Died()
     ours.close()
 
 
@@ -368,7 +369,7 @@ def test_a_trace_of_another_form_does_not_keep_the_daemon_from_starting(
     """A kernel whose tracefs is not as we know it: nobody can say who asks, and all else works."""
 
     def other() -> None:
-        raise BadTraceFormat("header_page: expected something else")
+        raise ParseError("header_page: expected something else")
 
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", other)
     it = KernelRequests(world.engine, RequestSocket(str(tmp_path / "request")))

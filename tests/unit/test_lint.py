@@ -8,7 +8,7 @@ import pytest
 
 from kmodd.cli import lint as program
 from kmodd.config import cmdline
-from kmodd.config.modprobe_d import DROP_IN, Beyond, ConfFile, merge, parse
+from kmodd.config.modprobe_d import DROP_IN, ConfFile, Extensions, merge, parse
 from kmodd.errors import Where
 from kmodd.index.catalog import Catalog, Snapshot
 from kmodd.index.layer import Layer
@@ -27,7 +27,9 @@ INDEX = {
 PATH = "/etc/modprobe.d/x.conf"
 
 
-def found(text: str, beyond: Beyond = DROP_IN, vendor: str = "", line: str = "", softdeps: str = "") -> list[str]:
+def found(
+    text: str, extensions: Extensions = DROP_IN, vendor: str = "", line: str = "", softdeps: str = ""
+) -> list[str]:
     """What is said about /etc/modprobe.d/x.conf and the other files."""
     catalog = Catalog([Layer(MODULES, lambda name: INDEX[name].encode() if name in INDEX else None)])
     files = [
@@ -35,7 +37,7 @@ def found(text: str, beyond: Beyond = DROP_IN, vendor: str = "", line: str = "",
         ConfFile(f"{MODULES}/modules.softdep", softdeps),
         ConfFile(PATH, text),
     ]
-    config = merge([parse(files), cmdline.parse(line).config(beyond)], beyond)
+    config = merge([parse(files), cmdline.parse(line).config(extensions)], extensions)
     return [str(finding).removeprefix("/etc/modprobe.d/") for finding in lint(Snapshot(catalog, config))]
 
 
@@ -97,7 +99,7 @@ def test_overridden_softdep() -> None:
         f"{MODULES}/modules.softdep:3: warning: softdep of b has no effect, nor have 1 lines below:"
         f" {MODULES}/modules.softdep:2 comes first",
     ]
-    assert found(text, Beyond(softdeps_add_up=True)) == []
+    assert found(text, Extensions(softdeps_add_up=True)) == []
     assert found("softdep c pre: d\nsoftdep c pre: d\n") == []
     assert found("softdep c? pre: d\nsoftdep c* pre: a\n") == []  # the second matches more
 
@@ -120,7 +122,7 @@ def test_blacklist_that_a_dependency_defeats() -> None:
     stop = "`install a /bin/false` stops that"
     assert found("blacklist a\n") == [f"x.conf:1: warning: a is loaded all the same as a dependency of b, c; {stop}"]
     assert found("blacklist a\nblacklist b\nblacklist c\n") == []
-    assert found("blacklist a\n", Beyond(blacklist_dependencies=True)) == []
+    assert found("blacklist a\n", Extensions(blacklist_dependencies=True)) == []
 
 
 def test_blacklist_that_a_softdep_defeats() -> None:
@@ -138,7 +140,7 @@ def test_blacklist_of_what_is_not_a_module() -> None:
 def test_blacklist_with_a_dash_on_the_command_line() -> None:
     line = "modprobe.blacklist=snd-x"
     assert found("", line=line) == ["/proc/cmdline:1: error: modprobe.blacklist=snd-x matches nothing: write snd_x"]
-    assert found("", Beyond(cmdline_blacklist_dashes=True), line=line) == []
+    assert found("", Extensions(cmdline_blacklist_dashes=True), line=line) == []
 
 
 def test_install_that_a_softdep_disables() -> None:
@@ -148,7 +150,7 @@ def test_install_that_a_softdep_disables() -> None:
     assert found("install c /bin/false\n", softdeps="softdep c pre: d\n") == said
     assert found("install [c] /bin/false\n", softdeps="softdep c pre: d\n") == said
     assert found("install c /bin/false\n", softdeps="softdep c pre: nosuch\n") == []
-    assert found("install c /bin/false\n", Beyond(softdep_keeps_install=True), softdeps="softdep c pre: d\n") == []
+    assert found("install c /bin/false\n", Extensions(softdep_keeps_install=True), softdeps="softdep c pre: d\n") == []
 
 
 def test_shadowed_files() -> None:

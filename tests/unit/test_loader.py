@@ -17,19 +17,22 @@ import pytest
 
 from kmodd.errors import Where
 from kmodd.loader import worker
-from kmodd.loader.actions import (
-    Call,
-    CommandCall,
-    InsmodCall,
-    ProbeCall,
-    Reply,
-    RmmodCall,
-    RunCall,
-    StopCall,
-    open_module,
+from kmodd.loader.actions import Reply, open_module
+from kmodd.loader.pool import Died, Loader
+from kmodd.loader.protocol import (
+    MAX_STEP,
+    InsmodRequest,
+    InsmodRunRequest,
+    LoaderRequest,
+    ProbeRequest,
+    RmmodRequest,
+    ShellRequest,
+    StopRequest,
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
 )
-from kmodd.loader.pool import Died, Lane
-from kmodd.loader.protocol import MAX_STEP, decode_call, decode_reply, encode_call, encode_reply
 from kmodd.loader.trusted_paths import Trusted
 from tests.fakes import FakeKernel
 
@@ -44,7 +47,7 @@ class Served:
     def __init__(self, kernel: FakeKernel, trusted: Trusted) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(WAIT)
-        self.lane = Lane(ours)
+        self.lane = Loader(ours)
         self.thread = threading.Thread(target=self._serve, args=(theirs, kernel, trusted))
         self.thread.start()
         assert self.lane.receive() is None
@@ -60,8 +63,8 @@ class Served:
         self.thread.join(WAIT)
         assert not self.thread.is_alive()
 
-    def do(self, call: InsmodCall | CommandCall | ProbeCall) -> Reply:
-        assert self.lane.start(RunCall((call,), ("a",)) if isinstance(call, InsmodCall) else call)
+    def do(self, call: InsmodRequest | ShellRequest | ProbeRequest) -> Reply:
+        assert self.lane.start(InsmodRunRequest((call,), ("a",)) if isinstance(call, InsmodRequest) else call)
         answer = self.lane.receive()
         assert isinstance(answer, Reply)
         return answer
@@ -87,7 +90,7 @@ def module(folder: Path, name: str, content: bytes = b"\x7fELF module") -> str:
 
 
 def test_a_plain_file_goes_to_the_kernel_with_its_options(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
-    answer = served.do(InsmodCall(module(tmp_path, "a.ko"), 'x=1 y="b c"'))
+    answer = served.do(InsmodRequest(module(tmp_path, "a.ko"), 'x=1 y="b c"'))
     assert (answer.errno, answer.stage) == (0, "kernel")
     assert kernel.calls == [("a.ko", 'x=1 y="b c"', 0)]
 
@@ -95,13 +98,13 @@ def test_a_plain_file_goes_to_the_kernel_with_its_options(served: Served, kernel
 @pytest.mark.parametrize("code", [errno.EEXIST, errno.ENODEV, errno.ENOENT, errno.EPERM, errno.ENOEXEC])
 def test_the_kernels_errno_comes_back(served: Served, kernel: FakeKernel, tmp_path: Path, code: int) -> None:
     kernel.refuse["a.ko"] = code
-    answer = served.do(InsmodCall(module(tmp_path, "a.ko"), ""))
+    answer = served.do(InsmodRequest(module(tmp_path, "a.ko"), ""))
     assert (answer.errno, answer.stage) == (code, "kernel")
 
 
 def test_a_missing_file_is_not_an_unknown_symbol(served: Served, tmp_path: Path) -> None:
     """Both are ENOENT: who said it makes the difference."""
-    answer = served.do(InsmodCall(str(tmp_path / "none.ko"), ""))
+    answer = served.do(InsmodRequest(str(tmp_path / "none.ko"), ""))
     assert (answer.errno, answer.stage) == (errno.ENOENT, "file")
 
 
@@ -113,13 +116,13 @@ def test_what_the_kernel_cannot_unpack_is_unpacked_here(
     if Path("/sys/module/compression").exists():
         pytest.fail("this kernel unpacks modules by itself; the test needs one that does not")
     assert callable(pack)
-    answer = served.do(InsmodCall(module(tmp_path, "a.ko", pack(b"image")), "x=1"))
+    answer = served.do(InsmodRequest(module(tmp_path, "a.ko", pack(b"image")), "x=1"))
     assert answer.errno == 0
     assert kernel.calls == [("image", "x=1", -1)]
 
 
 def test_damaged_compressed_data_is_an_error(served: Served, tmp_path: Path) -> None:
-    answer = served.do(InsmodCall(module(tmp_path, "a.ko", gzip.compress(b"image")[:-9]), ""))
+    answer = served.do(InsmodRequest(module(tmp_path, "a.ko", gzip.compress(b"image")[:-9]), ""))
     assert (answer.errno, answer.stage) == (errno.EINVAL, "file")
 
 
@@ -130,10 +133,10 @@ def test_a_kernel_without_finit_module_gets_the_bytes(tmp_path: Path) -> None:
     assert kernel.calls == [("a.ko", "", 0), ("plain bytes", "", -1)]
 
 
-def install_line(folder: Path, command: str) -> CommandCall:
+def install_line(folder: Path, command: str) -> ShellRequest:
     conf = folder / "a.conf"
     conf.write_text(f"# first\ninstall foo {command}\n")
-    return CommandCall("foo", Where("/etc/modprobe.d/a.conf", 2), str(conf), "x=1 y=2")
+    return ShellRequest("foo", Where("/etc/modprobe.d/a.conf", 2), str(conf), "x=1 y=2")
 
 
 def test_an_install_command_is_read_from_its_line_and_run(served: Served, tmp_path: Path) -> None:
@@ -157,7 +160,7 @@ def test_signals_are_blocked_in_a_step_and_not_in_the_command(served: Served, tm
 
 def test_a_line_that_is_no_longer_there_runs_nothing(served: Served, tmp_path: Path) -> None:
     call = install_line(tmp_path, "true")
-    answer = served.do(CommandCall(call.module, Where(call.at.file, 1), call.real_file, ""))
+    answer = served.do(ShellRequest(call.module, Where(call.at.file, 1), call.real_file, ""))
     assert "no install command there any more" in answer.detail
 
 
@@ -171,17 +174,18 @@ def test_what_is_no_step_is_refused_and_the_loader_goes_on(served: Served, tmp_p
     answer = served.lane.receive()
     assert isinstance(answer, Reply)
     assert answer.errno == errno.EPROTO
-    assert served.do(InsmodCall(module(tmp_path, "a.ko"), "")).errno == 0
+    assert served.do(InsmodRequest(module(tmp_path, "a.ko"), "")).errno == 0
 
 
 @pytest.mark.parametrize(
     "call",
-    [RunCall((InsmodCall("/é\udcff.ko", "x=a\nb\tc"), InsmodCall("/b.ko", "")), ("é", "b")), RmmodCall("a"), StopCall(),
-     CommandCall("foo", Where("/etc/a b.conf", 7), "/real/\udc80", ""), ProbeCall("pci", "0000:00:1f.2")],
+    [InsmodRunRequest((InsmodRequest("/é\udcff.ko", "x=a\nb\tc"), InsmodRequest("/b.ko", "")), ("é", "b")),
+     RmmodRequest("a"), StopRequest(),
+     ShellRequest("foo", Where("/etc/a b.conf", 7), "/real/\udc80", ""), ProbeRequest("pci", "0000:00:1f.2")],
 )  # fmt: skip
-def test_a_call_is_understood_as_it_was_meant(call: Call) -> None:
+def test_a_call_is_understood_as_it_was_meant(call: LoaderRequest) -> None:
     """Bytes that are not UTF-8 too, which Python holds as lone surrogates."""
-    assert decode_call(encode_call(call)) == call
+    assert decode_request(encode_request(call)) == call
 
 
 def test_a_reply_is_understood_as_it_was_meant() -> None:
@@ -192,7 +196,7 @@ def test_a_reply_is_understood_as_it_was_meant() -> None:
 @pytest.mark.parametrize("words", [("/a\0/b", ""), ("/a", "x\0y"), ("/a", "1\x002\x003\0"), ("/a", "x" * MAX_STEP)])
 def test_what_no_datagram_can_hold_is_not_sent(words: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="a step "):
-        encode_call(RunCall((InsmodCall(*words),), ("a",)))
+        encode_request(InsmodRunRequest((InsmodRequest(*words),), ("a",)))
 
 
 # ── what a loader takes ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -223,9 +227,9 @@ def test_a_module_that_somebody_else_could_have_written_is_refused(
     served: Served, kernel: FakeKernel, tmp_path: Path, place: str, how: str
 ) -> None:
     path = tree(tmp_path)
-    assert served.do(InsmodCall(str(path), "")).errno == 0
+    assert served.do(InsmodRequest(str(path), "")).errno == 0
     spoil(tmp_path / place, how)
-    answer = served.do(InsmodCall(str(path), ""))
+    answer = served.do(InsmodRequest(str(path), ""))
     assert (answer.errno, answer.stage) == (errno.EACCES, "file")
     words = {"group": "writable by its group", "others": "writable by others", "owner": "owned by uid 65534"}
     assert words[how] in answer.detail
@@ -237,7 +241,7 @@ def test_a_module_that_somebody_else_could_have_written_is_refused(
 def test_a_sticky_directory_is_no_better(served: Served, tmp_path: Path) -> None:
     path = tree(tmp_path)
     spoil(path.parent, "sticky")
-    assert "writable by others" in served.do(InsmodCall(str(path), "")).detail
+    assert "writable by others" in served.do(InsmodRequest(str(path), "")).detail
 
 
 def test_a_link_within_the_tree_is_followed_and_one_out_of_it_refused(kernel: FakeKernel, tmp_path: Path) -> None:
@@ -248,9 +252,9 @@ def test_a_link_within_the_tree_is_followed_and_one_out_of_it_refused(kernel: Fa
     (path.parent / "dkms.ko").symlink_to(outside)
     served = Served(kernel, Trusted((str(tmp_path / "modules"), str(tmp_path / "none"))))
     try:
-        assert served.do(InsmodCall(f"{path.parent}/weak.ko", "")).errno == 0
+        assert served.do(InsmodRequest(f"{path.parent}/weak.ko", "")).errno == 0
         for name in (f"{path.parent}/dkms.ko", str(outside), f"{tmp_path}/modules/../build/6.1/kernel/a.ko"):
-            answer = served.do(InsmodCall(name, ""))
+            answer = served.do(InsmodRequest(name, ""))
             assert (answer.errno, answer.stage) == (errno.EACCES, "file")
             assert answer.detail == (f"{name}: is not below {tmp_path}/modules or {tmp_path}/none: it is {outside}")
         assert kernel.calls == [("a.ko", "", 0)]
@@ -264,7 +268,7 @@ def test_a_tree_may_be_a_link_itself(kernel: FakeKernel, tmp_path: Path) -> None
     (tmp_path / "lib").symlink_to("usr/lib")
     served = Served(kernel, Trusted((f"{tmp_path}/lib/modules",)))
     try:
-        assert served.do(InsmodCall(f"{tmp_path}/lib/modules/6.1/kernel/a.ko", "")).errno == 0
+        assert served.do(InsmodRequest(f"{tmp_path}/lib/modules/6.1/kernel/a.ko", "")).errno == 0
     finally:
         served.close()
 
@@ -273,14 +277,14 @@ def test_a_folder_whose_name_only_begins_like_the_trees_is_outside(kernel: FakeK
     path = tree(tmp_path / "modules-of-mine")
     served = Served(kernel, Trusted((str(tmp_path / "modules"),)))
     try:
-        assert "is not below" in served.do(InsmodCall(str(path), "")).detail
+        assert "is not below" in served.do(InsmodRequest(str(path), "")).detail
     finally:
         served.close()
 
 
 def test_what_is_no_file_is_refused_and_waits_for_nobody(served: Served, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ko", 0o644)
-    answer = served.do(InsmodCall(f"{tmp_path}/pipe.ko", ""))
+    answer = served.do(InsmodRequest(f"{tmp_path}/pipe.ko", ""))
     assert (answer.errno, answer.stage) == (errno.EACCES, "file")
     assert answer.detail == f"{tmp_path}/pipe.ko: is not a regular file"
 
@@ -309,10 +313,10 @@ def test_a_command_is_taken_from_the_configuration_only(kernel: FakeKernel, tmp_
         softdep = tmp_path / "lib/modules/6.1/modules.softdep"
         softdep.write_text("# by depmod\ninstall foo true\n")
         at = Where("/lib/modules/6.1/modules.softdep", 2)
-        assert served.do(CommandCall("foo", at, str(softdep), "")).errno == 0
+        assert served.do(ShellRequest("foo", at, str(softdep), "")).errno == 0
         other = softdep.with_name("modules.order")
         softdep.rename(other)
-        assert "is not in" in served.do(CommandCall("foo", at, str(other), "")).detail
+        assert "is not in" in served.do(ShellRequest("foo", at, str(other), "")).detail
     finally:
         served.close()
 
@@ -346,9 +350,9 @@ def test_places_as_options_say_the_same_again(tmp_path: Path) -> None:
 # ── reading ahead, probing ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run(folder: Path, *names: str) -> RunCall:
+def run(folder: Path, *names: str) -> InsmodRunRequest:
     """Files of these names, with as many modules."""
-    return RunCall(tuple(InsmodCall(module(folder, f"{name}.ko"), "") for name in names), names)
+    return InsmodRunRequest(tuple(InsmodRequest(module(folder, f"{name}.ko"), "") for name in names), names)
 
 
 def replies(served: Served, count: int) -> list[tuple[int, str]]:
@@ -370,7 +374,7 @@ def test_a_run_ends_at_the_first_failure(served: Served, kernel: FakeKernel, tmp
     kernel.refuse["b.ko"] = errno.ENODEV
     assert served.lane.start(run(tmp_path, "a", "b", "c"))
     assert replies(served, 2) == [(0, "kernel"), (errno.ENODEV, "kernel")]
-    assert served.do(InsmodCall(module(tmp_path, "d.ko"), "")).errno == 0  # and nothing of c is said or done
+    assert served.do(InsmodRequest(module(tmp_path, "d.ko"), "")).errno == 0  # and nothing of c is said or done
     assert [name for name, _, _ in kernel.calls] == ["a.ko", "b.ko", "d.ko"]
 
 
@@ -413,9 +417,9 @@ def test_a_device_is_probed_by_its_name(served: Served, tmp_path: Path) -> None:
     probe = tmp_path / "sys/bus/pci/drivers_probe"
     probe.parent.mkdir(parents=True)
     probe.touch()
-    answer = served.do(ProbeCall("pci", "0000:00:1f.2"))
+    answer = served.do(ProbeRequest("pci", "0000:00:1f.2"))
     assert (answer.errno, answer.stage, probe.read_text()) == (0, "kernel", "0000:00:1f.2")
-    assert served.do(ProbeCall("usb", "1-1:1.0")).errno == errno.ENOENT
+    assert served.do(ProbeRequest("usb", "1-1:1.0")).errno == errno.ENOENT
 
 
 @pytest.mark.parametrize(
@@ -424,7 +428,7 @@ def test_a_device_is_probed_by_its_name(served: Served, tmp_path: Path) -> None:
      ("pci", ""), ("pci", "a/b"), ("pci", ".."), ("pci", "a\n"), ("pci", "x" * 256), ("pci", "é")],
 )  # fmt: skip
 def test_what_is_no_name_is_not_probed(served: Served, tmp_path: Path, bus: str, device: str) -> None:
-    answer = served.do(ProbeCall(bus, device))
+    answer = served.do(ProbeRequest(bus, device))
     assert (answer.errno, answer.detail[:10]) == (errno.EPROTO, "not a step")
 
 
@@ -433,7 +437,7 @@ def test_names_that_devices_have_are_taken(served: Served, tmp_path: Path, devic
     probe = tmp_path / "sys/bus/platform/drivers_probe"
     probe.parent.mkdir(parents=True)
     probe.touch()
-    assert served.do(ProbeCall("platform", device)).errno == 0
+    assert served.do(ProbeRequest("platform", device)).errno == 0
     assert probe.read_text() == device
 
 
@@ -455,7 +459,7 @@ main()
     spawner, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, spawner, asked:
-        ours.send(encode_call(RunCall((InsmodCall("/nowhere.ko", ""),), ("nowhere",))))
+        ours.send(encode_request(InsmodRunRequest((InsmodRequest("/nowhere.ko", ""),), ("nowhere",))))
         ours.shutdown(socket.SHUT_WR)
         socket.send_fds(spawner, [b"loader"], [theirs.fileno()])
         spawner.shutdown(socket.SHUT_WR)
@@ -471,8 +475,8 @@ main()
 
 def test_a_loader_that_is_gone_is_noticed() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    lane = Lane(ours)
+    lane = Loader(ours)
     theirs.close()
     assert lane.receive() == Died()
-    assert not lane.start(RunCall((InsmodCall("/x", ""),), ("x",)))
+    assert not lane.start(InsmodRunRequest((InsmodRequest("/x", ""),), ("x",)))
     lane.close()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kmodd.modfile import modinfo, signature
-from kmodd.modfile.elf import BadElf
+from kmodd.modfile.elf import ElfError
 from kmodd.modfile.modinfo import Parameter
 from tests import compiled
 from tests.unit.test_elf import FORMS, Maker
@@ -24,7 +24,7 @@ def test_fields_in_every_form_of_elf(wide: bool, order: str) -> None:
 
 
 def test_without_modinfo() -> None:
-    with pytest.raises(BadElf) as caught:
+    with pytest.raises(ElfError) as caught:
         modinfo.info(Maker().add(b".text", b"x").image())
     assert caught.value.number == 2
 

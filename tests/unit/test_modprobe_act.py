@@ -34,8 +34,8 @@ from kmodd.host.tree import Tree
 from kmodd.host.varlink_server import Connection, ControlSocket
 from kmodd.loader import in_process
 from kmodd.loader.actions import LOADER_MARK
-from kmodd.loader.in_process import Machine, Manner
-from kmodd.loader.pool import Lane
+from kmodd.loader.in_process import InsertOptions, Machine
+from kmodd.loader.pool import Loader
 from kmodd.planning.outcome import Outcome
 from tests import rootfs
 from tests.acting import SCENARIOS, Scenario, run_ours, words_of
@@ -46,7 +46,7 @@ from tests.world import ThreadLoaders
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = ROOT / "fixtures" / "acting" / "expected"
 Capture = pytest.CaptureFixture[bytes]
-Source = socket.socket | ControlSocket | Connection | Lane
+Source = socket.socket | ControlSocket | Connection | Loader
 
 
 def transcript(scenario: Scenario, root: Path, capture: Capture) -> str:
@@ -116,7 +116,7 @@ class Running:
                         return
                     if key.data is self.control:
                         self.control.accept()
-                    elif isinstance(key.data, Lane):
+                    elif isinstance(key.data, Loader):
                         self.line.scheduler.heard(key.data)
                     else:
                         self.control.receive(key.data)
@@ -370,7 +370,7 @@ def test_what_policy_refuses_is_a_failure_and_the_tool_does_not_do_it_itself(
 def test_a_removal_that_does_not_come_back_is_said(capfdbinary: Capture) -> None:
     """A daemon gives up on it after StuckAfterSec=; its answer says so, and nothing else would."""
     messages = Messages("modprobe")
-    tell_removal("loop", "stuck", 0, False, How(Manner()), messages)
+    tell_removal("loop", "stuck", 0, False, How(InsertOptions()), messages)
     messages.flush()
     said = b"modprobe: ERROR: could not remove 'loop': the kernel has not come back from it\n"
     assert capfdbinary.readouterr().err == said

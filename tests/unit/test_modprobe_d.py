@@ -6,11 +6,11 @@ import pytest
 
 from kmodd.config.modprobe_d import (
     Alias,
-    Beyond,
     Blacklist,
     Command,
     ConfFile,
     Config,
+    Extensions,
     Options,
     Softdep,
     Weakdep,
@@ -344,15 +344,15 @@ def test_complaints_are_kmods() -> None:
 
 def test_files_are_read_in_their_order() -> None:
     files = [ConfFile("b", "blacklist x\nbad"), ConfFile("a", "blacklist y\nalias p q")]
-    config = parse(files, Beyond(softdeps_add_up=True))
+    config = parse(files, Extensions(softdeps_add_up=True))
     assert config.blacklist == (Blacklist(Name("x"), Where("b", 1)), Blacklist(Name("y"), Where("a", 1)))
     assert [str(problem.at) for problem in config.problems] == ["b:2"]
-    assert config.beyond.softdeps_add_up
+    assert config.extensions.softdeps_add_up
     assert merge([]) == Config()
 
 
 def test_beyond_is_off_unless_asked_for() -> None:
-    assert read("blacklist a").beyond == Beyond(False, False, False, False, False)
+    assert read("blacklist a").extensions == Extensions(False, False, False, False, False)
 
 
 def test_dump() -> None:

@@ -15,7 +15,7 @@ from kmodd.index.layer import Layer
 from kmodd.kernel.proc_modules import NOTHING_LOADED
 from kmodd.planning.plan import Insmod, Step
 from kmodd.planning.request import Request
-from kmodd.planning.resolve import Manner, resolve
+from kmodd.planning.resolve import ProbeOptions, resolve
 
 INDEX = {
     "modules.dep": (
@@ -28,21 +28,21 @@ INDEX = {
 }
 
 
-def steps(config: str, request: str, *params: str, manner: Manner | None = None) -> tuple[Step, ...]:
+def steps(config: str, request: str, *params: str, options: ProbeOptions | None = None) -> tuple[Step, ...]:
     """What `modprobe REQUEST PARAM…` does."""
     catalog = Catalog([Layer("/m", lambda name: INDEX[name].encode() if name in INDEX else None)])
     snapshot = Snapshot(catalog, parse([ConfFile("x.conf", config)]))
     asked = Request(request, "operator", params=params)
-    return resolve(asked, snapshot, NOTHING_LOADED, manner or Manner(), lambda path: True).steps
+    return resolve(asked, snapshot, NOTHING_LOADED, options or ProbeOptions(), lambda path: True).steps
 
 
-def plan(config: str, request: str, *params: str, manner: Manner | None = None) -> list[str]:
+def plan(config: str, request: str, *params: str, options: ProbeOptions | None = None) -> list[str]:
     """The same in short: `name options`, and `! command | options` for an install command."""
     return [
         f"{step.module} {step.options}".strip()
         if isinstance(step, Insmod)
         else f"! {step.command} | {step.options}".removesuffix(" | ")
-        for step in steps(config, request, *params, manner=manner)
+        for step in steps(config, request, *params, options=options)
     ]
 
 
@@ -142,7 +142,7 @@ def test_fred_and_barney() -> None:
 
 def test_ignore_install() -> None:
     """ "Note the --ignore-install, which stops the second modprobe from running the same install command again." """
-    assert plan(FRED, "fred", manner=Manner(ignore_install=True)) == ["fred"]
+    assert plan(FRED, "fred", options=ProbeOptions(ignore_install=True)) == ["fred"]
 
 
 def test_cmdline_opts() -> None:
@@ -205,7 +205,7 @@ def test_softdep_and_flags() -> None:
     """ "Flags such as --use-blacklist are applied to all the specified modules, while module parameters only apply to
     module c." The first half is not so in kmod 30: with -b, c alone is tested."""
     config = "softdep c pre: a\nblacklist a"
-    assert plan(config, "c", "x=1", manner=Manner(blacklist="always")) == ["a", "c x=1"]
+    assert plan(config, "c", "x=1", options=ProbeOptions(blacklist="always")) == ["a", "c x=1"]
 
 
 def test_softdep_takes_precedence() -> None:

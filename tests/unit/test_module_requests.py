@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kmodd.errors import ParseError
 from kmodd.host.request_tracer import ModuleRequests
-from kmodd.kernel.ftrace import BadTraceFormat, TraceEvent
+from kmodd.kernel.ftrace import TraceEvent
 from tests.pages import FORMAT, HEADER_PAGE, MISSED, page, request_event, written
 from tests.unit.test_process import played
 
@@ -138,6 +139,6 @@ def test_no_tracefs(tmp_path: Path) -> None:
 def test_another_kernel_s_format(trace: PlayedTrace) -> None:
     (trace.instance / "events/module/module_request/format").write_text("ID: 3\n")
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(BadTraceFormat):
+    with pytest.raises(ParseError):
         trace.listen()
     assert len(os.listdir("/proc/self/fd")) == before

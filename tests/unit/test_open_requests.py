@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmodd.dataclass import replace
 from kmodd.kernel.ftrace import ModuleRequested
-from kmodd.kernel.request_matcher import LATEST_NS, MOST, OpenRequests
+from kmodd.kernel.request_matcher import LATEST_NS, MAX_REQUESTS, OpenRequests
 from kmodd.kernel.requester import Requester
 
 ALICE = Requester(100, "sh", "/usr/bin/sh", 1000, 1000, "/user.slice/s", "session-1.scope", False)
@@ -104,10 +104,10 @@ def test_lost_events_make_all_unknown_for_as_long_as_their_helpers_may_come() ->
 
 
 def test_more_than_can_be_kept_counts_as_lost() -> None:
-    requests = opened(*[ALICE] * MOST)
+    requests = opened(*[ALICE] * MAX_REQUESTS)
     assert requests.match("net-pf-9", NOW) == ALICE
     add(requests, ALICE)
-    assert len(requests) == MOST
+    assert len(requests) == MAX_REQUESTS
     add(requests, ALICE)
     assert len(requests) == 1
     assert requests.match("net-pf-9", NOW) is None

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from kmodd.errors import Where
-from kmodd.planning import outcome
+from kmodd.planning import record
 from kmodd.planning.load_errors import of_load
-from kmodd.planning.outcome import DEBUG, ERR, INFO, NOTICE, WARNING, Outcome, Result, record
+from kmodd.planning.outcome import Outcome, Result
 from kmodd.planning.plan import Reason
+from kmodd.planning.record import DEBUG, ERR, INFO, NOTICE, WARNING, record_of
 from kmodd.planning.request import Request
 
 CARD = Request("pci:v1", "uevent", ("/devices/pci0000:00/0000:01:00.0",), 1)
@@ -20,7 +21,7 @@ MATCHED = Reason("alias", "pci:v1", "pci:v*", Where("modules.alias", 7))
 
 
 def test_a_load_names_module_alias_pattern_device_and_time() -> None:
-    told = record(Outcome(CARD, "e1000e", "loaded", MATCHED, "/lib/modules/6/e1000e.ko", 0, 263401))
+    told = record_of(Outcome(CARD, "e1000e", "loaded", MATCHED, "/lib/modules/6/e1000e.ko", 0, 263401))
     assert told.message == ("Loaded e1000e for 0000:01:00.0 in 263ms, because alias matched pci:v* of modules.alias:7")
     assert told.priority == INFO
     assert dict(told.fields) == {
@@ -39,7 +40,7 @@ def test_a_load_names_module_alias_pattern_device_and_time() -> None:
 def test_many_devices_are_named_up_to_sixteen_and_counted() -> None:
     """`KMODD_DEVPATH` (repeated for up to 16 devices, then `KMODD_DEVICES_COUNT`)."""
     request = Request("cpu:x", "coldplug", tuple(f"/devices/cpu{n}" for n in range(16)), 1536)
-    told = record(Outcome(request, "kvm", "failed", MATCHED, errno=errno.ENODEV))
+    told = record_of(Outcome(request, "kvm", "failed", MATCHED, errno=errno.ENODEV))
     assert sum(name == "KMODD_DEVPATH" for name, _ in told.fields) == 16
     assert ("KMODD_DEVICES_COUNT", "1536") in told.fields
     assert "for 1536 devices, first cpu0" in told.message
@@ -60,9 +61,9 @@ def test_many_devices_are_named_up_to_sixteen_and_counted() -> None:
 )
 def test_level_and_words_of_each_result(result: Result, code: int, level: int, words: str) -> None:
     """Levels as in systemd's module-util.c: ENODEV notice, ENOENT warning, anything else error."""
-    verdict = of_load("x", code, None) if result == "failed" else None
+    load_error = of_load("x", code, None) if result == "failed" else None
     at = Where("/etc/modprobe.d/a.conf", 3)
-    told = record(Outcome(CARD, "x", result, MATCHED, "/x.ko", code, 5, at, verdict=verdict))
+    told = record_of(Outcome(CARD, "x", result, MATCHED, "/x.ko", code, 5, at, load_error=load_error))
     assert told.priority == level
     assert words in told.message
 
@@ -71,6 +72,6 @@ def test_every_result_has_its_own_message_id_and_an_entry_in_the_catalogue() -> 
     """One MESSAGE_ID per kind of record."""
     catalogue = Path(__file__).parents[2] / "systemd" / "kmodd.catalog"
     explained = set(re.findall(r"^-- ([0-9a-f]{32})", catalogue.read_text(), re.MULTILINE))
-    ids = [record(Outcome(CARD, "x", result, MATCHED)).message_id for result in outcome._KINDS]
+    ids = [record_of(Outcome(CARD, "x", result, MATCHED)).message_id for result in record.KINDS]
     assert len(set(ids)) == len(ids)
     assert set(ids) <= explained

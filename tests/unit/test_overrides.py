@@ -146,7 +146,7 @@ def test_a_killed_child_may_be_reaped_by_anybody(it: Devices, forks: list[int]) 
 
 
 def test_so_many_children_hang_and_no_more(it: Devices, forks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_override, "MOST_HUNG", 1)
+    monkeypatch.setattr(driver_override, "MAX_HUNG", 1)
     for name in "ab":
         it.hang(name)
     it.ask("a")

@@ -93,7 +93,7 @@ def test_the_origins_are_those_of_requests() -> None:
         ("deny uid=root", 10, "expected a user's number"),
         ("deny uid=5-4", 10, "expected a user's number"),
         ("deny uid=4294967295", 10, "expected a user's number"),
-        ("deny uid=0 uid=1", 12, "uid= stands there already"),
+        ("deny uid=0 uid=1", 12, "uid= is given twice"),
         ("deny flag=../x", 11, "expected the name of a file in /run/kmodd/flags"),
         ("deny origin=uevent uid=0", 20, "uid= needs origin=request or operator"),
         ("deny exe=/x origin=boot,uevent", 13, "exe= needs origin=request or operator"),

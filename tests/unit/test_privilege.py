@@ -101,7 +101,7 @@ def test_the_spawners_loaders_keep_what_it_gave_up(tmp_path: Path) -> None:
     """Processes that were there before have all their capabilities."""
     program = """
 import socket
-from kmodd.loader.pool import Lane
+from kmodd.loader.pool import Loader
 from kmodd.loader.spawner import Spawner
 from kmodd.loader.trusted_paths import Trusted
 spawner = Spawner.of_ours(Trusted())
@@ -109,7 +109,7 @@ before = sets()
 drop(())
 connection = spawner.connect()
 connection.settimeout(30)
-lane = Lane(connection)
+lane = Loader(connection)
 lane.receive()
 print(json.dumps({"before": before, "own": sets(), "loader": sets(lane.pid)}))
 """

@@ -12,8 +12,9 @@ import pytest
 from kmodd.host.tree import Tree
 from kmodd.kernel.proc_modules import Loaded, parse_modules
 from kmodd.planning.load_errors import of_removal
-from kmodd.planning.outcome import Outcome, record
+from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import RemovalStep, RemoveCommand, Rmmod
+from kmodd.planning.record import record_of
 from kmodd.planning.removal import MAX_DEPTH, RemovalJob, RemovalPlan, plan_removal
 from kmodd.planning.request import RemovalOptions, Request
 from tests import rootfs
@@ -54,7 +55,7 @@ class Played:
         at = step.at if isinstance(step, RemoveCommand) else None
         return Outcome(
             job.plan.request, step.module, "not_removed" if code else "removed", step.because, "", code, 7, at,
-            verdict=of_removal(code, None) if code else None,
+            load_error=of_removal(code, None) if code else None,
         )  # fmt: skip
 
 
@@ -166,7 +167,7 @@ def test_abandoned_it_says_so_once(tmp_path: Path) -> None:
     job.abandon("no loader")
     assert said(job) == [("kvm_intel", "not_attempted")]
     assert (job.next_step(), job.failed, len(job.untold()), len(job.untold())) == (None, True, 1, 0)
-    assert record(job.outcomes[0]).message == "Not removing kvm_intel: no loader; because asked for"
+    assert record_of(job.outcomes[0]).message == "Not removing kvm_intel: no loader; because asked for"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_abandoned_it_says_so_once(tmp_path: Path) -> None:
 def test_the_record_of_a_removal(tmp_path: Path, result: str, code: int, message: str) -> None:
     played = Played(tmp_path / "r", "", {"kvm_intel": (0, "")})
     (outcome,) = played.run("kvm_intel", refuse={"kvm_intel": code}).outcomes
-    told = record(outcome)
+    told = record_of(outcome)
     fields = dict(told.fields)
     assert (told.message, fields["KMODD_RESULT"], fields["KMODD_SOURCE"]) == (message, result, "operator")
     assert fields["KMODD_DURATION_USEC"] == "7"

@@ -50,14 +50,14 @@ def test_loads_and_devices_are_always_told(each: Outcome) -> None:
 def test_memory_is_bounded_and_one_user_does_not_silence_another() -> None:
     it = RateLimiter()
     admitted = [it.admit(outcome(f"fs-{number}"), 0.0) for number in range(1000)]
-    assert admitted.count(0) == rate_limit.MOST_KINDS
-    assert it.held_back == 1000 - rate_limit.MOST_KINDS
+    assert admitted.count(0) == rate_limit.MAX_KINDS_PER_USER
+    assert it.held_back == 1000 - rate_limit.MAX_KINDS_PER_USER
     assert it.admit(outcome(uid=1001), 0.0) == 0
     assert it.admit(outcome("another"), 60.0) == 0, "what is over makes room"
     assert sum(len(kinds) for kinds in it._users.values()) == 1
     many = [it.admit(outcome(uid=number), 70.0) for number in range(5000)]
-    assert many.count(0) == rate_limit.MOST - 1
-    assert sum(len(kinds) for kinds in it._users.values()) <= rate_limit.MOST
+    assert many.count(0) == rate_limit.MAX_KINDS - 1
+    assert sum(len(kinds) for kinds in it._users.values()) <= rate_limit.MAX_KINDS
 
 
 def test_the_record_and_status_have_the_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

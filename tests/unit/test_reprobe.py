@@ -12,9 +12,9 @@ from kmodd.daemon import firmware_retry
 from kmodd.daemon.firmware_retry import FirmwareRetry
 from kmodd.daemon.reporter import Reporter
 from kmodd.kernel import kmsg
-from kmodd.loader.actions import ProbeCall, Reply
-from kmodd.loader.pool import Lane, LoaderPool
-from kmodd.loader.protocol import decode_call, encode_reply
+from kmodd.loader.actions import Reply
+from kmodd.loader.pool import Loader, LoaderPool
+from kmodd.loader.protocol import ProbeRequest, decode_request, encode_reply
 from tests.fakes import ListJournal
 
 RELEASE = "6.1.0-test"
@@ -31,11 +31,11 @@ class Probers(LoaderPool):
         super().__init__(None)
         self.theirs: list[socket.socket] = []
 
-    def open(self) -> Lane:
+    def open(self) -> Loader:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self.theirs.append(theirs)
-        return Lane(ours, pid=1)
+        return Loader(ours, pid=1)
 
     def close(self) -> None:
         super().close()
@@ -57,7 +57,7 @@ def probes(it: FirmwareRetry) -> int:
 def end_probe(it: FirmwareRetry, loaders: Probers) -> None:
     """The probe is over; how it went, the kernel's log says."""
     (lane,) = it.lanes
-    assert decode_call(loaders.theirs[-1].recv(65536)) == ProbeCall("pci", "0000:01:00.0")
+    assert decode_request(loaders.theirs[-1].recv(65536)) == ProbeRequest("pci", "0000:01:00.0")
     loaders.theirs[-1].send(encode_reply(Reply(0, "kernel", 1)))
     it.heard(lane)
 
@@ -144,7 +144,7 @@ def test_a_probe_waits_for_a_loader_and_not_for_a_file(
     loaders = Probers()
     it = FirmwareRetry(str(tmp_path), RELEASE, Reporter(ListJournal()), loaders)
 
-    def none() -> Lane:
+    def none() -> Loader:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
     with monkeypatch.context() as patch:

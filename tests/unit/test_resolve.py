@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.config import modprobe_d
-from kmodd.config.modprobe_d import Beyond, ConfFile
+from kmodd.config.modprobe_d import ConfFile, Extensions
 from kmodd.errors import Where
 from kmodd.index.catalog import Catalog, Snapshot
 from kmodd.index.layer import Layer
@@ -15,16 +15,16 @@ from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded, State, parse_modul
 from kmodd.names import ModuleName
 from kmodd.planning.plan import Insmod, Install, Plan, Reason, Skip
 from kmodd.planning.request import Origin, Request
-from kmodd.planning.resolve import Manner, joined_params, manner_of, resolve
+from kmodd.planning.resolve import ProbeOptions, joined_params, options_of, resolve
 from tests import rootfs
 
 TEXTS = {path.name: path.read_bytes() for path in (rootfs.ROOTFS / "_tree").iterdir()}
 CONF = "/etc/modprobe.d/a.conf"
 
 
-def snapshot(text: str = "", beyond: Beyond = Beyond(), files: dict[str, bytes] = TEXTS) -> Snapshot:  # noqa: B008
+def snapshot(text: str = "", extensions: Extensions = Extensions(), files: dict[str, bytes] = TEXTS) -> Snapshot:  # noqa: B008
     softdep = ConfFile("/m/modules.softdep", files.get("modules.softdep", b"").decode())
-    config = modprobe_d.parse([ConfFile(CONF, text), softdep], beyond)
+    config = modprobe_d.parse([ConfFile(CONF, text), softdep], extensions)
     return Snapshot(Catalog([Layer("/m", files.get)]), config)
 
 
@@ -32,14 +32,14 @@ def plan(
     name: str,
     text: str = "",
     *,
-    manner: Manner = Manner(),  # noqa: B008
+    options: ProbeOptions = ProbeOptions(),  # noqa: B008
     loaded: Loaded = NOTHING_LOADED,
-    beyond: Beyond = Beyond(),  # noqa: B008
+    extensions: Extensions = Extensions(),  # noqa: B008
     params: tuple[str, ...] = (),
     missing: tuple[str, ...] = (),
 ) -> Plan:
     request = Request(name, "operator", params=params)
-    return resolve(request, snapshot(text, beyond), loaded, manner, lambda path: path not in missing)
+    return resolve(request, snapshot(text, extensions), loaded, options, lambda path: path not in missing)
 
 
 def having(**states: State) -> Loaded:
@@ -85,7 +85,7 @@ def test_dependencies_come_right_to_left_with_their_softdeps_and_every_entry_has
 
 def test_a_name_is_asked_for_and_the_boot_list_lists() -> None:
     assert plan("loop").steps[0].because == Reason("asked", "loop")
-    made = resolve(Request("loop", "boot"), snapshot(), NOTHING_LOADED, manner_of("boot"), lambda _: True)
+    made = resolve(Request("loop", "boot"), snapshot(), NOTHING_LOADED, options_of("boot"), lambda _: True)
     assert made.steps[0].because.kind == "boot"
 
 
@@ -126,7 +126,7 @@ def test_a_live_target_is_one_skip() -> None:
 
 
 def test_ignoring_what_is_loaded() -> None:
-    assert steps(plan("crc16", loaded=having(crc16="live"), manner=Manner(ignore_loaded=True))) == ["crc16"]
+    assert steps(plan("crc16", loaded=having(crc16="live"), options=ProbeOptions(ignore_loaded=True))) == ["crc16"]
 
 
 def test_builtin_by_name_and_by_alias() -> None:
@@ -149,7 +149,7 @@ def test_whose_blacklist_means_what(origin: str, by_name: bool, by_alias: bool) 
     shot = snapshot("# x\nblacklist loop\nalias my loop\n")
     for name, goes in (("loop", by_name), ("my", by_alias), ("block-major-7-0", by_alias)):
         request = Request(name, origin)  # type: ignore[arg-type]
-        made = resolve(request, shot, NOTHING_LOADED, manner_of(request.origin), lambda _: True)
+        made = resolve(request, shot, NOTHING_LOADED, options_of(request.origin), lambda _: True)
         assert steps(made) == (["loop"] if goes else []), name
         if not goes:
             (skip,) = made.skips
@@ -158,7 +158,7 @@ def test_whose_blacklist_means_what(origin: str, by_name: bool, by_alias: bool) 
 
 
 def test_a_blacklist_that_is_never_looked_at() -> None:
-    assert steps(plan("my", "blacklist loop\nalias my loop\n", manner=Manner(blacklist="never"))) == ["loop"]
+    assert steps(plan("my", "blacklist loop\nalias my loop\n", options=ProbeOptions(blacklist="never"))) == ["loop"]
 
 
 def test_live_says_live_also_where_it_is_blacklisted() -> None:
@@ -211,20 +211,20 @@ def test_a_module_without_a_file_is_missing() -> None:
 def test_a_path_is_taken_from_an_operator_only() -> None:
     shot = snapshot("options loop a=1\n")
     path = "/elsewhere/loop.ko.xz"
-    made = resolve(Request(path, "operator"), shot, NOTHING_LOADED, manner_of("operator"), lambda _: True)
+    made = resolve(Request(path, "operator"), shot, NOTHING_LOADED, options_of("operator"), lambda _: True)
     assert made.steps == (Insmod(ModuleName("loop"), path, "a=1 ", Reason("asked", path)),)
     origins: tuple[Origin, ...] = ("request", "uevent")
     for origin in origins:
-        other = resolve(Request(path, origin), shot, NOTHING_LOADED, manner_of(origin), lambda _: True)
+        other = resolve(Request(path, origin), shot, NOTHING_LOADED, options_of(origin), lambda _: True)
         assert other.goals == ()
 
 
 def test_a_path_brings_its_dependencies_by_name() -> None:
     request = Request("/elsewhere/ext4.ko", "operator")
-    made = resolve(request, snapshot(), NOTHING_LOADED, manner_of("operator"), lambda _: True)
+    made = resolve(request, snapshot(), NOTHING_LOADED, options_of("operator"), lambda _: True)
     assert steps(made)[-3:] == ["mbcache", "crc16", "ext4"]
     assert made.steps[-1] == Insmod(ModuleName("ext4"), "/elsewhere/ext4.ko", "", Reason("asked", request.text))
-    absent = resolve(request, snapshot(), NOTHING_LOADED, manner_of("operator"), lambda _: False)
+    absent = resolve(request, snapshot(), NOTHING_LOADED, options_of("operator"), lambda _: False)
     assert [skip.reason for skip in absent.skips] == ["missing"]
 
 
@@ -234,7 +234,7 @@ def test_a_path_brings_its_dependencies_by_name() -> None:
 def test_blacklist_dependencies() -> None:
     text = "blacklist mbcache\nblacklist crc32c_intel\n"
     assert "mbcache" in steps(plan("ext4", text))
-    made = plan("ext4", text, beyond=Beyond(blacklist_dependencies=True))
+    made = plan("ext4", text, extensions=Extensions(blacklist_dependencies=True))
     assert steps(made) == ["crc32c_generic", "jbd2", "crc16"]
     assert [(skip.module, str(skip.at)) for skip in made.skips] == [
         ("crc32c_intel", f"{CONF}:2"), ("mbcache", f"{CONF}:1"), ("ext4", f"{CONF}:1"),
@@ -243,25 +243,25 @@ def test_blacklist_dependencies() -> None:
 
 def test_blacklist_dependencies_minds_what_is_live() -> None:
     made = plan(
-        "ext4", "blacklist mbcache\n", loaded=having(mbcache="live"), beyond=Beyond(blacklist_dependencies=True)
+        "ext4", "blacklist mbcache\n", loaded=having(mbcache="live"), extensions=Extensions(blacklist_dependencies=True)
     )
     assert steps(made)[-1] == "ext4"
 
 
 def test_a_blacklisted_name_that_is_asked_for_stays_asked_for() -> None:
-    assert steps(plan("loop", "blacklist loop\n", beyond=Beyond(blacklist_dependencies=True))) == ["loop"]
+    assert steps(plan("loop", "blacklist loop\n", extensions=Extensions(blacklist_dependencies=True))) == ["loop"]
 
 
 def test_softdeps_add_up() -> None:
     text = "softdep loop pre: dummy\nsoftdep lo* pre: tun post: fuse\n"
     assert steps(plan("loop", text)) == ["dummy", "loop"]
-    assert steps(plan("loop", text, beyond=Beyond(softdeps_add_up=True))) == ["dummy", "tun", "loop", "fuse"]
+    assert steps(plan("loop", text, extensions=Extensions(softdeps_add_up=True))) == ["dummy", "tun", "loop", "fuse"]
 
 
 def test_softdep_keeps_install() -> None:
     text = "softdep loop pre: dummy\ninstall loop /bin/x\n"
     assert isinstance(plan("loop", text).steps[1], Insmod)
-    assert isinstance(plan("loop", text, beyond=Beyond(softdep_keeps_install=True)).steps[1], Install)
+    assert isinstance(plan("loop", text, extensions=Extensions(softdep_keeps_install=True)).steps[1], Install)
 
 
 def test_thousands_of_softdeps_in_a_row_are_no_trouble() -> None:
@@ -269,5 +269,5 @@ def test_thousands_of_softdeps_in_a_row_are_no_trouble() -> None:
     dep = "".join(f"kernel/m{n}.ko:\n" for n in range(count))
     text = "".join(f"softdep m{n} pre: m{n + 1}\n" for n in range(count - 1))
     shot = Snapshot(Catalog([Layer("/m", {"modules.dep": dep.encode()}.get)]), modprobe_d.parse([ConfFile(CONF, text)]))
-    made = resolve(Request("m0", "operator"), shot, NOTHING_LOADED, Manner(), lambda _: True)
+    made = resolve(Request("m0", "operator"), shot, NOTHING_LOADED, ProbeOptions(), lambda _: True)
     assert len(made.steps) == count

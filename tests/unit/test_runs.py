@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from kmodd.daemon.control_handler import _Settling
-from kmodd.daemon.main import Daemon, Settings
+from kmodd.daemon.main import Daemon, DaemonOptions
 from kmodd.daemon.poller import Poller
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
 from kmodd.loader import worker
-from kmodd.loader.actions import InsmodCall, Reply, RunCall
-from kmodd.loader.pool import Died, Lane, lane_on
-from kmodd.loader.protocol import encode_reply
+from kmodd.loader.actions import Reply
+from kmodd.loader.pool import Died, Loader, loader_on
+from kmodd.loader.protocol import InsmodRequest, InsmodRunRequest, encode_reply
 from kmodd.loader.trusted_paths import Trusted
 from kmodd.planning.request import RemovalOptions, Request
 from tests.fakes import FakeKernel, ListJournal
@@ -31,7 +31,7 @@ from tests.world import RELEASE, World, loads
 __all__ = ["gate"]
 
 
-def with_a_loader(world: World, gate: GateKernel, module: str, alias: str) -> Lane:
+def with_a_loader(world: World, gate: GateKernel, module: str, alias: str) -> Loader:
     """The lane of a run whose first file's init has been entered."""
     gate.close(f"{module}.ko")
     world.plug(alias)
@@ -42,7 +42,7 @@ def with_a_loader(world: World, gate: GateKernel, module: str, alias: str) -> La
     return lane
 
 
-def hear_one(world: World, lane: Lane) -> None:
+def hear_one(world: World, lane: Loader) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(lane, selectors.EVENT_READ)
         assert selector.select(30)
@@ -52,12 +52,12 @@ def hear_one(world: World, lane: Lane) -> None:
 # -- a loader that dies ---------------------------------------------------------------------------------------------
 
 
-def run_of_two() -> tuple[Lane, socket.socket]:
+def run_of_two() -> tuple[Loader, socket.socket]:
     """A lane, and a loader that has read its run."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    lane = Lane(ours, pid=7)
-    lane.start(RunCall((InsmodCall("/a", ""), InsmodCall("/b", "")), ("a", "b")))
+    lane = Loader(ours, pid=7)
+    lane.start(InsmodRunRequest((InsmodRequest("/a", ""), InsmodRequest("/b", "")), ("a", "b")))
     theirs.recv(65536)
     return lane, theirs
 
@@ -123,7 +123,7 @@ def test_a_loader_told_to_end_during_an_init_does_all_that_it_was_given(world: W
         worker.serve(theirs.fileno(), Ending(), Trusted.below(str(world.root)))
         os._exit(0)
     theirs.close()
-    lane = lane_on(ours)
+    lane = loader_on(ours)
     world.loaders.get = lambda: lane  # type: ignore[method-assign]
     world.plug("pci:v1")
     world.engine.advance()
@@ -247,7 +247,7 @@ def test_no_outcome_is_lost_when_there_are_fewer_lanes(world: World, gate: GateK
 def test_a_source_may_have_the_number_of_a_lane_that_was_closed_this_moment() -> None:
     attention = Poller()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    lane = lane_on(ours)
+    lane = loader_on(ours)
     attention.wait((), (lane,), (), time.monotonic(), 0.0)
     number = lane.fileno()
     lane.close()
@@ -265,7 +265,7 @@ def daemon(tmp_path: Path) -> Daemon:
     (modules / "modules.alias").write_text("alias pci:v1* a\n")
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/modules").write_text("x 1 0 - Live 0x0\n")
-    settings = Settings(dry_run=True, control_path=str(tmp_path / "socket"), receive_buffer=1 << 20)
+    settings = DaemonOptions(dry_run=True, control_path=str(tmp_path / "socket"), receive_buffer=1 << 20)
     return Daemon(Tree(root=str(tmp_path), release=RELEASE), ListJournal(), Notify(), settings)
 
 

@@ -18,8 +18,9 @@ import pytest
 
 from kmodd.cli import loader as program
 from kmodd.errors import Where
-from kmodd.loader.actions import CommandCall, InsmodCall, Reply, RunCall
-from kmodd.loader.pool import Died, Lane
+from kmodd.loader.actions import Reply
+from kmodd.loader.pool import Died, Loader
+from kmodd.loader.protocol import InsmodRequest, InsmodRunRequest, ShellRequest
 from kmodd.loader.spawner import Spawner
 from kmodd.loader.trusted_paths import Trusted
 
@@ -39,26 +40,26 @@ def spawner(tmp_path: Path) -> Iterator[Spawner]:
     os.waitpid(it.pid, 0)
 
 
-def lane_of(spawner: Spawner) -> Lane:
+def lane_of(spawner: Spawner) -> Loader:
     """A lane on a new loader that has said its number."""
     connection = spawner.connect()
     connection.settimeout(WAIT)
-    lane = Lane(connection)
+    lane = Loader(connection)
     assert lane.receive() is None
     assert lane.pid
     return lane
 
 
-def do(lane: Lane, call: RunCall | CommandCall) -> Reply | Died | None:
+def do(lane: Loader, call: InsmodRunRequest | ShellRequest) -> Reply | Died | None:
     assert lane.start(call)
     return lane.receive()
 
 
-def command(root: Path, text: str) -> CommandCall:
+def command(root: Path, text: str) -> ShellRequest:
     """An install command on a line of its own file."""
     path = root / "etc/modprobe.d/a.conf"
     path.write_text(f"install foo {text}\n")
-    return CommandCall("foo", Where("/etc/modprobe.d/a.conf", 1), str(path), "")
+    return ShellRequest("foo", Where("/etc/modprobe.d/a.conf", 1), str(path), "")
 
 
 def about(pid: int) -> dict[str, str]:
@@ -97,7 +98,7 @@ def test_loaders_are_made_by_fork_and_serve(spawner: Spawner, tmp_path: Path) ->
 def test_its_loaders_trust_what_it_was_told(spawner: Spawner, tmp_path: Path) -> None:
     (tmp_path / "a.ko").write_bytes(b"\x7fELF")
     lane = lane_of(spawner)
-    answer = do(lane, RunCall((InsmodCall(str(tmp_path / "a.ko"), ""),), ("a",)))
+    answer = do(lane, InsmodRunRequest((InsmodRequest(str(tmp_path / "a.ko"), ""),), ("a",)))
     assert isinstance(answer, Reply)
     assert (answer.errno, answer.stage) == (errno.EACCES, "file")
     assert f"is not below {tmp_path}/lib/modules" in answer.detail
@@ -168,7 +169,7 @@ def test_too_many_descriptors_are_no_end(spawner: Spawner) -> None:
     lanes = [lane_of(spawner) for _ in range(2)]
     assert len(descriptors(spawner.pid)) == held
     leave_free(spawner.pid, 0)
-    lanes.append(Lane(spawner.connect()))
+    lanes.append(Loader(spawner.connect()))
     assert lanes[-1].receive() == Died(), "not even for that: the connection ends"
     leave_free(spawner.pid, 3)
     for lane in lanes:

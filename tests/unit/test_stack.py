@@ -16,7 +16,7 @@ import pytest
 
 from kmodd.loader import pool
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.pool import Lane, LoaderPool
+from kmodd.loader.pool import Loader, LoaderPool
 from kmodd.loader.spawner import Spawner
 from kmodd.loader.trusted_paths import Trusted
 
@@ -153,7 +153,7 @@ def spawner() -> Iterator[Spawner]:
 def test_the_spawner_tells_of_its_own_loaders_and_of_nobody_else(spawner: Spawner) -> None:
     connection = spawner.connect()
     connection.settimeout(WAIT)
-    lane = Lane(connection)
+    lane = Loader(connection)
     assert lane.receive() is None
     deadline = time.monotonic() + WAIT
     while Path(f"/proc/{lane.pid}/stat").read_text().rpartition(") ")[2][0] != "S":  # it waits for a step then

@@ -265,7 +265,7 @@ journalctl --sync
 WRITERS = """
 import os, time
 from kmodd.host.journal import JournalSocket
-from kmodd.planning.outcome import Record
+from kmodd.planning.record import Record
 for _ in range(3000):  # no event says that journald listens; this socket is its last
     if os.path.exists("/run/systemd/journal/io.systemd.journal"):
         break

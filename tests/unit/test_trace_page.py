@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kmodd.errors import ParseError
 from kmodd.kernel.ftrace import (
-    BadTraceFormat,
     ByteOrder,
     ModuleRequested,
     TraceEvent,
@@ -43,9 +43,9 @@ ORDERS: list[ByteOrder] = ["little", "big"]
 
 def test_layout() -> None:
     assert LITTLE.size == 4096
-    with pytest.raises(BadTraceFormat, match="commit"):
+    with pytest.raises(ParseError, match="commit"):
         parse_header_page(HEADER_PAGE.replace("commit", "length"), "little")
-    with pytest.raises(BadTraceFormat, match="8 bytes"):
+    with pytest.raises(ParseError, match="8 bytes"):
         parse_header_page(HEADER_PAGE.replace("offset:8;\tsize:8", "offset:12;\tsize:8"), "little")
 
 
@@ -59,7 +59,7 @@ def test_format() -> None:
         FORMAT.replace("offset:4;\tsize:4", "offset:4;\tsize:8"),
         "",
     ):
-        with pytest.raises(BadTraceFormat, match="module_request/format: expected"):
+        with pytest.raises(ParseError, match="module_request/format: expected"):
             parse_request_format(bad, "little")
 
 

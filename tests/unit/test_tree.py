@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.config.modprobe_d import Beyond
+from kmodd.config.modprobe_d import Extensions
 from kmodd.errors import NoTree
 from kmodd.host import tree as host_tree
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.index.catalog import lookup
 from kmodd.planning.plan import Plan
 from kmodd.planning.request import Request
-from kmodd.planning.resolve import manner_of, resolve
+from kmodd.planning.resolve import options_of, resolve
 from tests import rootfs
 
 
@@ -31,7 +31,7 @@ def index(root: Path, name: str) -> Path:
 
 
 def plan(tree: Tree, snapshot: TreeSnapshot, name: str) -> Plan:
-    return resolve(Request(name, "operator"), snapshot, tree.loaded(), manner_of("operator"), tree.present)
+    return resolve(Request(name, "operator"), snapshot, tree.loaded(), options_of("operator"), tree.present)
 
 
 # ── where ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,9 +129,9 @@ def test_two_libs_are_two_directories(root: Path) -> None:
 def test_the_command_line_of_the_root_counts_and_beyond_is_carried(root: Path) -> None:
     (root / "proc" / "cmdline").write_text("modprobe.blacklist=a-b\n")
     assert [line.module for line in Tree(str(root)).config().blacklist] == ["a-b"]
-    config = Tree(str(root), beyond=Beyond(cmdline_blacklist_dashes=True)).config()
+    config = Tree(str(root), extensions=Extensions(cmdline_blacklist_dashes=True)).config()
     assert [line.module for line in config.blacklist] == ["a_b"]
-    assert config.beyond.cmdline_blacklist_dashes
+    assert config.extensions.cmdline_blacklist_dashes
 
 
 # ── extensions ───────────────────────────────────────────────────────────────────────────────────────────────────────

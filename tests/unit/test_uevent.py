@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.errors import BadUevent
+from kmodd.errors import ParseError
 from kmodd.kernel import uevent
 
 PLUGGED = (
@@ -64,7 +64,7 @@ def test_bytes_that_are_not_utf8_come_back_as_they_were() -> None:
     ],
 )
 def test_what_is_no_event_is_refused_and_said_why(datagram: bytes, expected: str) -> None:
-    with pytest.raises(BadUevent, match=expected):
+    with pytest.raises(ParseError, match=expected):
         uevent.parse(datagram)
 
 
@@ -72,7 +72,7 @@ def test_what_is_no_event_is_refused_and_said_why(datagram: bytes, expected: str
 def test_any_bytes_are_an_event_or_refused(data: bytes) -> None:
     try:
         event = uevent.parse(data)
-    except BadUevent:
+    except ParseError:
         return
     assert event.devpath.startswith("/")
 
@@ -83,5 +83,5 @@ def test_a_damaged_event_is_an_event_or_refused(noise: bytes, at: int) -> None:
     for damaged in (head, head + noise + tail, head + noise + tail[len(noise) :]):
         try:
             uevent.parse(damaged)
-        except BadUevent:
+        except ParseError:
             continue

@@ -10,11 +10,11 @@ import pytest
 
 from kmodd.host.kernel_facts import LOCKDOWN, MODULES_DISABLED, PANIC_ON_OOPS, SIG_ENFORCE, read_facts
 from kmodd.loader.actions import Reply, Stage
-from kmodd.loader.step_calls import outcome_of
+from kmodd.loader.step_requests import outcome_of
 from kmodd.names import ModuleName
 from kmodd.planning.load_errors import KernelFacts, Lockdown, of_load, of_removal
-from kmodd.planning.outcome import ERR, INFO, NOTICE, WARNING, record
 from kmodd.planning.plan import Insmod, Reason, Rmmod
+from kmodd.planning.record import ERR, INFO, NOTICE, WARNING, record_of
 from kmodd.planning.request import Request
 
 FREE = KernelFacts(lockdown="none")
@@ -49,9 +49,9 @@ LOAD = Insmod(ModuleName("e1000e"), "/lib/modules/6/e1000e.ko", "", ASKED)
 )
 def test_verdict_of_a_refused_load(code: int, facts: KernelFacts | None, level: int, words: str) -> None:
     """Levels where systemd's module-util.c has an opinion: ENODEV notice, ENOENT warning, deny-listed info."""
-    verdict = of_load("e1000e", code, facts)
-    assert verdict.level == level
-    assert words in verdict.words
+    load_error = of_load("e1000e", code, facts)
+    assert load_error.level == level
+    assert words in load_error.words
 
 
 def test_no_two_causes_have_the_same_words() -> None:
@@ -73,23 +73,23 @@ def reply(code: int, stage: Stage, detail: str = "") -> Reply:
 def test_the_verdict_is_in_the_record() -> None:
     request = Request("pci:v1", "uevent")
     outcome = outcome_of(request, LOAD, reply(errno.EPERM, "kernel"), KernelFacts(modules_disabled=True))
-    told = record(outcome)
+    told = record_of(outcome)
     assert told.priority == NOTICE
     assert told.message == (
         "Could not load e1000e after 7us: EPERM, no module can be loaded until the next boot: "
         "kernel.modules_disabled=1 was set; because asked for"
     )
-    assert record(outcome_of(request, LOAD, reply(errno.EPERM, "kernel"))).priority == ERR
+    assert record_of(outcome_of(request, LOAD, reply(errno.EPERM, "kernel"))).priority == ERR
 
 
 def test_an_errno_that_the_kernel_did_not_give_has_no_verdict() -> None:
     """EPERM of opening a file is no module_blacklist=."""
     facts = KernelFacts(module_blacklist=("e1000e",))
     outcome = outcome_of(Request("x", "uevent"), LOAD, reply(errno.EPERM, "file", "/x.ko: not root's"), facts)
-    assert (outcome.result, outcome.verdict) == ("failed", None)
-    assert "EPERM, /x.ko: not root's; because" in record(outcome).message
+    assert (outcome.result, outcome.load_error) == ("failed", None)
+    assert "EPERM, /x.ko: not root's; because" in record_of(outcome).message
     for code in (0, errno.EEXIST):
-        assert outcome_of(Request("x", "uevent"), LOAD, reply(code, "kernel"), facts).verdict is None
+        assert outcome_of(Request("x", "uevent"), LOAD, reply(code, "kernel"), facts).load_error is None
 
 
 # ── removing ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,7 +99,7 @@ def test_verdict_of_a_refused_removal() -> None:
     assert of_removal(errno.EPERM, KernelFacts(modules_disabled=True)).level == NOTICE
     assert of_removal(errno.EPERM, FREE).words == "not permitted: modules_disabled or no CAP_SYS_MODULE"
     step = Rmmod(ModuleName("loop"), ASKED)
-    told = record(outcome_of(Request("loop", "operator"), step, reply(errno.EAGAIN, "kernel")))
+    told = record_of(outcome_of(Request("loop", "operator"), step, reply(errno.EAGAIN, "kernel")))
     assert (told.priority, told.message) == (
         ERR, "Could not remove loop after 7us: EAGAIN, somebody uses it; because asked for",
     )  # fmt: skip

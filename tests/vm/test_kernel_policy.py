@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from kmodd.planning.outcome import SEAL
 from kmodd.planning.policy import SEALED
+from kmodd.planning.record import SEAL
 from tests.vm.devices import DEVICES
 from tests.vm.faults import MODPROBE, appear, record_of, until_state
 from tests.vm.image import Image

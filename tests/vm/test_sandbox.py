@@ -26,15 +26,15 @@ _SECONDS = 300  # of kt_slow's init, by the options line below, unless it is let
 _PROGRAM = """
 import os, select, sys
 sys.path.insert(0, "/usr/lib/kmodd")
-from kmodd.loader.pool import Lane
-from kmodd.loader.actions import InsmodCall, ProbeCall, RunCall
+from kmodd.loader.pool import Loader
+from kmodd.loader.protocol import InsmodRequest, ProbeRequest, InsmodRunRequest
 from kmodd.loader.spawner import Spawner
 from kmodd.loader.kernel_stack import StackQuestion
 
 def lane():
     connection = Spawner.of_systemd().connect()
     connection.settimeout(60)
-    found = Lane(connection)
+    found = Loader(connection)
     found.receive()
     return found
 
@@ -77,9 +77,9 @@ def test_a_device_is_probed_again_and_the_rest_of_sys_is_read_only(guest: Machin
     device = guest.check(f"ls {drivers} | grep ^0000:").split()[-1]
     guest.check(f"echo {device} > {drivers}/unbind")
     assert guest.run(f"test -e {drivers}/{device}").status == 1
-    assert _ask(guest, f'do(ProbeCall("pci", "{device}")).errno') == "0"
+    assert _ask(guest, f'do(ProbeRequest("pci", "{device}")).errno') == "0"
     assert guest.run(f"test -e {drivers}/{device}").status == 0
-    assert _ask(guest, 'do(ProbeCall("pci", "0000:ff:1f.7")).errno') == "19"  # ENODEV
+    assert _ask(guest, 'do(ProbeRequest("pci", "0000:ff:1f.7")).errno') == "19"  # ENODEV
     mounts = _ask(guest, 'open(f"/proc/{lane().pid}/mountinfo").read()')
     flags = {line.split()[4]: line.split()[5].split(",")[0] for line in mounts.splitlines()}
     assert (flags["/sys"], flags["/sys/bus"], flags["/proc/sys"]) == ("ro", "rw", "ro")
@@ -127,9 +127,9 @@ def test_a_packed_module_is_unpacked_where_the_kernel_cannot(guest: Machine, pac
     source = f"{folder}/kernel/drivers/net/dummy.ko"
     pack = f"import {packer}; {packer}.open('{packed}', 'wb').write(open('{source}', 'rb').read())"
     guest.check(f'python3 -c "{pack}"')
-    assert _ask(guest, f'do(RunCall((InsmodCall("{packed}", "numdummies=0"),), ("dummy",))).errno') == "0"
+    assert _ask(guest, f'do(InsmodRunRequest((InsmodRequest("{packed}", "numdummies=0"),), ("dummy",))).errno') == "0"
     assert "Live" in guest.modules()["dummy"]
     guest.remove_module("dummy")
     guest.check(f"head -c 100 {packed} > {packed}.cut")
-    assert _ask(guest, f'do(RunCall((InsmodCall("{packed}.cut", ""),), ("dummy",))).errno') == "22"  # EINVAL: damaged
+    assert _ask(guest, f'do(InsmodRunRequest((InsmodRequest("{packed}.cut", ""),), ("dummy",))).errno') == "22"
     assert "dummy" not in guest.modules()

@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 
-from kmodd.cli.kmod.depmod_options import Settings, Stop, absolute, complain, fatal, read, reason, say
+from kmodd.cli.kmod.depmod_options import DepmodOptions, Stop, absolute, complain, fatal, read, reason, say
 from kmodd.cli.progress import Bar
 from kmodd.config.depmod_d import PLAIN, DepmodConfig, parse
 from kmodd.host import module_facts as cache_file
@@ -47,49 +47,49 @@ def main(argv: list[str]) -> int:
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run(settings: Settings) -> int:
-    is_all = not settings.files or bool(settings.flags & {"a", "A"})
-    if "A" in settings.flags and (settings.is_dry or _is_current(settings)):
+def _run(options: DepmodOptions) -> int:
+    is_all = not options.files or bool(options.flags & {"a", "A"})
+    if "A" in options.flags and (options.is_dry or _is_current(options)):
         return 0
-    kernel = _kernel_symbols(settings)
-    seen = _all_modules(settings) if is_all else _named_modules(settings)
-    order = _open("modules.order", settings)
-    file = f"{settings.directory}/modules.order"
+    kernel = _kernel_symbols(options)
+    seen = _all_modules(options) if is_all else _named_modules(options)
+    order = _open("modules.order", options)
+    file = f"{options.directory}/modules.order"
     members, complaints = depmod_graph.arranged([each.member for each in seen], order, file)
     complain(complaints)
     by_path = {each.member.path: each for each in seen}
     seen = [by_path[each.path] for each in members]
 
-    known, keep = _cached(settings, is_all)
+    known, keep = _cached(options, is_all)
     with Bar("depmod") as bar:
-        entries, count = cache_file.entries(seen, known, settings.root, bar.show)
+        entries, count = cache_file.entries(seen, known, options.root, bar.show)
     problems = {entry.path: entry.facts.problem for entry in entries if entry.facts.problem}
     for path, problem in problems.items():
         say("ERROR", f"failed to load symbols from {path}: {os.strerror(problem)}")
     if errno.ENOSYS in problems.values():
         say("ERROR", "modules are compressed with zstd; install python3-zstandard to read them")
-    index = depmod_graph.resolve(members, [entry.facts for entry in entries], kernel, settings.prefix)
-    if "e" in settings.flags:
-        versions = [cache_file.read_versions(settings.root + each.path) for each in members]
-        complain(depmod_graph.unsatisfied(index, versions, kernel, "E" in settings.values))
-    if settings.verbosity:
+    index = depmod_graph.resolve(members, [entry.facts for entry in entries], kernel, options.prefix)
+    if "e" in options.flags:
+        versions = [cache_file.read_versions(options.root + each.path) for each in members]
+        complain(depmod_graph.unsatisfied(index, versions, kernel, "E" in options.values))
+    if options.verbosity:
         _print(line + "\n" for line in depmod_graph.needs_shown(index))
     dep_lines = depmod_graph.dep_lines(index)
     symbols = depmod_output.symbols(index, [entry.buckets for entry in entries])
-    if settings.is_dry:
+    if options.is_dry:
         _show(index, dep_lines, symbols)
         return 0
-    status = _write(settings, index, dep_lines, symbols)
+    status = _write(options, index, dep_lines, symbols)
     if keep and (count or len(known) != len(entries)):
-        _keep(settings, entries)
+        _keep(options, entries)
     if status == 0:
-        _tell_daemon(settings)
+        _tell_daemon(options)
     return status
 
 
-def _tell_daemon(settings: Settings) -> None:
+def _tell_daemon(options: DepmodOptions) -> None:
     """Have a running kmodd take the new index over at once, and try again the devices that had no driver."""
-    is_running_kernels = settings.root + settings.directory == f"/lib/modules/{os.uname().release}"
+    is_running_kernels = options.root + options.directory == f"/lib/modules/{os.uname().release}"
     if is_running_kernels and os.geteuid() == 0 and os.path.exists(DAEMON_SOCKET):
         from kmodd.cli.client import NotRunning, Refused, call  # only where there is somebody to call
 
@@ -97,8 +97,8 @@ def _tell_daemon(settings: Settings) -> None:
             call("Reload", DAEMON_SOCKET)
 
 
-def _all_modules(settings: Settings) -> list[Seen]:
-    search = Search(settings.directory, _config(settings), settings.root)
+def _all_modules(options: DepmodOptions) -> list[Seen]:
+    search = Search(options.directory, _config(options), options.root)
     try:
         return search.run()
     except OSError as error:
@@ -109,17 +109,17 @@ def _all_modules(settings: Settings) -> list[Seen]:
         complain(search.complaints)
 
 
-def _named_modules(settings: Settings) -> list[Seen]:
+def _named_modules(options: DepmodOptions) -> list[Seen]:
     """The files on the command line, and nothing else."""
     found: dict[str, Seen] = {}
-    for path in settings.files:
+    for path in options.files:
         if not path.startswith("/"):
             raise fatal(f"{path}: not absolute path.")
         try:
-            status = os.stat(settings.root + path)
+            status = os.stat(options.root + path)
         except OSError as error:
             raise fatal(f"could not create module {path}: {reason(error)}") from None
-        member = depmod_graph.member(path, settings.directory)
+        member = depmod_graph.member(path, options.directory)
         rival = found.get(member.name)
         if rival is not None and rival.member.path == path:
             say("ERROR", f"hash_add_unique {member.name}: File exists")
@@ -133,42 +133,42 @@ def _named_modules(settings: Settings) -> list[Seen]:
     return list(found.values())
 
 
-def _kernel_symbols(settings: Settings) -> dict[bytes, int]:
+def _kernel_symbols(options: DepmodOptions) -> dict[bytes, int]:
     """What -E or -F says of the kernel's symbols; nothing without them."""
     for code, parsed in (("E", depmod_graph.symvers), ("F", depmod_graph.system_map)):
-        if code not in settings.values:
+        if code not in options.values:
             continue
-        path = settings.values[code]
+        path = options.values[code]
         try:
-            with open(settings.root + path, "rb") as file:
-                symbols, complaints = parsed(file.read(), path, settings.prefix)
+            with open(options.root + path, "rb") as file:
+                symbols, complaints = parsed(file.read(), path, options.prefix)
         except OSError as error:
             raise fatal(f"could not load {path}: {reason(error)}") from None
         complain(complaints)
         return symbols
-    if "e" in settings.flags:
+    if "e" in options.flags:
         say("WARNING", "-e needs -E or -F")
-        settings.flags.discard("e")
+        options.flags.discard("e")
     return {}
 
 
 # ── configuration ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _config(settings: Settings) -> DepmodConfig:
+def _config(options: DepmodOptions) -> DepmodConfig:
     """depmod.d, or what -C gives in its place."""
     places: list[tuple[str, list[str]] | str] = []
     seen = set()
-    for path in settings.config_paths or CONFIG_DIRS:
+    for path in options.config_paths or CONFIG_DIRS:
         try:
-            status = os.stat(settings.root + path)
+            status = os.stat(options.root + path)
         except OSError:
             continue
         if not stat.S_ISDIR(status.st_mode):
             places.append(path)
-        elif settings.config_paths or (status.st_dev, status.st_ino) not in seen:
+        elif options.config_paths or (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))
-            places.append((path, _config_names(path, settings.root)))
+            places.append((path, _config_names(path, options.root)))
     if not places:
         return PLAIN
     from kmodd.config.modprobe_d import ConfFile, ordered
@@ -176,11 +176,11 @@ def _config(settings: Settings) -> DepmodConfig:
     files = []
     for path in ordered(places, (".conf",)):
         try:
-            with open(settings.root + path, "rb") as file:
+            with open(options.root + path, "rb") as file:
                 files.append(ConfFile(path, os.fsdecode(file.read())))
         except OSError as error:
             say("ERROR", f"file parse {path}: {reason(error)}")
-    config = parse(files, settings.release)
+    config = parse(files, options.release)
     complain(Complaint("ERROR", text) for text in config.complaints)
     return config
 
@@ -205,18 +205,18 @@ def _config_names(path: str, root: str) -> list[str]:
 # ── -A ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _is_current(settings: Settings) -> bool:
+def _is_current(options: DepmodOptions) -> bool:
     """Whether no module file is newer than modules.dep; what is gone is not noticed (depfile_up_to_date)."""
-    directory = settings.root + settings.directory
+    directory = options.root + options.directory
     try:
         os.scandir(directory).close()
     except OSError as error:
-        say("ERROR", f"could not open directory {settings.directory}: {reason(error)}")
+        say("ERROR", f"could not open directory {options.directory}: {reason(error)}")
         return False
     try:
         limit = os.stat(f"{directory}/modules.dep").st_mtime_ns // 1000
     except OSError as error:
-        say("ERROR", f"could not fstatat({settings.directory}, modules.dep): {reason(error)}")
+        say("ERROR", f"could not fstatat({options.directory}, modules.dep): {reason(error)}")
         return False
     return not any(
         is_module_file(name) and _microseconds(f"{folder}/{name}") > limit
@@ -241,13 +241,13 @@ def _microseconds(path: str) -> int:
 # ── output ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _open(name: str, settings: Settings) -> bytes | None:
+def _open(name: str, options: DepmodOptions) -> bytes | None:
     """A file of the kernel's build; without it a warning."""
     try:
-        with open(f"{settings.root}{settings.directory}/{name}", "rb") as file:
+        with open(f"{options.root}{options.directory}/{name}", "rb") as file:
             return file.read()
     except OSError as error:
-        say("WARNING", f"could not open {name} at {settings.directory}: {reason(error)}")
+        say("WARNING", f"could not open {name} at {options.directory}: {reason(error)}")
         return None
 
 
@@ -266,56 +266,56 @@ def _show(index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes
     complain(complaints)
 
 
-def _write(settings: Settings, index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes]) -> int:
+def _write(options: DepmodOptions, index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes]) -> int:
     """Make all files, and then put them into place."""
-    binaries, complaints = depmod_output.binaries(index, dep_lines, symbols, "w" in settings.flags)
+    binaries, complaints = depmod_output.binaries(index, dep_lines, symbols, "w" in options.flags)
     complain(complaints)
     for source, make in (
         ("modules.builtin", depmod_output.builtin_names),
         ("modules.builtin.modinfo", depmod_output.builtin_aliases),
     ):
-        data = _open(source, settings)
+        data = _open(source, options)
         name = "modules.builtin.bin" if source == "modules.builtin" else "modules.builtin.alias.bin"
         files, complaints = make(data) if data is not None else ([(name, b"")], [])
         complain(complaints)
         binaries += files
     texts, complaints = depmod_output.texts(index, dep_lines, symbols)
     complain(complaints)
-    directory = settings.root + settings.out_directory
+    directory = options.root + options.out_directory
     try:
         os.makedirs(directory, 0o755, exist_ok=True)
     except OSError as error:
-        raise fatal(f"could not create directory {settings.out_directory}: {reason(error)}") from None
+        raise fatal(f"could not create directory {options.out_directory}: {reason(error)}") from None
     try:
         replace_all(directory, depmod_output.in_order(texts + binaries))
     except OSError as error:
-        raise fatal(f"could not write the index in {settings.out_directory}: {reason(error)}") from None
+        raise fatal(f"could not write the index in {options.out_directory}: {reason(error)}") from None
     return 0
 
 
 # ── the cache ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cached(settings: Settings, is_all: bool) -> tuple[dict[str, Entry], bool]:
+def _cached(options: DepmodOptions, is_all: bool) -> tuple[dict[str, Entry], bool]:
     """What is known of the files, and whether that is to be kept up to date.
 
     A run over single files, and one for an initramfs in the making (which has /init), neither reads nor leaves one.
     """
-    base = settings.root + (absolute(settings.values["b"]) if "b" in settings.values else "")
-    if not is_all or "no-cache" in settings.flags or (base and os.path.lexists(f"{base}/init")):
+    base = options.root + (absolute(options.values["b"]) if "b" in options.values else "")
+    if not is_all or "no-cache" in options.flags or (base and os.path.lexists(f"{base}/init")):
         return {}, False
-    path = f"{settings.root}{settings.out_directory}/{depmod_cache.NAME}"
-    known, why_not = cache_file.cached(path, settings.directory)
-    if why_not and settings.verbosity:
+    path = f"{options.root}{options.out_directory}/{depmod_cache.NAME}"
+    known, why_not = cache_file.cached(path, options.directory)
+    if why_not and options.verbosity:
         say("NOTICE", f"{path}: {why_not}; all modules are read")
-    return known, not settings.is_dry
+    return known, not options.is_dry
 
 
-def _keep(settings: Settings, entries: list[Entry]) -> None:
+def _keep(options: DepmodOptions, entries: list[Entry]) -> None:
     """Leave the cache for the next run; where that fails, the next run reads all modules."""
-    path = f"{settings.root}{settings.out_directory}/{depmod_cache.NAME}"
+    path = f"{options.root}{options.out_directory}/{depmod_cache.NAME}"
     try:
-        cache_file.write(path, settings.directory, cache_file.keepable(entries))
+        cache_file.write(path, options.directory, cache_file.keepable(entries))
     except OSError as error:
-        if settings.verbosity:
+        if options.verbosity:
             say("NOTICE", f"{path}: {reason(error)}")

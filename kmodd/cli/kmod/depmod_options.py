@@ -6,7 +6,7 @@ import os
 import re
 import sys
 
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
 from kmodd.modfile.depmod_graph import Complaint
 
@@ -49,7 +49,7 @@ class Stop(Exception):
 
 
 @dataclass(slots=True)
-class Settings:
+class DepmodOptions:
     """What the command line said."""
 
     flags: set[str] = field(default_factory=set)
@@ -110,14 +110,14 @@ def reason(error: OSError) -> str:
 # ── command line ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(words: list[str]) -> Settings:
+def read(words: list[str]) -> DepmodOptions:
     """Read the command line. Raises Stop for -V, -h and for what is wrong."""
-    settings = Settings()
+    settings = DepmodOptions()
     options = Options(words, _SHORT, _LONG)
     try:
         for code, value in options:
             _take(code, value, settings)
-    except BadOption as error:
+    except OptionError as error:
         sys.stderr.write(f"depmod: {error}\n")
         raise Stop(1) from None
     if options.operands:
@@ -135,7 +135,7 @@ def read(words: list[str]) -> Settings:
     return settings
 
 
-def _take(code: str, value: str, settings: Settings) -> None:
+def _take(code: str, value: str, settings: DepmodOptions) -> None:
     match code:
         case "V":
             from kmodd.cli.kmod.modprobe_help import FEATURES

@@ -9,9 +9,9 @@ import errno
 import os
 
 from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.host.kmsg_reader import KernelLog
-from kmodd.loader.in_process import Machine, Manner
+from kmodd.loader.in_process import InsertOptions, Machine
 from kmodd.names import module_of_path
 
 HELP = """\
@@ -66,7 +66,7 @@ def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
                     root = value
                 case _:
                     flags.add(code)
-    except BadOption as error:
+    except OptionError as error:
         messages.say(f"insmod: {error}")
         return 1
     messages.syslog = "syslog" in flags
@@ -76,23 +76,25 @@ def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
         case ["-", *_]:
             messages.log(ERR, "this tool does not support loading from stdin!")
         case [path, *parameters]:
-            manner = Manner(
+            insert_options = InsertOptions(
                 force_modversion=bool(flags & {"f", "force-modversion"}),
                 force_vermagic=bool(flags & {"f", "force-vermagic"}),
             )
             real = root + path if path.startswith("/") else path
-            return _insert(path, real, " ".join(parameters), manner, messages, machine or Machine())
+            return _insert(path, real, " ".join(parameters), insert_options, messages, machine or Machine())
     return 1
 
 
-def _insert(path: str, real: str, options: str, manner: Manner, messages: Messages, machine: Machine) -> int:
+def _insert(
+    path: str, real: str, options: str, insert_options: InsertOptions, messages: Messages, machine: Machine
+) -> int:
     try:
         os.stat(real)
     except OSError as error:
         messages.log(ERR, f"could not load module {path}: {error.strerror}")
         return 1
     with KernelLog() as log:
-        code = machine.insert_file(real, options, manner)
+        code = machine.insert_file(real, options, insert_options)
         if not code:
             return 0
         messages.log(ERR, f"could not insert module {path}: {_WORDS.get(code, os.strerror(code))}")
@@ -104,11 +106,11 @@ def _insert(path: str, real: str, options: str, manner: Manner, messages: Messag
 def _names(path: str) -> set[str]:
     """What the kernel may call the module in a file: as it calls itself in .modinfo, or as the file is called."""
     from kmodd.host.module_reader import read_module
-    from kmodd.modfile.elf import BadElf, Image  # for a failure alone
+    from kmodd.modfile.elf import ElfError, Image  # for a failure alone
 
     try:
         texts = Image(read_module(path)).modinfo()
-    except (OSError, BadElf):
+    except (OSError, ElfError):
         texts = []
     named = (os.fsdecode(text[5:]) for text in texts if text.startswith(b"name="))
     return {module_of_path(path), *named}

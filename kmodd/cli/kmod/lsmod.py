@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from kmodd.cli.kmod.messages import FEATURES, VERSION
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.host.proc_modules import holders, read_loaded
 from kmodd.kernel.proc_modules import Loaded
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
                     as_json = True
                 case "root":
                     root = value
-    except BadOption as error:
+    except OptionError as error:
         print(f"lsmod: {error}", file=sys.stderr)
         return 1
     if options.operands:

@@ -6,12 +6,12 @@ import os
 import stat
 import sys
 
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
 from kmodd.host.module_reader import is_module_file, read_module
 from kmodd.modfile import modinfo
-from kmodd.modfile.elf import BadElf
+from kmodd.modfile.elf import ElfError
 from kmodd.modfile.modinfo import Field, Info
 from kmodd.names import module_of_path
 
@@ -139,7 +139,7 @@ def _settings(argv: list[str]) -> _Settings | int:
                 case _:
                     print(HELP, end="")
                     return 0
-    except BadOption as error:
+    except OptionError as error:
         sys.stderr.write(f"modinfo: {error}\n")
         return 1
     settings.names = options.operands
@@ -269,7 +269,7 @@ def _info(module: _Module, settings: _Settings, finder: _Finder) -> Info | None:
         if fields:
             return Info(fields)
         reason = os.strerror(38)
-    except BadElf as error:
+    except ElfError as error:
         reason = os.strerror(error.number)
     except OSError as error:
         reason = os.strerror(error.errno or 5)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 
 from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, Stop
-from kmodd.cli.kmod.modprobe_options import Settings, read_settings, words_of_environment
+from kmodd.cli.kmod.modprobe_options import ModprobeOptions, read_settings, words_of_environment
 from kmodd.config import modprobe_d
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.planning.plan import Goal, Insmod, Install, Plan, Skip
 from kmodd.planning.request import Request
-from kmodd.planning.resolve import Manner, hits_of, resolve
+from kmodd.planning.resolve import ProbeOptions, hits_of, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def main(argv: list[str], machine: Machine | None = None) -> int:
     """
     messages = Messages("modprobe")
     try:
-        settings = read_settings([*words_of_environment(os.environ.get("MODPROBE_OPTIONS")), *argv], messages)
-        return _run(settings, messages, machine)
+        options = read_settings([*words_of_environment(os.environ.get("MODPROBE_OPTIONS")), *argv], messages)
+        return _run(options, messages, machine)
     except Stop as stop:
         return stop.status
     finally:
@@ -43,67 +43,69 @@ def main(argv: list[str], machine: Machine | None = None) -> int:
 # ── modes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run(settings: Settings, messages: Messages, machine: Machine | None) -> int:
-    messages.syslog = "s" in settings.flags
-    if not settings.operands and "c" not in settings.flags:
+def _run(options: ModprobeOptions, messages: Messages, machine: Machine | None) -> int:
+    messages.syslog = "s" in options.flags
+    if not options.operands and "c" not in options.flags:
         messages.log(ERR, "missing parameters. See -h.")
         return 1
-    tree = Tree(settings.root, settings.release, settings.module_dir, settings.config_paths or None)
+    tree = Tree(options.root, options.release, options.module_dir, options.config_paths or None)
     if tree.guessed:
-        messages.say(f"modprobe: kernel {tree.release}, the only one below {settings.root}")
+        messages.say(f"modprobe: kernel {tree.release}, the only one below {options.root}")
     snapshot = tree.quick_snapshot(like_kmod=True)
     for complaint in snapshot.config.complaints:
         messages.say(complaint)
-    messages.verbose = settings.verbose
+    messages.verbose = options.verbose
     try:
-        return _do(settings, tree, snapshot, messages, machine)
+        return _do(options, tree, snapshot, messages, machine)
     finally:  # kmod reads a damaged index as if it were sound
         for problem in snapshot.catalog.problems:
             messages.log(ERR, str(problem))
 
 
-def _do(settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None) -> int:
+def _do(
+    options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
+) -> int:
     """The mode that the options ask for."""
-    if "c" in settings.flags:
+    if "c" in options.flags:
         return _show_config(snapshot, messages)
-    if settings.flags & {"show-modversions", "show-exports"}:
+    if options.flags & {"show-modversions", "show-exports"}:
         from kmodd.cli.kmod import modprobe_symbols
 
-        return modprobe_symbols.show(settings.operands[0], "show-modversions" in settings.flags, tree, messages)
-    if "r" in settings.flags:
-        remove = _remover(settings, tree, snapshot, messages, machine)
-        return max([remove(text) for text in settings.operands])
-    if "R" in settings.flags:
-        return _for_each(settings, lambda text: _show_names(text, tree, snapshot, settings, messages))
-    if settings.is_dry:
-        return _for_each(settings, lambda text: _show_plan(text, tree, snapshot, settings, messages))
-    insert = _inserter(settings, tree, snapshot, messages, machine)
-    return _for_each(settings, insert)
+        return modprobe_symbols.show(options.operands[0], "show-modversions" in options.flags, tree, messages)
+    if "r" in options.flags:
+        remove = _remover(options, tree, snapshot, messages, machine)
+        return max([remove(text) for text in options.operands])
+    if "R" in options.flags:
+        return _for_each(options, lambda text: _show_names(text, tree, snapshot, options, messages))
+    if options.is_dry:
+        return _for_each(options, lambda text: _show_plan(text, tree, snapshot, options, messages))
+    insert = _inserter(options, tree, snapshot, messages, machine)
+    return _for_each(options, insert)
 
 
 # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _remover(
-    settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
+    options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Callable[[str], int]:
     """Who removes a module by its name: the daemon, or this process. The answer is the status."""
-    actor = _actor(settings, tree, snapshot, messages, machine)
-    daemon = _daemon(settings, actor.how, messages, machine)
+    actor = _actor(options, tree, snapshot, messages, machine)
+    daemon = _daemon(options, actor.how, messages, machine)
     if daemon is None or snapshot.config.removes:  # a command is the caller's, with the caller's rights and output
         return actor.remove
     return lambda text: _first(lambda: daemon.remove(text), lambda: actor.remove(text))
 
 
 def _inserter(
-    settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
+    options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Callable[[str], int]:
     """Likewise who inserts one."""
-    actor = _actor(settings, tree, snapshot, messages, machine)
-    daemon = _daemon(settings, actor.how, messages, machine)
+    actor = _actor(options, tree, snapshot, messages, machine)
+    daemon = _daemon(options, actor.how, messages, machine)
 
     def here(text: str, plan: Plan | None) -> int:
-        plan = plan or _plan(text, tree, snapshot, settings, messages)
+        plan = plan or _plan(text, tree, snapshot, options, messages)
         return 1 if plan is None else actor.insert(plan)
 
     def insert(text: str) -> int:
@@ -111,13 +113,13 @@ def _inserter(
             return here(text, None)
         plan = None
         if snapshot.config.installs:
-            plan = _plan(text, tree, snapshot, settings, messages)
+            plan = _plan(text, tree, snapshot, options, messages)
             if plan is None:
                 return 1
             if any(isinstance(step, Install) for step in plan.steps):
                 return here(text, plan)
-        params = () if "a" in settings.flags else tuple(settings.operands[1:])
-        not_found = lambda: _not_found(text, tree, settings, messages)  # noqa: E731
+        params = () if "a" in options.flags else tuple(options.operands[1:])
+        not_found = lambda: _not_found(text, tree, options, messages)  # noqa: E731
         return _first(lambda: daemon.insert(text, params, not_found), lambda: here(text, plan))
 
     return insert
@@ -130,58 +132,58 @@ def _first(one: Callable[[], int | None], other: Callable[[], int]) -> int:
 
 
 def _actor(
-    settings: Settings, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
+    options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Actor:
     """Who acts in this process, as the options say."""
     from kmodd.cli.kmod.modprobe_execute import Actor, How
     from kmodd.loader import in_process
 
-    flags = settings.flags
-    manner = in_process.Manner(
+    flags = options.flags
+    insert_options = in_process.InsertOptions(
         force_modversion=bool(flags & {"f", "force-modversion"}),
         force_vermagic=bool(flags & {"f", "force-vermagic"}),
         force_removal="f" in flags,
-        wait_msec=settings.wait_msec,
+        wait_msec=options.wait_msec,
     )
     how = How(
-        manner, all="a" in flags, first_time="first-time" in flags, shown=settings.is_shown, dry=settings.is_dry,
+        insert_options, all="a" in flags, first_time="first-time" in flags, shown=options.is_shown, dry=options.is_dry,
         ignore_loaded="D" in flags, ignore_commands="i" in flags, holders="remove-holders" in flags,
     )  # fmt: skip
     machine = machine or in_process.Machine()
-    if settings.handed_down:
+    if options.handed_down:
         before = os.environ.get("MODPROBE_OPTIONS")
-        words = [*([] if before is None else [before]), *settings.handed_down]
+        words = [*([] if before is None else [before]), *options.handed_down]
         machine.env = {**os.environ, "MODPROBE_OPTIONS": " ".join(words)}
     return Actor(tree, snapshot, how, messages, machine)
 
 
-def _daemon(settings: Settings, how: How, messages: Messages, machine: Machine | None) -> Daemon | None:
+def _daemon(options: ModprobeOptions, how: How, messages: Messages, machine: Machine | None) -> Daemon | None:
     """The running daemon, where it would do the very same as we; else None."""
-    if not _may_ask_daemon(settings, machine):
+    if not _may_ask_daemon(options, machine):
         return None
     from kmodd.cli.kmod.modprobe_remote import Daemon
 
     return Daemon.within_reach(how, messages)
 
 
-def _may_ask_daemon(settings: Settings, machine: Machine | None) -> bool:
+def _may_ask_daemon(options: ModprobeOptions, machine: Machine | None) -> bool:
     """Whether a running daemon would do the very same as we."""
-    plain = settings.flags <= {"a", "r", "first-time"} and not settings.wait_msec and not settings.config_paths
-    return plain and "MODPROBE_OPTIONS" not in os.environ and _is_at_home(settings, machine)
+    plain = options.flags <= {"a", "r", "first-time"} and not options.wait_msec and not options.config_paths
+    return plain and "MODPROBE_OPTIONS" not in os.environ and _is_at_home(options, machine)
 
 
-def _is_at_home(settings: Settings, machine: Machine | None) -> bool:
+def _is_at_home(options: ModprobeOptions, machine: Machine | None) -> bool:
     """Whether our tree is the daemon's, and we are one whom it obeys."""
-    elsewhere = settings.root or settings.module_dir or settings.release
+    elsewhere = options.root or options.module_dir or options.release
     return machine is None and not elsewhere and os.geteuid() == 0
 
 
 # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _for_each(settings: Settings, do: Callable[[str], int]) -> int:
+def _for_each(options: ModprobeOptions, do: Callable[[str], int]) -> int:
     """All operands with -a, else the first; 1 where any failed."""
-    names = settings.operands if "a" in settings.flags else settings.operands[:1]
+    names = options.operands if "a" in options.flags else options.operands[:1]
     return max([do(name) for name in names], default=0)
 
 
@@ -194,26 +196,26 @@ def _show_config(snapshot: TreeSnapshot, messages: Messages) -> int:
     return 0
 
 
-def _show_names(text: str, tree: Tree, snapshot: TreeSnapshot, settings: Settings, messages: Messages) -> int:
+def _show_names(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> int:
     """-R: the modules that a name stands for, duplicates and all."""
     hits, complaints = hits_of(text, snapshot, tree.present)
     _complain(complaints, messages)
     for hit in hits:
         messages.show(hit.module)
-    return 0 if hits else _not_found(text, tree, settings, messages)
+    return 0 if hits else _not_found(text, tree, options, messages)
 
 
-def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, settings: Settings, messages: Messages) -> int:
+def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> int:
     """-D, -n: what would be done for a name."""
-    plan = _plan(text, tree, snapshot, settings, messages)
+    plan = _plan(text, tree, snapshot, options, messages)
     if plan is None:
         return 1
-    if "json" in settings.flags:
+    if "json" in options.flags:
         from kmodd.planning.explain import json_line
 
         messages.show(json_line(_kind(text, snapshot), plan))
         return 0
-    return _show_goals(plan, settings, messages)
+    return _show_goals(plan, options, messages)
 
 
 def _kind(text: str, snapshot: TreeSnapshot) -> str:
@@ -225,40 +227,40 @@ def _kind(text: str, snapshot: TreeSnapshot) -> str:
     return "module" if is_module else "modalias" if ":" in text else "alias"
 
 
-def _plan(text: str, tree: Tree, snapshot: TreeSnapshot, settings: Settings, messages: Messages) -> Plan | None:
+def _plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> Plan | None:
     """What is to be done for a name; None: nothing was found, which is said."""
     is_path = text.startswith(("/", "./"))
     wanted = f"{os.getcwd()}/{text}" if text.startswith("./") else text
-    manner = Manner(
-        blacklist="always" if "b" in settings.flags else "alias",
-        ignore_install="i" in settings.flags,
-        ignore_loaded="D" in settings.flags,
+    probe_options = ProbeOptions(
+        blacklist="always" if "b" in options.flags else "alias",
+        ignore_install="i" in options.flags,
+        ignore_loaded="D" in options.flags,
         paths=True,
     )
-    params = () if "a" in settings.flags else tuple(settings.operands[1:])
-    plan = resolve(Request(wanted, "operator", params=params), snapshot, tree.loaded(), manner, tree.present)
+    params = () if "a" in options.flags else tuple(options.operands[1:])
+    plan = resolve(Request(wanted, "operator", params=params), snapshot, tree.loaded(), probe_options, tree.present)
     _complain(plan.complaints, messages)
     if is_path and not tree.present(wanted):
-        messages.log(_level(settings), f"Failed to get module from path {text}: No such file or directory")
+        messages.log(_level(options), f"Failed to get module from path {text}: No such file or directory")
         return None
     if not plan.goals:
-        _not_found(text, tree, settings, messages)
+        _not_found(text, tree, options, messages)
         return None
     return plan
 
 
-def _show_goals(plan: Plan, settings: Settings, messages: Messages) -> int:
+def _show_goals(plan: Plan, options: ModprobeOptions, messages: Messages) -> int:
     """The actions of each goal; the status is that of the last one."""
     status = 0
     for goal in plan.goals:
         _complain(goal.complaints, messages)
-        if "first-time" in settings.flags and "D" not in settings.flags and _is_there(goal):
+        if "first-time" in options.flags and "D" not in options.flags and _is_there(goal):
             messages.log(ERR, f"could not insert '{goal.module}': Module already in kernel")
             status = 1
             continue
         status = 0
-        if settings.is_shown:
-            for line in actions(goal, settings.flags >= {"D"}):
+        if options.is_shown:
+            for line in actions(goal, options.flags >= {"D"}):
                 messages.show(line)
     return status
 
@@ -287,14 +289,14 @@ def _is_there(goal: Goal) -> bool:
             return False
 
 
-def _not_found(text: str, tree: Tree, settings: Settings, messages: Messages) -> int:
-    messages.log(_level(settings), f"Module {text} not found in directory {tree.directory}")
+def _not_found(text: str, tree: Tree, options: ModprobeOptions, messages: Messages) -> int:
+    messages.log(_level(options), f"Module {text} not found in directory {tree.directory}")
     return 1
 
 
-def _level(settings: Settings) -> int:
+def _level(options: ModprobeOptions) -> int:
     """With -a a name that is not found does not end the program."""
-    return WARNING if "a" in settings.flags else CRIT
+    return WARNING if "a" in options.flags else CRIT
 
 
 def _complain(complaints: Iterable[str], messages: Messages) -> None:

@@ -15,8 +15,8 @@ from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.tree import Tree, TreeSnapshot
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.loader.actions import Reply
-from kmodd.loader.in_process import Machine, Manner
-from kmodd.loader.step_calls import outcome_of
+from kmodd.loader.in_process import InsertOptions, Machine
+from kmodd.loader.step_requests import outcome_of
 from kmodd.planning.job import Job
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Goal, Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Skip, Step
@@ -38,7 +38,7 @@ _NOT_REMOVED = _LIBRARY + ":856 kmod_module_remove_module() could not remove '{}
 class How:
     """What of modprobe's options matters for acting."""
 
-    manner: Manner
+    insert_options: InsertOptions
     all: bool = False
     """-a: a failure that would be FATAL is a WARNING, and the next name follows."""
     first_time: bool = False
@@ -58,7 +58,7 @@ class How:
         """The same for a removal; a FATAL message that is not heard ends nothing."""
         return RemovalOptions(
             self.first_time, messages.verbose >= self.level == CRIT, self.ignore_commands, self.holders,
-            self.manner.wait_msec > 0, self.ignore_loaded,
+            self.insert_options.wait_msec > 0, self.ignore_loaded,
         )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ class Actor:
             self._tell(job.untold())
             if self.how.shown:
                 self.messages.show(action(step))
-            reply = self.machine.carry_out(step, self.how.manner, self.tree.real)
+            reply = self.machine.carry_out(step, self.how.insert_options, self.tree.real)
             self._loaded = None
             if reply.errno:
                 log = [f"the kernel says: {line}" for line in kernel_log.about(step.module)]
@@ -158,7 +158,7 @@ class Actor:
                 continue
             if isinstance(step, RemoveCommand):
                 self.messages.flush()
-            reply = self.machine.carry_out(step, self.how.manner, self.tree.real)
+            reply = self.machine.carry_out(step, self.how.insert_options, self.tree.real)
             job.finish(outcome_of(request, step, reply))
         self._tell_removal(job.untold())
         return 1 if job.failed else 0
@@ -235,7 +235,7 @@ def tell_removal(module: str, result: str, code: int, is_command: bool, how: How
             messages.log(ERR, f"could not remove '{module}': the kernel has not come back from it")
         case "not_removed" if is_command:
             messages.log(how.level, f"Error running remove command for {module}")
-        case "not_removed" if how.manner.wait_msec:
+        case "not_removed" if how.insert_options.wait_msec:
             messages.log(ERR, f"could not remove '{module}': {os.strerror(code)}")
         case "not_removed":
             messages.log(ERR, _NOT_REMOVED.format(module, os.strerror(code)))

@@ -1,9 +1,9 @@
-"""modprobe's options: the command line and $MODPROBE_OPTIONS in, `Settings` out. Names of kmod 30 and 34, and ours."""
+"""modprobe's options: the command line and $MODPROBE_OPTIONS in, `ModprobeOptions` out."""
 
 from __future__ import annotations
 
 from kmodd.cli.kmod.messages import ERR, WARNING, Messages, Stop
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
 
 _SHORT = "arw:RibfDcnC:d:S:sqvVh"
@@ -45,7 +45,7 @@ _LONG = {
 
 
 @dataclass(slots=True)
-class Settings:
+class ModprobeOptions:
     """What the options said."""
 
     operands: list[str] = field(default_factory=list)
@@ -71,9 +71,9 @@ class Settings:
         return bool(self.flags & {"D", "n"})
 
 
-def read_settings(words: list[str], messages: Messages) -> Settings:
+def read_settings(words: list[str], messages: Messages) -> ModprobeOptions:
     """Read the command line. Ends the program for -V, -h, and what is wrong."""
-    settings = Settings()
+    settings = ModprobeOptions()
     options = Options(words, _SHORT, _LONG)
     try:
         for code, value in options:
@@ -110,7 +110,7 @@ def read_settings(words: list[str], messages: Messages) -> Settings:
                     raise Stop(0)
                 case _:
                     settings.flags.add(code)
-    except BadOption as error:
+    except OptionError as error:
         messages.say(f"modprobe: {error}")
         raise Stop(1) from None
     settings.operands = options.operands

@@ -8,7 +8,7 @@ import os
 from kmodd.cli.kmod.messages import CRIT, Messages
 from kmodd.host.module_reader import read_module
 from kmodd.host.tree import Tree
-from kmodd.modfile.elf import BadElf, Image
+from kmodd.modfile.elf import ElfError, Image
 
 
 def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:
@@ -26,7 +26,7 @@ def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:
         code = 0 if rows else errno.ENODATA
     except OSError as error:
         rows, code = [], error.errno or errno.EIO
-    except BadElf as error:
+    except ElfError as error:
         rows, code = [], error.number
     if code:
         what = "modversions" if wanted else "symbols"
@@ -38,10 +38,10 @@ def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:
 
 
 def _exports(image: Image) -> list[tuple[bytes, int]]:
-    """What it exports, with checksums where it has a table of symbols to know them by. Raises BadElf."""
+    """What it exports, with checksums where it has a table of symbols to know them by. Raises ElfError."""
     names = image.exports()
     try:
         checksums = image.version_facts().exports
-    except BadElf:
+    except ElfError:
         checksums = (0,) * len(names)
     return list(zip(names, checksums, strict=True))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages
-from kmodd.cli.options import BadOption, Options
+from kmodd.cli.options import OptionError, Options
 from kmodd.host.proc_modules import holders, read_loaded
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
-from kmodd.loader.in_process import Machine, Manner
+from kmodd.loader.in_process import InsertOptions, Machine
 from kmodd.names import ModuleName, module_name, module_of_path
 
 HELP = """\
@@ -56,7 +56,7 @@ def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
                 case "w":
                     messages.log(ERR, "unexpected getopt_long() value 'w'.")
                     return 1
-    except BadOption as error:
+    except OptionError as error:
         messages.say(f"rmmod: {error}")
         return 1
     if not options.operands:
@@ -73,7 +73,7 @@ def _remove(text: str, force: bool, root: str, messages: Messages, machine: Mach
     name = module_of_path(text) if is_file else module_name(text.partition(".")[0])
     if not force and not _may_go(name, _loaded(root), root, messages):
         return False
-    code = machine.remove_module(name, Manner(force_removal=force))
+    code = machine.remove_module(name, InsertOptions(force_removal=force))
     if not code:
         return True
     messages.log(ERR, _NOT_REMOVED.format(name, os.strerror(code)))

@@ -6,7 +6,8 @@ import errno
 
 from kmodd.errors import assert_never
 from kmodd.kernel.proc_modules import State
-from kmodd.loader.actions import Call, CommandCall, InsmodCall, Reply, RmmodCall, RunCall
+from kmodd.loader.actions import Reply
+from kmodd.loader.protocol import InsmodRequest, InsmodRunRequest, LoaderRequest, RmmodRequest, ShellRequest
 from kmodd.planning.load_errors import KernelFacts, of_load, of_removal
 from kmodd.planning.outcome import Outcome, Result
 from kmodd.planning.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
@@ -17,20 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def call_of(steps: tuple[Step | RemovalStep, ...], real: Callable[[str], str]) -> Call:
+def request_for(steps: tuple[Step | RemovalStep, ...], real: Callable[[str], str]) -> LoaderRequest:
     """How a loader is told: of one step, or of files that follow one another. `real`: where to open what is printed."""
     step = steps[0]
     match step:
         case Insmod():
             files = [each for each in steps if isinstance(each, Insmod)]
-            calls = tuple(InsmodCall(real(each.path), each.options) for each in files)
-            call: Call = RunCall(calls, tuple(each.module for each in files))
+            calls = tuple(InsmodRequest(real(each.path), each.options) for each in files)
+            call: LoaderRequest = InsmodRunRequest(calls, tuple(each.module for each in files))
         case Install():
-            call = CommandCall(step.module, step.at, real(step.at.file), step.options)
+            call = ShellRequest(step.module, step.at, real(step.at.file), step.options)
         case Rmmod():
-            call = RmmodCall(step.module)
+            call = RmmodRequest(step.module)
         case RemoveCommand():
-            call = CommandCall(step.module, step.at, real(step.at.file), "")
+            call = ShellRequest(step.module, step.at, real(step.at.file), "")
         case _:
             assert_never(step)
     return call
@@ -59,7 +60,7 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: 
         refusal = of_load(step.module, code, facts) if result == "failed" else of_removal(code, facts)
     return Outcome(
         request, step.module, result, step.because, path, code, reply.usec, at,
-        detail=detail, by_kernel=by_kernel, verdict=refusal,
+        detail=detail, by_kernel=by_kernel, load_error=refusal,
     )  # fmt: skip
 
 
