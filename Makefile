@@ -1,13 +1,13 @@
-# kmodd. `make help` prints the contract: the lines that carry ## below.
+# kmodd. `make help` prints the targets: every line with ## below.
 
 PREFIX  ?= /usr
 DESTDIR ?=
-# The interpreter that kmodd is installed for and tested with: the distribution's, never a shim of the user's.
+# The interpreter that kmodd is installed for and tested with: the distribution's, not a user's own one.
 PYTHON  ?= /usr/bin/python3
 # Where the distribution keeps python3-systemd, python3-pyudev and python3-pyelftools.
 DISTLIB ?= /usr/lib/python3/dist-packages
 
-# Everything that demo, test and run take from the distribution, and the only place where it is listed.
+# All distribution packages that demo, test and run need. This is the only list of them.
 NEEDS = python3 python3-venv python3-systemd python3-pyudev python3-pyelftools \
         systemd udev kmod libkmod2 libkmod-dev gcc libc6-dev libelf-dev strace \
         qemu-system-x86 mmdebstrap e2fsprogs busybox-static cpio xz-utils zstd uidmap fakeroot make openssl python3-zstandard
@@ -15,6 +15,10 @@ SUDO  = $(if $(filter-out 0,$(shell id -u)),sudo)
 VENV  = .venv
 PY    = $(VENV)/bin/python
 TESTS ?= tests
+# Of all tests, not of a selection: a process for each processor.
+PARALLEL = $(if $(filter tests,$(TESTS)),--numprocesses auto --maxprocesses 4)
+LONG_SEEDS ?= 20
+LONG_CHAOS_SEC ?= 1800
 LIB   = $(PREFIX)/lib/kmodd
 ETC   = $(patsubst /usr/etc,/etc,$(PREFIX)/etc)
 
@@ -22,43 +26,54 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test run install uninstall bench bench-vm lint clean needs
+.PHONY: help demo shell test test-long run install uninstall bench bench-vm lint clean needs
 
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: needs $(VENV)/ready ## boot a real kernel with kmodd as its loader, plug devices in, show what the journal says
+demo: needs $(VENV)/ready ## boot a real kernel in a VM with kmodd as its module loader, plug devices in, show the journal
 	@$(PY) -m tests.vm.demo $(ARGS)
 
-test: needs $(VENV)/ready ## set everything up and run lint and every test; TESTS=path::name narrows
-	@$(PY) -m pytest $(if $(filter tests,$(TESTS)),--numprocesses auto --maxprocesses 4) $(TESTS)
+shell: needs $(VENV)/ready ## open a root shell in the demo's VM; ARGS="e1000e" adds devices at boot
+	@$(PY) -m tests.vm.shell $(ARGS)
 
-run: needs $(VENV)/ready ## the daemon on this host, from the checkout; dry where it cannot or may not load (ARGS=...)
+test: needs $(VENV)/ready ## set everything up, run lint and all tests except the long ones; TESTS=path::name selects
+	@$(PY) -m pytest $(PARALLEL) $(TESTS)
+
+# LONG_SEEDS and LONG_CHAOS_SEC may be given to shorten it. pytest exits with 5 while no test has the marker `long`.
+test-long: needs $(VENV)/ready ## run what does not fit into test: marker long, property tests by 20 seeds, 30 minutes of chaos
+	@$(PY) -m pytest $(PARALLEL) -m long $(TESTS) || [ $$? = 5 ]
+	for seed in $$(shuf --input-range=1-4294967295 --head-count=$(LONG_SEEDS)); do
+		KMODD_SEED=$$seed $(PY) -m pytest $(PARALLEL) tests/property
+	done
+	KMODD_CHAOS_SEC=$(LONG_CHAOS_SEC) $(PY) -m pytest tests/vm/test_chaos.py
+
+run: needs $(VENV)/ready ## run the daemon on this host from the checkout; dry run where it cannot or must not load (ARGS=...)
 	@exec $(PY) -m kmodd.cli run --here fixtures/here $(ARGS)
 
-bench: needs $(VENV)/ready ## look-ups per second, start to READY and memory, each beside its peer, on this host
+bench: needs $(VENV)/ready ## measure look-ups, start-up and memory on this host, each compared with its peer
 	@$(PY) -m bench
 
-bench-vm: needs $(VENV)/ready ## the same for what needs a kernel of its own, beside udevd and kmod in a VM; ARGS="coldplug flood" narrows
+bench-vm: needs $(VENV)/ready ## measure coldplug, hot-plug and kernel requests in a VM, compared with udevd; ARGS="coldplug flood" selects
 	@$(PY) -m bench.vm $(ARGS)
 
-lint: needs $(VENV)/ready ## ruff, mypy --strict and the floors
+lint: needs $(VENV)/ready ## run ruff, ruff format --check, mypy --strict and the checks of the folder structure
 	@$(PY) -m pytest tests/test_floors.py
 
 needs:
-	@command -v dpkg-query >/dev/null || { echo "not a Debian-like machine: please install the like of: $(NEEDS)"; exit 0; }
+	@command -v dpkg-query >/dev/null || { echo "dpkg-query not found, assuming that the equivalents of these packages are installed: $(NEEDS)"; exit 0; }
 	missing=
 	for name in $(NEEDS); do
 		dpkg-query --show --showformat='$${Status}\n' $$name 2>/dev/null | grep -q '^install ok installed' || missing+=" $$name"
 	done
-	# The guest's packages are fetched by apt as well, so its lists have to be there even where nothing is missing.
+	# apt also fetches the guest's packages, so its package lists are needed even if no package is missing.
 	[ -z "$$missing" ] && compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null && exit 0
 	[ -z "$$missing" ] || echo "installing:$$missing"
 	$(SUDO) apt-get update -q
 	[ -n "$$missing" ] || exit 0
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
 
-# The test tools of pyproject.toml, pinned there; Debian's own modules are seen through --system-site-packages.
+# The test tools that pyproject.toml pins; Debian's Python modules are visible through --system-site-packages.
 # Other changes of pyproject.toml install nothing.
 $(VENV)/ready: pyproject.toml vendor/requirements.txt | needs
 	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")' > .wanted
@@ -73,9 +88,9 @@ $(VENV)/ready: pyproject.toml vendor/requirements.txt | needs
 	fi
 	cp .wanted $@
 
-# How kmodd is started. Isolated (-I) and without site (-S): no environment variable, no .pth file and no sitecustomize of
-# anybody else runs in a program that loads kernel modules, and 2 of 8 ms are saved. Debian's modules stay within reach, last.
-# -B: nothing is written below PREFIX after the installation. utf8: bytes that are not UTF-8 leave as they came, in any locale.
+# How kmodd is started. -I (isolated) and -S (no site): a program that loads kernel modules runs no code from environment
+# variables, .pth files or sitecustomize; this also saves 2 of 8 ms. Debian's modules are appended to the path.
+# -B: nothing is written below PREFIX after the installation. utf8: bytes that are not UTF-8 are kept in any locale.
 define LAUNCHER
 #!$(PYTHON) -BISXutf8
 import sys
@@ -88,15 +103,15 @@ leave(main())
 endef
 export LAUNCHER
 
-# helper/kmodd-request.c: the same bytes from the same compiler. Where the source can do without the C library it does.
+# helper/kmodd-request.c: a reproducible build. BARE builds it without the C library where the architecture allows that.
 HELPER_FLAGS = -std=gnu11 -Os -Wall -static -no-pie -fno-pie -fno-stack-protector -fno-asynchronous-unwind-tables -s \
                -Wl,--build-id=none -Wl,-z,noseparate-code
 BARE = -ffreestanding -nostdlib
 
-# The tree is put together in a staging folder; what stands there is what gets installed and what the manifest lists (a folder
-# is listed only where the installation made it). Byte code carries the hash of its source: it stays valid however the files
-# are copied, and an edited file still counts.
-install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running service
+# The tree is assembled in a staging folder; the manifest lists its content (a folder only if the installation creates it).
+# Byte code is validated by the hash of its source: it remains valid when files are copied without their times, and an edited
+# source is recompiled.
+install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, touches no running service
 	@umask 022
 	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT
 	put() { install -D -p -m "$$1" "$$2" "$$work/tree$$3"; }
@@ -120,8 +135,8 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	put 755 systemd/kernel-helper "$(LIB)/kernel-helper"
 	compile() { $(CC) $(HELPER_FLAGS) "$$@" -o "$$work/helper" helper/kmodd-request.c; }
 	if ! { compile $(BARE) || compile; } 2> "$$work/why"; then
-		echo "$(LIB)/kmodd-request is a Python script, which takes far longer to start: $$(tail -n 1 "$$work/why")"
-		# The kernel gives its helper no open files, and Python is not made for that.
+		echo "Failed to compile helper/kmodd-request.c, installing a Python script as $(LIB)/kmodd-request, which starts more slowly: $$(tail -n 1 "$$work/why")"
+		# The kernel starts its helper without open files; Python needs descriptors 0 to 2.
 		printf '#!/bin/sh\nexec %s request "$$@" </dev/null >/dev/null 2>&1\n' "$(PREFIX)/bin/kmodd" > "$$work/helper"
 	fi
 	put 755 "$$work/helper" "$(LIB)/kmodd-request"
@@ -130,7 +145,7 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 		link ../../../bin/kmodd "$(LIB)/bin/$$tool"
 	done
 	share=$(PREFIX)/share
-	# Not in bash-completion's own directory: the package has files of these names there. What stands here comes first.
+	# Not in bash-completion's own directory, where that package has files of these names. This directory takes precedence.
 	put 644 data/completions/bash/kmodd "$(ETC)/bash_completion.d/kmodd"
 	put 644 data/completions/zsh/_kmodd-tools "$$share/zsh/vendor-completions/_kmodd-tools"
 	put 644 data/completions/fish/kmodd-tools.fish "$$share/fish/vendor_completions.d/kmodd-tools.fish"
@@ -145,7 +160,7 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	done
 	put 644 systemd/systemd-modules-load.service.d/kmodd.conf "$(PREFIX)/lib/systemd/system/systemd-modules-load.service.d/kmodd.conf"
 	put 644 systemd/kmodd.catalog "$(PREFIX)/lib/systemd/catalog/kmodd.catalog"
-	for file in README.md CHANGELOG.md LICENSE $(wildcard docs/*); do put 644 "$$file" "$(PREFIX)/share/doc/kmodd/$${file##*/}"; done
+	for file in README.md CHANGELOG.md LICENSE $(wildcard docs/*.*); do put 644 "$$file" "$(PREFIX)/share/doc/kmodd/$${file##*/}"; done
 
 	new="$$work/tree$(LIB)/manifest"; old="$(DESTDIR)$(LIB)/manifest"
 	touch "$$new" "$$work/gone"
@@ -161,13 +176,13 @@ install: ## DESTDIR=... PREFIX=/usr: no network, no root, touches no running ser
 	$(call remove,$$work/gone)
 	$(catalogue)
 
-uninstall: ## removes exactly what `make install` placed, by its manifest; same DESTDIR and PREFIX
+uninstall: ## remove exactly what `make install` placed, by its manifest; same DESTDIR and PREFIX
 	@list=$$(mktemp); trap 'rm -f "$$list"' EXIT
-	cp "$(DESTDIR)$(LIB)/manifest" "$$list" || { echo "no manifest: kmodd is not installed there" >&2; exit 1; }
+	cp "$(DESTDIR)$(LIB)/manifest" "$$list" || { echo "Failed to read the manifest, kmodd is not installed in $(DESTDIR)$(LIB)" >&2; exit 1; }
 	$(call remove,$$list)
 	$(catalogue)
 
-# Files first, then the folders, innermost first; a folder that somebody else uses by now stays.
+# Files first, then folders, innermost first; a folder that holds other files remains.
 define remove
 LC_ALL=C sort -r "$(1)" | while read -r path; do
 	case $$path in */) ;; *) rm -f "$(DESTDIR)$$path" ;; esac
@@ -177,9 +192,9 @@ LC_ALL=C sort -r "$(1)" | while read -r path; do
 done
 endef
 
-# On the running system, journalctl -x needs its compiled catalogue to be made again. An image does this for itself.
+# On the running system, update the compiled catalogue for journalctl -x. An image updates its own at first boot.
 catalogue = [ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || [ "$(PREFIX)" != /usr ] || journalctl --update-catalog || true
 
-clean: ## removes the venv, caches, downloads and images (.venv, .cache and the tools' own)
+clean: ## remove the venv, caches, downloads and images (.venv, .cache and the tools' own)
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+from collections import defaultdict
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -106,6 +107,26 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     session.config.stash[COUNTS] = counts
     if CI and counts["skipped"] and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the minutes of each group, for the table in CONTRIBUTING.md, where more than one group ran."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[_group(report.nodeid)] += report.duration
+    if len(seconds) > 1:
+        minutes = [f"{group} {total / 60:.1f}" for group, total in sorted(seconds.items())]
+        terminalreporter.write_line(f"minutes: {', '.join(minutes)}; all {sum(seconds.values()) / 60:.1f}")
+
+
+def _group(nodeid: str) -> str:
+    """The folder below tests/; in vm the first word of the file's name too, as of all `test_faults_*.py`."""
+    _, folder, *rest = nodeid.partition("::")[0].split("/")
+    if not rest:
+        return "lint"
+    return f"vm {rest[0].removesuffix('.py').split('_')[1]}" if folder == "vm" else folder
 
 
 @pytest.hookimpl(trylast=True)
