@@ -135,7 +135,7 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	put 755 systemd/kernel-helper "$(LIB)/kernel-helper"
 	compile() { $(CC) $(HELPER_FLAGS) "$$@" -o "$$work/helper" helper/kmodd-request.c; }
 	if ! { compile $(BARE) || compile; } 2> "$$work/why"; then
-		echo "Failed to compile helper/kmodd-request.c, installing a Python script as $(LIB)/kmodd-request, which starts more slowly: $$(tail -n 1 "$$work/why")"
+		echo "Failed to compile the helper: $$(tail -n 1 "$$work/why"); $(LIB)/kmodd-request is a Python script, which starts more slowly"
 		# The kernel starts its helper without open files; Python needs descriptors 0 to 2.
 		printf '#!/bin/sh\nexec %s request "$$@" </dev/null >/dev/null 2>&1\n' "$(PREFIX)/bin/kmodd" > "$$work/helper"
 	fi
