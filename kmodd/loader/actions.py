@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import zlib
 
 from kmodd.dataclass import dataclass
 from kmodd.loader.syscalls import COMPRESSED_FILE, Kernel
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal
 
+    from kmodd.modfile.decompress import Compression
+
     Stage = Literal["file", "kernel", "command", "signal", "none"]
     """Who gave the errno: opening or unpacking the file, the kernel, an install or remove command, a signal.
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     """
 else:
     Stage = str
-
-_MAGIC = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"\x1f\x8b", "gzip"))
-"""First bytes of a compressed module; kmod goes by them too, never by the suffix (libkmod-file.c)."""
 
 
 LOADER_MARK = "KMODD_LOADER"
@@ -55,15 +53,15 @@ def open_module(
 
     A compressed file goes to the kernel as it is where `/sys/module/compression` names its format, else it is
     unpacked here for init_module; so it is too where the kernel has no finit_module (kmod, libkmod-module.c).
-    Raises OSError with the errno of opening, or EINVAL, ENOSYS for what cannot be unpacked.
+    Raises OSError: that of opening, and for what cannot be unpacked those of `kmodd.modfile.decompress.unpack`, which
+    has a limit of size. A file that goes to the kernel as it is has none here.
     """
     flags_of_open = os.O_RDONLY | os.O_CLOEXEC
     fd = opener(path, flags_of_open) if opener else os.open(path, flags_of_open)
     try:
-        head = os.read(fd, 6)
-        format_name = next((name for magic, name in _MAGIC if head.startswith(magic)), "")
-        if format_name and format_name != _kernel_unpacks():
-            image = unpack(_whole(fd), format_name)
+        packed = _compression(fd)
+        if packed and packed != _kernel_unpacks():
+            image = _image(fd, packed)
             os.close(fd)
             return lambda kernel, options: kernel.init_module(image, options)
     except BaseException:
@@ -72,44 +70,36 @@ def open_module(
 
     def give(kernel: Kernel, options: str) -> None:
         try:
-            kernel.finit_module(fd, options, flags | (COMPRESSED_FILE if format_name else 0))
+            kernel.finit_module(fd, options, flags | (COMPRESSED_FILE if packed else 0))
         except OSError as error:
             if error.errno != errno.ENOSYS:
                 raise
-            data = _whole(fd)
-            kernel.init_module(unpack(data, format_name) if format_name else data, options)
+            kernel.init_module(_image(fd, packed), options)
         finally:
             os.close(fd)
 
     return give
 
 
-def _whole(fd: int) -> bytes:
-    """All of an open file."""
+def _compression(fd: int) -> Compression | None:
+    """Return the format of a file just opened if it is compressed, else None. Raises OSError."""
+    head = os.read(fd, 6)
+    if head.startswith(b"\x7fELF"):
+        return None
+    from kmodd.modfile.decompress import compression  # a loader of plain modules starts without it
+
+    return compression(head)
+
+
+def _image(fd: int, packed: Compression | None) -> bytes:
+    """Return the module image in an open file, unpacked if `packed` names a format. Raises OSError."""
     os.lseek(fd, 0, os.SEEK_SET)
     with open(fd, "rb", closefd=False) as file:
-        return file.read()
+        if packed is None:
+            return file.read()
+        from kmodd.modfile.decompress import unpack
 
-
-def unpack(data: bytes, format_name: str) -> bytes:
-    """The module in a compressed file's bytes; raises OSError EINVAL where it is damaged, ENOSYS without a library."""
-    try:
-        match format_name:
-            case "gzip":
-                return zlib.decompress(data, wbits=31)
-            case "xz":
-                import lzma  # 10 ms that a loader of plain modules need not pay
-
-                return lzma.decompress(data)
-            case _:
-                import zstandard
-
-                image: bytes = zstandard.ZstdDecompressor().decompressobj().decompress(data)
-                return image
-    except ImportError:
-        raise OSError(errno.ENOSYS, "compressed with zstd; install python3-zstandard to unpack it") from None
-    except Exception as error:  # each library has an exception of its own for damaged data
-        raise OSError(errno.EINVAL, f"damaged {format_name} data: {error}") from None
+        return unpack(file, packed)
 
 
 def _kernel_unpacks() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.host.varlink_server import ControlSocket
+from kmodd.modfile import decompress
 from tests.unit.test_control import Caller
 from tests.world import World
 
@@ -33,6 +34,13 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time stands still: what is tried again after a second is not, however slow this machine is."""
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A limit of 1,000 bytes for what a compressed module unpacks to, in place of 1 GiB."""
+    monkeypatch.setattr(decompress.unpack, "__defaults__", (1000,))
+    return 1000
 
 
 @pytest.fixture

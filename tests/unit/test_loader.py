@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from kmodd.errors import Where
 from kmodd.loader import worker
@@ -34,6 +35,7 @@ from kmodd.loader.protocol import (
     encode_request,
 )
 from kmodd.loader.trusted_paths import Trusted
+from kmodd.modfile.decompress import UNPACKED_LIMIT
 from tests.fakes import FakeKernel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +126,26 @@ def test_what_the_kernel_cannot_unpack_is_unpacked_here(
 def test_damaged_compressed_data_is_an_error(served: Served, tmp_path: Path) -> None:
     answer = served.do(InsmodRequest(module(tmp_path, "a.ko", gzip.compress(b"image")[:-9]), ""))
     assert (answer.errno, answer.stage) == (errno.EINVAL, "file")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, zstandard.compress])
+def test_a_compressed_file_has_a_limit(
+    served: Served, kernel: FakeKernel, tmp_path: Path, pack: Callable[[bytes], bytes], limit: int
+) -> None:
+    """An image of the limit goes to the kernel; one byte more is an error that names the file, and the limit."""
+    assert served.do(InsmodRequest(module(tmp_path, "a.ko", pack(b"a" * limit)), "")).errno == 0
+    path = module(tmp_path, "b.ko", pack(b"b" * (limit + 1)))
+    answer = served.do(InsmodRequest(path, ""))
+    assert (answer.errno, answer.stage) == (errno.EFBIG, "file")
+    assert answer.detail.startswith(f"{path}: unpacked size exceeds ")
+    assert kernel.calls == [("a" * limit, "", -1)]
+
+
+def test_a_plain_file_has_no_limit(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
+    path = module(tmp_path, "a.ko")
+    os.truncate(path, UNPACKED_LIMIT + 1)
+    assert served.do(InsmodRequest(path, "")).errno == 0
+    assert kernel.calls == [("a.ko", "", 0)]
 
 
 def test_a_kernel_without_finit_module_gets_the_bytes(tmp_path: Path) -> None:
@@ -470,6 +492,7 @@ main()
     modules = set(done.stdout.split())
     assert "kmodd.loader.worker" in modules
     heavy = {"socket", "json", "re", "enum", "signal", "contextlib", "collections", "kmodd.config.modprobe_d"}
+    heavy |= {"zlib", "lzma", "zstandard", "kmodd.modfile.decompress"}
     assert modules & heavy == set()
 
 
