@@ -122,12 +122,12 @@ class Machine:
             else:
                 return 0
 
-    def insert_file(self, path: str, options: str, insert_options: InsertOptions) -> int:
-        """insmod: give a file to the kernel and tell of it; 0 or errno."""
+    def insert_file(self, path: str, options: str, insert_options: InsertOptions) -> Reply:
+        """Give a file to the kernel for insmod, and write the record of it to the journal."""
         step = Insmod(module_of_path(path), path, options, _BY_HAND)
         reply = self.carry_out(step, insert_options, str)
         self.tell(outcome_of(Request(path, "operator"), step, reply))
-        return reply.errno
+        return reply
 
     def remove_module(self, name: ModuleName, insert_options: InsertOptions) -> int:
         """rmmod: have the kernel remove a module and tell of it; 0 or errno."""

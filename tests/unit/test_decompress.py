@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from kmodd.cli.kmod import depmod, modinfo
 from kmodd.host.module_reader import read_module
 from kmodd.modfile.decompress import UNPACKED_LIMIT, Compression, chunks, compression, unpack
+from tests.tool import ours
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
@@ -142,6 +144,22 @@ def test_a_plain_file_has_no_limit(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(GIB + 1)
     assert len(read_module(str(path))) == GIB + 1
+
+
+@each_format
+def test_modinfo_and_depmod_name_a_file_beyond_the_limit(name: Compression, limit: int, tmp_path: Path) -> None:
+    directory = tmp_path / "lib" / "modules" / "6.1-x"
+    directory.mkdir(parents=True)
+    path = directory / "a.ko"
+    path.write_bytes(PACKERS[name](bytes(limit + 1)))
+    said = ours(modinfo.main, [str(path)])
+    assert said.status == 1
+    assert b"could not get modinfo from 'a': File too large (unpacked size exceeds " in said.err
+    said = ours(depmod.main, ["-n", "-b", str(tmp_path), "6.1-x"])
+    assert b"failed to load symbols from %s: File too large\n" % bytes(path) in said.err
+    assert b"unpacked size exceeds 1 GiB, the limit for a compressed module" in said.err
+    path.write_bytes(PACKERS[name](bytes(limit)))
+    assert b"too large" not in ours(modinfo.main, [str(path)]).err
 
 
 # ── the data ─────────────────────────────────────────────────────────────────────────────────────────────────────────

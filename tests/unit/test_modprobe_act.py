@@ -7,6 +7,7 @@ fixtures/acting/expected has what each command of tests/acting.py says and does;
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import re
@@ -365,6 +366,28 @@ def test_what_policy_refuses_is_a_failure_and_the_tool_does_not_do_it_itself(
         assert (said.status, machine.loaded) == ((1, []) if sealed else (0, ["loop"]))
         assert (b"could not insert 'loop': Operation not permitted" in said.err) == sealed
         assert (b"kmodd says: Not loading loop: denied by sealed" in said.err) == sealed
+
+
+@pytest.mark.parametrize("how", ["by the daemon", "by the tool", "insmod"])
+def test_an_image_beyond_the_limit_is_explained(
+    tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, limit: int, how: str
+) -> None:
+    """kmod's words for EFBIG do not say that the file unpacks to too much."""
+    machine = SCENARIOS[0].build(tmp_path / "root")
+    path = next(machine.root.rglob("loop.ko"))
+    command = {"insmod": ["insmod", str(path)], "by the tool": ["modprobe", "--no-daemon", "loop"]}.get(
+        how, ["modprobe", "loop"]
+    )
+    with daemon_on(machine, monkeypatch, tmp_path):
+        path.write_bytes(gzip.compress(b"loop".ljust(limit + 1)))
+        said = run_ours(machine, command, {}, capfdbinary)
+        assert (said.status, machine.loaded) == (1, [])
+        assert b": File too large\n" in said.err
+        first, last = said.err.index(b"kmodd says: "), said.err.index(b"unpacked size exceeds ")
+        assert os.fsencode(path) in said.err[first:last]
+        path.write_bytes(gzip.compress(b"loop".ljust(limit)))
+        said = run_ours(machine, command, {}, capfdbinary)
+        assert (said.status, said.err, machine.loaded) == (0, b"", ["loop"])
 
 
 def test_a_removal_that_does_not_come_back_is_said(capfdbinary: Capture) -> None:

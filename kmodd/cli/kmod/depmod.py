@@ -68,6 +68,8 @@ def _run(options: DepmodOptions) -> int:
         say("ERROR", f"failed to load symbols from {path}: {os.strerror(problem)}")
     if errno.ENOSYS in problems.values():
         say("ERROR", "modules are compressed with zstd; install python3-zstandard to read them")
+    if errno.EFBIG in problems.values():
+        say("ERROR", "unpacked size exceeds 1 GiB, the limit for a compressed module: damaged or no module")
     index = depmod_graph.resolve(members, [entry.facts for entry in entries], kernel, options.prefix)
     if "e" in options.flags:
         versions = [cache_file.read_versions(options.root + each.path) for each in members]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages
+from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages, own_reasons
 from kmodd.cli.options import OptionError, Options
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.loader.in_process import InsertOptions, Machine
@@ -94,12 +94,12 @@ def _insert(
         messages.log(ERR, f"could not load module {path}: {error.strerror}")
         return 1
     with KernelLog() as log:
-        code = machine.insert_file(real, options, insert_options)
-        if not code:
+        reply = machine.insert_file(real, options, insert_options)
+        if not reply.errno:
             return 0
-        messages.log(ERR, f"could not insert module {path}: {_WORDS.get(code, os.strerror(code))}")
-        for line in log.about(*_names(real)):
-            messages.log(ERR, f"the kernel says: {line}")
+        messages.log(ERR, f"could not insert module {path}: {_WORDS.get(reply.errno, os.strerror(reply.errno))}")
+        for line in own_reasons(reply) or [f"the kernel says: {line}" for line in log.about(*_names(real))]:
+            messages.log(ERR, line)
     return 1
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.loader.actions import Reply
 
 CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 _WORDS = {CRIT: "FATAL", ERR: "ERROR", WARNING: "WARNING", NOTICE: "NOTICE", INFO: "INFO", DEBUG: "DEBUG"}
@@ -11,6 +16,12 @@ _WORDS = {CRIT: "FATAL", ERR: "ERROR", WARNING: "WARNING", NOTICE: "NOTICE", INF
 VERSION = "kmod version 30"
 FEATURES = "+ZSTD +XZ +ZLIB +LIBCRYPTO -EXPERIMENTAL"
 """Debian 12 builds its kmod without ZLIB; kmodd has it."""
+
+
+def own_reasons(reply: Reply) -> list[str]:
+    """Return the line that explains a failed insertion whose errno kmod's words do not explain: EFBIG of unpacking."""
+    is_own = reply.errno == errno.EFBIG and reply.stage == "file"
+    return [f"kmodd says: {reply.detail}"] if is_own else []
 
 
 class Stop(Exception):

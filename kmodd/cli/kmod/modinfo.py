@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -273,7 +274,7 @@ def _info(module: _Module, settings: _Settings, finder: _Finder) -> Info | None:
         reason = os.strerror(error.number)
     except OSError as error:
         reason = os.strerror(error.errno or 5)
-        if error.errno == 38:
+        if error.errno in (errno.ENOSYS, errno.EFBIG):
             reason += f" ({error.strerror})"
     _error(f"could not get modinfo from '{module.name}': {reason}")
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages
+from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, own_reasons
 from kmodd.dataclass import dataclass
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.tree import Tree, TreeSnapshot
@@ -100,7 +100,7 @@ class Actor:
         return code
 
     def _carry_out(self, job: Job, goal: Goal, kernel_log: KernelLog) -> list[str]:
-        """All steps of a goal; the answer is what the kernel has logged about the one that failed last."""
+        """All steps of a goal; the answer is why the one that failed last did, as the kernel has logged it."""
         request = job.plan.request
         log: list[str] = []
         while step := job.next_step(lambda step: self._known(request, step)):
@@ -110,7 +110,7 @@ class Actor:
             reply = self.machine.carry_out(step, self.how.insert_options, self.tree.real)
             self._loaded = None
             if reply.errno:
-                log = [f"the kernel says: {line}" for line in kernel_log.about(step.module)]
+                log = own_reasons(reply) or [f"the kernel says: {line}" for line in kernel_log.about(step.module)]
                 self._complain_of_command(step, reply)
             job.finish(outcome_of(request, step, reply))
             if self.how.first_time and step.module == goal.module and job.outcomes[-1].result == "live":

@@ -67,8 +67,9 @@ class Daemon:
         """What the kernel has logged about the modules that failed; what no errno says, the daemon does."""
         failed = [result for result in results if result["result"] in ("failed", "crashed", "denied", "stuck")]
         lines = [f"the kernel says: {line}" for line in log.about(*(result["module"] for result in failed))]
-        # EACCES: the loader's, whose words say which rule the file breaks.
-        lines += [f"kmodd says: {result['message']}" for result in failed if result["errno"] in (0, errno.EACCES)]
+        # EACCES: the loader's, whose words say which rule the file breaks. EFBIG: its limit for a compressed file.
+        own = (0, errno.EACCES, errno.EFBIG)
+        lines += [f"kmodd says: {result['message']}" for result in failed if result["errno"] in own]
         return lines
 
     def remove(self, text: str) -> int | None:
