@@ -1,1 +1,1 @@
-"""The module file, and what depmod makes of many; pure."""
+"""Module files, and the index that depmod builds from them; no I/O."""

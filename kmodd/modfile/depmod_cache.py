@@ -1,11 +1,11 @@
-"""What depmod has read of every module file, kept beside the index: bytes in and out.
+"""Cache of the facts that depmod read from each module file, stored beside the index: bytes in and out.
 
-A file that looks as it did (same path, inode, size, times) is not read again. The cache is never needed and never
-believed blindly: it says for which directory it is and carries a checksum; what is damaged, cut off, foreign or of
-another format is ParseError, and all files are read. It holds no pickled or marshalled objects: the worst that a forged
-one can do is to give wrong facts, and who can write it can write the index as well.
+A file with unchanged path, inode, size and times is not read again. The cache is optional and verified: it names its
+directory and carries a checksum. A damaged, truncated or foreign cache, or one of another format, raises ParseError,
+and depmod reads all files. It holds no pickled or marshalled objects: a forged cache can only give wrong facts, and a
+user who can write the cache can write the index too.
 
-Form: HEADER; the directory; a fixed RECORD for each module; then the strings of all records, one behind the other.
+Format: header; directory; one fixed-size record per module; then the strings of all records, concatenated.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
 
 NAME = "modules.kmodd-cache"
 _MAGIC = b"kmodd-cache\n\0\0" + array("H", [1]).tobytes()
-"""Ends in the byte order of the machine, which the numbers of buckets have."""
+"""The last two bytes show the byte order of the machine, which the bucket numbers use."""
 FORMAT = 1
-"""To be raised when `Facts`, or the way in which they are read, changes."""
+"""Increase when `Facts`, or the way they are read, changes."""
 _HEADER = Struct("<16sIIIQ")
-"""Magic, format, checksum of all that follows this header, count of records, length of the directory."""
+"""Magic, format, CRC-32 of everything after the header, number of records, length of the directory."""
 _RECORD = Struct("<QQqqi7I")
 """Inode, size, mtime, ctime, problem; lengths of path, aliases, softdeps, weakdeps, exports, needs, buckets."""
 
 
 Stamp = tuple[int, int, int, int]
-"""How a file looks from outside: inode, size, mtime and ctime in nanoseconds."""
+"""Identity of a file's content: inode, size in bytes, mtime and ctime in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One module file as it was read."""
+    """The facts of one module file, and its stamp when they were read."""
 
     path: str
     stamp: Stamp
     facts: Facts
     buckets: bytes
-    """`depmod.export_buckets` of the facts."""
+    """Result of `depmod_graph.export_buckets` for the facts."""
 
 
 def dump(directory: str, entries: Iterable[Entry]) -> bytes:
-    """The cache for the module directory of this name."""
+    """Return the bytes of a cache for the module directory `directory`."""
     records = []
     texts: list[bytes] = []
     for entry in entries:
@@ -66,20 +66,20 @@ def dump(directory: str, entries: Iterable[Entry]) -> bytes:
 
 
 def load(data: bytes, directory: str) -> dict[str, Entry]:
-    """The entries by path. Raises ParseError."""
+    """Return the entries of a cache by path. Raises ParseError if it cannot be used for `directory`."""
     if len(data) < _HEADER.size:
-        raise ParseError("cut off")
+        raise ParseError("truncated")
     magic, form, checksum, count, length = _HEADER.unpack_from(data)
     if magic != _MAGIC or form != FORMAT:
-        raise ParseError("of another version, or no cache at all")
+        raise ParseError("not a cache, or a cache of another version")
     if crc32(memoryview(data)[_HEADER.size :]) != checksum:
         raise ParseError("damaged")
     at = _HEADER.size + length
     if data[_HEADER.size : at] != encode(directory):
-        raise ParseError("of another directory")
+        raise ParseError("made for another directory")
     end = at + count * _RECORD.size
     if end > len(data):
-        raise ParseError("its numbers do not fit together")
+        raise ParseError("inconsistent lengths")
     entries = {}
     text_at = end
     for inode, size, mtime, ctime, problem, *lengths in _RECORD.iter_unpack(data[at:end]):
@@ -91,5 +91,5 @@ def load(data: bytes, directory: str) -> dict[str, Entry]:
         facts = Facts(parts[1], parts[2], parts[3], parts[4], parts[5], problem)
         entries[path] = Entry(path, (inode, size, mtime, ctime), facts, parts[6])
     if text_at != len(data):
-        raise ParseError("its numbers do not fit together")
+        raise ParseError("inconsistent lengths")
     return entries

@@ -1,9 +1,9 @@
-"""depmod without the machine: the modules' facts in, their order and their dependencies out.
+"""Compute the order of modules and their dependencies from their `Facts`, as depmod does.
 
-The steps are `arranged` (which module comes first), `resolve` (who exports what, who needs whom) and `dep_lines`; then
-`depmod_output`. Order matters twice: a module's place is its priority in the `.bin` files, and of two modules that have
-one symbol the last owns it. Where kmod's order comes out of its hash table (modules that are not in modules.order, the
-lines of modules.symbols), it is worked out here likewise, see `bucket`.
+The steps are `arranged` (order of the modules), `resolve` (owners of symbols, direct dependencies) and `dep_lines`;
+`depmod_output` follows. The order has two effects: a module's position is its priority in the `.bin` files, and if two
+modules export the same symbol, the later one owns it. Where kmod's order results from its hash table (modules not
+listed in modules.order, lines of modules.symbols), `bucket` reproduces it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 NAME_BUCKETS, SYMBOL_BUCKETS = 512, 2048
-"""Sizes of kmod's hash tables (depmod_init)."""
+"""Number of buckets in kmod's hash tables of modules and of symbols (kmod depmod_init)."""
 MAX_LINE = 4095
-"""What kmod reads as one line of modules.order."""
+"""Maximum bytes that kmod reads as one line of modules.order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """One message of depmod."""
+    """A message of depmod."""
 
     level: str
     """FATAL, ERROR or WARNING."""
@@ -38,7 +38,7 @@ class Complaint:
 
 
 class Unusable(KmoddError):
-    """No index can be made, and depmod writes none; `complaints` says why."""
+    """No index can be built, and depmod writes none; `complaints` has the reasons."""
 
     def __init__(self, complaints: Iterable[Complaint]) -> None:
         self.complaints = tuple(complaints)
@@ -47,19 +47,19 @@ class Unusable(KmoddError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One module that takes part."""
+    """One module of the index."""
 
     name: ModuleName
     path: str
-    """Absolute, for messages."""
+    """Absolute path, for messages."""
     shown: str
-    """As the indexes name its file: relative to the module directory, or absolute where it lies elsewhere."""
+    """Path as written to the indexes: relative to the module directory, absolute if the file is outside of it."""
     listed_as: str
-    """How modules.order would name it; empty for one that lies elsewhere."""
+    """Path as modules.order lists it, ending in `.ko`; empty if the file is outside the module directory."""
 
 
 def member(path: str, directory: str) -> Member:
-    """The module in the file `path`, as seen from the module directory (depmod_module_add)."""
+    """Return the module of the file `path` for the index of `directory` (kmod depmod_module_add)."""
     name = module_of_path(path)
     if not path.startswith(directory + "/"):
         return Member(name, path, path, "")
@@ -71,9 +71,11 @@ def member(path: str, directory: str) -> Member:
 
 
 def arranged(members: Sequence[Member], order: bytes | None, file: str) -> tuple[list[Member], tuple[Complaint, ...]]:
-    """The modules in their order: those of modules.order first, each where it is named last; the rest by kmod's hash.
+    """Return the modules in depmod's order, and complaints about modules.order.
 
-    `order`: its bytes, None where there is no such file. A line that does not end, or is too long, voids all of it.
+    Listed modules come first, each at the position of its last line; the rest follow in the order of kmod's hash table.
+    order: content of modules.order, None without such a file. An unterminated or overlong line voids the whole file.
+    file: its path, for complaints.
     """
     places: dict[str, int] = {}
     complaints: tuple[Complaint, ...] = ()
@@ -93,9 +95,10 @@ def arranged(members: Sequence[Member], order: bytes | None, file: str) -> tuple
 
 
 def bucket(key: bytes, buckets: int) -> int:
-    """Where kmod's hash table of so many buckets keeps a key: Paul Hsieh's SuperFastHash, on a little-endian machine.
+    """Return the bucket of `key` in kmod's hash table: Paul Hsieh's SuperFastHash on a little-endian machine.
 
-    kmod lists a table bucket by bucket, in each the keys in byte order (shared/hash.c).
+    buckets: number of buckets, a power of two.
+    kmod lists a table bucket by bucket, and the keys of a bucket in byte order (kmod shared/hash.c).
     """
     length = len(key)
     value = length
@@ -131,18 +134,21 @@ def _signed(byte: int) -> int:
 
 
 def export_buckets(facts: Facts) -> bytes:
-    """Where in kmod's table of symbols a module's exports stand: 16 bits for each, in the machine's order."""
+    """Return the buckets of a module's exports in kmod's symbol table: 16 bits each, in the machine's byte order."""
     return array("H", [bucket(name, SYMBOL_BUCKETS) for name in strings(facts.exports)]).tobytes()
 
 
 # ── symbols of the kernel ────────────────────────────────────────────────────────────────────────────────────────────
 
 FAKE_SYMBOLS = (b"__this_module", b"_GLOBAL_OFFSET_TABLE_", b"TOC.")
-"""What no image has and every module may need (depmod_add_fake_syms)."""
+"""Symbols that no image exports and every module may need (kmod depmod_add_fake_syms)."""
 
 
 def symvers(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int], tuple[Complaint, ...]]:
-    """Module.symvers: the symbols of vmlinux and their CRC."""
+    """Parse Module.symvers. Return the symbols of vmlinux with their CRCs, and complaints about invalid lines.
+
+    file: its path, for complaints. prefix: the architecture's symbol prefix, which is stripped.
+    """
     found: dict[bytes, int] = {}
     complaints = []
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -150,7 +156,7 @@ def symvers(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int], tu
             case [crc, symbol, b"vmlinux", *_]:
                 hexadecimal = re.fullmatch(rb"(?:0[xX])?([0-9a-fA-F]+)", crc)
                 if hexadecimal is None:
-                    # kmod adds the errno of a look for an index, long before
+                    # kmod appends a stale errno, left by an earlier lookup of an index
                     text = f"{file}:{number} Invalid symbol version {decode(crc)}: No such file or directory"
                     complaints.append(Complaint("ERROR", text))
                 else:
@@ -159,7 +165,10 @@ def symvers(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int], tu
 
 
 def system_map(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int], tuple[Complaint, ...]]:
-    """System.map: the symbols that have a `__ksymtab_` entry, all with CRC 0."""
+    """Parse System.map. Return the symbols that have a `__ksymtab_` entry, all with CRC 0, and complaints.
+
+    file: its path, for complaints. prefix: the architecture's symbol prefix, which is stripped.
+    """
     found: dict[bytes, int] = {}
     complaints = []
     for number, line in enumerate(raw_lines(data), 1):
@@ -174,12 +183,12 @@ def system_map(data: bytes, file: str, prefix: bytes) -> tuple[dict[bytes, int],
 
 
 def raw_lines(data: bytes) -> list[bytes]:
-    """Lines with their LF, as fgets(3) gives them; no other byte ends one."""
+    """Split data into lines that include their LF, as fgets(3) does; no other byte ends a line."""
     return re.findall(rb"[^\n]*\n|[^\n]+", data)
 
 
 def _without(prefix: bytes, name: bytes) -> bytes:
-    """A symbol without the architecture's prefix, one byte or none."""
+    """Strip the architecture's symbol prefix, which has at most one byte."""
     return name[1:] if prefix and name.startswith(prefix) else name
 
 
@@ -188,19 +197,23 @@ def _without(prefix: bytes, name: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """All that the indexes are made of. The lists run side by side, one entry for each module."""
+    """Input of all index files. The lists are parallel, with one entry per module."""
 
     members: Sequence[Member]
     facts: Sequence[Facts]
     owners: Mapping[bytes, int]
-    """Symbol → place of the module that owns it; -1: the kernel."""
+    """Symbol → position of the module that owns it; -1: the kernel."""
     edges: Sequence[tuple[int, ...]]
-    """Places of the modules that each needs itself, in the order in which it names a symbol of theirs."""
+    """Positions of each module's direct dependencies, in the order of its first symbol from each."""
     prefix: bytes = b""
+    """The architecture's symbol prefix."""
 
 
 def resolve(members: Sequence[Member], facts: Sequence[Facts], kernel: Iterable[bytes], prefix: bytes) -> Index:
-    """Find out who needs whom, by the names of symbols."""
+    """Return the index: the owner of each symbol, and the direct dependencies of each module.
+
+    kernel: symbols of the kernel. prefix: the architecture's symbol prefix.
+    """
     owners: dict[bytes, int] = dict.fromkeys(kernel, -1)
     for place, each in enumerate(facts):
         if each.exports:
@@ -223,7 +236,7 @@ def _looked_up(name: bytes, prefix: bytes) -> bytes:
 
 
 def needs_shown(index: Index) -> Iterator[str]:
-    """What -v shows: for each module that another one needs itself, the symbol that is named first."""
+    """Yield the dependency lines of `depmod -v`: for each direct dependency, its first needed symbol."""
     for place, each in enumerate(index.facts):
         seen = set()
         for name in strings(each.needs):
@@ -237,7 +250,11 @@ def needs_shown(index: Index) -> Iterator[str]:
 def unsatisfied(
     index: Index, versions: Sequence[Versions], kernel: Mapping[bytes, int], check_crc: bool
 ) -> Iterator[Complaint]:
-    """What -e warns of: symbols that nobody has, and with -E those whose versions differ; weak ones may."""
+    """Yield the warnings of `depmod -e`: symbols without an owner and, for `-E`, symbols whose CRCs differ.
+
+    Weak symbols are exempt. versions: parallel to the modules. kernel: the kernel's symbols with their CRCs.
+    check_crc: whether to compare CRCs.
+    """
     crcs = dict(kernel)
     for each, version in zip(index.facts, versions, strict=True):
         names = [_without(index.prefix, name) for name in strings(each.exports)]
@@ -254,9 +271,9 @@ def unsatisfied(
 
 
 def numbered(index: Index) -> list[int]:
-    """The topological number of each module: users before what they use. Raises Unusable where modules need each other.
+    """Return the topological number of each module; users precede their dependencies. Raises Unusable for a cycle.
 
-    The number decides the order in which modules.dep lists dependencies (depmod_calculate_dependencies).
+    modules.dep lists dependencies by this number (kmod depmod_calculate_dependencies).
     """
     users = [0] * len(index.members)
     for needed in index.edges:
@@ -279,13 +296,14 @@ def numbered(index: Index) -> list[int]:
 
 
 _MAX_STEPS = 20_000
+"""Limit of the search for cycles, in visited modules."""
 
 
 def _cycles(index: Index, roots: list[int]) -> Iterator[Complaint]:
-    """Each way that leads from one of the modules left over back to itself (depmod_report_cycles_from_root).
+    """Yield a complaint for each path from a remaining module back to itself (kmod depmod_report_cycles_from_root).
 
-    kmod keeps what is left over in a ring, and goes on behind whatever it took out last. Where modules need each other
-    crosswise, ways are without number, and kmod fails an assertion or never ends: here the count of steps is limited.
+    kmod keeps the remaining modules in a ring and continues after the one removed last. In a dense cycle the number of
+    paths explodes, and kmod fails an assertion or does not terminate; here _MAX_STEPS limits the search.
     """
     visited: set[int] = set()
     in_cycles: set[int] = set()
@@ -304,7 +322,7 @@ def _cycles(index: Index, roots: list[int]) -> Iterator[Complaint]:
                     ring = _without_member(ring, each)
                 continue
             if place in way:
-                continue  # a cycle beside the root's, which kmod would walk for ever
+                continue  # a cycle that does not include the root; kmod would never leave it
             visited.add(place)
             if not index.edges[place]:
                 ring = _without_member(ring, place)
@@ -313,7 +331,7 @@ def _cycles(index: Index, roots: list[int]) -> Iterator[Complaint]:
 
 
 def _without_member(ring: list[int], place: int) -> list[int]:
-    """The ring without one of its members; it begins behind that one then."""
+    """Remove `place` from the ring, and rotate the ring to start after it."""
     if place not in ring:
         return ring
     at = ring.index(place)
@@ -321,7 +339,10 @@ def _without_member(ring: list[int], place: int) -> list[int]:
 
 
 def dep_lines(index: Index) -> list[bytes]:
-    """The lines of modules.dep, without their LF: for each module all that it needs, at any remove. Raises Unusable."""
+    """Return the lines of modules.dep without LF: each module with all its dependencies, direct and indirect.
+
+    Raises Unusable for a cycle.
+    """
     numbers = numbered(index)
     by_number = [0] * len(numbers)
     for place, number in enumerate(numbers):

@@ -1,7 +1,7 @@
-"""The bytes of every file that depmod writes, in the order in which it writes them; what is wrong comes with them.
+"""Build the content of every index file that depmod writes, in its order, with complaints.
 
-Texts are for people and for kmodd; the `.bin` twins are what kmod reads. All are byte for byte those of kmod 30;
-modules.weakdep, which it does not know, is that of kmod 34.
+People and kmodd read the text files, kmod reads the `.bin` files. All are byte-identical to those of kmod 30;
+modules.weakdep, which kmod 30 lacks, is identical to that of kmod 34.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 File = tuple[str, bytes]
 """Base name and content."""
 Files = tuple[list[File], list[Complaint]]
+"""Files to write, and complaints about the modules."""
 
 TEXTS = ("modules.dep", "modules.alias", "modules.softdep", "modules.weakdep", "modules.symbols", "modules.devname")
 BINARIES = (
@@ -34,7 +35,7 @@ BINARIES = (
 
 
 def texts(index: Index, dep_lines: list[bytes], symbols: list[bytes]) -> Files:
-    """All texts; `dep_lines` and `symbols` come from the functions of these names."""
+    """Return the files of TEXTS. dep_lines, symbols: results of the functions of these names."""
     devnames, complaints = _devnames(index)
     contents = (
         b"".join([line + b"\n" for line in dep_lines]),
@@ -48,7 +49,7 @@ def texts(index: Index, dep_lines: list[bytes], symbols: list[bytes]) -> Files:
 
 
 def _lines(index: Index, word: bytes, blobs: Iterable[bytes]) -> Iterator[bytes]:
-    """`WORD MODULE VALUE` for each value, for aliases `alias VALUE MODULE`; the lines of a module at a time."""
+    """Yield, per module, its lines `WORD MODULE VALUE`; for aliases `alias VALUE MODULE`."""
     for member, blob in zip(index.members, blobs, strict=True):
         if not blob:
             continue
@@ -58,9 +59,9 @@ def _lines(index: Index, word: bytes, blobs: Iterable[bytes]) -> Iterator[bytes]
 
 
 def symbols(index: Index, buckets: Iterable[bytes] | None = None) -> list[bytes]:
-    """The symbols that modules own, in the order of kmod's hash table.
+    """Return the symbols that modules own, in the order of kmod's hash table.
 
-    `buckets`: of each module's exports, as `depmod.export_buckets` gives them; of no use with a prefix.
+    buckets: `depmod_graph.export_buckets` of each module, if known; ignored if symbols have a prefix.
     """
     if buckets is None or index.prefix:
         ranked = [(bucket(name, SYMBOL_BUCKETS), name) for name, owner in index.owners.items() if owner >= 0]
@@ -83,7 +84,10 @@ _NODE = re.compile(rb"(char|block)-major-\s*([+-]?\d+)-\s*([+-]?\d+)")
 
 
 def _devnames(index: Index) -> tuple[bytes, list[Complaint]]:
-    """modules.devname: of each module's aliases the `devname:`, and the numbers, that stand first together."""
+    """Return modules.devname: per module its device node and numbers, and complaints about missing numbers.
+
+    Reading stops at the first alias by which both a `devname:` and a `char-major-` or `block-major-` alias are known.
+    """
     lines = []
     complaints = []
     for member, facts in zip(index.members, index.facts, strict=True):
@@ -112,7 +116,10 @@ def _devnames(index: Index) -> tuple[bytes, list[Complaint]]:
 
 
 def binaries(index: Index, dep_lines: list[bytes], symbols: list[bytes], warn_duplicates: bool) -> Files:
-    """The `.bin` twins of modules.dep, .alias and .symbols. Raises Unusable for a key that is not 7-bit text."""
+    """Return modules.dep.bin, modules.alias.bin and modules.symbols.bin. Raises Unusable for a key that is not ASCII.
+
+    dep_lines, symbols: results of the functions of these names. warn_duplicates: complain about repeated aliases.
+    """
     modules = [encode(member.name) for member in index.members]
     places = range(len(modules))
     aliases, complaints = _alias_rows(index, warn_duplicates)
@@ -136,7 +143,7 @@ def _built(rows: Iterable[bin_writer.Row]) -> bytes:
 
 
 def _alias_rows(index: Index, warn_duplicates: bool) -> tuple[list[bin_writer.Row], list[Complaint]]:
-    """Each alias with its dashes turned; those with unmatched brackets are left out."""
+    """Return a row for each normalised alias; omit aliases with unmatched brackets."""
     rows: list[bin_writer.Row] = []
     complaints: list[Complaint] = []
     for place, (member, facts) in enumerate(zip(index.members, index.facts, strict=True)):
@@ -170,7 +177,7 @@ def _normalised(aliases: Iterable[bytes], complaints: list[Complaint]) -> Iterat
 
 
 def builtin_names(data: bytes) -> Files:
-    """modules.builtin.bin, out of modules.builtin. Raises Unusable."""
+    """Return modules.builtin.bin for the content of modules.builtin. Raises Unusable for a name that is not ASCII."""
     rows = []
     complaints = []
     for line in raw_lines(data):
@@ -182,9 +189,10 @@ def builtin_names(data: bytes) -> Files:
 
 
 def builtin_aliases(data: bytes) -> Files:
-    """modules.builtin.alias.bin, out of the strings `MODULE.KEY=VALUE` NUL of modules.builtin.modinfo. Raises Unusable.
+    """Return modules.builtin.alias.bin for modules.builtin.modinfo: strings `MODULE.KEY=VALUE`, each ending in NUL.
 
-    Read as a stream, as kmod does: a string without its `=` takes the next one along.
+    Raises Unusable for an alias that is not ASCII. The strings are read as a stream, as in kmod: a string without `=`
+    consumes the following one too.
     """
     rows = []
     complaints: list[Complaint] = []
@@ -201,7 +209,7 @@ def builtin_aliases(data: bytes) -> Files:
 
 
 def _up_to(end: bytes, data: bytes, at: int) -> tuple[bytes, int]:
-    """What stands from `at` to the byte `end`, nothing where a NUL comes first; and the place behind either."""
+    """Return the bytes from `at` to `end`, empty if a NUL precedes `end`; and the offset after either."""
     place, nul = data.find(end, at), data.find(b"\0", at)
     if place >= 0 and (nul < 0 or place <= nul):
         return data[at:place], place + 1
@@ -209,9 +217,9 @@ def _up_to(end: bytes, data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def in_order(files: Iterable[File]) -> list[File]:
-    """The files in the order in which they are to be put into place: first those that kmod reads.
+    """Return the files in the order in which to rename them into place.
 
-    Of these, where a module is and what it needs comes before the aliases that lead to it. The texts are last.
+    The files that kmod reads come first, and paths and dependencies before the aliases that refer to them; texts last.
     """
     contents = dict(files)
     first = (*BINARIES, "modules.softdep", "modules.weakdep")

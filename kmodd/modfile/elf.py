@@ -1,10 +1,10 @@
-"""What depmod needs of a module's ELF image, by `struct` and slices: bytes in, `Facts` out.
+"""Read a module's ELF image with `struct` and slices: bytes in, `Facts` out.
 
-This is depmod's hot path: 4,000 files in less than a second. It goes by section names as kmod does (libkmod-elf.c), not
-by types and links, and looks at `.modinfo`, `.symtab`, `.strtab`, `__ksymtab_strings` and `__versions` alone. `modinfo`
-reads the same with pyelftools; a test compares the two on every module of a Debian tree.
+This is depmod's hot path: 4,000 files in less than a second. Like kmod (libkmod-elf.c), it finds sections by name, not
+by type and link, and reads only `.modinfo`, `.symtab`, `.strtab`, `__ksymtab_strings` and `__versions`. A test compares
+the result with pyelftools for every module of a Debian tree.
 
-An image that cannot be read is ElfError with the errno that kmod has for it; no input gives another error.
+An unreadable image raises ElfError with kmod's errno; no input raises another error.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _STB_WEAK = 2
 _SHN_ABS = 0xFFF1
 _CRC = b"__crc_"
 _NO_CRC = 0xFFFFFFFFFFFFFFFF
-"""What kmod takes for a CRC that is said to stand outside its section."""
+"""kmod's value for a CRC whose offset is outside its section."""
 
 
 class ElfError(ParseError):
-    """No ELF image, or a damaged one; `number` is the errno that kmod has for it."""
+    """The data is not an ELF image, or a damaged one; `number` is kmod's errno for it."""
 
     def __init__(self, number: int, what: str) -> None:
         super().__init__(what)
@@ -38,17 +38,17 @@ class ElfError(ParseError):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What depmod keeps of one module. A list of strings is one bytes object, with a NUL behind each string."""
+    """Facts that depmod keeps about one module. Each list of strings is one bytes object; every string ends in NUL."""
 
     aliases: bytes = b""
     softdeps: bytes = b""
     weakdeps: bytes = b""
     exports: bytes = b""
-    """Names of the symbols that others may use."""
+    """Names of exported symbols."""
     needs: bytes = b""
-    """Names of the symbols that it takes from elsewhere, in the order of .symtab, then those in __versions alone."""
+    """Names of undefined symbols in the order of .symtab, then those that only __versions lists."""
     problem: int = 0
-    """The errno for which its symbols could not be read."""
+    """The errno of reading its exports; 0: they could be read."""
 
 
 NOTHING = Facts()
@@ -56,52 +56,56 @@ NOTHING = Facts()
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What `depmod -e` wants to know beyond `Facts`; the lists run beside those of its exports and needs."""
+    """Symbol versions for `depmod -e`; the tuples are parallel to exports and needs of `Facts`."""
 
     exports: tuple[int, ...] = ()
-    """CRC of each; 0 where the image does not say."""
+    """CRC of each exported symbol; 0: unknown."""
     needs: tuple[int, ...] = ()
+    """CRC of each needed symbol; 0: unknown."""
     weak: tuple[bool, ...] = ()
+    """Whether each needed symbol is weak."""
 
 
 def strings(blob: bytes) -> list[bytes]:
-    """The strings of one list of `Facts`."""
+    """Split a list of `Facts` into its strings."""
     return blob.split(b"\0")[:-1]
 
 
 def joined(texts: Iterable[bytes]) -> bytes:
-    """Strings as `Facts` holds them."""
+    """Join strings into a list of `Facts`."""
     return b"".join([text + b"\0" for text in texts])
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one class and byte order of ELF lays out what is read here."""
+    """Layout of the ELF structures for one class and byte order."""
 
     header: Struct
-    """shoff, machine, shentsize, shnum, shstrndx in the order of the file."""
+    """machine, shoff, shentsize, shnum, shstrndx."""
     section: Struct
     """name, offset, size."""
     name: Struct
-    """Of a symbol: its place in .strtab."""
+    """st_name of a symbol: its offset in .strtab."""
     names: Struct
-    """The same, of one symbol after the other."""
+    """The same for a table of symbols: st_name, and padding up to the next symbol."""
     version: Struct
     """An entry of __versions: CRC and name."""
     symbol: int
-    """Bytes of a symbol."""
+    """Size of a symbol in bytes."""
     shndx_at: int
-    """In a symbol: where its section index stands."""
+    """Offset of st_shndx in a symbol."""
     info_at: int
+    """Offset of st_info in a symbol."""
     value_at: int
+    """Offset of st_value in a symbol."""
     order: str
     """`<` or `>`."""
     word: str
-    """An address."""
+    """`struct` code of an address."""
 
 
 def _forms() -> dict[bytes, Form]:
-    """The two bytes behind `\\x7fELF`, class and byte order → form."""
+    """Return the form for each pair of EI_CLASS and EI_DATA, the two bytes after `\\x7fELF`."""
     forms = {}
     for data, order in ((b"\x01", "<"), (b"\x02", ">")):
         name = Struct(order + "I")
@@ -118,33 +122,33 @@ def _forms() -> dict[bytes, Form]:
 
 _FORMS = _forms()
 WANTED = frozenset((b"__ksymtab_strings", b".modinfo", b".strtab", b".symtab", b"__versions"))
-"""The sections that are looked at; of several with one name the first counts."""
+"""Names of the sections that are read; the first section with a name counts."""
 
 
 class Image:
-    """One ELF image with its section table. The data may be any bytes-like object whose slices are bytes."""
+    """An ELF image and its section table. The data may be any bytes-like object whose slices are bytes."""
 
     __slots__ = ("_data", "_form", "_headers", "_machine", "_sections")
 
     def __init__(self, data: bytes) -> None:
-        """Raises ElfError where it is not an ELF file, or where its section table or their names cannot be used."""
+        """Raises ElfError if the data is not an ELF file, or its section table or section names are unusable."""
         ident = data[:16]
         if len(data) <= 16 or ident[:4] != b"\x7fELF":
             raise ElfError(errno.ENOEXEC, "not an ELF file")
         form = _FORMS.get(ident[4:6])
         if form is None or len(data) <= form.header.size:
-            raise ElfError(errno.EINVAL, "cut off, or of an unknown class or byte order")
+            raise ElfError(errno.EINVAL, "truncated, or unknown class or byte order")
         machine, at, entry_size, count, names_index = form.header.unpack_from(data)
         size = form.section.size
         if entry_size != size or at + size * count > len(data):
-            raise ElfError(errno.EINVAL, "the section table does not lie within the file")
+            raise ElfError(errno.EINVAL, "section table outside of the file")
         if not 0 < names_index < count:
-            raise ElfError(errno.EINVAL, "the section of section names does not exist")
+            raise ElfError(errno.EINVAL, "no section of section names")
         headers = list(form.section.iter_unpack(data[at : at + size * count]))
         _, names_at, names_size = headers[names_index]
         names = data[names_at : names_at + names_size]
         if not names_size or len(names) != names_size or names[-1]:
-            raise ElfError(errno.EINVAL, "the section names do not end in a NUL byte")
+            raise ElfError(errno.EINVAL, "section names do not end in a NUL byte")
         self._data = data
         self._form = form
         self._machine = machine
@@ -158,19 +162,19 @@ class Image:
                     self._sections[name] = (offset, length)
 
     def section(self, name: bytes) -> bytes | None:
-        """The bytes of a section of WANTED; None where there is none."""
+        """Return the bytes of a section of WANTED, None if the image lacks it."""
         place = self._sections.get(name)
         return None if place is None else self._data[place[0] : place[0] + place[1]]
 
     def modinfo(self) -> list[bytes]:
-        """The strings of .modinfo, in their order; nothing between two NUL bytes is no string."""
+        """Return the strings of .modinfo in their order, without empty ones."""
         section = (self.section(b".modinfo") or b"").lstrip(b"\0")
         return [text for text in section.split(b"\0") if text] if len(section) > 1 else []
 
     def versions(self) -> list[tuple[bytes, int]]:
-        """The entries of __versions: name, without a leading dot, and CRC. Raises ElfError.
+        """Return the entries of __versions: name, without a leading dot, and CRC. Raises ElfError.
 
-        A name that fills its field goes on to the next NUL, as libkmod reads it.
+        A name that fills its field extends to the next NUL, as in libkmod.
         """
         section = self.section(b"__versions")
         if not section:
@@ -188,7 +192,10 @@ class Image:
         return entries
 
     def exports(self) -> list[bytes]:
-        """The names of exported symbols: those with a symbol `__crc_NAME`, else __ksymtab_strings. Raises ElfError."""
+        """Return the names of exported symbols. Raises ElfError.
+
+        These are the names with a symbol `__crc_NAME`; if there is none, those of __ksymtab_strings.
+        """
         found = [name for name, _ in self._crc_symbols()]
         if found:
             return found
@@ -200,13 +207,13 @@ class Image:
         return [name for name in section.split(b"\0") if name]
 
     def needs(self) -> list[bytes]:
-        """The names of undefined symbols in the order of .symtab, then those in __versions alone. Raises ElfError."""
+        """Return the names of undefined symbols, then those that only __versions lists. Raises ElfError."""
         _, names = self._undefined()
         known = set(names)
         return names + [name for name, _ in self._usable_versions() if name not in known]
 
     def version_facts(self) -> Versions:
-        """What goes with `exports` and `needs`. Raises ElfError."""
+        """Return the symbol versions that belong to `exports` and `needs`. Raises ElfError."""
         exports = [self._crc(at) for _, at in self._crc_symbols()] or [0] * len(self.exports())
         symbols, _ = self._symbols()
         at_info = self._form.info_at
@@ -220,23 +227,23 @@ class Image:
         return Versions(tuple(exports), tuple(crcs.get(name, 0) for name in names), tuple(weak))
 
     def _usable_versions(self) -> list[tuple[bytes, int]]:
-        """`versions`; a table of a wrong size is as good as none (kmod_elf_get_dependency_symbols)."""
+        """Return `versions`, or nothing for a table of a wrong size (kmod_elf_get_dependency_symbols)."""
         try:
             return self.versions()
         except ElfError:
             return []
 
     def _symbols(self) -> tuple[bytes, bytes]:
-        """.symtab and .strtab. Raises ElfError."""
+        """Return .symtab and .strtab. Raises ElfError."""
         strtab, symbols = self.section(b".strtab"), self.section(b".symtab")
         if strtab is None or symbols is None or len(symbols) % self._form.symbol:
             raise ElfError(errno.EINVAL, "no usable .symtab and .strtab")
         return symbols, strtab
 
     def _undefined(self) -> tuple[list[int], list[bytes]]:
-        """The symbols that belong to no section: their places in .symtab, and their names. Raises ElfError.
+        """Return the undefined symbols: their offsets in .symtab, and their names. Raises ElfError.
 
-        They are found by searching the section indexes for zero bytes: most symbols are defined.
+        The search looks for zero bytes in the section indexes, which is fast because most symbols are defined.
         """
         symbols, strtab = self._symbols()
         form = self._form
@@ -249,7 +256,7 @@ class Image:
             if not high[index] and not (is_sparc and symbols[index * step + form.info_at] & 15 == _STT_REGISTER):
                 (start,) = read_name(symbols, index * step)
                 if start >= len(strtab):
-                    raise ElfError(errno.EINVAL, "a symbol's name lies outside .strtab")
+                    raise ElfError(errno.EINVAL, "symbol name outside of .strtab")
                 end = end_of_name(0, start)
                 if name := strtab[start : end if end >= 0 else len(strtab)]:
                     places.append(index * step)
@@ -258,7 +265,7 @@ class Image:
         return places, names
 
     def _crc_symbols(self) -> list[tuple[bytes, int]]:
-        """The symbols called `__crc_NAME`: NAME and place in .symtab; none where any name lies outside of .strtab."""
+        """Return NAME and offset in .symtab of each symbol `__crc_NAME`; nothing if any name is outside of .strtab."""
         try:
             symbols, strtab = self._symbols()
         except ElfError:
@@ -282,7 +289,7 @@ class Image:
         return found
 
     def _crc(self, at: int) -> int:
-        """A CRC is a symbol's value, or the word that stands there in the symbol's section."""
+        """Return a symbol's CRC: its value, or the word at that offset in its section. at: its offset in .symtab."""
         symbols, _ = self._symbols()
         form = self._form
         (value,) = unpack_from(form.order + form.word, symbols, at + form.value_at)
@@ -297,7 +304,7 @@ class Image:
 
 
 def facts(image: Image) -> Facts:
-    """What depmod keeps of a module. Raises nothing: damage of one part leaves the others (depmod_load_modules)."""
+    """Return the facts of a module. Raises nothing: the undamaged parts still count (kmod depmod_load_modules)."""
     found: dict[bytes, list[bytes]] = {b"alias": [], b"softdep": [], b"weakdep": []}
     for text in image.modinfo():
         key, _, value = text.partition(b"=")

@@ -1,8 +1,7 @@
-"""The fields that `modinfo` shows of a module: an image's bytes in, `Info` out.
+"""Read the fields that `modinfo` shows: an image's bytes in, `Info` out.
 
-pyelftools reads the build-id, for whoever wants it.
-
-The order of fields is that of the image; kmod adds those of the signature at the end (kmod_module_get_info).
+Fields keep the order of the image; those of the signature follow, as in kmod (kmod_module_get_info). pyelftools reads
+the build ID.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Field = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What `parm` and `parmtype` say of one parameter."""
+    """The `parm` and `parmtype` fields of one parameter."""
 
     name: bytes
     description: bytes | None = None
@@ -32,15 +31,16 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """All that is known of one module."""
+    """Fields, signature and build ID of one module."""
 
     fields: tuple[Field, ...]
-    """Of .modinfo, in its order."""
+    """Fields of .modinfo, in its order."""
     signature: Signature | None = None
     build_id: bytes = b""
+    """Empty: none, or not read."""
 
     def all_fields(self) -> tuple[Field, ...]:
-        """The fields, and those of the signature behind them, as kmod prints them."""
+        """Return the fields, followed by those of the signature, as kmod prints them."""
         signed = self.signature
         if signed is None:
             return self.fields
@@ -55,9 +55,9 @@ class Info:
 
 
 def info(data: bytes, with_build_id: bool = False) -> Info:
-    """What a module's (unpacked) file says. Raises ElfError; ENOENT stands for an image without .modinfo.
+    """Parse a module's uncompressed file. Raises ElfError, with ENOENT for an image without .modinfo.
 
-    The build-id only if wanted: pyelftools takes as long to import as all the rest of a modinfo, four times over.
+    with_build_id: also read the build ID; importing pyelftools takes four times as long as the rest of modinfo.
     """
     section = Image(data).section(b".modinfo")
     if section is None:
@@ -68,19 +68,19 @@ def info(data: bytes, with_build_id: bool = False) -> Info:
 
 
 def field(text: bytes) -> Field:
-    """A string `KEY=VALUE`."""
+    """Split a string `KEY=VALUE` at its first `=`."""
     key, _, value = text.partition(b"=")
     return key, value
 
 
 def hexadecimal(data: bytes) -> bytes:
-    """Bytes as kmod shows them: `AB:CD`, twenty on a line."""
+    """Format bytes as kmod does: `AB:CD`, twenty bytes per line."""
     lines = [data[at : at + 20].hex(":").upper() for at in range(0, len(data), 20)]
     return ":\n\t\t".join(lines).encode()
 
 
 def parameters(fields: Iterable[Field]) -> tuple[dict[bytes, Parameter], list[Field]]:
-    """The parameters by name, in the order in which they first appear; and the fields that name none, having no `:`."""
+    """Return the parameters by name, in order of first appearance; and the `parm` and `parmtype` fields without `:`."""
     found: dict[bytes, Parameter] = {}
     bad = []
     for key, value in fields:
@@ -99,10 +99,10 @@ def parameters(fields: Iterable[Field]) -> tuple[dict[bytes, Parameter], list[Fi
 
 
 def _build_id(data: bytes) -> bytes:
-    """The first one in a section .note.gnu.build-id; empty where there is none that can be read."""
+    """Return the first build ID of a section .note.gnu.build-id, empty if none is readable."""
     from elftools.elf.elffile import ELFFile
 
-    # pyelftools answers damage with many kinds of error
+    # pyelftools raises many kinds of errors for damaged files
     try:
         file = ELFFile(_Stream(data))
         count = file.num_sections()
@@ -113,29 +113,29 @@ def _build_id(data: bytes) -> bytes:
             section = file.get_section(number)
             if section.name == ".note.gnu.build-id" and (found := next(_build_ids(section), b"")):
                 return found
-        except Exception:  # a section that cannot be read is none
+        except Exception:  # skip unreadable sections
             continue
     return b""
 
 
 class _Stream:
-    """Bytes as the file that pyelftools wants to read."""
+    """File-like object over bytes, as pyelftools needs it."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a place, counted from the beginning, from here, or from the end."""
+        """Set the position relative to start, position or end (whence 0, 1, 2); return the new position."""
         self._at = max(offset + (0, self._at, len(self._data))[whence], 0)
         return self._at
 
     def tell(self) -> int:
-        """The place."""
+        """Return the position."""
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """So many bytes, or all that are left."""
+        """Read `size` bytes, or all that remain if it is negative."""
         end = len(self._data) if size < 0 else self._at + size
         found = self._data[self._at : end]
         self._at += len(found)

@@ -1,7 +1,7 @@
-"""The signature at the end of a module file: bytes in, `Signature` out; nothing is verified.
+"""Parse the signature at the end of a module file, without verifying it: bytes in, `Signature` out.
 
-Form (kernel include/linux/module_signature.h): image, then signer and key identifier in the old forms, the signature, a
-block of 12 bytes, and a line of text. What kmod cannot make sense of it passes over in silence, and so does this.
+Format (kernel include/linux/module_signature.h): image; in the old formats signer and key identifier; signature; a
+block of 12 bytes; a line of text. A signature that kmod cannot parse is ignored silently, as in kmod.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from kmodd.errors import ParseError
 
 MAGIC = b"~Module signature appended~\n"
 _BLOCK = Struct(">5B3xI")
-"""Algorithm, hash, kind of identifier, lengths of signer, key identifier and signature."""
+"""Algorithm, hash, kind of identifier; lengths of signer, key identifier and signature."""
 _ALGORITHMS = 2
 _HASHES = (b"md4", b"md5", b"sha1", b"rmd160", b"sha256", b"sha384", b"sha512", b"sha224", b"sm3")
 _KINDS = (b"PGP", b"X509", b"PKCS#7")
 
 _SEQUENCE, _SET, _INTEGER, _OID, _OCTETS, _OPTIONAL = 0x30, 0x31, 0x02, 0x06, 0x04, 0xA0
-"""Tags of DER; an optional part says by its tag which it is."""
+"""DER tags; `_OPTIONAL` is the context-specific tag [0] of an optional part."""
 _SIGNED_DATA = "1.2.840.113549.1.7.2"
 _COMMON_NAME = "2.5.4.3"
 _DIGESTS = {
@@ -37,22 +37,26 @@ _DIGESTS = {
     "2.16.840.1.101.3.4.2.10": b"sha3-512",
     "1.2.156.10197.1.401": b"sm3",
 }
-"""As OpenSSL calls them; it gives the numbers of others."""
+"""OpenSSL's names of hash algorithms by OID; for an unknown one, OpenSSL shows the OID itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What modinfo says of a signature."""
+    """Fields of a signature, as modinfo shows them."""
 
     kind: bytes
+    """`PGP`, `X509` or `PKCS#7`."""
     signer: bytes
+    """Name of the signer; PKCS#7: of the certificate's issuer."""
     key: bytes
+    """Key identifier; PKCS#7: serial number of the certificate."""
     hash: bytes
+    """Name of the hash algorithm."""
     signature: bytes
 
 
 def parse(data: bytes) -> Signature | None:
-    """The signature of a whole (unpacked) module file; None where there is none that kmod can read."""
+    """Return the signature of an uncompressed module file, None without one that kmod can read."""
     if not data.endswith(MAGIC) or len(data) < len(MAGIC) + _BLOCK.size:
         return None
     end = len(data) - len(MAGIC) - _BLOCK.size
@@ -77,13 +81,13 @@ def parse(data: bytes) -> Signature | None:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """One value of DER: its tag and what it holds."""
+    """One DER value: tag and content."""
 
     tag: int
     body: bytes
 
     def parts(self) -> list[_Value]:
-        """The values inside. Raises ParseError."""
+        """Return the contained values. Raises ParseError."""
         found = []
         at = 0
         while at < len(self.body):
@@ -93,7 +97,7 @@ class _Value:
 
 
 def _read(data: bytes, at: int) -> tuple[_Value, int]:
-    """The value that begins at `at`, and where the next one does. Raises ParseError."""
+    """Return the value at offset `at`, and the offset after it. Raises ParseError."""
     if at + 2 > len(data) or data[at] & 0x1F == 0x1F:
         raise ParseError("not the expected ASN.1 structure")
     tag, length = data[at], data[at + 1]
@@ -110,17 +114,17 @@ def _read(data: bytes, at: int) -> tuple[_Value, int]:
 
 
 def _pkcs7(data: bytes) -> Signature:
-    """The first signer of a SignedData (RFC 2315, 9.1). Raises ParseError."""
+    """Return the first signer of a SignedData (RFC 2315, 9.1). Raises ParseError."""
     kind, wrapped = _parts_of(_read(data, 0)[0], _SEQUENCE, (_OID, _OPTIONAL))
     if _oid(kind) != _SIGNED_DATA:
         raise ParseError("not the expected ASN.1 structure")
     (signed,) = wrapped.parts() if len(wrapped.parts()) == 1 else (wrapped,)
-    # certificates and revocations, if any, stand before the signers
+    # optional certificates and revocation lists precede the signers
     optional = (_OPTIONAL, _OPTIONAL + 1)
     *_, signers = _parts_of(signed, _SEQUENCE, (_INTEGER, _SET, _SEQUENCE, _SET), optional)
     if not signers.parts():
         raise ParseError("not the expected ASN.1 structure")
-    # attributes, signed or not, may stand around the algorithm and the signature
+    # optional attributes precede the encryption algorithm (authenticated) and follow the signature (unauthenticated)
     wanted = (_INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _OCTETS)
     _, issued, digest, _, signature = _parts_of(signers.parts()[0], _SEQUENCE, wanted, optional)
     issuer, serial = _parts_of(issued, _SEQUENCE, (_SEQUENCE, _INTEGER))
@@ -134,7 +138,10 @@ def _pkcs7(data: bytes) -> Signature:
 
 
 def _parts_of(value: _Value, tag: int, tags: tuple[int, ...], skipped: tuple[int, ...] = ()) -> list[_Value]:
-    """The values inside one of this tag; less those of `skipped`, in the order of `tags`. Raises ParseError."""
+    """Return the values in `value`, without those whose tag is in `skipped`.
+
+    Raises ParseError if `value` is not of `tag`, or the rest not of `tags`, in this order.
+    """
     parts = [part for part in value.parts() if part.tag not in skipped]
     if value.tag != tag or tuple(part.tag for part in parts) != tags:
         raise ParseError("not the expected ASN.1 structure")
@@ -142,7 +149,7 @@ def _parts_of(value: _Value, tag: int, tags: tuple[int, ...], skipped: tuple[int
 
 
 def _name(issuer: _Value) -> bytes:
-    """The common name, else whatever part of the name is the last; up to a NUL byte."""
+    """Return the common name of an issuer, or the last part of its name; up to a NUL byte. Raises ParseError."""
     text = b""
     for group in issuer.parts():
         for entry in group.parts():
@@ -157,7 +164,7 @@ def _name(issuer: _Value) -> bytes:
 
 
 def _oid(value: _Value) -> str:
-    """An object identifier in the usual notation. Raises ParseError."""
+    """Return an object identifier in dotted notation. Raises ParseError."""
     numbers = []
     number = 0
     for byte in value.body:
