@@ -1,1 +1,1 @@
-"""What the daemon remembers; pure."""
+"""State of the daemon; no I/O."""

@@ -1,7 +1,7 @@
-"""kerneld's other half: what was loaded because the kernel asked goes again once nothing uses it. `Autoclean`.
+"""Select unused modules for removal, as kerneld did: `Autoclean`. No I/O.
 
-Only modules that kmodd loaded for a kernel's request, and of these only those named in `Autoclean=`: the kernel cannot
-tell that a driver without a user is still wanted. Nothing here asks the machine or does anything.
+Only modules that kmodd loaded for a request of the kernel and that match `Autoclean=` are removed: a reference count of
+zero does not show that a driver is unneeded.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MAX_MODULES = 4096
-"""So many modules are remembered."""
+"""Limit of modules loaded for the kernel's requests that are remembered."""
 
 
 @dataclass(slots=True)
 class Autoclean:
-    """The modules that came so, and since when nothing has used them."""
+    """Modules loaded for the kernel's requests, with the time of their last use."""
 
     settings: Settings = field(default_factory=Settings)
     _idle: dict[str, float] = field(default_factory=dict)
-    """Name → time.monotonic of the last use that was seen."""
+    """Name → time of the last use that was seen (time.monotonic); only names that match `Autoclean=`."""
     _ours: set[str] = field(default_factory=set)
-    """All that came for a kernel's request, dependencies too."""
+    """All modules loaded for a request of the kernel, dependencies included."""
     _next_look: float = 0.0
+    """Time of the next check (time.monotonic)."""
 
     def saw(self, outcome: Outcome, now: float) -> None:
-        """What came of a step: it may begin to be ours, be used again, or be somebody's by hand."""
+        """Update the modules from the outcome of a step. now: time.monotonic."""
         name, origin = outcome.module, outcome.request.origin
         if outcome.request.removing is not None:
             if outcome.result == "removed":
                 self.gone(name)
         elif origin != "request":
             if outcome.result in ("loaded", "live"):
-                self.gone(name)  # a device, a boot list or somebody wants it, too
+                self.gone(name)  # a device, the boot list or an operator needs the module too
         elif outcome.result == "loaded" and len(self._ours) < MAX_MODULES:
             self._ours.add(name)
             self._arm(name, now)
@@ -54,12 +55,15 @@ class Autoclean:
             self._next_look = min(self._next_look, now + self.settings.autoclean_after)
 
     def gone(self, name: str) -> None:
-        """It was removed, or is not ours any more."""
+        """Forget the module `name`: it was removed, or is no longer subject to autoclean."""
         self._idle.pop(name, None)
         self._ours.discard(name)
 
     def due(self, loaded: Callable[[], Loaded], now: float) -> list[Request]:
-        """Requests to remove what nothing has used for long enough. `loaded` looks at what the kernel has."""
+        """Return requests to remove the modules unused for `AutocleanSec=`.
+
+        loaded: reads the loaded modules; called only if a check is due. now: time.monotonic.
+        """
         if not self._idle or now < self._next_look:
             return []
         has = loaded()
@@ -78,9 +82,9 @@ class Autoclean:
         return removals
 
     def next_look(self) -> float | None:
-        """When (time.monotonic) `due` is worth calling; None: there is nothing."""
+        """Return when to call `due` next (time.monotonic), None if no module may be removed."""
         return self._next_look if self._idle else None
 
     def waiting(self, now: float) -> Sequence[tuple[str, float]]:
-        """(module, seconds left) of what will go unless it is used."""
+        """Return the modules to remove if they stay unused, each with the seconds until then. now: time.monotonic."""
         return [(name, max(0.0, since + self.settings.autoclean_after - now)) for name, since in self._idle.items()]

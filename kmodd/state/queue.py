@@ -1,7 +1,7 @@
-"""Where requests wait: devices in a `DeviceQueue`, callers in a `FairQueue`.
+"""Queues of requests: `DeviceQueue` for those of devices, `FairQueue` for those with a waiting caller.
 
-Requests wait, not plans: they are small, equal ones become one, and resolving at the last moment sees what the plan
-before has just loaded.
+They hold requests, not plans: requests are small and can be merged, and a request that is resolved late takes into
+account what the previous plan loaded.
 """
 
 from __future__ import annotations
@@ -15,59 +15,59 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """One entry of the backlog: a request, and every device that has the same wish."""
+class _Entry:
+    """An entry of the queue: a request, and all devices that made it."""
 
     request: Request
     devices: dict[str, None]
-    """All that are known by name, in the order they came."""
+    """Device paths, in order of arrival."""
     uncounted: int = 0
-    """Devices beyond MAX_NAMES: they may be counted twice."""
+    """Number of devices whose paths are not kept; one may be counted twice."""
 
 
 def _weight(request: Request) -> int:
-    """Of two equal requests the one with more weight stands for both: what only a look wants may be kept out."""
+    """Return the rank of a request. Of equal requests the highest counts, as a replay may be refused (`Quarantine`)."""
     if not request.synthetic:
         return 2
     return 0 if request.origin == "reconcile" else 1
 
 
 MAX_NAMES = 4096
-"""Device names that one entry of the backlog keeps, so that memory is bounded while a loader is stuck."""
+"""Limit of device paths per entry, which bounds memory while a loader is stuck."""
 
 
 class DeviceQueue:
-    """Requests that wait, first come first served; equal ones of devices are one.
+    """First-in, first-out queue of requests that merges requests with the same text.
 
-    What comes now, and the boot list, go before what a look at all that is there has found: a device behind a bus that
-    coldplug has just brought up need not wait for the end of coldplug.
+    Requests of new devices and of the boot list precede those of a replay of sysfs: a device behind a bus that coldplug
+    has just brought up need not wait for the end of coldplug.
 
-    Bounded by what differs: devices cannot make more entries than they have aliases. Extensions `limit` entries a
-    new one is refused, and the caller replays sysfs once there is room again.
+    The number of entries is bounded by the number of different aliases. Beyond `limit` entries a new one is refused,
+    and the caller replays sysfs once there is room.
     """
 
     def __init__(self, limit: int = 16384) -> None:
-        from collections import OrderedDict  # only here: a tool has no backlog
+        from collections import OrderedDict  # imported late, as the tools have no queue
 
-        self._soon: OrderedDict[str, _Waiting] = OrderedDict()
-        self._later: OrderedDict[str, _Waiting] = OrderedDict()
+        self._soon: OrderedDict[str, _Entry] = OrderedDict()
+        self._later: OrderedDict[str, _Entry] = OrderedDict()
         self._limit = limit
 
     def __len__(self) -> int:
         return len(self._soon) + len(self._later)
 
     def is_full(self) -> bool:
-        """More than half of the room is taken: not the moment for a replay."""
+        """Return whether more than half of the limit is used, too much to start a replay."""
         return 2 * len(self) > self._limit
 
     def add(self, request: Request) -> bool:
-        """Queue `request`, or join it to an equal one. False: no room."""
+        """Queue `request`, or merge it into an equal one. Return False if the queue is full."""
         queue = self._later if request.synthetic else self._soon
         entry = self._soon.get(request.text) or self._later.get(request.text)
         if entry is None:
             if len(self) >= self._limit and request.origin != "boot":
-                return False  # no replay would bring the boot list again, and it is not long
-            entry = queue[request.text] = _Waiting(request, {})
+                return False  # the boot list is exempt: no replay repeats it, and it is short
+            entry = queue[request.text] = _Entry(request, {})
         elif _weight(request) > _weight(entry.request):
             entry.request = request
             if queue is self._soon and request.text in self._later:
@@ -81,7 +81,7 @@ class DeviceQueue:
         return True
 
     def put_back(self, request: Request) -> bool:
-        """The one that was taken last is not to be had yet: it comes first again. False: no room."""
+        """Return a taken request to the head of the queue. Return False if the queue is full."""
         has_room = self.add(request)
         if has_room:
             queue = self._soon if request.text in self._soon else self._later
@@ -89,7 +89,7 @@ class DeviceQueue:
         return has_room
 
     def take(self) -> Request | None:
-        """The one that has waited longest, for all devices that joined it; None: nothing waits."""
+        """Remove and return the first request, with all its devices; None if the queue is empty."""
         queue = self._soon or self._later
         if not queue:
             return None
@@ -101,7 +101,11 @@ class DeviceQueue:
 
 
 class FairQueue:
-    """Requests that somebody waits for. Who asks often waits for his own: one user after the other has his turn."""
+    """Queue of requests with a waiting caller, which serves users in turn.
+
+    The requests of one user keep their order, so a user with many requests delays only their own. Operators count as
+    one user, as do unknown processes that made the kernel ask.
+    """
 
     def __init__(self, limit: int = 4096) -> None:
         self._limit = limit
@@ -112,37 +116,40 @@ class FairQueue:
         return self._count
 
     def add(self, request: Request) -> bool:
-        """Queue it behind its requester's others. False: no room."""
+        """Queue `request` after the others of its user. Return False if the queue is full."""
         if self._count >= self._limit:
             return False
-        asker = request.requester.uid if request.requester else request.origin
-        from collections import deque  # only here, as above
+        user = request.requester.uid if request.requester else request.origin
+        from collections import deque  # imported late, as above
 
-        self._waiting.setdefault(asker, deque()).append(request)
+        self._waiting.setdefault(user, deque()).append(request)
         self._count += 1
         return True
 
     def has(self, *, operators: bool) -> bool:
-        """`take` would give one."""
+        """Return whether `take` would return a request. operators: also consider operators' requests."""
         return self._next(operators) is not None
 
     def waiting(self) -> list[Request]:
-        """All of them."""
+        """Return all queued requests."""
         return [request for queue in self._waiting.values() for request in queue]
 
     def take(self, *, operators: bool) -> Request | None:
-        """The next one; its requester's turn comes again when all others had theirs. `operators`: theirs, too."""
-        asker = self._next(operators)
-        if asker is None:
+        """Remove and return the next request, None without one; its user is served again after all others.
+
+        operators: also take operators' requests.
+        """
+        user = self._next(operators)
+        if user is None:
             return None
-        queue = self._waiting[asker]
+        queue = self._waiting[user]
         request = queue.popleft()
         self._count -= 1
         if queue:
-            self._waiting[asker] = self._waiting.pop(asker)
+            self._waiting[user] = self._waiting.pop(user)
         else:
-            del self._waiting[asker]
+            del self._waiting[user]
         return request
 
     def _next(self, operators: bool) -> object | None:
-        return next((asker for asker in self._waiting if operators or asker != "operator"), None)
+        return next((user for user in self._waiting if operators or user != "operator"), None)

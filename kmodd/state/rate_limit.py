@@ -1,4 +1,4 @@
-"""Limits the rate of journal records: `RateLimiter`. Users can have the kernel ask for the same thing without end."""
+"""Limit the rate of journal records: `RateLimiter`. Any user can make the kernel repeat a request without end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from kmodd.dataclass import dataclass, field
 from kmodd.planning.outcome import Outcome
 
 QUIET = 60.0
-"""Seconds in which one record of a kind is enough."""
+"""Seconds in which at most one record of a kind is written."""
 MAX_KINDS_PER_USER = 64
-"""Kinds of one user's records in that time: names are his to choose."""
+"""Limit of kinds per user in that time, as users choose the requested names."""
 MAX_KINDS = 1024
-"""All users' kinds in that time; beyond, records are counted only."""
+"""Limit of kinds of all users in that time; records beyond it are only counted."""
 
 
 @dataclass(slots=True)
@@ -20,21 +20,22 @@ class _Kind:
 
 
 _Key = tuple[str, str, str, int, str]
-"""What was asked for, the module, what came of it, and why."""
+"""Request, module, result, errno and policy rule."""
 
 
 @dataclass(slots=True)
 class RateLimiter:
-    """By user, what was said in the last minute."""
+    """Kinds of records of the last QUIET seconds, by user."""
 
     held_back: int = 0
-    """Records that were not written, and that none that was has counted."""
+    """Number of suppressed records that no written record has reported."""
     _users: dict[int | None, dict[_Key, _Kind]] = field(default_factory=dict)
 
     def admit(self, outcome: Outcome, now: float) -> int | None:
-        """How many like it were held back before it; None: it is to be held back. `now`: time.monotonic.
+        """Return how many records like that of `outcome` were suppressed before it, None to suppress this one too.
 
-        Only what the kernel asked for and did not get: of loads there are not more than modules.
+        Only failed requests of the kernel are limited: successful loads are limited by the number of modules.
+        now: time.monotonic.
         """
         request = outcome.request
         if request.origin != "request" or request.removing or outcome.ok:
@@ -50,13 +51,13 @@ class RateLimiter:
         if kind is None and not self._has_room(user, now):
             self.held_back += 1
             return None
-        told = kind.held_back if kind else 0
-        self.held_back -= told
+        suppressed = kind.held_back if kind else 0
+        self.held_back -= suppressed
         self._users.setdefault(user, {})[key] = _Kind(now)
-        return told
+        return suppressed
 
     def _has_room(self, user: int | None, now: float) -> bool:
-        """Forget what is over, if need be."""
+        """Return whether another kind can be remembered; expired kinds are dropped if a limit is reached."""
         if len(self._users.get(user, ())) >= MAX_KINDS_PER_USER or sum(map(len, self._users.values())) >= MAX_KINDS:
             for each, kinds in list(self._users.items()):
                 self._users[each] = {key: kind for key, kind in kinds.items() if now - kind.since < QUIET}

@@ -1,7 +1,7 @@
-"""What was answered already, so that the thousandth event of a kind costs nothing: `ResultCache`.
+"""Cache of request results: `ResultCache`. It makes the thousandth event with one alias cheap.
 
-Events that somebody made by hand, and replays of sysfs, are answered from here: what was tried is tried again only
-with a cause. A device that really comes is a cause, but not the next processor of the 1,536 that come together.
+Synthetic events and replays of sysfs are answered from the cache; a request is repeated only with a cause. A new device
+is a cause, but not the next of 1,536 processors that appear together.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SOON = frozenset((errno.EBUSY, errno.EINTR, errno.EAGAIN))
-"""What passes by itself: another load of it failed or ends, a signal came. Tried again soon, never remembered."""
+"""Transient errors, from another load of the module or a signal. They are retried soon and never cached."""
 
 REFUSAL_STANDS = 10.0
-"""Seconds, since it was asked for last, in which a refusal holds for devices that really come, too."""
+"""Seconds since the last request in which a refusal also holds for new devices."""
 
 MAX_NAMES = 4096
-"""So many aliases are remembered, more than a large machine has: names are not ours to choose, memory must not grow."""
+"""Limit of cached aliases, above what a large machine has; it bounds memory, as others choose the names."""
 
 _FINAL = frozenset(
     ("loaded", "live", "builtin", "nomatch", "blacklisted", "denied", "missing", "crashed", "stuck", "in_use")
@@ -30,20 +30,25 @@ _FINAL = frozenset(
 
 
 class ResultCache:
-    """Aliases with an answer. Forgets all when the index or the set of loaded modules shrinks or changes."""
+    """Results by alias. The owner invalidates them when the index, the configuration or the loaded modules change."""
 
     def __init__(self) -> None:
         self._known: dict[str, float | None] = {}
-        """Alias → when it was asked for last, where a module refused; None: it did not."""
+        """Alias → time of the last request if a module refused (time.monotonic), else None."""
         self._said: set[str] = set()
+        """Aliases without a match that were logged."""
         self._refused: dict[str, int] = {}
+        """Module → errno of its refusal."""
 
     def refusal(self, module: str) -> int:
-        """The errno with which `module` refused, whatever alias named it; 0: it did not."""
+        """Return the errno with which `module` refused to load, for any alias; 0 if it did not."""
         return self._refused.get(module, 0)
 
     def repeats(self, request: Request, now: float) -> bool:
-        """It would come out as before: nothing need be done. `now`: time.monotonic."""
+        """Return whether the cached result answers `request`. now: time.monotonic.
+
+        For a new device, a refusal answers up to REFUSAL_STANDS seconds after the last such request.
+        """
         if request.text not in self._known:
             return False
         if request.synthetic:
@@ -55,14 +60,14 @@ class ResultCache:
         return True
 
     def learn(self, alias: str, outcomes: Iterable[Outcome], now: float) -> None:
-        """Remember what came of `alias`, unless it may come out otherwise without anything having changed."""
+        """Cache `outcomes` for `alias`, unless another try may differ without a cause. now: time.monotonic."""
         refused = False
         for outcome in outcomes:
             if outcome.result == "failed" and outcome.by_kernel and outcome.errno not in SOON:
                 self._refused[outcome.module] = outcome.errno
             refused = refused or outcome.module in self._refused
         for outcome in outcomes:
-            # Not what was kept out: a look is, a trigger by hand is not.
+            # Modules that were kept out are not cached: a replay skips them, a synthetic event does not.
             if outcome.result not in _FINAL and outcome.module not in self._refused:
                 return
         if len(self._known) >= MAX_NAMES:
@@ -70,7 +75,7 @@ class ResultCache:
         self._known[alias] = now if refused else None
 
     def first_nomatch(self, alias: str) -> bool:
-        """True once for each alias until `forget_index`: a no-match is told once."""
+        """Return True for the first call per alias since `forget_index`; a missing match is logged once."""
         if alias in self._said:
             return False
         if len(self._said) >= MAX_NAMES:
@@ -79,15 +84,15 @@ class ResultCache:
         return True
 
     def forget(self, alias: str) -> None:
-        """What kept `alias` from being answered well is gone."""
+        """Drop the result of `alias`: the cause of its failure is gone."""
         self._known.pop(alias, None)
 
     def forget_modules(self) -> None:
-        """A module was removed, or events were lost: what was live may not be, what refused may do now."""
+        """Drop all results after a removed module or lost events: a module may be gone, a refusal may be obsolete."""
         self._known.clear()
         self._refused.clear()
 
     def forget_index(self) -> None:
-        """Index or configuration changed: anything may match now."""
+        """Drop all results and logged aliases: index or configuration changed, so any alias may match now."""
         self.forget_modules()
         self._said.clear()

@@ -1,7 +1,7 @@
-"""What is tried again by itself, and for which cause: `Retries`.
+"""Requests to retry, and when: `Retries`.
 
-EBUSY and EINTR pass by themselves: soon, a few times. A file that was missing: once it is there. Everything else waits
-for a cause that the line sees anyway: a new index, a removed module, a device that comes.
+Transient errors (EBUSY, EINTR, EAGAIN) are retried soon and a few times, a missing file when it appears. All other
+failures wait for a cause that the daemon sees anyway: a new index, a removed module, a new device.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further try; after the last one it is given up."""
+"""Seconds before each retry of a transient error; the request is dropped after the last one."""
 
 MAX_RETRIES = 256
-"""So many requests, and so many files, are kept."""
+"""Limit of kept requests, and of kept files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,18 @@ class _Try:
 
 @dataclass(slots=True)
 class Retries:
-    """Requests that come again."""
+    """Requests that will be retried."""
 
     _soon: dict[str, _Try] = field(default_factory=dict)
+    """By the text of the request."""
     _waiting: dict[str, Request] = field(default_factory=dict)
-    """By the path, as printed, of the file that is missing."""
+    """By the path of the missing file, as printed."""
 
     def after(self, request: Request, outcomes: Iterable[Outcome], now: float) -> bool:
-        """Keep in mind what may come out otherwise later; who waits for an answer can ask again himself. True: soon."""
+        """Schedule retries of `request` for its failed outcomes. Return whether one is due soon.
+
+        A request with a waiting caller is not retried: the caller can repeat it. now: time.monotonic.
+        """
         if request.waited_for:
             return False
         again = replace(request, again=True)
@@ -52,7 +56,10 @@ class Retries:
         return passing and self.soon(again, now)
 
     def soon(self, request: Request, now: float) -> bool:
-        """Try it again in a while. False: it was tried often enough. `now`: time.monotonic."""
+        """Schedule the next retry of `request`. Return False after the last one, or if too many wait.
+
+        now: time.monotonic.
+        """
         before = self._soon.get(request.text)
         count = before.count + 1 if before else 0
         if count >= len(PAUSES) or (before is None and len(self._soon) >= MAX_RETRIES):
@@ -62,30 +69,30 @@ class Retries:
         return True
 
     def due(self, now: float) -> list[Request]:
-        """What is to be tried now. Each is given once."""
+        """Return the requests whose retry is due, each once. now: time.monotonic."""
         ready = [each for each in self._soon.values() if each.due <= now]
         for each in ready:
             self._soon[each.request.text] = _Try(float("inf"), each.count, each.request)
         return [each.request for each in ready]
 
     def next_due(self) -> float | None:
-        """When `due` has something; None: never."""
+        """Return when the next retry is due (time.monotonic), None without one."""
         return min((each.due for each in self._soon.values() if each.due != float("inf")), default=None)
 
     def missing(self, path: str, request: Request) -> None:
-        """It failed because this file was not there."""
+        """Retry `request` when the file `path` exists."""
         if len(self._waiting) < MAX_RETRIES:
             self._waiting[path] = request
 
     def missing_paths(self) -> tuple[str, ...]:
-        """Files that are waited for."""
+        """Return the paths of the missing files."""
         return tuple(self._waiting)
 
     def came(self, present: Callable[[str], bool]) -> list[Request]:
-        """Requests whose file is there now. Each is given once."""
+        """Return the requests whose file exists now, each once. present: whether a path exists."""
         there = [path for path in self._waiting if present(path)]
         return [self._waiting.pop(path) for path in there]
 
     def forget_files(self) -> None:
-        """The index changed: all is asked for again anyway."""
+        """Forget the missing files: the index changed, so all devices are requested again."""
         self._waiting.clear()
