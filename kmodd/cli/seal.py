@@ -20,8 +20,8 @@ from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
 from kmodd.planning.policy import Policy
+from kmodd.planning.policy_history import sealed_asking
 from kmodd.planning.record import INFO, NOTICE, SEAL, Record
-from kmodd.planning.rehearsal import sealed_asking
 
 
 def main(argv: list[str]) -> int:

@@ -16,7 +16,11 @@ from kmodd.config.policy_d import Condition, Rule
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket, Where
 from kmodd.index import fnmatch
+from kmodd.kernel.requester import Requester
 from kmodd.names import underscores
+from kmodd.planning.policy import PolicyQuery
+from kmodd.planning.request import ORIGINS, Origin
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ _FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
 """Reasons of modules that came along with the one that was asked for."""
 _WIDTH: Final = 100
 """So long is a list of requests at most; the next one is in a rule of its own."""
+_ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ def text_of(record: Mapping[str, object], name: str) -> str:
         value = value[0]
     if isinstance(value, list):
         numbers = [number for number in value if isinstance(number, int) and 0 <= number < 256]
-        return bytes(numbers).decode("utf-8", "surrogateescape")
+        return decode(bytes(numbers))
     return value if isinstance(value, str) else ""
 
 
@@ -142,6 +147,34 @@ def _who(uid: str, container: str) -> Who:
     if container == "yes":
         return "container"
     return "root" if int(uid) == 0 else "service" if int(uid) < 1000 else "user"
+
+
+# ── seal ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[PolicyQuery, str] | None:
+    """(who asked, as if all had been sealed, and the module) of a record of the journal; None: nothing was loaded.
+
+    Records that root did not write do not count: anybody can write to the journal in kmodd's name.
+    """
+    origin = _ORIGINS.get(text_of(record, "KMODD_SOURCE"))
+    if text_of(record, "_UID") != "0" or text_of(record, "KMODD_RESULT") != "loaded" or origin is None:
+        return None
+    device = text_of(record, "KMODD_DEVPATH")
+    asking = PolicyQuery(
+        origin, text_of(record, "KMODD_ALIAS"), "sealed", text_of(record, "KMODD_SUBSYSTEM"),
+        (device,) if device else (), _requester(record), flags,
+    )  # fmt: skip
+    return asking, text_of(record, "KMODD_MODULE")
+
+
+def _requester(record: Mapping[str, object]) -> Requester | None:
+    uid, pid = text_of(record, "KMODD_REQUESTER_UID"), text_of(record, "KMODD_REQUESTER_PID")
+    if not (uid.isdecimal() and pid.isdecimal()):
+        return None
+    exe, unit = text_of(record, "KMODD_REQUESTER_EXE"), text_of(record, "KMODD_REQUESTER_UNIT")
+    container = text_of(record, "KMODD_REQUESTER_CONTAINER") == "yes"
+    return Requester(int(pid), "", exe, int(uid), None, "", unit, container)
 
 
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,8 +18,8 @@ from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.policy_d import Parsed, parse
 from kmodd.host.tree import Tree
 from kmodd.kernel.proc_modules import Loaded, parse_modules
+from kmodd.planning.policy_history import sealed_asking
 from kmodd.planning.record import SEAL
-from kmodd.planning.rehearsal import sealed_asking
 from tests.fakes import ListJournal
 from tests.world import RELEASE
 
