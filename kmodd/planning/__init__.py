@@ -1,1 +1,1 @@
-"""From a request to a plan, and from an outcome to a record; pure."""
+"""Requests to plans, and outcomes to records; no I/O."""

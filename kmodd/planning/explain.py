@@ -1,4 +1,4 @@
-"""A plan in words and as JSON: the one form that explain, the daemon and the tools show."""
+"""Format a plan as text and as JSON, for explain, the daemon and the tools."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from kmodd.planning.plan import Insmod, Plan, Reason, Skip, Step
 
 
 def text_of(plan: Plan, name: str = "") -> str:
-    """The plan for people, a line each, without the last LF. `name`: of the device, if one is asked for."""
+    """Return the plan as text, one line per entry, without the final LF. name: the device's name, if known."""
     steps, skips = plan.steps, plan.skips
     lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}{quoted(name)}"]
     lines += [f"load {step.module} {_what(step)}   because {step.because}" for step in steps]
@@ -16,19 +16,19 @@ def text_of(plan: Plan, name: str = "") -> str:
 
 
 def quoted(name: str) -> str:
-    """A device's name as it ends a line, after the two blanks that part columns. Nothing where there is none."""
+    """Return a device's name as the last column of a line, in quotes after two blanks; empty for no name."""
     return f'  "{name}"' if name else ""
 
 
 def json_line(kind: str, plan: Plan) -> str:
-    """The plan for programs on one line (docs/explain.schema.json); `kind`: what kind of request it was."""
-    import json  # costs more than the rest of the program
+    """Return the plan as one line of JSON (docs/explain.schema.json). kind: kind of the request."""
+    import json  # imported late: it takes longer than the rest of the program
 
     return json.dumps(as_object(kind, plan), ensure_ascii=True)
 
 
 def as_object(kind: str, plan: Plan) -> dict[str, object]:
-    """The same as values that JSON has."""
+    """Return the plan as JSON values. kind: kind of the request."""
     return {
         "request": plan.request.text,
         "kind": kind,
@@ -50,7 +50,7 @@ def _what(step: Step) -> str:
 
 
 def _why(skip: Skip) -> str:
-    """The reason, and what it was wanted for."""
+    """Return why a module is skipped, and why it is in the plan."""
     return skip.why() if skip.reason == "no_match" else f"{skip.why()}; {skip.because}"
 
 

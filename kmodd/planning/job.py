@@ -1,6 +1,6 @@
-"""A plan that is being carried out: which step is next, and what is not attempted after a failure.
+"""State of a plan in execution: the next step, and the steps not attempted after a failure. No I/O.
 
-Pure bookkeeping. Whoever holds the job hands the steps out and brings back what came of each.
+The owner of a `Job` executes each step and passes its outcome back.
 """
 
 from __future__ import annotations
@@ -13,33 +13,37 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_WHY: Mapping[Result, str] = {"crashed": "crashed in the kernel", "stuck": "hangs in its start"}
-"""How a module is out of reach for what needs it; else it failed."""
+_WHY: Mapping[Result, str] = {"crashed": "crashed in the kernel", "stuck": "has not finished its init"}
+"""Why a module is unavailable to those that need it; for other results it failed."""
 
 
 @dataclass(slots=True)
 class Job:
-    """One plan under way. Its outcomes grow in the order of the plan."""
+    """A plan in execution."""
 
     plan: Plan
     outcomes: list[Outcome] = field(default_factory=list)
+    """Outcomes so far, in the order of the plan."""
     _goal: int = 0
+    """Index of the current goal."""
     _entry: int = 0
+    """Index of the current entry in that goal."""
     begun: bool = False
-    """Something of it was given to a loader."""
+    """Whether a loader was given a step."""
     abandoned: bool = False
-    """Something of it was not tried, and not because of what came of the rest."""
-    _told: int = 0
+    """Whether steps were skipped for another reason than the failure of an earlier one."""
+    _reported: int = 0
+    """Number of outcomes that `untold` has returned."""
     kept_out: frozenset[str] = frozenset()
-    """Goals that somebody's will stands against: nothing of them is tried, what they need neither."""
+    """Goals that an administrator excluded: neither they nor their dependencies are tried."""
     _failed: str = ""
-    """What became of the required module of the present goal that failed; the rest of the goal is not attempted."""
+    """Which required module of the current goal failed and how; the rest of the goal is not attempted."""
 
     def next_step(self, known: Callable[[Step], Outcome | None]) -> Step | None:
-        """The step to do now; None: the plan is through. What needs no doing becomes an outcome on the way.
+        """Return the next step to execute, None at the end of the plan. Add outcomes for entries that need no loader.
 
-        `known` gives the outcome of a step without trying it: an earlier step may have brought the module along, and
-        the kernel is not asked a second time (kmod checks before each entry too, libkmod-module.c).
+        known: returns the outcome of a step if it needs no execution, else None. An earlier step may have loaded the
+        module, and the kernel is not asked again (kmod also checks before each entry, libkmod-module.c).
         """
         if not self.plan.goals and not self.outcomes:
             self.outcomes += [of_skip(self.plan.request, skip) for skip in self.plan.skips]
@@ -54,7 +58,7 @@ class Job:
             if isinstance(entry, Skip):
                 self._add(of_skip(self.plan.request, entry))
                 if entry.reason == "missing" and entry.required:
-                    self._failed = f"{entry.module} failed before it"
+                    self._failed = f"{entry.module} failed"
             elif self.plan.goals[self._goal].module in self.kept_out:
                 self._add(not_attempted(self.plan.request, entry, KEPT_OUT))
             elif self._failed:
@@ -66,23 +70,23 @@ class Job:
         return None
 
     def finish(self, outcome: Outcome) -> None:
-        """The step that `next_step` gave has come out like this."""
+        """Record the outcome of the step that `next_step` returned."""
         entry = self.plan.goals[self._goal].entries[self._entry]
         if not outcome.ok and not isinstance(entry, Skip) and entry.required:
-            self._failed = f"{outcome.module} {_WHY.get(outcome.result, 'failed before it')}"
+            self._failed = f"{outcome.module} {_WHY.get(outcome.result, 'failed')}"
         self._add(outcome)
 
     def abandon(self, why: str) -> None:
-        """Nothing more of this plan can be tried; each step that is left is an outcome that says so."""
+        """Record each remaining step as not attempted, for the reason `why`."""
         self.abandoned = True
         while step := self.next_step(lambda _: None):
             self._add(not_attempted(self.plan.request, step, why))
 
     def run(self, may: Callable[[Insmod], bool], most: int) -> tuple[Insmod, ...]:
-        """The present step, a file, and those that follow it at once, at most `most`, each module once.
+        """Return the current step, a file, and the files that directly follow it, each module once.
 
-        What stands between them may only be what needs no doing: a module that two goals need is live by the second.
-        `may` says whether one can be handed over now.
+        Only skips and repeated modules may be in between: a module that two goals need is live by the second.
+        may: whether a file can be given to a loader now. most: limit of the number of files.
         """
         files: list[Insmod] = []
         first = self._entry
@@ -103,9 +107,9 @@ class Job:
         return tuple(files)
 
     def untold(self) -> list[Outcome]:
-        """The outcomes that came since this was asked last."""
-        new = self.outcomes[self._told :]
-        self._told = len(self.outcomes)
+        """Return the outcomes added since the last call."""
+        new = self.outcomes[self._reported :]
+        self._reported = len(self.outcomes)
         return new
 
     def _add(self, outcome: Outcome) -> None:

@@ -1,7 +1,7 @@
-"""Mistakes in a configuration: a `Snapshot` in, `Finding`s out.
+"""Find mistakes in the configuration: a `Snapshot` in, `Finding`s out.
 
-A finding is an error where a line that a person wrote does nothing, or not what it says. The same in a file that came
-with a package (below /usr/lib or /lib) is a warning: it was made for many kernels, and nobody here can mend it.
+A line of the administrator that has no effect, or another one than it states, is an error. In a file of a package
+(below /usr/lib or /lib) it is a warning: packages are made for many kernels, and the administrator does not edit them.
 """
 
 from __future__ import annotations
@@ -25,31 +25,38 @@ if TYPE_CHECKING:
 
 _PACKAGED = ("/usr/lib/", "/lib/")
 _SHOWN = 3
-"""So many names are given where there may be hundreds."""
+"""Maximum number of names in a finding, where there may be hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One mistake, and where it stands."""
+    """A mistake and its place."""
 
     at: Where
     severity: Severity
     text: str
 
     def __str__(self) -> str:
-        """`file:line: error: what is wrong`, then a bad line and a caret; no number for a whole file."""
+        """Return `FILE:LINE: error: TEXT`, without LINE for a whole file; TEXT may include a bad line and a caret."""
         return f"{self.at}: {self.severity}: {self.text}"
 
 
 def lint(snapshot: Snapshot, hidden: Iterable[tuple[str, str]] = ()) -> tuple[Finding, ...]:
-    """Everything that CHECKS find, and a warning for each `hidden` file, in the order of files and lines."""
-    findings = [_warning(Where(path, 0), f"not read: {by} has the same name and comes first") for path, by in hidden]
+    """Return the findings of CHECKS, and a warning for each file of `hidden`, sorted by file and line.
+
+    hidden: result of `shadowed`.
+    """
+    text = "not read: {} has the same name and takes precedence"
+    findings = [_warning(Where(path, 0), text.format(by)) for path, by in hidden]
     findings += chain.from_iterable(check(snapshot) for check in CHECKS)
     return tuple(sorted(findings, key=lambda finding: (finding.at.file, finding.at.line)))
 
 
 def shadowed(places: Sequence[tuple[str, Iterable[str]] | str]) -> tuple[tuple[str, str], ...]:
-    """The files that one of the same name keeps from being read, and that other file. In: as `modprobe_d.ordered`."""
+    """Return each file that is not read because another has the same name, with that other file.
+
+    places: as for `modprobe_d.ordered`.
+    """
     each: list[tuple[str, Iterable[str]] | str] = []
     for place in places:
         each += [place] if isinstance(place, str) else [(place[0], [name]) for name in place[1]]
@@ -58,7 +65,7 @@ def shadowed(places: Sequence[tuple[str, Iterable[str]] | str]) -> tuple[tuple[s
     return tuple((path, by) for path in all_paths if (by := taken[path.rpartition("/")[2]]) != path)
 
 
-# ── words used by the checks ─────────────────────────────────────────────────────────────────────────────────────────
+# ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _severity(at: Where) -> Severity:
@@ -82,7 +89,7 @@ def _is_literal(pattern: str) -> bool:
 
 
 def _covers(pattern: str, other: str) -> bool:
-    """Whether `pattern` matches all that `other` matches, as far as that is told easily."""
+    """Return whether `pattern` is known to match all that `other` matches: it is equal, or matches a literal."""
     return pattern == other or (_is_literal(other) and fnmatch.matches(pattern, other))
 
 
@@ -95,11 +102,11 @@ def _resolves(names: Iterable[str], snapshot: Snapshot) -> bool:
     return any(lookup_or_nothing(name, snapshot) for name in names)
 
 
-# ── the checks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _bad_lines(snapshot: Snapshot) -> Iterator[Finding]:
-    """Lines that no program can use, and names that end in the CR of a text from another system."""
+    """Find lines that do not parse, and lines that end in CR LF."""
     config = snapshot.config
     for problem in config.problems:
         yield Finding(problem.at, "error", problem.expected + problem.shown())
@@ -111,22 +118,22 @@ def _bad_lines(snapshot: Snapshot) -> Iterator[Finding]:
     ends += [(command.command, command.at) for command in (*config.installs, *config.removes)]
     for text, at in ends:
         if text.endswith("\r"):
-            yield _mistake(at, "the line ends in CR LF, and the CR counts as part of its last word")
+            yield _mistake(at, "line ends in CR LF; the CR is part of the last word")
 
 
 def _options(snapshot: Snapshot) -> Iterator[Finding]:
-    """Options for modules that do not exist. The command line is full of `x.y=z` that is meant for others."""
+    """Find options for modules that do not exist. The kernel command line is exempt: it has `x.y=z` for others too."""
     patterns = {alias.pattern for alias in snapshot.config.aliases}
     for options in snapshot.config.options:
         if options.at.file == cmdline.PATH or options.module in patterns:
             continue
         if not _exists(options.module, snapshot) and not lookup_or_nothing(options.module, snapshot):
-            hint = "" if _is_literal(options.module) else "; wildcards mean nothing here"
+            hint = "" if _is_literal(options.module) else "; wildcards are not supported here"
             yield _mistake(options.at, f"options for {options.module}: no such module or alias{hint}")
 
 
 def _aliases(snapshot: Snapshot) -> Iterator[Finding]:
-    """Aliases that lead nowhere, or that hide a module."""
+    """Find aliases for modules that do not exist or are blacklisted, and aliases that hide a module."""
     blacklisted = {entry.module: entry.at for entry in snapshot.config.blacklist}
     commands = {command.pattern for command in snapshot.config.installs}
     for alias in snapshot.config.aliases:
@@ -135,16 +142,16 @@ def _aliases(snapshot: Snapshot) -> Iterator[Finding]:
             if lookup_or_nothing(target, snapshot):
                 yield Finding(alias.at, "error", f"{target} is itself an alias: an alias of an alias is not resolved")
             else:
-                yield _mistake(alias.at, f"nothing can be loaded by the alias {alias.pattern}: no module {target}")
+                yield _mistake(alias.at, f"alias {alias.pattern} has no effect: no such module {target}")
         elif target in blacklisted:
-            text = f"the alias {alias.pattern} is ignored: {target} is blacklisted at {blacklisted[target]}"
+            text = f"alias {alias.pattern} is ignored: {target} is blacklisted at {blacklisted[target]}"
             yield _warning(alias.at, text)
         if alias.pattern != target and snapshot.catalog.dep(alias.pattern):
-            yield _warning(alias.at, f"the alias hides the module {alias.pattern} from whoever asks for it by name")
+            yield _warning(alias.at, f"alias hides the module {alias.pattern} from requests by name")
 
 
 def _overridden(snapshot: Snapshot) -> Iterator[Finding]:
-    """Lines for a module of which kmod takes the first alone: softdep, install and remove."""
+    """Find softdep, install and remove lines that an earlier line overrides: kmod uses only the first for a module."""
     config = snapshot.config
     softdeps = () if config.extensions.softdeps_add_up else config.softdeps
     kinds: tuple[tuple[str, Sequence[Softdep | Command]], ...] = (
@@ -159,8 +166,8 @@ def _overridden(snapshot: Snapshot) -> Iterator[Finding]:
             if first is not None and not _says_the_same(first, entry):
                 lost.setdefault((entry.at.file, entry.pattern, first.at), []).append(entry.at)
         for (_, pattern, first_at), places in lost.items():
-            more = f", nor have {len(places) - 1} lines below" if len(places) > 1 else ""
-            yield _mistake(places[0], f"{kind} of {pattern} has no effect{more}: {first_at} comes first")
+            more = f" ({len(places) - 1} more below)" if len(places) > 1 else ""
+            yield _mistake(places[0], f"{kind} of {pattern} has no effect{more}: {first_at} takes precedence")
 
 
 def _says_the_same(one: Softdep | Command, other: Softdep | Command) -> bool:
@@ -174,19 +181,22 @@ def _says_the_same(one: Softdep | Command, other: Softdep | Command) -> bool:
 
 
 def _softdeps(snapshot: Snapshot) -> Iterator[Finding]:
-    """Softdeps that name nothing. Those that came with packages and modules are passed over: they know many kernels."""
+    """Find softdeps without modules, or on modules that do not exist.
+
+    Softdeps of packages and of the modules themselves are exempt, as they are made for many kernels.
+    """
     for softdep in snapshot.config.softdeps:
         if _severity(softdep.at) == "warning":
             continue
         missing = [name for name in (*softdep.pre, *softdep.post) if not _resolves([name], snapshot)]
         if not softdep.pre and not softdep.post:
-            yield _mistake(softdep.at, f"softdep of {softdep.pattern} names no module behind `pre:` or `post:`")
+            yield _mistake(softdep.at, f"softdep of {softdep.pattern} names no module after `pre:` or `post:`")
         elif missing:
-            yield _warning(softdep.at, f"softdep of {softdep.pattern} on what does not exist: {_several(missing)}")
+            yield _warning(softdep.at, f"softdep of {softdep.pattern}: no such module or alias: {_several(missing)}")
 
 
 def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
-    """Blacklists that hold nothing back: of unknown and builtin modules, and of those that others pull in."""
+    """Find blacklist lines without effect: for unknown and builtin modules, and for dependencies of other modules."""
     config = snapshot.config
     defeated = not config.extensions.blacklist_dependencies
     users = _users(snapshot) if defeated and config.blacklist else {}
@@ -194,19 +204,19 @@ def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
     for entry in config.blacklist:
         module = entry.module
         if "-" in module and entry.at.file == cmdline.PATH:
-            yield _mistake(entry.at, f"modprobe.blacklist={module} matches nothing: write {module.replace('-', '_')}")
+            yield _mistake(entry.at, f"modprobe.blacklist={module} has no effect: use {module.replace('-', '_')}")
         elif snapshot.catalog.is_builtin(module):
-            yield _warning(entry.at, f"{module} is part of the kernel; to blacklist it changes nothing")
+            yield _warning(entry.at, f"blacklist of {module} has no effect: it is built into the kernel")
         elif snapshot.catalog.dep(module) is None:
             if _severity(entry.at) == "error":
                 yield _warning(entry.at, f"blacklist of {module}: no such module")
         elif pulled := [user for user in users.get(module, ()) if user not in blacklisted]:
-            stop = f"`install {module} /bin/false` stops that"
-            yield _warning(entry.at, f"{module} is loaded all the same as a dependency of {_several(pulled)}; {stop}")
+            stop = f"`install {module} /bin/false` prevents that"
+            yield _warning(entry.at, f"{module} is still loaded as a dependency of {_several(pulled)}; {stop}")
 
 
 def _users(snapshot: Snapshot) -> dict[ModuleName, list[ModuleName]]:
-    """Module → the modules that have it as a dependency, or as a softdep that counts."""
+    """Return, by module, the modules that have it as a dependency or softdep."""
     users: dict[ModuleName, list[ModuleName]] = {}
     for name in snapshot.catalog.names():
         found = snapshot.catalog.dep(name)
@@ -224,7 +234,7 @@ def _users(snapshot: Snapshot) -> dict[ModuleName, list[ModuleName]]:
 
 
 def _disabled_installs(snapshot: Snapshot) -> Iterator[Finding]:
-    """Install lines that a softdep disables ("softdep takes precedence")."""
+    """Find install lines that a softdep disables ("softdep takes precedence", modprobe.d(5))."""
     config = snapshot.config
     if config.extensions.softdep_keeps_install:
         return
@@ -235,7 +245,7 @@ def _disabled_installs(snapshot: Snapshot) -> Iterator[Finding]:
         for name in names:
             softdep = _softdep_of(name, config)
             if softdep and _resolves((*softdep.pre, *softdep.post), snapshot):
-                text = f"the install command of {name} is never run: the softdep at {softdep.at} takes precedence"
+                text = f"install command of {name} is never run: the softdep at {softdep.at} takes precedence"
                 yield _mistake(install.at, text)
 
 

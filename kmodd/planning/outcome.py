@@ -15,63 +15,68 @@ if TYPE_CHECKING:
         "loaded", "live", "builtin", "blacklisted", "denied", "missing", "failed", "crashed", "stuck", "nomatch",
         "not_attempted", "removed", "in_use", "absent", "not_removed",
     ]  # fmt: skip
-    """The values of the journal field KMODD_RESULT; the last four are of removing."""
+    """Values of the journal field KMODD_RESULT; the last four are results of removals."""
 else:
     Protocol, Result = object, str
 
 DRY_RUN = "dry run"
-"""Why nothing is attempted in a dry run."""
+"""Detail of steps not attempted in a dry run."""
 
-KEPT_OUT = "somebody removed it while its device was there; it comes back by modprobe or with a new device"
-OVERRIDDEN = "driver_override is set for its device, or a probe holds the device"
-"""Why a look at what is there does not load it."""
+KEPT_OUT = (
+    "it was removed while its device was present; it stays unloaded until it is loaded explicitly or the device is "
+    "plugged in again"
+)
+OVERRIDDEN = "its device has driver_override set, or is locked by a running probe"
+"""Details of steps that a replay of sysfs does not attempt."""
 
-ASKS_FOR_ITSELF = "it is being started, and that start waits for this answer"
-"""Why an init that makes the kernel ask for its own module, or for one that waits for it, is not waited for."""
+ASKS_FOR_ITSELF = "it is already being loaded, and its init waits for this request"
+"""Detail of a request by a module's init for itself, or for a module that waits for it: waiting would deadlock."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadError:
-    """Why the kernel refused, and how much that matters."""
+    """Why the kernel refused a module."""
 
     level: int
-    """syslog(3)."""
+    """Priority, as in syslog(3)."""
     words: str
-    """For an administrator to act on; may be empty."""
+    """Explanation for the administrator; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one entry of a plan."""
+    """The result of one entry of a plan."""
 
     request: Request
     module: str
     result: Result
     because: Reason
     path: str = ""
+    """File of the module; empty: none was used."""
     errno: int = 0
     duration_usec: int = 0
-    """From handing it to the kernel until the kernel answered."""
+    """Duration of the call to the kernel, or of the command, in µs."""
     at: Where | None = None
-    """The line that blacklists or denies, or the install command's."""
+    """Line of the blacklist, of the policy rule, or of the install command."""
     rule: str = ""
+    """denied: the policy rule."""
     detail: str = ""
-    """What else is worth a word: a dependency that failed, a dry run."""
+    """Further reason for the message: a failed dependency, a dry run."""
     by_kernel: bool = False
-    """failed: the module's own init refused, not its file or an install command."""
+    """failed: the kernel or the module's init refused, not the loader or an install command."""
     evidence: tuple[tuple[str, str], ...] = ()
-    """Further journal fields: what the kernel said, where it hangs."""
+    """Further journal fields: messages of the kernel, its stack."""
     load_error: LoadError | None = None
-    """The kernel's refusal, explained."""
+    """Explanation of the kernel's errno."""
 
     @property
     def ok(self) -> bool:
-        """The module is in the kernel now."""
+        """Whether the module is in the kernel now."""
         return self.result in ("loaded", "live", "builtin")
 
 
 def of_skip(request: Request, skip: Skip) -> Outcome:
-    """A skip of the plan is an outcome at once."""
+    """Return the outcome of a skip, which needs no execution."""
     result: Result = "nomatch" if skip.reason == "no_match" else skip.reason
     return Outcome(request, skip.module, result, skip.because, at=skip.at, rule=skip.rule)
 
@@ -81,13 +86,13 @@ class Planned(Protocol):
 
     @property
     def module(self) -> str:
-        """Its name."""
+        """Name of the module."""
 
     @property
     def because(self) -> Reason:
-        """Why it stands in the plan."""
+        """Why the step is in the plan."""
 
 
 def not_attempted(request: Request, step: Planned, why: str) -> Outcome:
-    """A step that was planned and not tried."""
+    """Return the outcome of a planned step that was not tried. why: the reason, for the message."""
     return Outcome(request, step.module, "not_attempted", step.because, detail=why)

@@ -1,7 +1,7 @@
-"""What we will do, one thing after the other, and why: the `Plan`.
+"""The steps to load a request's modules, in order and with reasons: `Plan`.
 
-The very same plan is shown by `kmodd explain`, `modprobe -n` and `-D`, by the daemon's dry run,
-and carried out by the loader. Nothing in it changes after it was made.
+`kmodd explain`, `modprobe -n` and `-D` and the daemon's dry run show the same plan that the loader executes. A plan is
+immutable.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why an entry stands in the plan."""
+    """Why an entry is in the plan."""
 
     kind: Cause
     of: str
-    """asked, alias, boot: the request's text. dep, softdep_*: the module that wants it."""
+    """asked, alias, boot: text of the request. dep, softdep_*: the module that needs the entry."""
     pattern: str = ""
     """alias: the pattern that matched, as its file spells it."""
     at: Where | None = None
-    """alias, softdep_*, boot: where that pattern or line stands."""
+    """alias, softdep_*, boot: place of that pattern or line."""
 
     def __str__(self) -> str:
-        """Words that follow "because": `alias matched pci:v…* of modules.alias:12`, `dependency of x`."""
+        """Return the text after "because": `alias matched pci:v…* of modules.alias:12`, `dependency of x`."""
         place = f" of {self.at}" if self.at else ""
         match self.kind:
             case "asked":
@@ -51,47 +51,47 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Insmod:
-    """Give one file to the kernel."""
+    """Step: load a file into the kernel."""
 
     module: ModuleName
     path: str
-    """As printed: without `--root`, with `-d DIR`."""
+    """Path as printed: without `--root`, with `-d DIR`."""
     options: str
     because: Reason
     required: bool = True
-    """Its failure ends the goal it stands in; a softdep's failure does not."""
+    """Whether its failure ends the goal; that of a softdep does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """Run an `install` command in place of loading the module."""
+    """Step: run an `install` command instead of loading the module."""
 
     module: ModuleName
     command: str
-    """Verbatim, `$CMDLINE_OPTS` not yet replaced."""
+    """Verbatim, with `$CMDLINE_OPTS` not yet replaced."""
     options: str
     at: Where
-    """The line of the command. A loader reads it there itself."""
+    """Line of the command; the loader reads the command from there."""
     because: Reason
     required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A module that is not touched, and why not."""
+    """A module that is not loaded, and why."""
 
     module: str
     reason: SkipReason
     because: Reason
     at: Where | None = None
-    """blacklisted, denied: the line that says so."""
+    """blacklisted, denied: line of the blacklist or of the policy rule."""
     rule: str = ""
-    """denied: the name of the policy's rule."""
+    """denied: text of the policy rule."""
     required: bool = True
-    """missing: whether that ends the goal it stands in, as with a step."""
+    """missing: whether that ends the goal, as for a step."""
 
     def why(self) -> str:
-        """The reason in words: `blacklisted at FILE:LINE`, `live`, `builtin`."""
+        """Return the reason as text: `blacklisted at FILE:LINE`, `live`, `builtin`."""
         words = {"no_match": "no match", "missing": "its file is missing"}.get(self.reason, self.reason)
         if self.rule:
             words += f" by {self.rule}"
@@ -104,7 +104,7 @@ Entry = Step | Skip
 
 @dataclass(frozen=True, slots=True)
 class Rmmod:
-    """Have the kernel remove one module."""
+    """Step: remove a module from the kernel."""
 
     module: ModuleName
     because: Reason
@@ -112,46 +112,47 @@ class Rmmod:
 
 @dataclass(frozen=True, slots=True)
 class RemoveCommand:
-    """Run a `remove` command in place of removing the module."""
+    """Step: run a `remove` command instead of removing the module."""
 
     module: ModuleName
     command: str
-    """Verbatim; `$CMDLINE_OPTS` stands for nothing here."""
+    """Verbatim; `$CMDLINE_OPTS` is empty here."""
     at: Where
     because: Reason
 
 
 RemovalStep = Rmmod | RemoveCommand
-"""What `kmodd.planning.removal` plans."""
+"""A step of `kmodd.planning.removal`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One hit of the look-up: what brings this one module in, in order, itself last but for its post-softdeps."""
+    """A module that the lookup found, and the entries that load it."""
 
     module: ModuleName
     entries: tuple[Entry, ...]
+    """Entries in order of execution: dependencies and softdeps, the module itself, its post-softdeps."""
     complaints: tuple[str, ...] = ()
-    """What kmod writes to standard error while it makes this goal, at level ERROR; in order, without that word."""
+    """Messages that kmod writes to standard error for this goal at level ERROR, in order and without that word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The goals of one request. No goals: nothing matched."""
+    """The goals of one request; none if nothing matched."""
 
     request: Request
     goals: tuple[Goal, ...]
     complaints: tuple[str, ...] = ()
-    """Likewise, while it looks the request up, before the first goal."""
+    """Messages that kmod writes for the lookup, before those of the goals."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What is to be done, in order."""
+        """All steps of the goals, in order."""
         return tuple(e for goal in self.goals for e in goal.entries if not isinstance(e, Skip))
 
     @property
     def skips(self) -> tuple[Skip, ...]:
-        """What is not done, in order; one `no_match` where nothing matched."""
+        """All skips of the goals, in order; one `no_match` if nothing matched."""
         if not self.goals:
             return (Skip(self.request.text, "no_match", Reason("asked", self.request.text)),)
         return tuple(e for goal in self.goals for e in goal.entries if isinstance(e, Skip))

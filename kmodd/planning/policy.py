@@ -1,10 +1,10 @@
-"""Whether a module may be loaded: rules and a `PolicyQuery` in, a `PolicyDecision` out. Does not ask the machine.
+"""Decide whether policy allows a module: rules and a `PolicyQuery` in, a `PolicyDecision` out. No I/O.
 
-The first rule of which every condition holds decides. Where none does, all is allowed; once sealed, nothing is.
+The first rule whose conditions all hold decides. If none does, the module is allowed, or, once sealed, denied.
 
-A process that made the kernel ask may be unknown. Then what could be so counts against it: an unknown user, unit,
-program or container fulfils the condition of a deny rule and not that of any other. Only one thing is taken for known:
-that it is not root. So `uid=0` never holds for it and `uid=!0` always does.
+The process that made the kernel ask may be unknown. Uncertainty then counts against it: an unknown user, unit, program
+or container satisfies the conditions of deny rules only. The process is assumed not to be root: `uid=0` never holds for
+it, and `uid=!0` always does.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ if TYPE_CHECKING:
     _Check = Callable[["_Case"], _Holds]
 
 SEALED: Final = "sealed, and no rule allows it"
-"""What stands in place of a rule's text where the seal alone refuses."""
+"""Text in place of a rule's if the seal denies."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyQuery:
-    """Who wants something loaded, and when. All modules of one plan are judged with the same."""
+    """Who requests what, and when. One query serves all modules of a plan."""
 
     origin: Origin
     request: str
-    """Exactly as it came (`Request.text`)."""
+    """`Request.text`, unchanged."""
     phase: Phase
     subsystem: str = ""
     devices: tuple[str, ...] = ()
-    """Device paths, `/devices/…`. What one of them may have is loaded, as if each had asked by itself."""
+    """Device paths, `/devices/…`. A module is allowed if it is allowed for one of them."""
     requester: Requester | None = None
-    """None: unknown for a kernel's request; for anything else, that there is no process."""
+    """None: for a request of the kernel, the process is unknown; for others, there is none."""
     flags: frozenset[str] = frozenset()
-    """The names that stand in /run/kmodd/flags."""
+    """Names of the files in /run/kmodd/flags."""
 
 
 def asking_of(request: Request, phase: Phase, flags: frozenset[str] = frozenset()) -> PolicyQuery:
-    """The asking behind a request."""
+    """Return the query for `request`."""
     return PolicyQuery(
         request.origin, request.text, phase, request.subsystem, request.all_devices, request.requester, flags
     )
@@ -69,60 +69,60 @@ def asking_of(request: Request, phase: Phase, flags: frozenset[str] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PolicyDecision:
-    """What is to become of one module."""
+    """The decision about one module."""
 
     verdict: Verdict
     rule: Rule | None = None
-    """The rule that decided; None: none did."""
+    """The rule that decided; None: no rule matched."""
     enforced: bool = False
-    """The verdict counts. Not so in mode observe, unless sealed."""
+    """Whether the verdict is enforced. It is not in mode observe, unless sealed."""
 
     @property
     def refused(self) -> bool:
-        """It is not to be loaded."""
+        """Whether the module must not be loaded."""
         return self.verdict == "deny" and self.enforced
 
     @property
     def would_be_refused(self) -> bool:
-        """It is to be loaded, and the record is to say that policy was against it."""
+        """Whether the module may be loaded, but the record must note that policy would deny it."""
         return self.verdict == "deny" and not self.enforced
 
     @property
     def at(self) -> Where | None:
-        """Where the rule stands, for `Skip.at`."""
+        """Place of the rule, for `Skip.at`; None: no rule matched."""
         return self.rule.at if self.rule else None
 
     @property
     def text(self) -> str:
-        """The rule as written, for `Skip.rule`; words of our own where the seal alone refuses; else nothing."""
+        """Text of the rule, for `Skip.rule`; SEALED if the seal denied; else empty."""
         if self.rule:
             return self.rule.text
         return SEALED if self.verdict == "deny" else ""
 
 
 ALLOWED: Final = PolicyDecision("allow")
-"""No rule fitted, or nothing is judged."""
+"""No rule matched, or policy is off."""
 
 
 class Policy:
-    """Rules that do not change, ready to judge."""
+    """An immutable set of rules."""
 
-    __slots__ = ("_by_origin", "_looks_at_devices", "mode", "rules")
+    __slots__ = ("_by_origin", "_has_device_rules", "mode", "rules")
 
     def __init__(self, mode: Mode, rules: Sequence[Rule] = ()) -> None:
         """`rules`: in the order in which they are tried."""
         self.mode: Final[Mode] = mode
         self.rules: Final = tuple(rules)
-        self._looks_at_devices = any(condition.key == "device" for rule in rules for condition in rule.conditions)
+        self._has_device_rules = any(condition.key == "device" for rule in rules for condition in rule.conditions)
         prepared = [(rule, _test(rule)) for rule in self.rules]
         self._by_origin: dict[Origin, tuple[tuple[Rule, Callable[[_Case], bool]], ...]] = {
             origin: tuple(pair for pair in prepared if _can_hold(pair[0], origin)) for origin in ORIGINS
         }
 
     def judge(self, asking: PolicyQuery, module: str) -> PolicyDecision:
-        """What is to become of `module`, which is the one asked for or one that it needs.
+        """Return the decision about `module`, which is the requested one or one of its dependencies.
 
-        In mode off nothing is judged before the seal. A seal counts in every mode.
+        Mode off allows all modules until sealed. The seal is enforced in every mode.
         """
         sealed = asking.phase == "sealed"
         if self.mode == "off" and not sealed:
@@ -131,7 +131,7 @@ class Policy:
         enforced = sealed or self.mode == "enforce"
         name = module.replace("-", "_")
         found: Rule | None = None
-        devices = asking.devices if self._looks_at_devices else asking.devices[:1]
+        devices = asking.devices if self._has_device_rules else asking.devices[:1]
         for device in devices or ("",):
             found = next((rule for rule, fits in rules if fits(_Case(asking, name, device))), None)
             if (found is None and not sealed) or (found is not None and found.verdict != "deny"):
@@ -142,10 +142,10 @@ class Policy:
 
 
 def load(mode: Mode, parsed: Parsed) -> Policy | tuple[Problem, ...]:
-    """The policy in the files that were parsed; or what is wrong with them, and nothing else.
+    """Return the policy of the parsed files, or their problems if there are any.
 
-    Whoever reads them again keeps the old policy then. At the first start there is none: the rules of the sound lines
-    (`parsed.rules`) are what is left.
+    With problems, a reload keeps the previous policy. At the first start there is none, and the caller uses the rules
+    of the valid lines (`parsed.rules`).
     """
     return parsed.problems or Policy(mode, parsed.rules)
 
@@ -155,17 +155,17 @@ def load(mode: Mode, parsed: Parsed) -> Policy | tuple[Problem, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What is judged: one module, for one of the devices."""
+    """A module to decide about, for one of the devices."""
 
     asking: PolicyQuery
     module: str
-    """With `_`."""
+    """Module name, with `_`."""
     device: str
-    """Empty: no device wants it."""
+    """Device path; empty: no device."""
 
 
 def _can_hold(rule: Rule, origin: Origin) -> bool:
-    """Whether the rule can fit anything of this origin."""
+    """Return whether the rule can match a request of this origin."""
     for condition in rule.conditions:
         if condition.key == "origin" and not _fits_word(condition, origin):
             return False
@@ -175,7 +175,7 @@ def _can_hold(rule: Rule, origin: Origin) -> bool:
 
 
 def _test(rule: Rule) -> Callable[[_Case], bool]:
-    """The rule as a function; its origin is not looked at again."""
+    """Return the rule as a function that ignores its origin, which `_can_hold` has checked."""
     checks = [_check(condition) for condition in rule.conditions if condition.key != "origin"]
     denies = rule.verdict == "deny"
 
@@ -190,29 +190,29 @@ def _test(rule: Rule) -> Callable[[_Case], bool]:
 
 
 def _check(condition: Condition) -> _Check:
-    """One condition as a function."""
+    """Return a condition as a function."""
     match condition.key:
         case "origin":
-            return lambda case: _said(_fits_word(condition, case.asking.origin))
+            return lambda case: _yes_no(_fits_word(condition, case.asking.origin))
         case "phase":
-            return lambda case: _said(_fits_word(condition, case.asking.phase))
+            return lambda case: _yes_no(_fits_word(condition, case.asking.phase))
         case "flag":
             wanted, unwanted = frozenset(condition.wanted), frozenset(condition.unwanted)
-            return lambda case: _said(
+            return lambda case: _yes_no(
                 bool(not wanted or wanted & case.asking.flags) and not unwanted & case.asking.flags
             )
         case "request":
             fits = _names(condition)
-            return lambda case: _said(fits(_normal(case.asking.request)))
+            return lambda case: _yes_no(fits(_normal(case.asking.request)))
         case "module":
             fits = _names(condition)
-            return lambda case: _said(fits(case.module))
+            return lambda case: _yes_no(fits(case.module))
         case "subsystem":
             fits = _patterns(condition)
-            return lambda case: _said(case.asking.subsystem != "" and fits(case.asking.subsystem))
+            return lambda case: _yes_no(case.asking.subsystem != "" and fits(case.asking.subsystem))
         case "device":
             fits = _patterns(condition)
-            return lambda case: _said(case.device != "" and fits(case.device))
+            return lambda case: _yes_no(case.device != "" and fits(case.device))
         case "uid" | "unit" | "container" | "exe":
             return _of_processes(condition)
         case _:
@@ -220,8 +220,8 @@ def _check(condition: Condition) -> _Check:
 
 
 def _of_processes(condition: Condition) -> _Check:
-    """uid, unit, container, exe: of the process, if there is one; what it comes to where it is not known."""
-    known, unknown = _of_process(condition), _of_nobody(condition)
+    """Return a condition on uid, unit, container or exe as a function, for known and unknown processes."""
+    known, unknown = _of_process(condition), _of_unknown_process(condition)
 
     def check(case: _Case) -> _Holds:
         if case.asking.requester is not None:
@@ -232,25 +232,25 @@ def _of_processes(condition: Condition) -> _Check:
 
 
 def _of_process(condition: Condition) -> Callable[[Requester], _Holds]:
-    """The condition for a process that is known; of its program not even that is sure."""
+    """Return the condition as a function of a known process, whose program may be unknown all the same."""
     match condition.key:
         case "uid":
             wanted, unwanted = _ranges(condition)
-            return lambda process: _said(
+            return lambda process: _yes_no(
                 (not wanted or _within(process.uid, wanted)) and not _within(process.uid, unwanted)
             )
         case "container":
-            return lambda process: _said(_fits_word(condition, "yes" if process.container else "no"))
+            return lambda process: _yes_no(_fits_word(condition, "yes" if process.container else "no"))
         case "exe":
             fits = _patterns(condition)
-            return lambda process: _said(fits(process.exe)) if process.exe else "maybe"
+            return lambda process: _yes_no(fits(process.exe)) if process.exe else "maybe"
         case _:
             fits = _patterns(condition)
-            return lambda process: _said(fits(process.unit or NONE))
+            return lambda process: _yes_no(fits(process.unit or NONE))
 
 
-def _of_nobody(condition: Condition) -> _Holds:
-    """The condition for an unknown process: maybe, but for what follows from its not being root."""
+def _of_unknown_process(condition: Condition) -> _Holds:
+    """Return whether the condition holds for an unknown process, which is only known not to be root."""
     if condition.key != "uid":
         return "maybe"
     wanted, unwanted = _ranges(condition)
@@ -262,7 +262,7 @@ def _of_nobody(condition: Condition) -> _Holds:
     return "maybe"
 
 
-# ── words for these ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _Range = tuple[int, int]
 
@@ -271,13 +271,13 @@ def _fits_word(condition: Condition, word: str) -> bool:
     return (not condition.wanted or word in condition.wanted) and word not in condition.unwanted
 
 
-def _said(holds: bool) -> _Holds:
+def _yes_no(holds: bool) -> _Holds:
     return "yes" if holds else "no"
 
 
 @lru_cache(maxsize=1024)
 def _normal(text: str) -> str:
-    """A request's text as a look-up takes it. With a bracket that has no partner it names nothing; any form will do."""
+    """Return a request's text as lookups normalise it. With an unmatched bracket it names nothing, so any form does."""
     try:
         return underscores(text)
     except UnmatchedBracket:
@@ -285,13 +285,13 @@ def _normal(text: str) -> str:
 
 
 def _names(condition: Condition) -> Callable[[str], bool]:
-    """As `_patterns`, for request and module: there `-` and `_` are the same, as in every look-up."""
+    """Return `_patterns` for request and module, where `-` and `_` are equal, as in every lookup."""
     wanted, unwanted = (tuple(map(underscores, values)) for values in (condition.wanted, condition.unwanted))
     return _patterns(Condition(condition.key, wanted, unwanted))
 
 
 def _patterns(condition: Condition) -> Callable[[str], bool]:
-    """Whether a text fits one of the wanted patterns, and none of the unwanted."""
+    """Return a function: whether a text matches a wanted pattern, if there are any, and no unwanted one."""
     wanted, unwanted = _any_of(condition.wanted), _any_of(condition.unwanted)
     if not condition.wanted:
         return lambda text: not unwanted(text)
@@ -299,7 +299,7 @@ def _patterns(condition: Condition) -> Callable[[str], bool]:
 
 
 def _any_of(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a text fits one of the patterns; those without wildcards cost one look-up together."""
+    """Return a function: whether a text matches a pattern. All patterns without wildcards cost one set lookup."""
     literal = frozenset(pattern for pattern in patterns if fnmatch.is_literal(pattern))
     others = [fnmatch_regex.compiled(fnmatch.bytewise(pattern)) for pattern in patterns if pattern not in literal]
 
@@ -313,7 +313,7 @@ def _any_of(patterns: tuple[str, ...]) -> Callable[[str], bool]:
 
 
 def _ranges(condition: Condition) -> tuple[list[_Range], list[_Range]]:
-    """Wanted and unwanted users."""
+    """Return the ranges of wanted and of unwanted uids."""
     wanted, unwanted = (
         [found for value in values if (found := uid_range(value))] for values in (condition.wanted, condition.unwanted)
     )
@@ -329,7 +329,7 @@ def _overlap(one: _Range, other: _Range) -> bool:
 
 
 def _covered(whole: _Range, ranges: Iterable[_Range]) -> bool:
-    """Whether the ranges together hold all of `whole`."""
+    """Return whether the union of the ranges includes all of `whole`."""
     reached = whole[0]
     for low, high in sorted(ranges):
         if low <= reached <= high:

@@ -1,8 +1,8 @@
-"""Rules out of experience: the journal's records of what the kernel asked for in, the text of a policy file out.
+"""Derive policy from the journal's records of earlier loads: suggested rules, and queries that rehearse a seal.
 
-The rules allow what was used, by the kind of user who used it, and end with the refusal of all else that a process
-makes the kernel ask for. Requests are widened in one way only: where at least two came to the same pattern of the
-kernel's index and to no alias of their own, that pattern stands for them, `block-major-7-*` for the loop devices.
+The suggested rules allow what was used, by the kind of user that used it, and deny all other requests that processes
+make the kernel send. Requests are generalised in one way only: if at least two matched the same pattern of the kernel's
+index, and no alias of their own, the rule has that pattern, `block-major-7-*` for the loop devices.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ if TYPE_CHECKING:
     from typing import Final
 
 Who = Literal["root", "service", "user", "container", "unknown"]
-"""service, user: users 1 to 999, and from 1000 on. container: anybody in one."""
+"""service: uids 1 to 999. user: uids from 1000. container: any user in a container."""
 
 _UIDS: Final[dict[Who, str]] = {"root": "0", "service": "1-999", "user": "1000-"}
 _INSIDE: Final = (Condition("container", ("yes",)),)
 _OUTSIDE: Final = (Condition("container", ("no",)),)
 _USED: Final = ("loaded", "live")
-"""The results that say the request got what it asked for."""
+"""Results of requests that succeeded."""
 _FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
-"""Reasons of modules that came along with the one that was asked for."""
+"""Reasons of modules that were loaded for the requested one."""
 _WIDTH: Final = 100
-"""So long is a list of requests at most; the next one is in a rule of its own."""
+"""Maximum length of the list of requests in one rule, in characters."""
 _ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One request of the kernel that got what it asked for."""
+    """A request of the kernel that succeeded."""
 
     request: str
     pattern: str
-    """The alias pattern that it matched; empty: none."""
+    """The alias pattern that the request matched; empty: none."""
     who: Who
     exe: str = ""
     unit: str = ""
     usec: int = 0
-    """When, in µs since 1970; 0: not said."""
+    """Time in µs since 1970; 0: unknown."""
 
 
 @dataclass(slots=True)
 class Uses:
-    """What a journal has of them."""
+    """The uses that a journal records."""
 
     uses: list[Use] = field(default_factory=list)
     distrusted: int = 0
-    """Records that say they are kmodd's and were not written by root: anybody can write such."""
+    """Number of records in kmodd's name that root did not write; any user can write such."""
     unreadable: int = 0
-    """Lines that are no record in JSON."""
+    """Number of lines that are not a JSON object."""
 
 
 def read(lines: Iterable[str]) -> Uses:
-    """The uses among the records that `journalctl --output=json --all` prints, one a line."""
+    """Return the uses in the output of `journalctl --output=json --all`, which has one record per line."""
     found = Uses()
     for line in lines:
         if not line.strip():
@@ -88,7 +88,10 @@ def read(lines: Iterable[str]) -> Uses:
 
 
 def suggest(uses: Sequence[Use], unit: str = "") -> str:
-    """The rules that allow these uses and refuse all else that the kernel is asked for; with `unit`, for that alone."""
+    """Return the text of rules that allow these uses and deny all other requests of the kernel.
+
+    unit: restrict the rules to the uses and requests of this unit; empty: all.
+    """
     those_of_unit = [use for use in uses if not unit or use.unit == unit]
     widened = _widened(those_of_unit)
     by_item: dict[str, list[Use]] = {}
@@ -106,7 +109,7 @@ def suggest(uses: Sequence[Use], unit: str = "") -> str:
         for items in _lists(groups[conditions]):
             rule = _rule("allow", origin, Condition("request", tuple(items)), *conditions, *of_unit)
             lines.append(f"{rule}  # {_about([use for item in items for use in groups[conditions][item]])}")
-    lines += ["", "# whatever else a process makes the kernel ask for", str(_rule("deny", origin, *of_unit))]
+    lines += ["", "# all other requests that processes make the kernel send", str(_rule("deny", origin, *of_unit))]
     return "".join(line + "\n" for line in lines[1:])
 
 
@@ -114,7 +117,7 @@ def suggest(uses: Sequence[Use], unit: str = "") -> str:
 
 
 def _use(record: Mapping[str, object]) -> Use | None:
-    """The use that a trusted record tells of, if it does."""
+    """Return the use in a trusted record, None if it records something else."""
     if text_of(record, "KMODD_RESULT") not in _USED or text_of(record, "KMODD_BECAUSE").startswith(_FOR_ANOTHER):
         return None
     request = text_of(record, "KMODD_ALIAS")
@@ -131,7 +134,10 @@ def _use(record: Mapping[str, object]) -> Use | None:
 
 
 def text_of(record: Mapping[str, object], name: str) -> str:
-    """A field as text; of one that stands there several times the first; bytes come as a list of numbers."""
+    """Return a journal field as text, empty without one; the first of a repeated field.
+
+    journalctl --output=json prints binary values as lists of numbers.
+    """
     value = record.get(name)
     if isinstance(value, list) and value and not isinstance(value[0], int):
         value = value[0]
@@ -153,9 +159,9 @@ def _who(uid: str, container: str) -> Who:
 
 
 def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[PolicyQuery, str] | None:
-    """(who asked, as if all had been sealed, and the module) of a record of the journal; None: nothing was loaded.
+    """Return the query of a journal record, with phase sealed, and the module; None if it records no load.
 
-    Records that root did not write do not count: anybody can write to the journal in kmodd's name.
+    Records that root did not write are ignored, as any user can write to the journal in kmodd's name.
     """
     origin = _ORIGINS.get(text_of(record, "KMODD_SOURCE"))
     if text_of(record, "_UID") != "0" or text_of(record, "KMODD_RESULT") != "loaded" or origin is None:
@@ -181,7 +187,7 @@ def _requester(record: Mapping[str, object]) -> Requester | None:
 
 
 def _widened(uses: Iterable[Use]) -> dict[str, str]:
-    """Request → the pattern that stands for it and for another one at least."""
+    """Return, by request, the pattern to use instead; a pattern replaces at least two requests."""
     wide: dict[str, set[str]] = {}
     named = set()
     for use in uses:
@@ -198,7 +204,7 @@ def _widened(uses: Iterable[Use]) -> dict[str, str]:
 
 
 def _is_wide(use: Use) -> bool:
-    """Whether it came by a pattern with wildcards, one that can stand in a rule."""
+    """Return whether the request matched a pattern with wildcards that a rule can contain."""
     if fnmatch.is_literal(use.pattern) or _literal(use.pattern, keep="*?[]") != use.pattern:
         return False
     try:
@@ -210,7 +216,7 @@ def _is_wide(use: Use) -> bool:
 
 
 def _literal(text: str, keep: str = "") -> str:
-    """The text as a pattern in a line: each byte that is special or cannot stand there becomes `?`."""
+    """Return a text as pattern for a rule: each byte that is special or not printable becomes `?`."""
     return "".join(
         char if char in keep or (char.isprintable() and char not in '*?[]\\"') else "?" * len(fnmatch.bytewise(char))
         for char in text
@@ -218,7 +224,10 @@ def _literal(text: str, keep: str = "") -> str:
 
 
 def _by_conditions(uses: Sequence[Use]) -> list[tuple[tuple[Condition, ...], list[Use]]]:
-    """Whom a request is to be allowed for. Where one user is not known, for all: no condition fits the unknown."""
+    """Return the conditions under which to allow a request, each with its uses.
+
+    If one user is unknown, there are none: an unknown user satisfies no condition of an allow rule.
+    """
     who = {use.who for use in uses}
     if "unknown" in who:
         return [((), list(uses))]
@@ -235,22 +244,22 @@ def _by_conditions(uses: Sequence[Use]) -> list[tuple[tuple[Condition, ...], lis
 
 
 def _place(conditions: tuple[Condition, ...]) -> tuple[bool, bool, str]:
-    """For sorting: by user, then containers, then what is for all."""
+    """Sort key of a group: users, then containers, then rules for all."""
     return not conditions, conditions == _INSIDE, " ".join(map(str, conditions))
 
 
 def _title(conditions: tuple[Condition, ...]) -> str:
     if not conditions:
-        return "allowed for all: of some of these nobody knows who asked"
+        return "allowed for all: some requesters are unknown"
     if conditions == _INSIDE:
         return "in a container"
     if conditions == _OUTSIDE:
-        return "in no container: any user"
-    return f"in no container: uid {' and '.join(conditions[0].wanted)}"
+        return "outside of containers: any user"
+    return f"outside of containers: uid {' and '.join(conditions[0].wanted)}"
 
 
 def _lists(items: Iterable[str]) -> list[list[str]]:
-    """The items in lists that fit into a line, those of one family together."""
+    """Split the items into lists of at most _WIDTH characters, one family per list."""
     lists: list[list[str]] = []
     family = ""
     for item in sorted(items, key=lambda item: (_family(item), _natural(item))):
@@ -263,13 +272,13 @@ def _lists(items: Iterable[str]) -> list[list[str]]:
 
 
 def _family(item: str) -> str:
-    """`net` of net-pf-38, `crypto` of crypto-sha256; what has no such beginning is one family."""
+    """Return `net` for net-pf-38, `crypto` for crypto-sha256, and nothing for an item without such a prefix."""
     first, separator, _ = re.sub("[:_]", "-", item).partition("-")
     return first if separator else ""
 
 
 def _natural(item: str) -> list[tuple[int, str]]:
-    """For sorting: net-pf-9 before net-pf-38."""
+    """Sort key that orders net-pf-9 before net-pf-38."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]{1,9})", item)]
 
 
@@ -278,7 +287,7 @@ def _rule(verdict: Literal["allow", "deny"], *conditions: Condition) -> Rule:
 
 
 def _about(uses: Sequence[Use]) -> str:
-    """How often, and by which programs; the two that did so most are named."""
+    """Return the comment of a rule: number of uses, the two most frequent programs, number of others."""
     times = "once" if len(uses) == 1 else f"{len(uses)} times"
     programs = Counter(use.exe for use in uses if use.exe)
     named = [_literal(exe) for exe, _ in programs.most_common(2)]

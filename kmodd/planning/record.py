@@ -13,7 +13,7 @@ EMERG, ALERT, CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = range(8)
 """syslog(3) levels."""
 
 PREFIX = "6c3fd7e0c7e64ed3a8a4f3b0a8a1"
-"""kmodd's own random beginning of each MESSAGE_ID; systemd/kmodd.catalog explains them all."""
+"""Random prefix of all MESSAGE_IDs of kmodd; systemd/kmodd.catalog explains each record."""
 OVERRUN, ALREADY_THERE, STARTED, RELOADED, BAD_INPUT, NO_TREE, COLDPLUG_DONE, JOURNAL_GAP, NO_LOADER = (
     f"{PREFIX}{number}" for number in ("f120", "f121", "f122", "f123", "f124", "f125", "f126", "f127", "f128")
 )
@@ -40,26 +40,26 @@ KINDS: dict[Result, tuple[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One journal record, before it is written anywhere."""
+    """A journal record."""
 
     message_id: str
     priority: int
     message: str
     fields: tuple[tuple[str, str], ...] = ()
-    """Own fields in their order; a name may repeat."""
+    """Fields of kmodd in their order; a name may repeat."""
 
 
 def record_of(outcome: Outcome, repeated: int = 0) -> Record:
-    """The one record of `outcome`; `repeated`: so many like it were held back before."""
+    """Return the record of `outcome`. repeated: number of equal records suppressed before it."""
     number, priority = KINDS[outcome.result]
     if outcome.load_error:
         priority = outcome.load_error.level
     if outcome.result == "not_attempted" and outcome.errno:
-        priority = DEBUG  # it was told when it refused
+        priority = DEBUG  # the refusal itself was logged before
     if outcome.result == "not_attempted" and outcome.detail in (KEPT_OUT, OVERRIDDEN):
-        priority = DEBUG  # it is somebody's will
+        priority = DEBUG  # the administrator wants it so
     if outcome.result == "nomatch" and outcome.request.origin in ("boot", "operator"):
-        priority = WARNING  # somebody wrote that name down
+        priority = WARNING  # an administrator wrote that name
     request = outcome.request
     fields = [
         ("KMODD_RESULT", outcome.result),
@@ -96,13 +96,13 @@ def record_of(outcome: Outcome, repeated: int = 0) -> Record:
 
 
 def after_all(outcome: Outcome) -> Record:
-    """Its load is over, of which it was told before that its module is live, and that it waits for something else."""
-    late = replace(outcome, result="live", detail="its load, which was told before, has ended")
+    """Return the record of a load that ended after it was reported as stalled with its module live."""
+    late = replace(outcome, result="live", detail="its load, which was reported before, has ended")
     return replace(record_of(late), priority=INFO)
 
 
 def _of_requester(request: Request) -> list[tuple[str, str]]:
-    """Who made the kernel ask; nothing where nobody knows."""
+    """Return the fields of the process that made the kernel ask, none if it is unknown."""
     who = request.requester
     if who is None:
         return []
@@ -119,7 +119,7 @@ def _of_requester(request: Request) -> list[tuple[str, str]]:
 
 
 def _sentence(outcome: Outcome) -> str:
-    """One line for people: what, for whom, how long, because of what."""
+    """Return the MESSAGE: result, module, device or process, duration and reason."""
     because = f"because {outcome.because}"
     if outcome.request.removing and outcome.request.removing.idle_sec:
         because = f"because nothing has used it for {outcome.request.removing.idle_sec}s"
@@ -140,7 +140,7 @@ def _sentence(outcome: Outcome) -> str:
             at = f" at {outcome.at}" if outcome.at else ""  # a seal has no line
             return f"Not loading {name}{whom}: denied by {outcome.rule}{at}; {because}"
         case "missing":
-            missing = f"file {outcome.path} is missing" if outcome.path else "the module tree has no file for it"
+            missing = f"file {outcome.path} is missing" if outcome.path else "its file is not in the module tree"
             return f"Could not load {name}{whom}: {missing}; {because}{detail}"
         case "failed":
             return f"Could not load {name}{whom} after {took}: {_reason(outcome)}; {because}"
@@ -159,7 +159,7 @@ def _sentence(outcome: Outcome) -> str:
         case "in_use":
             return f"Not removing {name}: it is in use; {because}"
         case "absent":
-            return f"Not removing {name}: the kernel does not have it; {because}"
+            return f"Not removing {name}: it is not loaded; {because}"
         case "not_removed":
             return f"Could not remove {name} after {took}: {_reason(outcome)}; {because}"
         case "not_attempted" if outcome.request.removing:
@@ -177,7 +177,7 @@ def _reason(outcome: Outcome) -> str:
 
 
 def _for_whom(request: Request) -> str:
-    """` for 0000:03:00.0`, ` for 2 devices, first 0000:03:00.0`, ` for sshd[812] of uid 0`, or nothing."""
+    """Return ` for 0000:03:00.0`, ` for 2 devices, first 0000:03:00.0`, ` for sshd[812] of uid 0`, or nothing."""
     if request.requester:
         who = request.requester
         whose = f" in {who.unit}" if who.unit else ""

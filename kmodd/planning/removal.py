@@ -1,15 +1,15 @@
-"""Taking a module out: `Request` and `Snapshot` in, `RemovalPlan` out, and the `RemovalJob` on its way.
+"""Plan and execute removals: `Request` and `Snapshot` in, `RemovalPlan` out; `RemovalJob` is a plan in execution.
 
-The rules are those of kmod 30's `modprobe -r` (kmod tools/modprobe.c), corners included:
+The rules are those of kmod 30's `modprobe -r` (kmod tools/modprobe.c), including corner cases:
 
-- a module that the kernel does not have is out already, unless a remove command stands for it;
-- first go the modules of its post-softdeps, last one first; then, where asked for, those that hold it; then it itself,
-  if nothing uses it; then whatever of its dependencies nobody uses any more; last the modules of its pre-softdeps;
-- softdeps and dependencies may stay: only the module itself and its holders count;
-- dependencies are looked at once, in the order in which they were loaded, so one that only another of them uses stays.
+- A module that is not loaded needs no removal, unless it has a remove command.
+- The order is: modules of the post-softdeps, last one first; on request, modules that use the module; the module, if
+  nothing uses it; its unused dependencies; modules of the pre-softdeps, last one first.
+- Failures of softdeps and dependencies are ignored; only the module and its holders count.
+- Dependencies are checked once, in the order of loading, so one that only another dependency uses stays.
 
-The plan says what is meant to go, and why. Whether it can go is decided at its turn, by what the kernel has then,
-because every removal changes that: the job asks for /proc/modules before each step.
+The plan has the intended removals and their reasons. Each removal changes what can be removed next, so the job reads
+/proc/modules before each step.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     _Walk = Generator[RemovalStep, Outcome | None, int]
-    """Gives the steps, is sent what came of each; its value is an errno, 0 for done."""
+    """Yields steps, receives the outcome of each, and returns an errno, 0 for success."""
 
 MAX_DEPTH = 200
-"""Softdeps of softdeps that are followed; more than that is a mistake, and kmod would crash."""
+"""Limit of nested softdeps. Deeper ones are a mistake, and kmod would crash."""
 
 _NO_SOFTDEP = (
     "../libkmod/libkmod-module.c:1567 lookup_softdep() failed to lookup soft dependency '{}', continuing anyway."
@@ -43,36 +43,39 @@ _NO_SOFTDEP = (
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One module that is to go, and what goes with it."""
+    """A module to remove, and the modules to remove with it."""
 
     module: ModuleName
     because: Reason
     command: Command | None = None
     builtin: bool = False
     before: tuple[Removal, ...] = ()
-    """Its post-softdeps, in the order of removal. They may fail."""
+    """Post-softdeps, in the order of removal; their failures are ignored."""
     holders: tuple[Removal, ...] = ()
-    """Modules that use it and are to go too. They may not fail."""
+    """Modules that use this one; a failure ends the removal."""
     unneeded: tuple[ModuleName, ...] = ()
-    """Its dependencies: each goes if nothing uses it any more."""
+    """Dependencies; each is removed if nothing uses it any more."""
     after: tuple[Removal, ...] = ()
-    """Its pre-softdeps, likewise."""
+    """Pre-softdeps, in the order of removal; their failures are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemovalPlan:
-    """What one request to remove means. No targets: nothing matched."""
+    """The removals of one request; no targets if nothing matched."""
 
     request: Request
     targets: tuple[Removal, ...]
     complaints: tuple[str, ...] = ()
-    """What kmod writes to standard error meanwhile, at level ERROR, without that word."""
+    """Messages that kmod writes to standard error for the plan at level ERROR, without that word."""
     bad_name: bool = False
-    """The name has an unmatched bracket: kmod fails without a word."""
+    """Whether the name has an unmatched bracket; kmod fails without a message."""
 
 
 def plan_removal(request: Request, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool]) -> RemovalPlan:
-    """What is to go so that `request` is met. `request.removing` says how; `present`: whether a file is there."""
+    """Return the plan to remove the modules of `request`, with the options `request.removing`.
+
+    loaded: the modules that the kernel has. present: whether the file at a path exists.
+    """
     planner = _Planner(snapshot, loaded, present, request.removing or RemovalOptions())
     try:
         hits = lookup(request.text, snapshot)
@@ -83,7 +86,7 @@ def plan_removal(request: Request, snapshot: Snapshot, loaded: Loaded, present: 
 
 
 class _Planner:
-    """Plans one request."""
+    """Planner of one request."""
 
     def __init__(
         self, snapshot: Snapshot, loaded: Loaded, present: Callable[[str], bool], options: RemovalOptions
@@ -96,7 +99,7 @@ class _Planner:
         self.complaints: list[str] = []
 
     def target(self, request: Request, hit: Hit) -> Removal:
-        """One hit of the look-up."""
+        """Return the removal of one hit of the lookup."""
         is_alias = hit.alias is not None
         because = Reason("alias" if is_alias else "asked", request.text, hit.pattern if is_alias else "", hit.at)
         self._entered.clear()
@@ -123,7 +126,7 @@ class _Planner:
     def _softdeps(
         self, kind: Cause, of: ModuleName, found: list[tuple[Hit, Softdep]], depth: int
     ) -> tuple[Removal, ...]:
-        """Softdeps, last one first; whoever was entered once is not entered again."""
+        """Return the removals of softdeps, last one first, without modules that were entered before."""
         if depth >= MAX_DEPTH:
             return ()
         removals = []
@@ -149,41 +152,44 @@ class _Planner:
         return found
 
     def _deps(self, name: ModuleName) -> tuple[ModuleName, ...]:
-        """What was loaded for it, in that order; nothing where a file is missing, as with loading."""
+        """Return the dependencies in the order of loading; none if a file is missing, as for loading."""
         line = self._snapshot.catalog.dep(name)
         if line is None or not all(self._present(path) for path in line.deps):
             return ()
         return tuple(module_of_path(path) for path in reversed(line.deps))
 
 
-# ── on its way ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── execution ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Ended(Exception):
-    """A failure that ends everything, as a FATAL message of modprobe does."""
+    """A failure that ends the job, as a FATAL message of modprobe does."""
 
 
 @dataclass(slots=True)
 class RemovalJob:
-    """A plan under way: which step is next, by what the kernel has at that moment. The like of `Job`."""
+    """A removal plan in execution, the counterpart of `Job`. The next step depends on the currently loaded modules."""
 
     plan: RemovalPlan
     look: Callable[[], Loaded]
-    """What the kernel has now."""
+    """Reads the loaded modules."""
     outcomes: list[Outcome] = field(default_factory=list)
+    """Outcomes so far, in order of execution."""
     begun: bool = False
-    """Something of it was given to a loader."""
+    """Whether a loader was given a step."""
     failed: bool = False
-    """The last target that was tried could not go."""
+    """Whether the last tried target could not be removed."""
     _walk: _Walk | None = None
     _step: RemovalStep | None = None
-    """The one that is under way."""
+    """The current step."""
     _answer: Outcome | None = None
+    """Outcome of the last step, to be sent to the walk."""
     _over: bool = False
-    _told: int = 0
+    _reported: int = 0
+    """Number of outcomes that `untold` has returned."""
 
     def next_step(self) -> RemovalStep | None:
-        """The step to do now, the same one until it is finished; None: the plan is through."""
+        """Return the next step to execute, the same one until it is finished; None at the end of the plan."""
         if self._step is not None or self._over:
             return self._step
         self._walk = self._walk or self._all()
@@ -197,26 +203,26 @@ class RemovalJob:
         return self._step
 
     def finish(self, outcome: Outcome) -> None:
-        """The step that `next_step` gave has come out like this."""
+        """Record the outcome of the step that `next_step` returned."""
         self.outcomes.append(outcome)
         self._answer = outcome
         self._step = None
 
     def abandon(self, why: str) -> None:
-        """Nothing more can be tried: the next step is an outcome that says so, what hangs on it is dropped."""
+        """Record the next step as not attempted, for the reason `why`, and drop the rest of the plan."""
         step = self.next_step()
         if step is not None:
             self.finish(not_attempted(self.plan.request, step, why))
         self._over = self.failed = True
 
     def untold(self) -> list[Outcome]:
-        """The outcomes that came since this was asked last."""
-        new = self.outcomes[self._told :]
-        self._told = len(self.outcomes)
+        """Return the outcomes added since the last call."""
+        new = self.outcomes[self._reported :]
+        self._reported = len(self.outcomes)
         return new
 
-    def _say(self, removal: Removal, result: Result, code: int) -> int:
-        """An outcome without a step."""
+    def _add_outcome(self, removal: Removal, result: Result, code: int) -> int:
+        """Record an outcome without a step; return `code`. Raises _Ended if a failure ends the job."""
         outcome = Outcome(self.plan.request, removal.module, result, removal.because, errno=code)
         self.outcomes.append(outcome)
         if self._options.ends_at_failure:
@@ -244,16 +250,16 @@ class RemovalJob:
         return 0
 
     def _remove(self, removal: Removal, *, asked: bool) -> _Walk:
-        """One module and what goes with it (rmmod_do_module)."""
+        """Remove a module and the modules that go with it (kmod rmmod_do_module)."""
         may_go = self._options.only_deps
         if may_go is not None and not asked and removal.module not in may_go:
             return 0
         if not removal.command and not self._options.ignore_loaded:
             if removal.builtin:
-                return self._say(removal, "builtin", errno.ENOENT) if asked else 0
+                return self._add_outcome(removal, "builtin", errno.ENOENT) if asked else 0
             if self.look().state(removal.module) is None:
                 if self._options.first_time:
-                    return self._say(removal, "absent", errno.ENOENT)
+                    return self._add_outcome(removal, "absent", errno.ENOENT)
                 return 0
         for softdep in removal.before:
             yield from self._remove(softdep, asked=False)
@@ -263,7 +269,7 @@ class RemovalJob:
                 return code
         unchecked = removal.command or self._options.waits or self._options.ignore_loaded
         if not unchecked and self._refcnt(removal.module) > 0:
-            return self._say(removal, "in_use", errno.EBUSY)
+            return self._add_outcome(removal, "in_use", errno.EBUSY)
         code = yield from self._itself(removal)
         if code:
             return code
@@ -276,7 +282,7 @@ class RemovalJob:
         return 0
 
     def _itself(self, removal: Removal) -> _Walk:
-        """The module itself."""
+        """Remove the module itself, or run its remove command."""
         step: RemovalStep = Rmmod(removal.module, removal.because)
         if removal.command:
             line = removal.command
@@ -290,6 +296,6 @@ class RemovalJob:
         return outcome.errno or errno.EINVAL
 
     def _refcnt(self, name: str) -> int:
-        """How much uses it; -1 where the kernel does not have it or cannot tell."""
+        """Return the reference count of a module, -1 if it is not loaded or the count is unknown."""
         module = self.look().modules.get(ModuleName(name))
         return module.refcnt if module else -1

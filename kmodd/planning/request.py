@@ -1,4 +1,4 @@
-"""What is wanted: a `Request`, and what an event makes the daemon want."""
+"""Requests to load or remove modules, and the requests that follow from a uevent."""
 
 from __future__ import annotations
 
@@ -14,93 +14,94 @@ if TYPE_CHECKING:
     from kmodd.kernel.uevent import Uevent
 
     Origin = Literal["uevent", "coldplug", "request", "boot", "operator", "reconcile"]
-    """Who wants it; the value of the journal field KMODD_SOURCE."""
+    """Source of a request; the value of the journal field KMODD_SOURCE."""
 else:
     Origin = str
 
 ORIGINS: tuple[Origin, ...] = ("uevent", "coldplug", "request", "boot", "operator", "reconcile")
-"""All of them."""
+"""All origins."""
 
 MAX_DEVICES = 16
-"""So many device paths are kept by name; of the rest only the count (KMODD_DEVPATH)."""
+"""Limit of device paths in a journal record (KMODD_DEVPATH); further devices are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemovalOptions:
-    """How a module is to be taken out (modprobe -r and its options)."""
+    """Options of a removal, as of `modprobe -r`."""
 
     first_time: bool = False
-    """One that the kernel does not have is a failure."""
+    """A module that is not loaded is a failure."""
     ends_at_failure: bool = True
-    """The first module that is builtin, in use or not there ends all, as modprobe's FATAL does; with -a or -q not."""
+    """The first module that is builtin, in use or not loaded ends the job, as FATAL does; not with -a or -q."""
     ignore_commands: bool = False
-    """No remove commands and no softdeps."""
+    """Ignore remove commands and softdeps."""
     holders: bool = False
-    """Modules that use it go first."""
+    """Remove modules that use the module first."""
     waits: bool = False
-    """It may be in use for a while: the kernel is asked all the same, again and again."""
+    """Call the kernel even if the module is in use, and repeat until it is removed."""
     ignore_loaded: bool = False
-    """As if the kernel had it and nothing used it (modprobe -D)."""
+    """Assume that the module is loaded and unused (modprobe -D)."""
     only_deps: tuple[str, ...] | None = None
-    """Of its softdeps, and of its dependencies that nothing uses any more, only these may go; None: all."""
+    """The softdeps and unused dependencies that may be removed too; None: all."""
     idle_sec: int = 0
-    """It goes because nothing has used it for so many seconds; 0: somebody asked."""
+    """Autoclean: seconds that the module was unused; 0: the removal was requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One wish: make `text` loaded, or have it removed."""
+    """A request to load or remove the modules that `text` names."""
 
     text: str
-    """Exactly as it came: a modalias, a module's name, an alias, a name the kernel asked for."""
+    """Modalias, module name, alias, or a name that the kernel requested; unchanged."""
     origin: Origin
     devices: tuple[str, ...] = ()
-    """Device paths (`/devices/…`) that the wish is for, at most MAX_DEVICES."""
+    """Paths (`/devices/…`) of the requesting devices, at most MAX_DEVICES."""
     device_count: int = 0
-    """How many devices in all."""
+    """Number of all requesting devices."""
     more_devices: tuple[str, ...] = ()
-    """Paths of those beyond MAX_DEVICES, as far as they are known. They are judged, and not recorded."""
+    """Known paths of devices beyond MAX_DEVICES; policy considers them, the journal omits them."""
     params: tuple[str, ...] = ()
-    """An operator's module parameters."""
+    """operator: module parameters."""
     at: Where | None = None
-    """boot: the line that lists it."""
+    """boot: the line that lists the module."""
     synthetic: bool = False
-    """No device came: sysfs was read, or somebody wrote to a `uevent` file. A known answer will do."""
+    """No new device: sysfs was replayed, or a `uevent` file was written. A cached result suffices."""
     removing: RemovalOptions | None = None
-    """An operator's wish to have it removed; None: it is to be loaded."""
+    """Options of a removal; None: load."""
     subsystem: str = ""
-    """Of the device that it is for (`pci`, `usb`); empty: for none."""
+    """Subsystem of the device (`pci`, `usb`); empty: no device."""
     requester: Requester | None = None
-    """request: the process that made the kernel ask; None: unknown, which is never a guess."""
+    """request: the process that made the kernel ask; None: unknown."""
     again: bool = False
-    """It is tried once more: what kept it from coming in may be over."""
+    """Whether this is a retry."""
     drift: bool = False
-    """reconcile: it was found by the look at devices without a driver that comes from time to time."""
+    """reconcile: the periodic search for devices without a driver made the request."""
 
     @property
     def all_devices(self) -> tuple[str, ...]:
-        """All whose paths are known."""
+        """All known paths of devices."""
         return self.devices + self.more_devices
 
     @property
     def waited_for(self) -> bool:
-        """Somebody waits for the answer: it has a lane of its own, and is never one with another."""
+        """Whether a caller waits for the result: the request has a lane of its own and is never merged with another."""
         return self.origin in ("operator", "request")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRule:
-    """One of udevd's load rules that does not go by `kmod load` with the MODALIAS alone (systemd 80-drivers.rules)."""
+    """A rule of udevd that loads modules by other properties than MODALIAS alone (systemd 80-drivers.rules)."""
 
     subsystem: str
     """Empty: any."""
     sysname: str
-    """An fnmatch pattern of the kernel's name; empty: any."""
+    """fnmatch(3) pattern of the kernel's device name; empty: any."""
     key: str
-    """A property that must match `value`; empty: none needed."""
+    """Property that must match `value`; empty: none."""
     value: str
-    """An fnmatch pattern."""
+    """fnmatch(3) pattern."""
     modules: tuple[str, ...]
+    """Modules to load."""
 
 
 LOAD_RULES = (
@@ -108,18 +109,18 @@ LOAD_RULES = (
     LoadRule("tifm", "", "TIFM_CARD_TYPE", "MS", ("tifm_ms",)),
     LoadRule("memstick", "", "", "", ("ms_block", "mspro_block")),
     LoadRule("module", "parport_pc", "", "", ("ppdev",)),
-    # MTD_FTL is not the kernel's: udev's mtd_probe finds it out, so it is there only in an event that carries it on.
+    # MTD_FTL is set by udev's mtd_probe, not by the kernel, so only an event forwarded by udev has it.
     LoadRule("mtd", "mtd*ro", "MTD_FTL", "smartmedia", ("sm_ftl",)),
-    # Debian's 80-debian-compat.rules, for old tape drivers (Debian bug 657948): every SCSI device, none else has it.
+    # Debian's 80-debian-compat.rules, for old tape drivers (Debian bug 657948); matches every SCSI device.
     LoadRule("scsi", "", "MODALIAS", "scsi:t-*", ("sg",)),
 )
 
 
 def wanted(event: Uevent, origin: Origin) -> tuple[Request, ...]:
-    """What one event makes us want; nothing for any action but `add`.
+    """Return the requests that follow from `event`; none for any action but `add`.
 
-    Since kernel 4.14 sends `bind` and `unbind`, loading on every action would bring a driver
-    that was just removed straight back (systemd pull request 6802).
+    Since Linux 4.14 sends `bind` and `unbind`, loading on every action would reload a driver that was just removed
+    (systemd pull request 6802).
     """
     if event.action != "add":
         return ()
@@ -144,12 +145,13 @@ _STORAGE = "bc01sc"
 
 
 def coldplug_turn(event: Uevent, lanes: int) -> int:
-    """When it is the turn of a device that was there before us; the lower the earlier, `lanes` for devices.
+    """Return the rank of a device in coldplug; devices with a lower rank are requested earlier.
 
-    Behind a USB host devices appear only a second after its driver has come. A processor asks for a dozen modules, one
-    after the other: it would be the last, alone, with all other lanes idle. Drivers of disks look for them while others
-    run, which every load waits for at its end (do_init_module): side by side they wait for each other only once; and
-    disks are what a boot waits for.
+    lanes: number of lanes for devices.
+    Devices behind a USB host appear a second after its driver is loaded, so hosts come first. A processor requests a
+    dozen modules in sequence, and would be last with all other lanes idle. Disk drivers probe asynchronously, and every
+    load waits for that at its end (kernel do_init_module): in parallel they wait only once; and the boot waits for
+    disks.
     """
     classes = [alias for alias in event.modaliases if alias.startswith("pci:")]
     if any(_USB_HOST in alias for alias in classes):

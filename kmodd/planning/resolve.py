@@ -1,14 +1,14 @@
-"""What a request comes to: `Request` and `Snapshot` in, `Plan` out. Nothing is asked of the machine, nothing is done.
+"""Resolve a request to a plan: `Request` and `Snapshot` in, `Plan` out. No I/O.
 
-The rules are those of kmod 30's kmod_module_probe_insert_module and what it calls, corners included:
+The rules are those of kmod 30's kmod_module_probe_insert_module and its callees, including corner cases:
 
-- a module's dependencies come right to left as modules.dep lists them, each with its own softdeps around it;
-- softdeps bring their dependencies along and may form circles: whoever was entered once is not entered again,
-  but a dependency is not "entered", so one module can stand in a plan twice;
-- only the first softdep line that fits counts, and one that names any module disables the install command;
-- where the file of one dependency is missing, the whole list is dropped and the module is tried without.
+- The dependencies of a module are loaded from right to left of its line in modules.dep, each between its softdeps.
+- Softdeps are loaded with their dependencies and may form cycles: a module is entered only once. A dependency is not
+  entered, so a module can be in a plan twice.
+- Only the first matching softdep line counts. If it names a module, it disables the install command.
+- If the file of one dependency is missing, all dependencies are dropped, and the module is tried without them.
 
-A module reached through an alias is, as in kmod, another object than the same module reached by name: `_Key`.
+As in kmod, a module reached by an alias is another object than the same module reached by name: `_Key`.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
     from kmodd.planning.policy import PolicyDecision
 
     Judge = Callable[[str], PolicyDecision]
-    """What policy makes of one module, asked for or needed."""
+    """Returns the policy decision about a module, whether requested or needed."""
     _Steps = Iterator["_Steps"]
-    """A part of the walk over dependencies and softdeps, made of such parts."""
+    """A part of the walk over dependencies and softdeps, which yields its own parts."""
 
 __all__ = ["ProbeOptions", "Snapshot", "hits_of", "joined_params", "options_of", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeOptions:
-    """How a request is to be taken."""
+    """Options of resolving a request."""
 
     blacklist: Literal["alias", "always", "never"] = "alias"
-    """alias: it holds for what an alias named (modprobe). always: for names too (udevd, modules-load, modprobe -b)."""
+    """alias: for modules named by an alias (modprobe). always: also by name (udevd, modules-load, modprobe -b)."""
     ignore_install: bool = False
-    """No install command and no softdeps for the named module itself (modprobe -i)."""
+    """Ignore install command and softdeps of the requested module itself (modprobe -i)."""
     ignore_loaded: bool = False
-    """As if the kernel had nothing (modprobe -D)."""
+    """Assume that no module is loaded (modprobe -D)."""
     paths: bool = False
-    """The request may be the path of a file. Never for what comes from the kernel."""
+    """The request may be the path of a file; never set for requests of the kernel."""
 
 
 def options_of(origin: Origin) -> ProbeOptions:
-    """What each origin means: devices as udevd, the kernel's requests as `modprobe -q`, an operator as `modprobe`."""
+    """Return the options for an origin: devices as udevd, the kernel as `modprobe -q`, operators as `modprobe`."""
     match origin:
         case "uevent" | "coldplug" | "reconcile" | "boot":
             return ProbeOptions(blacklist="always")
@@ -70,11 +70,11 @@ def resolve(
     present: Callable[[str], bool],
     judge: Judge | None = None,
 ) -> Plan:
-    """What to do so that `request` is met, in order, each entry with its reason.
+    """Return the plan that loads the modules of `request`, each entry with its reason.
 
-    `loaded`: what the kernel has. `present`: whether a file, named by its path as printed, is there; asked about
-    dependencies only. A request that nothing matches has no goals; so has one with an unmatched bracket.
-    `judge` None: all is allowed.
+    The plan has no goals if nothing matches, or if the request has an unmatched bracket.
+    loaded: the modules that the kernel has. present: whether the file of a dependency exists, by its path as printed.
+    judge: the policy; None: all modules are allowed.
     """
     planner = _Planner(snapshot, loaded, options, present, judge)
     if options.paths and request.text.startswith("/"):
@@ -88,7 +88,7 @@ def resolve(
 
 
 def hits_of(text: str, snapshot: Snapshot, present: Callable[[str], bool]) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
-    """The hits of a name alone, and what kmod complains about while it looks it up (modprobe -R)."""
+    """Return the hits of a name, and the messages that kmod writes for the lookup (modprobe -R)."""
     planner = _Planner(snapshot, NOTHING_LOADED, ProbeOptions(), present)
     try:
         return planner.look_up(text), planner.taken_complaints()
@@ -97,9 +97,9 @@ def hits_of(text: str, snapshot: Snapshot, present: Callable[[str], bool]) -> tu
 
 
 def joined_params(params: tuple[str, ...]) -> str:
-    """Module parameters as one text; a value with a blank and no quote at its beginning is put in double quotes.
+    """Join module parameters with blanks (kmod options_from_array).
 
-    (modprobe options_from_array)
+    A value that has a blank and does not begin with a quote is put in double quotes.
     """
     text = ""
     for param in params:
@@ -109,7 +109,7 @@ def joined_params(params: tuple[str, ...]) -> str:
     return text
 
 
-# kmod's messages are part of what is compared. Debian builds it with the place in the source in front of each.
+# Tests compare kmod's messages too. Debian's build prefixes each with its place in the source.
 _SOURCE = "../libkmod/libkmod-module.c"
 _NO_SOFTDEP = _SOURCE + ":1567 lookup_softdep() failed to lookup soft dependency '{}', continuing anyway."
 _NO_DEP = _SOURCE + ":191 kmod_module_parse_depline() ctx=0x0 path={} error={}"
@@ -121,7 +121,7 @@ _OTHER_PATH = (
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """kmod's struct kmod_module: a name, and the alias by which it was reached if it was by one."""
+    """Identity of a kmod struct kmod_module: a name, and the alias by which it was reached, None for its name."""
 
     name: ModuleName
     alias: str | None
@@ -129,31 +129,31 @@ class _Key:
 
 @dataclass(slots=True)
 class _Module:
-    """What is known of one of them; as long as one request is resolved."""
+    """State of a kmod struct kmod_module while one request is resolved."""
 
     path: str = ""
     deps: tuple[_Key, ...] | None = None
-    """None: not known yet, or dropped because a file is missing."""
+    """None: not read yet, or dropped because a file is missing."""
     is_file: bool = False
-    """Known by its file: then kmod does not ask whether it is builtin."""
+    """Created from its file; kmod then does not check whether the module is builtin."""
     builtin: bool = False
     command: Command | None = None
-    """The install line by which the name was found."""
+    """The install line by which the lookup found the name."""
 
 
 @dataclass(slots=True)
 class _Draft:
-    """One goal in the making (kmod_module_get_probe_list)."""
+    """A goal under construction (kmod_module_get_probe_list)."""
 
     order: list[tuple[_Key, Reason]] = field(default_factory=list)
     entered: set[_Key] = field(default_factory=set)
     required: set[_Key] = field(default_factory=set)
     commands_off: dict[_Key, bool] = field(default_factory=dict)
-    """Set each time a module is put in order; the last word counts for all its places."""
+    """Set each time a module is added to the order; the last value counts for all its positions."""
 
 
 def _walk(steps: _Steps) -> None:
-    """Go through all parts, depth first. Softdeps may stand in chains longer than Python would call itself."""
+    """Run all parts, depth first, without recursion: chains of softdeps may exceed Python's recursion limit."""
     waiting = [steps]
     while waiting:
         part = next(waiting[-1], None)
@@ -164,7 +164,7 @@ def _walk(steps: _Steps) -> None:
 
 
 class _Planner:
-    """Resolves one request."""
+    """Resolver of one request."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class _Planner:
         self._judge = judge
         self._snapshot = snapshot
         self._lines = snapshot.lines
-        self._beyond = snapshot.config.extensions
+        self._extensions = snapshot.config.extensions
         self._loaded = loaded
         self._probe_options = options
         self._present = present
@@ -187,7 +187,7 @@ class _Planner:
     # ── goals ──
 
     def look_up(self, text: str) -> tuple[Hit, ...]:
-        """The hits of a name; each becomes known as a module. Raises UnmatchedBracket."""
+        """Return the hits of a name, and register each as a module. Raises UnmatchedBracket."""
         hits = lookup(text, self._snapshot)
         for hit in hits:
             module = self._module(_Key(hit.module, hit.alias))
@@ -198,13 +198,13 @@ class _Planner:
         return hits
 
     def goal(self, request: Request, hit: Hit) -> Goal:
-        """What brings one hit in."""
+        """Return the goal of one hit of the lookup."""
         kind: Cause = "alias" if hit.alias is not None else "boot" if request.origin == "boot" else "asked"
         pattern, at = (hit.pattern, hit.at) if hit.alias is not None else ("", request.at)
         return self._goal(request, _Key(hit.module, hit.alias), Reason(kind, request.text, pattern, at))
 
     def goal_of_file(self, request: Request) -> Goal:
-        """What brings in the module in a file that was given by its path (kmod 31 and later)."""
+        """Return the goal of a request by path (kmod 31 and later)."""
         target = _Key(module_of_path(request.text), None)
         because = Reason("asked", request.text)
         if not self._present(request.text):
@@ -213,7 +213,7 @@ class _Planner:
         return self._goal(request, target, because)
 
     def taken_complaints(self) -> tuple[str, ...]:
-        """What there was to complain about since the last call."""
+        """Return the complaints since the last call."""
         taken = tuple(self._complaints)
         self._complaints.clear()
         return taken
@@ -234,7 +234,7 @@ class _Planner:
         return Goal(target.name, self._judged(entries), self.taken_complaints())
 
     def _judged(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        """What policy leaves of them: where something needed is refused, all that is needed with it is."""
+        """Return the entries with those that policy denies as skips; if a required one is denied, all steps are."""
         if self._judge is None:
             return entries
         judged = ((entry.module, self._judge(entry.module)) for entry in entries if not isinstance(entry, Skip))
@@ -256,7 +256,7 @@ class _Planner:
     # ── order (__kmod_module_get_probe_list, __kmod_module_fill_softdep) ──
 
     def _enter(self, key: _Key, because: Reason, draft: _Draft, is_target: bool = False) -> _Steps:
-        """Put a module in order after its dependencies, unless it was entered before."""
+        """Add a module to the order after its dependencies, unless it was entered before."""
         if key in draft.entered:
             return
         draft.entered.add(key)
@@ -272,21 +272,21 @@ class _Planner:
             yield self._with_softdeps(key, because, draft)
 
     def _with_softdeps(self, key: _Key, because: Reason, draft: _Draft) -> _Steps:
-        """Put a module in order between its softdeps."""
+        """Add a module to the order between its softdeps."""
         softdeps = self._lines.softdeps(key.name)
-        if not self._beyond.softdeps_add_up:
+        if not self._extensions.softdeps_add_up:
             del softdeps[1:]
         pre = [found for line in softdeps for found in self._softdep_hits(line, line.pre)]
         post = [found for line in softdeps for found in self._softdep_hits(line, line.post)]
         for found, line in pre:
             yield self._enter(found, Reason("softdep_pre", key.name, at=line.at), draft)
         draft.order.append((key, because))
-        draft.commands_off[key] = bool(pre or post) and not self._beyond.softdep_keeps_install
+        draft.commands_off[key] = bool(pre or post) and not self._extensions.softdep_keeps_install
         for found, line in post:
             yield self._enter(found, Reason("softdep_post", key.name, at=line.at), draft)
 
     def _softdep_hits(self, line: Softdep, names: tuple[str, ...]) -> list[tuple[_Key, Softdep]]:
-        """The modules that a softdep's words stand for; a word that stands for nothing is passed over in silence."""
+        """Return the modules that a softdep line names; names without a match are ignored."""
         found = []
         for name in names:
             try:
@@ -298,12 +298,12 @@ class _Planner:
     # ── entries ──
 
     def _entry(self, key: _Key, because: Reason, draft: _Draft, target: _Key, params: str) -> Entry:
-        """One place of the order as a step, or as what speaks against it."""
+        """Return an element of the order as a step, or as a skip."""
         required = key in draft.required
         state = "" if self._probe_options.ignore_loaded else self._in_kernel(key)
         if state:
             return Skip(key.name, state, because, required=required)
-        if self._beyond.blacklist_dependencies and (blacklisted := self._held_back(key, target)):
+        if self._extensions.blacklist_dependencies and (blacklisted := self._held_back(key, target)):
             return Skip(key.name, "blacklisted", because, blacklisted.at, required=required)
         command = None if draft.commands_off[key] else self._command(key)
         options = self._options(key)
@@ -318,12 +318,12 @@ class _Planner:
         return Skip(key.name, "missing", because, required=required)
 
     def _command(self, key: _Key) -> Command | None:
-        """Its install command: the line that it was found by, else the first that fits."""
+        """Return the install command: the line by which the lookup found the name, else the first that matches."""
         preset = self._module(key).command
         return preset or self._lines.install(key.name)
 
     def _options(self, key: _Key) -> str:
-        """All options lines for its name, or for the alias it was reached by, one behind the other."""
+        """Return all options for the name, or for the alias by which the module was reached, joined with blanks."""
         return " ".join([line.text for line in self._lines.options(key.name, key.alias) if line.text])
 
     def _blacklist_holds_for(self, key: _Key) -> bool:
@@ -336,7 +336,10 @@ class _Planner:
                 return False
 
     def _held_back(self, key: _Key, target: _Key) -> Blacklist | None:
-        """Extensions kmod: the line that blacklists this module or one that it needs. The target was judged before."""
+        """Return the line that blacklists a module or one of its dependencies, beyond kmod's rules.
+
+        The target itself is exempt, as its blacklist was checked before.
+        """
         if self._probe_options.blacklist == "never":
             return None
         names = [dep.name for dep in self._deps(key) if not self._in_kernel(dep)]
@@ -344,7 +347,7 @@ class _Planner:
             names.append(key.name)
         return next((line for name in names if (line := self._lines.blacklist(name))), None)
 
-    # ── what is known of a module ──
+    # ── state of a module ──
 
     def _module(self, key: _Key) -> _Module:
         module = self._modules.get(key)
@@ -353,7 +356,7 @@ class _Planner:
         return module
 
     def _in_kernel(self, key: _Key) -> Literal["builtin", "live", ""]:
-        """Whether there is nothing to do. Coming and going do not count: the kernel is asked and makes us wait."""
+        """Return why a module needs no load. States coming and going do not count: the kernel makes the load wait."""
         if self._is_builtin(key):
             return "builtin"
         return "live" if self._loaded.state(key.name) == "live" else ""
@@ -369,14 +372,14 @@ class _Planner:
         return module.path
 
     def _deps(self, key: _Key) -> tuple[_Key, ...]:
-        """What a module needs, in the order of loading."""
+        """Return the dependencies of a module in the order of loading."""
         module = self._module(key)
         if module.deps is None:
             self._read_deps(key)
         return module.deps or ()
 
     def _read_deps(self, key: _Key) -> None:
-        """Take path and dependencies from modules.dep (kmod_module_parse_depline)."""
+        """Read path and dependencies from modules.dep (kmod_module_parse_depline)."""
         module = self._module(key)
         line = self._snapshot.catalog.dep(key.name) if module.deps is None else None
         if line is None:
@@ -394,7 +397,7 @@ class _Planner:
         module.deps = tuple(reversed(deps))
 
     def _file(self, path: str) -> bool:
-        """Make the module in a file known by it; False where the name has another file (kmod_module_new_from_path)."""
+        """Register a module by its file; return False if the name has another file (kmod_module_new_from_path)."""
         name = module_of_path(path)
         module = self._module(_Key(name, None))
         if module.path and module.path != path:

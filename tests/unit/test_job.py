@@ -42,7 +42,7 @@ def test_a_failed_dependency_stops_its_goal_and_not_the_next() -> None:
     assert run(job, {"c": "failed"}) == [
         ("c", "failed"), ("b", "not_attempted"), ("a", "not_attempted"), ("z", "loaded"),
     ]  # fmt: skip
-    assert job.outcomes[1].detail == "c failed before it"
+    assert job.outcomes[1].detail == "c failed"
 
 
 def test_a_failed_softdep_stops_nothing() -> None:

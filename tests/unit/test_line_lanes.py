@@ -308,7 +308,7 @@ def test_what_waited_for_work_on_the_side_is_counted_once(world: World, gate: Ga
     gate.gates["c.ko"].set()
     hear(world)
     (record,) = world.journal.records
-    assert (record.priority, "which was told before, has ended" in record.message) == (INFO, True)
+    assert (record.priority, "which was reported before, has ended" in record.message) == (INFO, True)
     assert world.told() == [("c", "live")]
     assert world.engine.report.counters.results == {"stuck": 1, "loaded": 1}
     assert world.engine.intake.takes_replay() == ""

@@ -65,7 +65,7 @@ def test_carriage_return(line: str) -> None:
 def test_options_for_what_does_not_exist() -> None:
     assert found("options ipw2200 x=1\noptions snd_* x=1\n") == [
         "x.conf:1: error: options for ipw2200: no such module or alias",
-        "x.conf:2: error: options for snd_*: no such module or alias; wildcards mean nothing here",
+        "x.conf:2: error: options for snd_*: no such module or alias; wildcards are not supported here",
     ]
 
 
@@ -73,18 +73,18 @@ def test_packages_only_warn() -> None:
     """Their files are written for many kernels."""
     assert found("", vendor="options e x=1\nalias f g\nblacklist h\nsoftdep i pre: j\n") == [
         "/lib/modprobe.d/a.conf:1: warning: options for e: no such module or alias",
-        "/lib/modprobe.d/a.conf:2: warning: nothing can be loaded by the alias f: no module g",
+        "/lib/modprobe.d/a.conf:2: warning: alias f has no effect: no such module g",
     ]
 
 
 def test_aliases_that_nothing_can_reach() -> None:
     assert found("alias x nosuch\nalias y net-pf-4\nalias z x\nblacklist b\nalias v b\nalias a d\n") == [
-        "x.conf:1: error: nothing can be loaded by the alias x: no module nosuch",
+        "x.conf:1: error: alias x has no effect: no such module nosuch",
         "x.conf:2: error: net_pf_4 is itself an alias: an alias of an alias is not resolved",
         "x.conf:3: error: x is itself an alias: an alias of an alias is not resolved",
-        "x.conf:4: warning: b is loaded all the same as a dependency of c; `install b /bin/false` stops that",
-        "x.conf:5: warning: the alias v is ignored: b is blacklisted at /etc/modprobe.d/x.conf:4",
-        "x.conf:6: warning: the alias hides the module a from whoever asks for it by name",
+        "x.conf:4: warning: b is still loaded as a dependency of c; `install b /bin/false` prevents that",
+        "x.conf:5: warning: alias v is ignored: b is blacklisted at /etc/modprobe.d/x.conf:4",
+        "x.conf:6: warning: alias hides the module a from requests by name",
     ]
 
 
@@ -93,11 +93,11 @@ def test_overridden_softdep() -> None:
     text = "softdep c pre: d\nsoftdep snd* pre: d\nsoftdep snd_x pre: a\nsoftdep d pre: a\nsoftdep d post: a\n"
     said = found(text, softdeps="softdep c pre: a\nsoftdep b pre: a\nsoftdep b pre: d\nsoftdep b pre: c\n")
     assert said == [
-        f"x.conf:1: error: softdep of c has no effect: {MODULES}/modules.softdep:1 comes first",
-        "x.conf:3: error: softdep of snd_x has no effect: /etc/modprobe.d/x.conf:2 comes first",
-        "x.conf:5: error: softdep of d has no effect: /etc/modprobe.d/x.conf:4 comes first",
-        f"{MODULES}/modules.softdep:3: warning: softdep of b has no effect, nor have 1 lines below:"
-        f" {MODULES}/modules.softdep:2 comes first",
+        f"x.conf:1: error: softdep of c has no effect: {MODULES}/modules.softdep:1 takes precedence",
+        "x.conf:3: error: softdep of snd_x has no effect: /etc/modprobe.d/x.conf:2 takes precedence",
+        "x.conf:5: error: softdep of d has no effect: /etc/modprobe.d/x.conf:4 takes precedence",
+        f"{MODULES}/modules.softdep:3: warning: softdep of b has no effect (1 more below):"
+        f" {MODULES}/modules.softdep:2 takes precedence",
     ]
     assert found(text, Extensions(softdeps_add_up=True)) == []
     assert found("softdep c pre: d\nsoftdep c pre: d\n") == []
@@ -106,47 +106,47 @@ def test_overridden_softdep() -> None:
 
 def test_overridden_commands() -> None:
     assert found("install a x\ninstall a y\nremove * x\nremove b y\ninstall b x\n") == [
-        "x.conf:2: error: install of a has no effect: /etc/modprobe.d/x.conf:1 comes first",
-        "x.conf:4: error: remove of b has no effect: /etc/modprobe.d/x.conf:3 comes first",
+        "x.conf:2: error: install of a has no effect: /etc/modprobe.d/x.conf:1 takes precedence",
+        "x.conf:4: error: remove of b has no effect: /etc/modprobe.d/x.conf:3 takes precedence",
     ]
 
 
 def test_softdep_on_nothing() -> None:
     assert found("softdep c pre: nosuch d\nsoftdep d a\n") == [
-        "x.conf:1: warning: softdep of c on what does not exist: nosuch",
-        "x.conf:2: error: softdep of d names no module behind `pre:` or `post:`",
+        "x.conf:1: warning: softdep of c: no such module or alias: nosuch",
+        "x.conf:2: error: softdep of d names no module after `pre:` or `post:`",
     ]
 
 
 def test_blacklist_that_a_dependency_defeats() -> None:
-    stop = "`install a /bin/false` stops that"
-    assert found("blacklist a\n") == [f"x.conf:1: warning: a is loaded all the same as a dependency of b, c; {stop}"]
+    stop = "`install a /bin/false` prevents that"
+    assert found("blacklist a\n") == [f"x.conf:1: warning: a is still loaded as a dependency of b, c; {stop}"]
     assert found("blacklist a\nblacklist b\nblacklist c\n") == []
     assert found("blacklist a\n", Extensions(blacklist_dependencies=True)) == []
 
 
 def test_blacklist_that_a_softdep_defeats() -> None:
     (said,) = found("blacklist d\n", softdeps="softdep c pre: pci:v0000aa\n")
-    assert said.startswith("x.conf:1: warning: d is loaded all the same as a dependency of c;")
+    assert said.startswith("x.conf:1: warning: d is still loaded as a dependency of c;")
 
 
 def test_blacklist_of_what_is_not_a_module() -> None:
     assert found("blacklist ext4\nblacklist typo\n") == [
-        "x.conf:1: warning: ext4 is part of the kernel; to blacklist it changes nothing",
+        "x.conf:1: warning: blacklist of ext4 has no effect: it is built into the kernel",
         "x.conf:2: warning: blacklist of typo: no such module",
     ]
 
 
 def test_blacklist_with_a_dash_on_the_command_line() -> None:
     line = "modprobe.blacklist=snd-x"
-    assert found("", line=line) == ["/proc/cmdline:1: error: modprobe.blacklist=snd-x matches nothing: write snd_x"]
+    assert found("", line=line) == ["/proc/cmdline:1: error: modprobe.blacklist=snd-x has no effect: use snd_x"]
     assert found("", Extensions(cmdline_blacklist_dashes=True), line=line) == []
 
 
 def test_install_that_a_softdep_disables() -> None:
     """kmod issue 446."""
     softdep = f"{MODULES}/modules.softdep:1"
-    said = [f"x.conf:1: error: the install command of c is never run: the softdep at {softdep} takes precedence"]
+    said = [f"x.conf:1: error: install command of c is never run: the softdep at {softdep} takes precedence"]
     assert found("install c /bin/false\n", softdeps="softdep c pre: d\n") == said
     assert found("install [c] /bin/false\n", softdeps="softdep c pre: d\n") == said
     assert found("install c /bin/false\n", softdeps="softdep c pre: nosuch\n") == []
@@ -168,7 +168,7 @@ def test_shadowed_files() -> None:
         ("/lib/modprobe.d/b.conf", "/etc/modprobe.d/b.conf"),
     )
     (finding,) = lint(Snapshot(Catalog([]), parse([])), hidden[:1])
-    text = "not read: /etc/modprobe.d/b.conf has the same name and comes first"
+    text = "not read: /etc/modprobe.d/b.conf has the same name and takes precedence"
     assert finding == Finding(Where("/run/modprobe.d/b.conf", 0), "warning", text)
     assert str(finding) == f"/run/modprobe.d/b.conf: warning: {text}"
 
@@ -200,7 +200,7 @@ def test_program(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "/etc/modprobe.d/x.conf:1: error: options for nosuch: no such module or alias",
-        "/lib/modprobe.d/x.conf: warning: not read: /etc/modprobe.d/x.conf has the same name and comes first",
+        "/lib/modprobe.d/x.conf: warning: not read: /etc/modprobe.d/x.conf has the same name and takes precedence",
     ]
     assert err.splitlines() == [f"kmodd lint: kernel {RELEASE}", "kmodd lint: errors: 1, warnings: 1"]
 

@@ -177,7 +177,7 @@ def test_abandoned_it_says_so_once(tmp_path: Path) -> None:
         (
             "not_removed",
             errno.EAGAIN,
-            "Could not remove kvm_intel after 7us: EAGAIN, somebody uses it; because asked for",
+            "Could not remove kvm_intel after 7us: EAGAIN, the module is in use; because asked for",
         ),
     ],
 )

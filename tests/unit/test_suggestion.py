@@ -56,19 +56,19 @@ def test_what_it_looks_like() -> None:
         Use("iwlmvm", "", "user"),
     ]
     assert suggest(uses) == (
-        "# in no container: uid 0 and 1000-\n"
+        "# outside of containers: uid 0 and 1000-\n"
         "allow origin=request request=fs-ext4 uid=0,1000- container=no  # 2 times, /usr/bin/mount\n"
         "\n"
-        "# in no container: uid 1000-\n"
+        "# outside of containers: uid 1000-\n"
         "allow origin=request request=net-pf-9,net-pf-38 uid=1000- container=no  # 4 times, /usr/bin/a, /usr/bin/b\n"
         "\n"
         "# in a container\n"
         'allow origin=request request="crypto-authenc(hmac(sha256),cbc(aes))" container=yes  # once\n'
         "\n"
-        "# allowed for all: of some of these nobody knows who asked\n"
+        "# allowed for all: some requesters are unknown\n"
         "allow origin=request request=iwlmvm  # 2 times\n"
         "\n"
-        "# whatever else a process makes the kernel ask for\n"
+        "# all other requests that processes make the kernel send\n"
         "deny origin=request\n"
     )
 

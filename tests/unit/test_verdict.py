@@ -44,7 +44,7 @@ LOAD = Insmod(ModuleName("e1000e"), "/lib/modules/6/e1000e.ko", "", ASKED)
         (errno.ENOENT, FREE, WARNING, "unknown symbol"),
         (errno.ENOEXEC, FREE, ERR, "not a module for this kernel"),
         (errno.EACCES, FREE, ERR, "audit log"),
-        (errno.ENOTTY, FREE, ERR, "own start failed"),
+        (errno.ENOTTY, FREE, ERR, "init function failed"),
     ],
 )
 def test_verdict_of_a_refused_load(code: int, facts: KernelFacts | None, level: int, words: str) -> None:
@@ -77,7 +77,7 @@ def test_the_verdict_is_in_the_record() -> None:
     assert told.priority == NOTICE
     assert told.message == (
         "Could not load e1000e after 7us: EPERM, no module can be loaded until the next boot: "
-        "kernel.modules_disabled=1 was set; because asked for"
+        "kernel.modules_disabled=1 is set; because asked for"
     )
     assert record_of(outcome_of(request, LOAD, reply(errno.EPERM, "kernel"))).priority == ERR
 
@@ -101,7 +101,7 @@ def test_verdict_of_a_refused_removal() -> None:
     step = Rmmod(ModuleName("loop"), ASKED)
     told = record_of(outcome_of(Request("loop", "operator"), step, reply(errno.EAGAIN, "kernel")))
     assert (told.priority, told.message) == (
-        ERR, "Could not remove loop after 7us: EAGAIN, somebody uses it; because asked for",
+        ERR, "Could not remove loop after 7us: EAGAIN, the module is in use; because asked for",
     )  # fmt: skip
 
 
