@@ -11,7 +11,7 @@ import os
 import sys
 
 from kmodd.errors import NoTree
-from kmodd.host import netlink
+from kmodd.host import coldplug
 from kmodd.host.tree import Tree
 from kmodd.host.udev_names import names_of
 from kmodd.index.catalog import lookup_or_nothing
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         return 3
     snapshot, loaded = tree.quick_snapshot(), tree.loaded()
     lines: dict[str, str] = {}
-    for event in netlink.replay(options.root, unbound=options.unbound):
+    for event in coldplug.replay(options.root, unbound=options.unbound):
         names = dict.fromkeys(
             hit.module for alias in event.modaliases for hit in lookup_or_nothing(alias, snapshot)
         )  # fmt: skip

@@ -9,9 +9,9 @@ from kmodd.daemon.engine import Engine
 from kmodd.daemon.in_flight import AnyJob
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree, Problem, assert_never
+from kmodd.host.coldplug import last_seqnum
 from kmodd.host.config_files import read_boot_list
 from kmodd.host.kernel_facts import read_facts
-from kmodd.host.netlink import last_seqnum
 from kmodd.host.sd_notify import Notify
 from kmodd.host.varlink_server import (
     Connection,

@@ -20,7 +20,7 @@ from kmodd.daemon.kernel_requests import KernelRequests
 from kmodd.daemon.poller import Poller
 from kmodd.daemon.quarantine_file import QuarantineFile
 from kmodd.dataclass import dataclass
-from kmodd.host import netlink
+from kmodd.host import coldplug, netlink
 from kmodd.host.config_files import read_boot_list, settings_directories
 from kmodd.host.file_watch import Watch
 from kmodd.host.helper_socket import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
@@ -176,7 +176,7 @@ class Daemon:
         self._engine.others.adopt()
         self._answer_the_kernel()
         self._engine.intake.boot(read_boot_list(self._tree.root))
-        self._engine.intake.coldplug(netlink.replay(self._tree.root))
+        self._engine.intake.coldplug(coldplug.replay(self._tree.root))
         dry = " (dry run: nothing is loaded)" if self._options.dry_run else ""
         message = f"kmodd is listening, kernel {self._tree.release}{dry}"
         message = "; ".join((message, *self._lacks()))
@@ -254,7 +254,7 @@ class Daemon:
         """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
         if self._options.dry_run:
             return
-        for error in netlink.speak(self._tree.root, self._engine.intake.uuid):
+        for error in coldplug.trigger(self._tree.root, self._engine.intake.uuid):
             message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
             self._engine.report.complain_once(message)
 
@@ -319,7 +319,7 @@ class Daemon:
             if self._kernel:
                 self._kernel.ended(job)
         if what := self._engine.intake.takes_replay():
-            for event in netlink.replay(self._tree.root, unbound=what == "drift"):
+            for event in coldplug.replay(self._tree.root, unbound=what == "drift"):
                 self._engine.intake.take(event, "reconcile", drift=what == "drift")
             if what == "all":
                 self._speak()

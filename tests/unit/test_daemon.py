@@ -18,7 +18,7 @@ import pytest
 
 from kmodd.cli.client import NotRunning, call
 from kmodd.daemon.main import Daemon, DaemonOptions
-from kmodd.host.netlink import replay
+from kmodd.host.coldplug import replay
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.kernel.firmware import MissingFirmware

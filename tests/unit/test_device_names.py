@@ -19,7 +19,7 @@ import pytest
 import pyudev
 
 from kmodd.cli import devices, explain
-from kmodd.host import netlink, udev_names
+from kmodd.host import coldplug, udev_names
 from kmodd.host.tree import Tree
 from kmodd.host.udev_names import names_of
 from kmodd.kernel import uevent
@@ -124,12 +124,12 @@ def test_what_the_database_does_not_have_has_no_name() -> None:
 def test_real_devices_as_pyudev_has_them() -> None:
     """All of this machine's that say what they are."""
     context, wanted = pyudev.Context(), {}
-    for event in netlink.replay(""):
+    for event in coldplug.replay(""):
         path = f"/sys{event.devpath}"
         properties = pyudev.Devices.from_sys_path(context, path).properties
         if {"ID_VENDOR_FROM_DATABASE", "ID_MODEL_FROM_DATABASE"} <= set(properties):
             wanted[path] = f"{properties['ID_VENDOR_FROM_DATABASE']} {properties['ID_MODEL_FROM_DATABASE']}"
-    found = names_of([f"/sys{event.devpath}" for event in netlink.replay("")])
+    found = names_of([f"/sys{event.devpath}" for event in coldplug.replay("")])
     assert found | {path: " ".join(name.replace('"', "'").split()) for path, name in wanted.items()} == found
 
 
@@ -242,7 +242,7 @@ def test_devices_puts_the_name_behind_all_columns(
 ) -> None:
     """Who cuts a line at blanks finds path, driver and modules where they were."""
     said = [uevent.parse(f"add@{path[4:]}\0SUBSYSTEM=mem\0MODALIAS=pci:v1\0".encode()) for path in (LO, NULL)]
-    monkeypatch.setattr("kmodd.host.netlink.replay", lambda *_, **__: iter(said))
+    monkeypatch.setattr("kmodd.host.coldplug.replay", lambda *_, **__: iter(said))
     database.write("c1:3", INTEL)
     assert devices.main([]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -15,7 +15,7 @@ import pytest
 from kmodd.daemon import timeouts
 from kmodd.daemon.engine import Engine
 from kmodd.daemon.quarantine_file import QuarantineFile
-from kmodd.host import netlink
+from kmodd.host import coldplug
 from kmodd.host.config_files import settings_directories, settings_marks
 from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
@@ -614,7 +614,7 @@ def device(world: World, alias: str, *, driver: str = "", override: str = "") ->
 
 
 def look_for_drift(world: World) -> None:
-    for event in netlink.replay(str(world.root), unbound=True):
+    for event in coldplug.replay(str(world.root), unbound=True):
         world.engine.intake.take(event, "reconcile", drift=True)
     world.settle()
 
@@ -633,7 +633,7 @@ def test_drift_that_is_planned_anew_is_told_once(world: World, gate: GateKernel)
     world.plug("pci:v1", "other")
     world.engine.advance()
     device(world, "pci:v2")
-    for event in netlink.replay(str(world.root), unbound=True):
+    for event in coldplug.replay(str(world.root), unbound=True):
         world.engine.intake.take(event, "reconcile", drift=True)
     world.engine.advance()
     assert [job.plan.request.text for _, job in world.engine.in_flight.ready] == ["pci:v2"]

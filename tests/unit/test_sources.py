@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import pyudev
 
-from kmodd.host import netlink
-from kmodd.host.netlink import KernelEvents, Overrun, Refused, replay, speak
+from kmodd.host import coldplug, netlink
+from kmodd.host.coldplug import replay, trigger
+from kmodd.host.netlink import KernelEvents, Overrun, Refused
 from kmodd.kernel.uevent import Uevent
 
 NETLINK_KOBJECT_UEVENT = 15
@@ -86,7 +87,7 @@ def test_devices_without_a_modalias_file_are_made_to_speak(tmp_path: Path) -> No
     """An MMC card has its MODALIAS in the event alone (drivers/mmc/core/bus.c)."""
     device(tmp_path, "mmc0/mmc0:0001", "mmc", None)
     device(tmp_path, "pci0", "pci", "pci:v1\n")
-    assert speak(str(tmp_path), UUID) == []
+    assert trigger(str(tmp_path), UUID) == []
     assert (tmp_path / "sys/devices/mmc0/mmc0:0001/uevent").read_text() == f"add {UUID}"
     assert (tmp_path / "sys/devices/pci0/uevent").read_text() == ""
 
@@ -102,7 +103,7 @@ def test_a_kernel_that_takes_no_uuid_is_told_add_alone(tmp_path: Path, monkeypat
         return write(fd, text)
 
     monkeypatch.setattr(os, "write", old)
-    assert speak(str(tmp_path), UUID) == []
+    assert trigger(str(tmp_path), UUID) == []
     assert said == [f"add {UUID}".encode(), b"add"]
 
 
@@ -166,7 +167,7 @@ def test_the_kernel_gives_back_the_uuid_that_was_written(events: KernelEvents) -
     """Documentation/ABI/testing/sysfs-uevent: SYNTH_UUID tells whose event it is."""
     event = speaking_devices()[0]
     fd = os.open(f"/sys{event.devpath}/uevent", os.O_WRONLY)
-    netlink._say_add(fd, UUID)
+    coldplug._write_add(fd, UUID)
     os.close(fd)
     got = [each for each in receive(events) if isinstance(each, Uevent) and each.devpath == event.devpath]
     assert UUID in [each.get("SYNTH_UUID") for each in got]

@@ -107,7 +107,7 @@ def test_replay_reads_what_a_walk_over_all_of_sysfs_finds(guest: Machine) -> Non
     """Coldplug: nothing with a `modalias` file stands outside of the buses and classes that are read."""
     walked = set(guest.check("find /sys/devices -name modalias -size +0 -exec grep -l . {} + | sort").split())
     program = (
-        "import sys; sys.path.insert(0, '/usr/lib/kmodd'); from kmodd.host.netlink import replay; "
+        "import sys; sys.path.insert(0, '/usr/lib/kmodd'); from kmodd.host.coldplug import replay; "
         "print(*(f'/sys{e.devpath}/modalias' for e in replay('')))"
     )
     assert set(guest.check(f'python3 -c "{program}"', 60).split()) == walked
