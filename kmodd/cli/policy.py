@@ -13,9 +13,8 @@ from kmodd.cli.explain import question_of
 from kmodd.config.policy_d import MAX_UID, NONE, WORDS
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
-from kmodd.host.config_files import read_settings
+from kmodd.host.config_files import read_flags, read_rules, read_settings
 from kmodd.host.journalctl import journal_records
-from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.host.tree import Tree
 from kmodd.kernel.requester import Requester
 from kmodd.names import module_name

@@ -11,12 +11,11 @@ from collections import Counter
 
 from kmodd.cli.client import NotRunning, Refused, call
 from kmodd.errors import NoTree
-from kmodd.host.config_files import read_settings
+from kmodd.host.config_files import read_flags, read_rules, read_settings
 from kmodd.host.journal import open_journal
 from kmodd.host.journalctl import journal_records
 from kmodd.host.kernel_facts import MODULES_DISABLED
 from kmodd.host.paths import CONTROL_SOCKET
-from kmodd.host.policy_files import read_flags, read_rules
 from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
 from kmodd.planning.policy import Policy

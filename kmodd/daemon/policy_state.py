@@ -12,7 +12,7 @@ from kmodd.config.policy_d import Mode, Parsed, Phase
 from kmodd.daemon.reporter import Reporter
 from kmodd.dataclass import replace
 from kmodd.errors import Problem
-from kmodd.host.policy_files import read_flags, read_rules
+from kmodd.host.config_files import read_flags, read_rules
 from kmodd.planning import policy
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Step

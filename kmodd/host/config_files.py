@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 
-from kmodd.config import cmdline, kmodd_conf, modprobe_d, modules_load_d
+from kmodd.config import cmdline, kmodd_conf, modprobe_d, modules_load_d, policy_d
 from kmodd.config.kmodd_conf import Settings
 from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.modules_load_d import BootList
+from kmodd.config.policy_d import Parsed
+from kmodd.errors import Problem, Where
 from kmodd.host.tree import Mark, mark_of, read_file
+from kmodd.text import decode
 
 CONF_DIRS = ("/etc/kmodd", "/run/kmodd", "/usr/local/lib/kmodd", "/usr/lib/kmodd")
 """Highest priority first. The first kmodd.conf counts, then the drop-ins of all (systemd.unit(5))."""
@@ -25,7 +29,7 @@ def read_settings(root: str) -> Settings:
     mains = [f"{directory}/kmodd.conf" for directory in CONF_DIRS]
     main = next((path for path in mains if os.path.exists(root + path)), None)
     drop_ins = modprobe_d.ordered(
-        [(f"{directory}/kmodd.conf.d", names_in(f"{root}{directory}/kmodd.conf.d")) for directory in CONF_DIRS],
+        [(f"{directory}/kmodd.conf.d", _names(f"{root}{directory}/kmodd.conf.d")) for directory in CONF_DIRS],
         suffixes=(".conf",),
     )
     return kmodd_conf.parse(_files(root, [*([main] if main else []), *drop_ins]))
@@ -38,7 +42,7 @@ def settings_directories(root: str) -> list[str]:
 
 def settings_marks(root: str) -> tuple[tuple[str, Mark], ...]:
     """What tells that kmodd.conf, a drop-in or a rule changed: the marks of all of them."""
-    paths = [f"{folder}/{name}" for folder in _folders(root) for name in sorted(names_in(folder))]
+    paths = [f"{folder}/{name}" for folder in _folders(root) for name in sorted(_names(folder))]
     return tuple((path, mark_of(path)) for path in paths if path.endswith(".conf"))
 
 
@@ -49,26 +53,71 @@ def _folders(root: str) -> list[str]:
 def read_boot_list(root: str) -> BootList:
     """What is to be loaded at boot: command line, /etc/modules, modules-load.d below `root`."""
     paths = modules_load_d.ordered(
-        [(directory, names_in(root + directory)) for directory in BOOT_DIRS],
+        [(directory, _names(root + directory)) for directory in BOOT_DIRS],
         etc_modules=os.path.isfile(root + modules_load_d.ETC_MODULES),
     )
     line = read_file(root + cmdline.PATH)
-    command_line = cmdline.parse(_text(line)) if line is not None else cmdline.EMPTY
+    command_line = cmdline.parse(decode(line)) if line is not None else cmdline.EMPTY
     return modules_load_d.parse(_files(root, paths), command_line)
+
+
+def read_rules(root: str) -> Parsed:
+    """The rules of policy.d below `root`. A file that cannot be read is a problem: without it more might be allowed."""
+    folders = [f"{directory}/policy.d" for directory in CONF_DIRS]
+    paths = modprobe_d.ordered([(folder, _names(root + folder)) for folder in folders], suffixes=(".conf",))
+    files = []
+    unreadable = []
+    for path in paths:
+        data = read_file(_opened(root, path))
+        if data is None:
+            unreadable.append(Problem(Where(path, 0), 0, "", "expected a file that can be read, or none"))
+        else:
+            files.append(ConfFile(path, decode(data)))
+    parsed = policy_d.parse(files)
+    return Parsed(parsed.rules, (*unreadable, *parsed.problems))
+
+
+def read_flags(root: str) -> frozenset[str]:
+    """The flags that are set now. One counts if it is root's (or ours), in a folder that nobody else writes to."""
+    folder = root + FLAGS_DIR
+    try:
+        about = os.lstat(folder)
+    except OSError:
+        return frozenset()
+    if not stat.S_ISDIR(about.st_mode) or not _trusted(about) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return frozenset()
+    return frozenset(name for name in _names(folder) if _is_flag(f"{folder}/{name}"))
+
+
+def _opened(root: str, path: str) -> str:
+    """Where to open a file; a link to an absolute path stays below the root, as it would be on that machine."""
+    try:
+        target = os.readlink(root + path)
+    except OSError:
+        return root + path
+    return root + target if target.startswith("/") and target != os.devnull else root + path
+
+
+def _is_flag(path: str) -> bool:
+    try:
+        about = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(about.st_mode) and _trusted(about)
+
+
+def _trusted(about: os.stat_result) -> bool:
+    return about.st_uid in (0, os.geteuid())
 
 
 def _files(root: str, paths: list[str] | tuple[str, ...]) -> list[ConfFile]:
     read = [(path, read_file(root + path)) for path in paths]
-    return [ConfFile(path, _text(data)) for path, data in read if data is not None]
+    return [ConfFile(path, decode(data)) for path, data in read if data is not None]
 
 
-def names_in(folder: str) -> list[str]:
+def _names(folder: str) -> list[str]:
     """The names in a folder, in no order; none where it cannot be read."""
     try:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")

@@ -23,7 +23,7 @@ from kmodd.config.policy_d import (
     uid_range,
 )
 from kmodd.errors import Where
-from kmodd.host.policy_files import read_flags, read_rules
+from kmodd.host.config_files import read_flags, read_rules
 from kmodd.planning.request import ORIGINS
 
 FILE = "/etc/kmodd/policy.d/10-x.conf"
