@@ -6,6 +6,7 @@ import errno
 import os
 
 from kmodd.kernel.uevent import Uevent
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
     for devpath, (subsystem, text) in sorted(texts.items()):
         if unbound and os.path.islink(f"{sys}{devpath}/driver"):
             continue
-        found = tuple(alias for alias in text.decode("utf-8", "surrogateescape").split("\n") if alias)
+        found = tuple(alias for alias in decode(text).split("\n") if alias)
         if found:
             properties = tuple(("MODALIAS", alias) for alias in found)
             yield Uevent("add", devpath, subsystem, found, 0, synthetic=True, properties=properties)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from kmodd.host.tree import Mark, mark_of, read_file
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _SUFFIXES = ("", ".zst", ".xz")
 
 def firmware_dirs(root: str, release: str) -> tuple[str, ...]:
     """The directories in the kernel's order, without `root`; an administrator's own comes first."""
-    own = (read_file(root + PATH) or b"").decode("utf-8", "surrogateescape").removesuffix("\n")
+    own = decode(read_file(root + PATH) or b"").removesuffix("\n")
     usual = (f"{base}{below}" for base in ("/lib/firmware/updates", "/lib/firmware") for below in (f"/{release}", ""))
     return (*([own] if own else []), *usual)
 

@@ -15,6 +15,7 @@ import time
 
 from kmodd.dataclass import dataclass
 from kmodd.host.unix_listener import UnixListener
+from kmodd.text import decode
 
 REQUEST_SOCKET = "/run/kmodd/request"
 HELPER_IS_SET = "/run/kmodd/kernel.modprobe"
@@ -126,7 +127,7 @@ class RequestSocket:
         if not data or not _send(connection, b"a"):
             connection.close()
             return
-        request = KernelRequest(data.decode("utf-8", "surrogateescape"), pid, time.monotonic_ns(), connection)
+        request = KernelRequest(decode(data), pid, time.monotonic_ns(), connection)
         self._waiting[number] = request
         if len(data) > MAX_NAME or b"\0" in data:  # no module is called so
             self.answer(request, False)

@@ -14,6 +14,7 @@ import sys
 from collections import deque
 
 from kmodd.planning.record import JOURNAL_GAP, WARNING, Record
+from kmodd.text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,10 +136,10 @@ def datagram(record: Record) -> bytes:
     ]
     text = "".join([f"{name}={value}\n" for name, value in fields])
     if text.count("\n") == len(fields):  # nearly always
-        return text.encode("utf-8", "surrogateescape")
+        return encode(text)
     parts = []
     for name, words in fields:
-        value = words.encode("utf-8", "surrogateescape")
+        value = encode(words)
         if b"\n" in value:
             parts += [name.encode(), b"\n", len(value).to_bytes(8, "little"), value, b"\n"]
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kmodd.config import cmdline
 from kmodd.host.tree import read_file
 from kmodd.planning.load_errors import KernelFacts, Lockdown
+from kmodd.text import decode
 
 MODULES_DISABLED = "/proc/sys/kernel/modules_disabled"
 PANIC_ON_OOPS = "/proc/sys/kernel/panic_on_oops"
@@ -33,4 +34,4 @@ def _is_on(path: str) -> bool:
 
 
 def _text(path: str) -> str:
-    return (read_file(path) or b"").decode("utf-8", "surrogateescape")
+    return decode(read_file(path) or b"")

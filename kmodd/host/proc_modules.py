@@ -6,12 +6,13 @@ import os
 
 from kmodd.kernel import proc_modules
 from kmodd.kernel.proc_modules import Loaded, LoadedModule
+from kmodd.text import decode
 
 
 def read_loaded(root: str = "") -> Loaded:
     """All modules at one moment. Raises OSError."""
     with open(f"{root}/proc/modules", "rb", buffering=0) as file:
-        return proc_modules.parse_modules(file.read().decode("utf-8", "surrogateescape"))
+        return proc_modules.parse_modules(decode(file.read()))
 
 
 def holders(module: LoadedModule, root: str = "") -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import re
 
 from kmodd.dataclass import dataclass
 from kmodd.kernel.requester import Requester
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _text(folder: int, name: str) -> str:
             data += more
     finally:
         os.close(fd)
-    return data.decode("utf-8", "surrogateescape")
+    return decode(data)
 
 
 def unit_of(cgroup: str) -> str:

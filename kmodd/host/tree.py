@@ -18,6 +18,7 @@ from kmodd.index.catalog import Catalog, Snapshot
 from kmodd.index.layer import INDEXES, TEXT_OF, Layer
 from kmodd.kernel import proc_modules
 from kmodd.kernel.proc_modules import Loaded
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Tree:
     def loaded(self) -> Loaded:
         """What the kernel has now; nothing where root/proc/modules is absent."""
         data = read_file(self.real("/proc/modules"))
-        return proc_modules.NOTHING_LOADED if data is None else proc_modules.parse_modules(_text(data))
+        return proc_modules.NOTHING_LOADED if data is None else proc_modules.parse_modules(decode(data))
 
     def check(self) -> None:
         """Raises NoTree where there is no module directory, or none of its two indexes of names."""
@@ -140,11 +141,11 @@ class Tree:
         for path in modprobe_d.ordered([*places, *self._config_places(complaints)]):
             data = read_file(self.real(path))
             if data:
-                files.append(ConfFile(path, _text(data)))
+                files.append(ConfFile(path, decode(data)))
         parts = [Config(complaints=tuple(complaints)), *(modprobe_d.parse_file(file) for file in files)]
         line = read_file(self.real(cmdline.PATH))
         if line is not None:
-            parts.append(cmdline.parse(_text(line)).config(self.extensions))
+            parts.append(cmdline.parse(decode(line)).config(self.extensions))
         return modprobe_d.merge(parts, self.extensions)
 
     def _read(self, marks: tuple[tuple[str, Mark], ...], like_kmod: bool = False) -> TreeSnapshot:
@@ -280,7 +281,3 @@ def mark_of(path: str) -> Mark:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")

@@ -15,6 +15,7 @@ import kmodd
 from kmodd.dataclass import dataclass
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.unix_listener import UnixListener
+from kmodd.text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _unusable(call: MethodCall) -> str:
 
 def _encodes(text: str) -> bool:
     try:
-        text.encode("utf-8", "surrogateescape")
+        encode(text)
     except UnicodeEncodeError:
         return False
     return True

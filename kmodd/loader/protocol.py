@@ -8,6 +8,7 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.loader.actions import Reply, Stage
+from kmodd.text import decode, encode
 
 MAX_STEP = 65536
 """Bytes of one datagram, either way."""
@@ -88,7 +89,7 @@ def encode_request(call: LoaderRequest) -> bytes:
             words = ["probe", bus, device]
         case StopRequest():
             words = ["stop"]
-    datagram = "\0".join(words).encode("utf-8", "surrogateescape")
+    datagram = encode("\0".join(words))
     if len(datagram) > MAX_STEP:
         raise ValueError(f"a step of {len(datagram)} bytes; at most {MAX_STEP}")
     if datagram.count(b"\0") >= len(words):
@@ -98,7 +99,7 @@ def encode_request(call: LoaderRequest) -> bytes:
 
 def decode_request(datagram: bytes) -> LoaderRequest:
     """The call in one datagram; raises ValueError for anything else."""
-    words = datagram.decode("utf-8", "surrogateescape").split("\0")
+    words = decode(datagram).split("\0")
     match words:
         case ["insmod", _, *_] if len(words) % 3 == 1:
             return InsmodRunRequest(tuple(map(InsmodRequest, words[1::3], words[2::3])), tuple(words[3::3]))
@@ -124,12 +125,12 @@ def _is_name(name: str) -> bool:
 def encode_reply(reply: Reply) -> bytes:
     """One datagram for `reply`."""
     words = f"{reply.errno}\0{reply.stage}\0{reply.usec}\0{reply.detail[: MAX_STEP // 8]}"
-    return words.encode("utf-8", "surrogateescape")
+    return encode(words)
 
 
 def decode_reply(datagram: bytes) -> Reply:
     """The loader's answer; raises ValueError for anything else."""
-    code, stage, usec, detail = datagram.decode("utf-8", "surrogateescape").split("\0", 3)
+    code, stage, usec, detail = decode(datagram).split("\0", 3)
     for known in _STAGES:
         if stage == known:
             return Reply(int(code), known, int(usec), detail)
