@@ -1,1 +1,22 @@
-"""Everything that runs with CAP_SYS_MODULE, and the protocol that it is spoken to with."""
+"""Everything that runs with CAP_SYS_MODULE, and what the daemon needs to use it. In reading order:
+
+With the capability, under systemd in the sandbox of kmodd-loader@.service:
+  spawner_process  forks a loader for each connection that the daemon passes
+  worker           carries out the requests of one connection
+  protocol         parses those requests; nothing in them is trusted
+  trusted_paths    decides which module and configuration files are accepted
+  actions          gives a module file to the kernel, runs an install or remove command
+  syscalls         finit_module, init_module, delete_module
+Of other folders they import `host.signals`, `host.paths`, what unpacks a compressed module, and `config.modprobe_d`
+for install and remove commands.
+
+In the daemon, without the capability:
+  spawner          connects to a spawner, or starts one
+  pool             one connection for each loader
+  kernel_stack     asks for the kernel stack of a loader
+  step_requests    a plan's step as a request, a reply as an outcome
+  capabilities     gives up capabilities for good
+
+In a tool, with the rights of its caller:
+  in_process       carries out steps with `actions`, without a loader
+"""

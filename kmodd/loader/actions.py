@@ -1,6 +1,8 @@
-"""What is done with modules, by a loader or by a tool: a file is given to the kernel, a command is run.
+"""The actions of a loader and of the tools: give a module file to the kernel, run an install or remove command.
 
-Kept apart from the loader's protocol, so that a tool need not import what belongs to that.
+Runs with CAP_SYS_MODULE in a loader, with the rights of the caller in a tool. Nothing is checked here: a loader passes
+an `opener` that checks the file, and reads the command from a checked file. Separate from `protocol`, which a tool does
+not need.
 """
 
 from __future__ import annotations
@@ -19,28 +21,32 @@ if TYPE_CHECKING:
     from kmodd.modfile.decompress import Compression
 
     Stage = Literal["file", "kernel", "command", "signal", "none"]
-    """Who gave the errno: opening or unpacking the file, the kernel, an install or remove command, a signal.
+    """Source of an errno: opening or unpacking the file, the kernel, an install or remove command, a signal.
 
-    ENOENT of the kernel means an unknown symbol, ENOENT of open a missing file: they must stay apart. none: the step
-    was not begun, because its run has ended before it.
+    ENOENT of the kernel means an unknown symbol, ENOENT of open(2) a missing file. none: the step was not started, as
+    its run ended before it.
     """
 else:
     Stage = str
 
 
 LOADER_MARK = "KMODD_LOADER"
-"""Set for the commands that a loader runs: a modprobe among them must not wait for the lane that waits for it."""
+"""Environment variable of a command that a loader runs. A modprobe in it must not wait for the daemon, whose loader
+waits for the command.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of one call."""
+    """The result of one step."""
 
     errno: int
-    """0: done."""
+    """0 on success."""
     stage: Stage
     usec: int
+    """Duration in µs."""
     detail: str = ""
+    """The reason in words if errno says too little."""
 
 
 def open_module(
@@ -111,8 +117,13 @@ def _kernel_unpacks() -> str:
 
 
 def run_command(command: str, options: str, module: str, env: Mapping[str, str]) -> int:
-    """Run it with /bin/sh, as system(3) in kmod does; the answer is its status, negative for a signal."""
-    # All signals are blocked here; the command must not inherit that.
+    """Run an install or remove command with /bin/sh, as kmod does with system(3), and wait for it.
+
+    `options` replaces $CMDLINE_OPTS unquoted, and `module` is in MODPROBE_MODULE (libkmod-module.c).
+    Returns the exit status, or the negative number of the signal that killed it. Raises OSError if /bin/sh does not
+    start.
+    """
+    # The caller has blocked all signals; the command must not inherit that.
     child = os.posix_spawn(
         "/bin/sh",
         ["sh", "-c", command.replace("$CMDLINE_OPTS", options)],

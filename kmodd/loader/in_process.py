@@ -1,7 +1,8 @@
-"""Carrying out steps in this process: what a tool does where no daemon is to do it, with the rights of its caller.
+"""Carry out steps in this process: what a tool does without the daemon, with the rights of its caller.
 
-It uses the loader's own functions. Signals are blocked while a module's init may run, because a killed init leaves
-hardware half set; they count when it is over.
+It uses the loader's functions (`actions`), but accepts any file, as kmod does: the kernel requires CAP_SYS_MODULE of
+the caller. Signals are blocked while a module's init may run, as an init that is killed leaves hardware half set up;
+they are delivered after it.
 """
 
 from __future__ import annotations
@@ -30,44 +31,44 @@ if TYPE_CHECKING:
 _BY_HAND = Reason("asked", "")
 
 SHORTEST = 6
-"""Bytes of the shortest file that kmod takes for a module (libkmod-file.c)."""
+"""Bytes of the shortest file that kmod accepts as a module (libkmod-file.c)."""
 
 
 @dataclass(frozen=True, slots=True)
 class InsertOptions:
-    """How a tool wants its steps done."""
+    """The options of modprobe, insmod and rmmod that change how a step is carried out."""
 
     force_modversion: bool = False
     force_vermagic: bool = False
     force_removal: bool = False
     wait_msec: int = 0
-    """How long a module that is in use is asked to go, again and again."""
+    """Milliseconds for which the removal of a module in use is retried."""
 
     @property
     def load_flags(self) -> int:
-        """For finit_module."""
+        """Flags of finit_module for these options."""
         return IGNORE_MODVERSIONS * self.force_modversion | IGNORE_VERMAGIC * self.force_vermagic
 
 
 class Machine:
-    """The kernel, the shell and the journal, as a tool uses them. Tests have one with another kernel."""
+    """The kernel, the shell and the journal for a tool."""
 
     def __init__(self, kernel: Kernel | None = None, tell: Callable[[Outcome], None] | None = None) -> None:
-        """`kernel` None: the running one. `tell` None: to journald, where there is one."""
+        """Use `kernel`, None for the running one, and log with `tell`, None for journald if it runs."""
         self._kernel = kernel
         self._tell = tell or _to_journal
         self.env: Mapping[str, str] = os.environ
-        """For install and remove commands."""
+        """Environment of install and remove commands."""
 
     @property
     def kernel(self) -> Kernel:
-        """Made when it is needed: ctypes costs as much as the rest of a tool. Raises OSError (ENOSYS)."""
+        """The kernel, opened at first use, as ctypes costs as much as the rest of a tool. Raises OSError (ENOSYS)."""
         if self._kernel is None:
             self._kernel = LinuxKernel()
         return self._kernel
 
     def carry_out(self, step: Step | RemovalStep, insert_options: InsertOptions, real: Callable[[str], str]) -> Reply:
-        """Do one step now. `real`: where to open what is printed as a path."""
+        """Carry out one step and return its reply. `real`: maps a printed path to the path to open."""
         begin = time.monotonic_ns()
         match step:
             case Insmod():
@@ -83,14 +84,17 @@ class Machine:
         return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
 
     def _command(self, command: str, options: str, module: str) -> tuple[int, Stage, str]:
-        """Errno, and the exit status as text."""
+        """Run a command; return EINVAL or 0, the stage, and the exit status as text."""
         with SignalsBlocked():
             status = run_command(command, options, module, self.env)
-        # Only the exit status is looked at, not death by a signal (libkmod, command_do).
+        # Only an exit status counts, not death by a signal (libkmod-module.c, command_do).
         return (errno.EINVAL if status > 0 else 0), "command", str(max(status, 0))
 
     def insert(self, path: str, options: str, flags: int) -> tuple[int, Stage, str]:
-        """Give one file to the kernel: errno, who gave it, and words where the errno says too little."""
+        """Load one module file; return errno (0 on success), its stage, and a reason if errno says too little.
+
+        flags: of finit_module.
+        """
         try:
             give = open_module(path, flags)
             if os.path.getsize(path) < SHORTEST:
@@ -105,7 +109,7 @@ class Machine:
         return 0, "kernel", ""
 
     def remove(self, name: str, insert_options: InsertOptions) -> int:
-        """Have the kernel remove one module, asking for as long as `insert_options` says: 0 or errno."""
+        """Remove one module, retrying while it is in use for `wait_msec`. Return 0 or errno."""
         flags = os.O_NONBLOCK | (os.O_TRUNC if insert_options.force_removal else 0)
         deadline = time.monotonic() + insert_options.wait_msec / 1000
         pause = 0.001
@@ -123,21 +127,21 @@ class Machine:
                 return 0
 
     def insert_file(self, path: str, options: str, insert_options: InsertOptions) -> Reply:
-        """Give a file to the kernel for insmod, and write the record of it to the journal."""
+        """Load a module file for insmod and log the outcome."""
         step = Insmod(module_of_path(path), path, options, _BY_HAND)
         reply = self.carry_out(step, insert_options, str)
         self.tell(outcome_of(Request(path, "operator"), step, reply))
         return reply
 
     def remove_module(self, name: ModuleName, insert_options: InsertOptions) -> int:
-        """rmmod: have the kernel remove a module and tell of it; 0 or errno."""
+        """Remove a module for rmmod and log the outcome. Return 0 or errno."""
         step = Rmmod(name, _BY_HAND)
         reply = self.carry_out(step, insert_options, str)
         self.tell(outcome_of(Request(name, "operator", removing=RemovalOptions()), step, reply))
         return reply.errno
 
     def tell(self, outcome: Outcome) -> None:
-        """Leave the one record of it in the journal, as the daemon does; never waits, and never fails."""
+        """Write one record of `outcome` to the journal, as the daemon does. Never blocks and never fails."""
         self._tell(outcome)
 
 
@@ -153,11 +157,11 @@ def _to_journal(outcome: Outcome) -> None:
 
 
 def must_not_wait() -> bool:
-    """Whether a loader may be waiting for us, so that we must not wait for its lane.
+    """Return whether a loader may be waiting for this process, which must then not wait for the daemon.
 
-    A loader runs us by an install or remove command: known by the mark in the environment, and by the processes above
-    us, for a command may run us with another environment. Or the kernel runs us itself, below kthreadd (pid 2): the
-    module that asks may be in its init, and that init in a loader.
+    True in an install or remove command of a loader, recognized by LOADER_MARK in the environment or, as the command
+    may have changed that, by a kmodd-loader among the ancestors. True below kthreadd (pid 2), where the kernel runs
+    modprobe: the request may come from a module's init in a loader.
     """
     if LOADER_MARK in os.environ:
         return True

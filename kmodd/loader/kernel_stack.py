@@ -1,7 +1,8 @@
-"""Where a loader that does not come back is in the kernel: its stack, asked of somebody who may read it.
+"""The kernel stack of a loader that hangs, requested from a process that may read it.
 
-Reading /proc/PID/stack takes CAP_SYS_ADMIN (fs/proc/base.c, proc_pid_stack), which the daemon has not. Under systemd
-kmodd-stack@.service answers, elsewhere the spawner does. Both tell of loaders only, and nothing here waits.
+Reading /proc/PID/stack requires CAP_SYS_ADMIN (fs/proc/base.c, proc_pid_stack), which the daemon does not have. Under
+systemd kmodd-stack@.service replies, without systemd the spawner. Both check that PID is a loader. This file runs in
+the daemon, and nothing in it blocks.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ if TYPE_CHECKING:
 
 STACK_SOCKET = "/run/kmodd/stack"
 _MAX_BYTES = 65536
-"""Bytes that count; the kernel shows 64 frames."""
+"""Bytes of a stack that are read; the kernel shows 64 frames."""
 
 
 class StackQuestion:
-    """One question under way."""
+    """One request for a kernel stack."""
 
     def __init__(self, pid: int, spawner: Spawner | None, path: str = STACK_SOCKET) -> None:
-        """Ask about the loader `pid`; `spawner` None: at the socket `path`. Raises OSError where there is nobody."""
+        """Ask `spawner`, or the socket `path` if it is None, for the stack of the loader `pid`.
+
+        Raises OSError if neither is there.
+        """
         self._text = b""
         if spawner:
             self._connection = spawner.ask_stack(pid)
@@ -37,11 +41,14 @@ class StackQuestion:
             raise
 
     def fileno(self) -> int:
-        """For select: readable when `answer` gets on."""
+        """Return the descriptor, readable when `answer` has more to read."""
         return self._connection.fileno()
 
     def answer(self) -> tuple[str, ...] | None:
-        """The frames, innermost first ("msleep+0x2d/0x40"); none: not to be had; None: not all has come yet."""
+        """Read on; return the frames, innermost first ("msleep+0x2d/0x40"), or None while the stack is incomplete.
+
+        The tuple is empty if the stack cannot be read.
+        """
         while len(self._text) < _MAX_BYTES:
             try:
                 data = self._connection.recv(_MAX_BYTES)
@@ -53,9 +60,9 @@ class StackQuestion:
                 break
             self._text += data
         lines = self._text[:_MAX_BYTES].decode("ascii", "replace").splitlines()
-        # "[<0>] " stands where an address was in older kernels.
+        # Each line begins with "[<0>] ", or with an address in older kernels.
         return tuple(line.partition("] ")[2] if line.startswith("[<") else line for line in lines)
 
     def close(self) -> None:
-        """Whatever is still to come is not wanted."""
+        """Close the connection; the rest of the stack is not read."""
         self._connection.close()

@@ -1,6 +1,7 @@
-"""The daemon's side of the loaders: a `Loader` hands one call after the other to one loader process.
+"""The daemon's connections to its loaders: `Loader` for one process, `LoaderPool` for those that are idle.
 
-The spawner forks them. A loader is never killed from here: its connection is closed, and it ends when it is idle.
+This runs in the daemon, without CAP_SYS_MODULE. It never kills a loader: it closes the connection, and the loader ends
+once its request is done.
 """
 
 from __future__ import annotations
@@ -20,60 +21,61 @@ if TYPE_CHECKING:
     import socket
 
 STILLBORN_PAUSE = 5.0
-"""Seconds before another spare is started after a loader that died at birth."""
+"""Seconds without new spare loaders after one died before it sent its pid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The loader is gone without an answer: it was killed, or an oops took it along."""
+    """The loader ended without a reply: it was killed, by a signal or by an oops."""
 
     begun: bool = True
-    """False: it had not even read the call."""
+    """Whether it may have started the request; False if it never read it."""
 
 
 @dataclass(slots=True, eq=False)
 class Loader:
-    """One loader process, and whether a call is with it that it has not answered at all."""
+    """The connection to one loader process."""
 
     connection: socket.socket
     pid: int = 0
-    """0 until the loader has said it; the peer's credentials would name ourselves."""
+    """0 until the loader has sent it; SO_PEERCRED would give the daemon's own, which made the socket pair."""
     busy: bool = False
+    """It has a request that it has not replied to at all."""
     stopped: bool = False
-    """It was told to end its run."""
+    """A StopRequest was sent after the current request."""
     _was_reset: bool = False
-    """It has closed its end with something of ours unread."""
+    """It has closed its end with data unread."""
 
     def fileno(self) -> int:
-        """For select."""
+        """Return the descriptor of the connection."""
         return self.connection.fileno()
 
-    def start(self, call: LoaderRequest) -> bool:
-        """Hand over one call, or one run of files. False: the loader is gone, and nothing of it was begun."""
+    def start(self, request: LoaderRequest) -> bool:
+        """Send a request. Return False if the loader is gone and has started nothing of it."""
         try:
-            self.connection.send(encode_request(call))
+            self.connection.send(encode_request(request))
         except (BrokenPipeError, ConnectionResetError):
             return False
         self.busy, self.stopped = True, False
         return True
 
     def stop(self) -> None:
-        """Have the run under way end after the present file; raises nothing."""
+        """Ask the loader to end its run after the current file. Raises nothing."""
         self.stopped = True
         with contextlib.suppress(OSError):
             self.connection.send(encode_request(StopRequest()))
 
     def receive(self) -> Reply | Died | None:
-        """What came from the loader; None: nothing that ends a call (its greeting, or no datagram yet)."""
+        """Return the next reply, or Died; None if there is no datagram yet, or it was the loader's pid."""
         try:
             datagram = self.connection.recv(MAX_STEP)
         except BlockingIOError:
             return None
         except ConnectionResetError:
             self._was_reset = True
-            return self.receive()  # it is told before what the peer had said still
+            return self.receive()  # the error comes before the datagrams that the peer had still sent
         if not datagram:
-            # unix(7): the peer has closed with data unread, and if nothing was answered that is our call.
+            # ECONNRESET (unix(7)): the peer closed with data unread; without a reply so far, the data is our request.
             return Died(begun=not (self._was_reset and self.busy and not self.stopped))
         try:
             if not self.pid:
@@ -81,46 +83,46 @@ class Loader:
                 return None
             reply = decode_reply(datagram)
         except ValueError:
-            return Died()  # whatever this is, it is no loader that one could go on with
+            return Died()  # not a loader's datagram: the process cannot be used further
         self.busy = False
         return reply
 
     def close(self) -> None:
-        """Let the loader go; one that is in a module's init ends after it."""
+        """Close the connection. A loader that is in a module's init ends after it."""
         with contextlib.suppress(OSError):
             self.connection.close()
 
 
 def loader_on(connection: socket.socket) -> Loader:
-    """The lane of a loader by its connection."""
+    """Return a Loader for an open connection, which becomes non-blocking."""
     connection.setblocking(False)
     return Loader(connection)
 
 
 class LoaderPool:
-    """The loaders that are at hand: started, connected, and not at work.
+    """The idle loaders, connected and ready for a request.
 
-    With one in reserve a request from inside a module's init, and the line after a crash, go on at once.
+    A spare one serves a request from inside a module's init, and the next step after a crash, without delay.
     """
 
     def __init__(self, spawner: Spawner | None = None) -> None:
-        """`spawner` None: one of systemd's is asked for when it is needed."""
+        """Use `spawner`; None: have systemd start one when it is needed."""
         self._spawner = spawner
         self._not_before = 0.0
         self.max_idle = 2
-        """As many are kept though nothing is to be done; the others of a burst are let go."""
+        """Number of idle loaders that are kept; more of them are closed when they are given back."""
         self.idle: list[Loader] = []
 
     def get(self) -> Loader:
-        """One at hand, or a new one. Raises OSError where there is no way to a loader."""
+        """Return an idle loader, or a new one. Raises OSError as `open` does."""
         return self.idle.pop() if self.idle else self.open()
 
     def open(self) -> Loader:
-        """A new one. Raises OSError: no spawner is to be had, or more is asked than it can do."""
+        """Return a new loader. Raises OSError: there is no spawner, or its queue is full."""
         if self._spawner:
             try:
                 return loader_on(self._spawner.connect())
-            except (BrokenPipeError, ConnectionResetError):  # it is gone
+            except (BrokenPipeError, ConnectionResetError):  # the spawner is gone
                 if self._spawner.pid:
                     raise
                 self._spawner.close()
@@ -129,35 +131,35 @@ class LoaderPool:
         return loader_on(self._spawner.connect())
 
     def ask_stack(self, pid: int) -> StackQuestion | None:
-        """Ask where the kernel has this loader; None: nobody can tell."""
+        """Ask for the kernel stack of the loader `pid`; return None if that is not possible."""
         with contextlib.suppress(OSError):
             return StackQuestion(pid, self._spawner if self._spawner and self._spawner.pid else None)
         return None
 
-    def give_back(self, lane: Loader) -> None:
-        """It has done its work."""
+    def give_back(self, loader: Loader) -> None:
+        """Return a loader that has finished its request; close it if enough are idle."""
         if len(self.idle) < self.max_idle:
-            self.idle.append(lane)
+            self.idle.append(loader)
         else:
-            lane.close()
+            loader.close()
 
     def keep_spare(self, count: int = 1) -> None:
-        """Have so many at hand, if they can be had now."""
+        """Start loaders until `count` are idle; fewer if none can be started now."""
         with contextlib.suppress(OSError):
             while len(self.idle) < count and time.monotonic() >= self._not_before:
                 self.idle.append(self.open())
 
-    def lost(self, lane: Loader) -> None:
-        """This loader is gone."""
-        if lane in self.idle:
-            self.idle.remove(lane)
-        if not lane.pid:
-            # It never said a word: the next one will hardly do better, and must not be started without end.
+    def lost(self, loader: Loader) -> None:
+        """Drop a loader that has ended."""
+        if loader in self.idle:
+            self.idle.remove(loader)
+        if not loader.pid:
+            # It failed to start, and the next one is likely to fail too: do not start one in every round.
             self._not_before = time.monotonic() + STILLBORN_PAUSE
-        lane.close()
+        loader.close()
 
     def close(self) -> None:
-        """Let those at hand go."""
+        """Close the idle loaders and the connection to the spawner."""
         while self.idle:
             self.idle.pop().close()
         if self._spawner:
@@ -165,7 +167,7 @@ class LoaderPool:
 
 
 def reap() -> None:
-    """Let loaders that were our children and have ended go."""
+    """Reap the children that have ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass

@@ -1,6 +1,8 @@
-"""What the daemon and a loader say to each other: words with a NUL between them, which no word can have.
+"""The protocol between the daemon and a loader: one datagram for each request and each reply.
 
-One datagram is one call, or one answer.
+A datagram is words separated by NUL, which no path, name or option can contain. A loader parses requests with
+`decode_request`, which checks their form and the names in a ProbeRequest. Paths are checked when they are opened
+(`trusted_paths`). A module name, and module options, reach the kernel as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from kmodd.loader.actions import Reply, Stage
 from kmodd.text import decode, encode
 
 MAX_STEP = 65536
-"""Bytes of one datagram, either way."""
+"""Bytes of one datagram, in either direction."""
 
 _STAGES: tuple[Stage, ...] = ("file", "kernel", "command", "signal", "none")
 _MAX_NAME = 255
@@ -20,63 +22,66 @@ _MAX_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class InsmodRequest:
-    """Give this file to the kernel."""
+    """One module file to load; part of an InsmodRunRequest."""
 
     path: str
-    """As it is to be opened."""
+    """The path to open, with `--root`."""
     options: str
+    """Module parameters, separated by spaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class InsmodRunRequest:
-    """Give these files to the kernel, one after the other, until one is not taken. Each is answered by one Reply."""
+    """Load these files in order, until the first that fails. Each file is answered by one Reply."""
 
     steps: tuple[InsmodRequest, ...]
     modules: tuple[str, ...]
-    """Their names: what has come in by other ways meanwhile ends the run."""
+    """Module name of each file. A module that is already in /sys/module ends the run before its file."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """End the run under way after the present file. There is no reply to this itself."""
+    """End the current run after the present file. Has no reply of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class RmmodRequest:
-    """Have the kernel remove this module, if nothing uses it."""
+    """Remove this module, unless it is in use (delete_module(2) with O_NONBLOCK)."""
 
     module: str
 
 
 @dataclass(frozen=True, slots=True)
 class ShellRequest:
-    """Run the install or remove command that stands at this place; the loader reads it there itself."""
+    """Run the install or remove command of a configuration line. The loader reads the command from the file itself."""
 
     module: str
     at: Where
+    """File and line of the command."""
     real_file: str
-    """`at.file` as it is to be opened."""
+    """`at.file` with `--root`, to open."""
     options: str
+    """Replaces $CMDLINE_OPTS in the command (modprobe.d(5))."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """Have the kernel look for a driver for this device again (Documentation/ABI/testing/sysfs-bus, drivers_probe)."""
+    """Write this device to its bus's drivers_probe (Documentation/ABI/testing/sysfs-bus)."""
 
     bus: str
     """A directory of /sys/bus."""
     device: str
-    """A name in its `devices`."""
+    """An entry of its `devices` directory."""
 
 
 LoaderRequest = InsmodRunRequest | RmmodRequest | ShellRequest | ProbeRequest | StopRequest
-"""What a loader can be told. Each is answered by one Reply, but a run by one for each file, and StopRequest by none."""
+"""All requests to a loader. Each has one Reply; InsmodRunRequest has one for each file, StopRequest none."""
 
 
-def encode_request(call: LoaderRequest) -> bytes:
-    """One datagram for `call`; raises ValueError where it would not fit, and for a NUL in it."""
+def encode_request(request: LoaderRequest) -> bytes:
+    """Return `request` as one datagram. Raises ValueError if it exceeds MAX_STEP, or if a word contains NUL."""
     words: list[str]
-    match call:
+    match request:
         case InsmodRunRequest(steps, modules):
             words = ["insmod"]
             for step, module in zip(steps, modules, strict=True):
@@ -91,14 +96,14 @@ def encode_request(call: LoaderRequest) -> bytes:
             words = ["stop"]
     datagram = encode("\0".join(words))
     if len(datagram) > MAX_STEP:
-        raise ValueError(f"a step of {len(datagram)} bytes; at most {MAX_STEP}")
+        raise ValueError(f"loader request of {len(datagram)} bytes exceeds the limit of {MAX_STEP}")
     if datagram.count(b"\0") >= len(words):
-        raise ValueError("a step with a NUL in a word")
+        raise ValueError("loader request contains NUL in a word")
     return datagram
 
 
 def decode_request(datagram: bytes) -> LoaderRequest:
-    """The call in one datagram; raises ValueError for anything else."""
+    """Parse a request from one datagram. Raises ValueError if it is none."""
     words = decode(datagram).split("\0")
     match words:
         case ["insmod", _, *_] if len(words) % 3 == 1:
@@ -109,29 +114,29 @@ def decode_request(datagram: bytes) -> LoaderRequest:
             return ShellRequest(module, Where(file, int(line)), real_file, options)
         case ["probe", bus, device]:
             if not _is_name(bus) or " " in bus or not _is_name(device):
-                raise ValueError(f"{device!r} on {bus!r} is no name of a device on a bus")
+                raise ValueError(f"{device!r} on bus {bus!r} is not a valid device name")
             return ProbeRequest(bus, device)
         case ["stop"]:
             return StopRequest()
-    raise ValueError(f"{words[0]!r} with {len(words) - 1} words is nothing that a loader does")
+    raise ValueError(f"unknown request {words[0]!r} with {len(words) - 1} words")
 
 
 def _is_name(name: str) -> bool:
-    """It may be a directory of /sys/bus, or a device: "Fixed MDIO bus.0" is one, and so is "soc@0:ports,1"."""
+    """Return whether `name` is one valid path component in /sys/bus, such as "Fixed MDIO bus.0" or "soc@0:ports,1"."""
     is_plain = name.isascii() and name.isprintable() and "/" not in name
     return is_plain and 0 < len(name) <= _MAX_NAME and name not in (".", "..")
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """One datagram for `reply`."""
+    """Return `reply` as one datagram, its detail cut to MAX_STEP / 8 characters."""
     words = f"{reply.errno}\0{reply.stage}\0{reply.usec}\0{reply.detail[: MAX_STEP // 8]}"
     return encode(words)
 
 
 def decode_reply(datagram: bytes) -> Reply:
-    """The loader's answer; raises ValueError for anything else."""
+    """Parse a reply from one datagram. Raises ValueError if it is none."""
     code, stage, usec, detail = decode(datagram).split("\0", 3)
     for known in _STAGES:
         if stage == known:
             return Reply(int(code), known, int(usec), detail)
-    raise ValueError(f"{stage!r} is no stage")
+    raise ValueError(f"unknown stage {stage!r}")

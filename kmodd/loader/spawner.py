@@ -1,12 +1,13 @@
-"""The daemon's side of the spawner: the process that makes its loaders, by fork (`spawning`).
+"""The daemon's connection to the spawner, the process that forks its loaders (`spawner_process`).
 
-Under systemd it is an instance of `kmodd-loader@.service`, made by connecting to that unit's socket. Elsewhere the
-daemon starts it, then drops what it does not need itself (`privilege`). Either way the daemon can only ask: one
-datagram on a SOCK_SEQPACKET connection, with one descriptor beside it. `loader`: the far end of a new lane. `stack
-PID`: where to write /proc/PID/stack of one of the spawner's own loaders. There are no answers.
+Under systemd the spawner is an instance of `kmodd-loader@.service`, started by connecting to that unit's socket.
+Without systemd the daemon starts it and then gives up its own capabilities (`capabilities`). This file runs in the
+daemon, which can send two messages on the SOCK_SEQPACKET connection, each with one descriptor; neither has a reply:
+`loader` passes the spawner's end of a connection to a new loader, `stack PID` where to write /proc/PID/stack of one of
+the spawner's own loaders.
 
-A started Python that forks takes milliseconds; another one that starts, in a sandbox of its own, half a second under an
-emulator. This file imports little, so that the daemon can ask for a spawner before it has imported anything else.
+A fork of a running Python takes milliseconds, a new Python in a sandbox of its own half a second under an emulator.
+This file imports little, so that the daemon can start a spawner before its other imports.
 """
 
 from __future__ import annotations
@@ -22,21 +23,24 @@ if TYPE_CHECKING:
     from kmodd.loader.trusted_paths import Trusted
 
 _INHERITED = 3
-"""The descriptor of the connection in a spawner that the daemon starts."""
+"""Descriptor of the connection in a spawner that the daemon has started."""
 
 
 class Spawner:
-    """A connection to one."""
+    """A connection to a spawner process."""
 
     def __init__(self, connection: socket.socket, pid: int = 0) -> None:
-        """`pid`: of a child of ours, to be reaped; it may look where its loaders are in the kernel. 0: systemd's."""
+        """Take over an open connection.
+
+        `pid`: of a child of this process, which reaps it and can ask it for kernel stacks; 0 if systemd started it.
+        """
         self._connection = connection
         self._connection.setblocking(False)
         self.pid = pid
 
     @classmethod
     def of_systemd(cls) -> Spawner:
-        """One that systemd makes; does not wait for it to begin. Raises OSError: no such socket, connection refused."""
+        """Have systemd start one, without waiting for it. Raises OSError: no such socket, connection refused."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             connection.connect(LOADER_SOCKET)
@@ -47,7 +51,7 @@ class Spawner:
 
     @classmethod
     def of_ours(cls, trusted: Trusted) -> Spawner:
-        """Start one, in a session of its own, so that a Ctrl-C for the daemon does not reach it. Raises OSError."""
+        """Start one as a child, in a new session so that a Ctrl-C for the daemon does not reach it. Raises OSError."""
         connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         with theirs:
@@ -63,21 +67,25 @@ class Spawner:
         return cls(connection, pid)
 
     def fileno(self) -> int:
-        """For select: readable once it is gone."""
+        """Return the descriptor, readable once the spawner is gone."""
         return self._connection.fileno()
 
     def connect(self) -> socket.socket:
-        """A connection to a new loader, blocking like any new socket; does not wait for it to begin.
+        """Return a connection, in blocking mode, to a new loader, without waiting for it to start.
 
-        Raises OSError: the spawner is gone, or more is asked than it can do.
+        Raises OSError: the spawner is gone, or its queue is full.
         """
         return self._ask(b"loader", socket.SOCK_SEQPACKET)
 
     def ask_stack(self, pid: int) -> socket.socket:
-        """A stream that brings the kernel stack of the loader `pid` and its end; nothing if it is not one. OSError."""
+        """Return a stream of the kernel stack of the loader `pid`, empty if it is none of this spawner's.
+
+        Raises OSError as `connect` does.
+        """
         return self._ask(b"stack %d" % pid, socket.SOCK_STREAM)
 
     def _ask(self, message: bytes, kind: int) -> socket.socket:
+        """Send a message with one end of a new socket pair, and return the other end."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         with theirs:
             try:
@@ -88,5 +96,5 @@ class Spawner:
         return ours
 
     def close(self) -> None:
-        """Let it go. Loaders stay until their connections close, and it as long as they do."""
+        """Close the connection. Loaders run until their own connections close, and the spawner as long as they do."""
         self._connection.close()

@@ -1,14 +1,18 @@
-"""The spawner itself: a process that forks a loader for each connection that it is passed (`spawner`).
+"""The spawner: a process with CAP_SYS_MODULE that forks a loader for each connection passed to it.
 
-It ends when the daemon's end of its own connection is closed and its last loader has ended: it reaps them, and under
-systemd its unit lasts as long as any of them.
+Its peer is the daemon that started it; under systemd, where the socket is /run/kmodd/loader, any process of root. A
+peer can do two things: have a loader forked, which then checks its requests itself (`worker`), and read the kernel
+stack of a loader of this spawner. Any other message has no effect.
 
-Boot waits for its start, so it does without the modules socket, selectors and signal, as the loader does.
+It reaps its loaders, and ends when its peer has closed the connection and the last loader has ended. Under systemd the
+unit lasts as long as that.
+
+Boot waits for this process to start, so it does not import socket, selectors and signal.
 """
 
 from __future__ import annotations
 
-import _socket  # the C half: the other one makes enum members of all its constants, which takes longer than a fork
+import _socket  # not socket, which makes enum members of all constants; that takes longer than a fork
 import os
 import select
 import sys
@@ -25,38 +29,41 @@ if TYPE_CHECKING:
     from kmodd.loader.trusted_paths import Trusted
 
 _MAX_MESSAGE = 64
+"""Bytes of the longest message that is read."""
 _FD_BYTES = 4
-"""Of a descriptor in a control message (unix(7))."""
-_LOOK_AGAIN = 1000
-"""Milliseconds between looks for a loader whose end nothing tells."""
+"""Bytes of a descriptor in a control message (SCM_RIGHTS in unix(7))."""
+_REAP_INTERVAL = 1000
+"""Milliseconds between calls of waitpid(2) while a loader has no pidfd."""
 
 
-def run(connection: int, kernel: Kernel, trusted: Trusted, held: SignalsBlocked | None = None) -> None:
-    """Be the spawner of this connection, an open descriptor, until the peer has closed it and no loader is left.
+def run(connection: int, kernel: Kernel, trusted: Trusted, blocked: SignalsBlocked | None = None) -> None:
+    """Serve a connection, an open descriptor, until the peer has closed it and the last loader has ended.
 
-    `held`: signals are held back in the spawner, and in loaders only while they are at work.
+    `blocked`: block all signals in the spawner, and in a loader only during a request. None: leave them as they are.
     """
     worker.name_process("kmodd-spawner")
-    if held:
-        held.__enter__()
-    spawning = _Spawning(connection, kernel, trusted, held)
-    while spawning.has_peer or spawning.loaders:
-        spawning.wait()
+    if blocked:
+        blocked.__enter__()
+    spawner = _Spawner(connection, kernel, trusted, blocked)
+    while spawner.has_peer or spawner.loaders:
+        spawner.wait()
 
 
-class _Spawning:
-    def __init__(self, connection: int, kernel: Kernel, trusted: Trusted, held: SignalsBlocked | None) -> None:
+class _Spawner:
+    """The connection to the daemon and the loaders forked for it."""
+
+    def __init__(self, connection: int, kernel: Kernel, trusted: Trusted, blocked: SignalsBlocked | None) -> None:
         self._peer = _socket.socket(fileno=connection)
-        self._kernel, self._trusted, self._held = kernel, trusted, held
+        self._kernel, self._trusted, self._blocked = kernel, trusted, blocked
         self.loaders: dict[int, int] = {}
-        """Process number, which is its own until reaped → descriptor that tells its end (pidfd_open(2)); -1: none."""
+        """pidfd (pidfd_open(2)) of each child by its pid, which is not reused before it is reaped; -1: no pidfd."""
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self.has_peer = True
 
     def wait(self) -> None:
-        """Wait until the peer asks for something, or a loader has ended."""
-        for fd, _ in self._poll.poll(_LOOK_AGAIN if -1 in self.loaders.values() else None):
+        """Wait for a message or the end of a loader, and handle them."""
+        for fd, _ in self._poll.poll(_REAP_INTERVAL if -1 in self.loaders.values() else None):
             if fd not in self.loaders.values():
                 self._serve()
         self._reap()
@@ -65,7 +72,7 @@ class _Spawning:
         while self.loaders:
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:  # whoever started us ignores SIGCHLD: the kernel has let them go
+            except ChildProcessError:  # SIGCHLD is ignored, inherited from the parent: the kernel has reaped them
                 pid = next(iter(self.loaders))
             if not pid:
                 return
@@ -75,9 +82,9 @@ class _Spawning:
                 os.close(fd)
 
     def _serve(self) -> None:
-        """Do what one message asks for. Nothing in it ends the spawner, for all systems hang on it."""
+        """Handle one message. No content of a message ends the spawner, as all later loads need it."""
         try:
-            size = _socket.CMSG_LEN(_FD_BYTES)  # no room for a second one, which nobody would close
+            size = _socket.CMSG_LEN(_FD_BYTES)  # no room for a second one, which would stay open
             message, control, _, _ = self._peer.recvmsg(_MAX_MESSAGE, size, _socket.MSG_CMSG_CLOEXEC)
         except OSError:
             message, control = b"", []
@@ -90,11 +97,11 @@ class _Spawning:
             if message == b"loader":
                 self._fork(theirs)
             else:
-                _tell_stack(message, theirs, self.loaders)
+                _send_stack(message, theirs, self.loaders)
             os.close(theirs)
 
     def _fork(self, theirs: int) -> None:
-        """A loader for this connection. Where there can be none, the daemon sees the connection's end."""
+        """Fork a loader for this connection. If that fails, the connection closes, which the daemon notices."""
         try:
             pid = os.fork()
         except OSError:
@@ -105,19 +112,20 @@ class _Spawning:
         try:
             self.loaders[pid] = os.pidfd_open(pid)
         except OSError:
-            return  # too many descriptors: it is looked for
+            return  # too many descriptors: see _REAP_INTERVAL
         self._poll.register(self.loaders[pid], select.POLLIN)
 
     def _be_loader(self, theirs: int) -> NoReturn:
+        """Serve `theirs` as a loader in the forked child, then exit."""
         status = 1
         try:
-            os.setsid()  # a command that signals its process group is not to reach the others
+            os.setsid()  # so that a command that signals its process group does not reach the others
             self._peer.close()
             for fd in self.loaders.values():
                 if fd >= 0:
                     os.close(fd)
-            if self._held:
-                self._held.__exit__()
+            if self._blocked:
+                self._blocked.__exit__()
             worker.serve(theirs, self._kernel, self._trusted)
             status = 0
         except BaseException:
@@ -126,8 +134,8 @@ class _Spawning:
             os._exit(status)
 
 
-def _tell_stack(message: bytes, theirs: int, own: Iterable[int]) -> None:
-    """Write the kernel stack of one of our loaders. Nothing is written where it cannot be read."""
+def _send_stack(message: bytes, theirs: int, own: Iterable[int]) -> None:
+    """Write /proc/PID/stack to `theirs` for the message `stack PID`, if PID is in `own` and the stack can be read."""
     pid = message.removeprefix(b"stack ").decode("ascii", "replace")
     if pid not in map(str, own):
         return

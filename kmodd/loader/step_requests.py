@@ -1,4 +1,4 @@
-"""A step as a call to whoever carries it out, and what was replied as an outcome: the same for a loader and a tool."""
+"""From a step of a plan to a request for a loader, and from a reply to an outcome, for the daemon and for tools."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ if TYPE_CHECKING:
 
 
 def request_for(steps: tuple[Step | RemovalStep, ...], real: Callable[[str], str]) -> LoaderRequest:
-    """How a loader is told: of one step, or of files that follow one another. `real`: where to open what is printed."""
+    """Return the request for one step, or for a run of several Insmod steps.
+
+    real: maps a printed path to the path to open.
+    """
     step = steps[0]
     match step:
         case Insmod():
             files = [each for each in steps if isinstance(each, Insmod)]
-            calls = tuple(InsmodRequest(real(each.path), each.options) for each in files)
-            call: LoaderRequest = InsmodRunRequest(calls, tuple(each.module for each in files))
+            requests = tuple(InsmodRequest(real(each.path), each.options) for each in files)
+            request: LoaderRequest = InsmodRunRequest(requests, tuple(each.module for each in files))
         case Install():
-            call = ShellRequest(step.module, step.at, real(step.at.file), step.options)
+            request = ShellRequest(step.module, step.at, real(step.at.file), step.options)
         case Rmmod():
-            call = RmmodRequest(step.module)
+            request = RmmodRequest(step.module)
         case RemoveCommand():
-            call = ShellRequest(step.module, step.at, real(step.at.file), "")
+            request = ShellRequest(step.module, step.at, real(step.at.file), "")
         case _:
             assert_never(step)
-    return call
+    return request
 
 
 def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: KernelFacts | None = None) -> Outcome:
-    """What a reply means for its step; `facts` make a refusal of the kernel plainer."""
+    """Return the outcome of a step from its reply. `facts` help to explain why the kernel refused a module."""
     path = step.path if isinstance(step, Insmod) else ""
     at = step.at if isinstance(step, Install | RemoveCommand) else None
     detail = reply.detail
@@ -65,9 +68,10 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: 
 
 
 def outcome_of_death(request: Request, step: Step | RemovalStep, state: State | None, usec: int) -> Outcome:
-    """What it means that a loader died at a step; `state`: the module's in /proc/modules then.
+    """Return the outcome of a step during which the loader died.
 
-    An oops takes its caller along and leaves the name in `coming`; a kill leaves it live or gone.
+    state: the module's in /proc/modules afterwards. An oops ends the loader and leaves the module `coming`; a kill
+    leaves it live or absent. usec: µs that the step took.
     """
     path = step.path if isinstance(step, Insmod) else ""
     at = step.at if isinstance(step, Install | RemoveCommand) else None

@@ -1,4 +1,4 @@
-"""The system calls that put a module in and take it out, one thin function each, errno kept."""
+"""The system calls that load and remove a module, one function each. Nothing is checked here, but by the kernel."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ _NUMBERS = {
 
 
 class Kernel(Protocol):
-    """What a loader needs of a kernel. Tests have one of their own."""
+    """The system calls of a loader; an interface, so that tests can replace the kernel."""
 
     def finit_module(self, fd: int, options: str, flags: int) -> None:
-        """Load the module in the open file `fd`; returns when its init has returned. Raises OSError."""
+        """Load the module in the open file `fd` with parameters; return after its init. Raises OSError."""
 
     def init_module(self, image: bytes, options: str) -> None:
-        """Load a module from memory, for files that only user space can unpack. Raises OSError."""
+        """Load a module from memory, if the kernel cannot unpack its file; return after its init. Raises OSError."""
 
     def delete_module(self, name: str, flags: int) -> None:
-        """Remove the module `name`; `flags` are O_NONBLOCK and O_TRUNC (force). Raises OSError."""
+        """Remove the module `name`. `flags`: O_NONBLOCK, O_TRUNC to force (delete_module(2)). Raises OSError."""
 
 
 class LinuxKernel:
-    """The running kernel, by syscall(2): the C library has no wrappers for these."""
+    """The running kernel, called by syscall(2), as the C library has no wrappers for these calls."""
 
     def __init__(self) -> None:
-        """Raises OSError (ENOSYS) on a machine whose call numbers are not known here."""
-        import ctypes  # as much as the rest of a tool that in the end has nothing to load
+        """Raises OSError (ENOSYS) if the call numbers of this machine type are not known."""
+        import ctypes  # here: it costs as much as the rest of a tool, which may have nothing to load
 
         self._c = ctypes
         machine = os.uname().machine
         numbers = _NUMBERS.get(machine)
         if numbers is None:
-            raise OSError(38, f"no module calls known for machine type {machine}")
+            raise OSError(38, f"unknown system call numbers for machine type {machine}")
         self._init, self._delete, self._finit = map(ctypes.c_long, numbers)
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._syscall.restype = ctypes.c_long
 
     def finit_module(self, fd: int, options: str, flags: int) -> None:
-        # The options are never NULL: the kernel answers that with EFAULT.
+        # Never NULL, for which the kernel returns EFAULT.
         self._call(self._finit, fd, os.fsencode(options), flags)
 
     def init_module(self, image: bytes, options: str) -> None:

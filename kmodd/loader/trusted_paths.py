@@ -1,7 +1,9 @@
-"""What a loader takes: files of the configured trees and configuration directories, if nobody but root can write them.
+"""Which files a loader accepts: those of the module trees and configuration directories that only root can write.
 
-The daemon names a file; the loader has the capability, so it looks for itself. Whatever it looks at is the file that
-it has opened: nothing can be put in its place between the look and the use.
+The daemon, which is not trusted, names a path; the loader opens it and checks the open file, so no other file can take
+its place between check and use. The path of the open file, links resolved, must lie below a configured directory. The
+file and each directory from there down must be owned by root (or the uid of this process) and not be writable by group
+or others.
 """
 
 from __future__ import annotations
@@ -14,67 +16,67 @@ from kmodd.dataclass import dataclass
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-"""O_NONBLOCK: to open a pipe, and find that it is none of ours, must not wait for its writer."""
-
+"""O_NONBLOCK: opening a pipe, which is then refused, must not wait for its writer."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """The places of one loader, as they are to be opened."""
+    """The directories that a loader trusts, with `--root`."""
 
     trees: tuple[str, ...] = TREES
-    """Module files stand below these."""
+    """Module files must lie below one of these."""
     conf: tuple[str, ...] = CONFIG_DIRS
-    """Files with install and remove commands stand in these."""
+    """Files with install and remove commands must lie directly in one of these."""
     sys: str = "/sys"
+    """Where sysfs is mounted."""
 
     @classmethod
     def below(cls, root: str) -> Trusted:
-        """The usual places of a system whose root directory is `root`."""
+        """Return the usual directories of a system whose root directory is `root`."""
         return cls(tuple(root + tree for tree in TREES), tuple(root + folder for folder in CONFIG_DIRS), f"{root}/sys")
 
     def words(self) -> list[str]:
-        """These places as options of `kmodd loader`."""
+        """Return these directories as command-line options of `kmodd loader`."""
         options = [("--tree", self.trees), ("--conf", self.conf), ("--sys", (self.sys,))]
         return [word for option, paths in options for path in paths for word in (option, path)]
 
     def open_module(self, path: str) -> int:
-        """Open a module file to read; the descriptor.
+        """Open a module file for reading and return the descriptor, which the caller closes.
 
-        Raises OSError: EACCES where it is none that a loader takes, with the rule as its words; else that of open(2).
+        Raises OSError: EACCES if a loader does not accept the file, with the rule in strerror; else that of open(2).
         """
         fd = os.open(path, _FLAGS)
         try:
-            real = _real(fd)
-            if not _is_below(fd, real, self.trees):
-                _check(fd, real, _below(real, self.trees))
+            real = _real_path(fd)
+            if not _passes_quickly(fd, real, self.trees):
+                _check(fd, real, _tree_of(real, self.trees))
         except OSError:
             os.close(fd)
             raise
         return fd
 
     def open_config(self, path: str) -> int:
-        """Open a configuration file likewise.
+        """Open a configuration file for reading and return the descriptor. Raises OSError as `open_module` does.
 
-        A link in a configuration directory may lead out of it (Debian's alternatives make such): root has made it, and
-        no directory on the way to its target may be another's.
+        A symbolic link in a configuration directory may point out of it, as Debian's alternatives do, if every
+        directory of its target's path belongs to root alone. modules.softdep and modules.weakdep are accepted below a
+        module tree.
         """
 
         def top_of(real: str) -> str:
-            is_depmods = os.path.basename(real) in SOFTDEP_FILES
-            if is_depmods:
-                return _below(real, self.trees)
+            if os.path.basename(real) in SOFTDEP_FILES:  # written by depmod
+                return _tree_of(real, self.trees)
             folder = os.path.realpath(os.path.dirname(path))
             if folder not in map(os.path.realpath, self.conf):
                 raise OSError(errno.EACCES, f"is not in {_either(self.conf)}")
-            _no_others_below(folder, folder)
+            _check_directories(folder, folder)
             return folder if os.path.dirname(real) == folder else "/"
 
         fd = os.open(path, _FLAGS)
         try:
-            real = _real(fd)
+            real = _real_path(fd)
             _check(fd, real, top_of(real))
         except OSError:
             os.close(fd)
@@ -82,11 +84,10 @@ class Trusted:
         return fd
 
 
-def _is_below(fd: int, real: str, trees: tuple[str, ...]) -> bool:
-    """The open file passes `_check` below one of the trees. False: it may all the same, or what is wrong is told there.
+def _passes_quickly(fd: int, real: str, trees: tuple[str, ...]) -> bool:
+    """Return whether the open file passes `_check` below one of the trees; False if `_check` has to decide.
 
-    A third of the time: a tree is known by device and inode, so its links need not be followed, and nothing is asked
-    twice.
+    Takes a third of the time: a tree is recognized by device and inode, without resolving its links.
     """
     tops = []
     for tree in trees:
@@ -112,41 +113,44 @@ def _is_below(fd: int, real: str, trees: tuple[str, ...]) -> bool:
 
 
 def _check(fd: int, real: str, top: str) -> None:
-    """It is a file of root's alone, and so is each directory from `top` down to it. Raises OSError."""
+    """Raise OSError (EACCES) unless only root can write this regular file and the directories from `top` to it."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EACCES, "is not a regular file")
-    _no_others(status, "")
-    _no_others_below(top, os.path.dirname(real))
+    _check_owner(status, "")
+    _check_directories(top, os.path.dirname(real))
 
 
-def _real(fd: int) -> str:
-    """Where the open file lies, all links followed (proc(5), /proc/PID/fd)."""
+def _real_path(fd: int) -> str:
+    """Return the path of the open file, links resolved (/proc/PID/fd in proc(5)). Raises OSError (EACCES)."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError as error:
-        raise OSError(errno.EACCES, f"lies nobody knows where: /proc/self/fd: {error.strerror}") from None
+        raise OSError(errno.EACCES, f"has no known path: /proc/self/fd: {error.strerror}") from None
 
 
-def _below(real: str, trees: tuple[str, ...]) -> str:
-    """The real path of the tree that a real path is below."""
+def _tree_of(real: str, trees: tuple[str, ...]) -> str:
+    """Return the resolved path of the tree that contains a resolved path. Raises OSError (EACCES) if there is none."""
     for tree in map(os.path.realpath, trees):
         if real.startswith(tree.rstrip("/") + "/"):
             return tree
-    raise OSError(errno.EACCES, f"is not below {_either(trees)}: it is {real}")
+    raise OSError(errno.EACCES, f"is {real}, which is not below {_either(trees)}")
 
 
-def _no_others_below(top: str, folder: str) -> None:
-    """Each directory from `top` down to `folder` is root's alone."""
+def _check_directories(top: str, folder: str) -> None:
+    """Raise OSError (EACCES) unless only root can write each directory from `top` down to `folder`."""
     while True:
-        _no_others(os.stat(folder, follow_symlinks=False), f"lies in {folder}, which ")
+        _check_owner(os.stat(folder, follow_symlinks=False), f"lies in {folder}, which ")
         if len(folder) <= len(top):
             return
         folder = os.path.dirname(folder)
 
 
-def _no_others(status: os.stat_result, subject: str) -> None:
-    """Nobody can write it but root, or whoever this loader runs as. The sticky bit is no excuse for a directory."""
+def _check_owner(status: os.stat_result, subject: str) -> None:
+    """Raise OSError (EACCES) unless only root, or the uid of this process, can write the file or directory.
+
+    The sticky bit makes no difference: in such a directory others can still create files. `subject` begins the reason.
+    """
     if status.st_uid not in (0, os.geteuid()):
         raise OSError(errno.EACCES, f"{subject}is owned by uid {status.st_uid}, not by root")
     if status.st_mode & _OTHERS_WRITE:

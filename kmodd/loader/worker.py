@@ -1,16 +1,19 @@
-"""The loader: a process that carries out one step at a time and says what came of it.
+"""The loader: a process with CAP_SYS_MODULE that carries out one request at a time and replies.
 
-It serves one connected SOCK_SEQPACKET socket, in words that `loader_words` has. It starts with its process number; then
-each step is answered. Files come in runs, so that nobody has to wake up between a module and the one that needs it: a
-run ends at the first that fails, and before the next one when anything else comes from the peer, or when somebody else
-has brought the next one in or begun to; then the stage is `none`.
+It serves one connected SOCK_SEQPACKET socket (`protocol`). It first sends its pid, then a reply for each request.
+Module files come in runs, so that the daemon need not wake up between two modules. A run ends at the first file that
+fails; it also ends, with stage `none`, before a file if another request has arrived, the daemon has closed the
+connection, or the module is loaded or being loaded already.
 
-It never plans and never listens to the kernel. What it is told names files; it takes only those of `Trusted`. When its
-peer is gone it ends, but not inside a module's init: signals are blocked until all it was given is done, because a
-killed init leaves hardware half set.
+The daemon is not trusted. Module files and install commands are accepted from the files of `Trusted` only; the device
+of a probe is checked in `protocol`. Module options, names of modules to remove and $CMDLINE_OPTS are not checked; a
+removal is never forced. The loader does not plan, and reads neither uevents nor the kernel log.
 
-A boot waits for its start, so it imports little: the modules socket, json, re, signal and contextlib, and what they
-import in turn, take as long as the interpreter itself.
+It ends when its connection closes, but not during a request: all signals are blocked until the request is done, as an
+init that is killed leaves hardware half set up.
+
+Boot waits for this process to start, so it imports little: socket, json, re, signal and contextlib, with their own
+imports, take as long as the interpreter.
 """
 
 from __future__ import annotations
@@ -42,60 +45,60 @@ if TYPE_CHECKING:
 
 
 def serve(connection: int, kernel: Kernel, trusted: Trusted) -> None:
-    """Carry out steps until the peer closes the connection, which is an open descriptor."""
+    """Carry out the requests of a connection, an open descriptor, until the peer closes it."""
     name_process("kmodd-loader")
-    uninterrupted = SignalsBlocked()
+    signals_blocked = SignalsBlocked()
     try:
         os.write(connection, b"%d" % os.getpid())
         while datagram := os.read(connection, MAX_STEP):
             try:
-                call = decode_request(datagram)
+                request = decode_request(datagram)
             except ValueError as why:
-                os.write(connection, encode_reply(Reply(errno.EPROTO, "file", 0, f"not a step: {why}")))
+                os.write(connection, encode_reply(Reply(errno.EPROTO, "file", 0, f"invalid request: {why}")))
                 continue
-            with uninterrupted:  # also between the files of a run: what was not begun would be taken for lost
-                match call:
+            with signals_blocked:  # also between the files of a run, or the daemon would take the rest for lost
+                match request:
                     case StopRequest():
-                        pass  # the run was over by then
+                        pass  # the run has already ended
                     case InsmodRunRequest(steps, modules):
                         _run(steps, modules, connection, kernel, trusted)
                     case _:
-                        _answer(call, connection, kernel, trusted)
+                        _serve_step(request, connection, kernel, trusted)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # The daemon is gone; whoever comes next reads the outcome from /proc/modules.
+        pass  # The daemon is gone; the next one reads the outcome from /proc/modules.
 
 
 def _run(
     steps: tuple[InsmodRequest, ...], modules: tuple[str, ...], connection: int, kernel: Kernel, trusted: Trusted
 ) -> None:
-    """One file after the other, each answered, as long as all goes well."""
+    """Load files in order and reply to each, until one fails or the run is to end."""
     peer = select.poll()
     peer.register(connection, select.POLLIN)
     for number, step in enumerate(steps):
-        # Something has come, or the peer is gone; or the module is there.
+        # A request has arrived or the peer is gone; or the module is loaded or being loaded.
         if number and (peer.poll(0) or os.access(f"{trusted.sys}/module/{modules[number]}/initstate", os.F_OK)):
             os.write(connection, encode_reply(Reply(errno.ECANCELED, "none", 0)))
             return
-        if _answer(step, connection, kernel, trusted):
+        if _serve_step(step, connection, kernel, trusted):
             return
 
 
 _Step = InsmodRequest | RmmodRequest | ShellRequest | ProbeRequest
 
 
-def _answer(call: _Step, connection: int, kernel: Kernel, trusted: Trusted) -> int:
-    """Do one step and say what came of it. The answer: its errno."""
-    reply = _carry_out(call, kernel, trusted)
+def _serve_step(request: _Step, connection: int, kernel: Kernel, trusted: Trusted) -> int:
+    """Carry out one step, send its reply, and return its errno; 0 on success."""
+    reply = _carry_out(request, kernel, trusted)
     os.write(connection, encode_reply(reply))
     return reply.errno
 
 
-def _carry_out(call: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
+def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
     begin = time.monotonic_ns()
     stage: Stage = "kernel"
     code, detail, opening = 0, "", ""
     try:
-        match call:
+        match request:
             case InsmodRequest(path, options):
                 stage, opening = "file", path
                 give = open_module(path, opener=lambda path, _: trusted.open_module(path))
@@ -105,54 +108,57 @@ def _carry_out(call: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
                 kernel.delete_module(module, os.O_NONBLOCK)
             case ShellRequest():
                 stage, opening = "command", "/bin/sh"
-                stage, detail = _run_command_at(call, trusted)
+                stage, detail = _run_command_at(request, trusted)
                 code = errno.EINVAL if detail else 0
             case ProbeRequest(bus, device):
                 with open(f"{trusted.sys}/bus/{bus}/drivers_probe", "wb", buffering=0) as file:
                     file.write(device.encode())
             case _:
-                assert_never(call)
+                assert_never(request)
     except OSError as error:
         code = error.errno or errno.EIO
         detail = f"{opening}: {error.strerror}" if opening else ""
     return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
 
 
-def _run_command_at(call: ShellRequest, trusted: Trusted) -> tuple[Stage, str]:
-    """Run the command at a line; the answer is what failed and why, empty if nothing did."""
-    from kmodd.config import modprobe_d
+def _run_command_at(request: ShellRequest, trusted: Trusted) -> tuple[Stage, str]:
+    """Run the install or remove command of a configuration line, read from the file, which `trusted` checks.
+
+    Returns the stage and why the command failed; the reason is empty on success.
+    """
+    from kmodd.config import modprobe_d  # here: most loaders run no command
 
     try:
         with open(
-            call.real_file, encoding="utf-8", errors="surrogateescape", newline="",
+            request.real_file, encoding="utf-8", errors="surrogateescape", newline="",
             opener=lambda path, _: trusted.open_config(path),
         ) as file:  # fmt: skip
-            config = modprobe_d.parse_file(modprobe_d.ConfFile(call.at.file, file.read()))
+            config = modprobe_d.parse_file(modprobe_d.ConfFile(request.at.file, file.read()))
     except OSError as error:
-        return "command", f"{call.at.file}: {error.strerror}"
+        return "command", f"{request.at.file}: {error.strerror}"
     kind, command = next(
         (
             (kind, line.command)
             for kind, lines in (("install", config.installs), ("remove", config.removes))
             for line in lines
-            if line.at == call.at
+            if line.at == request.at
         ),
         ("", ""),
     )
     if not command:
-        return "command", f"{call.at}: no install command there any more"
-    status = run_command(command, call.options, call.module, {**os.environ, LOADER_MARK: str(os.getpid())})
+        return "command", f"{request.at}: the line is no longer an install or remove command"
+    status = run_command(command, request.options, request.module, {**os.environ, LOADER_MARK: str(os.getpid())})
     if status < 0:
         import signal
 
-        return "signal", f"{kind} command of {call.at} was killed by {signal.Signals(-status).name}"
-    return "command", f"{kind} command of {call.at} exited with status {status}" if status else ""
+        return "signal", f"{kind} command of {request.at} was killed by {signal.Signals(-status).name}"
+    return "command", f"{kind} command of {request.at} exited with status {status}" if status else ""
 
 
 def name_process(name: str) -> None:
-    """Be called so in ps and in the kernel's trace of module loads; at most 15 bytes."""
+    """Set the name of this process, at most 15 bytes, for ps(1) and the kernel's trace of module loads."""
     try:
         with open("/proc/self/comm", "wb", buffering=0) as file:
             file.write(name.encode())
     except OSError:
-        pass  # where there is no /proc, nobody looks
+        pass  # without /proc there is no ps(1) to read it
