@@ -1,8 +1,8 @@
-"""The control socket: Varlink `io.kmodd` on `/run/kmodd/io.kmodd`.
+"""The control socket: Varlink interface `io.kmodd` on `/run/kmodd/io.kmodd`.
 
-Frames are checked and described by the `varlink` package, which is imported at the first connection. Its own
-servers are not used: they know neither the caller's credentials nor a limit. A call becomes a `MethodCall` that is
-returned to the daemon's loop, which answers it at once or later; nothing here knows the daemon.
+The `varlink` package, imported at the first call, validates calls and describes the interface. Its servers are not
+used, as they have no limits and do not pass on the caller's credentials. Each call is returned as a `MethodCall` to the
+daemon's event loop, which answers it at once or later.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 64
 MAX_FRAME = 64 * 1024
-"""Bytes of one call, its NUL included."""
+"""Bytes of one call, including its NUL."""
 MAX_TEXT = 4096
-"""Characters of one name or parameter; the longest modalias has some hundred."""
+"""Characters of one name or parameter; the longest modalias has a few hundred."""
 MAX_UNREAD = 4 * 1024 * 1024
-"""Bytes of answers that a caller may leave unread before it is cut off."""
+"""Bytes of unread replies after which a caller is disconnected."""
 
 _UCRED = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
 class StatusCall:
-    """What the daemon does now."""
+    """Report the state of the daemon."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainCall:
-    """The plan for a request, as an operator's."""
+    """Report the plan for a request of an operator."""
 
     request: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadCall:
-    """Load as an operator."""
+    """Load a module or alias for an operator."""
 
     request: str
     parameters: tuple[str, ...]
@@ -56,7 +56,7 @@ class LoadCall:
 
 @dataclass(frozen=True, slots=True)
 class UnloadCall:
-    """Remove as an operator."""
+    """Remove a module or alias for an operator."""
 
     request: str
     first_time: bool
@@ -65,19 +65,20 @@ class UnloadCall:
 
 @dataclass(frozen=True, slots=True)
 class SettleCall:
-    """Be told when all events so far are answered; None: wait for ever."""
+    """Report when all events so far have been handled."""
 
     timeout_usec: int | None
+    """µs; None: no timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadCall:
-    """Read indexes and configuration again."""
+    """Reload indexes and configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealCall:
-    """Refuse what no rule allows; or no longer."""
+    """Seal, or remove the seal: refuse every request that no policy rule allows."""
 
     sealed: bool
 
@@ -86,14 +87,14 @@ MethodCall = StatusCall | ExplainCall | LoadCall | UnloadCall | SettleCall | Sea
 
 
 class _Called(Exception):
-    """Carries a wish out of the varlink package, which has checked the call by then."""
+    """Carries a validated call out of the varlink package."""
 
     def __init__(self, call: MethodCall) -> None:
         self.call = call
 
 
 class _Interface:
-    """The methods of io.kmodd: each only says what is wished. Names are the interface file's."""
+    """The methods of io.kmodd, which only raise the call. Names and parameters are those of the interface file."""
 
     def Status(self) -> None:
         raise _Called(StatusCall())
@@ -117,13 +118,13 @@ class _Interface:
         raise _Called(ReloadCall())
 
 
-def _unusable(call: MethodCall) -> str:
-    """The parameter of a wish that nothing on this machine can be meant by; empty: none."""
+def _invalid_parameter(call: MethodCall) -> str:
+    """Return the name of the first invalid parameter of a call; empty if all are valid."""
     if isinstance(call, SettleCall):
         usec = call.timeout_usec
         return "timeout_usec" if usec is not None and not 0 <= usec < 2**63 else ""
     if isinstance(call, ExplainCall) and call.request.startswith(("/", ".")):
-        return "request"  # whether a file is there is not for everybody to know, and looking may take long
+        return "request"  # whether a file exists may be secret, and the look-up may block
     texts = [getattr(call, "request", ""), *getattr(call, "parameters", ())]
     return "request" if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts) else ""
 
@@ -138,45 +139,43 @@ def _encodes(text: str) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One caller."""
+    """The connection of one caller."""
 
     socket: socket.socket
     uid: int
-    """By SO_PEERCRED, of the moment it connected."""
+    """SO_PEERCRED, from when it connected."""
     unread: bytes = b""
-    """What came and is not yet a whole frame, or has to wait for the answer to the call before it."""
+    """Received bytes: an incomplete frame, or calls after the one that is waiting."""
     unsent: bytes = b""
+    """Bytes of replies that the caller has not read."""
     waiting: bool = False
-    """A call is with the daemon; Varlink answers one after the other."""
+    """A call waits for the daemon's reply; Varlink calls are answered in order."""
     oneway: bool = False
-    """The caller of that wants no answer."""
+    """That call has no reply."""
     ended: bool = False
-    """The caller sends nothing more; what it waits for still goes to it."""
+    """The caller has shut down its sending side; replies are still sent."""
 
     def fileno(self) -> int:
-        """For select."""
+        """Return the descriptor of the connection."""
         return self.socket.fileno()
 
 
 class ControlSocket:
-    """Listens, reads frames, writes answers. Never waits."""
+    """Listens, receives calls and sends replies, without blocking."""
 
     def __init__(self, path: str = CONTROL_SOCKET) -> None:
-        """Listen at `path`, in the place of a socket that nobody serves any more.
-
-        Raises OSError; EADDRINUSE where somebody does.
-        """
+        """Listen at `path`, replacing a socket without a listener. Raises OSError; EADDRINUSE if it has one."""
         self._listening = UnixListener(path, socket.SOCK_STREAM, 0o666, MAX_CONNECTIONS)
         self.path = path
         self._service: varlink.Service | None = None
         self.connections: list[Connection] = []
 
     def fileno(self) -> int:
-        """For select: readable when somebody connects."""
+        """Return the descriptor, readable when a caller connects."""
         return self._listening.socket.fileno()
 
     def accept(self) -> None:
-        """Let in who waits at the door. One too many is sent away; for root, somebody else who waits for nothing is."""
+        """Accept new connections up to MAX_CONNECTIONS. Beyond that, root replaces an idle one of another user."""
         for _ in range(MAX_CONNECTIONS):
             accepted = self._listening.accept()
             if accepted is None:
@@ -195,7 +194,7 @@ class ControlSocket:
                 accepted.close()
 
     def receive(self, connection: Connection) -> None:
-        """Read what a caller sent; `next_call` says what it means."""
+        """Read from a caller, for `next_call`; drop the connection if it has ended or exceeds the limit."""
         try:
             data = connection.socket.recv(MAX_FRAME)
         except BlockingIOError:
@@ -204,20 +203,23 @@ class ControlSocket:
             data = b""
         connection.unread += data
         connection.ended = not data
-        if len(connection.unread) > 2 * MAX_FRAME or (connection.ended and not self._is_owed(connection)):
+        if len(connection.unread) > 2 * MAX_FRAME or (connection.ended and not self._is_pending(connection)):
             self.drop(connection)
 
     @staticmethod
-    def _is_owed(connection: Connection) -> bool:
-        """Something is still to be done for this caller."""
+    def _is_pending(connection: Connection) -> bool:
+        """Return whether a call or reply of this caller is pending."""
         return connection.waiting or bool(connection.unsent) or b"\0" in connection.unread
 
     def has_call(self) -> bool:
-        """A whole call is there that `next_call` would give."""
+        """Return whether `next_call` would return a call for a connection."""
         return any(b"\0" in c.unread and not c.waiting and not c.unsent for c in self.connections)
 
     def next_call(self, connection: Connection) -> MethodCall | None:
-        """The next whole call of a caller that waits for none: answer it with `answer` or `refuse`, now or later."""
+        """Return the next complete call of a connection, None while it has none or another one is pending.
+
+        The call is to be answered with `answer` or `refuse`, at once or later.
+        """
         while not connection.waiting and not connection.unsent and connection in self.connections:
             frame, nul, rest = connection.unread.partition(b"\0")
             if len(frame) >= MAX_FRAME:
@@ -226,29 +228,32 @@ class ControlSocket:
             if not nul:
                 return None
             connection.unread = rest
-            if call := self._understand(connection, frame):
+            if call := self._parse(connection, frame):
                 connection.waiting = True
                 return call
         return None
 
-    def _understand(self, connection: Connection, frame: bytes) -> MethodCall | None:
-        """Let the varlink package check one call; what it answers by itself (GetInfo, errors) goes out at once."""
+    def _parse(self, connection: Connection, frame: bytes) -> MethodCall | None:
+        """Return the call in one frame, validated by the varlink package; None if it has been answered here.
+
+        Answered at once are the package's own methods (GetInfo, GetInterfaceDescription) and errors.
+        """
         try:
             for reply in self._varlink().handle(frame):
                 self._send(connection, reply + b"\0")
         except _Called as called:
-            if why := _unusable(called.call):
-                refusal = {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": why}}
+            if name := _invalid_parameter(called.call):
+                refusal = {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": name}}
                 self._reply(connection, refusal)
                 return None
             if isinstance(called.call, LoadCall | UnloadCall | SealCall | ReloadCall) and connection.uid != 0:
                 self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
                 return None
-            import json  # only here and where it answers: a boot is not to wait for it
+            import json  # here: boot must not wait for the import
 
             connection.oneway = json.loads(frame).get("oneway") is True
             return called.call
-        except Exception:  # a frame that is no JSON, or of a shape that the package does not survive
+        except Exception:  # not JSON, or of a form that the package does not handle
             self.drop(connection)
         return None
 
@@ -263,11 +268,11 @@ class ControlSocket:
         return self._service
 
     def answer(self, connection: Connection, parameters: dict[str, Any]) -> None:
-        """The call that waits has come out well."""
+        """Reply to the pending call with its result."""
         self._end_call(connection, {"parameters": parameters})
 
     def refuse(self, connection: Connection, error: str, parameters: dict[str, Any]) -> None:
-        """The call that waits ends with one of the interface's errors."""
+        """Reply to the pending call with an error of the interface, named without `io.kmodd.`."""
         self._end_call(connection, {"error": f"io.kmodd.{error}", "parameters": parameters})
 
     def _end_call(self, connection: Connection, reply: dict[str, Any]) -> None:
@@ -287,7 +292,7 @@ class ControlSocket:
         self.send_rest(connection)
 
     def send_rest(self, connection: Connection) -> None:
-        """Write what the caller has room for; one that reads nothing is cut off."""
+        """Send as much of the pending replies as fits; drop a caller that does not read them."""
         try:
             sent = connection.socket.send(connection.unsent)
             connection.unsent = connection.unsent[sent:]
@@ -295,18 +300,18 @@ class ControlSocket:
             pass
         except OSError:
             self.drop(connection)
-        done = connection.ended and not self._is_owed(connection)
+        done = connection.ended and not self._is_pending(connection)
         if done or len(connection.unsent) > MAX_UNREAD:
             self.drop(connection)
 
     def drop(self, connection: Connection) -> None:
-        """End with a caller."""
+        """Close a connection."""
         if connection in self.connections:
             self.connections.remove(connection)
         connection.socket.close()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening and close all connections."""
         self._listening.close()
         for connection in list(self.connections):
             self.drop(connection)
