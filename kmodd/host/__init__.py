@@ -1,1 +1,1 @@
-"""Everything that touches the machine. Nothing below this folder does."""
+"""Everything that touches the machine without CAP_SYS_MODULE. No folder above this one does."""

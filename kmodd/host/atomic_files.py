@@ -1,11 +1,11 @@
-"""Replacing a set of files in one directory: all of them, or none.
+"""Replace a set of files in one directory: all of them, or none.
 
-The new files are written beside the old ones and brought to the disk; nothing is replaced before all of that succeeded.
-Then they are renamed into place one right behind the other, with signals held back. A directory cannot be swapped
-whole, as the modules lie in it too, and links into a folder of their own would not survive other tools: so a reader
-that opens one file after the other can still meet the boundary, some 100 µs wide. kmodd's own look twice (`snapshot` of
-`Tree`). For others the order counts: what a module needs comes in before the aliases that lead to it (`depmod_output`),
-so the worst is a device whose new driver is not found yet, as before depmod. If a rename fails, those done are undone.
+The new files are written beside the old ones and synced first. Then they are renamed, one right after the other, with
+signals blocked; if a rename fails, the previous ones are undone. The directory itself cannot be exchanged, as it
+contains the modules too, and other tools would replace symbolic links. So a process that reads several files may see
+old and new ones for some 100 µs. kmodd reads again in that case (`Tree.snapshot`). For other programs the order of
+`depmod_output` matters: modules.dep comes before the aliases, so at worst a new driver is not found yet, as before
+depmod ran.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def replace_all(directory: str, files: Sequence[tuple[str, bytes]], mode: int = 0o644) -> None:
-    """Put `files`, base names and contents, into `directory`, in order. Raises OSError, and then nothing changed."""
+    """Replace `files`, base names and contents, in `directory`, in order. Raises OSError with nothing changed."""
     suffix = f".{os.getpid()}.{time.time_ns()}"
     new = [(f"{directory}/{name}{suffix}", f"{directory}/{name}") for name, _ in files]
     try:
@@ -36,7 +36,7 @@ def replace_all(directory: str, files: Sequence[tuple[str, bytes]], mode: int = 
 
 
 def write_aside(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Replace one file that nobody depends on: not brought to the disk. Raises OSError, and then nothing changed."""
+    """Replace one file that may be lost in a crash, without syncing. Raises OSError with nothing changed."""
     beside = f"{path}.{os.getpid()}.{time.time_ns()}"
     try:
         _write(beside, data, mode, sync=False)
@@ -46,7 +46,7 @@ def write_aside(path: str, data: bytes, mode: int = 0o644) -> None:
 
 
 def read_if_there(path: str) -> bytes | None:
-    """The bytes of a file, or None where it cannot be read."""
+    """Return the content of a file, or None if it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
@@ -68,7 +68,7 @@ def _write(path: str, data: bytes, mode: int, sync: bool = True) -> None:
 
 
 def _rename_all(pairs: Sequence[tuple[str, str]]) -> None:
-    """Rename each; where one fails, put back what stood there before those that succeeded."""
+    """Rename each path; if one fails, restore what the previous ones replaced. Raises OSError."""
     kept: list[tuple[str, str]] = []
     done = []
     try:
@@ -92,7 +92,7 @@ def _rename_all(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def _keep(place: str, copy: str) -> None:
-    """Keep a file under a second name; where there are no hard links, its bytes."""
+    """Hard-link a file to a second name, or copy it on a filesystem without hard links."""
     try:
         os.link(place, copy)
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def _remove(paths: Iterable[str]) -> None:
 
 
 def _sync(directory: str) -> None:
-    """Bring the new names to the disk; a filesystem that cannot do that for a directory is left alone."""
+    """Sync the directory entries, on filesystems that support it."""
     with contextlib.suppress(OSError):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

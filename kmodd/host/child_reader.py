@@ -1,4 +1,4 @@
-"""A child that asks what may never be answered: some files of sysfs take a device's lock, and nothing ends the wait."""
+"""Read in a child process what may block forever: some sysfs files take a device's lock, and no signal ends that."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def start(tell: Callable[[int], None]) -> tuple[int, int] | None:
-    """Have a child call `tell` with a pipe to write to. The answer: its process and the other end; None: no child.
+def start(read: Callable[[int], None]) -> tuple[int, int] | None:
+    """Fork a child that calls `read` with the write end of a pipe.
 
-    The pipe ends when the child does. It is the caller's to close, and to wait for the child, which may never end.
+    Returns the child's pid and the read end, both for the caller to wait for and close; None if there is no process or
+    descriptor left. The pipe ends when the child does, which may be never.
     """
     ours = theirs = -1
     try:
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
-    except OSError:  # no process is to be had, so nobody can say
+    except OSError:
         for end in (ours, theirs):
             with contextlib.suppress(OSError):
                 os.close(end)
         return None
     if pid == 0:
         try:
-            tell(theirs)
+            read(theirs)
         finally:
-            os._exit(0)  # whatever happens: it must not go on as a second program
+            os._exit(0)  # also after an exception: the child must not continue in the caller's code
     os.close(theirs)
     return pid, ours

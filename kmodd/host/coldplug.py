@@ -1,4 +1,9 @@
-"""Coldplug: the devices that are present, read from sysfs."""
+"""Coldplug: uevents for the devices that are present, from their `modalias` files or triggered.
+
+Reading a `uevent` file takes the device's lock and blocks, even for SIGKILL, behind a slow or crashed probe; so
+`modalias` files are read instead. `add` is written only for the few buses that have none, as each `add` also makes
+udevd run its rules.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ATTRIBUTE = 65536
-"""Bytes. A file of sysfs has at most a page, and is given whole (Documentation/filesystems/sysfs.rst)."""
+"""Bytes of one read. A sysfs attribute has at most one page, read at once (Documentation/filesystems/sysfs.rst)."""
 
 TRIGGERED_BUSES = ("auxiliary", "cxl", "dfl", "mdio_bus", "memstick", "mmc", "tifm")
-"""Buses whose devices have no `modalias` file and yet say one, or match a rule, in their `add` event.
-
-They are made to speak by writing `add`: reading a `uevent` file would take the device's lock and hang, unkillably,
-behind a slow or crashed probe. Every other bus is only read, because each `add` also makes udevd do all its rules.
-"""
+"""Buses whose devices have no `modalias` file, but whose `add` has MODALIAS or matches a rule of 80-drivers.rules."""
 
 
 def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
-    """What the devices that are there now would have said: one synthetic `add` for each that has a `modalias` file.
+    """Yield one synthetic `add` uevent for each device that has a `modalias` file, parents before their children.
 
-    `unbound`: only those without a driver.
+    root: prefix of /sys. unbound: only devices without a driver.
 
-    Every device that sends events stands below /sys/bus/*/devices, /sys/class or /sys/devices/system. All lines of
-    the file count: some ACPI devices have two. In the order of the paths, so a parent comes before its children.
+    Every device that sends uevents is below /sys/bus/*/devices, /sys/class or /sys/devices/system. Each line of the
+    file is an alias; some ACPI devices have two.
     """
     sys = f"{root}/sys"
     texts: dict[str, tuple[str, bytes]] = {}
     for path, subsystem in _links(sys):
-        # Before it is asked where the link leads to: most have no such file, and a device may go away meanwhile.
+        # The file first, then the link's target: most devices have no such file, and a device may vanish in between.
         if (text := _text(f"{path}/modalias")) and (devpath := _devpath(path, sys)):
             texts.setdefault(devpath, (subsystem, text))
-    # Processors have one `modalias` for all of them, at the root of their subsystem (drivers/base/cpu.c).
+    # All processors share one `modalias`, at the root of their subsystem (drivers/base/cpu.c).
     for subsystem in _names(f"{sys}/devices/system"):
         devpath = f"/devices/system/{subsystem}"
         if text := _text(f"{sys}{devpath}/modalias"):
@@ -52,14 +53,13 @@ def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
 
 
 def trigger(root: str, uuid: str) -> list[OSError]:
-    """Write `add` to the devices of TRIGGERED_BUSES, and to parport_pc, whose module is a rule of its own.
+    """Write `add` for the devices of TRIGGERED_BUSES, and for parport_pc, whose module has a rule of its own.
 
-    Their events come in through the kernel's group like any other, with `uuid` as SYNTH_UUID. The answer is what went
-    wrong, but not that a device went away meanwhile.
+    The kernel sends their uevents with `uuid` as SYNTH_UUID. Returns the errors; a device that vanished is none.
     """
     errors = []
-    talkers = {_devpath(path, f"{root}/sys") for path, _ in _links(f"{root}/sys", TRIGGERED_BUSES)}
-    for devpath in [*sorted(talkers - {""}), "/module/parport_pc"]:
+    devpaths = {_devpath(path, f"{root}/sys") for path, _ in _links(f"{root}/sys", TRIGGERED_BUSES)}
+    for devpath in [*sorted(devpaths - {""}), "/module/parport_pc"]:
         try:
             fd = os.open(f"{root}/sys{devpath}/uevent", os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -74,7 +74,7 @@ def trigger(root: str, uuid: str) -> list[OSError]:
 
 
 def _write_add(fd: int, uuid: str) -> None:
-    """Documentation/ABI/testing/sysfs-uevent: an action, then a UUID since kernel 4.13; earlier ones know none."""
+    """Write `add` and, unless the kernel is older than 4.13, the UUID (Documentation/ABI/testing/sysfs-uevent)."""
     try:
         os.write(fd, f"add {uuid}".encode())
     except OSError as error:
@@ -84,7 +84,7 @@ def _write_add(fd: int, uuid: str) -> None:
 
 
 def _links(sys: str, subsystems: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """(path, subsystem) of every entry of a bus or a class, or of these alone: links to devices, and a few files."""
+    """Yield (path, subsystem) of each entry of these buses and classes, else of all: device links and a few files."""
     for kind, inner in (("bus", "/devices"), ("class", "")):
         for subsystem in subsystems or _names(f"{sys}/{kind}"):
             folder = f"{sys}/{kind}/{subsystem}{inner}"
@@ -93,7 +93,7 @@ def _links(sys: str, subsystems: tuple[str, ...] = ()) -> Iterator[tuple[str, st
 
 
 def _devpath(link: str, sys: str) -> str:
-    """The path below /sys of the device that a link leads to; empty where it is none."""
+    """Return the path below /sys of the device that a link points to; empty if it is no device link."""
     try:
         target = os.readlink(link)
     except OSError:
@@ -103,7 +103,7 @@ def _devpath(link: str, sys: str) -> str:
 
 
 def _text(path: str) -> bytes:
-    """All of an attribute; empty where it cannot be read."""
+    """Return the content of a sysfs attribute; empty if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -124,7 +124,7 @@ def _names(folder: str) -> list[str]:
 
 
 def last_seqnum(root: str) -> int:
-    """The kernel's count of events so far; 0 where sysfs does not say."""
+    """Return SEQNUM of the kernel's last uevent; 0 if sysfs does not have it."""
     try:
         with open(f"{root}/sys/kernel/uevent_seqnum") as file:
             return int(file.read())

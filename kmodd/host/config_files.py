@@ -1,4 +1,4 @@
-"""kmodd's own configuration and the boot list, read from their folders."""
+"""Read kmodd.conf, policy.d with its flags, and modules-load.d from their directories."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from kmodd.host.tree import Mark, mark_of, read_file
 from kmodd.text import decode
 
 CONF_DIRS = ("/etc/kmodd", "/run/kmodd", "/usr/local/lib/kmodd", "/usr/lib/kmodd")
-"""Highest priority first. The first kmodd.conf counts, then the drop-ins of all (systemd.unit(5))."""
+"""Highest priority first. The first kmodd.conf is read, then the drop-ins of all (systemd.unit(5))."""
 
 FLAGS_DIR = "/run/kmodd/flags"
-"""A file NAME in it makes `flag=NAME` of policy.d hold."""
+"""A file NAME in it sets `flag=NAME` of policy.d."""
 
 BOOT_DIRS = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
 """modules-load.d(5)."""
 
 
 def read_settings(root: str) -> Settings:
-    """kmodd.conf and its drop-ins below `root`; what cannot be used is in its problems."""
+    """Return the settings of kmodd.conf and its drop-ins below `root`, with the problems found in them."""
     mains = [f"{directory}/kmodd.conf" for directory in CONF_DIRS]
     main = next((path for path in mains if os.path.exists(root + path)), None)
     drop_ins = modprobe_d.ordered(
@@ -36,12 +36,12 @@ def read_settings(root: str) -> Settings:
 
 
 def settings_directories(root: str) -> list[str]:
-    """Where `read_settings` and the policy look, as to be opened."""
+    """Return the directories of kmodd.conf, its drop-ins, policy.d and flags, with `root`."""
     return [*_folders(root), root + FLAGS_DIR]
 
 
 def settings_marks(root: str) -> tuple[tuple[str, Mark], ...]:
-    """What tells that kmodd.conf, a drop-in or a rule changed: the marks of all of them."""
+    """Return path and mark of kmodd.conf, each drop-in and each file of policy.d, to detect a change."""
     paths = [f"{folder}/{name}" for folder in _folders(root) for name in sorted(_names(folder))]
     return tuple((path, mark_of(path)) for path in paths if path.endswith(".conf"))
 
@@ -51,7 +51,7 @@ def _folders(root: str) -> list[str]:
 
 
 def read_boot_list(root: str) -> BootList:
-    """What is to be loaded at boot: command line, /etc/modules, modules-load.d below `root`."""
+    """Return what to load at boot: from the kernel command line, /etc/modules and modules-load.d below `root`."""
     paths = modules_load_d.ordered(
         [(directory, _names(root + directory)) for directory in BOOT_DIRS],
         etc_modules=os.path.isfile(root + modules_load_d.ETC_MODULES),
@@ -62,15 +62,18 @@ def read_boot_list(root: str) -> BootList:
 
 
 def read_rules(root: str) -> Parsed:
-    """The rules of policy.d below `root`. A file that cannot be read is a problem: without it more might be allowed."""
+    """Return the rules of policy.d below `root`, with the problems found.
+
+    A file that cannot be read is a problem too: without its rules, more might be allowed.
+    """
     folders = [f"{directory}/policy.d" for directory in CONF_DIRS]
     paths = modprobe_d.ordered([(folder, _names(root + folder)) for folder in folders], suffixes=(".conf",))
     files = []
     unreadable = []
     for path in paths:
-        data = read_file(_opened(root, path))
+        data = read_file(_below_root(root, path))
         if data is None:
-            unreadable.append(Problem(Where(path, 0), 0, "", "expected a file that can be read, or none"))
+            unreadable.append(Problem(Where(path, 0), 0, "", "expected a readable file, or none"))
         else:
             files.append(ConfFile(path, decode(data)))
     parsed = policy_d.parse(files)
@@ -78,7 +81,11 @@ def read_rules(root: str) -> Parsed:
 
 
 def read_flags(root: str) -> frozenset[str]:
-    """The flags that are set now. One counts if it is root's (or ours), in a folder that nobody else writes to."""
+    """Return the names of the flags that are set.
+
+    A flag counts if its file, and the directory, belong to root or the uid of this process, and the directory is not
+    writable by group or others.
+    """
     folder = root + FLAGS_DIR
     try:
         about = os.lstat(folder)
@@ -89,8 +96,8 @@ def read_flags(root: str) -> frozenset[str]:
     return frozenset(name for name in _names(folder) if _is_flag(f"{folder}/{name}"))
 
 
-def _opened(root: str, path: str) -> str:
-    """Where to open a file; a link to an absolute path stays below the root, as it would be on that machine."""
+def _below_root(root: str, path: str) -> str:
+    """Return the path to open for `path`; an absolute link target is taken below `root`, as on the machine itself."""
     try:
         target = os.readlink(root + path)
     except OSError:
@@ -116,7 +123,7 @@ def _files(root: str, paths: list[str] | tuple[str, ...]) -> list[ConfFile]:
 
 
 def _names(folder: str) -> list[str]:
-    """The names in a folder, in no order; none where it cannot be read."""
+    """Return the names in a directory, in any order; empty if it cannot be read."""
     try:
         return os.listdir(folder)
     except OSError:

@@ -1,7 +1,7 @@
-"""Devices whose `driver_override` somebody has set: `DriverOverrides`.
+"""Which devices have `driver_override` set: `DriverOverrides`.
 
-Reading that file takes the device's lock, for as long as a probe lasts, and cannot be killed: children read. One that
-does not come back is remembered with its device, and until it has ended that device is not asked for again.
+Reading the file takes the device's lock, which a probe holds, and cannot be interrupted; so child processes read. The
+device of a child that hangs is not read again before that child has ended.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LIMIT = 0.5
-"""Seconds that the loop waits for the answers about the devices of one request."""
+"""Seconds for which the event loop waits for the devices of one request."""
 
 HUNG_AFTER = 0.1
-"""Seconds without an answer after which another child goes on with the devices behind."""
+"""Seconds without an answer after which another child continues with the next device."""
 
 MAX_HUNG = 16
-"""Children that may hang at a time; beyond, nobody is asked."""
+"""Children that may hang at a time; while there are so many, no other is started."""
 
 
 @dataclass(slots=True, eq=False)
 class _Child:
-    """Reads files in their order, and writes a line for each: its number, and 1 where nothing is set."""
+    """A child that reads the files in order and writes a line `FREE NUMBER` for each; FREE is 1 if it is not set."""
 
     pid: int
     pipe: int
-    """Its end is the child's end, however that comes."""
+    """At its end the child has ended too."""
     first: int
-    """Number of the device with which it began."""
+    """Number of its first device."""
     answered: int = 0
+    """Devices that it has read."""
     text: bytes = b""
 
     def fileno(self) -> int:
-        """For select."""
+        """Return the descriptor of the pipe."""
         return self.pipe
 
     def read(self) -> list[tuple[int, bool]] | None:
-        """(number, nothing is set) of each device that it has come back from since this was asked; None: it ended."""
+        """Return (number, is not set) of each device read since the last call; None once the child has ended."""
         data = os.read(self.pipe, 4096)
         if not data:
             os.close(self.pipe)
@@ -57,21 +58,22 @@ class _Child:
 
 
 class DriverOverrides:
-    """Asks, and remembers who did not answer."""
+    """Reads `driver_override` of devices, and remembers those that hang."""
 
     def __init__(self, root: str) -> None:
+        """`root`: prefix of /sys."""
         self._root = root
         self._hung: dict[str, _Child] = {}
-        """By device."""
+        """Children that hang, by devpath."""
         self.waited = 0.0
-        """Seconds that asking has taken so far."""
+        """Seconds spent reading so far."""
 
     def of(self, devpaths: Iterable[str]) -> set[str]:
-        """Those of some devices whose `driver_override` is set, or cannot be read now: a probe holds the device."""
+        """Return the devices whose `driver_override` is set, or cannot be read now as a probe holds the lock."""
         self._forget_ended()
         paths = [path for path in devpaths if os.path.exists(self._file(path))]
         begun = time.monotonic()
-        free = self._ask([path for path in paths if path not in self._hung])
+        free = self._read([path for path in paths if path not in self._hung])
         self.waited += time.monotonic() - begun
         return set(paths) - free
 
@@ -85,14 +87,14 @@ class DriverOverrides:
                     del self._hung[device]
                     break
 
-    def _ask(self, paths: list[str]) -> set[str]:
-        """Those of some devices with nothing set."""
+    def _read(self, paths: list[str]) -> set[str]:
+        """Return the devices whose `driver_override` is not set, as far as known after LIMIT."""
         answers: dict[int, bool] = {}
         children, reached = self._start(paths, 0), 0
         deadline = time.monotonic() + LIMIT
         while children and len(answers) < len(paths) and (left := deadline - time.monotonic()) > 0:
             ready = select.select(children, [], [], min(left, HUNG_AFTER))[0]
-            if not ready:  # whoever comes back later still counts, up to the deadline
+            if not ready:  # a later answer of the child that hangs is still used, up to the deadline
                 reached += 1
                 children += self._start(paths, reached)
             for child in ready:
@@ -112,15 +114,15 @@ class DriverOverrides:
         return {paths[number] for number, is_free in answers.items() if is_free}
 
     def _start(self, paths: list[str], first: int) -> list[_Child]:
-        """A child that asks for all from the device with this number on; none where none is left, or to be had."""
+        """Start a child that reads the devices from number `first` on; return [] if none is left or it fails."""
         if first >= len(paths) or len(self._hung) >= MAX_HUNG:
             return []
 
-        def tell(pipe: int) -> None:
+        def read(pipe: int) -> None:
             for number, path in enumerate(paths[first:]):
                 os.write(pipe, b"%d %d\n" % (_is_free(self._file(path)), number))
 
-        child = child_reader.start(tell)
+        child = child_reader.start(read)
         return [_Child(*child, first)] if child else []
 
 

@@ -1,8 +1,8 @@
-"""Noticing that files of some directories change: `Watch`, one descriptor that wakes the loop.
+"""Detect changes in directories: `Watch`, one descriptor for the event loop.
 
-inotify(7) says what happens in a directory, but not that another takes its place: by a rename further up, another link,
-a mount. So each directory on the way is watched too, for the one name that counts there, and so is the table of mounts
-(proc_pid_mountinfo(5)): merging a system extension is nothing but a mount.
+inotify(7) reports what happens in a directory, but not that another one takes its place by a rename of a parent, a
+changed symbolic link or a mount. So each directory on the path is watched too, for the one name that matters there,
+and so is the mount table (proc_pid_mountinfo(5)), as merging a system extension is a mount.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 MOUNTS = "/proc/self/mountinfo"
 _MAX_LINKS = 40
-"""Symbolic links on one path (path_resolution(7)); more are a loop."""
+"""Symbolic links on one path (path_resolution(7)); more are taken for a loop."""
 _ATTEMPTS = 16
-"""How often one call of `set` starts again because the directories change meanwhile."""
+"""Attempts of one call of `set` while the directories keep changing."""
 
 _Key = tuple[int, int]
-"""Device and inode of a directory: inotify has one watch for each, whatever path leads there."""
+"""Device and inode of a directory; inotify has one watch for each, independent of its path."""
 
 
 @dataclass(slots=True)
 class _Place:
-    """What is awaited in one directory."""
+    """What is watched in one directory."""
 
     path: str
     everything: bool = False
     names: set[str] = field(default_factory=set)
-    """Else only these count: the next directories on the way to others."""
+    """The only names that matter unless `everything`: the next components of paths through this directory."""
 
 
 _Plan = dict[_Key, _Place]
 
 
 class Watch:
-    """Watches directories. Reads and opens never wake it."""
+    """Watches directories for changes; opening or reading a file is none."""
 
     def __init__(self) -> None:
-        """Raises OSError where the kernel gives no inotify (EMFILE, ENOSYS), ImportError without the library."""
+        """Raises OSError if the kernel refuses inotify (EMFILE, ENOSYS), ImportError without inotify_simple."""
         from inotify_simple import INotify, flags
 
         entries = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO
@@ -54,25 +54,25 @@ class Watch:
         self._lost = flags.Q_OVERFLOW
         self._gone = flags.UNMOUNT | flags.IGNORED
         self._inotify = INotify()
-        # A descriptor of its own, because the mounts speak up by EPOLLPRI, which `selectors` cannot ask for.
+        # An epoll descriptor, as a change of the mount table is EPOLLPRI, which `selectors` does not support.
         self._epoll = select.epoll()
         self._epoll.register(self._inotify.fileno(), select.EPOLLIN)
         self._mounts = -1
-        with contextlib.suppress(OSError):  # no /proc: mounts are not noticed
+        with contextlib.suppress(OSError):  # without /proc mounts are not detected
             self._mounts = os.open(MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
             self._epoll.register(self._mounts, select.EPOLLPRI)
         self._directories: tuple[str, ...] = ()
         self._plan: _Plan = {}
         self._watched: dict[int, _Place] = {}
-        """By watch descriptor; the kernel never gives a number twice."""
+        """By watch descriptor; inotify allocates them cyclically, so an old one is not reused."""
         self._stale = True
-        """What has changed has to be looked at by `set`."""
+        """Something has changed since the last call of `set`."""
         self._whole = False
-        """All of it is watched."""
+        """All of the directories are watched."""
         self._changes = 0
         self._mounted = False
-        """Something was mounted somewhere, or taken off, and `changed` was not asked since."""
-        # Apart from the epoll, for each descriptor of the table of mounts is told of a change but once.
+        """The mount table has changed since the last call of `changed`."""
+        # A second descriptor for `state`, as each descriptor of the mount table reports a change only once.
         self._glance = select.poll()
         self._glance.register(self._inotify.fileno(), select.POLLIN)
         self._mounts_too = -1
@@ -81,14 +81,14 @@ class Watch:
             self._glance.register(self._mounts_too, select.POLLPRI)
 
     def fileno(self) -> int:
-        """Readable when `changed` should be asked."""
+        """Return the descriptor, readable when `changed` should be called."""
         return self._epoll.fileno()
 
     def set(self, directories: Iterable[str]) -> tuple[OSError, ...]:
-        """Watch exactly these absolute paths, whether they are there yet or not. Call it before their files are read.
+        """Watch exactly these absolute paths, which need not exist yet. Call it before reading their files.
 
-        The answer: what could not be watched (ENOSPC: fs.inotify.max_user_watches; EACCES), with the path. Nothing is
-        asked of the kernel where the paths are the same as before and nothing has changed.
+        Makes no system call if the paths are the same as before and nothing has changed. Returns an error with its path
+        for each directory that cannot be watched (EACCES; ENOSPC: fs.inotify.max_user_watches).
         """
         wanted = tuple(directories)
         if wanted == self._directories and not self._stale:
@@ -97,7 +97,7 @@ class Watch:
         self._stale = False
         self._changes += 1
         errors: tuple[OSError, ...] = ()
-        # What changes before its watch stands is seen by looking again; what changes later wakes us.
+        # The second look finds changes made before the watches were set; later ones are events.
         for _ in range(_ATTEMPTS):
             plan, errors = _look(wanted)
             errors += self._follow(plan)
@@ -107,17 +107,17 @@ class Watch:
         return errors
 
     def state(self) -> int | None:
-        """A number that stays the same as long as nothing changes there; None: something has, and `set` was not called.
+        """Return a number that stays the same until something changes; None after a change, until `set` is called.
 
-        It is up to date when it is given, whether or not the loop was woken: inotify knows of a change when the call
-        that makes it returns.
+        The number is current even if the event loop has not run: the system call that makes a change queues its inotify
+        event.
         """
         if self._has_events() or self._stale or not self._whole:
             return None
         return self._changes
 
     def _has_events(self) -> bool:
-        """There is something to be read; notes that there was a mount."""
+        """Return whether inotify has events; note a change of the mount table."""
         has_events = False
         for descriptor, _ in self._glance.poll(0):
             if descriptor == self._mounts_too:
@@ -128,7 +128,7 @@ class Watch:
         return has_events
 
     def _follow(self, plan: _Plan) -> tuple[OSError, ...]:
-        """Have the kernel watch just the places of `plan`."""
+        """Make the inotify watches those of `plan`; return the errors."""
         errors = []
         watched: dict[int, _Place] = {}
         for place in plan.values():
@@ -136,20 +136,20 @@ class Watch:
                 mask = self._all if place.everything else self._entries
                 watched[self._inotify.add_watch(place.path, mask)] = place
             except FileNotFoundError:
-                pass  # it went this moment: `set` looks again
+                pass  # removed just now: `set` looks again
             except OSError as error:
                 errors.append(OSError(error.errno, os.strerror(error.errno or 0), place.path))
         for number in self._watched.keys() - watched.keys():
-            with contextlib.suppress(OSError):  # the kernel has dropped it with its directory
+            with contextlib.suppress(OSError):  # the kernel has removed it with its directory
                 self._inotify.rm_watch(number)
         self._plan, self._watched = plan, watched
         return tuple(errors)
 
     def changed(self) -> bool:
-        """Empty the queue: whether anything has happened in the directories, or to them. Then call `set` again."""
-        self._has_events()  # a mount may be all that there is
+        """Read all events; return whether anything has changed in the directories or their paths. Then call `set`."""
+        self._has_events()  # for a change of the mount table
         happened = any(self._counts(event.wd, event.mask, event.name) for event in self._inotify.read(timeout=0))
-        # No event tells of what a mount has changed: another directory stands there now.
+        # A mount has no inotify event: compare which directories the paths lead to now.
         mounted, self._mounted = self._mounted or self._mounts_too < 0, False
         if happened or (mounted and _look(self._directories)[0] != self._plan):
             self._stale = True
@@ -159,11 +159,11 @@ class Watch:
     def _counts(self, number: int, mask: int, name: str) -> bool:
         if mask & self._lost:
             return True
-        place = self._watched.get(number)  # None: said before its watch was taken off
+        place = self._watched.get(number)  # None: queued before its watch was removed
         return place is not None and (place.everything or name in place.names or bool(mask & self._gone))
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close all descriptors."""
         self._epoll.close()
         self._inotify.close()
         for mounts in (self._mounts, self._mounts_too):
@@ -172,7 +172,7 @@ class Watch:
 
 
 def _look(directories: tuple[str, ...]) -> tuple[_Plan, tuple[OSError, ...]]:
-    """Where something has to be awaited, as the directories stand now; and what could not be looked at."""
+    """Return what to watch for the directories as they are now, and an error for each that cannot be resolved."""
     plan: _Plan = {}
     errors = []
     for directory in directories:
@@ -184,7 +184,7 @@ def _look(directories: tuple[str, ...]) -> tuple[_Plan, tuple[OSError, ...]]:
 
 
 def _walk(path: str, plan: _Plan) -> None:
-    """Enter each directory on the way to `path`, links followed one by one, as far as there is a way."""
+    """Add each directory on `path` to `plan`, resolving links one by one, up to the first component that is missing."""
     todo = path.split("/")[::-1]
     here, key = "/", _key(os.lstat("/"))
     links = 0
@@ -211,7 +211,7 @@ def _walk(path: str, plan: _Plan) -> None:
             if target.startswith("/"):
                 here, key = "/", _key(os.lstat("/"))
         else:
-            return  # something else has taken its place
+            return  # neither a directory nor a link to one
     plan.setdefault(key, _Place(here)).everything = True
 
 

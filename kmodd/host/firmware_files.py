@@ -1,4 +1,4 @@
-"""Where the kernel looks for firmware, and whether a file is there (drivers/base/firmware_loader/main.c, fw_path)."""
+"""Firmware files: the kernel's search path (drivers/base/firmware_loader/main.c, fw_path), and which are present."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 PATH = "/sys/module/firmware_class/parameters/path"
 _SUFFIXES = ("", ".zst", ".xz")
-"""A kernel that cannot unpack one of these passes it over; then the probe fails once more, and that is all."""
+"""A kernel without support for a compression ignores such a file; then a probe for it fails once more."""
 
 
 def firmware_dirs(root: str, release: str) -> tuple[str, ...]:
-    """The directories in the kernel's order, without `root`; an administrator's own comes first."""
+    """Return the directories in the kernel's order, without `root`; the one in firmware_class.path comes first."""
     own = decode(read_file(root + PATH) or b"").removesuffix("\n")
     usual = (f"{base}{below}" for base in ("/lib/firmware/updates", "/lib/firmware") for below in (f"/{release}", ""))
     return (*([own] if own else []), *usual)
 
 
 def present(root: str, release: str, name: str) -> tuple[Mark, ...]:
-    """The files that the kernel might find as `name` (`rtl_nic/rtl8168g-2.fw`), packed or not; none: it is missing."""
+    """Return the marks of the files for `name` (`rtl_nic/rtl8168g-2.fw`), compressed or not; () if missing."""
     if ".." in name.split("/"):
         return ()  # the kernel refuses such a name
     paths = (f"{root}{place}/{name}{suffix}" for place in firmware_dirs(root, release) for suffix in _SUFFIXES)
@@ -32,7 +32,7 @@ def present(root: str, release: str, name: str) -> tuple[Mark, ...]:
 
 
 def watched_dirs(root: str, release: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The directories in which one of `names` may appear, with `root`: what is to be watched for them, each once."""
+    """Return the directories to watch, with `root`, in which a file of `names` may appear; each once."""
     places = firmware_dirs(root, release)
     paths = (f"{root}{place}/{name}" for name in names if ".." not in name.split("/") for place in places)
     return tuple(dict.fromkeys(os.path.dirname(path) for path in paths))

@@ -1,8 +1,8 @@
-"""Where records go: journald, or text lines where there is no journald to write to.
+"""Write records to journald, or as text lines to a terminal.
 
-systemd-python's `journal.send` holds the interpreter's lock and blocks once journald is stopped and its socket
-full; a loader must not stand still because of that. So records go out as datagrams of journald's native
-protocol, never waiting, with a bounded backlog (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+systemd-python's `journal.send` blocks, with the interpreter lock held, when journald is stopped and its socket is full,
+which must not stop the loading of modules. So records are sent as datagrams of journald's native protocol, without
+blocking and with a bounded queue (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 """
 
 from __future__ import annotations
@@ -25,62 +25,66 @@ else:
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "kmodd"
 LIMIT = 4096
-"""Records kept while journald does not read; further ones are counted and lost. About 4 MiB at the most."""
+"""Records queued while journald does not read, at most about 4 MiB; further ones are counted and dropped."""
 
-_NOTHING_GOES, _SOME_GO = 5.0, 0.02
-"""Seconds: journald does not read; it does, and its socket, with room for some hundred records, is full again."""
+_RETRY_BLOCKED, _RETRY_FULL = 5.0, 0.02
+"""Seconds until the next attempt to send: journald does not read; it reads, but its socket, with room for some hundred
+records, is full again.
+"""
 
 _LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 
 class Journal(Protocol):
-    """Takes records and never waits."""
+    """Takes records without blocking."""
 
     def write(self, record: Record) -> None:
-        """Take one record; it is sent now or later."""
+        """Send one record, now or later."""
 
     def flush(self) -> float | None:
-        """Send what waits, as far as it goes. The answer: seconds until the next try pays; None: nothing waits."""
+        """Send queued records as far as possible. Return seconds until the next attempt, None if the queue is empty."""
 
     def close(self) -> None:
-        """Send what can be sent, and be done."""
+        """Send queued records as far as possible, and close."""
 
     @property
     def lost(self) -> int:
-        """How many records were given up since the start."""
+        """Number of records dropped so far."""
 
 
 class JournalSocket:
-    """journald, by datagrams that are never waited for."""
+    """journald, by datagrams that are sent without blocking."""
 
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
+        """Send to the socket at `path`."""
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
         self._waiting: deque[bytes] = deque()
-        self._unsaid = 0
+        self._unreported = 0
+        """Dropped records without a JOURNAL_GAP record so far."""
         self.lost = 0
 
     def write(self, record: Record) -> None:
         if len(self._waiting) >= LIMIT:
             self.lost += 1
-            self._unsaid += 1
+            self._unreported += 1
             return
         self._waiting.append(datagram(record))
         self.flush()
 
     def flush(self) -> float | None:
-        pause = _NOTHING_GOES
+        pause = _RETRY_BLOCKED
         while self._waiting:
             if not self._send(self._waiting[0]):
                 return pause
             self._waiting.popleft()
-            pause = _SOME_GO
-        if self._unsaid:
-            gap = Record(JOURNAL_GAP, WARNING, f"{self._unsaid} records were lost while journald did not read")
+            pause = _RETRY_FULL
+        if self._unreported:
+            gap = Record(JOURNAL_GAP, WARNING, f"{self._unreported} records were lost while journald did not read")
             if not self._send(datagram(gap)):
                 return pause
-            self._unsaid = 0
+            self._unreported = 0
         return None
 
     def close(self) -> None:
@@ -91,18 +95,18 @@ class JournalSocket:
         try:
             self._socket.sendto(data, self._path)
         except OSError as error:
-            # Too large for a datagram can never be sent; anything else (full, journald away) passes.
+            # A record too large for a datagram counts as sent; other errors (full, no journald) are temporary.
             return error.errno == errno.EMSGSIZE
         return True
 
 
 class TextJournal:
-    """Lines on a stream, for `kmodd run` in a terminal."""
+    """Text lines on a stream, for `kmodd run` in a terminal."""
 
     lost = 0
 
     def __init__(self, stream: TextIO, lowest: int) -> None:
-        """`lowest`: the syslog level of the least important records that are still shown."""
+        """Write to `stream` the records of syslog level `lowest` and more important ones."""
         self._stream = stream
         self._lowest = lowest
 
@@ -121,12 +125,12 @@ class TextJournal:
 
 
 def open_journal(*, under_systemd: bool, lowest: int) -> Journal:
-    """journald for a service, text on standard output for a person."""
+    """Return journald for a service, else text on standard output. `lowest`: see `TextJournal`."""
     return JournalSocket() if under_systemd else TextJournal(sys.stdout, lowest)
 
 
 def datagram(record: Record) -> bytes:
-    """`record` in journald's native form: `NAME=value` lines, or name, length and bytes for values of several lines."""
+    """Return `record` in journald's protocol: `NAME=value` lines, or name, length and bytes for multi-line values."""
     fields = [
         ("MESSAGE", record.message),
         ("PRIORITY", str(record.priority)),
@@ -135,7 +139,7 @@ def datagram(record: Record) -> bytes:
         *record.fields,
     ]
     text = "".join([f"{name}={value}\n" for name, value in fields])
-    if text.count("\n") == len(fields):  # nearly always
+    if text.count("\n") == len(fields):  # no value has a line end, the usual case
         return encode(text)
     parts = []
     for name, words in fields:

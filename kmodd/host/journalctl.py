@@ -1,4 +1,4 @@
-"""kmodd's own records, read back: `journalctl --output=json`, or a file with what it printed elsewhere."""
+"""Read kmodd's records from the journal with `journalctl --output=json`, or from a file with its output."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def journal_records(source: str | None, since: str | None, *, boot: bool = False) -> Iterator[Iterable[str]]:
-    """The records, one JSON object a line. `source`: a file, `-` for standard input, None for the journal.
+    """Give the lines of records, one JSON object each, in a `with` block.
 
-    `since`: of the journal, a span (`7d`) or a date; `boot`: of this boot alone. Raises OSError, CalledProcessError.
+    source: a file, `-` for standard input, None for the journal. since: for the journal, a time span before now (`7d`)
+    or a date. boot: for the journal, the current boot only. Raises OSError; CalledProcessError if journalctl fails.
     """
     if source is not None:
         with open(0 if source == "-" else source, encoding="utf-8", errors="surrogateescape") as file:

@@ -1,4 +1,4 @@
-"""What the running kernel says about itself that decides whether it takes modules."""
+"""Settings of the running kernel that decide whether it accepts modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOCKDOWN: dict[str, Lockdown] = {"none": "none", "integrity": "integrity", "con
 
 
 def read_facts(root: str = "") -> KernelFacts:
-    """Now, for some of it changes while the kernel runs. What cannot be read does not stand in the way."""
+    """Read the current settings, some of which change at run time. One that cannot be read counts as off."""
     # `none [integrity] confidentiality` (security/lockdown/lockdown.c)
     lockdown = _text(root + LOCKDOWN).partition("[")[2].partition("]")[0]
     return KernelFacts(
@@ -29,7 +29,7 @@ def read_facts(root: str = "") -> KernelFacts:
 
 
 def _is_on(path: str) -> bool:
-    """A switch: numbers in /proc/sys, `Y` and `N` for a parameter."""
+    """Return whether a switch is on: a number in /proc/sys, `Y` or `N` for a module parameter."""
     return _text(path).strip() not in ("", "0", "N")
 
 

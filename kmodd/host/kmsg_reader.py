@@ -1,4 +1,4 @@
-"""What the kernel says, out of /dev/kmsg: of a module while it takes it in (`KernelLog`), or all (`KernelMessages`)."""
+"""Read /dev/kmsg: what the kernel logs about a module during its load (`KernelLog`), or all (`KernelMessages`)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ KMSG = "/dev/kmsg"
 _RECORD = 8192
 """Bytes of the longest record (kernel/printk, CONSOLE_EXT_LOG_MAX)."""
 _MAX_LINES = 8
-"""Lines about a module that are given at most."""
+"""Lines returned by one call of `KernelLog.about`."""
 AT_ONCE = 1024
-"""Records that one `read` takes at most."""
+"""Records read by one call of `KernelMessages.read`."""
 KEPT = 200
-"""Lines that can be looked back on."""
+"""Lines kept for `KernelMessages.last`."""
 
 
 class KernelLog:
-    """Reads what is logged from now on, in a `with` block. Where the log cannot be read, it has nothing to say."""
+    """The kernel log from now on, for a `with` block; empty if it cannot be read."""
 
     def __init__(self, path: str = KMSG) -> None:
-        """Open it at its end."""
+        """Open the log at its end."""
         try:
             self._fd = _open(path)
         except OSError:
@@ -45,11 +45,11 @@ class KernelLog:
             os.close(self._fd)
 
     def about(self, *modules: str) -> list[str]:
-        """The lines that came since this was asked last and are about one of `modules`."""
+        """Return the lines about `modules` logged since the last call."""
         if self._fd < 0:
             return []
         lines: list[str] = []
-        # `NAME: …` is most of it; `Loading of unsigned module is rejected` names nobody (kernel/module/*.c)
+        # Most are `NAME: …`; `Loading of unsigned module is rejected` has no name (kernel/module/*.c)
         starts = ("Loading of ", *(f"{module}: " for module in modules), *(f"Module {module} " for module in modules))
         while len(lines) < _MAX_LINES and (record := _next(self._fd)):
             line = kmsg.parse(record)
@@ -59,22 +59,22 @@ class KernelLog:
 
 
 class KernelMessages:
-    """Follows the log. It begins with what the kernel still has of the time before."""
+    """The whole kernel log, from the oldest record that the kernel still has."""
 
     def __init__(self, path: str = KMSG) -> None:
-        """Raises OSError: no such file, or no CAP_SYSLOG where kernel.dmesg_restrict is set."""
+        """Open the log. Raises OSError: no such file, or kernel.dmesg_restrict is set and CAP_SYSLOG missing."""
         self._fd = _open(path)
         self._last: deque[bytes] = deque(maxlen=KEPT)
         self._unread: deque[bytes] = deque(maxlen=AT_ONCE)
 
     def fileno(self) -> int:
-        """Readable when there is more."""
+        """Return the descriptor, readable when there are more records."""
         return self._fd
 
     def read(self, having: bytes = b"") -> list[KernelLine]:
-        """What came since, of at most AT_ONCE records those that have these bytes in them.
+        """Read at most AT_ONCE new records; return the lines of those that contain the bytes `having`.
 
-        What was overwritten before it was read is left out. The others cost next to nothing: they are not taken apart.
+        Records that the kernel overwrote before they were read are missing. Those without `having` are not parsed.
         """
         self._fetch()
         lines = _lines(record for record in self._unread if having in record)
@@ -82,12 +82,12 @@ class KernelMessages:
         return lines
 
     def catch_up(self) -> None:
-        """Have `last` know all that was said by now; `read` gives it all the same."""
+        """Read all records so far for `last`; the next `read` still returns those of the last AT_ONCE."""
         while self._fetch():
             pass
 
     def _fetch(self) -> bool:
-        """Take at most AT_ONCE records. True: there may be more."""
+        """Read at most AT_ONCE records. Return True if there may be more."""
         for _ in range(AT_ONCE):
             record = _next(self._fd)
             if not record:
@@ -98,10 +98,11 @@ class KernelMessages:
         return True
 
     def last(self, count: int = KEPT) -> tuple[str, ...]:
-        """The texts of the last lines of the kernel's own that were read, the oldest first."""
+        """Return the texts of the kernel's own last lines that were read, the oldest first."""
         return tuple(line.text for line in _lines(self._last)[-count:])
 
     def close(self) -> None:
+        """Close the descriptor."""
         os.close(self._fd)
 
 
@@ -114,12 +115,12 @@ def _open(path: str) -> int:
 
 
 def _next(fd: int) -> bytes:
-    """The next record; empty where there is none now."""
+    """Return the next record; empty if there is none now."""
     for _ in range(2):
         try:
             return os.read(fd, _RECORD)
         except BrokenPipeError:
-            pass  # overwritten before we came to it; the next read gives the oldest that is left
+            pass  # overwritten before it was read; the next read returns the oldest that is left
         except OSError:
-            break  # EAGAIN: there is no more
+            break  # EAGAIN: no more records
     return b""

@@ -1,4 +1,4 @@
-"""The facts of all modules: out of the cache where a file looks as it did, else out of the file."""
+"""The facts that depmod needs of all module files: from its cache if a file is unchanged, else from the file."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     Progress = Callable[[int, int], None]
-    """Told now and then how many of how many files are read."""
+    """Called with the number of files started and their total."""
 
 _FRESH_NS = 50_000_000
-"""A file that changed so shortly before it was read may change again and not show it: its clock ticks in 10 ms."""
+"""A file changed within this time before it was read is not cached: timestamps have a granularity of 10 ms, so another
+change might not show.
+"""
 _MAX_THREADS = 8
 
 
 def cached(path: str, directory: str) -> tuple[dict[str, Entry], str]:
-    """What the cache file at `path` holds for a module directory, and why it holds nothing, if it should."""
+    """Read the cache file at `path`; return its entries for a module directory by path, and why it is invalid.
+
+    The reason is empty if the cache is valid or missing.
+    """
     data = read_if_there(path)
     if data is None:
         return {}, ""
@@ -38,12 +43,15 @@ def cached(path: str, directory: str) -> tuple[dict[str, Entry], str]:
 
 
 def write(path: str, directory: str, entries: Sequence[Entry]) -> None:
-    """Keep the entries for the next time. Raises OSError."""
+    """Write the cache file. Raises OSError."""
     write_aside(path, depmod_cache.dump(directory, entries))
 
 
 def entries(seen: Sequence[Seen], known: dict[str, Entry], root: str, progress: Progress) -> tuple[list[Entry], int]:
-    """The facts of each file, and how many had to be read."""
+    """Return the facts of each file in `seen`, and how many were not in the cache `known` and had to be read.
+
+    root: prefix of each path that is opened.
+    """
     found: list[Entry | None] = [known.get(each.member.path) for each in seen]
     stale = []
     for place, (each, entry) in enumerate(zip(seen, found, strict=True)):
@@ -60,13 +68,13 @@ def entries(seen: Sequence[Seen], known: dict[str, Entry], root: str, progress: 
 
 
 def keepable(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries that may be believed the next time."""
+    """Return the entries that can be cached: read without a problem, and not changed just before."""
     newest = time.time_ns() - _FRESH_NS
     return [entry for entry in entries if entry.stamp[3] < newest and not entry.facts.problem]
 
 
 def read_facts(path: str) -> Facts:
-    """What depmod keeps of one file. Raises nothing: a file that cannot be read has a problem."""
+    """Return what depmod needs of one file. Raises nothing: Facts.problem is the errno if it cannot be read."""
     try:
         return elf.facts(Image(read_module(path)))
     except ElfError as error:
@@ -76,7 +84,7 @@ def read_facts(path: str) -> Facts:
 
 
 def read_versions(path: str) -> Versions:
-    """What `depmod -e` wants beyond it; of a file that cannot be read, nothing."""
+    """Return the symbol versions that `depmod -e` needs; empty if the file cannot be read."""
     try:
         return Image(read_module(path)).version_facts()
     except (ElfError, OSError):
@@ -84,7 +92,7 @@ def read_versions(path: str) -> Versions:
 
 
 def _in_threads(work: Callable[[int], None], places: Sequence[int], packed: bool, progress: Progress) -> None:
-    """Do the work for all places; where files are to be unpacked, which needs no interpreter, on all processors."""
+    """Call `work` for all places; on all processors if files are packed, as unpacking releases the interpreter lock."""
     waiting: Iterator[int] = iter(places)
     lock = threading.Lock()
     done = 0

@@ -9,7 +9,7 @@ from kmodd.names import MODULE_SUFFIXES
 
 
 def is_module_file(name: str) -> bool:
-    """Whether a base name is that of a module."""
+    """Return whether a base name is that of a module file."""
     return name.endswith(MODULE_SUFFIXES) and not name.startswith(MODULE_SUFFIXES)
 
 
@@ -39,9 +39,9 @@ def read_module(path: str) -> bytes:
 
 
 def read_ahead(path: str) -> None:
-    """Have the disk read a file before it is needed, and do not wait. Where that fails, opening it in earnest tells."""
+    """Have the kernel read a file into the page cache, without waiting. Errors are left to the later open(2)."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # a pipe is not waited for
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # opening a pipe must not block
     except (OSError, ValueError):
         return
     try:
@@ -53,5 +53,5 @@ def read_ahead(path: str) -> None:
 
 
 def is_packed(name: str) -> bool:
-    """Whether a file is likely compressed, by its name."""
+    """Return whether a file is probably compressed, by its name."""
     return not name.endswith(".ko")

@@ -1,4 +1,4 @@
-"""Module files: looking for them below a directory. What is in them: `module_data`."""
+"""Find the module files below a directory."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A module file, and how it looked from outside."""
+    """A module file and its stamp."""
 
     member: Member
     stamp: Stamp
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """What tells one state of a file from another."""
+    """Return what identifies the state of a file: inode, size, mtime and ctime in ns."""
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-# ── looking for them ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class Search:
-    """All modules below a module directory, one for each name, as depmod.d prefers them (depmod_modules_search)."""
+    """A search for all modules of a module directory; depmod.d decides between files of one module name.
+
+    As depmod_modules_search of kmod's depmod.c.
+    """
 
     def __init__(self, directory: str, config: DepmodConfig, root: str = "") -> None:
-        """`directory` as it is printed; `root` is put before each path that is opened."""
+        """`directory`: as printed, without `root`, the prefix of each path that is opened."""
         self._directory = directory
         self._config = config
         self._root = root
@@ -50,7 +50,7 @@ class Search:
         self.complaints: list[Complaint] = []
 
     def run(self) -> list[Seen]:
-        """Look for them, in the order in which the filesystem names them. Raises OSError for the directory itself."""
+        """Return the files, in the order of the filesystem. Raises OSError if `directory` cannot be read."""
         self._search(self._directory)
         for external in self._config.externals:
             try:
@@ -70,7 +70,7 @@ class Search:
             self._walk(directory, entries, ((status.st_dev, status.st_ino),))
 
     def _walk(self, directory: str, entries: Iterator[os.DirEntry[str]], way: tuple[Place, ...]) -> None:
-        """`way`: this directory and those above it, by which a link back up is known."""
+        """Add the module files of a directory. `way`: it and its parents, to detect a link to a parent."""
         for entry in entries:
             if entry.name in self._excluded:
                 continue
@@ -80,7 +80,7 @@ class Search:
                     continue
                 status = entry.stat()
             except OSError as error:
-                # kmod names the descriptor of the directory; the outermost has the first that is free
+                # kmod prints the directory's file descriptor; that of the outermost is the first free one
                 self._complain(f"fstatat({2 + len(way)}, {entry.name}): {error.strerror}")
                 continue
             if stat.S_ISDIR(status.st_mode):

@@ -1,8 +1,8 @@
-"""Where events come from: the kernel's netlink group, and sysfs for what was there before us.
+"""Receive the kernel's uevents from its netlink multicast group.
 
-A socket of our own, not pyudev's monitor: importing pyudev is an eighth of a start, its `Monitor.poll` costs four times
-as much an event and never recovers from an overflow (pyudev issue 194); `recvmsg` gives the sender's credentials and an
-errno that clears itself.
+Uses the socket module, not pyudev's monitor: importing pyudev takes an eighth of the start, its `Monitor.poll` takes
+four times as long for an event and does not recover from an overflow (pyudev issue 194). `recvmsg` gives the sender's
+credentials, and ENOBUFS once for each overflow.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RECEIVE_BUFFER = 128 * 1024 * 1024
-"""Bytes, as udevd asks for: room for 100,000 events and more. The kernel doubles it."""
+"""Bytes, the same as udevd's: room for more than 100,000 uevents. The kernel doubles it (socket(7))."""
 
 _NETLINK_KOBJECT_UEVENT = 15
-"""include/uapi/linux/netlink.h; the socket module has no name for it, nor for the next."""
+"""include/uapi/linux/netlink.h; the socket module lacks this and the next constant."""
 _SO_RCVBUFFORCE = 33
-"""include/uapi/asm-generic/socket.h: the same on all machines that `loader/syscalls.py` knows."""
+"""include/uapi/asm-generic/socket.h; the same on all machine types of `loader/syscalls.py`."""
 _FROM_KERNEL = 1
-"""The group to which the kernel sends; udevd sends to 2."""
+"""Multicast group of the kernel; udevd sends to group 2."""
 
 _DATAGRAM = 16384
-"""Bytes. A uevent has at most 2,048 of variables and its path (include/linux/kobject.h)."""
+"""Bytes. A uevent has at most 2,048 bytes of variables, and its path (include/linux/kobject.h)."""
 
 _UCRED = struct.Struct("3i")
 _ANCILLARY = socket.CMSG_SPACE(_UCRED.size)
@@ -39,26 +39,27 @@ _ANCILLARY = socket.CMSG_SPACE(_UCRED.size)
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """The kernel dropped events because our buffer was full; which ones nobody knows."""
+    """The receive buffer was full, so the kernel dropped uevents; it does not tell which (ENOBUFS in netlink(7))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A datagram that is not believed, and why."""
+    """A datagram that is not a valid uevent of the kernel."""
 
     why: str
+    """The reason, for a message."""
 
 
 Received = Uevent | Overrun | Refused
 
 
 class KernelEvents:
-    """The kernel's uevent group, open from construction on."""
+    """A socket in the kernel's uevent group."""
 
     def __init__(self, buffer_bytes: int = RECEIVE_BUFFER) -> None:
-        """Join the group; `buffer_bytes` is forced with CAP_NET_ADMIN, else what the system allows.
+        """Join the group with a receive buffer of `buffer_bytes`, without CAP_NET_ADMIN at most net.core.rmem_max.
 
-        Raises OSError where netlink is not to be had.
+        Raises OSError if there is no such socket.
         """
         kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_KOBJECT_UEVENT)
@@ -76,13 +77,13 @@ class KernelEvents:
             raise
 
     def fileno(self) -> int:
-        """For select."""
+        """Return the descriptor, readable when a uevent has arrived."""
         return self._socket.fileno()
 
     def receive(self, limit: int) -> Iterator[Received]:
-        """Up to `limit` things that wait in the socket, one by one, so that a flood of them takes no memory.
+        """Yield up to `limit` uevents and errors from the socket; fewer if it is empty. A flood takes no memory.
 
-        Fewer: it is empty now.
+        Raises OSError for an error other than an overflow.
         """
         for _ in range(limit):
             try:
@@ -94,7 +95,7 @@ class KernelEvents:
                     raise
                 yield Overrun()
                 continue
-            why = _not_the_kernels(sender, ancillary, flags)
+            why = _untrusted(sender, ancillary, flags)
             if why:
                 yield Refused(why)
                 continue
@@ -108,14 +109,14 @@ class KernelEvents:
         self._socket.close()
 
 
-def _not_the_kernels(sender: tuple[int, int], ancillary: list[tuple[int, int, bytes]], flags: int) -> str:
-    """Why a datagram is not to be believed; empty: it is the kernel's.
+def _untrusted(sender: tuple[int, int], ancillary: list[tuple[int, int, bytes]], flags: int) -> str:
+    """Return why a datagram is not accepted as the kernel's; empty if it is.
 
-    Port 0 is the kernel's own, but in a container the kernel re-sends what a container's root wrote with port 0
-    and the writer's credentials: so both are asked for (lib/kobject_uevent.c, uevent_net_rcv_skb).
+    Checks both the port and the credentials: the kernel sends from port 0, but so it forwards what root of a container
+    has sent, with the credentials of that sender (lib/kobject_uevent.c, uevent_net_rcv_skb).
     """
     if flags & socket.MSG_TRUNC:
-        return f"datagram of more than {_DATAGRAM} bytes"
+        return f"datagram longer than {_DATAGRAM} bytes"
     port, groups = sender
     if port != 0 or groups != 1:
         return f"sent by netlink port {port} to group {groups}; expected the kernel, port 0, group 1"
@@ -123,4 +124,4 @@ def _not_the_kernels(sender: tuple[int, int], ancillary: list[tuple[int, int, by
         if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(data) >= _UCRED.size:
             _pid, uid, _gid = _UCRED.unpack(data[: _UCRED.size])
             return "" if uid == 0 else f"sent by uid {uid}; expected the kernel"
-    return "no sender's credentials with it"
+    return "sent without credentials"

@@ -1,4 +1,4 @@
-"""Where a system keeps its module trees and its configuration, as printed: without `--root`; and our sockets."""
+"""Paths of module trees, modprobe.d and kmodd's sockets, as printed: without `--root`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ CONFIG_DIRS = (
     "/usr/lib/modprobe.d",
     "/lib/modprobe.d",
 )
-"""Highest priority first (modprobe.d(5)). With a merged /usr the last two are one directory, found and read once."""
+"""Highest priority first (modprobe.d(5)). With a merged /usr the last two are one directory, which is read once."""
 
 TREES = ("/lib/modules", "/usr/lib/modules")
 SOFTDEP_FILES = ("modules.softdep", "modules.weakdep")
-"""Configuration that depmod leaves in a tree."""
+"""Configuration that depmod writes into a module tree."""
 
 CONTROL_SOCKET = "/run/kmodd/io.kmodd"
 LOADER_SOCKET = "/run/kmodd/loader"
-"""systemd's (kmodd-loader.socket)."""
+"""kmodd-loader.socket."""

@@ -1,4 +1,4 @@
-"""What the kernel holds, for the tools that ask nothing else: one read of /proc/modules."""
+"""Read /proc/modules, for tools that need nothing else."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from kmodd.text import decode
 
 
 def read_loaded(root: str = "") -> Loaded:
-    """All modules at one moment. Raises OSError."""
+    """Return all loaded modules, from one read of /proc/modules. Raises OSError."""
     with open(f"{root}/proc/modules", "rb", buffering=0) as file:
         return proc_modules.parse_modules(decode(file.read()))
 
 
 def holders(module: LoadedModule, root: str = "") -> tuple[str, ...]:
-    """Who uses it, as kmod orders them: as the folder in /sys lists them.
+    """Return the modules that use `module`, in kmod's order: that of its `holders` directory in sysfs.
 
-    Where that folder is gone or has others by now, /proc/modules counts, which was read at one moment.
+    If that directory is gone or differs by now, the order of /proc/modules.
     """
     if len(module.holders) < 2:
         return module.holders

@@ -1,13 +1,14 @@
-"""Who a thread is: what /proc says of it, as a `Requester`.
+"""Identify the process of a thread from /proc, as a `Requester`.
 
-All is read below one open folder. It stands for the thread itself, not for its number: once the thread is gone, reading
-there fails (ESRCH), whoever has the number then.
+Everything is read below one open directory, which refers to the thread, not to its number: once the thread has ended,
+reads fail (ESRCH), even if another thread has the number.
 
-A thread of another user shows its program and its namespaces only to CAP_SYS_PTRACE (ptrace(2), "access mode checking";
-root alone is not enough, for root's own processes hold capabilities that the daemon has not). All else is open to all.
+The program and the namespaces of another process are readable with CAP_SYS_PTRACE only, even for root, as other
+processes of root have capabilities that the daemon lacks (ptrace(2), "access mode checking"). The rest is readable by
+every user.
 
-The path of the program is as its own mount namespace has it: inside a container it may be any. So it proves something
-only where `container` is false.
+The path of the program is that in its own mount namespace, which a container can choose; so it identifies a program
+only if `container` is false.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _UNSET: Final = 2**32 - 1
-"""loginuid before anybody logged in (include/linux/audit.h)."""
+"""loginuid of a process outside any login (include/linux/audit.h)."""
 _GONE: Final = "ZXx"
-"""States of a thread that has ended (proc_pid_stat(5))."""
+"""States of an ended thread (proc_pid_stat(5))."""
 _AT_ONCE: Final = 16384
-"""Bytes that one read asks for. These files are made anew by each read from the start, and given whole if they fit."""
+"""Bytes of one read. The kernel generates such a file at the first read, and returns it whole if it fits."""
 _HELPER_WAIT: Final = "call_usermodehelper"
-"""The kernel's function in which a thread waits for its helper begins like this (kernel/umh.c)."""
+"""Beginning of the name of the kernel function in which a thread waits for its helper (kernel/umh.c)."""
 
 _SLICE: Final = re.compile(r"[A-Za-z0-9:_.\\@-]+\.slice")
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope|socket|mount|swap)")
@@ -40,22 +41,22 @@ _UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope|socket|mount|s
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """The two namespaces that make a container, each as device and inode."""
+    """The two namespaces that distinguish a container, each as device and inode."""
 
     user: tuple[int, int]
     pid: tuple[int, int]
 
 
 def initial_namespaces(proc: str = "/proc") -> Namespaces:
-    """Those of PID 1. Raises OSError: EACCES without CAP_SYS_PTRACE."""
+    """Return the namespaces of PID 1. Raises OSError: EACCES without CAP_SYS_PTRACE."""
     return _namespaces(f"{proc}/1/")
 
 
 def requester_of(tid: int, asked_ns: int, initial: Namespaces, proc: str = "/proc") -> Requester | None:
-    """The process of thread `tid`, which asked at `asked_ns` (CLOCK_BOOTTIME).
+    """Return the process of thread `tid`, which made a request at `asked_ns` (CLOCK_BOOTTIME).
 
-    None: it is gone, or another one has its number by now, or what must be known of it cannot be read. What else cannot
-    be read is empty (a kernel thread has no program).
+    initial: namespaces of the host. Returns None if the thread has ended, another one has its number, or a required
+    attribute cannot be read. An optional one that cannot be read is empty (a kernel thread has no program).
     """
     try:
         folder = os.open(f"{proc}/{tid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -70,7 +71,7 @@ def requester_of(tid: int, asked_ns: int, initial: Namespaces, proc: str = "/pro
 
 
 def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
-    # `Name:` comes first, with its line ends escaped, so no line below is made up by the process.
+    # `Name:` comes first and has its line ends escaped, so the process cannot forge the lines below.
     status = _text(folder, "status")
     container = _namespaces("", folder) != initial
     exe = cgroup = ""
@@ -78,13 +79,13 @@ def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
     with contextlib.suppress(OSError):
         exe = os.readlink("exe", dir_fd=folder)
     with contextlib.suppress(OSError):
-        # `0::PATH` alone, or the last line
+        # `0::PATH` is the only line, or the last one
         cgroup = f"\n{_text(folder, 'cgroup')}".partition("\n0::")[2].partition("\n")[0]
     with contextlib.suppress(OSError, ValueError):
         loginuid = int(_text(folder, "loginuid"))
-    # Last: it was alive all the time. In the parentheses any character may stand, parentheses and line ends among them.
+    # Last, to show that the thread was alive all along. The name in parentheses can contain any character.
     head, _, fields = _text(folder, "stat").rpartition(")")
-    if not _is_who_asked(folder, fields.split(), asked_ns):
+    if not _made_request(folder, fields.split(), asked_ns):
         return None
     return Requester(
         pid=int(_first_word(status, "Tgid")),
@@ -99,16 +100,16 @@ def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
 
 
 def _first_word(status: str, key: str) -> str:
-    """Of a line of `status`; raises ValueError, IndexError where there is none."""
+    """Return the first word of a line of `status`. Raises ValueError or IndexError if there is none."""
     begin = status.index(f"\n{key}:\t") + len(key) + 3
     return status[begin : status.index("\n", begin)].split(None, 1)[0]
 
 
-def _is_who_asked(folder: int, fields: list[str], asked_ns: int) -> bool:
-    """Is this the thread that asked, and not one that got its number afterwards? `fields`: of `stat`, the third first.
+def _made_request(folder: int, fields: list[str], asked_ns: int) -> bool:
+    """Return whether this thread made the request, not a later one with its number.
 
-    The start is known to a tick, and many a program asks in the very tick in which it starts. Then it must be seen
-    waiting for a helper: whoever only got the number does not.
+    fields: of `stat`, from the third on. The start time has a resolution of one tick, and many programs make their
+    request within their first tick. Such a thread must be waiting for a helper, as a later one would not be.
     """
     state, start = fields[0], int(fields[19]) * _TICK_NS  # fields 3 and 22 of proc_pid_stat(5)
     if state in _GONE or start > asked_ns:
@@ -133,13 +134,13 @@ def _text(folder: int, name: str) -> str:
 
 
 def unit_of(cgroup: str) -> str:
-    """The system's unit that a path in the hierarchy belongs to, empty if to none.
+    """Return the system unit of a cgroup path, empty if there is none.
 
-    As journald's _SYSTEMD_UNIT= has it (systemd, cg_path_get_unit): slices at the front are passed over, and the next
-    part is the unit. What is below it, a user's own units among that, anybody may have named who owns it.
+    As in journald's _SYSTEMD_UNIT= (systemd, cg_path_get_unit): the first component after the slices. Components below
+    it, such as units of a user manager, are not used, as the owner of the unit can name them freely.
     """
     for part in cgroup.split("/"):
-        name = part.removeprefix("_")  # put before names that would clash with the kernel's own (cg_escape)
+        name = part.removeprefix("_")  # prefix of names that clash with the kernel's own (systemd, cg_escape)
         if name and not _SLICE.fullmatch(name):
             return name if _UNIT.fullmatch(name) else ""
     return ""

@@ -1,9 +1,9 @@
-"""Who made the kernel ask: its `module_request` events, out of a tracefs instance of our own.
+"""Identify the process behind a kernel request from the `module_request` trace event, in kmodd's own tracefs instance.
 
-The event fires in the requester's context, before the kernel starts the helper. So whoever empties the trace when the
-helper asks finds the event there, and the requester still waiting (unless it was killed meanwhile).
+The event fires in the context of the requester, before the kernel starts the helper. So when the helper connects, the
+event is in the trace, and the requester still waits unless it was killed.
 
-Needs root, a tracefs (not in lockdown's confidentiality mode) and CAP_SYS_PTRACE (see process.py).
+Requires root, tracefs (unavailable in lockdown's confidentiality mode) and CAP_SYS_PTRACE (see process.py).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from typing import Final
 
 TRACEFS: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
-"""Where it may be mounted (Documentation/trace/ftrace.rst), the usual place first."""
+"""Mount points of tracefs (Documentation/trace/ftrace.rst), the usual one first."""
 INSTANCE: Final = "kmodd"
 _EVENT: Final = "events/module/module_request"
 _BUFFER_KB: Final = 64
-"""For each CPU: a thousand events, and the kernel has 50 helpers at a time."""
+"""KiB for each CPU: a thousand events, while the kernel runs at most 50 helpers at a time."""
 _READS: Final = 64
-"""Pages that are read of one CPU at a time, four times its buffer: whoever asks faster than we read stops nothing."""
+"""Pages read from one CPU at a time, four times its buffer, so that a flood of requests cannot occupy the daemon."""
 _SETTINGS: Final = (
     ("buffer_size_kb", str(_BUFFER_KB)),
     (f"{_EVENT}/enable", "1"),
@@ -46,12 +46,12 @@ _SETTINGS: Final = (
 
 
 class ModuleRequests:
-    """Knows who asked. For each helper that asks call `match` once, before it gets its answer."""
+    """Matches helpers to requesters. Call `match` once for each helper, before answering it."""
 
     def __init__(self, tracefs: tuple[str, ...] = TRACEFS, instance: str = INSTANCE, proc: str = "/proc") -> None:
-        """Start to listen. What a killed daemon left is used on: what it had not read yet counts.
+        """Open or create the instance and start tracing. Events that a killed daemon left unread are used.
 
-        Raises OSError where there is no tracefs or it may not be used, ParseError where this kernel's is another.
+        Raises OSError if tracefs is missing or not permitted, ParseError if its format is unknown.
         """
         self._proc, self._open = proc, OpenRequests()
         self._initial = initial_namespaces(proc)
@@ -71,7 +71,7 @@ class ModuleRequests:
     def _start(self) -> None:
         self._layout = parse_header_page(self._read("events/header_page"), sys.byteorder)
         self._format = parse_request_format(self._read(f"{_EVENT}/format"), sys.byteorder)
-        if "[boot]" not in self._read("trace_clock"):  # setting it empties the buffer
+        if "[boot]" not in self._read("trace_clock"):  # writing it empties the buffer
             self._write("trace_clock", "boot")
         for cpu in sorted(os.listdir(f"{self._folder}/per_cpu")):
             path = f"{self._folder}/per_cpu/{cpu}/trace_pipe_raw"
@@ -80,28 +80,28 @@ class ModuleRequests:
             self._write(name, value)
 
     def close(self) -> None:
-        """Listen no longer and remove the instance; the kernel keeps it while somebody else reads there."""
+        """Stop tracing and remove the instance, which the kernel keeps while another process reads it."""
         while self._pipes:
             os.close(self._pipes.pop())
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)
 
     def match(self, name: str) -> Requester | None:
-        """Whose request the helper that asks for `name` stands for; None: unknown (see open_requests.py).
+        """Return the requester on whose behalf the helper asks for `name`; None if unknown (see request_matcher.py).
 
-        `name` is the helper's argument as it came, with surrogate escapes. Never raises.
+        name: the helper's argument, unchanged, with surrogate escapes. Never raises.
         """
         self.drain()
         return self._open.match(name, _now_ns())
 
     def drain(self) -> None:
-        """Read what the kernel announced since, and look up who that was. Never raises."""
+        """Read the events since the last call and identify their requesters. Never raises."""
         now = _now_ns()
         events = sorted(self._events(now), key=lambda event: event.timestamp_ns)
         for event in events:
             if event.timestamp_ns + LATEST_NS > now:
-                who = requester_of(event.tid, event.timestamp_ns, self._initial, self._proc)
-                self._open.add(event, who, now)
+                requester = requester_of(event.tid, event.timestamp_ns, self._initial, self._proc)
+                self._open.add(event, requester, now)
 
     def _events(self, now: int) -> Iterator[ModuleRequested]:
         for pipe in self._pipes:
@@ -114,10 +114,10 @@ class ModuleRequests:
                     self._open.lost(now)
                     break
                 if not data:
-                    break  # something is there, but its writer is not done with it
+                    break  # there is an event that its writer has not completed yet
                 page = parse_page(data, self._layout)
                 if page.missed or page.damaged:
-                    # Overwritten ones are older than the first that is left.
+                    # Overwritten events are older than the first one left.
                     self._open.lost(page.events[0].timestamp_ns if page.events and not page.damaged else now)
                 for event in page.events:
                     if (request := module_requested(event, self._format)) is not None:
@@ -136,5 +136,5 @@ class ModuleRequests:
 
 
 def _now_ns() -> int:
-    """The trace's clock, which is also that of the threads' start."""
+    """Return CLOCK_BOOTTIME in ns, the clock of the trace and of the threads' start times."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

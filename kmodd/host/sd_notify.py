@@ -1,4 +1,4 @@
-"""Telling the service manager: readiness, reload, the watchdog (sd_notify(3))."""
+"""Notify the service manager of readiness, reloads and the watchdog (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ import time
 
 
 class Notify:
-    """Speaks to systemd where it started us, else says nothing."""
+    """The notification socket of systemd; without it, every method does nothing."""
 
     def __init__(self) -> None:
+        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID from the environment."""
         self.under_systemd = "NOTIFY_SOCKET" in os.environ
         watchdog = os.environ.get("WATCHDOG_USEC", "")
         for_us = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_interval = int(watchdog) / 2e6 if watchdog.isdigit() and for_us else None
-        """Seconds between two `alive` calls: half of what the manager waits; None: no watchdog."""
+        """Seconds between two `alive` calls, half of WATCHDOG_USEC; None without a watchdog."""
         self._next_alive = 0.0
         if self.under_systemd:
-            import systemd.daemon  # 5 ms that only a service pays
+            import systemd.daemon  # here: takes 5 ms, and only a service needs it
 
             self._send = systemd.daemon.notify
 
     def ready(self, status: str) -> None:
-        """Started, or done with reloading."""
-        self._tell(f"READY=1\nSTATUS={status}")
+        """Report that starting or reloading is complete."""
+        self._notify(f"READY=1\nSTATUS={status}")
 
     def reloading(self) -> None:
-        """MONOTONIC_USEC must stand in the same message (systemd.service(5), notify-reload)."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Report that a reload begins, with MONOTONIC_USEC (notify-reload in systemd.service(5))."""
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
-        self._tell(f"STATUS={text}")
+        """Set the status line of `systemctl status`."""
+        self._notify(f"STATUS={text}")
 
     def stopping(self) -> None:
-        """Going down on purpose."""
-        self._tell("STOPPING=1")
+        """Report that the daemon is shutting down."""
+        self._notify("STOPPING=1")
 
     def alive(self, now: float) -> None:
-        """The loop goes round at `now` (time.monotonic); said no more often than the manager needs it."""
+        """Feed the watchdog at `now` (time.monotonic), no more often than needed."""
         if self.watchdog_interval is not None and now >= self._next_alive:
             self._next_alive = now + self.watchdog_interval / 2
-            self._tell("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
 
-    def _tell(self, message: str) -> None:
+    def _notify(self, message: str) -> None:
         if self.under_systemd:
             self._send(message)

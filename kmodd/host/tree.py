@@ -1,6 +1,6 @@
-"""One root for every path, and what is read below it: indexes, configuration, /proc/modules.
+"""A module tree below a root directory: its indexes, configuration and /proc/modules.
 
-A `Tree` knows where things are; `snapshot` reads them. Paths are *printed* without `--root` (and with modprobe's
+`Tree` has the paths, `Tree.snapshot` reads the files. Paths are printed without `--root` (and with modprobe's
 `-d DIR`); `real` maps a printed path to the one to open.
 """
 
@@ -25,27 +25,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXTENSIONS = "index.d"
-"""Below the module directory: each folder in it holds the index of a system extension, laid over the tree's own."""
+"""Directory in the module directory; each of its subdirectories has the indexes of a system extension, which take
+precedence over those of the tree.
+"""
 
 _OF_THE_KERNEL = ("modules.builtin", *TEXT_OF)
-"""Their texts come with the kernel; depmod makes only the `.bin`, whenever it runs."""
+"""Text files installed with the kernel; depmod writes only their `.bin`."""
 _STALE_NS = 60 * 10**9
-"""depmod writes a `.bin` right after its text: this much later, and it is of another run."""
+"""depmod writes a `.bin` right after its text; if it is newer by this, the text is from an earlier run."""
 _TRIES = 5
+"""Attempts to read a consistent snapshot."""
 
 Mark = tuple[int, int, int, int] | None
-"""What tells that a file changed: device, inode, size, mtime; None: not there."""
+"""Device, inode, size and mtime in ns of a file, to detect a change; None if it is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class TreeSnapshot(Snapshot):
-    """A snapshot, and how the files looked that it was read from."""
+    """A snapshot with the marks of the files it was read from."""
 
     marks: tuple[tuple[str, Mark], ...] = ()
 
 
 class Tree:
-    """The module tree of one kernel release, and its surroundings."""
+    """The module tree of one kernel release, with its configuration."""
 
     def __init__(
         self,
@@ -55,18 +58,18 @@ class Tree:
         config_paths: Sequence[str] | None = None,
         extensions: Extensions = DROP_IN,
     ) -> None:
-        """Nothing is read but, without a release and with a root, the names in its lib/modules.
+        """Find the module directory, without reading its files.
 
-        root: prefix of every path. release: of the kernel; the running one, or the only one below root.
-        module_dir: modprobe's `-d`, the prefix of /lib/modules alone, printed. config_paths: modprobe's `-C`, in place
-        of the usual directories.
+        root: prefix of every path. release: of the kernel; by default the only one below root, else the running one.
+        module_dir: modprobe's `-d`, prefix of /lib/modules only, and printed. config_paths: modprobe's `-C`, replaces
+        the usual directories.
         """
         self.root = root.rstrip("/")
         self.extensions = extensions
         self.notice_edits = True
-        """A configuration file edited in place makes a snapshot old; else only a changed folder does, as in libkmod."""
+        """Whether a file edited in place makes a snapshot outdated; else only a changed directory, as in libkmod."""
         self.guessed = False
-        """The release is the only one below root: programs say so on standard error."""
+        """The release was not given, but is the only one below root; programs print that on standard error."""
         self._prefix = module_dir
         self._config_paths = None if config_paths is None else tuple(config_paths)
         only = self._only_release() if release is None and self.root else None
@@ -76,11 +79,11 @@ class Tree:
         """The module directory, as printed."""
 
     def real(self, path: str) -> str:
-        """Where to open what is printed as `path`."""
+        """Return the path to open for a printed path."""
         return self.root + path if path.startswith("/") else path
 
     def present(self, path: str) -> bool:
-        """Whether a file, named as printed, is there. Links count by what they lead to."""
+        """Return whether the file at a printed path exists, symbolic links followed."""
         try:
             os.stat(self.real(path))
         except (OSError, ValueError):
@@ -88,12 +91,12 @@ class Tree:
         return True
 
     def loaded(self) -> Loaded:
-        """What the kernel has now; nothing where root/proc/modules is absent."""
+        """Return the modules that are loaded now; none if /proc/modules is missing below root."""
         data = read_file(self.real("/proc/modules"))
         return proc_modules.NOTHING_LOADED if data is None else proc_modules.parse_modules(decode(data))
 
     def check(self) -> None:
-        """Raises NoTree where there is no module directory, or none of its two indexes of names."""
+        """Raise NoTree if the module directory is missing, or has neither modules.dep nor modules.dep.bin."""
         directory = self.real(self.directory)
         if not os.path.isdir(directory):
             kernel = f"the running kernel {self.release}" if self._is_running() else f"kernel {self.release}"
@@ -102,15 +105,15 @@ class Tree:
             raise NoTree(f"no module index for kernel {self.release}: no {directory}/modules.dep; run depmod")
 
     def snapshot(self) -> TreeSnapshot:
-        """`read`, if there is anything. Raises NoTree."""
+        """Return `read`, after `check`. Raises NoTree."""
         self.check()
         return self.read()
 
     def read(self) -> TreeSnapshot:
-        """Indexes and configuration, all of one moment: where a file was replaced midway, all is read again. Only
-        modules.symbols is read when somebody asks for a symbol.
+        """Return indexes and configuration of one moment; if a file is replaced meanwhile, all are read again.
 
-        Raises nothing: of a tree that goes meanwhile there is less in it, and it is not current.
+        modules.symbols is read later, at the first look-up of a symbol. Raises nothing: if the tree is removed
+        meanwhile, the snapshot is incomplete and not current.
         """
         tries = _TRIES
         while True:
@@ -120,21 +123,21 @@ class Tree:
             tries -= 1
             if not tries or self._marks() == before:
                 return snapshot
-            del snapshot  # the next one is made in its memory
+            del snapshot  # so that the next one can use its memory
 
     def quick_snapshot(self, like_kmod: bool = False) -> TreeSnapshot:
-        """The same for a program that asks one question: each index is read when, and if, it is needed. Raises nothing.
+        """Return a snapshot for a single look-up, which reads each index when it is needed. Raises nothing.
 
-        `like_kmod`: out of the `.bin` files where there are any.
+        like_kmod: read the `.bin` files if they exist.
         """
         return self._read((), like_kmod)
 
     def is_current(self, snapshot: Snapshot) -> bool:
-        """Whether nothing that `snapshot` was read from has changed since: a stat of each file and directory."""
+        """Return whether no file that `snapshot` was read from has changed since, by stat(2) of each."""
         return isinstance(snapshot, TreeSnapshot) and snapshot.marks == self._marks()
 
     def config(self) -> Config:
-        """modprobe.d and the kernel command line, read now."""
+        """Read modprobe.d and the kernel command line."""
         places = [f"{layer}/{name}" for layer in self._layer_dirs() for name in SOFTDEP_FILES]
         files = []
         complaints: list[str] = []
@@ -152,10 +155,10 @@ class Tree:
         layers = [self._layer(directory) for directory in self._layer_dirs()]
         return TreeSnapshot(Catalog(layers, like_kmod), self.config(), marks=marks)
 
-    # ── where things are ──
+    # ── paths ──
 
     def directories(self) -> list[str]:
-        """Every directory, as to be opened, in which a change may make a snapshot old, there or not."""
+        """Return the directories, with root, in which a change may make a snapshot outdated; some may not exist."""
         layers = [*self._layer_dirs(), f"{self.directory}/{EXTENSIONS}"]
         paths = CONFIG_DIRS if self._config_paths is None else self._config_paths
         return [self.real(path) for path in (*layers, *paths)]
@@ -164,7 +167,7 @@ class Tree:
         return not self.root and self.release == os.uname().release
 
     def _only_release(self) -> str | None:
-        """The one release below root, or None where there are several or none."""
+        """Return the only release below root; None if there are several or none."""
         for tree in TREES:
             try:
                 names = [entry.name for entry in os.scandir(self.real(tree)) if entry.is_dir()]
@@ -184,7 +187,7 @@ class Tree:
         return usual
 
     def _layer_dirs(self) -> list[str]:
-        """The directories with indexes, uppermost first: those of extensions by name, then the tree's own."""
+        """Return the directories with indexes by precedence: those of extensions by name, then the tree's own."""
         extensions = f"{self.directory}/{EXTENSIONS}"
         return [f"{extensions}/{name}" for name in _names(self.real(extensions))] + [self.directory]
 
@@ -204,10 +207,10 @@ class Tree:
         return Layer(self.directory, read, is_stale, label)
 
     def _config_places(self, complaints: list[str]) -> list[tuple[str, list[str]] | str]:
-        """The directories with the names in them, and the single files that `-C` gives, highest priority first."""
+        """Return directories with their file names, and single files given by `-C`; highest priority first."""
         paths = list(CONFIG_DIRS if self._config_paths is None else self._config_paths)
         if self._config_paths is None and self._is_same(*CONFIG_DIRS[-2:]):
-            del paths[-2]  # a merged /usr; Debian 12's kmod calls it /lib/modprobe.d
+            del paths[-2]  # merged /usr; Debian 12's kmod prints /lib/modprobe.d
         places: list[tuple[str, list[str]] | str] = []
         for path in paths:
             try:
@@ -240,10 +243,10 @@ class Tree:
             names.append(name)
         return names
 
-    # ── what changed ──
+    # ── changes ──
 
     def _marks(self) -> tuple[tuple[str, Mark], ...]:
-        """The marks of everything that a snapshot reads, or would read if it were there."""
+        """Return path and mark of each file that a snapshot reads, or would read if it existed."""
         paths = []
         for layer in [f"{self.directory}/{EXTENSIONS}", *self._layer_dirs()]:
             paths += [layer, *(f"{layer}/{name}" for name in SOFTDEP_FILES)]
@@ -258,7 +261,7 @@ class Tree:
 
 
 def read_file(path: str) -> bytes | None:
-    """The bytes of a file, or None where it cannot be read."""
+    """Return the content of a file, or None if it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
@@ -267,7 +270,7 @@ def read_file(path: str) -> bytes | None:
 
 
 def _names(directory: str) -> list[str]:
-    """The names in a directory, in byte order; none where it cannot be read."""
+    """Return the names in a directory in byte order; empty if it cannot be read."""
     try:
         return sorted(os.listdir(directory), key=os.fsencode)
     except (OSError, ValueError):
@@ -275,7 +278,7 @@ def _names(directory: str) -> list[str]:
 
 
 def mark_of(path: str) -> Mark:
-    """How a file looks now: not an error where it is not there."""
+    """Return the current mark of a file; None if it is missing."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

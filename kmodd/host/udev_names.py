@@ -1,8 +1,8 @@
-"""What people call a device: out of udev's database, by pyudev.
+"""Names of devices for people, from udev's database by pyudev.
 
-Whatever libudev is asked about a device, it reads the device's `uevent` file first. That takes the device's lock, for
-as long as a probe lasts, and cannot be killed: a child asks, and a device that it does not come back from has no name.
-Such a child is left behind, and ends when the lock is free.
+For any query, libudev first reads the device's `uevent` file, which takes the device's lock, held during a probe, and
+cannot be interrupted. So a child process reads; a device at which it hangs has no name. Such a child is left running,
+and ends when the lock is released.
 """
 
 from __future__ import annotations
@@ -21,27 +21,31 @@ if TYPE_CHECKING:
     from typing import Any
 
 HUNG_AFTER = 0.5
-"""Seconds without an answer after which a device is left out, and another child goes on with those behind it."""
+"""Seconds without an answer after which a device is skipped, and another child continues with the next one."""
 
 MAX_HUNG = 8
-"""Devices that may be left out so; the ones behind the last have no name either."""
+"""Devices skipped at most; those after the last have no name either."""
 
 _WORDS = (
     ("ID_VENDOR_FROM_DATABASE", "ID_VENDOR_ENC", "ID_VENDOR"),
     ("ID_MODEL_FROM_DATABASE", "ID_MODEL_ENC", "ID_MODEL"),
 )
-"""Properties that name the maker, and the thing: the first that is there counts. `_ENC` is what the device itself says;
-in the form without it, blanks are underscores."""
+"""Properties for vendor and model, the first one present counts. Those with `_ENC` come from the device itself; without
+it, spaces are underscores.
+"""
 
 
 def names_of(paths: Sequence[str]) -> dict[str, str]:
-    r"""The names of devices, each a `/sys/…` path or a `/dev/…` node of this machine: by path, those that have one.
+    """Return the names of devices by path, of those that have one. Raises nothing.
 
-    Maker and model, else the device's node: a maker alone names no device. One line, blanks single, no `"`. Never an
-    error: a device that went, one whose lock is held, a machine without pyudev, libudev or udevd have no names.
+    paths: `/sys/…` paths or `/dev/…` nodes of this machine.
+
+    A name is vendor and model, else the device node, as a vendor alone does not identify a device; one line, without
+    `"` or repeated spaces. A device that is removed, or whose lock is held, has none, and neither has any without
+    pyudev, libudev or udevd.
     """
     try:
-        import pyudev  # costs more than the rest of a program
+        import pyudev  # here: takes longer than the rest of a program
 
         context = pyudev.Context()
     except (ImportError, OSError):
@@ -51,15 +55,15 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
     for _ in range(MAX_HUNG):
         if not rest:
             break
-        answers = _ask(context, rest)
+        answers = _read(context, rest)
         names.update(zip(rest, answers, strict=False))
         rest = rest[len(answers) + 1 :]
     return {path: name for path, name in names.items() if name}
 
 
-def _ask(context: Any, paths: list[str]) -> list[str]:
-    """The names that a child gives, in order; fewer than paths: it hung or ended at the next one."""
-    child = child_reader.start(lambda pipe: _tell(context, paths, pipe))
+def _read(context: Any, paths: list[str]) -> list[str]:
+    """Return the names that a child reads, in order; fewer than paths if it hung or died at the next one."""
+    child = child_reader.start(lambda pipe: _write_names(context, paths, pipe))
     if child is None:
         return []
     pid, ours = child
@@ -69,12 +73,12 @@ def _ask(context: Any, paths: list[str]) -> list[str]:
     os.close(ours)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, os.WNOHANG)  # never waited for: the kernel may not let it go
+    os.waitpid(pid, os.WNOHANG)  # without waiting: the child may hang in the kernel
     return os.fsdecode(text).split("\n")[:-1]
 
 
-def _tell(context: Any, paths: list[str], pipe: int) -> None:
-    """Write a line for each device. Nothing else stays open: who reads our output would wait for a child that hangs."""
+def _write_names(context: Any, paths: list[str], pipe: int) -> None:
+    """Write a line for each device, other descriptors closed: a reader of stdout must not wait for the child."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
@@ -90,13 +94,13 @@ def _name(context: Any, path: str) -> str:
     find = Devices.from_device_file if path.startswith("/dev/") else Devices.from_sys_path
     try:
         properties = find(context, os.fsencode(path)).properties
-        maker, model = (next(filter(None, (_plain(properties.get(key, "")) for key in keys)), "") for keys in _WORDS)
-        return f"{maker} {model}".strip() if model else _plain(properties.get("DEVNAME", ""))
-    except (LookupError, OSError, ValueError):  # it went, or what it says is no text
+        vendor, model = (next(filter(None, (_plain(properties.get(key, "")) for key in keys)), "") for keys in _WORDS)
+        return f"{vendor} {model}".strip() if model else _plain(properties.get("DEVNAME", ""))
+    except (LookupError, OSError, ValueError):  # removed, or a property is not UTF-8
         return ""
 
 
 def _plain(value: str) -> str:
-    r"""A property as one line: udev's `\x20` undone, nothing left that a terminal or who cuts lines would obey."""
+    r"""Return a property as one line: udev's `\x20` decoded, without control characters, `"` and repeated spaces."""
     value = re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), value)
     return " ".join("".join(c if c.isprintable() else " " for c in value.replace('"', "'")).split())

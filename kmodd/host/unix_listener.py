@@ -1,4 +1,4 @@
-"""A Unix socket at a place of its own: there only while somebody listens, never another daemon's. `UnixListener`."""
+"""A Unix socket whose path exists only while this process listens: `UnixListener`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import socket
 
 
 class UnixListener:
-    """Listens, and takes its name away at the end."""
+    """A listening Unix socket that removes its path when it is closed."""
 
     def __init__(self, path: str, kind: socket.SocketKind, mode: int, backlog: int) -> None:
-        """Listen at `path`, in the place of a socket that nobody serves any more; `mode`: who may connect.
+        """Listen at `path`, replacing a socket without a listener.
 
-        Raises OSError; EADDRINUSE where somebody does.
+        kind: SOCK_STREAM or SOCK_SEQPACKET. mode: permissions of the path. backlog: see listen(2). Raises OSError;
+        EADDRINUSE if another process listens there.
         """
         with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as other:
-            if other.connect_ex(path) in (0, errno.EAGAIN):  # EAGAIN: its queue is full
+            if other.connect_ex(path) in (0, errno.EAGAIN):  # EAGAIN: the queue of its listener is full
                 raise OSError(errno.EADDRINUSE, "another kmodd is running and serves this socket", path)
         self.path = path
         self.socket = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        # Bound beside and renamed, so that the name is there only once somebody listens.
+        # Bound to another name and renamed, so that the path exists only once the socket listens.
         beside = f"{path}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
@@ -33,14 +34,14 @@ class UnixListener:
         self._inode = os.stat(path).st_ino
 
     def accept(self) -> socket.socket | None:
-        """Who waits at the door, not blocking as any new socket may; None: nobody, or there is no descriptor left."""
+        """Return the next connection, in blocking mode; None if there is none, or no descriptor left."""
         try:
             return self.socket.accept()[0]
         except OSError:
             return None
 
     def close(self) -> None:
-        """Stop listening; the name goes first, so that nobody connects in vain, unless it is another's by now."""
+        """Remove the path, unless it is another process's by now, then stop listening."""
         with contextlib.suppress(OSError):
             if os.stat(self.path).st_ino == self._inode:
                 os.unlink(self.path)

@@ -106,7 +106,7 @@ def test_a_new_connection_is_given_the_moment_that_its_name_takes(
     requests: RequestSocket, helpers: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The name is sent when the daemon has begun to wait for it; the daemon's loop is not gone round before."""
-    monkeypatch.setattr("kmodd.host.helper_socket.NAME_COMES", 20)
+    monkeypatch.setattr("kmodd.host.helper_socket.NAME_TIMEOUT", 20)
     helper = connect(requests, helpers)
     later = threading.Timer(0.1, lambda: helper.send(b"net-pf-9"))
     later.start()
@@ -119,7 +119,7 @@ def test_who_has_been_silent_for_longer_is_not_waited_for(
 ) -> None:
     connect(requests, helpers)
     assert requests.receive() == []
-    monkeypatch.setattr("kmodd.host.helper_socket.NAME_COMES", float("nan"))  # an error for whoever waits so long
+    monkeypatch.setattr("kmodd.host.helper_socket.NAME_TIMEOUT", float("nan"))  # an error for whoever waits so long
     connect(requests, helpers, b"net-pf-9")
     assert [request.name for request in requests.receive()] == ["net-pf-9"]
 

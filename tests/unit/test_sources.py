@@ -36,14 +36,14 @@ def ucred(uid: int) -> list[tuple[int, int, bytes]]:
         ((0, 1), ucred(65534), 0, "uid 65534"),
         ((4711, 1), ucred(0), 0, "port 4711"),
         ((0, 2), ucred(0), 0, "group 2"),
-        ((0, 1), [], 0, "no sender's credentials"),
-        ((0, 1), ucred(0), socket.MSG_TRUNC, "more than"),
+        ((0, 1), [], 0, "sent without credentials"),
+        ((0, 1), ucred(0), socket.MSG_TRUNC, "longer than"),
     ],
 )
 def test_only_messages_of_the_kernel_count(
     sender: tuple[int, int], ancillary: list[tuple[int, int, bytes]], flags: int, expected: str
 ) -> None:
-    why = netlink._not_the_kernels(sender, ancillary, flags)
+    why = netlink._untrusted(sender, ancillary, flags)
     assert expected in why
     assert bool(why) is bool(expected)
 
