@@ -18,7 +18,7 @@ import kmodd
 from kmodd.cli.__main__ import TOOLS
 from kmodd.planning import record
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PYTHON = "/usr/bin/python3"
 UNITS = (
     "kmodd.service", "kmodd-loader.socket", "kmodd-loader@.service", "kmodd-restore-udev.service",

@@ -14,7 +14,7 @@ import pytest
 from kmodd.loader.pool import LoaderPool
 from kmodd.loader.spawner import Spawner
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 PROGRAM = """
 import sys
 from kmodd.cli import run

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "systemd" / "kernel-helper"
+SCRIPT = Path(__file__).parents[3] / "systemd" / "kernel-helper"
 JOB = "42 kmodd.service {} running"
 """A line of `systemctl list-jobs --no-legend`."""
 

@@ -12,7 +12,7 @@ from kmodd.dataclass import replace
 from kmodd.kernel.requester import Requester
 from kmodd.planning.policy import Policy, PolicyQuery
 
-FOLDER = Path(__file__).parents[2] / "data/policy.d"
+FOLDER = Path(__file__).parents[3] / "data/policy.d"
 USB, RARE, HARDWARE, UNPRIVILEGED = PRESETS = sorted(path.name for path in FOLDER.iterdir())
 
 ROOT = Requester(10, "sh", "/usr/bin/sh", 0, 0, "/user.slice/x.scope", "session-1.scope", False)

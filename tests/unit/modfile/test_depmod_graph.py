@@ -31,7 +31,7 @@ from kmodd.modfile.elf import Facts, joined, strings
 from kmodd.names import module_name
 from tests.rootfs import Said
 from tests.tool import contents, ours
-from tests.unit.test_elf import GLOBAL, UNDEFINED, Maker
+from tests.unit.modfile.test_elf import GLOBAL, UNDEFINED, Maker
 
 VERSION = "6.1.0-unit"
 

@@ -289,7 +289,7 @@ os.wait()
 def test_out_of_a_real_journal() -> None:
     """A journald of its own in a mount namespace; root's records count, a forged one of `nobody` does not."""
     command = ["unshare", "--mount", "bash", "-c", JOURNAL, sys.executable, WRITERS]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
     assert lines_of(done.stdout) == [
         "allow origin=request request=net-pf-38 uid=1000- container=no",

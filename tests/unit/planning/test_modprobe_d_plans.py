@@ -239,7 +239,7 @@ def test_every_sentence_of_the_manual_is_named() -> None:
     text = re.sub(r"\\-", "-", gzip.decompress(page.read_bytes()).decode())
     text = text[text.index('.SH "DESCRIPTION"') : text.index('.SH "COMPATIBILITY"')]
     assert len(sentences(text)) > 30
-    named = squeezed((Path(__file__).parent / "test_modprobe_d.py").read_text() + Path(__file__).read_text())
+    named = squeezed((Path(__file__).parents[1] / "config/test_modprobe_d.py").read_text() + Path(__file__).read_text())
     missing = [each for each in sentences(text) if not any(part in named for part in beginnings(each))]
     assert [each for each in missing if not each.startswith(NO_RULE)] == []
 

@@ -26,7 +26,7 @@ import pytest
 from kmodd.cli import request as in_python
 from kmodd.host.helper_socket import REQUEST_SOCKET, KernelRequest, RequestSocket
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "helper" / "kmodd-request.c"
 AS_KERNEL = {"HOME": "/", "TERM": "linux", "PATH": "/sbin:/usr/sbin:/bin:/usr/bin"}
 BY_MODPROBE = 7

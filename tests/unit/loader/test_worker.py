@@ -38,7 +38,7 @@ from kmodd.loader.trusted_paths import Trusted
 from kmodd.modfile.decompress import UNPACKED_LIMIT
 from tests.fakes import FakeKernel
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WAIT = 30.0
 """Seconds that an answer may take; a hang is a failure, not a wait."""
 

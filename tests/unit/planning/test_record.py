@@ -70,7 +70,7 @@ def test_level_and_words_of_each_result(result: Result, code: int, level: int, w
 
 def test_every_result_has_its_own_message_id_and_an_entry_in_the_catalogue() -> None:
     """One MESSAGE_ID per kind of record."""
-    catalogue = Path(__file__).parents[2] / "systemd" / "kmodd.catalog"
+    catalogue = Path(__file__).parents[3] / "systemd" / "kmodd.catalog"
     explained = set(re.findall(r"^-- ([0-9a-f]{32})", catalogue.read_text(), re.MULTILINE))
     ids = [record_of(Outcome(CARD, "x", result, MATCHED)).message_id for result in record.KINDS]
     assert len(set(ids)) == len(ids)

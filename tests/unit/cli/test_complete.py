@@ -15,7 +15,7 @@ from kmodd.cli.kmod.modprobe_options import _LONG as MODPROBE
 from kmodd.cli.kmod.rmmod import _LONG as RMMOD
 from tests import compiled, rootfs
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BASH, ZSH, FISH = (
     ROOT / "data/completions" / name for name in ("bash/kmodd", "zsh/_kmodd-tools", "fish/kmodd-tools.fish")
 )

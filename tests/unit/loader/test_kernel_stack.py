@@ -20,7 +20,7 @@ from kmodd.loader.pool import Loader, LoaderPool
 from kmodd.loader.spawner import Spawner
 from kmodd.loader.trusted_paths import Trusted
 
-SCRIPT = Path(__file__).parents[2] / "systemd/stack"
+SCRIPT = Path(__file__).parents[3] / "systemd/stack"
 WAIT = 30.0
 """Seconds that an answer may take; a hang is a failure, not a wait."""
 

@@ -14,7 +14,7 @@ from kmodd.config.modules_conf import Conversion, convert
 from kmodd.errors import Where
 from kmodd.names import ModuleName
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "conf"
+FIXTURES = Path(__file__).parents[3] / "fixtures" / "conf"
 OLD = sorted(path for path in FIXTURES.glob("*/*") if path.name in ("conf.modules", "modules.conf"))
 
 

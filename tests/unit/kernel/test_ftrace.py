@@ -35,7 +35,7 @@ from tests.pages import (
     written,
 )
 
-FIXTURE = json.loads((Path(__file__).parents[2] / "fixtures/trace/requests.json").read_text())
+FIXTURE = json.loads((Path(__file__).parents[3] / "fixtures/trace/requests.json").read_text())
 LITTLE = parse_header_page(HEADER_PAGE, "little")
 BIG = parse_header_page(HEADER_PAGE, "big")
 ORDERS: list[ByteOrder] = ["little", "big"]

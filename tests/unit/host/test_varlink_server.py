@@ -1,0 +1,171 @@
+"""The control socket: Varlink frames, limits, credentials (varlink.org, Interface Definition and Method Call)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from kmodd.host.varlink_server import (
+    MAX_CONNECTIONS,
+    MAX_FRAME,
+    ControlSocket,
+    ExplainCall,
+    LoadCall,
+    MethodCall,
+    ReloadCall,
+    SettleCall,
+    StatusCall,
+    UnloadCall,
+)  # fmt: skip
+
+
+class Caller:
+    opened: ClassVar[list[socket.socket]] = []
+
+    def __init__(self, control: ControlSocket) -> None:
+        self.control = control
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.opened.append(self.socket)
+        self.socket.settimeout(30)
+        self.socket.connect(control.path)
+        control.accept()
+        self.connection = control.connections[-1]
+
+    def send(self, data: bytes) -> MethodCall | None:
+        self.socket.sendall(data)
+        self.control.receive(self.connection)
+        return self.control.next_call(self.connection)
+
+    def call(self, method: str, **parameters: Any) -> MethodCall | None:
+        return self.send(json.dumps({"method": method, "parameters": parameters}).encode() + b"\0")
+
+    def answers(self) -> list[dict[str, Any]]:
+        return [json.loads(frame) for frame in self.socket.recv(1 << 20).split(b"\0") if frame]
+
+
+def test_each_method_becomes_a_wish(control: ControlSocket) -> None:
+    wishes: dict[str, tuple[dict[str, Any], MethodCall]] = {
+        "Status": ({}, StatusCall()),
+        "Explain": ({"request": "pci:v1"}, ExplainCall("pci:v1")),
+        "Load": ({"request": "dummy", "parameters": ["numdummies=2"]}, LoadCall("dummy", ("numdummies=2",))),
+        "Unload": ({"request": "dummy", "go_on": True}, UnloadCall("dummy", False, True)),
+        "Settle": ({"timeout_usec": 5}, SettleCall(5)),
+        "Reload": ({}, ReloadCall()),
+    }
+    for method, (parameters, call) in wishes.items():
+        caller = Caller(control)
+        assert caller.call(f"io.kmodd.{method}", **parameters) == call
+        control.answer(caller.connection, {"done": method})
+        assert caller.answers() == [{"parameters": {"done": method}}]
+
+
+def test_optional_parameters_may_be_left_out(control: ControlSocket) -> None:
+    assert Caller(control).call("io.kmodd.Load", request="dummy") == LoadCall("dummy", ())
+    assert Caller(control).call("io.kmodd.Unload", request="dummy") == UnloadCall("dummy", False, False)
+    assert Caller(control).call("io.kmodd.Settle") == SettleCall(None)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "error"),
+    [
+        ("io.kmodd.Nothing", {}, "org.varlink.service.MethodNotFound"),
+        ("io.other.Status", {}, "org.varlink.service.InterfaceNotFound"),
+        ("io.kmodd.Explain", {}, "org.varlink.service.InvalidParameter"),
+        ("io.kmodd.Explain", {"request": 3}, "org.varlink.service.InvalidParameter"),
+        ("io.kmodd.Status", {"more": 1}, "org.varlink.service.InvalidParameter"),
+    ],
+)
+def test_wrong_calls_are_answered_with_the_standard_errors(
+    control: ControlSocket, method: str, parameters: dict[str, Any], error: str
+) -> None:
+    caller = Caller(control)
+    assert caller.call(method, **parameters) is None
+    assert caller.answers()[0]["error"] == error
+
+
+def test_any_varlink_client_can_ask_what_there_is(control: ControlSocket) -> None:
+    caller = Caller(control)
+    assert caller.call("org.varlink.service.GetInfo") is None
+    assert "io.kmodd" in caller.answers()[0]["parameters"]["interfaces"]
+    assert caller.call("org.varlink.service.GetInterfaceDescription", interface="io.kmodd") is None
+    assert "method Settle" in caller.answers()[0]["parameters"]["description"]
+
+
+def test_one_call_after_the_other_on_a_connection(control: ControlSocket) -> None:
+    caller = Caller(control)
+    first = b'{"method":"io.kmodd.Status"}\0'
+    assert caller.send(first * 3) == StatusCall()
+    assert control.next_call(caller.connection) is None
+    control.answer(caller.connection, {})
+    assert control.next_call(caller.connection) == StatusCall()
+
+
+def test_a_call_may_come_in_pieces(control: ControlSocket) -> None:
+    caller = Caller(control)
+    assert caller.send(b'{"method":"io.kmodd') is None
+    assert caller.send(b'.Status"}\0') == StatusCall()
+
+
+@pytest.mark.parametrize("garbage", [b"nonsense\0", b"[]\0", b"\xff\0", b"3\0", b"x" * (MAX_FRAME + 1)])
+def test_garbage_ends_that_connection_only(control: ControlSocket, garbage: bytes) -> None:
+    bad, good = Caller(control), Caller(control)
+    bad.socket.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        bad.socket.sendall(garbage)
+    for _ in range(8):
+        if bad.connection in control.connections:
+            control.receive(bad.connection)
+            assert control.next_call(bad.connection) is None
+    assert bad.connection not in control.connections
+    assert good.call("io.kmodd.Status") == StatusCall()
+
+
+def test_reading_is_for_all_and_changing_for_root(control: ControlSocket) -> None:
+    """Issue: peers by SO_PEERCRED, reading for all, changing for root."""
+    assert stat.S_IMODE(os.stat(control.path).st_mode) == 0o666
+    caller = Caller(control)
+    assert caller.connection.uid == os.getuid()
+    caller.connection.uid = 65534
+    for method, parameters in (("Load", {"request": "dummy"}), ("Reload", {})):
+        assert caller.call(f"io.kmodd.{method}", **parameters) is None
+        assert caller.answers()[0]["error"] == "io.kmodd.NotPermitted"
+    assert caller.call("io.kmodd.Status") == StatusCall()
+
+
+def test_one_connection_too_many_is_closed(control: ControlSocket) -> None:
+    callers = [Caller(control) for _ in range(MAX_CONNECTIONS)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as extra:
+        extra.settimeout(30)
+        extra.connect(control.path)
+        control.accept()
+        assert extra.recv(1) == b""
+    assert callers[0].call("io.kmodd.Status") == StatusCall()
+
+
+def test_a_caller_that_reads_nothing_is_cut_off(control: ControlSocket) -> None:
+    caller = Caller(control)
+    for _ in range(100):
+        if caller.connection in control.connections:
+            control.answer(caller.connection, {"x": "y" * 100_000})
+    assert caller.connection not in control.connections
+
+
+def test_a_socket_left_behind_is_replaced_and_goes_at_the_end(tmp_path: Path) -> None:
+    path = str(tmp_path / "io.kmodd")
+    first = ControlSocket(path)
+    os.link(path, f"{path}.kept")
+    first.close()
+    os.rename(f"{path}.kept", path)
+    second = ControlSocket(path)
+    caller = Caller(second)
+    assert caller.call("io.kmodd.Status") == StatusCall()
+    caller.socket.close()
+    second.close()
+    assert not os.path.exists(path)
