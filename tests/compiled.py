@@ -48,16 +48,16 @@ def modules() -> Path:
             names = [line.split("\t")[1] for line in symvers.splitlines() if "\tvmlinux\t" in line]
             (root / "System.map").write_text("".join(f"ffffffff81000000 r __ksymtab_{name}\n" for name in names))
 
-    return trees._cached(f"compiled-{release}-{digest}", fill)
+    return trees.cached(f"compiled-{release}-{digest}", fill)
 
 
 def _headers(release: str, scratch: Path) -> Path:
     """Fetch and unpack the kernel's headers; the folder to run make in."""
     name = f"linux-headers-{release}"
-    text = trees._run(["apt-cache", "show", "--no-all-versions", name])
+    text = trees.run(["apt-cache", "show", "--no-all-versions", name])
     needs = text.partition("\nDepends: ")[2].partition("\n")[0]
     for each in (name, *re.findall(r"linux-(?:headers|kbuild)-\S+", needs)):
-        trees._unpack(trees._newest(each, "bookworm", ""), scratch)
+        trees.unpack(trees.newest(each, "bookworm", ""), scratch)
     top = scratch / "usr" / "src" / name
     makefile = top / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", f"{scratch}/usr/src/"))

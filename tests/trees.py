@@ -83,14 +83,14 @@ def kmod_package(suite: str) -> Path:
     Run its programs with `LD_LIBRARY_PATH=<root>/usr/lib/x86_64-linux-gnu` (or what `*-linux-gnu` is there).
     Raises Unavailable.
     """
-    programs = _newest("kmod", suite, "")
-    library = _newest("libkmod2", suite, "")
+    programs = newest("kmod", suite, "")
+    library = newest("libkmod2", suite, "")
 
     def fill(root: Path) -> None:
-        _unpack(programs, root)
-        _unpack(library, root)
+        unpack(programs, root)
+        unpack(library, root)
 
-    return _cached(f"kmod_{programs.version}", fill)
+    return cached(f"kmod_{programs.version}", fill)
 
 
 @functools.cache
@@ -98,23 +98,23 @@ def _tree(flavour: str) -> Path:
     series, _, kind = flavour.partition("-")
     if series not in _SUITES:
         raise Unavailable(f"{flavour}: no suite known for kernel series {series}")
-    meta = _newest(f"linux-image-{kind}", _SUITES[series], series + ".")
+    meta = newest(f"linux-image-{kind}", _SUITES[series], series + ".")
     image = _image_of(meta)
 
     def fill(root: Path) -> None:
-        _unpack(image, root)
+        unpack(image, root)
         if not (root / "lib").exists():  # trixie ships usr/lib only
             (root / "lib").symlink_to("usr/lib")
-        _run(["depmod", "-b", str(root), release(root)], {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"})
+        run(["depmod", "-b", str(root), release(root)], {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"})
 
-    return _cached(f"{image.name}_{image.version}", fill)
+    return cached(f"{image.name}_{image.version}", fill)
 
 
-def _newest(name: str, suite: str, prefix: str) -> _Package:
+def newest(name: str, suite: str, prefix: str) -> _Package:
     """The newest version of a package that begins with `prefix`: out of the machine's sources, else of `suite`."""
     for options in (_machine_apt, _suite_apt):
         apt = options(suite)
-        for line in _run(["apt-cache", *apt, "madison", name]).splitlines():
+        for line in run(["apt-cache", *apt, "madison", name]).splitlines():
             fields = [field.strip() for field in line.split("|")]
             of_suite = len(fields) == 3 and f" {suite}" in fields[2] and fields[2].endswith(" Packages")
             if of_suite and fields[1].startswith(prefix):
@@ -124,7 +124,7 @@ def _newest(name: str, suite: str, prefix: str) -> _Package:
 
 def _image_of(meta: _Package) -> _Package:
     """The package with the files: what the meta package depends on by an exact version."""
-    for line in _run(["apt-cache", *meta.apt, "show", f"{meta.name}={meta.version}"]).splitlines():
+    for line in run(["apt-cache", *meta.apt, "show", f"{meta.name}={meta.version}"]).splitlines():
         if line.startswith("Depends: linux-image-"):
             name, _, wanted = line.removeprefix("Depends: ").split(",")[0].partition(" (= ")
             return _Package(name, wanted.rstrip(")") or meta.version, meta.apt)
@@ -142,7 +142,7 @@ def _suite_apt(suite: str) -> tuple[str, ...]:
     release_lines = [line.partition("=") for line in Path("/etc/os-release").read_text().splitlines()]
     codename = next((value for key, _, value in release_lines if key == "VERSION_CODENAME"), "")
     form = "$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
-    targets = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"]).splitlines()
+    targets = run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"]).splitlines()
     mirror = next((uri for uri, *rest in (target.split("|") for target in targets) if rest == [codename, "main"]), "")
     if not mirror:
         raise Unavailable(f"{suite}: the machine's apt sources have no {codename or 'Debian'} main: no mirror")
@@ -155,15 +155,15 @@ def _suite_apt(suite: str) -> tuple[str, ...]:
             "-o", f"Dir::State::lists={state}/lists", "-o", f"Dir::Etc::sourcelist={state}/sources.list",
             "-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::Cache={state}", "-o", "Acquire::Languages=none",
         )  # fmt: skip
-        _run(["apt-get", *_CHATTER, *options, "update"])
+        run(["apt-get", *_CHATTER, *options, "update"])
     return options
 
 
-def _unpack(package: _Package, root: Path) -> None:
+def unpack(package: _Package, root: Path) -> None:
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
-        _run(["apt-get", *_CHATTER, *package.apt, "download", f"{package.name}={package.version}"], cwd=folder)
+        run(["apt-get", *_CHATTER, *package.apt, "download", f"{package.name}={package.version}"], cwd=folder)
         (deb,) = Path(folder).glob("*.deb")
-        _run(["dpkg-deb", "-x", str(deb), str(root)])
+        run(["dpkg-deb", "-x", str(deb), str(root)])
 
 
 def _cache() -> Path:
@@ -173,7 +173,7 @@ def _cache() -> Path:
     return path
 
 
-def _cached(name: str, fill: Callable[[Path], None]) -> Path:
+def cached(name: str, fill: Callable[[Path], None]) -> Path:
     """The folder `name` of the cache; where it is missing, `fill` makes it beside and it is renamed when whole."""
     place = _cache() / name.replace(":", "_")
     if place.exists():
@@ -197,7 +197,7 @@ def _locked(place: Path) -> Iterator[None]:
         yield
 
 
-def _run(command: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> str:
+def run(command: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> str:
     """What the command printed. Raises Unavailable with its last line where it fails or is not installed."""
     try:
         environment = {**os.environ, "LC_ALL": "C", **(env or {})}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
     """Called with the number of files started and their total."""
 
-_FRESH_NS = 50_000_000
+FRESH_NS = 50_000_000
 """A file changed within this time before it was read is not cached: timestamps have a granularity of 10 ms, so another
 change might not show.
 """
@@ -69,7 +69,7 @@ def entries(seen: Sequence[Seen], known: dict[str, Entry], root: str, progress: 
 
 def keepable(entries: Sequence[Entry]) -> list[Entry]:
     """Return the entries that can be cached: read without a problem, and not changed just before."""
-    newest = time.time_ns() - _FRESH_NS
+    newest = time.time_ns() - FRESH_NS
     return [entry for entry in entries if entry.stamp[3] < newest and not entry.facts.problem]
 
 

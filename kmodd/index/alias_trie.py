@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from kmodd.index.alias_tails import Tail
     from kmodd.index.fnmatch_regex import Fits
 
-_START = 13
+START = 13
 """So many bytes of a name are its start: with more there would be as many starts as patterns, with fewer the first
 look-up would have to sort out thousands of them (`pci:v0000…`)."""
 _SPECIAL = "*?[\\"
@@ -140,7 +140,7 @@ class AliasTrie:
         A module comes once for each of its patterns that match. Nothing is raised.
         """
         text = alias if alias.isascii() else bytewise(alias)
-        start = text[:_START]
+        start = text[:START]
         lengths = self._open.get(start) or self._open_start(start)
         if lengths[-1] > len(text):
             lengths = tuple(length for length in lengths if length <= len(text))
@@ -233,7 +233,7 @@ class AliasTrie:
             if low == high:
                 break
             spelled = length == len(start)
-            if length == _START:
+            if length == START:
                 lengths += self._file_long(low, high)
                 break
             whole = spelled and self._keys[low] == stem
@@ -269,7 +269,7 @@ class AliasTrie:
     def _members(self, stem: str) -> Iterable[int]:
         """Where the keys stand that are filed under a stem, in their order."""
         low, high = self._range(stem, 0, len(self._keys))
-        if len(stem) >= _START and self._open[stem[:_START]][-1] == len(stem):
+        if len(stem) >= START and self._open[stem[:START]][-1] == len(stem):
             return range(low, high)
         ends = [self._range(stem + special, low, high) for special in self._specials]
         places = [place for end in ends for place in range(*end)]

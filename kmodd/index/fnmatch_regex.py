@@ -61,7 +61,7 @@ def compiled(pattern: str) -> Fits:
     """The test that a bytewise pattern stands for. Kept for the 4,096 patterns used last."""
     expression = _regex(pattern)
     if expression is None:
-        return lambda text, at: _walk(pattern, text, at)
+        return lambda text, at: walk(pattern, text, at)
     if pattern in SHORT_CUTS:
         expression = f"{SHORT_CUTS[pattern]}|{expression}"
     return re.compile(expression, re.DOTALL).fullmatch
@@ -103,7 +103,7 @@ def _first(run: list[str]) -> str:
     return f"(?>.*?{''.join(run)})" if run else ""
 
 
-def _walk(pattern: str, text: str, at: int) -> bool:
+def walk(pattern: str, text: str, at: int) -> bool:
     """Match step by step, going back to the last `*` only: glibc's own order, for patterns that `_regex` cannot say."""
     source = pattern + _END
     here = 0

@@ -106,7 +106,7 @@ class KernelPeer:
         """Run it on `machine`."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "kernel"
-            shim = str(self._peer._shim)
+            shim = str(self._peer.shim)
             extra = {"KMOD_PEER_KERNEL": str(path), "LD_PRELOAD": f"{self._library} {shim}",
                      "KMOD_PEER_ROOT": str(machine.root), "KMOD_PEER_RELEASE": release, **env}  # fmt: skip
             with machine.served(path):

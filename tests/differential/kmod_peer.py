@@ -105,10 +105,10 @@ class KmodPeer:
     def __init__(self, start: Callable[[str], list[str]], folder: Path) -> None:
         """`start`: how to run it under a name. Compiles the shim in `folder`. See `kmod_30` and `kmod_34`."""
         self._start = start
-        self._shim = folder / "shim.so"
+        self.shim = folder / "shim.so"
         source = folder / "shim.c"
         source.write_text(_SHIM)
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(self._shim), str(source), "-ldl"], check=True)
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(self.shim), str(source), "-ldl"], check=True)
 
     def run(
         self,
@@ -121,7 +121,7 @@ class KmodPeer:
         """Run it, below `root` for kernel `release` where these are given; a pointer in its messages becomes 0x0."""
         env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", **env}
         if root is not None:
-            env |= {"LD_PRELOAD": str(self._shim), "KMOD_PEER_ROOT": str(root), "KMOD_PEER_RELEASE": release}
+            env |= {"LD_PRELOAD": str(self.shim), "KMOD_PEER_ROOT": str(root), "KMOD_PEER_RELEASE": release}
         words = self._start(name)
         # Where the machine's own is run, its words are the program's path alone and the name goes in by argv[0].
         run = [name, *argv] if len(words) == 1 else [*words, *argv]
@@ -144,7 +144,7 @@ def kmod_34(folder: Path) -> KmodPeer:
     system = folder / "trixie"
     shutil.copytree(trees.kmod_package("trixie"), system, symlinks=True)
     for name in _NEEDED_BY_34:
-        trees._unpack(trees._newest(name, "trixie", ""), system)
+        trees.unpack(trees.newest(name, "trixie", ""), system)
     (loader,) = system.glob("usr/lib/*/ld-linux*.so.*")
     program = system / "usr" / "bin" / "kmod"
     return KmodPeer(

@@ -18,9 +18,9 @@ from tests import compiled, trees
 from tests.differential import depmod_cases as cases
 from tests.differential.depmod_cases import CASES, Case, Place
 from tests.differential.kmod_peer import KmodPeer, kmod_30, kmod_34
+from tests.elf_maker import GLOBAL, UNDEFINED, Maker
 from tests.rootfs import Said
 from tests.tool import contents, difference, ours
-from tests.unit.modfile.test_elf import GLOBAL, UNDEFINED, Maker
 
 pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 

@@ -105,16 +105,16 @@ class Machine:
 
 def _chroot() -> Path:
     """Debian 12 with PACKAGES, cached under their versions."""
-    found = [trees._newest(name, "bookworm", "") for name in PACKAGES]
+    found = [trees.newest(name, "bookworm", "") for name in PACKAGES]
     recipe = json.dumps([(package.name, package.version) for package in found])
     bootstrap = ["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=APT::Install-Recommends false"]
 
     def fill(root: Path) -> None:
         image.require("mmdebstrap", "mmdebstrap")
         words = [*bootstrap, f"--include={','.join(PACKAGES)}", "bookworm", str(root), "-"]
-        image.run(words, "mmdebstrap", text=image._sources())
+        image.run(words, "mmdebstrap", text=image.sources())
 
-    return trees._cached(f"initramfs-chroot-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}", fill)
+    return trees.cached(f"initramfs-chroot-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}", fill)
 
 
 def _files(folder: Path) -> dict[str, str]:

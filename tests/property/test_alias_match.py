@@ -58,7 +58,7 @@ def test_every_way_to_compare_says_the_same(pattern: str, text: str, at: int) ->
     source = fnmatch.bytewise(pattern)
     assert bool(fnmatch_regex.compiled(source)(view, min(at, len(view)))) == expected
     assert bool(fnmatch.uncompiled(source)(view, min(at, len(view)))) == expected
-    assert fnmatch_regex._walk(source, view, min(at, len(view))) == expected
+    assert fnmatch_regex.walk(source, view, min(at, len(view))) == expected
 
 
 PARTS = ["*", "*", "?", "[a-c]", "[!x]", "[^a]", "\\", "\\*", "a", "b", "ab", "x", "sd", "bc0", "s", ":", "-", "_", "é"]
@@ -125,7 +125,7 @@ def test_how_long_the_start_of_a_name_is_changes_no_answer(
     usual = AliasTrie.from_entries(table, builtin_order=builtin_order)
     expected = [usual.matches(name) for name in asked]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alias_trie, "_START", short)
+        patch.setattr(alias_trie, "START", short)
         trie = AliasTrie.from_entries(table, builtin_order=builtin_order)
         for name, answer in zip(asked, expected, strict=True):
             assert trie.matches(name) == answer

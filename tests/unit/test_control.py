@@ -1,5 +1,5 @@
 """Keeps `Caller` where the engine's tests import it."""
 
-from tests.unit.host.test_varlink_server import Caller
+from tests.varlink_caller import Caller
 
 __all__ = ["Caller"]

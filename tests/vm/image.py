@@ -143,7 +143,7 @@ def _resolve(kernel: str) -> tuple[str, dict[str, str]]:
     return found[0], {name: stanzas[name]["Version"] for name in packages}
 
 
-def _sources() -> str:
+def sources() -> str:
     """The machine's Debian sources, one `deb` line each; other vendors' sources stay out of the guest."""
     line = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
     text = output(["apt-get", "indextargets", "--format", line, "Created-By: Packages", "Origin: Debian"], "")
@@ -199,7 +199,7 @@ def _build(scratch: Path, release: str, package: str) -> Path:
     say("fetching Debian's base and " + ", ".join(GUEST_PACKAGES))
     mmdebstrap = ["mmdebstrap", "--variant=minbase", f"--include={','.join(GUEST_PACKAGES)}"]
     quiet = ["--quiet", "--aptopt=APT::Install-Recommends false"]
-    run([*mmdebstrap, *quiet, _codename(), str(tree), "-"], "mmdebstrap", text=_sources())
+    run([*mmdebstrap, *quiet, _codename(), str(tree), "-"], "mmdebstrap", text=sources())
     say(f"fetching {package}")
     run(["apt-get", "download", "-q", package], "download; apt-get update may help", cwd=scratch)
     (archive,) = scratch.glob("linux-image-*.deb")

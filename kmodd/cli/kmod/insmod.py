@@ -20,7 +20,7 @@ Usage:
 Options:
 \t-V, --version     show version
 \t-h, --help        show this help"""
-_LONG = {
+LONG = {
     "version": "V",
     "help": "h",
     # kmod 34
@@ -52,7 +52,7 @@ def main(argv: list[str], machine: Machine | None = None) -> int:
 def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
     flags: set[str] = set()
     root = ""
-    options = Options(argv, "psfvVh", _LONG)
+    options = Options(argv, "psfvVh", LONG)
     try:
         for code, value in options:
             match code:

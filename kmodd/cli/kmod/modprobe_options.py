@@ -7,7 +7,7 @@ from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
 
 _SHORT = "arw:RibfDcnC:d:S:sqvVh"
-_LONG = {
+LONG = {
     "all": "a",
     "remove": "r",
     "remove-dependencies": "remove-holders",
@@ -74,7 +74,7 @@ class ModprobeOptions:
 def read_settings(words: list[str], messages: Messages) -> ModprobeOptions:
     """Read the command line. Ends the program for -V, -h, and what is wrong."""
     settings = ModprobeOptions()
-    options = Options(words, _SHORT, _LONG)
+    options = Options(words, _SHORT, LONG)
     try:
         for code, value in options:
             match code:

@@ -22,7 +22,7 @@ Options:
 \t-v, --verbose     enables more messages
 \t-V, --version     show version
 \t-h, --help        show this help"""
-_LONG = {"force": "f", "syslog": "s", "verbose": "v", "version": "V", "wait": "w", "help": "h", "root": "root:"}
+LONG = {"force": "f", "syslog": "s", "verbose": "v", "version": "V", "wait": "w", "help": "h", "root": "root:"}
 _NOT_REMOVED = "../libkmod/libkmod-module.c:856 kmod_module_remove_module() could not remove '{}': {}"
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str], machine: Machine | None = None) -> int:
 
 def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
     force, root = False, ""
-    options = Options(argv, "fsvVwh", _LONG)
+    options = Options(argv, "fsvVwh", LONG)
     try:
         for code, value in options:
             match code:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from kmodd.cli import complete
-from kmodd.cli.kmod.insmod import _LONG as INSMOD
-from kmodd.cli.kmod.modprobe_options import _LONG as MODPROBE
-from kmodd.cli.kmod.rmmod import _LONG as RMMOD
-from tests import compiled, rootfs
+from kmodd.cli.kmod.insmod import LONG as INSMOD
+from kmodd.cli.kmod.modprobe_options import LONG as MODPROBE
+from kmodd.cli.kmod.rmmod import LONG as RMMOD
+from tests import rootfs
+from tests.elf_maker import Maker
 
 ROOT = Path(__file__).resolve().parents[3]
 BASH, ZSH, FISH = (
@@ -42,10 +43,11 @@ def test_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert offered("loaded", root=tmp_path / "nowhere", capsys=capsys) == []
 
 
-def test_parameters_of_a_real_module(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    found = offered("parameters", str(compiled.modules() / "params.ko"), root=Path("/"), capsys=capsys)
-    assert {"number=", "word="} <= set(found)
-    assert len(found) == len(set(found))
+def test_each_parameter_of_a_module_is_offered_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    module = tmp_path / "params.ko"
+    texts = b"license=GPL\0parm=number:a number\0parmtype=number:int\0parmtype=word:charp\0name=params\0"
+    module.write_bytes(Maker().add(b".modinfo", texts).image())
+    assert sorted(offered("parameters", str(module), root=Path("/"), capsys=capsys)) == ["number=", "word="]
 
 
 def test_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:

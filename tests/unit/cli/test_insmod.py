@@ -13,7 +13,7 @@ from kmodd.cli.kmod import insmod
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.loader.in_process import Machine
 from kmodd.planning.outcome import Outcome
-from tests import compiled
+from tests.elf_maker import Maker
 from tests.fake_machine import FakeMachine
 
 
@@ -61,12 +61,22 @@ def test_the_kernels_words_stand_behind_kmods(
     )
 
 
-def test_the_kernel_calls_a_module_as_it_calls_itself(tmp_path: Path) -> None:
+def test_kernel_messages_are_found_by_the_name_of_the_file_and_of_the_module(
+    machine: FakeMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    def about(log: KernelLog, *names: str) -> list[str]:
+        asked.append(set(names))
+        return []
+
+    monkeypatch.setattr(KernelLog, "about", about)
+    machine.refuse["an_other"] = errno.ENOEXEC
     path = tmp_path / "an-other.ko"
-    path.write_bytes((compiled.modules() / "mod1.ko").read_bytes())
-    assert insmod._names(str(path)) == {"an_other", "mod1"}
-    path.write_bytes(b"rubbish")
-    assert insmod._names(str(path)) == {"an_other"}
+    for image in (Maker().add(b".modinfo", b"license=GPL\0name=mod1\0").image(), b"rubbish"):
+        path.write_bytes(image)
+        assert run(machine, str(path)) == 1
+    assert asked == [{"an_other", "mod1"}, {"an_other"}]
 
 
 def test_it_is_told_once(machine: FakeMachine, tmp_path: Path) -> None:

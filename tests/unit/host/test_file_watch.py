@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -129,7 +130,7 @@ def test_a_queue_that_overflowed_counts(tmp_path: Path, watch: Watch, monkeypatc
     watch.set([str(tmp_path)])
     for mask, counts in ((inotify_simple.flags.Q_OVERFLOW, True), (inotify_simple.flags.IGNORED, False)):
         lost = inotify_simple.Event(-1, int(mask), 0, "")
-        monkeypatch.setattr(watch._inotify, "read", lambda timeout, lost=lost: [lost])
+        monkeypatch.setattr(inotify_simple.INotify, "read", lambda self, timeout, lost=lost: [lost])
         assert watch.changed() is counts
 
 
@@ -335,7 +336,11 @@ def test_many_rounds_leave_no_watch_behind(tmp_path: Path, watch: Watch) -> None
     """Bounded: the kernel lists the watches of a descriptor in /proc/self/fdinfo (proc(5))."""
 
     def watches() -> int:
-        return Path(f"/proc/self/fdinfo/{watch._inotify.fileno()}").read_text().count("inotify wd:")
+        found = 0
+        for path in Path("/proc/self/fdinfo").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += path.read_text().count("inotify wd:")
+        return found
 
     folder = tmp_path / "watched"
     counts = set()
@@ -352,13 +357,13 @@ def test_a_directory_that_changes_while_it_is_being_watched(tmp_path: Path, monk
     """It comes between the look and the watch: no event will ever tell of it."""
     wanted = tmp_path / "a/b"
     watch = Watch()
-    add = watch._inotify.add_watch
+    add = inotify_simple.INotify.add_watch
 
-    def late(path: str, mask: int) -> object:
+    def late(inotify: inotify_simple.INotify, path: str, mask: int) -> object:
         wanted.mkdir(parents=True, exist_ok=True)
-        return add(path, mask)
+        return add(inotify, path, mask)
 
-    monkeypatch.setattr(watch._inotify, "add_watch", late)
+    monkeypatch.setattr(inotify_simple.INotify, "add_watch", late)
     watch.set([str(wanted)])
     watch.changed()
     watch.set([str(wanted)])
@@ -373,14 +378,14 @@ def test_what_cannot_be_watched_is_told_and_the_others_count(
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
-    add = watch._inotify.add_watch
+    add = inotify_simple.INotify.add_watch
 
-    def full(path: str, mask: int) -> object:
+    def full(inotify: inotify_simple.INotify, path: str, mask: int) -> object:
         if path == str(one):
             raise OSError(28, "No space left on device")
-        return add(path, mask)
+        return add(inotify, path, mask)
 
-    monkeypatch.setattr(watch._inotify, "add_watch", full)
+    monkeypatch.setattr(inotify_simple.INotify, "add_watch", full)
     told = watch.set([str(one), str(two)])
     assert [(error.errno, error.filename) for error in told] == [(28, str(one))]
     (two / "x").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -40,12 +41,22 @@ def ucred(uid: int) -> list[tuple[int, int, bytes]]:
         ((0, 1), ucred(0), socket.MSG_TRUNC, "longer than"),
     ],
 )
-def test_only_messages_of_the_kernel_count(
-    sender: tuple[int, int], ancillary: list[tuple[int, int, bytes]], flags: int, expected: str
+def test_a_message_is_accepted_from_the_kernel_alone(
+    sender: tuple[int, int],
+    ancillary: list[tuple[int, int, bytes]],
+    flags: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    why = netlink._untrusted(sender, ancillary, flags)
-    assert expected in why
-    assert bool(why) is bool(expected)
+    message = b"add@/devices/x\0ACTION=add\0DEVPATH=/devices/x\0"
+    with contextlib.closing(KernelEvents()) as events:
+        monkeypatch.setattr(socket.socket, "recvmsg", lambda *_: (message, ancillary, flags, sender))
+        (received,) = events.receive(1)
+    if expected:
+        assert isinstance(received, Refused)
+        assert expected in received.why
+    else:
+        assert isinstance(received, Uevent)
 
 
 def device(root: Path, path: str, bus: str, modalias: str | None, kind: str = "bus") -> None:
@@ -167,7 +178,7 @@ def test_the_kernel_gives_back_the_uuid_that_was_written(events: KernelEvents) -
     """Documentation/ABI/testing/sysfs-uevent: SYNTH_UUID tells whose event it is."""
     event = speaking_devices()[0]
     fd = os.open(f"/sys{event.devpath}/uevent", os.O_WRONLY)
-    coldplug._write_add(fd, UUID)
+    os.write(fd, f"add {UUID}".encode())
     os.close(fd)
     got = [each for each in receive(events) if isinstance(each, Uevent) and each.devpath == event.devpath]
     assert UUID in [each.get("SYNTH_UUID") for each in got]
@@ -190,7 +201,8 @@ def test_the_buffer_is_as_large_as_asked_for() -> None:
     for size in (4096, 2 * allowed):
         events = KernelEvents(buffer_bytes=size)
         assert events.buffer_forced
-        assert events._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * size
+        with socket.socket(fileno=os.dup(events.fileno())) as same:
+            assert same.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * size
         events.close()
 
 

@@ -12,7 +12,7 @@ from kmodd.errors import ParseError
 from kmodd.host.request_tracer import ModuleRequests
 from kmodd.kernel.ftrace import TraceEvent
 from tests.pages import FORMAT, HEADER_PAGE, MISSED, page, request_event, written
-from tests.unit.host.test_process import played
+from tests.played_proc import played
 
 CPUS = 2
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 
+from kmodd.index import alias_trie, fnmatch
 from kmodd.index.alias_tails import AliasMatch
 from kmodd.index.alias_trie import AliasTrie
 from kmodd.names import underscores
@@ -165,25 +169,32 @@ def test_nothing_in_it(text: str) -> None:
         "alias a b c d\n",
     ],
 )
-def test_reading_fast_reads_nothing_that_reading_slowly_does_not(text: str) -> None:
-    from kmodd.index import alias_trie
-
-    patterns, names, lines, _, _ = alias_trie._split_lines(text, "f")
-    fast = alias_trie._split_clean(text)
-    assert fast is None or (fast[0], fast[1], list(fast[2])) == (patterns, names, lines)
+def test_lines_split_together_read_as_lines_split_one_by_one(text: str) -> None:
+    """A comment behind the first line has every line read by itself."""
+    together, one_by_one = (AliasTrie.from_text(each, "f") for each in (text, f"{text}#\n"))
+    assert list(together.entries()) == list(one_by_one.entries())
+    assert together.problems == one_by_one.problems
 
 
 def test_module_names_are_normalised() -> None:
     assert modules(trie("a:b snd-hda"), "a:b") == ["snd_hda"]
 
 
-def test_foreign_heads_do_not_fill_the_memory() -> None:
+def test_memory_for_unknown_starts_is_bounded() -> None:
     index = trie("acpi*:X:* m", "pci:v* n")
-    for number in range(5000):
-        assert modules(index, f"acpi{number}:X:") == ["m"]
-        assert modules(index, f"none{number}:X:") == []
-    assert len(index._open) <= 4097
-    assert len({id(head) for head in index._open.values()}) == 2
+    grown = []
+    tracemalloc.start()
+    try:
+        for begin in range(0, 10_000, 2500):
+            before, _ = tracemalloc.get_traced_memory()
+            for number in range(begin, begin + 2500):
+                assert modules(index, f"acpi{number}:X:") == ["m"]
+                assert modules(index, f"none{number}:X:") == []
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
+    finally:
+        tracemalloc.stop()
+    assert grown[0] > 100_000
+    assert max(grown[2:]) < 10_000
     assert modules(index, "pci:v1") == ["n"]
 
 
@@ -193,9 +204,15 @@ def test_long_and_hostile_names() -> None:
     assert index.matches(underscores("x:'\"$(reboot)`\n" + "a" * 2000)) == ()
 
 
-def test_nothing_is_parsed_before_it_is_asked_for() -> None:
-    index = trie("pci:v1* a", "usb:v1* b")
-    assert not index._open
-    index.matches("pci:v1")
-    assert list(index._open) == ["pci:v1"]
-    assert not any(stem.startswith("usb") for stem in index._stems)
+def test_a_pattern_is_read_when_a_name_has_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(tail: str) -> Callable[[str, int], object]:
+        read.append(tail)
+        return fnmatch.uncompiled(tail)
+
+    monkeypatch.setattr(alias_trie, "uncompiled", counted)
+    index = trie("pci:v1*x*y a", "usb:v1*x?z b")
+    assert read == []
+    assert modules(index, "pci:v1-x-y") == ["a"]
+    assert read == ["*x*y"]

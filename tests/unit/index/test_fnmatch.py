@@ -75,7 +75,7 @@ def test_row(pattern: str, text: str, expected: bool) -> None:
 
 @pytest.mark.parametrize(("pattern", "text", "expected"), ROWS)
 def test_walking_step_by_step_says_the_same(pattern: str, text: str, expected: bool) -> None:
-    assert fnmatch_regex._walk(fnmatch.bytewise(pattern), fnmatch.bytewise(text), 0) is expected
+    assert fnmatch_regex.walk(fnmatch.bytewise(pattern), fnmatch.bytewise(text), 0) is expected
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kmodd.host import kmsg_reader
 from kmodd.host.kmsg_reader import AT_ONCE, KEPT, KMSG, KernelLog, KernelMessages
 from kmodd.kernel.kmsg import MAX_CRASH_LINES, KernelLine, crash_lines, parse
 
@@ -150,9 +148,8 @@ def test_the_log_of_this_machine_is_followed(said: Callable[[str], str]) -> None
 def test_only_records_that_are_asked_for_are_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The others are kept for a crash all the same, as far as they are the kernel's own."""
     records = iter((b"6,1,1,-;a firmware b\n", b"7,2,1,-;other\n", b"14,3,1,-;a process: firmware\n", b"firmware"))
-    monkeypatch.setattr(kmsg_reader, "_open", lambda path: os.open(tmp_path, os.O_RDONLY))
     monkeypatch.setattr(os, "read", lambda fd, size: next(records, b""))
-    messages = KernelMessages()
+    messages = KernelMessages(str(tmp_path))
     assert [line.sequence for line in messages.read(b"firmware")] == [1, 3]
     assert messages.read() == []
     assert messages.last() == ("a firmware b", "other")
@@ -180,33 +177,27 @@ def test_a_log_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_was_overwritten_is_left_out_and_reading_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """EPIPE: the record at our place is gone; the next read gives the oldest left. A socket stands for the log."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    monkeypatch.setattr(kmsg_reader, "_open", lambda path: os.dup(ours.fileno()))
-    real, gone = os.read, iter([False, True, False, True])
+    """EPIPE: the next record is gone; the read after it gives the oldest left."""
+    line = [f"6,{number},1,-;line {number}\n".encode() for number in range(4)]
+    records = iter([line[0], None, line[1], None, line[2], line[3], b"damaged"])
 
-    def overwritten(fd: int, size: int) -> bytes:
-        if next(gone, False):
+    def read(fd: int, size: int) -> bytes:
+        record = next(records, b"")
+        if record is None:
             raise BrokenPipeError
-        return real(fd, size)
+        return record
 
-    monkeypatch.setattr(os, "read", overwritten)
-    with ours, theirs:
-        messages = KernelMessages(str(tmp_path))
-        for number in range(4):
-            theirs.send(f"6,{number},1,-;line {number}\n".encode())
-        theirs.send(b"damaged")
-        assert [line.sequence for line in messages.read()] == [0, 1, 2, 3]
-        assert messages.read() == []
-        messages.close()
+    monkeypatch.setattr(os, "read", read)
+    messages = KernelMessages(str(tmp_path))
+    assert [line.sequence for line in messages.read()] == [0, 1, 2, 3]
+    assert messages.read() == []
+    messages.close()
 
 
 def test_a_flood_is_taken_in_portions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     endless = (f"6,{number},1,-;line {number}\n".encode() for number in range(AT_ONCE + 5))
-    monkeypatch.setattr(kmsg_reader, "_open", lambda path: os.open(tmp_path, os.O_RDONLY))
     monkeypatch.setattr(os, "read", lambda fd, size: next(endless, b""))
-    messages = KernelMessages()
+    messages = KernelMessages(str(tmp_path))
     assert [len(messages.read()), len(messages.read())] == [AT_ONCE, 5]
     assert len(messages.last()) == KEPT
     messages.close()

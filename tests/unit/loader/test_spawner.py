@@ -141,6 +141,11 @@ def at_rest(pid: int) -> int:
     return pid
 
 
+def connection_of(spawner: Spawner) -> socket.socket:
+    """The daemon's end of the connection, once more."""
+    return socket.socket(fileno=os.dup(spawner.fileno()))
+
+
 def leave_free(pid: int, count: int) -> None:
     """So many descriptors more can this process open."""
     numbers = (number for number in range(1000) if number not in descriptors(pid))
@@ -153,8 +158,8 @@ def test_too_many_descriptors_in_a_message_are_not_kept(spawner: Spawner) -> Non
     held = len(descriptors(spawner.pid))
     for _ in range(3):
         ours, theirs = socket.socketpair()
-        with ours, theirs:
-            socket.send_fds(spawner._connection, [b"x"], [theirs.fileno(), theirs.fileno()])
+        with ours, theirs, connection_of(spawner) as connection:
+            socket.send_fds(connection, [b"x"], [theirs.fileno(), theirs.fileno()])
     other = lane_of(spawner)
     assert len(descriptors(spawner.pid)) == held + 1, "the one that tells the end of the other loader"
     lane.close()
@@ -258,7 +263,8 @@ def test_a_spawner_that_is_gone_is_noticed(spawner: Spawner) -> None:
 
 def test_asking_never_waits(spawner: Spawner) -> None:
     """A spawner that does not answer leaves an error, not a daemon that hangs."""
-    spawner._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with connection_of(spawner) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     os.kill(spawner.pid, signal.SIGSTOP)
     asked: list[socket.socket] = []
     refused = None
@@ -278,10 +284,10 @@ def test_asking_never_waits(spawner: Spawner) -> None:
 def test_what_is_no_message_changes_nothing(spawner: Spawner) -> None:
     ours, theirs = socket.socketpair()
     with ours:
-        with theirs:
-            spawner._connection.send(b"loader")  # without a descriptor
+        with theirs, connection_of(spawner) as connection:
+            connection.send(b"loader")  # without a descriptor
             for message in (b"x", b"stack", b"stack 1", b"stack ../1", b"stack -1", b"stack \xff", b"stack 1 1"):
-                socket.send_fds(spawner._connection, [message], [theirs.fileno()])
+                socket.send_fds(connection, [message], [theirs.fileno()])
         ours.settimeout(WAIT)
         assert ours.recv(100) == b"", "the only answer is the end"
     lane_of(spawner).close()

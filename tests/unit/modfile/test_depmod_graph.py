@@ -29,9 +29,9 @@ from kmodd.modfile.depmod_cache import Entry
 from kmodd.modfile.depmod_graph import Index, Member, Unusable, member
 from kmodd.modfile.elf import Facts, joined, strings
 from kmodd.names import module_name
+from tests.elf_maker import GLOBAL, UNDEFINED, Maker
 from tests.rootfs import Said
 from tests.tool import contents, ours
-from tests.unit.modfile.test_elf import GLOBAL, UNDEFINED, Maker
 
 VERSION = "6.1.0-unit"
 
@@ -240,7 +240,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(path)
 
     monkeypatch.setattr(cache_file, "read_facts", read)
-    monkeypatch.setattr(cache_file, "_FRESH_NS", -(10**12))
+    monkeypatch.setattr(cache_file, "FRESH_NS", -(10**12))
     return seen
 
 

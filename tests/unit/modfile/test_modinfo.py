@@ -11,7 +11,7 @@ from kmodd.modfile import modinfo, signature
 from kmodd.modfile.elf import ElfError
 from kmodd.modfile.modinfo import Parameter
 from tests import compiled
-from tests.unit.modfile.test_elf import FORMS, Maker
+from tests.elf_maker import FORMS, Maker
 
 
 @FORMS
