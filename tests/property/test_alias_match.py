@@ -38,7 +38,7 @@ patterns = st.lists(st.sampled_from(HOSTILE), max_size=12).map("".join)
 texts = st.lists(st.sampled_from([*"ab cz.[]!^-\\/:=\n\x7f", "é", "\udcff", "ÿ"]), max_size=8).map("".join)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(patterns, texts)
 @example("[a[:]x", "ax")
 @example("[[abc", "[[abc")
@@ -85,7 +85,7 @@ names = st.builds(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(entries, st.lists(names, min_size=1, max_size=8), st.booleans())
 def test_trie_equals_trying_every_pattern(table: list[tuple[str, str]], asked: list[str], as_text: bool) -> None:
     if as_text:
@@ -102,7 +102,7 @@ def test_trie_equals_trying_every_pattern(table: list[tuple[str, str]], asked: l
         assert trie.matches(name) == answer
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(
         st.tuples(

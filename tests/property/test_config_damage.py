@@ -18,11 +18,11 @@ from kmodd.config.modprobe_d import ConfFile, Config, dump, merge, ordered, pars
 from kmodd.config.modules_conf import convert
 from kmodd.errors import Problem
 
-DAMAGED = 12_000
+DAMAGED = 10_000
 """Files in one run of the damage test."""
-AGAINST_KMOD = 1_500
+AGAINST_KMOD = 400
 """So many of them are given to the real modprobe as well."""
-DRAWN = 600
+DRAWN = 200
 """Directories that hypothesis draws in one run."""
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "conf"
 
@@ -146,7 +146,7 @@ def test_damaged_files(rng: random.Random, corpus: list[str], tmp_path: Path) ->
     """Each ends in Problems or in a correct answer: no exception, no hang."""
     for number in range(DAMAGED):
         text = damage(rng.choice(corpus), rng)
-        for check in PARSERS:
+        for check in rng.sample(PARSERS, 2):
             try:
                 check(text)
             except Exception as error:
@@ -321,7 +321,7 @@ LONG = st.integers(4060, 4095).map(lambda length: "x" * length + ' a.b="é x" c.
 @pytest.mark.differential
 @pytest.mark.root
 @pytest.mark.timeout(120)
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(text=st.one_of(st.lists(PIECES, max_size=40).map("".join), LONG))
 def test_drawn_command_lines(place: Path, text: str) -> None:
     """The same bytes for a /proc/cmdline of our own, laid over the real one in a mount namespace."""

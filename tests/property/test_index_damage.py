@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 
 import pytest
 
@@ -70,14 +71,14 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
-def ask_bin(data: bytes) -> None:
-    """Everything one can ask of a .bin; only ParseError may come out, and it names the file and an offset."""
+def ask_bin(data: bytes, questions: Iterable[str]) -> None:
+    """Look names up in a .bin, and dump it; a ParseError, which names the file and an offset, is the one error."""
     try:
         index = BinIndex(data, "x.bin")
     except ParseError as error:
         assert_clear(error)
         return
-    for question in QUESTIONS:
+    for question in questions:
         for ask in (index.get, index.wildcard):
             try:
                 ask(question.replace("-", "_"))
@@ -118,7 +119,7 @@ def test_damaged_bins(rng: random.Random) -> None:
     for number in range(FILES):
         data = damaged(BINS[names[number % len(names)]], rng)
         start = time.thread_time()
-        ask_bin(data)
+        ask_bin(data, rng.sample(QUESTIONS, 2))
         slowest = max(slowest, time.thread_time() - start)
     assert slowest < 1
 

@@ -12,6 +12,7 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,10 +32,10 @@ SOURCE = ROOT / "helper" / "kmodd-request.c"
 AS_KERNEL = {"HOME": "/", "TERM": "linux", "PATH": "/sbin:/usr/sbin:/bin:/usr/bin"}
 BY_MODPROBE = 7
 """The exit status of our "real" modprobe."""
-LIMIT = in_python.ACCEPT_LIMIT
-"""Seconds that a helper waits for "accepted"."""
+LIMIT = 1
+"""Seconds that a helper waits for "accepted" where no answer comes."""
 PATIENCE = 60
-"""The same where our end answers: it may be held up."""
+"""The same where the test answers."""
 KINDS = ("bare", "libc", "python")
 
 
@@ -87,8 +88,7 @@ class Helper:
         bare = flags["BARE"] if self.kind == "bare" else []
         command = ["gcc", *flags["HELPER_FLAGS"], "-Wextra", "-Werror", *bare, *own, str(SOURCE)]
         for self.limit in (PATIENCE, LIMIT):
-            limit = [f"-DACCEPT_LIMIT={self.limit}"] if self.limit != LIMIT else []
-            subprocess.run([*command, *limit, "-o", *self.command], check=True)
+            subprocess.run([*command, f"-DACCEPT_LIMIT={self.limit}", "-o", *self.command], check=True)
 
     def reset(self) -> None:
         """As on a machine without kmodd: a modprobe, a kernel log."""
@@ -123,22 +123,40 @@ class Helper:
         """The policy is enforced."""
         self.flag.touch()
 
+    def clean(self) -> None:
+        """Remove what a test left."""
+        self.limit = LIMIT
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif not path.name.startswith("kmodd-request-"):
+                path.unlink()
 
-@pytest.fixture(scope="module", params=KINDS)
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helper:
-    it = Helper(tmp_path_factory.mktemp(request.param), request.param)
-    it.build()
-    return it
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Helper]:
+    every = {kind: Helper(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+    for helper in every.values():
+        helper.build()
+    return every
 
 
 @pytest.fixture
-def helper(built: Helper) -> Iterator[Helper]:
-    built.reset()
-    yield built
-    built.limit = LIMIT
-    for path in built.folder.iterdir():
-        if not path.name.startswith("kmodd-request-"):
-            subprocess.run(["rm", "-rf", path], check=True)
+def helpers(built: dict[str, Helper]) -> Iterator[list[Helper]]:
+    """All kinds, for tests that wait: they wait together."""
+    for helper in built.values():
+        helper.reset()
+    yield list(built.values())
+    for helper in built.values():
+        helper.clean()
+
+
+@pytest.fixture(params=KINDS)
+def helper(built: dict[str, Helper], request: pytest.FixtureRequest) -> Iterator[Helper]:
+    it = built[request.param]
+    it.reset()
+    yield it
+    it.clean()
 
 
 @pytest.fixture
@@ -184,15 +202,18 @@ def test_a_name_comes_as_it_was_given(helper: Helper, requests: RequestSocket) -
             assert process.wait(30) == 0
 
 
-def test_once_accepted_it_waits_without_limit(helper: Helper, requests: RequestSocket) -> None:
-    helper.limit = LIMIT
-    with helper.start("-q", "--", "slow") as process:
-        (request,) = come(requests)
+def test_once_accepted_it_waits_without_limit(helpers: list[Helper]) -> None:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(contextlib.closing(RequestSocket(helper.socket))) for helper in helpers]
+        processes = [stack.enter_context(helper.start("-q", "--", "slow")) for helper in helpers]
+        came = [come(requests)[0] for requests in sockets]
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(LIMIT + 1)
-        requests.answer(request, True)
-        assert process.wait(30) == 0
-    assert helper.became() == []
+            processes[-1].wait(LIMIT + 0.5)
+        assert [process.poll() for process in processes] == [None] * len(KINDS)
+        for requests, request in zip(sockets, came, strict=True):
+            requests.answer(request, True)
+        assert [process.wait(30) for process in processes] == [0] * len(KINDS)
+    assert [helper.became() for helper in helpers] == [[]] * len(KINDS)
 
 
 def test_a_stop_of_the_helper_changes_nothing(helper: Helper, requests: RequestSocket) -> None:
@@ -256,18 +277,6 @@ def dead(path: str, stack: Stack) -> None:
     _socket(stack).bind(path)
 
 
-def stands_still(path: str, stack: Stack) -> None:
-    listening = _socket(stack)
-    listening.bind(path)
-    listening.listen(0)
-
-
-def queue_is_full(path: str, stack: Stack) -> None:
-    stands_still(path, stack)
-    full = [_socket(stack, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK).connect_ex(path) for _ in range(9)]
-    assert errno.EAGAIN in full
-
-
 def says(*answers: bytes, hears: bool = True) -> Way:
     """Reads the name, or does not, says this and closes."""
 
@@ -295,8 +304,6 @@ WAYS: dict[str, Way] = {
     "absent": lambda path, stack: None,
     "a file is there": no_socket,
     "dead": dead,
-    "stands still": stands_still,
-    "stands still, its queue full": queue_is_full,
     "sends it away": says(hears=False),
     "ends before accepted": says(),
     "ends after accepted": says(b"a"),
@@ -336,7 +343,7 @@ def test_the_real_modprobe_takes_over(helper: Helper, no_daemon: str) -> None:
 def test_a_daemon_that_hangs_up_before_the_name_is_sent(helper: Helper) -> None:
     """strace holds the helper up, so that send(2) fails; a signal that ended it would look like an answer."""
     traced = helper.folder / "traced"
-    for seconds in (0.5, 2, 8):  # until we were quicker
+    for seconds in (0.1, 0.5, 2, 8):  # until the daemon's end was closed first
         with contextlib.ExitStack() as stack:
             says(hears=False)(helper.socket, stack)
             strace = ["strace", "-o", str(traced), "-e", f"inject=sendto:delay_enter={seconds}s"]
@@ -345,6 +352,32 @@ def test_a_daemon_that_hangs_up_before_the_name_is_sent(helper: Helper) -> None:
         if "EPIPE" in traced.read_text():
             return
     pytest.fail(traced.read_text())
+
+
+@pytest.mark.parametrize("closed", [False, pytest.param(True, marks=pytest.mark.root)])
+def test_a_daemon_that_stands_still_is_given_up(helpers: list[Helper], closed: bool) -> None:
+    """The first helper waits for the answer, the second for a place in the queue: connect(2) has the same limit."""
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for helper in helpers:
+            if closed:
+                helper.close()
+            listening = _socket(stack)
+            listening.bind(helper.socket)
+            listening.listen(0)
+            processes.append(stack.enter_context(helper.start("-q", "--", "net-pf-9")))
+            assert select.select([listening], [], [], 30)[0]
+            full = [
+                _socket(stack, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK).connect_ex(helper.socket) for _ in "ab"
+            ]
+            assert full[-1] == errno.EAGAIN
+            processes.append(stack.enter_context(helper.start("-q", "--", "net-pf-9")))
+        expected = 1 if closed else BY_MODPROBE
+        assert [process.wait(30) for process in processes] == [expected] * 2 * len(KINDS)
+    for helper in helpers:
+        assert bool(helper.became()) != closed
+        said = b"<4>kmodd-request: net-pf-9 refused: the daemon does not answer and the policy is enforced\n"
+        assert helper.log.read_bytes() == (said if closed else b""), "a log file of a test holds the last record"
 
 
 @pytest.mark.root
