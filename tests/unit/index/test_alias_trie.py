@@ -185,16 +185,16 @@ def test_memory_for_unknown_starts_is_bounded() -> None:
     grown = []
     tracemalloc.start()
     try:
-        for begin in range(0, 10_000, 2500):
+        for begin in range(0, 6000, 3000):
             before, _ = tracemalloc.get_traced_memory()
-            for number in range(begin, begin + 2500):
+            for number in range(begin, begin + 3000):
                 assert modules(index, f"acpi{number}:X:") == ["m"]
                 assert modules(index, f"none{number}:X:") == []
             grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
     assert grown[0] > 100_000
-    assert max(grown[2:]) < 10_000
+    assert grown[1] < 10_000
     assert modules(index, "pci:v1") == ["n"]
 
 

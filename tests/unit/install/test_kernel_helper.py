@@ -1,183 +1,21 @@
-"""What the kernel runs in place of modprobe: kmodd-request, compiled both ways and in Python, against real sockets.
-
-It is started as the kernel starts it: with the kernel's environment and without one open file
-(kernel/umh.c, call_usermodehelper_exec_async; kernel/module/kmod.c, call_modprobe).
-"""
+"""What the kernel runs in place of modprobe: kmodd-request, answered by the daemon; other calls."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import select
 import shlex
-import shutil
 import signal
-import socket
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kmodd.cli import request as in_python
 from kmodd.host.helper_socket import REQUEST_SOCKET, KernelRequest, RequestSocket
-
-ROOT = Path(__file__).parents[3]
-SOURCE = ROOT / "helper" / "kmodd-request.c"
-AS_KERNEL = {"HOME": "/", "TERM": "linux", "PATH": "/sbin:/usr/sbin:/bin:/usr/bin"}
-BY_MODPROBE = 7
-"""The exit status of our "real" modprobe."""
-LIMIT = 1
-"""Seconds that a helper waits for "accepted" where no answer comes."""
-PATIENCE = 60
-"""The same where the test answers."""
-KINDS = ("bare", "libc", "python")
-
-
-@dataclass
-class Helper:
-    """One kind of kmodd-request, with paths of its own below `folder`."""
-
-    folder: Path
-    kind: str
-    limit: int = LIMIT
-
-    @property
-    def socket(self) -> str:
-        return str(self.folder / "request")
-
-    @property
-    def flag(self) -> Path:
-        return self.folder / "run" / "closed"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "kmsg"
-
-    @property
-    def modprobes(self) -> tuple[Path, Path]:
-        return self.folder / "first-modprobe", self.folder / "modprobe"
-
-    @property
-    def command(self) -> list[str]:
-        if self.kind != "python":
-            return [str(self.folder / f"kmodd-request-{self.limit}")]
-        code = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from kmodd.cli import request as it\n"
-            f"it.SOCKET, it.FLAG, it.KERNEL_LOG = {self.socket!r}, {str(self.flag)!r}, {str(self.log)!r}\n"
-            f"it.MODPROBES, it.ACCEPT_LIMIT = {tuple(map(str, self.modprobes))!r}, {self.limit}\n"
-            "sys.exit(it.main(sys.argv[1:]))"
-        )
-        return [sys.executable, "-BISXutf8", "-c", code]
-
-    def build(self) -> None:
-        """Compile it as the Makefile does, but with its own paths."""
-        if self.kind == "python":
-            return
-        makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-        lines = re.findall(r"^(HELPER_FLAGS|BARE) = (.*)$", makefile, re.MULTILINE)
-        flags = {name: value.split() for name, value in lines}
-        paths = {"SOCKET": self.socket, "FLAG": self.flag, "KERNEL_LOG": self.log}
-        own = [f'-D{name}="{path}"' for name, path in paths.items()]
-        own.append("-DMODPROBES=" + ", ".join(f'"{path}"' for path in self.modprobes))
-        bare = flags["BARE"] if self.kind == "bare" else []
-        command = ["gcc", *flags["HELPER_FLAGS"], "-Wextra", "-Werror", *bare, *own, str(SOURCE)]
-        for self.limit in (PATIENCE, LIMIT):
-            subprocess.run([*command, f"-DACCEPT_LIMIT={self.limit}", "-o", *self.command], check=True)
-
-    def reset(self) -> None:
-        """As on a machine without kmodd: a modprobe, a kernel log."""
-        self.flag.parent.mkdir(exist_ok=True)
-        self.log.write_bytes(b"")
-        called = self.folder / "called"
-        self.modprobe(f'printf "%s\\n" "$@" "$KMODD_REQUEST" "$HOME" "$PATH" >{called}\n'
-                      f"grep SigIgn /proc/self/status >>{called}\nexit {BY_MODPROBE}\n")  # fmt: skip
-
-    def modprobe(self, script: str) -> None:
-        """From now on this is the real modprobe."""
-        path = self.modprobes[1]
-        path.write_text(f"#!/bin/sh\n{script}")
-        path.chmod(0o755)
-
-    def start(self, *words: bytes | str, below: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        """Run it as the kernel does, or `below` another program."""
-        command = [os.fsencode(word) for word in (*below, *self.command, *words)]
-        return subprocess.Popen(command, env=AS_KERNEL, cwd="/", preexec_fn=lambda: os.closerange(0, 3))
-
-    def status(self, *words: bytes | str, below: Sequence[str] = ()) -> int:
-        """Run it to its end."""
-        with self.start(*words, below=below) as process:
-            return process.wait(30)
-
-    def became(self) -> list[str]:
-        """The arguments and surroundings of the modprobe that it has become; empty: it has not."""
-        called = self.folder / "called"
-        return called.read_text(errors="surrogateescape").splitlines() if called.exists() else []
-
-    def close(self) -> None:
-        """The policy is enforced."""
-        self.flag.touch()
-
-    def clean(self) -> None:
-        """Remove what a test left."""
-        self.limit = LIMIT
-        for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif not path.name.startswith("kmodd-request-"):
-                path.unlink()
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Helper]:
-    every = {kind: Helper(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
-    for helper in every.values():
-        helper.build()
-    return every
-
-
-@pytest.fixture
-def helpers(built: dict[str, Helper]) -> Iterator[list[Helper]]:
-    """All kinds, for tests that wait: they wait together."""
-    for helper in built.values():
-        helper.reset()
-    yield list(built.values())
-    for helper in built.values():
-        helper.clean()
-
-
-@pytest.fixture(params=KINDS)
-def helper(built: dict[str, Helper], request: pytest.FixtureRequest) -> Iterator[Helper]:
-    it = built[request.param]
-    it.reset()
-    yield it
-    it.clean()
-
-
-@pytest.fixture
-def requests(helper: Helper) -> Iterator[RequestSocket]:
-    """The daemon's end, from which the test answers."""
-    helper.limit = PATIENCE
-    it = RequestSocket(helper.socket)
-    yield it
-    it.close()
-
-
-def come(requests: RequestSocket, count: int = 1) -> list[KernelRequest]:
-    """Wait until so many names have come."""
-    came: list[KernelRequest] = []
-    while len(came) < count:
-        assert select.select([requests], [], [], 30)[0], f"only {len(came)} came"
-        came += requests.receive()
-    return came
-
-
-# ── answered ───────────────────────────────────────────────────────────────────────────────────────────────────────
+from tests.request_helper import BY_MODPROBE, KINDS, LIMIT, SOURCE, Helper, come
 
 
 @pytest.mark.parametrize(("found", "status"), [(True, 0), (False, 1)])
@@ -232,7 +70,7 @@ def test_a_stop_of_the_helper_changes_nothing(helper: Helper, requests: RequestS
 
 
 def test_many_at_once_each_get_their_own_answer(helper: Helper, requests: RequestSocket) -> None:
-    count = 200 if helper.kind != "python" else 20
+    count = 60 if helper.kind != "python" else 20
     with contextlib.ExitStack() as stack:
         came: list[KernelRequest] = []
         processes = []
@@ -256,203 +94,6 @@ def test_a_helper_that_is_killed_is_noticed(helper: Helper, requests: RequestSoc
         assert requests.gone() == [request]
         assert requests.waiting == ()
 
-
-# ── not answered ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-Stack = contextlib.ExitStack
-Way = Callable[[str, Stack], None]
-"""Makes the socket's path such that the daemon does not answer; what it opens is closed with the stack."""
-
-
-def _socket(stack: Stack, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
-    return stack.enter_context(socket.socket(socket.AF_UNIX, kind))
-
-
-def no_socket(path: str, stack: Stack) -> None:
-    Path(path).touch()
-
-
-def dead(path: str, stack: Stack) -> None:
-    _socket(stack).bind(path)
-
-
-def says(*answers: bytes, hears: bool = True) -> Way:
-    """Reads the name, or does not, says this and closes."""
-
-    def way(path: str, stack: Stack) -> None:
-        listening = _socket(stack)
-        listening.bind(path)
-        listening.listen(8)
-
-        def serve() -> None:
-            connection, _ = listening.accept()
-            with connection, contextlib.suppress(OSError):
-                if hears:
-                    connection.recv(4096)
-                for answer in answers:
-                    connection.send(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        stack.callback(thread.join, 30)
-
-    return way
-
-
-WAYS: dict[str, Way] = {
-    "absent": lambda path, stack: None,
-    "a file is there": no_socket,
-    "dead": dead,
-    "sends it away": says(hears=False),
-    "ends before accepted": says(),
-    "ends after accepted": says(b"a"),
-    "answers before it accepts": says(b"0"),
-    "accepts nonsense": says(b"x", b"0"),
-    "accepts with more than a byte": says(b"aa", b"0"),
-    "accepts with nothing": says(b"", b"0"),
-    "answers nonsense": says(b"a", b"2"),
-    "answers a NUL": says(b"a", b"\0"),
-    "answers with more than a byte": says(b"a", b"00"),
-    "accepts twice": says(b"a", b"a"),
-}
-
-
-@pytest.fixture(params=WAYS)
-def no_daemon(request: pytest.FixtureRequest, helper: Helper) -> Iterator[str]:
-    """A machine on which the daemon does not answer, in each way."""
-    with contextlib.ExitStack() as stack:
-        WAYS[request.param](helper.socket, stack)
-        yield request.param
-
-
-OF_THE_LIBRARY = 0b11 << 31
-"""Signals 32 and 33 are glibc's own; whoever was started by its posix_spawn, as make starts us, has them ignored."""
-
-
-def test_the_real_modprobe_takes_over(helper: Helper, no_daemon: str) -> None:
-    """With the kernel's arguments and surroundings, our mark, and no signal ignored."""
-    assert helper.status("-q", "--", "net-pf-9") == BY_MODPROBE
-    assert helper.became()[:3] == ["-q", "--", "net-pf-9"]
-    *surroundings, ignored = helper.became()[3:]
-    assert surroundings == ["gave-up", "/", AS_KERNEL["PATH"]]
-    assert int(ignored.removeprefix("SigIgn:\t"), 16) & ~OF_THE_LIBRARY == 0, ignored
-    assert helper.log.read_bytes() == b""
-
-
-def test_a_daemon_that_hangs_up_before_the_name_is_sent(helper: Helper) -> None:
-    """strace holds the helper up, so that send(2) fails; a signal that ended it would look like an answer."""
-    traced = helper.folder / "traced"
-    for seconds in (0.1, 0.5, 2, 8):  # until the daemon's end was closed first
-        with contextlib.ExitStack() as stack:
-            says(hears=False)(helper.socket, stack)
-            strace = ["strace", "-o", str(traced), "-e", f"inject=sendto:delay_enter={seconds}s"]
-            assert helper.status("-q", "--", "net-pf-9", below=strace) == BY_MODPROBE
-        Path(helper.socket).unlink()
-        if "EPIPE" in traced.read_text():
-            return
-    pytest.fail(traced.read_text())
-
-
-@pytest.mark.parametrize("closed", [False, pytest.param(True, marks=pytest.mark.root)])
-def test_a_daemon_that_stands_still_is_given_up(helpers: list[Helper], closed: bool) -> None:
-    """The first helper waits for the answer, the second for a place in the queue: connect(2) has the same limit."""
-    with contextlib.ExitStack() as stack:
-        processes = []
-        for helper in helpers:
-            if closed:
-                helper.close()
-            listening = _socket(stack)
-            listening.bind(helper.socket)
-            listening.listen(0)
-            processes.append(stack.enter_context(helper.start("-q", "--", "net-pf-9")))
-            assert select.select([listening], [], [], 30)[0]
-            full = [
-                _socket(stack, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK).connect_ex(helper.socket) for _ in "ab"
-            ]
-            assert full[-1] == errno.EAGAIN
-            processes.append(stack.enter_context(helper.start("-q", "--", "net-pf-9")))
-        expected = 1 if closed else BY_MODPROBE
-        assert [process.wait(30) for process in processes] == [expected] * 2 * len(KINDS)
-    for helper in helpers:
-        assert bool(helper.became()) != closed
-        said = b"<4>kmodd-request: net-pf-9 refused: the daemon does not answer and the policy is enforced\n"
-        assert helper.log.read_bytes() == (said if closed else b""), "a log file of a test holds the last record"
-
-
-@pytest.mark.root
-def test_under_an_enforced_policy_it_refuses_and_says_so(helper: Helper, no_daemon: str) -> None:
-    helper.close()
-    assert helper.status("-q", "--", b"fs-x\n<0>evil\x1b[0m\xc2\x9b") == 1
-    assert helper.became() == []
-    assert helper.log.read_bytes() == (
-        b"<4>kmodd-request: fs-x?<0>evil?[0m?? refused: the daemon does not answer and the policy is enforced\n"
-    )
-
-
-@pytest.mark.root
-def test_under_an_enforced_policy_the_daemons_answer_counts(helper: Helper, requests: RequestSocket) -> None:
-    helper.close()
-    with helper.start("-q", "--", "net-pf-9") as process:
-        requests.answer(come(requests)[0], True)
-        assert process.wait(30) == 0
-    assert helper.log.read_bytes() == b""
-
-
-@pytest.mark.root
-def test_a_long_name_is_shown_in_part(helper: Helper) -> None:
-    """devkmsg_write refuses a record of more than 1024 bytes."""
-    helper.close()
-    assert helper.status("-q", "--", "x" * 5000) == 1
-    assert helper.log.read_bytes().startswith(b"<4>kmodd-request: " + b"x" * 255 + b" refused: the daemon")
-
-
-# ── the flag ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _of_somebody_else(flag: Path) -> None:
-    flag.touch()
-    os.chown(flag, 65534, 65534)
-
-
-def _instead_of_its_folder(flag: Path) -> None:
-    flag.parent.rmdir()
-    flag.parent.touch()
-
-
-def _link_to_a_file_of_roots(flag: Path) -> None:
-    flag.symlink_to("/etc/passwd")
-
-
-@pytest.mark.root
-@pytest.mark.parametrize(
-    ("make", "closes"),
-    [
-        (Path.touch, True),
-        (_instead_of_its_folder, True),  # not to be told: no error may open the way
-        (_of_somebody_else, False),
-        (Path.mkdir, False),
-        (_link_to_a_file_of_roots, False),
-        (lambda flag: None, False),
-        (lambda flag: flag.parent.rmdir(), False),
-    ],
-)
-def test_the_flag_is_a_file_of_roots(helper: Helper, make: Callable[[Path], object], closes: bool) -> None:
-    make(helper.flag)
-    assert helper.status("-q", "--", "net-pf-9") == (1 if closes else BY_MODPROBE)
-    assert bool(helper.became()) != closes
-    assert bool(helper.log.read_bytes()) == closes
-
-
-@pytest.mark.root
-def test_it_refuses_also_where_the_log_cannot_be_written(helper: Helper) -> None:
-    helper.close()
-    helper.log.unlink()
-    assert helper.status("-q", "--", "net-pf-9") == 1
-    assert helper.became() == []
-
-
-# ── other calls, and modprobe ──────────────────────────────────────────────────────────────────────────────────────
 
 OTHER_CALLS = [["-q", "dummy"], ["-r", "--", "dummy"], ["-q", "--", "a", "b"], ["-q", "--", ""], ["-q", "-a", "x"], []]
 
@@ -490,9 +131,6 @@ def test_it_does_not_go_round_where_modprobe_leads_back_to_it(helper: Helper) ->
     helper.modprobe(f'echo >>{helper.folder}/rounds\nexec {shlex.join(helper.command)} "$@"\n')
     assert helper.status("-q", "--", "net-pf-9") == 1
     assert (helper.folder / "rounds").read_text() == "\n"
-
-
-# ── what belongs together ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_all_of_them_use_the_same_paths() -> None:

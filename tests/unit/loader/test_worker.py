@@ -1,94 +1,37 @@
-"""The loader process: one step a datagram, each answered."""
+"""A loader process: one request a datagram, one reply for each step."""
 
 from __future__ import annotations
 
 import errno
 import gzip
 import lzma
-import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from kmodd.errors import Where
-from kmodd.loader import worker
 from kmodd.loader.actions import Reply, open_module
 from kmodd.loader.pool import Died, Loader
 from kmodd.loader.protocol import (
     MAX_STEP,
     InsmodRequest,
     InsmodRunRequest,
-    LoaderRequest,
     ProbeRequest,
-    RmmodRequest,
     ShellRequest,
-    StopRequest,
     decode_reply,
-    decode_request,
-    encode_reply,
     encode_request,
 )
-from kmodd.loader.trusted_paths import Trusted
 from kmodd.modfile.decompress import UNPACKED_LIMIT
 from tests.fakes import FakeKernel
+from tests.loader_harness import WAIT, Served, install_line, module
 
 ROOT = Path(__file__).resolve().parents[3]
-WAIT = 30.0
-"""Seconds that an answer may take; a hang is a failure, not a wait."""
-
-
-class Served:
-    """A loader in a thread, and the daemon's lane to it."""
-
-    def __init__(self, kernel: FakeKernel, trusted: Trusted) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(WAIT)
-        self.lane = Loader(ours)
-        self.thread = threading.Thread(target=self._serve, args=(theirs, kernel, trusted))
-        self.thread.start()
-        assert self.lane.receive() is None
-        assert self.lane.pid
-
-    @staticmethod
-    def _serve(connection: socket.socket, kernel: FakeKernel, trusted: Trusted) -> None:
-        with connection:
-            worker.serve(connection.fileno(), kernel, trusted)
-
-    def close(self) -> None:
-        self.lane.close()
-        self.thread.join(WAIT)
-        assert not self.thread.is_alive()
-
-    def do(self, call: InsmodRequest | ShellRequest | ProbeRequest) -> Reply:
-        assert self.lane.start(InsmodRunRequest((call,), ("a",)) if isinstance(call, InsmodRequest) else call)
-        answer = self.lane.receive()
-        assert isinstance(answer, Reply)
-        return answer
-
-
-@pytest.fixture
-def kernel() -> FakeKernel:
-    return FakeKernel()
-
-
-@pytest.fixture
-def served(kernel: FakeKernel, tmp_path: Path) -> Iterator[Served]:
-    """It trusts the test's folder: module files below it, commands from files in it."""
-    it = Served(kernel, Trusted((str(tmp_path),), (str(tmp_path),), f"{tmp_path}/sys"))
-    yield it
-    it.close()
-
-
-def module(folder: Path, name: str, content: bytes = b"\x7fELF module") -> str:
-    path = folder / name
-    path.write_bytes(content)
-    return str(path)
 
 
 def test_a_plain_file_goes_to_the_kernel_with_its_options(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
@@ -155,12 +98,6 @@ def test_a_kernel_without_finit_module_gets_the_bytes(tmp_path: Path) -> None:
     assert kernel.calls == [("a.ko", "", 0), ("plain bytes", "", -1)]
 
 
-def install_line(folder: Path, command: str) -> ShellRequest:
-    conf = folder / "a.conf"
-    conf.write_text(f"# first\ninstall foo {command}\n")
-    return ShellRequest("foo", Where("/etc/modprobe.d/a.conf", 2), str(conf), "x=1 y=2")
-
-
 def test_an_install_command_is_read_from_its_line_and_run(served: Served, tmp_path: Path) -> None:
     """modprobe.d(5), install: MODPROBE_MODULE is set, $CMDLINE_OPTS replaced."""
     told = tmp_path / "told"
@@ -197,179 +134,6 @@ def test_what_is_no_step_is_refused_and_the_loader_goes_on(served: Served, tmp_p
     assert isinstance(answer, Reply)
     assert answer.errno == errno.EPROTO
     assert served.do(InsmodRequest(module(tmp_path, "a.ko"), "")).errno == 0
-
-
-@pytest.mark.parametrize(
-    "call",
-    [InsmodRunRequest((InsmodRequest("/é\udcff.ko", "x=a\nb\tc"), InsmodRequest("/b.ko", "")), ("é", "b")),
-     RmmodRequest("a"), StopRequest(),
-     ShellRequest("foo", Where("/etc/a b.conf", 7), "/real/\udc80", ""), ProbeRequest("pci", "0000:00:1f.2")],
-)  # fmt: skip
-def test_a_call_is_understood_as_it_was_meant(call: LoaderRequest) -> None:
-    """Bytes that are not UTF-8 too, which Python holds as lone surrogates."""
-    assert decode_request(encode_request(call)) == call
-
-
-def test_a_reply_is_understood_as_it_was_meant() -> None:
-    for reply in (Reply(0, "kernel", 5), Reply(errno.EACCES, "file", 10**9, "/\udcff.ko: \0 is é")):
-        assert decode_reply(encode_reply(reply)) == reply
-
-
-@pytest.mark.parametrize("words", [("/a\0/b", ""), ("/a", "x\0y"), ("/a", "1\x002\x003\0"), ("/a", "x" * MAX_STEP)])
-def test_what_no_datagram_can_hold_is_not_sent(words: tuple[str, str]) -> None:
-    with pytest.raises(ValueError, match="loader request "):
-        encode_request(InsmodRunRequest((InsmodRequest(*words),), ("a",)))
-
-
-# ── what a loader takes ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def spoil(path: Path, how: str) -> None:
-    """Let somebody else write it."""
-    if how == "owner":
-        os.chown(path, 65534, -1)
-    else:
-        path.chmod(path.stat().st_mode | {"group": 0o020, "others": 0o002, "sticky": 0o1002}[how])
-
-
-def tree(folder: Path) -> Path:
-    """A module in the middle of a tree."""
-    path = folder / "6.1/kernel/a.ko"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"\x7fELF module")
-    return path
-
-
-AS_ROOT = pytest.param("owner", marks=pytest.mark.root)
-
-
-@pytest.mark.parametrize("place", ["6.1/kernel/a.ko", "6.1/kernel", "6.1", "."])
-@pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
-def test_a_module_that_somebody_else_could_have_written_is_refused(
-    served: Served, kernel: FakeKernel, tmp_path: Path, place: str, how: str
-) -> None:
-    path = tree(tmp_path)
-    assert served.do(InsmodRequest(str(path), "")).errno == 0
-    spoil(tmp_path / place, how)
-    answer = served.do(InsmodRequest(str(path), ""))
-    assert (answer.errno, answer.stage) == (errno.EACCES, "file")
-    words = {"group": "writable by its group", "others": "writable by others", "owner": "owned by uid 65534"}
-    assert words[how] in answer.detail
-    assert str(path) in answer.detail
-    assert (f"lies in {tmp_path / place}, which" in answer.detail) == (place != "6.1/kernel/a.ko")
-    assert len(kernel.calls) == 1
-
-
-def test_a_sticky_directory_is_no_better(served: Served, tmp_path: Path) -> None:
-    path = tree(tmp_path)
-    spoil(path.parent, "sticky")
-    assert "writable by others" in served.do(InsmodRequest(str(path), "")).detail
-
-
-def test_a_link_within_the_tree_is_followed_and_one_out_of_it_refused(kernel: FakeKernel, tmp_path: Path) -> None:
-    """weak-updates links one kernel's module into another's tree; a build folder's module is anybody's."""
-    path = tree(tmp_path / "modules")
-    outside = tree(tmp_path / "build")
-    (path.parent / "weak.ko").symlink_to(path)
-    (path.parent / "dkms.ko").symlink_to(outside)
-    served = Served(kernel, Trusted((str(tmp_path / "modules"), str(tmp_path / "none"))))
-    try:
-        assert served.do(InsmodRequest(f"{path.parent}/weak.ko", "")).errno == 0
-        for name in (f"{path.parent}/dkms.ko", str(outside), f"{tmp_path}/modules/../build/6.1/kernel/a.ko"):
-            answer = served.do(InsmodRequest(name, ""))
-            assert (answer.errno, answer.stage) == (errno.EACCES, "file")
-            assert answer.detail == f"{name}: is {outside}, which is not below {tmp_path}/modules or {tmp_path}/none"
-        assert kernel.calls == [("a.ko", "", 0)]
-    finally:
-        served.close()
-
-
-def test_a_tree_may_be_a_link_itself(kernel: FakeKernel, tmp_path: Path) -> None:
-    """As /lib is on a merged /usr."""
-    tree(tmp_path / "usr/lib/modules")
-    (tmp_path / "lib").symlink_to("usr/lib")
-    served = Served(kernel, Trusted((f"{tmp_path}/lib/modules",)))
-    try:
-        assert served.do(InsmodRequest(f"{tmp_path}/lib/modules/6.1/kernel/a.ko", "")).errno == 0
-    finally:
-        served.close()
-
-
-def test_a_folder_whose_name_only_begins_like_the_trees_is_outside(kernel: FakeKernel, tmp_path: Path) -> None:
-    path = tree(tmp_path / "modules-of-mine")
-    served = Served(kernel, Trusted((str(tmp_path / "modules"),)))
-    try:
-        assert "is not below" in served.do(InsmodRequest(str(path), "")).detail
-    finally:
-        served.close()
-
-
-def test_what_is_no_file_is_refused_and_waits_for_nobody(served: Served, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.ko", 0o644)
-    answer = served.do(InsmodRequest(f"{tmp_path}/pipe.ko", ""))
-    assert (answer.errno, answer.stage) == (errno.EACCES, "file")
-    assert answer.detail == f"{tmp_path}/pipe.ko: is not a regular file"
-
-
-@pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
-@pytest.mark.parametrize("place", ["a.conf", "."])
-def test_a_command_that_somebody_else_could_have_written_is_not_run(
-    served: Served, tmp_path: Path, place: str, how: str
-) -> None:
-    call = install_line(tmp_path, f"touch {tmp_path}/told")
-    spoil(tmp_path / place, how)
-    answer = served.do(call)
-    assert (answer.errno, answer.stage) == (errno.EINVAL, "command")
-    assert "writable by" in answer.detail or "owned by uid 65534" in answer.detail
-    assert not (tmp_path / "told").exists()
-
-
-def test_a_command_is_taken_from_the_configuration_only(kernel: FakeKernel, tmp_path: Path) -> None:
-    for name in ("etc/modprobe.d", "lib/modules/6.1", "home"):
-        (tmp_path / name).mkdir(parents=True)
-    served = Served(kernel, Trusted.below(str(tmp_path)))
-    try:
-        assert served.do(install_line(tmp_path / "etc/modprobe.d", "true")).errno == 0
-        answer = served.do(install_line(tmp_path / "home", "true"))
-        assert answer.detail.startswith(f"/etc/modprobe.d/a.conf: is not in {tmp_path}/etc/modprobe.d or ")
-        softdep = tmp_path / "lib/modules/6.1/modules.softdep"
-        softdep.write_text("# by depmod\ninstall foo true\n")
-        at = Where("/lib/modules/6.1/modules.softdep", 2)
-        assert served.do(ShellRequest("foo", at, str(softdep), "")).errno == 0
-        other = softdep.with_name("modules.order")
-        softdep.rename(other)
-        assert "is not in" in served.do(ShellRequest("foo", at, str(other), "")).detail
-    finally:
-        served.close()
-
-
-def test_a_link_out_of_the_configuration_counts_where_the_way_is_roots(tmp_path: Path) -> None:
-    """Debian's alternatives: /etc/modprobe.d/nvidia.conf leads to /etc/nvidia. Nobody else may own a step of it."""
-    conf = tmp_path / "a-longer-name-than-the-other"
-    conf.mkdir()
-    (conf / "good.conf").symlink_to("/etc/passwd")
-    (conf / "bad.conf").symlink_to(tmp_path / "loose/inner/file")
-    (tmp_path / "loose/inner").mkdir(parents=True)
-    (tmp_path / "loose/inner/file").touch()
-    (tmp_path / "loose").chmod(0o777)
-    trusted = Trusted(conf=(str(conf),))
-    os.close(trusted.open_config(f"{conf}/good.conf"))
-    with pytest.raises(OSError, match=f"lies in {tmp_path}/loose, which is writable by others"):
-        trusted.open_config(f"{conf}/bad.conf")
-    conf.chmod(0o777)  # then anybody could have made the link
-    with pytest.raises(OSError, match=f"lies in {conf}, which is writable by others"):
-        trusted.open_config(f"{conf}/good.conf")
-
-
-def test_places_as_options_say_the_same_again(tmp_path: Path) -> None:
-    words = Trusted.below("/x").words()
-    assert words[:4] == ["--tree", "/x/lib/modules", "--tree", "/x/usr/lib/modules"]
-    assert words[4:6] == ["--conf", "/x/etc/modprobe.d"]
-    assert words[-2:] == ["--sys", "/x/sys"]
-    assert Trusted.below("") == Trusted()
-
-
-# ── reading ahead, probing ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def run(folder: Path, *names: str) -> InsmodRunRequest:
@@ -461,9 +225,6 @@ def test_names_that_devices_have_are_taken(served: Served, tmp_path: Path, devic
     probe.touch()
     assert served.do(ProbeRequest("platform", device)).errno == 0
     assert probe.read_text() == device
-
-
-# ── its start and its end ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_loader_imports_only_what_it_needs() -> None:

@@ -1,0 +1,163 @@
+"""Files that a loader accepts: their place, their owner, their mode."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from kmodd.errors import Where
+from kmodd.loader.protocol import (
+    InsmodRequest,
+    ShellRequest,
+)
+from kmodd.loader.trusted_paths import Trusted
+from tests.fakes import FakeKernel
+from tests.loader_harness import Served, install_line
+
+
+def spoil(path: Path, how: str) -> None:
+    """Let somebody else write it."""
+    if how == "owner":
+        os.chown(path, 65534, -1)
+    else:
+        path.chmod(path.stat().st_mode | {"group": 0o020, "others": 0o002, "sticky": 0o1002}[how])
+
+
+def tree(folder: Path) -> Path:
+    """A module in the middle of a tree."""
+    path = folder / "6.1/kernel/a.ko"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x7fELF module")
+    return path
+
+
+AS_ROOT = pytest.param("owner", marks=pytest.mark.root)
+
+
+@pytest.mark.parametrize("place", ["6.1/kernel/a.ko", "6.1/kernel", "6.1", "."])
+@pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
+def test_a_module_that_somebody_else_could_have_written_is_refused(
+    served: Served, kernel: FakeKernel, tmp_path: Path, place: str, how: str
+) -> None:
+    path = tree(tmp_path)
+    assert served.do(InsmodRequest(str(path), "")).errno == 0
+    spoil(tmp_path / place, how)
+    answer = served.do(InsmodRequest(str(path), ""))
+    assert (answer.errno, answer.stage) == (errno.EACCES, "file")
+    words = {"group": "writable by its group", "others": "writable by others", "owner": "owned by uid 65534"}
+    assert words[how] in answer.detail
+    assert str(path) in answer.detail
+    assert (f"lies in {tmp_path / place}, which" in answer.detail) == (place != "6.1/kernel/a.ko")
+    assert len(kernel.calls) == 1
+
+
+def test_a_sticky_directory_is_no_better(served: Served, tmp_path: Path) -> None:
+    path = tree(tmp_path)
+    spoil(path.parent, "sticky")
+    assert "writable by others" in served.do(InsmodRequest(str(path), "")).detail
+
+
+def test_a_link_within_the_tree_is_followed_and_one_out_of_it_refused(kernel: FakeKernel, tmp_path: Path) -> None:
+    """weak-updates links one kernel's module into another's tree; a build folder's module is anybody's."""
+    path = tree(tmp_path / "modules")
+    outside = tree(tmp_path / "build")
+    (path.parent / "weak.ko").symlink_to(path)
+    (path.parent / "dkms.ko").symlink_to(outside)
+    served = Served(kernel, Trusted((str(tmp_path / "modules"), str(tmp_path / "none"))))
+    try:
+        assert served.do(InsmodRequest(f"{path.parent}/weak.ko", "")).errno == 0
+        for name in (f"{path.parent}/dkms.ko", str(outside), f"{tmp_path}/modules/../build/6.1/kernel/a.ko"):
+            answer = served.do(InsmodRequest(name, ""))
+            assert (answer.errno, answer.stage) == (errno.EACCES, "file")
+            assert answer.detail == (f"{name}: is not below {tmp_path}/modules or {tmp_path}/none: it is {outside}")
+        assert kernel.calls == [("a.ko", "", 0)]
+    finally:
+        served.close()
+
+
+def test_a_tree_may_be_a_link_itself(kernel: FakeKernel, tmp_path: Path) -> None:
+    """As /lib is on a merged /usr."""
+    tree(tmp_path / "usr/lib/modules")
+    (tmp_path / "lib").symlink_to("usr/lib")
+    served = Served(kernel, Trusted((f"{tmp_path}/lib/modules",)))
+    try:
+        assert served.do(InsmodRequest(f"{tmp_path}/lib/modules/6.1/kernel/a.ko", "")).errno == 0
+    finally:
+        served.close()
+
+
+def test_a_folder_whose_name_only_begins_like_the_trees_is_outside(kernel: FakeKernel, tmp_path: Path) -> None:
+    path = tree(tmp_path / "modules-of-mine")
+    served = Served(kernel, Trusted((str(tmp_path / "modules"),)))
+    try:
+        assert "is not below" in served.do(InsmodRequest(str(path), "")).detail
+    finally:
+        served.close()
+
+
+def test_what_is_no_file_is_refused_and_waits_for_nobody(served: Served, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ko", 0o644)
+    answer = served.do(InsmodRequest(f"{tmp_path}/pipe.ko", ""))
+    assert (answer.errno, answer.stage) == (errno.EACCES, "file")
+    assert answer.detail == f"{tmp_path}/pipe.ko: is not a regular file"
+
+
+@pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
+@pytest.mark.parametrize("place", ["a.conf", "."])
+def test_a_command_that_somebody_else_could_have_written_is_not_run(
+    served: Served, tmp_path: Path, place: str, how: str
+) -> None:
+    call = install_line(tmp_path, f"touch {tmp_path}/told")
+    spoil(tmp_path / place, how)
+    answer = served.do(call)
+    assert (answer.errno, answer.stage) == (errno.EINVAL, "command")
+    assert "writable by" in answer.detail or "owned by uid 65534" in answer.detail
+    assert not (tmp_path / "told").exists()
+
+
+def test_a_command_is_taken_from_the_configuration_only(kernel: FakeKernel, tmp_path: Path) -> None:
+    for name in ("etc/modprobe.d", "lib/modules/6.1", "home"):
+        (tmp_path / name).mkdir(parents=True)
+    served = Served(kernel, Trusted.below(str(tmp_path)))
+    try:
+        assert served.do(install_line(tmp_path / "etc/modprobe.d", "true")).errno == 0
+        answer = served.do(install_line(tmp_path / "home", "true"))
+        assert answer.detail.startswith(f"/etc/modprobe.d/a.conf: is not in {tmp_path}/etc/modprobe.d or ")
+        softdep = tmp_path / "lib/modules/6.1/modules.softdep"
+        softdep.write_text("# by depmod\ninstall foo true\n")
+        at = Where("/lib/modules/6.1/modules.softdep", 2)
+        assert served.do(ShellRequest("foo", at, str(softdep), "")).errno == 0
+        other = softdep.with_name("modules.order")
+        softdep.rename(other)
+        assert "is not in" in served.do(ShellRequest("foo", at, str(other), "")).detail
+    finally:
+        served.close()
+
+
+def test_a_link_out_of_the_configuration_counts_where_the_way_is_roots(tmp_path: Path) -> None:
+    """Debian's alternatives: /etc/modprobe.d/nvidia.conf leads to /etc/nvidia. Nobody else may own a step of it."""
+    conf = tmp_path / "a-longer-name-than-the-other"
+    conf.mkdir()
+    (conf / "good.conf").symlink_to("/etc/passwd")
+    (conf / "bad.conf").symlink_to(tmp_path / "loose/inner/file")
+    (tmp_path / "loose/inner").mkdir(parents=True)
+    (tmp_path / "loose/inner/file").touch()
+    (tmp_path / "loose").chmod(0o777)
+    trusted = Trusted(conf=(str(conf),))
+    os.close(trusted.open_config(f"{conf}/good.conf"))
+    with pytest.raises(OSError, match=f"lies in {tmp_path}/loose, which is writable by others"):
+        trusted.open_config(f"{conf}/bad.conf")
+    conf.chmod(0o777)  # then anybody could have made the link
+    with pytest.raises(OSError, match=f"lies in {conf}, which is writable by others"):
+        trusted.open_config(f"{conf}/good.conf")
+
+
+def test_places_as_options_say_the_same_again(tmp_path: Path) -> None:
+    words = Trusted.below("/x").words()
+    assert words[:4] == ["--tree", "/x/lib/modules", "--tree", "/x/usr/lib/modules"]
+    assert words[4:6] == ["--conf", "/x/etc/modprobe.d"]
+    assert words[-2:] == ["--sys", "/x/sys"]
+    assert Trusted.below("") == Trusted()
