@@ -28,7 +28,7 @@ INHERITED = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGALRM, signal.SIGCHLD,
     signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
-"""Signals that whoever started this process may have had ignored."""
+"""Signals that the parent of this process may have ignored."""
 
 # How long it takes to draw cases says more of the machine than of a test.
 settings.register_profile("kmodd", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])

@@ -96,7 +96,7 @@ class FakeMachine:
         return len(self._holders(name, self.loaded)) + self.users.get(name, 0)
 
     def refresh(self) -> None:
-        """Write /proc and /sys anew, after `users` was changed."""
+        """Write /proc and /sys again after a change of `users`."""
         self._write(self.loaded)
 
     def _write(self, loaded: list[str]) -> None:

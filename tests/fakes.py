@@ -10,7 +10,7 @@ from kmodd.planning.record import Record
 
 
 class Oops(BaseException):
-    """The process that is in the kernel dies at once, without an answer to anybody."""
+    """The process that is in the kernel dies at once, without an answer."""
 
 
 @dataclass

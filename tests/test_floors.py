@@ -159,7 +159,7 @@ def effects(sources: Sources) -> list[str]:
 
 
 def too_long(sources: Sources) -> list[str]:
-    """A file or a function that nobody reads in one go."""
+    """A file or a function that is too long."""
     wrong = []
     for source in sources.values():
         length = len(source.text.splitlines())

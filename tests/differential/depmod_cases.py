@@ -151,7 +151,7 @@ def cycle(place: Place) -> None:
 
 
 def unknown(place: Place) -> None:
-    """Symbols that nobody has; -E, -F and their files, good and bad."""
+    """Symbols without an exporter; -E, -F and their files, good and bad."""
     course(place)
     place.put("unknown", "extra/unknown.ko")
     for name in ("Module.symvers", "System.map"):

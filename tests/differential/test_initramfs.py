@@ -73,7 +73,7 @@ class Machine:
         return Said(done.stdout, done.stderr, done.returncode)
 
     def update(self, how: str) -> Initrd:
-        """`update-initramfs -c` or `-u`, and what came of it. The kmod in it may be executed again, to ask it."""
+        """Run `update-initramfs -c` or `-u`; the result. The kmod in it becomes executable again, to be asked."""
         said = self.run(f"update-initramfs {how} -k {self.release}")
         initrd = f"/boot/initrd.img-{self.release}"
         listed = self._call(f"lsinitramfs {initrd}").split()
@@ -83,7 +83,7 @@ class Machine:
         return Initrd(said, sorted(listed), files, self.run(ask))
 
     def take_over(self) -> None:
-        """Install kmodd, give it the tools' names as README says, and let nobody run kmod's program any more."""
+        """Install kmodd under the tools' names as README says, and make kmod's program not executable."""
         subprocess.run(
             ["make", "install", f"DESTDIR={self.root}"], cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=True
         )

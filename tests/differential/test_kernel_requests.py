@@ -1,4 +1,4 @@
-"""What the kernel asks for by request_module: every prefix of `udevd-and-kernel.md` 3.10 that a Debian tree can answer.
+"""Names that the kernel gives to request_module(): every prefix that a Debian tree can answer.
 
 Each name with the module that must come first; `kmodd lookup` and the real `modprobe -R` must agree on all of them.
 Names that no Debian module answers stand at the end: both must say so.

@@ -132,10 +132,10 @@ def test_the_devices_of_this_machine(tree: Tree) -> None:
 
 
 def test_without_processes_and_foreign_code(tree: Tree, rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pattern is found again, from the text on, with everything that could ask somebody else made to raise."""
+    """Every pattern is found again, from the text on; a call of another program or library raises."""
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("our own code answers, nobody else")
+        raise AssertionError("only kmodd's own code may answer")
 
     names = [concrete(pattern, rng) for pattern, _ in tree.index.entries()]
     for place, name in (

@@ -297,7 +297,7 @@ def test_damaged_modules(peer: KmodPeer, modules: Path, tmp_path: Path, rng: ran
 # ── our own ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_json_says_what_the_lines_say(modules: Path, tmp_path: Path) -> None:
+def test_json_equals_the_text(modules: Path, tmp_path: Path) -> None:
     for file in sorted(modules.glob("*.ko")):
         said = ours(modinfo.main, ["--json", str(file)])
         found = json.loads(said.out)

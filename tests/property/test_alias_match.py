@@ -47,12 +47,12 @@ texts = st.lists(st.sampled_from([*"ab cz.[]!^-\\/:=\n\x7f", "é", "\udcff", "ÿ
 @example("*\\", "x")
 @example("[a-\\", "[a-\\")
 @example("[é]", "\udcc3")
-def test_glob_equals_the_c_library(pattern: str, text: str) -> None:
+def test_fnmatch_equals_the_c_library(pattern: str, text: str) -> None:
     assert fnmatch.matches(pattern, text) == libc_fnmatch(pattern, text)
 
 
 @given(patterns, texts, st.integers(0, 3))
-def test_every_way_to_compare_says_the_same(pattern: str, text: str, at: int) -> None:
+def test_every_matcher_agrees(pattern: str, text: str, at: int) -> None:
     view, rest = fnmatch.bytewise(text), fnmatch.bytewise(text)[at:]
     expected = libc_fnmatch(pattern, rest.encode("latin-1").decode("utf-8", "surrogateescape"))
     source = fnmatch.bytewise(pattern)
@@ -118,7 +118,7 @@ def test_trie_equals_trying_every_pattern(table: list[tuple[str, str]], asked: l
     st.integers(1, 4),
     st.booleans(),
 )
-def test_how_long_the_start_of_a_name_is_changes_no_answer(
+def test_the_length_of_the_start_changes_no_answer(
     table: list[tuple[str, str]], asked: list[str], short: int, builtin_order: bool
 ) -> None:
     """With a short start most names are longer than it: stems beyond it, cut ones too, decide."""

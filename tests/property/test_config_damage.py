@@ -1,4 +1,4 @@
-"""Configuration that nobody wrote on purpose: damaged files, and files that hypothesis draws for the real modprobe."""
+"""Damaged configuration files, and files that hypothesis draws, compared with the real modprobe."""
 
 from __future__ import annotations
 

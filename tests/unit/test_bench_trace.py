@@ -37,7 +37,7 @@ def test_calls_have_name_result_and_bytes_also_where_they_overlap_and_fail() -> 
     assert trace.sent == ((10.5, "add@/devices/pci0000:00/x"),)
 
 
-def test_a_first_refusal_is_no_repeat() -> None:
+def test_the_first_refusal_is_not_a_repeat() -> None:
     trace = vm_trace.parse(TEXT.replace('name="e1000e"', 'name="other"', 1))
     assert (trace.repeats, trace.wasted_bytes, trace.failed_bytes) == (0, 0, 4000)
 

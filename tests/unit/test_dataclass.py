@@ -81,7 +81,7 @@ def test_every_class_is_compared() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_class_is_what_the_standard_library_makes(name: str) -> None:
+def test_a_class_equals_the_standard_librarys(name: str) -> None:
     one, other = OURS[name], THEIRS[name]
     assert one.__match_args__ == other.__match_args__
     assert one.__slots__ == other.__slots__

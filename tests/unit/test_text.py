@@ -17,10 +17,10 @@ from kmodd.text import decode, duration, encode
         (3_599_500_000, "1h"), (3_780_000_000, "1h 3min"),
     ],
 )  # fmt: skip
-def test_a_duration_reads_as_systemd_says_it(usec: int, text: str) -> None:
+def test_durations_are_formatted_as_systemd_does(usec: int, text: str) -> None:
     assert duration(usec) == text
 
 
 @given(st.binary())
-def test_any_bytes_come_back_as_they_were(raw: bytes) -> None:
+def test_any_bytes_survive_decoding(raw: bytes) -> None:
     assert encode(decode(raw)) == raw

@@ -87,7 +87,7 @@ class Chaos:
             self.ever |= {name} & {"kt_plain", "kt_late", "kt_unknown"}
 
     def synthetic_events(self) -> None:
-        """Somebody runs `udevadm trigger` without udevadm."""
+        """Write `add` into uevent files, as `udevadm trigger` does."""
         bus = self._rng.choice(("pci", "platform", "usb", "virtio"))
         self._sh(f"for d in /sys/bus/{bus}/devices/*/uevent; do echo add >$d; done")
 

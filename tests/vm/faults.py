@@ -1,4 +1,4 @@
-"""What the tests of faults share: a guest with every module of ours, devices at will, ways to await what comes of them.
+"""What the tests of faults share: a guest with every module of ours, devices at will, waiting for outcomes.
 
 Nothing here waits for udevd: after a fault in the kernel its workers may hang, and kmodd must not care.
 """
@@ -64,7 +64,7 @@ def synthetic(machine: Machine, name: str, rounds: int = 1) -> None:
     machine.check(f"n=0; while [ $n -lt {rounds} ]; do {loop}; n=$((n+1)); done", 120)
 
 
-# ── what came of it ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── outcomes ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def until(holds: Callable[[], object], timeout: float, what: str) -> None:
@@ -92,7 +92,7 @@ def given_to_kernel(machine: Machine, module: str) -> int:
 
 
 def record_of(machine: Machine, module: str, result: str, since: int, timeout: float = 60.0) -> Record:
-    """Wait for kmodd's record that `result` came of `module`."""
+    """Wait for kmodd's record of `result` for `module`."""
 
     def wanted(record: Record) -> bool:
         return (text(record, "KMODD_MODULE"), text(record, "KMODD_RESULT")) == (module, result)

@@ -290,7 +290,7 @@ def output(command: Sequence[str], hint: str) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One build at a time; whoever waits finds the image finished. The root half of a build runs under our lock."""
+    """One build at a time; a waiting process finds the image finished. The root half of a build runs under our lock."""
     if os.environ.get("KMODD_IMAGE_LOCKED"):
         yield
         return

@@ -49,7 +49,7 @@ class GuestError(VmError):
 
 
 class Ran(NamedTuple):
-    """What became of a command: exit status as a shell has it (137: it took too long), its output and errors."""
+    """Result of a command: exit status as a shell has it (137: it took too long), its output and errors."""
 
     status: int
     output: str  # bytes that are not UTF-8 are kept by surrogateescape

@@ -1,6 +1,6 @@
 """Write initramfs archives (cpio "newc"), the only format that the kernel unpacks.
 
-Own code and not cpio(1), so that everything in the archive belongs to root whoever runs the tests, and files can come
+Own code and not cpio(1), so that all files in the archive belong to root for any user of the tests, and files can come
 from memory as well as from a folder. Times are kept: Python's byte code is valid only while its source keeps its own.
 """
 

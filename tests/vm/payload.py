@@ -53,7 +53,7 @@ exec $b switch_root /root /sbin/init
 
 # The shell reads `D chunk` (base64, appended to the command) and answers `+`; at `R seconds` it runs the command and
 # answers a line `= status bytes`, then the output. Each chunk is acknowledged because a serial line loses input that
-# nobody reads in time. Everything is busybox, static: dynamic linking is what an emulated machine is slowest at.
+# is read too late. Everything is busybox, static: dynamic linking is what an emulated machine is slowest at.
 _SHELL: Final = """\
 #!/bin/busybox sh
 b=/bin/busybox

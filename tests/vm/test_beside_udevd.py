@@ -29,7 +29,7 @@ def guest(boot: Boot) -> Iterator[Machine]:
 
 
 def _loader(machine: Machine, module: str, timeout: float = 60.0) -> str:
-    """The name of the task that loaded `module` last, "" if nobody did in time."""
+    """The name of the task that loaded `module` last, "" without one in time."""
     deadline = time.monotonic() + timeout
     while True:
         names = [load.comm for load in machine.module_loads() if load.module == module]

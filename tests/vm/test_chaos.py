@@ -85,7 +85,7 @@ def _whole_tree(image: Image, scratch: Path) -> Path:
 
 
 def _refused(machine: Machine, modules: set[str]) -> set[str]:
-    """Those that the kernel does not take from anybody: busybox gets no better answer."""
+    """Modules that the kernel refuses from busybox too."""
     tree = f"/usr/lib/modules/{machine.image.release}"
     said = {
         name: machine.run(f"busybox insmod $(find {tree} -name {name.replace('_', '[-_]')}.ko*)", 60)
@@ -135,7 +135,7 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
         assert after <= before * (1 + _MEMORY), table
         assert chaos.counts["daemon_killed"] > 0, "the run was too short to show anything"
 
-        # control: what nobody loads is found missing
+        # control: a module without a loader is found missing
         machine.check("systemctl stop kmodd")
         machine.run("busybox rmmod kt_plain")
         appear(machine, "kt_plain")

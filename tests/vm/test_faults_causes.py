@@ -63,7 +63,7 @@ def _tree(machine: Machine) -> str:
 
 
 def test_an_index_that_comes_to_know_more_loads_what_failed_for_want_of_it(guest: Machine) -> None:
-    """A symbol that nobody has (ENOENT), and a device that nothing matched: both without any trigger."""
+    """A missing symbol (ENOENT), and a device without a match: both without a trigger."""
     mark = guest.journal.mark()
     appear(guest, "kt_unknown")
     appear(guest, "kt_late")
@@ -182,7 +182,7 @@ def test_what_an_operator_removed_stays_removed_and_drift_is_loaded(guest: Machi
         vanish(guest, module)
     guest.remove_module("kt_late", "kt_ten")
     mark = guest.journal.mark()
-    appear_quietly(guest, "kt_async", override="somebody_else")
+    appear_quietly(guest, "kt_async", override="other_driver")
     appear_quietly(guest, "kt_chain_a")
     drift = record_of(guest, "kt_chain_a", "loaded", mark)
     assert text(drift, "KMODD_SOURCE") == "reconcile"
@@ -201,11 +201,11 @@ def test_what_an_operator_removed_stays_removed_and_drift_is_loaded(guest: Machi
 
 def test_a_new_daemon_leaves_a_device_with_an_override_alone(guest: Machine) -> None:
     """It is there since the test before, and the daemon has been restarted since."""
-    assert "somebody_else" in guest.check("cat /sys/bus/platform/devices/kt_async.*/driver_override")
+    assert "other_driver" in guest.check("cat /sys/bus/platform/devices/kt_async.*/driver_override")
     assert "kt_async" not in guest.modules()
 
 
-def test_a_device_that_comes_anew_has_what_was_removed_loaded_again(guest: Machine) -> None:
+def test_a_device_plugged_in_again_loads_a_removed_module(guest: Machine) -> None:
     """Control of the test before: nothing but the memory of the removal kept it away."""
     vanish(guest, "kt_plain")
     mark = guest.journal.mark()

@@ -102,7 +102,7 @@ def test_killed_at_random_moments_while_devices_come(guest: Machine, rng: random
     assert int(guest.check("systemctl show -P NRestarts kmodd")) > 0, "the seed killed nothing"
 
 
-def test_an_event_while_nobody_listened_is_made_up_for(guest: Machine) -> None:
+def test_an_event_during_a_restart_is_replayed(guest: Machine) -> None:
     """Stopped, not restarted by itself: what came meanwhile is found at the start."""
     guest.check("systemctl stop kmodd")
     appear(guest, "kt_plain")
@@ -119,12 +119,12 @@ def test_an_overflow_is_made_up_for(guest: Machine) -> None:
     guest.remove_module("kt_plain")
     with _unit_with(guest, "CapabilityBoundingSet="):
         guest.check("systemctl kill --signal=STOP --kill-who=main kmodd")
-        appear(guest, "nobody_wants_this", 1000)
+        appear(guest, "no_module_matches", 1000)
         appear(guest, "kt_plain")
         guest.check("systemctl kill --signal=CONT --kill-who=main kmodd")
         until_state(guest, "kt_plain", "Live")
         assert status(guest)["overruns"] > 0, "no event was lost: the test shows nothing"
-        vanish(guest, "nobody_wants_this")
+        vanish(guest, "no_module_matches")
 
 
 def test_a_storm_of_reloads(guest: Machine, rng: random.Random) -> None:
@@ -151,7 +151,7 @@ def test_a_restart_during_coldplug(guest: Machine) -> None:
     settle_kmodd(guest)
     guest.check("systemctl stop kmodd")
     guest.remove_module("kt_plain", "kt_unknown", "kt_late")
-    for name in _SOUND:  # seen by nobody as removed by hand: the devices come anew
+    for name in _SOUND:  # not removed by hand for kmodd: the devices are plugged in again
         vanish(guest, name)
         appear(guest, name, 5)
     guest.check("systemctl reset-failed kmodd; systemctl start --no-block kmodd")
@@ -220,7 +220,7 @@ def _told_lost(machine: Machine) -> int:
 
 
 def test_a_stopped_journald_stops_nothing_and_the_lost_records_are_counted(guest: Machine) -> None:
-    """More records than are kept, while journald sleeps; afterwards it is told how many there were.
+    """More records than are kept, while journald sleeps; then it gets their count.
 
     The last test: its devices stay, and every start of the daemon would take twenty seconds more for them.
     """
@@ -238,4 +238,4 @@ def test_a_stopped_journald_stops_nothing_and_the_lost_records_are_counted(guest
         assert lost > 0, "too few records to show anything"
     finally:
         guest.check("systemctl kill --signal=CONT systemd-journald; udevadm control --start-exec-queue")
-    until(lambda: _told_lost(guest) >= lost, 300.0, f"it is told that {lost} records were lost")
+    until(lambda: _told_lost(guest) >= lost, 300.0, f"the record of {lost} lost records")

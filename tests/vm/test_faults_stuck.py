@@ -1,6 +1,6 @@
-"""A module that hangs in its init is never killed, is named while it hangs, and holds up nobody else.
+"""A module that hangs in its init is never killed, is named while it hangs, and delays no other load.
 
-Also here: inits that ask the kernel for other modules, and asynchronous work that the kernel makes everybody wait for.
+Also here: inits that ask the kernel for other modules, and asynchronous work that delays every load in the kernel.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _SECONDS = 300  # of kt_slow's init, unless it is let go
 _STUCK_AFTER = 4
-_WATCHDOG = 20  # seconds; an init is longer: whoever waits for that is killed
+_WATCHDOG = 20  # seconds; an init is longer: a process that waits for it is killed
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """kmodd-request and kernel.modprobe while kmodd comes, stands still, dies and goes: a real kernel, a stock machine.
 
-In mode off and observe the real modprobe loads what kmodd does not answer for; under an enforced policy nobody does.
+In mode off and observe the real modprobe takes over without kmodd's answer; an enforced policy refuses.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ FAILURES = {
 
 
 def test_the_kernel_asks_through_it_and_goes_by_its_answer(guest: Machine) -> None:
-    """The control of all that follows: kmodd loads what it finds, and what nobody has is unknown."""
+    """Control of the tests below: kmodd loads a known module, and an unknown one stays unknown."""
     assert _setting(guest) == OURS
     mark = guest.journal.mark()
     used = use(guest, "root", MINIX, UNKNOWN)
@@ -111,7 +111,7 @@ def test_the_kernel_asks_through_it_and_goes_by_its_answer(guest: Machine) -> No
 
 @pytest.mark.parametrize("mode", ["off", "observe", "enforce"])
 @pytest.mark.parametrize("failure", FAILURES)
-def test_without_an_answer_modprobe_loads_or_nobody_does(guest: Machine, mode: str, failure: str) -> None:
+def test_without_an_answer_modprobe_loads_or_the_request_is_refused(guest: Machine, mode: str, failure: str) -> None:
     _mode(guest, mode)
     loads, refusals = len(_who_loaded(guest, "minix")), len(_refusals(guest))
     # In one command, so that a daemon that stands still is not yet ended by its watchdog, nor a dead one started again.

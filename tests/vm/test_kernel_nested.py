@@ -28,7 +28,7 @@ IDLE = 3  # AutocleanSec=
 AUTOCLEAN = "Autoclean=af_key phonet"
 STUCK_AFTER = 60
 
-#: 200 threads, each with one request: 5 families, asked for by 10 threads each, and 150 file systems that nobody knows.
+#: 200 threads, each with one request: 5 families, asked for by 10 threads each, and 150 unknown file systems.
 #: The kernel runs 50 helpers at a time and lets the others wait for five seconds (kernel/module/kmod.c). What it then
 #: refuses by itself, for a slow machine, is asked for again.
 MANY = """
@@ -164,7 +164,7 @@ def test_a_requester_that_is_killed_leaves_no_lane_behind(guest: Machine) -> Non
     assert state(guest, "kt_slow") == "Loading", "the test was too slow to show anything"
     until(lambda: guest.run("kill -0 $(cat /run/pids)").status != 0, 60, "they are dead")
     assert use(guest, "root", "socket 9 2 0").only == errno.EAFNOSUPPORT
-    assert state(guest, "kt_slow") == "Loading", "nobody has to wait until it is through"
+    assert state(guest, "kt_slow") == "Loading", "no other request waits for it"
     let_go(guest)
     asked(guest, "kt_slow", "loaded", mark)
     assert given_to_kernel(guest, "kt_slow") == 1
@@ -213,7 +213,7 @@ def test_what_nothing_uses_goes_with_its_dependency(cleaned: Machine) -> None:
     assert status(cleaned)["autoclean"] == []
 
 
-def test_what_is_used_stays_and_its_time_begins_anew(cleaned: Machine) -> None:
+def test_a_used_module_stays_and_its_time_restarts(cleaned: Machine) -> None:
     """phonet is the clock: it was used last later than af_key was opened, and goes first."""
     mark = cleaned.journal.mark()
     cleaned.check("touch /run/hold; (exec /usr/bin/python3 -IS /usr/lib/using/hold.py) >/run/held 2>&1 </dev/null &")
@@ -226,11 +226,11 @@ def test_what_is_used_stays_and_its_time_begins_anew(cleaned: Machine) -> None:
     let_go = time.monotonic()
     cleaned.check("rm /run/hold")
     _removed(cleaned, "af_key", mark)
-    assert time.monotonic() - let_go > 1, "its time did not begin anew"
+    assert time.monotonic() - let_go > 1, "its time did not restart"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_somebody_loads_by_hand_stays(cleaned: Machine, when: str) -> None:
+def test_a_module_loaded_by_hand_stays(cleaned: Machine, when: str) -> None:
     """Loaded by hand and then used; or, once it is there, taken out and put in by hand with a foreign tool."""
     tree = "/usr/lib/modules/$(uname -r)/kernel/net"
     mark = cleaned.journal.mark()

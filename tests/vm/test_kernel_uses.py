@@ -1,7 +1,7 @@
 """What processes use and the kernel lacks: sockets, file systems, links, ciphers, device nodes and more.
 
 Each is loaded through kmodd, and the record tells who it was that made the kernel ask: root, a user, a container, a
-service. Nobody else could have loaded it: the guest has no modprobe.
+service. The guest has no modprobe that could load it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) ->
 
 
 def _make_nodes(machine: Machine) -> None:
-    """The device nodes of modules.devname, as systemd-tmpfiles makes them, for everybody to open."""
+    """The device nodes of modules.devname, as systemd-tmpfiles makes them, open to all."""
     lines = machine.check("cat /usr/lib/modules/$(uname -r)/modules.devname").splitlines()
     nodes = {path: number for _, path, number in (line.split() for line in lines if not line.startswith("#"))}
     for path in (f"/dev/{node}" for node in nodes if f"open /dev/{node}" in NODES):

@@ -91,7 +91,7 @@ def test_coldplug_loaded_and_recorded(guest: Machine) -> None:
 
 
 def test_the_boot_list_came_in_through_kmodd_before_it_was_ready(guest: Machine) -> None:
-    """Boot list: loaded at start through the same line, reported like the rest; whoever comes after counts on it."""
+    """Boot list: loaded at start through the same line, reported like the rest; later services rely on it."""
     record = _record(guest, "loaded", "loop")
     assert text(record, "KMODD_SOURCE") == "boot"
     assert text(record, "KMODD_BECAUSE") == f"listed in {_BOOT_LIST}:1"

@@ -61,7 +61,7 @@ def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) ->
         payload.write("/etc/modprobe.d/slow.conf", f"options kt_slow seconds={_SECONDS}\n")
         payload.write("/root/ask.py", _PROGRAM)
 
-    with boot("the guest whose sandbox is looked at", prepare=prepare) as machine:
+    with boot("the guest with the sandbox under test", prepare=prepare) as machine:
         yield machine
 
 

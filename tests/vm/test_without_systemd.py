@@ -33,7 +33,7 @@ except OSError as error:
 
 @pytest.fixture(scope="module")
 def guest(boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
-    with boot("the guest whose kmodd nobody starts", append="kmodd=off", active=False) as machine:
+    with boot("the guest without a started kmodd", append="kmodd=off", active=False) as machine:
         machine.check("systemctl mask --runtime --now systemd-udevd.service systemd-udevd-kernel.socket")
         machine.check("setsid /usr/bin/kmodd run </dev/null >/run/said 2>&1 &")
         until(lambda: machine.run("/usr/bin/kmodd settle --timeout 60", 70).status == 0, 180.0, "the daemon is there")
@@ -48,7 +48,7 @@ def _set(machine: Machine, pid: str, name: str) -> int:
 
 
 def test_the_daemon_keeps_one_capability_and_its_loaders_load(guest: Machine) -> None:
-    """Issue: a daemon without systemd spawns its loaders and then gives up what it does not need, for good."""
+    """A daemon without systemd spawns its loaders and then gives up what it does not need, for good."""
     daemon = guest.check("pgrep -o -f 'bin/kmodd run'").split()[0]
     for name in ("CapEff", "CapPrm", "CapBnd"):
         assert _set(guest, daemon, name) == 1 << _SYS_PTRACE, name

@@ -52,7 +52,7 @@ WHO: Final = {
 def prepare_using(payload: Payload, image: Image, *, conf: str = "", aliases: Sequence[str] = ()) -> None:
     """The kernel asks, as on a stock machine; every module of ours is there. `aliases`: `NAME MODULE` each.
 
-    In a guest without kmod nobody is at /sbin/modprobe: what kmodd does not answer fails.
+    A guest without kmod has no /sbin/modprobe: a request without kmodd's answer fails.
     """
     payload.kernel_helper = True
     add_all(payload, image)
@@ -95,7 +95,7 @@ def use(machine: Machine, who: str, *uses: str, timeout: float = 120.0) -> Used:
 
 
 def asked(machine: Machine, module: str, result: str, since: int, timeout: float = 60.0) -> Record:
-    """Wait for the record of what came of `module` for the kernel's request."""
+    """Wait for the record of `module` for the kernel's request."""
 
     def wanted(record: Record) -> bool:
         fields = [text(record, f"KMODD_{name}") for name in ("SOURCE", "MODULE", "RESULT")]

@@ -84,7 +84,7 @@ def test_every_option_is_offered(path: Path) -> None:
     ],
 )
 def test_bash(line: str, words: set[str], tmp_path: Path) -> None:
-    """With a `kmodd` that plays: it offers the same words to everybody."""
+    """With a script as `kmodd`, which offers fixed words."""
     kmodd = tmp_path / "kmodd"
     kmodd.write_text(
         "#!/bin/sh\ncase $2 in modules) printf '%s\\n' kvm kvm_intel loop ;; aliases) echo fs_ext4 ;; "

@@ -76,7 +76,7 @@ def run(directory: Path, *options: str) -> Said:
 QUIET = Said(b"", b"", 0)
 
 
-def test_only_what_changed_is_read(tree: Path, reads: list[str]) -> None:
+def test_only_changed_modules_are_read(tree: Path, reads: list[str]) -> None:
     assert run(tree) == QUIET
     assert len(reads) == 20
     before = contents(tree)
@@ -103,7 +103,7 @@ def test_only_what_changed_is_read(tree: Path, reads: list[str]) -> None:
 
 
 @pytest.mark.parametrize("damage", ["bent", "cut", "empty", "foreign", "version", "text"])
-def test_a_bad_cache_is_noticed_and_made_anew(tree: Path, reads: list[str], damage: str) -> None:
+def test_a_damaged_cache_is_replaced(tree: Path, reads: list[str], damage: str) -> None:
     assert run(tree) == QUIET
     good = contents(tree)
     cache = tree / depmod_cache.NAME
@@ -243,7 +243,7 @@ def test_bar_on_a_terminal(no_color: str) -> None:
     assert done.stderr == b""
 
 
-def test_threads_read_what_one_reads(tree: Path, monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
+def test_threads_read_the_same_as_one(tree: Path, monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
     import lzma
 
     assert run(tree, "--no-cache") == QUIET

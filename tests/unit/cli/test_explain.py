@@ -165,7 +165,7 @@ def test_a_device_minds_the_blacklist_as_udevd_does(root: Path) -> None:
     assert answer["steps"][0]["module"] == "e1000e"
 
 
-def test_sys_path_that_has_none_is_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sysfs_path_without_a_modalias_is_reported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     device(root, "devices/x", uevent="A=b\n")
     assert explain.main([*base(root), "/sys/devices/x", "/sys/none"]) == 1
     err = capsys.readouterr().err
@@ -202,7 +202,7 @@ def test_dev_node_goes_by_the_device_behind_it_or_by_its_number(root: Path) -> N
     assert fuse["steps"][0]["because"]["of"] == "char-major-10-229"
 
 
-def test_dev_node_that_is_no_device(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_below_dev_that_is_no_device_node(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "dev").mkdir()
     (root / "dev" / "x").write_text("")
     assert explain.main([*base(root), "/dev/x"]) == 1
@@ -227,7 +227,7 @@ def test_explain_needs_a_request() -> None:
 
 
 @pytest.mark.parametrize("program", [explain, lookup])
-def test_a_guessed_kernel_is_said(program: Any, root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_guessed_kernel_is_reported(program: Any, root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     program.main(["--root", str(root), "loop"])
     assert f"kernel {rootfs.RELEASE}, the only one below {root}".encode() in capfdbinary.readouterr().err
 
@@ -264,7 +264,7 @@ def test_lookup_names_each_module_once(root: Path) -> None:
     assert look_up(root, b"x\n")[0] == b"x\tloop dummy\n"
 
 
-def test_lookup_refuses_what_is_too_long_or_has_a_nul_and_goes_on(root: Path) -> None:
+def test_lookup_refuses_a_long_name_and_a_nul_and_continues(root: Path) -> None:
     long, too_long = b"x" * 4096, b"x" * 4097
     out, err, status = look_up(root, b"loop\n" + too_long + b"\na\0b\n" + long + b"\n" + b"y" * 10**6 + b"\nloop\n")
     assert out == b"loop\tloop\n" + long + b"\t\n" + b"loop\tloop\n"

@@ -27,7 +27,7 @@ def run(machine: FakeMachine, *argv: str, told: list[Outcome] | None = None) -> 
 
 
 @pytest.mark.parametrize("suffix", ["gz", "xz"])
-def test_a_compressed_file_goes_in_unpacked(machine: FakeMachine, suffix: str, tmp_path: Path) -> None:
+def test_a_compressed_file_is_unpacked_first(machine: FakeMachine, suffix: str, tmp_path: Path) -> None:
     """By its first bytes, not by its name."""
     image = b"packed is a module"
     path = tmp_path / "packed.ko"
@@ -79,7 +79,7 @@ def test_kernel_messages_are_found_by_the_name_of_the_file_and_of_the_module(
     assert asked == [{"an_other", "mod1"}, {"an_other"}]
 
 
-def test_it_is_told_once(machine: FakeMachine, tmp_path: Path) -> None:
+def test_a_load_is_recorded_once(machine: FakeMachine, tmp_path: Path) -> None:
     (tmp_path / "a.ko").write_text("a is a module")
     told: list[Outcome] = []
     for _ in range(2):

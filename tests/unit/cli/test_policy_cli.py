@@ -103,7 +103,7 @@ def test_a_device_of_sysfs_describes_itself(root: Path, capsys: pytest.CaptureFi
     assert "by uevent for a device of usb" in out
 
 
-def test_a_bad_line_is_not_counted_and_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_line_is_reported_and_not_counted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(root, "denyy *\n")
     status, _, err = run(capsys, "test", "fs-xfs", "--root", str(root))
     assert status == 0

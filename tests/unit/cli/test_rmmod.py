@@ -25,7 +25,7 @@ def run(machine: FakeMachine, *argv: str, told: list[Outcome] | None = None) -> 
     return rmmod.main(["--root", str(machine.root), *argv], Machine(machine, tell))
 
 
-def test_each_is_tried_and_told(machine: FakeMachine) -> None:
+def test_each_module_is_tried_and_reported(machine: FakeMachine) -> None:
     machine.refuse_removal["c"] = errno.EBUSY
     told: list[Outcome] = []
     assert run(machine, "a", "c", "b", "a", told=told) == 1

@@ -24,7 +24,7 @@ def journal(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setattr(seal, "read_rules", lambda _: Parsed())
 
 
-def test_what_no_rule_allows_is_told_with_a_count(
+def test_uses_without_a_rule_are_listed_with_a_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     journal(tmp_path, monkeypatch, f"printf '%s\\n' '{LOADED}' '{LOADED}'")
@@ -32,7 +32,7 @@ def test_what_no_rule_allows_is_told_with_a_count(
     assert capsys.readouterr().out == "c by uevent: pci:v1, 2 times\n"
 
 
-def test_a_journal_that_cannot_be_read_is_no_answer(
+def test_a_journal_that_cannot_be_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """journalctl says why, and there is no traceback; nor for a line that is none of its records."""

@@ -15,13 +15,13 @@ def parse(text: str) -> kmodd_conf.Settings:
     return kmodd_conf.parse([ConfFile("/etc/kmodd/kmodd.conf", text)])
 
 
-def test_nothing_said_is_kmods_behaviour() -> None:
-    """Issue: each switched on by its own word, and off in drop-in mode."""
+def test_extensions_are_off_by_default() -> None:
+    """Each has a word of its own, and is off in drop-in mode."""
     assert parse("") == kmodd_conf.Settings()
     assert kmodd_conf.Settings().extensions == Extensions()
 
 
-def test_every_wish_has_a_word_of_its_own() -> None:
+def test_each_extension_has_a_word() -> None:
     words = dict(kmodd_conf.EXTENSIONS)
     assert sorted(words.values()) == sorted(Extensions.__match_args__)
     for word, name in words.items():

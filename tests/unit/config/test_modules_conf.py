@@ -1,4 +1,4 @@
-"""Old configuration: what kerneld's and modutils' users wrote, and what becomes of it."""
+"""modules.conf of kerneld and modutils, converted to modprobe.d."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_alias_off(word: str) -> None:
     assert lines(f"alias block-major-13 {word}") == ["install block-major-13 /bin/true"]
 
 
-def test_whatever_else_is_said_of_a_name_that_is_off() -> None:
+def test_other_lines_of_a_name_that_is_off_are_unused() -> None:
     assert messages("alias x off", "post-install x y", "options x a=1") == [
         "modules.conf:2:1: never used: x is off",
         "modules.conf:3:1: never used: x is off",

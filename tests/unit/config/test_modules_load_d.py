@@ -76,7 +76,7 @@ def test_words_behind_a_name_are_a_problem() -> None:
     assert (problem.at, problem.column, problem.source) == (Where("/etc/modules", 2), 6, "  ne io=0x300 irq=5")
 
 
-def test_command_line_comes_first() -> None:
+def test_the_command_line_has_precedence() -> None:
     """modules_load= first, then the files; a name listed twice is loaded once, where it stands first."""
     files = [ConfFile("x", "c\na\n"), ConfFile("y", "b\nc\n")]
     boot_list = parse(files, cmdline.parse("modules_load=a,z"))

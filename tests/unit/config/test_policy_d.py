@@ -101,7 +101,7 @@ def test_the_origins_are_those_of_requests() -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(line: str, column: int, expected: str) -> None:
-    """Issue: a broken rule file names file, line and column. Sound lines around it are read."""
+    """An error names file, line and column. Valid lines around it are read."""
     found = parsed(f"allow *\n{line}\nlog *\n")
     (problem,) = found.problems
     assert str(problem).startswith(f"{FILE}:2:{column}: ")
@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_read_is_a_mistake(kind: str, tmp_path: Path) -> N
 
 
 def test_flags(tmp_path: Path) -> None:
-    """A flag is a file in a folder to which nobody but its owner writes."""
+    """A flag is a file in a folder that only its owner may write."""
     assert read_flags(str(tmp_path)) == frozenset()
     put(tmp_path, "run/kmodd/flags/locked", "")
     folder = tmp_path / "run/kmodd/flags"

@@ -49,7 +49,7 @@ def test_replay_never_opens_a_uevent_file(tmp_path: Path) -> None:
     assert len(list(replay(str(tmp_path)))) == 1
 
 
-def test_devices_without_a_modalias_file_are_made_to_speak(tmp_path: Path) -> None:
+def test_devices_without_a_modalias_file_get_an_add_event(tmp_path: Path) -> None:
     """An MMC card has its MODALIAS in the event alone (drivers/mmc/core/bus.c)."""
     device(tmp_path, "mmc0/mmc0:0001", "mmc", None)
     device(tmp_path, "pci0", "pci", "pci:v1\n")
@@ -58,7 +58,7 @@ def test_devices_without_a_modalias_file_are_made_to_speak(tmp_path: Path) -> No
     assert (tmp_path / "sys/devices/pci0/uevent").read_text() == ""
 
 
-def test_a_kernel_that_takes_no_uuid_is_told_add_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_uuids_gets_add_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device(tmp_path, "mmc0/mmc0:0001", "mmc", None)
     write, said = os.write, []
 

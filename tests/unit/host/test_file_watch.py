@@ -84,7 +84,7 @@ def test_each_change_of_a_directory_is_noticed(tmp_path: Path, watch: Watch, cha
 
 
 @pytest.mark.parametrize("deed", NOTHING)
-def test_what_changes_nothing_there_is_none(tmp_path: Path, watch: Watch, deed: str) -> None:
+def test_reads_and_other_places_are_not_changes(tmp_path: Path, watch: Watch, deed: str) -> None:
     folder = tmp_path / "watched"
     (folder / "kernel").mkdir(parents=True)
     file = entry(folder)
@@ -116,7 +116,7 @@ def test_an_index_rewritten_as_depmod_does_it(tmp_path: Path, watch: Watch) -> N
         assert watch.set([str(tmp_path)]) == ()
 
 
-def test_a_thousand_changes_are_one(tmp_path: Path, watch: Watch) -> None:
+def test_many_changes_wake_once(tmp_path: Path, watch: Watch) -> None:
     watch.set([str(tmp_path)])
     for number in range(1000):
         (tmp_path / str(number)).touch()
@@ -126,7 +126,7 @@ def test_a_thousand_changes_are_one(tmp_path: Path, watch: Watch) -> None:
 
 
 def test_a_queue_that_overflowed_counts(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """inotify(7): IN_Q_OVERFLOW comes with watch descriptor -1: what was lost, nobody knows."""
+    """inotify(7): IN_Q_OVERFLOW has watch descriptor -1; the lost events are unknown."""
     watch.set([str(tmp_path)])
     for mask, counts in ((inotify_simple.flags.Q_OVERFLOW, True), (inotify_simple.flags.IGNORED, False)):
         lost = inotify_simple.Event(-1, int(mask), 0, "")
@@ -151,7 +151,7 @@ def test_a_directory_that_is_not_there_yet(tmp_path: Path, watch: Watch) -> None
     assert noticed(watch)
 
 
-def test_a_directory_that_comes_step_by_step(tmp_path: Path, watch: Watch) -> None:
+def test_a_directory_created_step_by_step(tmp_path: Path, watch: Watch) -> None:
     wanted = tmp_path / "a/b/c"
     for folder in (tmp_path / "a", tmp_path / "a/b", wanted):
         watch.set([str(wanted)])
@@ -176,7 +176,7 @@ def test_the_module_tree_renamed_away_and_back(tmp_path: Path, watch: Watch, mov
 
 
 def test_a_directory_deleted_and_made_again(tmp_path: Path, watch: Watch) -> None:
-    """In one go, between two looks; and although somebody holds the old one open."""
+    """Between two calls, and while the old one is held open."""
     folder = tmp_path / "conf.d"
     folder.mkdir()
     watch.set([str(folder)])
@@ -236,8 +236,8 @@ def test_links_in_a_circle_and_a_file_in_place_of_a_directory(tmp_path: Path, wa
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_its_state_is_another_one_after_each_change(tmp_path: Path, watch: Watch, change: str) -> None:
-    """It is known at once: nobody need have been woken, nor have asked whether anything changed."""
+def test_each_change_gives_another_state(tmp_path: Path, watch: Watch, change: str) -> None:
+    """Without a wake-up or a call of `changed`."""
     folder = tmp_path / "watched"
     folder.mkdir()
     file = entry(folder)
@@ -250,13 +250,13 @@ def test_its_state_is_another_one_after_each_change(tmp_path: Path, watch: Watch
     CHANGES[change](folder, file)
     assert watch.state() is None
     assert watch.changed()
-    assert watch.state() is None, "what came is not looked at yet: a new directory is not watched"
+    assert watch.state() is None, "the events are unread: a new directory is not watched"
     watch.set([str(folder)])
     assert not watch.changed(), "nothing but that a watch was dropped"
     assert watch.state() not in (before, None)
 
 
-def test_what_cannot_be_watched_has_no_state(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwatchable_directory_has_no_state(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "no space")
 
@@ -319,7 +319,7 @@ def test_the_same_list_again_costs_no_call(tmp_path: Path, watch: Watch, monkeyp
     assert len(calls) > asked, "after a change it has to look"
 
 
-def test_what_is_no_longer_wanted_is_silent(tmp_path: Path, watch: Watch) -> None:
+def test_a_directory_no_longer_watched_is_silent(tmp_path: Path, watch: Watch) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
@@ -372,7 +372,7 @@ def test_a_directory_that_changes_while_it_is_being_watched(tmp_path: Path, monk
     watch.close()
 
 
-def test_what_cannot_be_watched_is_told_and_the_others_count(
+def test_an_unwatchable_directory_is_reported_and_the_others_are_watched(
     tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -395,7 +395,7 @@ def test_what_cannot_be_watched_is_told_and_the_others_count(
 # ── in the loop ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_wakes_a_loop_that_sleeps(tmp_path: Path, watch: Watch) -> None:
+def test_a_change_wakes_the_loop(tmp_path: Path, watch: Watch) -> None:
     watch.set([str(tmp_path)])
     with selectors.DefaultSelector() as selector:
         selector.register(watch, selectors.EVENT_READ)
@@ -405,12 +405,12 @@ def test_it_wakes_a_loop_that_sleeps(tmp_path: Path, watch: Watch) -> None:
     assert watch.changed()
 
 
-def test_the_library_is_loaded_by_whoever_watches_alone() -> None:
+def test_inotify_simple_is_imported_with_the_first_watch() -> None:
     code = "import sys, kmodd.host.file_watch; print('inotify_simple' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
-def test_closed_it_holds_nothing(tmp_path: Path) -> None:
+def test_close_frees_every_descriptor(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     watch = Watch()
     watch.set([str(tmp_path)])

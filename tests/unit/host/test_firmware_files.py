@@ -45,7 +45,7 @@ def test_a_name_that_leads_out_is_refused(tmp_path: Path) -> None:
     assert watched_dirs(str(tmp_path), "R", ["../secret"]) == ()
 
 
-def test_a_file_that_comes_wakes_who_waits(tmp_path: Path) -> None:
+def test_a_new_firmware_file_wakes_the_loop(tmp_path: Path) -> None:
     """The directories are not there yet; a package brings both."""
     watch = Watch()
     root, names = str(tmp_path), ["rtl_nic/x.fw", "rtl_nic/y.fw", "z.fw"]

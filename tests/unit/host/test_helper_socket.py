@@ -81,7 +81,7 @@ def test_not_found_is_one(requests: RequestSocket, helpers: contextlib.ExitStack
     assert (helper.recv(10), helper.recv(10)) == (b"a", b"1")
 
 
-def test_one_that_is_turned_away_hears_no_answer(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
+def test_a_request_that_is_turned_away_gets_no_answer(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     """It does without the daemon then; after that there is nothing to answer."""
     helper = connect(requests, helpers, b"net-pf-9")
     (request,) = requests.receive()
@@ -93,7 +93,7 @@ def test_one_that_is_turned_away_hears_no_answer(requests: RequestSocket, helper
     assert requests.gone() == []
 
 
-def test_a_name_may_come_after_its_connection(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
+def test_a_name_may_arrive_after_its_connection(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     helper = connect(requests, helpers)
     assert requests.receive() == []
     assert not is_awake(requests)
@@ -102,7 +102,7 @@ def test_a_name_may_come_after_its_connection(requests: RequestSocket, helpers: 
     assert [request.name for request in requests.receive()] == ["late"]
 
 
-def test_a_new_connection_is_given_the_moment_that_its_name_takes(
+def test_a_new_connection_gets_a_moment_for_its_name(
     requests: RequestSocket, helpers: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The name is sent when the daemon has begun to wait for it; the daemon's loop is not gone round before."""
@@ -114,12 +114,12 @@ def test_a_new_connection_is_given_the_moment_that_its_name_takes(
     later.join()
 
 
-def test_who_has_been_silent_for_longer_is_not_waited_for(
+def test_an_older_silent_connection_delays_no_other(
     requests: RequestSocket, helpers: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(requests, helpers)
     assert requests.receive() == []
-    monkeypatch.setattr("kmodd.host.helper_socket.NAME_TIMEOUT", float("nan"))  # an error for whoever waits so long
+    monkeypatch.setattr("kmodd.host.helper_socket.NAME_TIMEOUT", float("nan"))  # select would raise
     connect(requests, helpers, b"net-pf-9")
     assert [request.name for request in requests.receive()] == ["net-pf-9"]
 
@@ -131,7 +131,7 @@ def test_any_byte_may_stand_in_a_name(requests: RequestSocket, helpers: contextl
 
 
 @pytest.mark.parametrize("name", [b"x" * (MAX_NAME + 1), b"x" * 5000, b"a\0b", b"\0"])
-def test_what_is_no_name_is_answered_at_once(
+def test_an_invalid_name_is_answered_at_once(
     requests: RequestSocket, helpers: contextlib.ExitStack, name: bytes
 ) -> None:
     helper = connect(requests, helpers, name)
@@ -140,7 +140,7 @@ def test_what_is_no_name_is_answered_at_once(
     assert waiting(requests) == []
 
 
-def test_a_helper_that_goes_is_told_of_once(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
+def test_a_helper_that_exits_is_reported_once(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     stays, goes = connect(requests, helpers, b"stays"), connect(requests, helpers, b"goes")
     staying, going = requests.receive()
     goes.close()
@@ -150,14 +150,12 @@ def test_a_helper_that_goes_is_told_of_once(requests: RequestSocket, helpers: co
     assert requests.gone() == []
     assert waiting(requests) == [staying]
     assert not is_awake(requests)
-    requests.answer(going, True)  # nobody is there: nothing happens
+    requests.answer(going, True)  # the helper has exited: nothing happens
     requests.answer(staying, True)
     assert (stays.recv(10), stays.recv(10)) == (b"a", b"0")
 
 
-def test_answers_where_the_helper_has_just_gone_do_no_harm(
-    requests: RequestSocket, helpers: contextlib.ExitStack
-) -> None:
+def test_answers_to_a_helper_that_exited_are_dropped(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     helper = connect(requests, helpers, b"goes")
     (request,) = requests.receive()
     helper.close()
@@ -167,7 +165,9 @@ def test_answers_where_the_helper_has_just_gone_do_no_harm(
     assert not is_awake(requests)
 
 
-def test_a_helper_that_goes_before_it_is_heard(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
+def test_a_helper_that_exits_before_it_is_read_is_ignored(
+    requests: RequestSocket, helpers: contextlib.ExitStack
+) -> None:
     connect(requests, helpers).close()
     connect(requests, helpers, b"named").close()
     assert requests.receive() == []
@@ -187,7 +187,7 @@ def test_a_new_helper_gets_the_number_of_one_that_went(requests: RequestSocket, 
     assert not is_awake(requests)
 
 
-def test_one_too_many_is_sent_away_at_once(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
+def test_a_connection_above_the_limit_is_closed_at_once(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
     silent = [connect(requests, helpers) for _ in range(MAX_CONNECTIONS - 1)]
     assert requests.receive() == []
     last = connect(requests, helpers, b"last")
@@ -234,7 +234,7 @@ def test_only_root_may_connect(requests: RequestSocket) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize(("uid", "heard"), [(0, 1), (65534, 0)])
-def test_somebody_else_is_not_heard_even_if_the_socket_lets_them_in(uid: int, heard: int) -> None:
+def test_other_users_are_refused_even_if_the_socket_is_open(uid: int, heard: int) -> None:
     client = "import socket, sys; s = socket.socket(1, 5); s.connect(sys.argv[1]); s.send(b'name'); print(s.recv(9))"
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o755)
@@ -271,7 +271,7 @@ def test_two_do_not_serve_one_socket(requests: RequestSocket) -> None:
     assert caught.value.errno == errno.EADDRINUSE
 
 
-def test_a_daemon_that_stands_still_is_not_waited_for(tmp_path: Path, helpers: contextlib.ExitStack) -> None:
+def test_a_daemon_that_stands_still_blocks_nothing(tmp_path: Path, helpers: contextlib.ExitStack) -> None:
     """Its queue is full: connect(2) would wait. It runs all the same, so its socket is not replaced."""
     path = str(tmp_path / "request")
     listening = helpers.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -282,7 +282,7 @@ def test_a_daemon_that_stands_still_is_not_waited_for(tmp_path: Path, helpers: c
         RequestSocket(path)
 
 
-def test_close_ends_with_everybody_and_leaves_a_successors_socket(
+def test_close_disconnects_all_and_keeps_a_successors_socket(
     requests: RequestSocket, helpers: contextlib.ExitStack
 ) -> None:
     silent, named = connect(requests, helpers), connect(requests, helpers, b"name")
@@ -297,8 +297,8 @@ def test_close_ends_with_everybody_and_leaves_a_successors_socket(
     assert not os.path.exists(successor.path)
 
 
-def test_nothing_waits(requests: RequestSocket) -> None:
-    """With nobody there, each call returns: a thread that called them all comes to its end."""
+def test_no_call_blocks(requests: RequestSocket) -> None:
+    """Without a connection each call returns: a thread that called them all ends."""
 
     def calls() -> None:
         requests.receive()

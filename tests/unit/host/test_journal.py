@@ -40,12 +40,12 @@ def test_records_arrive(tmp_path: Path) -> None:
         journal.close()
 
 
-def test_a_journald_that_does_not_read_stops_nothing_and_the_gap_is_told(tmp_path: Path) -> None:
+def test_a_blocked_journald_loses_records_and_gets_their_count(tmp_path: Path) -> None:
     """A bounded backlog; what was lost is counted and the count is sent later."""
     path = tmp_path / "socket"
     journal = JournalSocket(str(path))
     for _ in range(LIMIT + 25):
-        journal.write(SAID)  # nobody listens there
+        journal.write(SAID)  # no listener yet
     assert journal.lost == 25
     assert journal.flush() is not None
     with listener(path) as reader:

@@ -46,11 +46,11 @@ def test_the_log_of_this_machine_is_followed(said: Callable[[str], str]) -> None
     [line] = [line for line in whole(messages) if line.text == new]
     assert (line.facility, line.priority) == (1, 7), "user, as what a process writes always is"
     assert line.usec > 0
-    assert new not in messages.last(), "nobody but the kernel tells of a crash"
+    assert new not in messages.last(), "only the kernel reports a crash"
     messages.close()
 
 
-def test_only_records_that_are_asked_for_are_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_matching_records_are_parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The others are kept for a crash all the same, as far as they are the kernel's own."""
     records = iter((b"6,1,1,-;a firmware b\n", b"7,2,1,-;other\n", b"14,3,1,-;a process: firmware\n", b"firmware"))
     monkeypatch.setattr(os, "read", lambda fd, size: next(records, b""))
@@ -62,7 +62,7 @@ def test_only_records_that_are_asked_for_are_taken_apart(monkeypatch: pytest.Mon
 
 
 @pytest.mark.root
-def test_the_last_lines_are_kept_and_no_more() -> None:
+def test_the_last_lines_are_kept() -> None:
     """A kernel says more than KEPT lines while it starts."""
     messages = KernelMessages()
     texts = []
@@ -81,7 +81,7 @@ def test_a_log_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         assert log.about("x") == []
 
 
-def test_what_was_overwritten_is_left_out_and_reading_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_overwritten_records_are_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """EPIPE: the next record is gone; the read after it gives the oldest left."""
     line = [f"6,{number},1,-;line {number}\n".encode() for number in range(4)]
     records = iter([line[0], None, line[1], None, line[2], line[3], b"damaged"])
@@ -99,7 +99,7 @@ def test_what_was_overwritten_is_left_out_and_reading_goes_on(monkeypatch: pytes
     messages.close()
 
 
-def test_a_flood_is_taken_in_portions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_flood_is_read_in_portions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     endless = (f"6,{number},1,-;line {number}\n".encode() for number in range(AT_ONCE + 5))
     monkeypatch.setattr(os, "read", lambda fd, size: next(endless, b""))
     messages = KernelMessages(str(tmp_path))

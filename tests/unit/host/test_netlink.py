@@ -81,13 +81,13 @@ def events() -> Iterator[KernelEvents]:
 
 
 def receive(events: KernelEvents) -> list[netlink.Received]:
-    """What is there, once something is. A real device may speak up between at any time."""
+    """Wait for an event and read all. A real device may send one at any time."""
     assert select.select([events], [], [], 30)[0]
     return list(events.receive(1000))
 
 
 @pytest.mark.root
-def test_a_write_of_add_comes_in_as_an_event(events: KernelEvents) -> None:
+def test_writing_add_sends_an_event(events: KernelEvents) -> None:
     """Documentation/ABI/testing/sysfs-uevent: writing an action sends that event to user space."""
     for event in speaking_devices():
         poke(event)
@@ -133,14 +133,14 @@ def test_the_buffer_is_as_large_as_asked_for() -> None:
 
 
 @pytest.mark.root
-def test_libudev_hears_the_same(events: KernelEvents) -> None:
+def test_libudev_receives_the_same_events(events: KernelEvents) -> None:
     """pyudev's monitor beside ours: the same events, in the same order, with the same properties."""
     witness = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
     witness.start()
     devices = speaking_devices()[:20]
     for event in devices:
         poke(event)
-    # Devices of other tests may speak up between; ours are there in full.
+    # Other devices may send events between; all of ours arrive.
     heard = [device for _ in devices if (device := witness.poll(30)) is not None]
     got = receive(events)
     assert len(heard) == len(devices)

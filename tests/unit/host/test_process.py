@@ -22,7 +22,7 @@ def asked(root: Path, initial: Namespaces) -> Requester | None:
     return requester_of(179, ASKED, initial, str(root))
 
 
-def test_all_that_is_told(tmp_path: Path) -> None:
+def test_all_fields_are_read(tmp_path: Path) -> None:
     """The real uid, whatever the effective one; a comm with line ends and parentheses makes up nothing."""
     assert asked(tmp_path, played(tmp_path)) == WHO
 
@@ -35,7 +35,7 @@ def test_another_namespace_is_a_container(tmp_path: Path, namespace: str) -> Non
     assert asked(tmp_path, initial) == replace(WHO, container=True)
 
 
-def test_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
+def test_unreadable_fields_are_empty(tmp_path: Path) -> None:
     initial = played(tmp_path)
     for name in ("exe", "loginuid", "cgroup"):
         (tmp_path / "179" / name).unlink()
@@ -43,7 +43,7 @@ def test_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("needed", ["status", "stat", "ns/user", "ns/pid"])
-def test_what_must_be_known(tmp_path: Path, needed: str) -> None:
+def test_without_the_required_files_the_requester_is_unknown(tmp_path: Path, needed: str) -> None:
     initial = played(tmp_path)
     (tmp_path / "179" / needed).unlink()
     assert asked(tmp_path, initial) is None
@@ -52,7 +52,7 @@ def test_what_must_be_known(tmp_path: Path, needed: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"), [("status", ""), ("status", "Tgid:\tx\nUid:\t0\n"), ("stat", "179 (x) S 1\n"), ("stat", "")]
 )
-def test_damage_is_no_requester(tmp_path: Path, name: str, text: str) -> None:
+def test_a_damaged_file_gives_no_requester(tmp_path: Path, name: str, text: str) -> None:
     initial = played(tmp_path)
     (tmp_path / "179" / name).write_text(text)
     assert asked(tmp_path, initial) is None
@@ -76,12 +76,12 @@ def test_unset_loginuid(tmp_path: Path) -> None:
         (1000, "R", "0", False),
     ],
 )
-def test_a_number_that_was_given_again(tmp_path: Path, start: int, state: str, wchan: str, expected: bool) -> None:
+def test_a_reused_thread_id_is_recognised(tmp_path: Path, start: int, state: str, wchan: str, expected: bool) -> None:
     """Started in the tick of the request: only if it is seen to wait for a helper. Later: never."""
     assert (asked(tmp_path, played(tmp_path, start, state, wchan)) is not None) is expected
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_a_thread_that_does_not_exist_is_unknown(tmp_path: Path) -> None:
     initial = played(tmp_path)
     assert requester_of(180, ASKED, initial, str(tmp_path)) is None
 

@@ -90,13 +90,13 @@ def test_an_event_that_a_killed_daemon_had_not_read(trace: PlayedTrace) -> None:
     assert trace.listen().match("net-pf-9") is not None
 
 
-def test_a_thread_that_has_gone(trace: PlayedTrace) -> None:
+def test_a_dead_thread_is_unknown(trace: PlayedTrace) -> None:
     requests = trace.listen()
     trace.happen(0, 180, b"net-pf-9")
     assert requests.match("net-pf-9") is None
 
 
-def test_old_events_are_nobodys(trace: PlayedTrace) -> None:
+def test_old_events_have_no_requester(trace: PlayedTrace) -> None:
     requests = trace.listen()
     trace.happen(0, 179, b"net-pf-9", after=-61_000_000_000)
     assert requests.match("net-pf-9") is None

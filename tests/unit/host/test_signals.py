@@ -16,7 +16,7 @@ def blocked() -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:")), 16)
 
 
-def test_all_that_can_be_held_back_is_and_the_mask_is_as_before_afterwards() -> None:
+def test_all_signals_are_blocked_and_the_mask_is_restored() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
         before = blocked()
@@ -28,7 +28,7 @@ def test_all_that_can_be_held_back_is_and_the_mask_is_as_before_afterwards() -> 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
-def test_a_signal_that_came_meanwhile_counts_at_the_end() -> None:
+def test_a_blocked_signal_is_delivered_at_the_end() -> None:
     pid = os.fork()
     if not pid:
         with SignalsBlocked():
@@ -38,7 +38,7 @@ def test_a_signal_that_came_meanwhile_counts_at_the_end() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
 
 
-def test_the_mask_is_as_before_after_an_error_too() -> None:
+def test_the_mask_is_restored_after_an_error() -> None:
     before = blocked()
     with pytest.raises(ZeroDivisionError), SignalsBlocked():
         raise ZeroDivisionError

@@ -37,20 +37,20 @@ def plan(tree: Tree, snapshot: TreeSnapshot, name: str) -> Plan:
 # ── where ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_only_release_below_a_root_is_taken_and_known_as_a_guess(root: Path) -> None:
+def test_the_only_release_below_a_root_is_a_guess(root: Path) -> None:
     tree = Tree(str(root) + "/")
     assert (tree.release, tree.guessed, tree.root) == (rootfs.RELEASE, True, str(root))
     assert tree.directory == f"/lib/modules/{rootfs.RELEASE}"
     assert not Tree(str(root), rootfs.RELEASE).guessed
 
 
-def test_several_releases_are_no_guess(root: Path) -> None:
+def test_several_releases_are_not_guessed(root: Path) -> None:
     (root / "lib" / "modules" / "6.2").mkdir()
     tree = Tree(str(root))
     assert (tree.release, tree.guessed) == (os.uname().release, False)
 
 
-def test_no_tree_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_missing_tree_is_reported(tmp_path: Path) -> None:
     with pytest.raises(NoTree, match=rf"^no module tree for kernel 9\.9: {tmp_path}/lib/modules/9\.9 does not exist$"):
         Tree(str(tmp_path), "9.9").snapshot()
     running = os.uname().release
@@ -60,7 +60,7 @@ def test_no_tree_says_what_is_missing(tmp_path: Path) -> None:
             tree.snapshot()
 
 
-def test_a_tree_without_an_index_says_so(tmp_path: Path) -> None:
+def test_a_tree_without_an_index_is_reported(tmp_path: Path) -> None:
     (tmp_path / "lib" / "modules" / "1").mkdir(parents=True)
     with pytest.raises(NoTree, match=r"no module index for kernel 1: no .*/lib/modules/1/modules\.dep; run depmod"):
         Tree(str(tmp_path)).snapshot()
@@ -109,7 +109,7 @@ def test_modules_may_be_links(root: Path) -> None:
 # ── configuration ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_merged_usr_is_read_once_and_goes_by_its_short_name(root: Path) -> None:
+def test_a_merged_usr_is_read_once_under_its_short_name(root: Path) -> None:
     (root / "usr").mkdir()
     (root / "lib").rename(root / "usr" / "lib")
     (root / "lib").symlink_to("usr/lib")
@@ -260,7 +260,7 @@ def test_a_text_much_older_than_its_bin_is_not_believed(root: Path) -> None:
     assert [str(hit.at) for hit in lookup("fs-ext4", snapshot)] == ["modules.alias.bin"]
 
 
-def test_modules_builtin_comes_with_the_kernel_and_is_older_than_its_bin_on_every_machine(root: Path) -> None:
+def test_modules_builtin_may_be_older_than_its_bin(root: Path) -> None:
     text = index(root, "modules.builtin")
     text.write_text(text.read_text() + "kernel/x/in_the_text.ko\n")
     stamp = index(root, "modules.builtin.bin").stat().st_mtime_ns
@@ -268,7 +268,7 @@ def test_modules_builtin_comes_with_the_kernel_and_is_older_than_its_bin_on_ever
     assert Tree(str(root)).snapshot().catalog.is_builtin("in_the_text")
 
 
-def test_a_quick_snapshot_reads_no_index_before_it_is_asked(root: Path) -> None:
+def test_a_quick_snapshot_reads_an_index_at_the_first_lookup(root: Path) -> None:
     tree = Tree(str(root))
     index(root, "modules.dep").unlink()
     snapshot = tree.quick_snapshot()

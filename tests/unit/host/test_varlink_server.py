@@ -26,7 +26,7 @@ from kmodd.host.varlink_server import (
 from tests.varlink_caller import Caller
 
 
-def test_each_method_becomes_a_wish(control: ControlSocket) -> None:
+def test_each_method_becomes_a_call(control: ControlSocket) -> None:
     wishes: dict[str, tuple[dict[str, Any], MethodCall]] = {
         "Status": ({}, StatusCall()),
         "Explain": ({"request": "pci:v1"}, ExplainCall("pci:v1")),
@@ -66,7 +66,7 @@ def test_wrong_calls_are_answered_with_the_standard_errors(
     assert caller.answers()[0]["error"] == error
 
 
-def test_any_varlink_client_can_ask_what_there_is(control: ControlSocket) -> None:
+def test_a_varlink_client_gets_the_interface_description(control: ControlSocket) -> None:
     caller = Caller(control)
     assert caller.call("org.varlink.service.GetInfo") is None
     assert "io.kmodd" in caller.answers()[0]["parameters"]["interfaces"]
@@ -83,14 +83,14 @@ def test_one_call_after_the_other_on_a_connection(control: ControlSocket) -> Non
     assert control.next_call(caller.connection) == StatusCall()
 
 
-def test_a_call_may_come_in_pieces(control: ControlSocket) -> None:
+def test_a_call_may_arrive_in_pieces(control: ControlSocket) -> None:
     caller = Caller(control)
     assert caller.send(b'{"method":"io.kmodd') is None
     assert caller.send(b'.Status"}\0') == StatusCall()
 
 
 @pytest.mark.parametrize("garbage", [b"nonsense\0", b"[]\0", b"\xff\0", b"3\0", b"x" * (MAX_FRAME + 1)])
-def test_garbage_ends_that_connection_only(control: ControlSocket, garbage: bytes) -> None:
+def test_garbage_closes_its_connection_only(control: ControlSocket, garbage: bytes) -> None:
     bad, good = Caller(control), Caller(control)
     bad.socket.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -103,8 +103,8 @@ def test_garbage_ends_that_connection_only(control: ControlSocket, garbage: byte
     assert good.call("io.kmodd.Status") == StatusCall()
 
 
-def test_reading_is_for_all_and_changing_for_root(control: ControlSocket) -> None:
-    """Issue: peers by SO_PEERCRED, reading for all, changing for root."""
+def test_all_users_may_read_and_root_may_change(control: ControlSocket) -> None:
+    """The peer's uid is that of SO_PEERCRED."""
     assert stat.S_IMODE(os.stat(control.path).st_mode) == 0o666
     caller = Caller(control)
     assert caller.connection.uid == os.getuid()
@@ -115,7 +115,7 @@ def test_reading_is_for_all_and_changing_for_root(control: ControlSocket) -> Non
     assert caller.call("io.kmodd.Status") == StatusCall()
 
 
-def test_one_connection_too_many_is_closed(control: ControlSocket) -> None:
+def test_a_connection_above_the_limit_is_closed(control: ControlSocket) -> None:
     callers = [Caller(control) for _ in range(MAX_CONNECTIONS)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as extra:
         extra.settimeout(30)
@@ -125,7 +125,7 @@ def test_one_connection_too_many_is_closed(control: ControlSocket) -> None:
     assert callers[0].call("io.kmodd.Status") == StatusCall()
 
 
-def test_a_caller_that_reads_nothing_is_cut_off(control: ControlSocket) -> None:
+def test_a_caller_that_reads_nothing_is_disconnected(control: ControlSocket) -> None:
     caller = Caller(control)
     for _ in range(100):
         if caller.connection in control.connections:
@@ -133,7 +133,7 @@ def test_a_caller_that_reads_nothing_is_cut_off(control: ControlSocket) -> None:
     assert caller.connection not in control.connections
 
 
-def test_a_socket_left_behind_is_replaced_and_goes_at_the_end(tmp_path: Path) -> None:
+def test_a_stale_socket_is_replaced_and_removed_at_close(tmp_path: Path) -> None:
     path = str(tmp_path / "io.kmodd")
     first = ControlSocket(path)
     os.link(path, f"{path}.kept")

@@ -102,7 +102,7 @@ def test_a_chain_of_prefixes_is_read_without_recursion(preorder: bool) -> None:
         (bytes.fromhex("b007f457000300010000000c"), "offset 4: major version 3, expected 2"),
     ],
 )
-def test_bad_header_says_where(data: bytes, words: str) -> None:
+def test_a_bad_header_is_reported_with_its_offset(data: bytes, words: str) -> None:
     with pytest.raises(ParseError, match=words):
         BinIndex(data, "x.bin")
 
@@ -125,7 +125,7 @@ def test_nodes_in_a_circle_end() -> None:
     assert index.get("*" * 100) is None
 
 
-def test_cut_anywhere_is_told() -> None:
+def test_a_truncated_index_is_an_error() -> None:
     data = build([("ask", "1", 0), ("ate", "2", 1), ("one", "3", 0)], preorder=True)
     for length in range(len(data)):
         with pytest.raises(ParseError):

@@ -85,7 +85,7 @@ def test_the_first_source_with_a_hit_ends_the_search() -> None:
     assert lookup("fs-ext4", shot)[0].command is None, "a remove line inserts nothing"
 
 
-def test_hits_say_which_line_it_was() -> None:
+def test_hits_have_their_line() -> None:
     (hit,) = lookup("fs-ext4", snapshot(TEXTS))
     line = TEXTS["modules.alias"].decode().splitlines().index("alias fs-ext4 ext4") + 1
     assert (hit.pattern, hit.at) == ("fs-ext4", Where("modules.alias", line))
@@ -114,7 +114,7 @@ def test_unmatched_bracket() -> None:
     assert lookup_or_nothing("a]b", snapshot(TEXTS)) == ()
 
 
-def test_an_index_is_read_when_it_is_needed_and_once() -> None:
+def test_an_index_is_read_once_and_at_the_first_lookup() -> None:
     asked: list[str] = []
 
     def read(name: str) -> bytes | None:
@@ -147,13 +147,13 @@ def test_which_twin_is_read(files: dict[str, bytes], is_stale: bool, like_kmod: 
     assert match.at.file == wanted
 
 
-def test_a_damaged_bin_is_told_and_the_text_serves() -> None:
+def test_a_damaged_bin_is_reported_and_the_text_is_read() -> None:
     shot = snapshot(TEXTS | {"modules.dep.bin": b"rubbish of more than twelve bytes"}, like_kmod=True)
     assert names(lookup("ext4", shot)) == ["ext4"]
     assert "modules.dep.bin: offset 0: magic 72756262, expected b007f457" in map(str, shot.problems)
 
 
-def test_damage_further_in_is_told_once_and_the_text_serves() -> None:
+def test_damage_found_later_is_reported_once_and_the_text_is_read() -> None:
     cut = {name: data[: len(data) // 2] for name, data in BINS.items()}
     shot = snapshot(TEXTS | cut, like_kmod=True)
     for _ in range(2):
@@ -165,7 +165,7 @@ def test_damage_further_in_is_told_once_and_the_text_serves() -> None:
     assert all(file.endswith(".bin") for file in files)
 
 
-def test_damage_without_a_text_is_no_answer() -> None:
+def test_a_damaged_bin_without_a_text_finds_nothing() -> None:
     shot = snapshot({"modules.alias.bin": BINS["modules.alias.bin"][:-1]}, like_kmod=True)
     assert lookup("fs-ext4", shot) == ()
     assert [problem.at.file for problem in shot.problems] == ["modules.alias.bin"]
@@ -247,7 +247,7 @@ def test_an_alias_below_does_not_bring_in_what_is_above_again() -> None:
     assert names(lookup("serio", layered())) == ["serio"]
 
 
-def test_modprobe_tells_damage_and_goes_on(tmp_path: Path) -> None:
+def test_modprobe_reports_damage_and_continues(tmp_path: Path) -> None:
     root = rootfs.build("names", tmp_path / "root")
     index = root / "lib" / "modules" / rootfs.RELEASE / "modules.dep.bin"
     index.write_bytes(index.read_bytes()[:40])

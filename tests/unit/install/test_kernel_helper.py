@@ -31,7 +31,7 @@ def test_the_daemons_answer_is_the_exit_status(
     assert helper.log.read_bytes() == b""
 
 
-def test_a_name_comes_as_it_was_given(helper: Helper, requests: RequestSocket) -> None:
+def test_any_byte_of_a_name_reaches_the_daemon(helper: Helper, requests: RequestSocket) -> None:
     for name in (b"fs-a\nb\xff ", b"--", b"-q", b"x" * 255, "fs-\u00e4".encode()):
         with helper.start("-q", "--", name) as process:
             (request,) = come(requests)
@@ -99,9 +99,7 @@ OTHER_CALLS = [["-q", "dummy"], ["-r", "--", "dummy"], ["-q", "--", "a", "b"], [
 
 
 @pytest.mark.parametrize("words", OTHER_CALLS, ids=str)
-def test_what_is_no_call_of_the_kernels_goes_to_modprobe_as_it_is(
-    helper: Helper, requests: RequestSocket, words: list[str]
-) -> None:
+def test_other_calls_go_to_modprobe_unchanged(helper: Helper, requests: RequestSocket, words: list[str]) -> None:
     assert helper.status(*words) == BY_MODPROBE
     assert helper.became()[: len(words) + 1] == [*words, "gave-up"]
     assert not select.select([requests], [], [], 0)[0], "the daemon was not troubled"
@@ -109,7 +107,7 @@ def test_what_is_no_call_of_the_kernels_goes_to_modprobe_as_it_is(
 
 @pytest.mark.root
 @pytest.mark.parametrize("words", OTHER_CALLS, ids=str)
-def test_nor_is_it_a_way_round_the_policy(helper: Helper, words: list[str]) -> None:
+def test_other_calls_are_refused_under_an_enforced_policy(helper: Helper, words: list[str]) -> None:
     helper.close()
     assert helper.status(*words) == 1
     assert helper.became() == []

@@ -83,7 +83,7 @@ def no_daemon(request: pytest.FixtureRequest, helper: Helper) -> Iterator[str]:
 
 
 OF_THE_LIBRARY = 0b11 << 31
-"""Signals 32 and 33 are glibc's own; whoever was started by its posix_spawn, as make starts us, has them ignored."""
+"""Signals 32 and 33 are glibc's own; its posix_spawn, as make uses it, leaves them ignored."""
 
 
 def test_the_real_modprobe_takes_over(helper: Helper, no_daemon: str) -> None:
@@ -137,7 +137,7 @@ def test_a_daemon_that_stands_still_is_given_up(helpers: list[Helper], closed: b
 
 
 @pytest.mark.root
-def test_under_an_enforced_policy_it_refuses_and_says_so(helper: Helper, no_daemon: str) -> None:
+def test_under_an_enforced_policy_the_request_is_refused_and_logged(helper: Helper, no_daemon: str) -> None:
     helper.close()
     assert helper.status("-q", "--", b"fs-x\n<0>evil\x1b[0m\xc2\x9b") == 1
     assert helper.became() == []
@@ -166,7 +166,7 @@ def test_a_long_name_is_shown_in_part(helper: Helper) -> None:
 # ── the flag ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _of_somebody_else(flag: Path) -> None:
+def _of_another_user(flag: Path) -> None:
     flag.touch()
     os.chown(flag, 65534, 65534)
 
@@ -186,7 +186,7 @@ def _link_to_a_file_of_roots(flag: Path) -> None:
     [
         (Path.touch, True),
         (_instead_of_its_folder, True),  # not to be told: no error may open the way
-        (_of_somebody_else, False),
+        (_of_another_user, False),
         (Path.mkdir, False),
         (_link_to_a_file_of_roots, False),
         (lambda flag: None, False),

@@ -90,14 +90,14 @@ def test_set_and_put_back_after_whatever_end(setting: Setting, value: str, resul
     assert setting.former is None
 
 
-def test_set_twice_keeps_what_was_there_first(setting: Setting) -> None:
+def test_set_twice_keeps_the_first_value(setting: Setting) -> None:
     setting("set")
     assert setting("set") == ""
     setting("unset")
     assert setting.value == "/sbin/modprobe"
 
 
-def test_what_somebody_else_has_set_since_stays(setting: Setting) -> None:
+def test_a_value_set_by_others_stays(setting: Setting) -> None:
     setting("set")
     setting.value = "/opt/modprobe"
     setting("unset")
@@ -130,7 +130,7 @@ def test_without_the_daemons_socket_nothing_is_set(setting: Setting) -> None:
     assert (setting.value, setting.former) == ("/sbin/modprobe", None)
 
 
-def test_switched_off_in_the_configuration_it_is_put_back(setting: Setting) -> None:
+def test_switched_off_it_restores_the_former_value(setting: Setting) -> None:
     """A crash under an enforced policy has left it; the daemon that starts then wants no requests."""
     setting("set")
     (setting.run / "request").unlink()
@@ -138,7 +138,7 @@ def test_switched_off_in_the_configuration_it_is_put_back(setting: Setting) -> N
     assert setting.value == "/sbin/modprobe"
 
 
-def test_without_its_helper_the_kernel_goes_on_as_before(setting: Setting) -> None:
+def test_without_the_helper_nothing_is_set(setting: Setting) -> None:
     setting.helper.unlink()
     assert "is missing" in setting("set")
     assert (setting.value, setting.former) == ("/sbin/modprobe", None)
@@ -169,7 +169,7 @@ def test_under_an_enforced_policy_only_a_stop_puts_back(
     assert setting.value == "/sbin/modprobe"
 
 
-def test_restore_after_kmodd_has_given_up(setting: Setting) -> None:
+def test_restore_after_kmodd_has_failed(setting: Setting) -> None:
     setting("set")
     assert "not in state failed" in setting("restore")
     assert setting.value == str(setting.helper)
@@ -178,7 +178,7 @@ def test_restore_after_kmodd_has_given_up(setting: Setting) -> None:
     assert setting.value == "/sbin/modprobe"
 
 
-def test_restore_is_no_way_round_the_policy(setting: Setting) -> None:
+def test_restore_keeps_an_enforced_policy(setting: Setting) -> None:
     """Who makes kmodd crash once can do it five times."""
     setting("set")
     setting.close()
@@ -189,6 +189,6 @@ def test_restore_is_no_way_round_the_policy(setting: Setting) -> None:
     assert setting.value == "/sbin/modprobe"
 
 
-def test_a_wrong_word_is_told(setting: Setting) -> None:
+def test_a_wrong_verb_prints_the_usage(setting: Setting) -> None:
     assert "usage" in setting("mask", expect=2)
     assert "usage" in setting("", expect=2)

@@ -38,7 +38,7 @@ def test_the_launcher_runs_and_uses_the_byte_code(prefix: Path) -> None:
     assert shebang == f"#!{PYTHON} -BISXutf8"
     assert f"{prefix}/lib/kmodd/kmodd/cli/__pycache__/__main__.cpython-" in " ".join(compiled)
     assert not re.search(r"O_(WRONLY|RDWR|CREAT)[^\n]*lib/kmodd", traced)
-    # Nobody else's start-up code: no .pth file, no sitecustomize.
+    # No foreign start-up code: no .pth file, no sitecustomize.
     assert not [name for name in opened if name.endswith(".pth") or "sitecustomize" in name or "/site.cpython" in name]
 
 

@@ -26,7 +26,7 @@ RELEASE = "6.1.0-56-amd64"
         (b"firmware_class: See https://wiki.debian.org/Firmware for information about missing firmware", None),
     ],
 )
-def test_what_the_kernel_says(text: bytes, name: str | None) -> None:
+def test_the_kernels_message_names_file_and_device(text: bytes, name: str | None) -> None:
     """The texts stand in Debian's 6.1 and 6.12 kernels. Only -ENOENT ends when a file comes."""
     line = parse(b"4,1,2,-;" + text + b"\n" + DEVICE)
     assert line
@@ -34,7 +34,7 @@ def test_what_the_kernel_says(text: bytes, name: str | None) -> None:
     assert WORD in text or not name
 
 
-def test_what_a_process_writes_into_the_log_is_not_believed() -> None:
+def test_a_process_cannot_forge_a_firmware_message() -> None:
     line = parse(b"12,1,2,-;r8169 0000:01:00.0: Direct firmware load for x failed with error -2\n" + DEVICE)
     assert line
     assert missing_firmware(line) is None
@@ -55,7 +55,7 @@ def test_how_a_device_is_probed_again(device: str, expected: tuple[str, str] | N
     assert probe_path(MissingFirmware("x", "pci", device)) == expected
 
 
-def test_those_whose_file_came_are_given_once() -> None:
+def test_devices_are_returned_once_their_file_exists() -> None:
     waits = FirmwareWaits()
     other, later = replace(WANTED, device="+pci:0000:02:00.0"), replace(WANTED, name="later.fw")
     assert [waits.add(missing) for missing in (WANTED, later, other, WANTED)] == [True, True, True, False]

@@ -75,7 +75,7 @@ def test_events_of_all_sizes(order: ByteOrder) -> None:
     assert parse_page(page(900, written(900, events, order), order=order), layout) == TracePage(events, False, False)
 
 
-def test_what_is_no_event() -> None:
+def test_an_invalid_event_is_an_error() -> None:
     body = (
         head(TIME_STAMP, 5) + word(1)  # absolute: 2**27 + 5, the five highest bits stay
         + head(PADDING, 1) + word(8) + b"gone"  # discarded

@@ -38,13 +38,13 @@ def test_a_name_is_matched_whole_and_others_stay_open() -> None:
     assert requests.match("net-pf-9", NOW) == ALICE
 
 
-def test_requesters_that_differ_in_number_alone_are_told_in_order() -> None:
+def test_equal_requesters_are_matched_in_order() -> None:
     other = replace(ALICE, pid=101, comm="bash")
     requests = opened(ALICE, other)
     assert [requests.match("net-pf-9", NOW) for _ in range(3)] == [ALICE, other, None]
 
 
-def test_different_requesters_of_one_name_are_unknown_until_all_helpers_came() -> None:
+def test_different_requesters_of_one_name_are_unknown_until_all_helpers_arrive() -> None:
     for difference in (
         {"uid": 0}, {"container": True}, {"unit": "y.service"}, {"exe": "/x"}, {"loginuid": None}, {"cgroup": "/"},
     ):  # fmt: skip
@@ -58,14 +58,14 @@ def test_different_requesters_of_one_name_are_unknown_until_all_helpers_came() -
         assert requests.match("net-pf-9", NOW) == ROOT
 
 
-def test_who_is_gone_or_did_not_wait_is_unknown_and_leaves_nothing() -> None:
+def test_a_dead_or_unwaiting_requester_is_unknown() -> None:
     for requests in (opened(None), opened(ROOT, wait=False)):
         assert requests.match("net-pf-9", NOW) is None
         add(requests, ALICE)
         assert requests.match("net-pf-9", NOW) == ALICE
 
 
-def test_who_is_gone_makes_the_other_unknown_as_well() -> None:
+def test_a_dead_requester_makes_the_other_unknown() -> None:
     requests = opened(ROOT, None)
     assert [requests.match("net-pf-9", NOW) for _ in range(2)] == [None, None]
     requests = opened(ROOT)
@@ -73,7 +73,7 @@ def test_who_is_gone_makes_the_other_unknown_as_well() -> None:
     assert [requests.match("net-pf-9", NOW) for _ in range(2)] == [None, None]
 
 
-def test_a_request_whose_helper_never_came_is_forgotten() -> None:
+def test_a_request_without_a_helper_is_forgotten() -> None:
     requests = opened(ROOT)
     later = NOW + LATEST_NS
     requests.add(ModuleRequested(later, 100, "net-pf-9", True), ALICE, later)
@@ -81,7 +81,7 @@ def test_a_request_whose_helper_never_came_is_forgotten() -> None:
     assert len(requests) == 0
 
 
-def test_one_that_never_came_leaves_the_count_of_the_others_right() -> None:
+def test_a_missing_helper_keeps_the_count_of_the_others() -> None:
     requests = opened(ROOT)
     later = NOW + LATEST_NS
     requests.add(ModuleRequested(later, 100, "net-pf-9", True), ALICE, later - 1)
@@ -92,7 +92,7 @@ def test_one_that_never_came_leaves_the_count_of_the_others_right() -> None:
     assert requests.match("net-pf-9", later) == ROOT
 
 
-def test_lost_events_make_all_unknown_for_as_long_as_their_helpers_may_come() -> None:
+def test_lost_events_make_all_unknown_while_their_helpers_may_arrive() -> None:
     requests = opened(ALICE)
     requests.lost(NOW)
     requests.lost(NOW - 1)
@@ -103,7 +103,7 @@ def test_lost_events_make_all_unknown_for_as_long_as_their_helpers_may_come() ->
     assert requests.match("net-pf-9", later) == ROOT
 
 
-def test_more_than_can_be_kept_counts_as_lost() -> None:
+def test_records_beyond_the_limit_count_as_lost() -> None:
     requests = opened(*[ALICE] * MAX_REQUESTS)
     assert requests.match("net-pf-9", NOW) == ALICE
     add(requests, ALICE)

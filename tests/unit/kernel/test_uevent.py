@@ -33,7 +33,7 @@ def test_all_values_of_a_repeated_modalias_count() -> None:
 
 
 def test_a_write_to_a_uevent_file_is_synthetic() -> None:
-    """The kernel adds SYNTH_UUID to an event that somebody asked for (since 4.13)."""
+    """The kernel adds SYNTH_UUID to a synthetic event (since 4.13)."""
     assert uevent.parse(b"add@/x\0SYNTH_UUID=0\0").synthetic
 
 
@@ -43,7 +43,7 @@ def test_quotes_dollars_and_length_are_nothing_special() -> None:
     assert uevent.parse(b"add@/x\0MODALIAS=" + odd.encode() + b"\0").modaliases == (odd,)
 
 
-def test_bytes_that_are_not_utf8_come_back_as_they_were() -> None:
+def test_bytes_that_are_not_utf8_survive() -> None:
     event = uevent.parse(b"add@/x\0MODALIAS=dmi:\xff\xfe\0")
     assert event.modaliases[0].encode("utf-8", "surrogateescape") == b"dmi:\xff\xfe"
 
@@ -63,7 +63,7 @@ def test_bytes_that_are_not_utf8_come_back_as_they_were() -> None:
         (b"add@/x\0SEQNUM=\xb2\0", "decimal"),
     ],
 )
-def test_what_is_no_event_is_refused_and_said_why(datagram: bytes, expected: str) -> None:
+def test_an_invalid_event_is_refused_with_a_reason(datagram: bytes, expected: str) -> None:
     with pytest.raises(ParseError, match=expected):
         uevent.parse(datagram)
 

@@ -62,7 +62,7 @@ PTRACE = 1 << 19
 
 
 @pytest.mark.root
-def test_nothing_but_what_is_kept_stays(tmp_path: Path) -> None:
+def test_only_the_kept_capabilities_stay(tmp_path: Path) -> None:
     found = look('drop({"CAP_SYS_PTRACE"}); print(json.dumps(everything()))', tmp_path / "file")
     # ENOSYS: a kernel without modules.
     assert {found[name] for name in ("finit", "init", "delete")} in ({"EPERM"}, {"ENOSYS"})
@@ -82,7 +82,7 @@ def test_before_it_is_given_up_more_is_possible(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_nothing_comes_back_by_another_program_or_another_call(tmp_path: Path) -> None:
+def test_dropped_capabilities_do_not_return(tmp_path: Path) -> None:
     program = """
 drop(())
 shown = subprocess.run(["/bin/cat", "/proc/self/status"], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -97,7 +97,7 @@ print(json.dumps({"shown": [line for line in shown.splitlines() if line.startswi
 
 
 @pytest.mark.root
-def test_the_spawners_loaders_keep_what_it_gave_up(tmp_path: Path) -> None:
+def test_loaders_keep_the_capabilities_of_their_spawner(tmp_path: Path) -> None:
     """Processes that were there before have all their capabilities."""
     program = """
 import socket
@@ -120,7 +120,7 @@ print(json.dumps({"before": before, "own": sets(), "loader": sets(lane.pid)}))
 
 
 @pytest.mark.root
-def test_somebody_who_is_not_root_has_nothing_to_give_up_and_no_error(tmp_path: Path) -> None:
+def test_an_unprivileged_process_drops_nothing(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     found = look('drop({"CAP_SYS_PTRACE"}); print(json.dumps(sets()))', tmp_path / "file", user=65534)
     assert {name: found[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs")} == {

@@ -38,7 +38,7 @@ def whole(question: StackQuestion) -> tuple[str, ...]:
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """A /proc with a loader, 12, and somebody else, 13."""
+    """A /proc with a loader, 12, and another process, 13."""
     for pid, comm in (("12", "kmodd-loader"), ("13", "bash")):
         (tmp_path / pid).mkdir()
         (tmp_path / pid / "comm").write_text(f"{comm}\n")
@@ -57,13 +57,13 @@ def script(proc: Path, told: bytes) -> tuple[int, bytes]:
     return done.returncode, done.stdout
 
 
-def test_the_script_tells_of_a_loader(proc: Path) -> None:
+def test_the_script_prints_the_stack_of_a_loader(proc: Path) -> None:
     status, out = script(proc, b"12\n")
     assert (status, out.splitlines()[0]) == (0, b"[<0>] msleep+0x2d/0x40")
 
 
 @pytest.mark.parametrize("told", [b"13\n", b"14\n", b""])
-def test_the_script_says_nothing_of_others(proc: Path, told: bytes) -> None:
+def test_the_script_refuses_other_processes(proc: Path, told: bytes) -> None:
     assert script(proc, told) == (0, b"")
 
 
@@ -85,9 +85,9 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
         yield it
 
 
-def test_the_answer_is_whole_when_its_end_has_come(listener: socket.socket, proc: Path) -> None:
+def test_an_answer_is_complete_at_its_end(listener: socket.socket, proc: Path) -> None:
     question = StackQuestion(12, None, listener.getsockname())
-    assert question.answer() is None, "nobody has taken the question yet"
+    assert question.answer() is None, "the question is not accepted yet"
     asked = listener.accept()[0]
     with asked:
         at = asked.fileno()
@@ -96,7 +96,7 @@ def test_the_answer_is_whole_when_its_end_has_come(listener: socket.socket, proc
     assert whole(question) == ("msleep+0x2d/0x40", "slow_init+0x25/0x1000 [kt_slow]")
 
 
-def test_one_who_hangs_up_leaves_no_answer(listener: socket.socket) -> None:
+def test_a_closed_connection_gets_no_answer(listener: socket.socket) -> None:
     question = StackQuestion(12, None, listener.getsockname())
     listener.accept()[0].close()
     assert whole(question) == ()
@@ -118,7 +118,7 @@ def test_an_answer_without_end_is_cut(listener: socket.socket) -> None:
     question.close()
 
 
-def test_nobody_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_service_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         StackQuestion(1, None, str(tmp_path / "none"))
 
@@ -150,7 +150,7 @@ def spawner() -> Iterator[Spawner]:
 
 
 @pytest.mark.root
-def test_the_spawner_tells_of_its_own_loaders_and_of_nobody_else(spawner: Spawner) -> None:
+def test_the_spawner_prints_the_stack_of_its_own_loaders_alone(spawner: Spawner) -> None:
     connection = spawner.connect()
     connection.settimeout(WAIT)
     lane = Loader(connection)
@@ -174,7 +174,7 @@ def test_the_spawner_tells_of_its_own_loaders_and_of_nobody_else(spawner: Spawne
     lane.close()
 
 
-def test_a_spawner_that_is_gone_cannot_be_asked(spawner: Spawner) -> None:
+def test_a_dead_spawner_cannot_be_asked(spawner: Spawner) -> None:
     os.kill(spawner.pid, signal.SIGKILL)
     assert select.select([spawner], [], [], WAIT)[0]
     with pytest.raises(BrokenPipeError):

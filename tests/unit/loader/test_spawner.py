@@ -1,4 +1,4 @@
-"""The spawner: real processes, made by fork, that outlive whoever asked for them."""
+"""The spawner: real processes, made by fork, that outlive the daemon."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_loaders_are_made_by_fork_and_serve(spawner: Spawner, tmp_path: Path) ->
     other.close()
 
 
-def test_its_loaders_trust_what_it_was_told(spawner: Spawner, tmp_path: Path) -> None:
+def test_loaders_trust_the_paths_of_their_spawner(spawner: Spawner, tmp_path: Path) -> None:
     (tmp_path / "a.ko").write_bytes(b"\x7fELF")
     lane = lane_of(spawner)
     answer = do(lane, InsmodRunRequest((InsmodRequest(str(tmp_path / "a.ko"), ""),), ("a",)))
@@ -110,7 +110,7 @@ def test_a_loader_holds_no_descriptor_but_its_own_connection(spawner: Spawner) -
     lanes = [lane_of(spawner) for _ in range(3)]
     for lane in lanes:
         held = [os.readlink(f"/proc/{lane.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{lane.pid}/fd")]
-        # Files and pipes are of whoever started the tests.
+        # Files and pipes may be inherited from the parent of the tests.
         assert [kind for name in held if (kind := name.partition(":")[0]) in ("socket", "anon_inode")] == ["socket"]
     for lane in lanes:
         lane.close()
@@ -166,7 +166,7 @@ def test_too_many_descriptors_in_a_message_are_not_kept(spawner: Spawner) -> Non
     other.close()
 
 
-def test_too_many_descriptors_are_no_end(spawner: Spawner) -> None:
+def test_a_spawner_without_free_descriptors_continues(spawner: Spawner) -> None:
     """There is room for what is passed, not for what tells that a loader has ended: it is reaped all the same."""
     first = lane_of(spawner)
     held = len(descriptors(spawner.pid))
@@ -203,7 +203,7 @@ def test_loaders_that_have_ended_are_reaped(spawner: Spawner) -> None:
     last.close()
 
 
-def test_signals_that_stop_services_do_not_end_it_and_do_end_an_idle_loader(spawner: Spawner) -> None:
+def test_a_stop_signal_ends_an_idle_loader_and_not_the_spawner(spawner: Spawner) -> None:
     lane = lane_of(spawner)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(spawner.pid, number)
@@ -253,7 +253,7 @@ def test_loaders_end_with_their_connections_and_it_with_its_own_and_the_last_of_
     assert gone(spawner.pid)
 
 
-def test_a_spawner_that_is_gone_is_noticed(spawner: Spawner) -> None:
+def test_a_dead_spawner_is_noticed(spawner: Spawner) -> None:
     assert not select.select([spawner], [], [], 0)[0]
     os.kill(spawner.pid, signal.SIGKILL)
     assert ended(spawner)
@@ -281,7 +281,7 @@ def test_asking_never_waits(spawner: Spawner) -> None:
     lane_of(spawner).close()
 
 
-def test_what_is_no_message_changes_nothing(spawner: Spawner) -> None:
+def test_an_invalid_message_changes_nothing(spawner: Spawner) -> None:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs, connection_of(spawner) as connection:

@@ -19,7 +19,7 @@ from tests.loader_harness import Served, install_line
 
 
 def spoil(path: Path, how: str) -> None:
-    """Let somebody else write it."""
+    """Make a path writable by others."""
     if how == "owner":
         os.chown(path, 65534, -1)
     else:
@@ -39,7 +39,7 @@ AS_ROOT = pytest.param("owner", marks=pytest.mark.root)
 
 @pytest.mark.parametrize("place", ["6.1/kernel/a.ko", "6.1/kernel", "6.1", "."])
 @pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
-def test_a_module_that_somebody_else_could_have_written_is_refused(
+def test_a_module_writable_by_others_is_refused(
     served: Served, kernel: FakeKernel, tmp_path: Path, place: str, how: str
 ) -> None:
     path = tree(tmp_path)
@@ -54,14 +54,14 @@ def test_a_module_that_somebody_else_could_have_written_is_refused(
     assert len(kernel.calls) == 1
 
 
-def test_a_sticky_directory_is_no_better(served: Served, tmp_path: Path) -> None:
+def test_a_sticky_directory_is_refused_too(served: Served, tmp_path: Path) -> None:
     path = tree(tmp_path)
     spoil(path.parent, "sticky")
     assert "writable by others" in served.do(InsmodRequest(str(path), "")).detail
 
 
-def test_a_link_within_the_tree_is_followed_and_one_out_of_it_refused(kernel: FakeKernel, tmp_path: Path) -> None:
-    """weak-updates links one kernel's module into another's tree; a build folder's module is anybody's."""
+def test_links_within_the_tree_are_followed_and_others_refused(kernel: FakeKernel, tmp_path: Path) -> None:
+    """weak-updates links one kernel's module into another's tree; a build folder may be writable by any user."""
     path = tree(tmp_path / "modules")
     outside = tree(tmp_path / "build")
     (path.parent / "weak.ko").symlink_to(path)
@@ -89,7 +89,7 @@ def test_a_tree_may_be_a_link_itself(kernel: FakeKernel, tmp_path: Path) -> None
         served.close()
 
 
-def test_a_folder_whose_name_only_begins_like_the_trees_is_outside(kernel: FakeKernel, tmp_path: Path) -> None:
+def test_a_folder_with_the_prefix_of_the_tree_is_outside(kernel: FakeKernel, tmp_path: Path) -> None:
     path = tree(tmp_path / "modules-of-mine")
     served = Served(kernel, Trusted((str(tmp_path / "modules"),)))
     try:
@@ -98,7 +98,7 @@ def test_a_folder_whose_name_only_begins_like_the_trees_is_outside(kernel: FakeK
         served.close()
 
 
-def test_what_is_no_file_is_refused_and_waits_for_nobody(served: Served, tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(served: Served, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ko", 0o644)
     answer = served.do(InsmodRequest(f"{tmp_path}/pipe.ko", ""))
     assert (answer.errno, answer.stage) == (errno.EACCES, "file")
@@ -107,7 +107,7 @@ def test_what_is_no_file_is_refused_and_waits_for_nobody(served: Served, tmp_pat
 
 @pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
 @pytest.mark.parametrize("place", ["a.conf", "."])
-def test_a_command_that_somebody_else_could_have_written_is_not_run(
+def test_a_command_in_a_file_writable_by_others_is_not_run(
     served: Served, tmp_path: Path, place: str, how: str
 ) -> None:
     call = install_line(tmp_path, f"touch {tmp_path}/told")
@@ -118,7 +118,7 @@ def test_a_command_that_somebody_else_could_have_written_is_not_run(
     assert not (tmp_path / "told").exists()
 
 
-def test_a_command_is_taken_from_the_configuration_only(kernel: FakeKernel, tmp_path: Path) -> None:
+def test_commands_are_read_from_the_configuration_only(kernel: FakeKernel, tmp_path: Path) -> None:
     for name in ("etc/modprobe.d", "lib/modules/6.1", "home"):
         (tmp_path / name).mkdir(parents=True)
     served = Served(kernel, Trusted.below(str(tmp_path)))
@@ -137,8 +137,8 @@ def test_a_command_is_taken_from_the_configuration_only(kernel: FakeKernel, tmp_
         served.close()
 
 
-def test_a_link_out_of_the_configuration_counts_where_the_way_is_roots(tmp_path: Path) -> None:
-    """Debian's alternatives: /etc/modprobe.d/nvidia.conf leads to /etc/nvidia. Nobody else may own a step of it."""
+def test_a_link_out_of_the_configuration_is_followed_through_roots_directories(tmp_path: Path) -> None:
+    """Debian's alternatives: /etc/modprobe.d/nvidia.conf leads to /etc/nvidia. Each directory on the way is root's."""
     conf = tmp_path / "a-longer-name-than-the-other"
     conf.mkdir()
     (conf / "good.conf").symlink_to("/etc/passwd")
@@ -150,7 +150,7 @@ def test_a_link_out_of_the_configuration_counts_where_the_way_is_roots(tmp_path:
     os.close(trusted.open_config(f"{conf}/good.conf"))
     with pytest.raises(OSError, match=f"lies in {tmp_path}/loose, which is writable by others"):
         trusted.open_config(f"{conf}/bad.conf")
-    conf.chmod(0o777)  # then anybody could have made the link
+    conf.chmod(0o777)  # any user could have made the link
     with pytest.raises(OSError, match=f"lies in {conf}, which is writable by others"):
         trusted.open_config(f"{conf}/good.conf")
 

@@ -34,14 +34,14 @@ from tests.loader_harness import WAIT, Served, install_line, module
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_a_plain_file_goes_to_the_kernel_with_its_options(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
+def test_a_plain_file_is_loaded_with_its_options(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
     answer = served.do(InsmodRequest(module(tmp_path, "a.ko"), 'x=1 y="b c"'))
     assert (answer.errno, answer.stage) == (0, "kernel")
     assert kernel.calls == [("a.ko", 'x=1 y="b c"', 0)]
 
 
 @pytest.mark.parametrize("code", [errno.EEXIST, errno.ENODEV, errno.ENOENT, errno.EPERM, errno.ENOEXEC])
-def test_the_kernels_errno_comes_back(served: Served, kernel: FakeKernel, tmp_path: Path, code: int) -> None:
+def test_the_kernels_errno_is_returned(served: Served, kernel: FakeKernel, tmp_path: Path, code: int) -> None:
     kernel.refuse["a.ko"] = code
     answer = served.do(InsmodRequest(module(tmp_path, "a.ko"), ""))
     assert (answer.errno, answer.stage) == (code, "kernel")
@@ -54,7 +54,7 @@ def test_a_missing_file_is_not_an_unknown_symbol(served: Served, tmp_path: Path)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
-def test_what_the_kernel_cannot_unpack_is_unpacked_here(
+def test_a_file_the_kernel_cannot_unpack_is_unpacked_by_the_loader(
     served: Served, kernel: FakeKernel, tmp_path: Path, pack: object
 ) -> None:
     """kmod: in every other case the file is unpacked in memory and given to init_module; the suffix says nothing."""
@@ -106,7 +106,7 @@ def test_an_install_command_is_read_from_its_line_and_run(served: Served, tmp_pa
     assert told.read_text() == "foo:x=1 y=2\n"
 
 
-def test_a_failing_install_command_says_its_place_and_status(served: Served, tmp_path: Path) -> None:
+def test_a_failed_install_command_is_reported_with_its_line_and_status(served: Served, tmp_path: Path) -> None:
     answer = served.do(install_line(tmp_path, "exit 3"))
     assert (answer.errno, answer.stage) == (errno.EINVAL, "command")
     assert answer.detail == "install command of /etc/modprobe.d/a.conf:2 exited with status 3"
@@ -117,7 +117,7 @@ def test_signals_are_blocked_in_a_step_and_not_in_the_command(served: Served, tm
     assert answer.detail == "install command of /etc/modprobe.d/a.conf:2 was killed by SIGTERM"
 
 
-def test_a_line_that_is_no_longer_there_runs_nothing(served: Served, tmp_path: Path) -> None:
+def test_a_line_that_was_removed_runs_nothing(served: Served, tmp_path: Path) -> None:
     call = install_line(tmp_path, "true")
     answer = served.do(ShellRequest(call.module, Where(call.at.file, 1), call.real_file, ""))
     assert "the line is no longer an install or remove command" in answer.detail
@@ -128,7 +128,9 @@ def test_a_line_that_is_no_longer_there_runs_nothing(served: Served, tmp_path: P
     [b"\0", b"\xff", b"format\0a", b"insmod", b"insmod\0/a\0", b"insmod\0/a\0\0a\0/b", b"install\0a\0b\0x\0c\0",
      b"probe\0pci\0a\0"],
 )  # fmt: skip
-def test_what_is_no_step_is_refused_and_the_loader_goes_on(served: Served, tmp_path: Path, datagram: bytes) -> None:
+def test_an_invalid_request_is_refused_and_the_loader_continues(
+    served: Served, tmp_path: Path, datagram: bytes
+) -> None:
     served.lane.connection.send(datagram)
     answer = served.lane.receive()
     assert isinstance(answer, Reply)
@@ -164,7 +166,9 @@ def test_a_run_ends_at_the_first_failure(served: Served, kernel: FakeKernel, tmp
     assert [name for name, _, _ in kernel.calls] == ["a.ko", "b.ko", "d.ko"]
 
 
-def test_a_run_ends_before_what_somebody_else_has_brought(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
+def test_a_run_ends_before_a_module_that_is_loaded_elsewhere(
+    served: Served, kernel: FakeKernel, tmp_path: Path
+) -> None:
     (tmp_path / "sys/module/b").mkdir(parents=True)
     (tmp_path / "sys/module/b/initstate").write_text("coming\n")
     (tmp_path / "sys/module/c").mkdir()  # builtin: it has parameters there, and no state
@@ -175,9 +179,7 @@ def test_a_run_ends_before_what_somebody_else_has_brought(served: Served, kernel
     assert [name for name, _, _ in kernel.calls] == ["a.ko", "a.ko", "c.ko"]
 
 
-def test_a_run_can_be_stopped_and_a_stop_that_comes_too_late_does_nothing(
-    served: Served, kernel: FakeKernel, tmp_path: Path
-) -> None:
+def test_a_run_can_be_stopped_and_a_late_stop_does_nothing(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
     entered, go_on = threading.Event(), threading.Event()
     load = kernel.finit_module
 
@@ -213,13 +215,13 @@ def test_a_device_is_probed_by_its_name(served: Served, tmp_path: Path) -> None:
     [("..", "a"), (".", "a"), ("pci/../../x", "a"), ("", "a"), ("p ci", "a"),
      ("pci", ""), ("pci", "a/b"), ("pci", ".."), ("pci", "a\n"), ("pci", "x" * 256), ("pci", "é")],
 )  # fmt: skip
-def test_what_is_no_name_is_not_probed(served: Served, tmp_path: Path, bus: str, device: str) -> None:
+def test_an_invalid_name_is_not_probed(served: Served, tmp_path: Path, bus: str, device: str) -> None:
     answer = served.do(ProbeRequest(bus, device))
     assert (answer.errno, answer.detail[:15]) == (errno.EPROTO, "invalid request")
 
 
 @pytest.mark.parametrize("device", ["Fixed MDIO bus.0", "soc@0:ports,1", "spi-PRP0001:00", "i2c-INT33C3:00", "a!b"])
-def test_names_that_devices_have_are_taken(served: Served, tmp_path: Path, device: str) -> None:
+def test_names_of_real_devices_are_accepted(served: Served, tmp_path: Path, device: str) -> None:
     probe = tmp_path / "sys/bus/platform/drivers_probe"
     probe.parent.mkdir(parents=True)
     probe.touch()
@@ -227,7 +229,7 @@ def test_names_that_devices_have_are_taken(served: Served, tmp_path: Path, devic
     assert probe.read_text() == device
 
 
-def test_a_loader_imports_only_what_it_needs() -> None:
+def test_a_loader_imports_few_modules() -> None:
     """Until it has done a step: the start of a loader, and of what forks it, is time that a boot waits for."""
     program = """
 import os, sys
@@ -257,7 +259,7 @@ main()
     assert modules & heavy == set()
 
 
-def test_a_loader_that_is_gone_is_noticed() -> None:
+def test_a_dead_loader_is_noticed() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     lane = Loader(ours)
     theirs.close()

@@ -27,7 +27,7 @@ def index(*modules: tuple[str, str, str], kernel: tuple[bytes, ...] = (), prefix
     return depmod_graph.resolve(members, [facts(exports, needs) for _, exports, needs in modules], kernel, prefix)
 
 
-def test_a_course() -> None:
+def test_dependencies_are_ordered() -> None:
     """mod2 needs a symbol of mod1; mod3 too, and one of mod2."""
     found = index(("mod3", "", "two one"), ("mod2", "two", "one printk"), ("mod1", "one", ""))
     assert depmod_graph.dep_lines(found) == [b"mod3.ko: mod2.ko mod1.ko", b"mod2.ko: mod1.ko", b"mod1.ko:"]

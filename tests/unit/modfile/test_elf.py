@@ -65,7 +65,7 @@ def test_without_symbols_nothing_is_needed() -> None:
     assert elf.facts(image) == elf.NOTHING
 
 
-def test_registers_of_sparc_are_no_needs() -> None:
+def test_sparc_registers_are_not_needed_symbols() -> None:
     symbols = ((b"register", 13, UNDEFINED, 0), (b"real", GLOBAL, UNDEFINED, 0))
     assert Image(Maker(True, ">", 43).symbols(*symbols).image()).needs() == [b"real"]
     assert Image(Maker(True, ">", 22).symbols(*symbols).image()).needs() == [b"register", b"real"]
@@ -98,7 +98,7 @@ def test_a_name_outside_of_the_strings() -> None:
         (b"#!/bin/sh\n" + bytes(99), errno.ENOEXEC),
     ],
 )
-def test_what_is_no_image(data: bytes, number: int) -> None:
+def test_an_invalid_image_is_an_error(data: bytes, number: int) -> None:
     with pytest.raises(ElfError) as caught:
         Image(data)
     assert caught.value.number == number

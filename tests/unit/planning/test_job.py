@@ -55,7 +55,7 @@ def test_a_live_dependency_does_not_stop() -> None:
     assert run(Job(plan(goal(insmod("b"), insmod("a")))), {"b": "live"}) == [("b", "live"), ("a", "loaded")]
 
 
-def test_what_came_meanwhile_is_not_given_to_the_kernel_again() -> None:
+def test_a_module_loaded_meanwhile_is_not_inserted_again() -> None:
     assert run(Job(plan(goal(insmod("b"), insmod("a")))), {}, live=("b",)) == [("b", "live"), ("a", "loaded")]
 
 
@@ -73,7 +73,7 @@ def test_no_goal_is_a_nomatch() -> None:
     assert run(Job(plan()), {}) == [("a", "nomatch")]
 
 
-def test_what_is_abandoned_is_said_step_by_step() -> None:
+def test_each_abandoned_step_is_an_outcome() -> None:
     job = Job(plan(goal(insmod("b"), insmod("a"))))
     job.abandon("dry run")
     assert [(o.module, o.result, o.detail) for o in job.outcomes] == [
@@ -81,7 +81,7 @@ def test_what_is_abandoned_is_said_step_by_step() -> None:
     ]  # fmt: skip
 
 
-def test_each_outcome_is_told_once() -> None:
+def test_each_outcome_is_recorded_once() -> None:
     job = Job(plan(goal(insmod("b"), insmod("a"))))
     step = job.next_step(lambda _: None)
     assert step is not None

@@ -62,7 +62,7 @@ def test_carriage_return(line: str) -> None:
     assert any("CR" in finding for finding in found(f"{line}\r\n"))
 
 
-def test_options_for_what_does_not_exist() -> None:
+def test_options_of_a_missing_module() -> None:
     assert found("options ipw2200 x=1\noptions snd_* x=1\n") == [
         "x.conf:1: error: options for ipw2200: no such module or alias",
         "x.conf:2: error: options for snd_*: no such module or alias; wildcards are not supported here",
@@ -130,7 +130,7 @@ def test_blacklist_that_a_softdep_defeats() -> None:
     assert said.startswith("x.conf:1: warning: d is still loaded as a dependency of c;")
 
 
-def test_blacklist_of_what_is_not_a_module() -> None:
+def test_blacklist_of_a_builtin_or_missing_module() -> None:
     assert found("blacklist ext4\nblacklist typo\n") == [
         "x.conf:1: warning: blacklist of ext4 has no effect: it is built into the kernel",
         "x.conf:2: warning: blacklist of typo: no such module",

@@ -1,4 +1,4 @@
-"""modprobe.d(5), the sentences about what becomes of a request: the configuration is read and the plan is made.
+"""modprobe.d(5), the sentences about the effect on a request: the configuration is read and the plan is made.
 
 The sentences about files, lines and words are in test_modprobe_d.py. `SENTENCES` is the list of all of them.
 """

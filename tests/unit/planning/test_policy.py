@@ -111,7 +111,7 @@ def test_the_process_that_asked(condition: str, fitting: Requester, others: Requ
 def test_an_unknown_process_is_not_root_and_else_what_counts_against_it(
     condition: str, denies: bool, allows: bool
 ) -> None:
-    """Issue: under enforce unknown counts as not root."""
+    """Under enforce an unknown requester counts as not root."""
     assert (verdict(f"deny {condition}", asked()) == "deny") == denies
     assert (verdict(f"allow {condition}\ndeny *", asked()) == "allow") == allows
     assert (verdict(f"log {condition}\ndeny *", asked()) == "log") == allows
@@ -132,7 +132,7 @@ def test_conditions_on_what_is_not_there_do_not_hold() -> None:
         assert verdict(f"deny {condition}", device("/devices/x")) == "deny"
 
 
-def test_an_operators_own_load_is_allowed_unless_a_rule_says_otherwise() -> None:
+def test_an_operators_load_is_allowed_unless_a_rule_denies_it() -> None:
     operator = PolicyQuery("operator", "loop", "running", requester=process(0))
     assert verdict("deny origin=request", operator, "loop") == "allow"
     assert verdict("deny origin=operator uid=0", operator, "loop") == "deny"
@@ -173,7 +173,7 @@ def test_modes(mode: Mode, phase: Phase, refused: bool, would_be: bool) -> None:
     assert (judgement.refused, judgement.would_be_refused) == (refused, would_be)
 
 
-def test_sealed_refuses_what_no_rule_allows() -> None:
+def test_a_seal_refuses_all_without_a_rule() -> None:
     sealed = replace(asked(), phase="sealed")
     for rules in ("", "deny module=y", "allow module=y"):
         judgement = policy(rules, "off").judge(sealed, "x")
@@ -185,7 +185,7 @@ def test_sealed_refuses_what_no_rule_allows() -> None:
 
 
 def test_a_broken_file_gives_no_policy() -> None:
-    """Issue: a broken rule file keeps the old rules: nothing takes their place."""
+    """A broken rule file keeps the old rules."""
     found = load("enforce", parse([ConfFile(FILE, "allow *\ndenyy *\n")]))
     assert isinstance(found, tuple)
     assert [str(problem.at) for problem in found] == [f"{FILE}:2"]

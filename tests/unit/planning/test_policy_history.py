@@ -20,14 +20,14 @@ from kmodd.kernel.requester import Requester
 from kmodd.planning.policy import Policy, PolicyQuery
 from kmodd.planning.policy_history import Use, Who, read, suggest
 
-SOMEBODY: dict[Who, Requester | None] = {
+REQUESTERS: dict[Who, Requester | None] = {
     "root": Requester(1, "x", "/bin/x", 0, None, "/x", "x.service", False),
     "service": Requester(1, "x", "/bin/x", 33, None, "/x", "x.service", False),
     "user": Requester(1, "x", "/bin/x", 1000, None, "/x", "x.service", False),
     "container": Requester(1, "x", "/bin/x", 0, None, "/x", "x.service", True),
     "unknown": None,
 }
-WHO = tuple(SOMEBODY)
+WHO = tuple(REQUESTERS)
 
 
 def rules_of(text: str) -> tuple[Rule, ...]:
@@ -37,7 +37,7 @@ def rules_of(text: str) -> tuple[Rule, ...]:
 
 
 def refused(text: str, request: str, who: Who) -> bool:
-    asking = PolicyQuery("request", request, "running", requester=SOMEBODY[who])
+    asking = PolicyQuery("request", request, "running", requester=REQUESTERS[who])
     return Policy("enforce", rules_of(text)).judge(asking, "m").refused
 
 
@@ -180,19 +180,19 @@ def test_a_record_is_a_use() -> None:
         {"KMODD_BECAUSE": "softdep of sctp in x:1"},
     ],
 )
-def test_what_is_no_use(fields: dict[str, object]) -> None:
+def test_records_without_a_use_are_skipped(fields: dict[str, object]) -> None:
     assert read([record(**fields)]).uses == []
 
 
 @pytest.mark.parametrize("writer", ["1000", None, "00", ["1000", "0"]])
-def test_anybody_can_write_a_record_in_kmodds_name(writer: object) -> None:
-    """The journal takes every field from everybody; only _UID is its own word."""
+def test_records_of_other_users_are_distrusted(writer: object) -> None:
+    """journald accepts every field from any user; only _UID is its own."""
     found = read([record(_UID=writer)])
     assert (found.uses, found.distrusted) == ([], 1)
 
 
 @pytest.mark.parametrize("line", ["x", "[]", "3", "{", "[" * 100_000])
-def test_lines_that_are_no_record_are_counted(line: str) -> None:
+def test_unreadable_lines_are_counted(line: str) -> None:
     found = read([line, record()])
     assert (len(found.uses), found.unreadable) == (1, 1)
 
@@ -235,7 +235,7 @@ def test_from_a_file(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) 
     assert b"nowhere: No such file" in capfdbinary.readouterr().err
 
 
-def test_an_empty_journal_is_said(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_an_empty_journal_is_reported(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     empty = os.open(os.devnull, os.O_RDONLY)
     kept = os.dup(0)
     os.dup2(empty, 0)

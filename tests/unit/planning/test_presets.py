@@ -49,7 +49,7 @@ def test_hardware_and_operators_are_served_by_all(names: tuple[str, ...], phase:
     # a driver in the middle of being loaded, and one at work
     for requester in (LOADER, KTHREAD):
         assert not refused(rules, "mdio:00000000000111001100100100010101", "realtek", requester, phase)
-    # drivers that do not wait: nobody knows who asked
+    # drivers that do not wait: the requester is unknown
     for name in ("iwlmvm", "iwldvm", "acpi_ipmi", "ledtrig:netdev"):
         assert not refused(rules, name, name.replace(":", "_"), None, phase)
 
@@ -96,7 +96,7 @@ def test_no_unprivileged_autoload(request_: str, module: str) -> None:
         assert not refused(rules, request_, module, requester)
 
 
-def test_the_list_of_what_users_may_still_have() -> None:
+def test_the_names_that_users_may_still_load() -> None:
     rules = policy(UNPRIVILEGED)
     for request, module in (
         ("char-major-10-229", "fuse"),
@@ -110,7 +110,7 @@ def test_the_list_of_what_users_may_still_have() -> None:
     assert refused(rules, "net-pf-16-proto-4-type-12", "x", USER)
 
 
-def test_an_exception_that_comes_first_counts() -> None:
+def test_the_first_matching_exception_counts() -> None:
     local = "allow origin=request uid=33 container=no request=crypto-*,algif-*,net-pf-38\n"
     rules = policy(UNPRIVILEGED, local=local)
     assert not refused(rules, "net-pf-38", "af_alg", replace(USER, uid=33))
@@ -139,8 +139,8 @@ def test_hardware_only_after_boot() -> None:
         for request, module in (("fs-xfs", "xfs"), ("net-pf-38", "af_alg"), ("rtnl-link-bridge", "bridge")):
             assert refused(rules, request, module, requester)
             assert not refused(rules, request, module, requester, "boot")
-    for somebody in (replace(LOADER, uid=1000), replace(LOADER, container=True), replace(KTHREAD, uid=1000)):
-        assert refused(rules, "fs-xfs", "xfs", somebody)
+    for requester in (replace(LOADER, uid=1000), replace(LOADER, container=True), replace(KTHREAD, uid=1000)):
+        assert refused(rules, "fs-xfs", "xfs", requester)
 
 
 def test_no_new_usb_network_while_locked() -> None:

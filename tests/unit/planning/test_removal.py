@@ -66,15 +66,15 @@ def said(job: RemovalJob) -> list[tuple[str, str]]:
 KVM = {"kvm_intel": (0, ""), "kvm": (1, "kvm_intel,"), "irqbypass": (2, "kvm,kvm_intel,")}
 
 
-def test_what_nobody_needs_any_more_goes_too(tmp_path: Path) -> None:
+def test_dependencies_without_users_are_removed_too(tmp_path: Path) -> None:
     job = Played(tmp_path / "r", "", KVM).run("kvm-intel")
-    # in the order of loading, each looked at once: irqbypass is used by kvm at its turn
+    # each once, in the order of loading: kvm still uses irqbypass then
     assert said(job) == [("kvm_intel", "removed"), ("kvm", "removed")]
     assert [str(outcome.because) for outcome in job.outcomes] == ["asked for", "dependency of kvm_intel"]
     assert not job.failed
 
 
-def test_what_somebody_uses_stays(tmp_path: Path) -> None:
+def test_a_module_in_use_stays(tmp_path: Path) -> None:
     job = Played(tmp_path / "r", "", KVM | {"kvm": (2, "kvm_intel,")}).run("kvm_intel")
     assert said(job) == [("kvm_intel", "removed")]
 

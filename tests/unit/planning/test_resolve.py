@@ -61,7 +61,7 @@ def test_case_gives_its_expected_plan(case: str, tmp_path: Path) -> None:
     assert said == (rootfs.ROOTFS / case / "expected").read_text()
 
 
-def test_there_are_enough_cases_and_each_says_what_it_is_about() -> None:
+def test_each_case_has_a_description() -> None:
     assert len(rootfs.cases()) >= 40
     for case in rootfs.cases():
         assert len((rootfs.ROOTFS / case / "about").read_text().splitlines()) == 1
@@ -89,7 +89,7 @@ def test_a_name_is_asked_for_and_the_boot_list_lists() -> None:
     assert made.steps[0].because.kind == "boot"
 
 
-def test_a_softdep_says_which_line() -> None:
+def test_a_softdep_has_its_line() -> None:
     made = plan("loop", "\nsoftdep loop pre: dummy post: tun\n")
     assert [str(step.because) for step in made.steps] == [
         f"softdep of loop in {CONF}:2", "asked for", f"softdep of loop in {CONF}:2",
@@ -125,7 +125,7 @@ def test_a_live_target_is_one_skip() -> None:
     assert goal.entries == (Skip("ext4", "live", Reason("asked", "ext4")),)
 
 
-def test_ignoring_what_is_loaded() -> None:
+def test_ignore_loaded_plans_a_live_module() -> None:
     assert steps(plan("crc16", loaded=having(crc16="live"), options=ProbeOptions(ignore_loaded=True))) == ["crc16"]
 
 
@@ -161,7 +161,7 @@ def test_a_blacklist_that_is_never_looked_at() -> None:
     assert steps(plan("my", "blacklist loop\nalias my loop\n", options=ProbeOptions(blacklist="never"))) == ["loop"]
 
 
-def test_live_says_live_also_where_it_is_blacklisted() -> None:
+def test_a_live_module_is_live_even_if_blacklisted() -> None:
     (skip,) = plan("my", "blacklist loop\nalias my loop\n", loaded=having(loop="live")).skips
     assert skip.reason == "live"
 
@@ -208,7 +208,7 @@ def test_a_module_without_a_file_is_missing() -> None:
     assert [(skip.module, skip.reason, skip.required) for skip in made.skips] == [("nosuch", "missing", True)]
 
 
-def test_a_path_is_taken_from_an_operator_only() -> None:
+def test_only_an_operator_may_name_a_path() -> None:
     shot = snapshot("options loop a=1\n")
     path = "/elsewhere/loop.ko.xz"
     made = resolve(Request(path, "operator"), shot, NOTHING_LOADED, options_of("operator"), lambda _: True)
@@ -241,7 +241,7 @@ def test_blacklist_dependencies() -> None:
     ]  # fmt: skip
 
 
-def test_blacklist_dependencies_minds_what_is_live() -> None:
+def test_a_live_dependency_may_be_blacklisted() -> None:
     made = plan(
         "ext4", "blacklist mbcache\n", loaded=having(mbcache="live"), extensions=Extensions(blacklist_dependencies=True)
     )
@@ -264,7 +264,7 @@ def test_softdep_keeps_install() -> None:
     assert isinstance(plan("loop", text, extensions=Extensions(softdep_keeps_install=True)).steps[1], Install)
 
 
-def test_thousands_of_softdeps_in_a_row_are_no_trouble() -> None:
+def test_a_long_chain_of_softdeps_is_resolved() -> None:
     count = 3000
     dep = "".join(f"kernel/m{n}.ko:\n" for n in range(count))
     text = "".join(f"softdep m{n} pre: m{n + 1}\n" for n in range(count - 1))

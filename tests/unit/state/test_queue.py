@@ -32,7 +32,7 @@ def test_a_thousand_processors_with_one_modalias_are_one_entry() -> None:
     assert backlog.take() is None
 
 
-def test_a_device_that_comes_twice_counts_once() -> None:
+def test_a_device_added_twice_counts_once() -> None:
     backlog = DeviceQueue()
     for _ in range(3):
         for number in range(40):
@@ -52,15 +52,15 @@ def test_endless_new_names_do_not_grow_an_entry() -> None:
     assert len(request.devices) == MAX_DEVICES
 
 
-def test_first_come_first_served() -> None:
+def test_devices_are_served_in_their_order() -> None:
     backlog = DeviceQueue()
     for name in ("a", "b", "a", "c"):
         backlog.add(device(name, name))
     assert [request.text for request in iter(backlog.take, None)] == ["a", "b", "c"]
 
 
-def test_who_waits_for_an_answer_is_not_joined() -> None:
-    """Parameters never coalesce with another request (issue of the tools), and each caller gets its own answer."""
+def test_requests_with_an_answer_are_not_merged() -> None:
+    """A request with parameters is never merged with another, and each caller gets its own answer."""
     turns = FairQueue()
     turns.add(Request("dummy", "operator", params=("numdummies=2",)))
     turns.add(Request("dummy", "operator"))
@@ -72,7 +72,7 @@ def asked_by(uid: int, text: str) -> Request:
     return Request(text, "request", requester=Requester(1, "x", "", uid, None, "", "", container=False))
 
 
-def test_one_user_after_the_other_has_his_turn() -> None:
+def test_users_take_turns() -> None:
     """Requests are served fairly per requester."""
     turns = FairQueue()
     for number in range(100):
@@ -90,7 +90,7 @@ def test_turns_are_bounded() -> None:
     assert [turns.add(asked_by(uid, "x")) for uid in range(3)] == [True, True, False]
 
 
-def test_a_real_device_makes_a_synthetic_wish_real() -> None:
+def test_a_real_event_makes_a_synthetic_request_real() -> None:
     backlog = DeviceQueue()
     backlog.add(device("a", "one", synthetic=True))
     backlog.add(device("a", "two"))
@@ -101,7 +101,7 @@ def test_a_real_device_makes_a_synthetic_wish_real() -> None:
     assert request.device_count == 3
 
 
-def test_what_comes_now_goes_before_a_look_at_what_was_there() -> None:
+def test_new_devices_precede_coldplug() -> None:
     backlog = DeviceQueue()
     for name in ("a", "b", "c"):
         backlog.add(device(name, "there", synthetic=True))
@@ -110,7 +110,7 @@ def test_what_comes_now_goes_before_a_look_at_what_was_there() -> None:
     assert [request.text for request in iter(backlog.take, None)] == ["d", "b", "a", "c"]
 
 
-def test_what_is_put_back_comes_first_among_its_like() -> None:
+def test_a_request_put_back_is_first_of_its_kind() -> None:
     backlog = DeviceQueue()
     for name in ("a", "b"):
         backlog.add(device(name, "there", synthetic=True))
@@ -121,7 +121,7 @@ def test_what_is_put_back_comes_first_among_its_like() -> None:
     assert [request.text for request in iter(backlog.take, None)] == ["c", "a", "b"]
 
 
-def test_no_room_is_said_and_equal_wishes_still_join() -> None:
+def test_a_full_queue_refuses_all_but_equal_requests() -> None:
     backlog = DeviceQueue(limit=2)
     assert backlog.add(device("a", "1"))
     assert not backlog.is_full()

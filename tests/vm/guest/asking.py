@@ -1,6 +1,6 @@
 """Runs in the guest as root: makes the kernel ask in many ways, and asks the listener each time who that was.
 
-Usage: asking.py SOCKET FOLDER. FOLDER is where the helper (`HELPER` in test_requester.py) speaks up. Writes one JSON
+Usage: asking.py SOCKET FOLDER. FOLDER is where the helper (`HELPER` in test_requester.py) reports. Writes one JSON
 object: case → what the listener told, and what is true.
 """
 
@@ -144,7 +144,7 @@ def twice(bench: Bench) -> dict[str, Any]:
 
 
 def together(bench: Bench, *before: tuple[str, ...]) -> dict[str, Any]:
-    """Several ask for one name at once; each is told of before any is answered."""
+    """Several ask for one name at once; each request is listed before any is answered."""
     processes = [family(*words) for words in before]
     asks = [bench.asked() for _ in processes]
     who = [bench.match(asked.name) for asked in asks]
@@ -181,7 +181,7 @@ def reused(bench: Bench) -> dict[str, Any]:
     process.kill()
     process.wait()
     other = 0
-    while other != process.pid:  # somebody else's fork may come between
+    while other != process.pid:  # another process may fork between
         if other:
             end(other)
         Path("/proc/sys/kernel/ns_last_pid").write_text(str(process.pid - 1))
@@ -212,7 +212,7 @@ def young(bench: Bench) -> dict[str, Any]:
 
 
 def lost(bench: Bench) -> dict[str, Any]:
-    """More events than the buffer holds: whoever asks next may be anybody."""
+    """More events than the buffer holds: the next requester is unknown."""
     instance = Path("/sys/kernel/tracing/instances/listener")
     helper = Path("/proc/sys/kernel/modprobe")
     (instance / "buffer_size_kb").write_text("8")

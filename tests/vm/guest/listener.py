@@ -1,4 +1,4 @@
-"""Runs in the guest, in kmodd.service's sandbox: a `ModuleRequests` that matches when it is told to.
+"""Runs in the guest, in kmodd.service's sandbox: a `ModuleRequests` that matches on demand.
 
 Usage: listener.py SOCKET. Each datagram is a line `match BASE64`, `drain` or `close`; the answer is JSON.
 """
