@@ -1,4 +1,4 @@
-"""modprobe, insmod, rmmod and lsmod at work on a fake machine: the scenarios, and how ours are run in them.
+"""Scenarios of modprobe, insmod, rmmod and lsmod on a fake machine, and the functions that run ours in them.
 
 tests/unit/test_modprobe_act.py compares with what is written down in fixtures/acting/expected,
 tests/differential/test_acting.py with kmod 30 itself on an equal machine.

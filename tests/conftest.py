@@ -1,4 +1,4 @@
-"""What all tests share: the seed, the order, what is skipped, and the last line `passed N, failed N, skipped N`."""
+"""Seed, order and skips of all tests, and the last line `passed N, failed N, skipped N`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLOWEST_LAST = ("differential", "root", "vm")
 FOREIGN = (
     "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "MODPROBE_OPTIONS",
 )  # fmt: skip
-"""What a service manager or a user may have set for this process; in a test it does not count."""
+"""Variables of a service manager or a user, which a test removes."""
 
 INHERITED = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGALRM, signal.SIGCHLD,
@@ -55,7 +55,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick ones first; what needs root is skipped for others."""
+    """Run quick tests first; skip those marked root without root."""
     items.sort(key=_turn)
     if os.geteuid() != 0:
         for item in items:
@@ -84,7 +84,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Random numbers of this test alone, repeatable by the seed that the run's head names."""
+    """Random numbers of this test alone, repeatable by the seed in the header of the run."""
     return random.Random(f"{request.config.stash[SEED]} {request.node.nodeid}")
 
 

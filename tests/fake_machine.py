@@ -24,7 +24,7 @@ NOT_ALIVE = "coming"
 
 @dataclass
 class FakeMachine:
-    """Takes modules in and out below `root`, refuses what a test asked for, and keeps every call."""
+    """Loads and removes modules below `root`, refuses those a test names, and records every call."""
 
     root: Path
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class FakeMachine:
     users: dict[str, int] = field(default_factory=dict)
     """Module → how often something beside modules uses it."""
     calls: list[tuple[str, str, str, int]] = field(default_factory=list)
-    """What was asked: insert, image or remove; the module; options; flags."""
+    """Each call: insert, image or remove; the module; options; flags."""
 
     def __post_init__(self) -> None:
         (self.root / "proc").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Stand-ins for what only a real kernel has. The VM tests prove the same with one."""
+"""Stand-ins for a real kernel and journal. The VM tests prove the same with the real ones."""
 
 from __future__ import annotations
 

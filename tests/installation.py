@@ -37,5 +37,5 @@ def make(*words: str, expect: int = 0) -> str:
 
 
 def listing(folder: Path) -> set[str]:
-    """Everything below `folder` as the manifest writes it: folders end in a slash."""
+    """Paths below `folder` as in the manifest: folders end in a slash."""
     return {f"/{path.relative_to(folder)}{'/' if path.is_dir() else ''}" for path in folder.rglob("*")}

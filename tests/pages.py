@@ -1,4 +1,4 @@
-"""Pages of the kernel's trace, written here by its rules: what the reader is tested with beside recorded ones."""
+"""Pages of the kernel's trace, written by its rules, beside recorded ones."""
 
 from __future__ import annotations
 

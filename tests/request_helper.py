@@ -67,7 +67,7 @@ class Helper:
         return [sys.executable, "-BISXutf8", "-c", code]
 
     def build(self) -> None:
-        """Compile it as the Makefile does, but with its own paths."""
+        """Compile the helper with the Makefile's flags and its own paths."""
         if self.kind == "python":
             return
         makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
@@ -90,23 +90,23 @@ class Helper:
                       f"grep SigIgn /proc/self/status >>{called}\nexit {BY_MODPROBE}\n")  # fmt: skip
 
     def modprobe(self, script: str) -> None:
-        """From now on this is the real modprobe."""
+        """Replace the real modprobe with a shell script."""
         path = self.modprobes[1]
         path.write_text(f"#!/bin/sh\n{script}")
         path.chmod(0o755)
 
     def start(self, *words: bytes | str, below: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        """Run it as the kernel does, or `below` another program."""
+        """Start the helper as the kernel does, or `below` another program."""
         command = [os.fsencode(word) for word in (*below, *self.command, *words)]
         return subprocess.Popen(command, env=AS_KERNEL, cwd="/", preexec_fn=lambda: os.closerange(0, 3))
 
     def status(self, *words: bytes | str, below: Sequence[str] = ()) -> int:
-        """Run it to its end."""
+        """Run the helper; return its exit status."""
         with self.start(*words, below=below) as process:
             return process.wait(30)
 
     def became(self) -> list[str]:
-        """The arguments and surroundings of the modprobe that it has become; empty: it has not."""
+        """Arguments and environment of the modprobe that the helper executed; empty if it did not."""
         called = self.folder / "called"
         return called.read_text(errors="surrogateescape").splitlines() if called.exists() else []
 

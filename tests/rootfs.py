@@ -34,7 +34,7 @@ _OWN = ("about", "commands", "expected", "missing")
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a program printed, and its status."""
+    """Output of a program, and its status."""
 
     out: bytes
     err: bytes
@@ -52,7 +52,7 @@ def commands(case: str) -> list[str]:
 
 
 def has_own_tree(case: str) -> bool:
-    """Whether the case is about the module tree, so that it says nothing on another."""
+    """Whether the case has its own module tree, so that another tree does not fit."""
     return (ROOTFS / case / "missing").exists() or (ROOTFS / case / "lib" / "modules").exists()
 
 
@@ -128,7 +128,7 @@ def _normalised(rows: Iterable[tuple[str, str, int]]) -> Iterable[tuple[str, str
 
 
 def ours(argv: Sequence[str]) -> Said:
-    """Run our modprobe in this process."""
+    """Run kmodd's modprobe in this process."""
     out, err = io.BytesIO(), io.BytesIO()
     kept = sys.stdout, sys.stderr
     sys.stdout = io.TextIOWrapper(out, write_through=True)
@@ -151,7 +151,7 @@ def words(command: str) -> list[str]:
 
 
 def transcript(command: str, said: Said) -> str:
-    """One command and what it said, in the form of `expected`."""
+    """One command and its output, in the form of `expected`."""
     lines = [f"$ {command}"]
     lines += said.out.decode("utf-8", "backslashreplace").splitlines()
     lines += [f"! {line}" for line in said.err.decode("utf-8", "backslashreplace").splitlines()]

@@ -30,7 +30,7 @@ PURE = frozenset(
     graphlib hashlib heapq itertools json lzma math operator re shlex stat string struct textwrap types typing
     unicodedata zlib zstandard elftools""".split()
 )
-"""What files below the wall may import beside kmodd; everything else could be an effect."""
+"""Modules that files below the wall may import beside kmodd; every other one could be an effect."""
 
 EFFECTS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint", "__import__"})
 """Built-in functions that have an effect."""
@@ -142,7 +142,7 @@ def cycles(sources: Sources) -> list[str]:
 
 
 def effects(sources: Sources) -> list[str]:
-    """What could touch the machine, below the wall."""
+    """An import or a call below the wall that could touch the machine."""
     wrong = []
     for source in sources.values():
         if folder_of(source.name) not in PURE_FOLDERS:
@@ -174,7 +174,7 @@ def too_long(sources: Sources) -> list[str]:
 
 
 def imports_of_tests(sources: Sources) -> list[str]:
-    """An import from a test file: what two files share stands in a module without tests."""
+    """An import from a test file; shared helpers stand in a module without tests."""
     wrong = []
     for source in sources.values():
         for target in sorted(imports(source, sources, ast.walk(source.tree))):

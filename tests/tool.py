@@ -1,4 +1,4 @@
-"""Running one of our tools in this process, and comparing what it says with what kmod's says."""
+"""Run one of kmodd's tools in this process, and compare its output with kmod's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Main = Callable[[list[str]], int]
 
 
 def ours(main: Main, argv: Sequence[str]) -> Said:
-    """What a tool's `main` prints, and its status."""
+    """Run a tool's `main`; return its output and status."""
     out, err = io.BytesIO(), io.BytesIO()
     kept = sys.stdout, sys.stderr
     sys.stdout = io.TextIOWrapper(out, write_through=True, errors="surrogateescape")
@@ -27,7 +27,7 @@ def ours(main: Main, argv: Sequence[str]) -> Said:
 
 
 def difference(peers: Said, own: Said) -> str:
-    """What differs, in one line; empty where nothing does."""
+    """Describe the difference in one line; empty without one."""
     for name in ("status", "err", "out"):
         theirs, mine = getattr(peers, name), getattr(own, name)
         if theirs != mine:

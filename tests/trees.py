@@ -29,7 +29,7 @@ _CHATTER = ["-qq", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"]
 
 
 class Unavailable(Exception):
-    """The package cannot be had here; the text says which, and why. Tests of an optional tree skip with it."""
+    """A package is unavailable; the text has its name and the reason. Tests of an optional tree are skipped."""
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def _cache() -> Path:
 
 
 def cached(name: str, fill: Callable[[Path], None]) -> Path:
-    """The folder `name` of the cache; where it is missing, `fill` makes it beside and it is renamed when whole."""
+    """Return the folder `name` of the cache; if missing, `fill` makes it under another name, then it is renamed."""
     place = _cache() / name.replace(":", "_")
     if place.exists():
         return place
@@ -198,7 +198,7 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 def run(command: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> str:
-    """What the command printed. Raises Unavailable with its last line where it fails or is not installed."""
+    """Return the command's output. Raises Unavailable with its last line if it fails or is not installed."""
     try:
         environment = {**os.environ, "LC_ALL": "C", **(env or {})}
         done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)

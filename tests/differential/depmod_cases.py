@@ -40,7 +40,7 @@ class Place:
         place.write_bytes(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
 
     def build_files(self) -> None:
-        """What the kernel's build leaves in every module directory."""
+        """Files that the kernel's build puts into every module directory."""
         self.write("modules.order", "kernel/mod3.ko\nkernel/mod1.ko\nkernel/nothere.ko\nkernel/params.ko\n")
         self.write("modules.builtin", "kernel/fs/ext9/ext9.ko\nkernel/lib/a-b.ko\n")
         self.write("modules.builtin.modinfo", "ext9.alias=fs-ext9\0ext9.license=GPL\0a_b.alias=a-b-[c-d]\0")
@@ -133,7 +133,7 @@ def links(place: Place) -> None:
 
 
 def dead_links(place: Place) -> None:
-    """Links to nothing and to themselves, and what is neither a file nor a folder."""
+    """Dangling links, links to themselves, and special files."""
     course(place)
     for path in ("dead.ko", "kernel/dead", "kernel/sub/dead.ko"):
         (place.directory / path).parent.mkdir(exist_ok=True)
@@ -287,7 +287,7 @@ MERGED = _configured(
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A situation and what is run in it: `{root}`, `{directory}` and VERSION are put in, and each begins with -b."""
+    """A situation and its command lines; `{root}`, `{directory}` and VERSION are replaced, -b is prepended."""
 
     name: str
     build: Build
@@ -399,7 +399,7 @@ def build(case: Case, root: Path, compiled: Path) -> Place:
 
 
 def reset(place: Place, before: dict[str, bytes]) -> None:
-    """Bring the files of the module directory back to what they were."""
+    """Restore the files of the module directory."""
     for path in place.directory.glob("modules.*"):
         if path.name not in before:
             path.unlink()

@@ -103,7 +103,7 @@ class KernelPeer:
         name: str = "modprobe",
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> Said:
-        """Run it on `machine`."""
+        """Run kmod on `machine`."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "kernel"
             shim = str(self._peer.shim)

@@ -1,4 +1,4 @@
-"""The real modprobe of Debian 12, made to see another root: what `kmodd modprobe --root DIR` is compared with.
+"""The real modprobe of Debian 12 on another root, beside `kmodd modprobe --root DIR`.
 
 A little library is put before libc (LD_PRELOAD) that leads paths below /etc/modprobe.d, /lib/modules, /proc/cmdline and
 the like to the same path below a root, and answers uname with another release. Neither root nor namespaces are needed.
@@ -96,7 +96,7 @@ _POINTER = re.compile(rb"ctx=0x[0-9a-f]+")
 
 
 _NEEDED_BY_34 = ("libc6", "libzstd1", "liblzma5", "zlib1g", "libssl3t64")
-"""What Debian 13's kmod is linked with, beside its own library."""
+"""Packages with the libraries of Debian 13's kmod, beside its own."""
 
 
 class KmodPeer:
@@ -118,7 +118,7 @@ class KmodPeer:
         name: str = "modprobe",
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> Said:
-        """Run it, below `root` for kernel `release` where these are given; a pointer in its messages becomes 0x0."""
+        """Run kmod, below `root` for kernel `release` if given; a pointer in its messages becomes 0x0."""
         env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", **env}
         if root is not None:
             env |= {"LD_PRELOAD": str(self.shim), "KMOD_PEER_ROOT": str(root), "KMOD_PEER_RELEASE": release}

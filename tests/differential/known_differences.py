@@ -19,7 +19,7 @@ class Difference:
     commands: tuple[tuple[str, str], ...]
     """Case below fixtures/rootfs, and the command line in it."""
     as_34: bool = False
-    """Whether it is what kmod 34 prints."""
+    """Whether kmod 34 prints the same."""
 
 
 KNOWN = (

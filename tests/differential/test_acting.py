@@ -1,4 +1,4 @@
-"""modprobe, insmod, rmmod and lsmod that act, beside kmod 30 on an equal fake machine: bytes, status, what was done.
+"""modprobe, insmod, rmmod and lsmod beside kmod 30 on an equal fake machine: output, status, calls of the kernel.
 
 Both get the same root directory and the same kernel (tests/fake_machine.py); after each command standard output,
 standard error, status, the calls to the kernel and /proc/modules are compared. What may differ is a row of DIFFERENT.

@@ -1,4 +1,4 @@
-"""Our depmod and kmod 30's: equal files, equal words, equal status; what only kmod 34 has, as its depmod does it.
+"""depmod beside kmod 30's: equal files, messages and status; options of kmod 34 beside kmod 34's.
 
 Full Debian trees, plain and xz, and the situations of depmod_cases.py. What may differ is named at the test.
 """
@@ -53,7 +53,7 @@ def compare_files(theirs: dict[str, bytes], mine: dict[str, bytes], ignored: tup
 
 
 def without_weakdeps(said: Said) -> Said:
-    """What -n shows, less the text that kmod 30 does not know."""
+    """Output of -n without the files that kmod 30 does not write."""
     lines = [line for line in said.out.splitlines(keepends=True) if not line.startswith((b"# Weak ", b"weakdep "))]
     return Said(b"".join(lines), said.err, said.status)
 
@@ -225,7 +225,7 @@ def test_random_graphs(peer: KmodPeer, modules: Path, tmp_path: Path, rng: rando
 
 
 def _damaged(data: bytes, rng: random.Random) -> bytes:
-    """A few bytes bent, where it counts: in the header, the section table or the symbols; or the end cut off."""
+    """Change a few bytes in the header, the section table or the symbols, or cut the end off."""
     image = bytearray(data)
     table = int.from_bytes(data[40:48], "little")
     for _ in range(rng.randint(1, 4)):

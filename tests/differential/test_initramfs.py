@@ -45,15 +45,15 @@ exec chroot "$1" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C sh 
 
 @dataclass(frozen=True, slots=True)
 class Initrd:
-    """What `update-initramfs` said, and what it made."""
+    """Output of `update-initramfs`, and the initrd."""
 
     said: Said
     listed: list[str]
     """The names that lsinitramfs prints, sorted."""
     files: Mapping[str, str]
-    """Path → what it is: a link's target, a file's hash, or its kind."""
+    """Path → a link's target, a file's hash, or its kind."""
     modprobe: Said
-    """What the modprobe that is in it says in it, about ext4."""
+    """Output of the initrd's modprobe about ext4, run in the initrd."""
 
 
 class Machine:

@@ -25,7 +25,7 @@ from tests import trees
 pytestmark = [pytest.mark.differential, pytest.mark.timeout(900)]
 
 FILL = "0123456789ABCDEFabcdefgxyz:,._*?\\'\" $()/=+#éÿ\udcff" + "pci:vdsvsdbcsci"
-"""What stands for wildcards: hexadecimal and not, letters that begin fields, bytes outside ASCII."""
+"""Texts for wildcards: hexadecimal and not, letters that begin fields, bytes outside ASCII."""
 
 
 class LibKmod:

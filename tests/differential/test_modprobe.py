@@ -46,7 +46,7 @@ def tree(request: pytest.FixtureRequest) -> tuple[str, Path]:
 
 
 def difference(peers: Said, own: Said) -> str:
-    """What differs, in one line; empty where nothing does."""
+    """Describe the difference in one line; empty without one."""
     for name in ("out", "err", "status"):
         theirs, mine = getattr(peers, name), getattr(own, name)
         if theirs != mine:
@@ -97,7 +97,7 @@ def test_resolution_of_every_alias(peer: KmodPeer, tree: tuple[str, Path], tmp_p
 
 
 def answers(peer: KmodPeer, root: Path, folder: Path, aliases: list[str]) -> Iterator[tuple[str, Said, Said]]:
-    """Ask both for all aliases, many in one run; what each says to each alias."""
+    """Ask both for all aliases, many in one run; return the answer of each to each alias."""
     (folder / "fence.conf").write_text(f"alias {FENCE} {FENCE}\n")
     base = ["-d", str(root), "-S", trees.release(root), "-C", str(folder / "fence.conf"), "-a", "-R", "--"]
     for start in range(0, len(aliases), BATCH):
@@ -294,7 +294,7 @@ def test_options_from_the_environment(
 
 
 def test_one_changed_byte_is_seen(peer: KmodPeer, tmp_path: Path, rng: random.Random) -> None:
-    """Change one byte of what we say, anywhere: each comparison must see it."""
+    """A changed byte anywhere in our output fails each comparison."""
     root = rootfs.build("names", tmp_path / "root")
     for argv in (["-D", "ext4"], ["-R", "fs-ext4"], ["-D", "nosuch"], ["-c"]):
         peers = peer.run(argv, root, rootfs.RELEASE)

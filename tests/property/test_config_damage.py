@@ -86,7 +86,7 @@ def lines_as_kmod_reads(text: str) -> list[str]:
 
 
 def check_problems(problems: tuple[Problem, ...], text: str) -> None:
-    """Each names a line that is there and a column in it, and can be printed."""
+    """Each problem names an existing line and a column in it, and can be printed."""
     lines = text.replace("\r", "\n").replace("\0", "\n").split("\n")
     for problem in problems:
         assert 1 <= problem.at.line <= len(lines)
@@ -122,7 +122,7 @@ def check_boot_list(text: str) -> None:
 
 
 def check_legacy_conf(text: str) -> None:
-    """Whatever comes out is modprobe.d without a flaw."""
+    """The result is valid modprobe.d."""
     converted = convert(ConfFile("modules.conf", text))
     check_problems(converted.problems, text)
     config = parse([ConfFile("converted.conf", converted.text)])
@@ -333,7 +333,7 @@ def test_drawn_command_lines(place: Path, text: str) -> None:
 @pytest.mark.differential
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("*/*modules*")), ids=lambda path: path.parent.name)
 def test_converted_files_are_accepted(path: Path, place: Path) -> None:
-    """What `kmodd convert-config` makes of an old file, modprobe takes without a complaint, and as we do."""
+    """modprobe reads the result of `kmodd convert-config` without a complaint, and as kmodd does."""
     text = convert(ConfFile(str(path), path.read_text())).text
     (place / "converted").write_text(text)
     real = run_kmod("-C", "converted", within=place)

@@ -107,7 +107,7 @@ def test_damaged_modules(sources: list[bytes], rng: random.Random) -> None:
 
 
 def test_damaged_modules_through_the_tools(sources: list[bytes], rng: random.Random, tmp_path: Path) -> None:
-    """The same, a whole directory at a time: what is said is said in whole lines, and the status is 0 or 1."""
+    """A whole directory at a time: messages are whole lines, and the status is 0 or 1."""
     directory = tmp_path / "lib" / "modules" / "6.1-x"
     directory.mkdir(parents=True)
     for number in range(300):
@@ -123,7 +123,7 @@ def test_damaged_modules_through_the_tools(sources: list[bytes], rng: random.Ran
 
 
 def test_damaged_cache(sources: list[bytes], rng: random.Random) -> None:
-    """A damaged cache is noticed: it is refused, or (where the damage changed nothing) gives what was put in."""
+    """A damaged cache is refused, or equals the original if the damage changed nothing."""
     entries = {}
     for number, source in enumerate(sources):
         facts = elf.facts(Image(source))

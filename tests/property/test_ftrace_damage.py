@@ -1,4 +1,4 @@
-"""Pages of the kernel's trace: what is written is read, and any damage is an answer."""
+"""Pages of the kernel's trace: written pages are read, and any damage gives an answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_any_bytes_are_a_page(order: ByteOrder, body: bytes, length: int) -> Non
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 4096))
 def test_damaged_requests_are_answers(changes: list[tuple[int, int]], cut: int) -> None:
-    """What stands before the first damaged byte is read as it was."""
+    """Events before the first damaged byte are read."""
     whole = page(900, written(900, EVENTS))
     damaged = bytearray(whole)
     for at, byte in changes:

@@ -99,7 +99,7 @@ def assert_clear(error: ParseError) -> None:
 
 
 def ask_catalog(files: dict[str, bytes]) -> None:
-    """Whole requests through a catalog: nothing may come out but answers; what was wrong is among the problems."""
+    """Resolve requests with a catalog: nothing is raised, and each problem names its file."""
     for like_kmod in (False, True):
         catalog = Catalog([Layer("/m", files.get)], like_kmod)
         snapshot = Snapshot(catalog, Config())

@@ -1,4 +1,4 @@
-"""What bench/vm_trace.py reads out of a tracefs `trace` file, and how the README's table is written."""
+"""bench/vm_trace.py: reading a tracefs `trace` file, writing the README's table."""
 
 from __future__ import annotations
 

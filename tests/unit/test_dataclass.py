@@ -20,7 +20,7 @@ import kmodd
 from kmodd import dataclass as ours
 
 LEFT_OUT = ("kmodd.cli.__main__",)
-"""What does something when it is imported, were it called by that name."""
+"""Modules that have an effect when imported under their name."""
 
 
 def classes_by_name() -> dict[str, type[Any]]:
@@ -60,7 +60,7 @@ THEIRS = imported_anew(dataclasses)
 
 
 def said(do: Callable[[], object]) -> object:
-    """What it returns, or the words of its error."""
+    """Return value, or text of the error."""
     try:
         return do()
     except (TypeError, AttributeError) as error:
@@ -69,7 +69,7 @@ def said(do: Callable[[], object]) -> object:
 
 
 def values(cls: type[Any], first: int = 0) -> list[Any]:
-    """Something for each field; `repr` and hash do not care that it is of the wrong type."""
+    """A value for each field; `repr` and hash accept any type."""
     return [(name, first) for name in cls.__match_args__]
 
 
@@ -95,7 +95,7 @@ def test_a_class_equals_the_standard_librarys(name: str) -> None:
 
 
 def behaviour(cls: type[Any]) -> list[Any]:
-    """What its instances are and do."""
+    """Properties and behaviour of its instances."""
     names = cls.__match_args__
     replace: Any = dataclasses.replace if dataclasses.is_dataclass(cls) else ours.replace
     full, again, changed = cls(*values(cls)), cls(**dict(zip(names, values(cls), strict=True))), cls(*values(cls, 1))
@@ -119,7 +119,7 @@ def behaviour(cls: type[Any]) -> list[Any]:
 @pytest.mark.parametrize("keywords", [{}, {"a": 1}, {"c": 5}, {"d": 1}])
 @pytest.mark.parametrize("library", [ours, dataclasses], ids=["ours", "theirs"])
 def test_arguments(library: ModuleType, arguments: tuple[int, ...], keywords: dict[str, int]) -> None:
-    """Words and all: what is missing, given twice, unknown, too much; the same when compiled and when not."""
+    """Errors are equal, compiled or not: missing, repeated, unknown and surplus arguments."""
 
     @library.dataclass(frozen=True, slots=True)
     class Thing:

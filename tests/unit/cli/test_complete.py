@@ -1,4 +1,4 @@
-"""Shell completion: what `kmodd complete` offers, and what bash makes of it."""
+"""Shell completion: words of `kmodd complete`, and bash's use of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The depmod tool: what it reads again, what it replaces, what it shows."""
+"""The depmod tool: its cache, the replacement of all files or none, its progress bar."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_it_imports_little() -> None:
 
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_bar_on_a_terminal(no_color: str) -> None:
-    """On a terminal a long run shows a bar, coloured unless NO_COLOR says otherwise, and wipes it away at its end."""
+    """On a terminal a long run shows a bar, coloured unless NO_COLOR is set, and removes it at its end."""
     code = (
         "from kmodd.cli import progress; progress._PATIENCE = progress._PAUSE = 0\n"
         "with progress.Bar('depmod') as bar:\n    bar.show(5, 10)"

@@ -37,7 +37,7 @@ def base(root: Path) -> list[str]:
 
 
 def answers(root: Path, *requests: str) -> list[dict[str, Any]]:
-    """What --json says, each line held against the schema."""
+    """Output of --json, each line checked against the schema."""
     out = io.TextIOWrapper(io.BytesIO())
     kept, sys.stdout = sys.stdout, out
     try:
@@ -332,7 +332,7 @@ def test_wrong_options(words: list[str], text: str) -> None:
     [("modprobe", ["-D", "ext4"]), ("modprobe", ["-R", "fs-ext4"]), ("lookup", ["fs-ext4"]), ("explain", ["fs-ext4"])],
 )
 def test_programs_import_little(root: Path, verb: str, words: list[str]) -> None:
-    """Start-up is what a tool costs: nothing heavy, and nothing of the daemon's."""
+    """Start-up dominates a tool's run time: no large module is imported, and none of the daemon's."""
     release, folder = ("-S", "kmod.") if verb == "modprobe" else ("--kernel", "")
     argv = ["--root", str(root), release, rootfs.RELEASE, *words]
     program = (

@@ -1,4 +1,4 @@
-"""lsmod: one read of /proc/modules, kmod's bytes; what /sys has by then changes no number."""
+"""lsmod: one read of /proc/modules, kmod's output; /sys changes no number."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_test(words: str, status: int, shown: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The verdict and the rule for each module of the plan; what only a softdep wants may be refused."""
+    """The verdict and the rule for each module of the plan; a softdep may be refused."""
     found, out, err = run(capsys, "test", *words.split(), "--root", str(root), "--kernel", rootfs.RELEASE)
     assert shown in out
     assert (found, err) == (status, "")

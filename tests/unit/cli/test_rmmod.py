@@ -1,4 +1,4 @@
-"""rmmod: what is kmodd's own; the rest is in tests/acting.py, beside kmod 30."""
+"""rmmod beyond kmod's; tests/acting.py compares the rest with kmod 30."""
 
 from __future__ import annotations
 

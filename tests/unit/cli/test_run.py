@@ -49,7 +49,7 @@ def start(taken: str, *words: str, **environment: str) -> list[str]:
 
 
 def test_a_service_asks_for_a_spawner_before_its_own_imports(taken: str, tmp_path: Path) -> None:
-    """And goes on where there is none."""
+    """Without a spawner the start continues."""
     assert start(taken, NOTIFY_SOCKET=str(tmp_path / "notify")) == ["asked False False", "True"]
 
 

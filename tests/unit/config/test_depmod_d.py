@@ -36,7 +36,7 @@ class _Regex(ctypes.Structure):
 
 
 def c_library_matches(pattern: str, text: str) -> bool:
-    """What regcomp(3) and regexec(3) make of an extended regular expression."""
+    """Match an extended regular expression with regcomp(3) and regexec(3)."""
     library = ctypes.CDLL(None)
     compiled = _Regex()
     if library.regcomp(ctypes.byref(compiled), pattern.encode(), 1 | 8):

@@ -70,7 +70,7 @@ def test_the_four_directories_of_the_synopsis() -> None:
 
 
 def test_an_empty_file_masks() -> None:
-    """A copy in a directory of higher priority hides the others, whatever is in it."""
+    """A copy in a directory of higher priority hides the others, even an empty one."""
     text = {"/etc/modprobe.d/x.conf": "", "/lib/modprobe.d/x.conf": "blacklist floppy"}
     paths = ordered([("/etc/modprobe.d", ["x.conf"]), ("/lib/modprobe.d", ["x.conf"])])
     assert parse(ConfFile(path, text[path]) for path in paths) == Config()
@@ -331,7 +331,7 @@ def test_caret_of_a_continued_line() -> None:
 
 
 def test_complaints_are_kmods() -> None:
-    """What Debian 12's kmod writes: with the number of the last physical line."""
+    """As Debian 12's kmod: with the number of the last physical line."""
     source = "libkmod: ERROR ../libkmod/libkmod-config.c"
     assert read("blacklist a\nfoo \\\nbar\ninclude x\n").complaints == (
         f"{source}:712 kmod_config_parse: {PATH} line 3: ignoring bad line starting with 'foo'",

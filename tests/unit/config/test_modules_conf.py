@@ -38,7 +38,7 @@ def messages(*old: str) -> list[str]:
 
 @pytest.mark.parametrize("path", OLD, ids=lambda path: path.parent.name)
 def test_fixtures(path: Path) -> None:
-    """Each file, its equivalent, and what is said about the rest."""
+    """Each file, its equivalent, and the messages about the rest."""
     converted = convert(ConfFile(path.name, path.read_text()))
     assert converted.text == (path.parent / "expected.conf").read_text()
     said = "".join(f"{problem}\n" for problem in converted.problems)

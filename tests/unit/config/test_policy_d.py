@@ -1,4 +1,4 @@
-"""The file format of policy.d: what a line means, what is wrong with one, and that a rule printed is the rule again."""
+"""The file format of policy.d: meaning and errors of a line; a printed rule is read as the same rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noticing changes, with the inotify of this machine. What it says is there when the call that caused it returns."""
+"""`Watch` with this machine's inotify; an event is there when the call that caused it returns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wakes(watch: Watch) -> bool:
 
 
 def noticed(watch: Watch) -> bool:
-    """The loop is woken and it counts; afterwards it sleeps again."""
+    """Whether the loop wakes for a change, and sleeps afterwards."""
     woken = wakes(watch)
     counts = watch.changed()
     assert woken or not counts, "a change that would have waited for the next event"
@@ -267,7 +267,7 @@ def test_an_unwatchable_directory_has_no_state(tmp_path: Path, watch: Watch, mon
 
 @pytest.mark.root
 def test_a_mount_over_a_directory_is_noticed(tmp_path: Path, watch: Watch) -> None:
-    """What merging a system extension is (systemd-sysext(8)); a mount elsewhere is none of our business."""
+    """As for a merged system extension (systemd-sysext(8)); a mount elsewhere is ignored."""
     tree, elsewhere = tmp_path / "usr/lib/modules", tmp_path / "elsewhere"
     for folder in (tree, elsewhere):
         folder.mkdir(parents=True)
@@ -354,7 +354,7 @@ def test_many_rounds_leave_no_watch_behind(tmp_path: Path, watch: Watch) -> None
 
 
 def test_a_directory_that_changes_while_it_is_being_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes between the look and the watch: no event will ever tell of it."""
+    """The change comes between stat and watch, so no event reports it."""
     wanted = tmp_path / "a/b"
     watch = Watch()
     add = inotify_simple.INotify.add_watch

@@ -31,13 +31,13 @@ def requests(tmp_path: Path) -> Iterator[RequestSocket]:
 
 @pytest.fixture
 def helpers() -> Iterator[contextlib.ExitStack]:
-    """Closes what it is given, at the end."""
+    """Closes the sockets of a test."""
     with contextlib.ExitStack() as stack:
         yield stack
 
 
 def connect(requests: RequestSocket, helpers: contextlib.ExitStack, name: bytes | None = None) -> socket.socket:
-    """A helper, played by this process: connected, and its name sent."""
+    """Connect as a helper; send its name if given."""
     helper = helpers.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     helper.settimeout(30)
     helper.connect(requests.path)
@@ -47,7 +47,7 @@ def connect(requests: RequestSocket, helpers: contextlib.ExitStack, name: bytes 
 
 
 def waiting(requests: RequestSocket) -> list[KernelRequest]:
-    """What the daemon has to answer."""
+    """Requests that wait for an answer."""
     return list(requests.waiting)
 
 
@@ -105,7 +105,7 @@ def test_a_name_may_arrive_after_its_connection(requests: RequestSocket, helpers
 def test_a_new_connection_gets_a_moment_for_its_name(
     requests: RequestSocket, helpers: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name is sent when the daemon has begun to wait for it; the daemon's loop is not gone round before."""
+    """The name is sent while the daemon waits for it in one call."""
     monkeypatch.setattr("kmodd.host.helper_socket.NAME_TIMEOUT", 20)
     helper = connect(requests, helpers)
     later = threading.Timer(0.1, lambda: helper.send(b"net-pf-9"))
@@ -176,7 +176,7 @@ def test_a_helper_that_exits_before_it_is_read_is_ignored(
 
 
 def test_a_new_helper_gets_the_number_of_one_that_went(requests: RequestSocket, helpers: contextlib.ExitStack) -> None:
-    """Descriptors are used again at once: what is known of the old one must not count for the new one."""
+    """Descriptors are reused at once: the new connection must not get the state of the old one."""
     first = connect(requests, helpers, b"first")
     requests.receive()
     first.close()

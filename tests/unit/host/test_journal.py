@@ -41,7 +41,7 @@ def test_records_arrive(tmp_path: Path) -> None:
 
 
 def test_a_blocked_journald_loses_records_and_gets_their_count(tmp_path: Path) -> None:
-    """A bounded backlog; what was lost is counted and the count is sent later."""
+    """The backlog is bounded; lost records are counted and the count is sent later."""
     path = tmp_path / "socket"
     journal = JournalSocket(str(path))
     for _ in range(LIMIT + 25):

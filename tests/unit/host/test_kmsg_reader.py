@@ -16,7 +16,7 @@ from kmodd.kernel.kmsg import KernelLine
 
 @pytest.fixture
 def said() -> Callable[[str], str]:
-    """Has the log of this machine say something."""
+    """Write to the log of this machine; returns the text."""
 
     def say(text: str) -> str:
         word = f"kmodd-test: {text} {uuid.uuid4().hex}"
@@ -37,7 +37,7 @@ def whole(messages: KernelMessages) -> list[KernelLine]:
 
 @pytest.mark.root
 def test_the_log_of_this_machine_is_followed(said: Callable[[str], str]) -> None:
-    """History first, then what comes; a reader that has all sleeps."""
+    """Old records first, then new ones; a reader of all sleeps."""
     old = said("old")
     messages = KernelMessages()
     assert old in [line.text for line in whole(messages)]

@@ -1,4 +1,4 @@
-"""The kernel's uevents over netlink, made up and from this machine."""
+"""Uevents over netlink: faked messages, and the real kernel's."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_writing_add_sends_an_event(events: KernelEvents) -> None:
 
 @pytest.mark.root
 def test_the_kernel_gives_back_the_uuid_that_was_written(events: KernelEvents) -> None:
-    """Documentation/ABI/testing/sysfs-uevent: SYNTH_UUID tells whose event it is."""
+    """Documentation/ABI/testing/sysfs-uevent: SYNTH_UUID names the writer of the event."""
     event = speaking_devices()[0]
     fd = os.open(f"/sys{event.devpath}/uevent", os.O_WRONLY)
     os.write(fd, f"add {UUID}".encode())

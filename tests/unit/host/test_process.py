@@ -1,4 +1,4 @@
-"""Who a thread is, from /proc: a played one for what is hard to have, and this machine's own."""
+"""Requesters read from /proc: a faked one for rare cases, and this machine's own."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_unset_loginuid(tmp_path: Path) -> None:
     ],
 )
 def test_a_reused_thread_id_is_recognised(tmp_path: Path, start: int, state: str, wchan: str, expected: bool) -> None:
-    """Started in the tick of the request: only if it is seen to wait for a helper. Later: never."""
+    """A thread started in the tick of the request counts only while it waits for a helper; a later one never."""
     assert (asked(tmp_path, played(tmp_path, start, state, wchan)) is not None) is expected
 
 

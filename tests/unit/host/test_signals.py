@@ -1,4 +1,4 @@
-"""No signal ends a load half way; what came meanwhile counts afterwards (signal(7), pthread_sigmask(3))."""
+"""Signals are blocked during a load and delivered afterwards (signal(7), pthread_sigmask(3))."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are, when they changed, and what a snapshot of them is."""
+"""Paths of a module tree, their changes, and a snapshot of them."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_a_quick_snapshot_reads_an_index_at_the_first_lookup(root: Path) -> None
 
 
 def test_is_current_costs_little(root: Path) -> None:
-    """A no-match is said only after this check: it must not read files."""
+    """A no-match is reported only after this check, so it must not read files."""
     tree = Tree(str(root))
     snapshot = tree.snapshot()
 

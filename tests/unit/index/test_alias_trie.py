@@ -1,4 +1,4 @@
-"""The alias index: what it reads, what it answers, in which order, and that it is lazy."""
+"""The alias index: its text, its answers and their order; patterns are read lazily."""
 
 from __future__ import annotations
 

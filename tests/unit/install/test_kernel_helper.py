@@ -1,4 +1,4 @@
-"""What the kernel runs in place of modprobe: kmodd-request, answered by the daemon; other calls."""
+"""kmodd-request, which the kernel runs in place of modprobe: answered by the daemon; other calls."""
 
 from __future__ import annotations
 

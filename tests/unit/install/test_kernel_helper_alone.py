@@ -18,7 +18,7 @@ from tests.request_helper import AS_KERNEL, BY_MODPROBE, KINDS, Helper, come
 
 Stack = contextlib.ExitStack
 Way = Callable[[str, Stack], None]
-"""Makes the socket's path such that the daemon does not answer; what it opens is closed with the stack."""
+"""Prepares a socket without an answering daemon; the stack closes what it opens."""
 
 
 def _socket(stack: Stack, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
@@ -34,7 +34,7 @@ def dead(path: str, stack: Stack) -> None:
 
 
 def says(*answers: bytes, hears: bool = True) -> Way:
-    """Reads the name, or does not, says this and closes."""
+    """A daemon that reads the name if it `hears`, sends these answers and closes."""
 
     def way(path: str, stack: Stack) -> None:
         listening = _socket(stack)

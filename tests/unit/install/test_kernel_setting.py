@@ -1,4 +1,4 @@
-"""`systemd/kernel-helper`: whom the kernel calls for a module, and when that is put back."""
+"""`systemd/kernel-helper`: sets and restores kernel.modprobe."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Setting:
 
     @property
     def former(self) -> str | None:
-        """What is kept; None: nothing."""
+        """The kept former value, or None."""
         path = self.run / "kernel.modprobe"
         return path.read_text() if path.exists() else None
 
     def systemd(self, job: str = "", system: str = "running", unit: str = "active") -> None:
-        """What systemctl says from now on."""
+        """Set the answers of systemctl."""
         path = self._programs / "systemctl"
         path.write_text(
             "#!/bin/sh\ncase $1 in\n"
@@ -64,7 +64,7 @@ class Setting:
         (self.run / "closed").touch()
 
     def __call__(self, verb: str, result: str | None = None, expect: int = 0) -> str:
-        """Run it; `result`: as systemd does at a service's end, with this SERVICE_RESULT."""
+        """Run the script; `result`: with this SERVICE_RESULT, as systemd does at a service's end."""
         env = {"PATH": f"{self._programs}:{os.environ['PATH']}", "KMODD_ROOT": str(self.root)}
         if result is not None:
             env["SERVICE_RESULT"] = result
@@ -131,7 +131,7 @@ def test_without_the_daemons_socket_nothing_is_set(setting: Setting) -> None:
 
 
 def test_switched_off_it_restores_the_former_value(setting: Setting) -> None:
-    """A crash under an enforced policy has left it; the daemon that starts then wants no requests."""
+    """A crash under an enforced policy has left the helper set; the next daemon has no request socket."""
     setting("set")
     (setting.run / "request").unlink()
     setting("set")
@@ -179,7 +179,7 @@ def test_restore_after_kmodd_has_failed(setting: Setting) -> None:
 
 
 def test_restore_keeps_an_enforced_policy(setting: Setting) -> None:
-    """Who makes kmodd crash once can do it five times."""
+    """A user who can crash kmodd once can reach the start limit."""
     setting("set")
     setting.close()
     setting.systemd(unit="failed")

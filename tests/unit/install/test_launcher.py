@@ -81,7 +81,7 @@ def test_the_kernels_helper_is_one_static_file_and_the_same_each_time(image: Pat
 
 
 def test_without_a_compiler_the_kernels_helper_is_python(tmp_path: Path) -> None:
-    """It runs with no file open, as the kernel starts it, and a call that is not the kernel's makes it modprobe."""
+    """It runs without an open file, as the kernel starts it, and executes modprobe for other calls."""
     said = make("install", f"PREFIX={tmp_path}/usr", "CC=no-such-compiler")
     assert "kmodd-request is a Python script" in said
     helper = tmp_path / "usr/lib/kmodd/kmodd-request"

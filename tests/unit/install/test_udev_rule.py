@@ -104,7 +104,7 @@ def test_a_rule_that_outranks_the_mask_is_reported(rule: Rule) -> None:
 
 @pytest.mark.parametrize("state", ["inactive", "deactivating", "failed"])
 def test_a_udevd_that_does_not_run_is_not_notified(rule: Rule, state: str) -> None:
-    """At boot it starts after kmodd, and its control socket would take the message and never answer."""
+    """At boot udevd starts after kmodd, and its control socket would accept the message and never answer."""
     rule.state("systemd-udevd.service", state)
     rule("mask")
     rule("unmask")

@@ -27,7 +27,7 @@ RELEASE = "6.1.0-56-amd64"
     ],
 )
 def test_the_kernels_message_names_file_and_device(text: bytes, name: str | None) -> None:
-    """The texts stand in Debian's 6.1 and 6.12 kernels. Only -ENOENT ends when a file comes."""
+    """The texts are those of Debian's 6.1 and 6.12. Only -ENOENT ends with a new file."""
     line = parse(b"4,1,2,-;" + text + b"\n" + DEVICE)
     assert line
     assert missing_firmware(line) == (name and MissingFirmware(name, "pci", "+pci:0000:01:00.0"))

@@ -146,7 +146,7 @@ def recorded(key: str) -> tuple[list[TracePage], list[ModuleRequested]]:
 
 
 def test_recorded_requests() -> None:
-    """The kernel's own text of the same requests tells the same; in it a name forges a line, here it does not."""
+    """The kernel's text of the same requests is equal, but for a name that forges a line there."""
     read, requests = recorded("pages")
     assert [(page.missed, page.damaged) for page in read] == [(False, False)]
     told = re.findall(r"^ +\S+-(\d+) +\[000\] \S+ +(\d+)\.(\d+): module_request: ", FIXTURE["text"], re.MULTILINE)

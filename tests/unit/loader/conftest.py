@@ -19,7 +19,7 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture
 def served(kernel: FakeKernel, tmp_path: Path) -> Iterator[Served]:
-    """It trusts the test's folder: module files below it, commands from files in it."""
+    """A loader that trusts module files below the test's folder and commands from files in it."""
     it = Served(kernel, Trusted((str(tmp_path),), (str(tmp_path),), f"{tmp_path}/sys"))
     yield it
     it.close()

@@ -1,4 +1,4 @@
-"""What is left after the capabilities are given up; each case in a process of its own."""
+"""Capabilities after a drop, each case in a process of its own."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def everything():
 
 
 def look(program: str, file: Path, user: int | None = None) -> dict[str, object]:
-    """What a program says that has all of LOOK."""
+    """Run LOOK and a program; return its output."""
     file.touch()
     done = subprocess.run(
         [sys.executable, "-c", LOOK + program, file],

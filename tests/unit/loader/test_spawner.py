@@ -41,7 +41,7 @@ def spawner(tmp_path: Path) -> Iterator[Spawner]:
 
 
 def lane_of(spawner: Spawner) -> Loader:
-    """A lane on a new loader that has said its number."""
+    """Start a loader; return the connection after its pid arrived."""
     connection = spawner.connect()
     connection.settimeout(WAIT)
     lane = Loader(connection)
@@ -63,7 +63,7 @@ def command(root: Path, text: str) -> ShellRequest:
 
 
 def about(pid: int) -> dict[str, str]:
-    """What /proc/PID/status says."""
+    """Fields of /proc/PID/status."""
     return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
 
 
@@ -78,7 +78,7 @@ def gone(pid: int) -> bool:
 
 
 def ended(spawner: Spawner) -> bool:
-    """Wait for the spawner's end; its connection says it."""
+    """Wait until the spawner's connection ends."""
     return bool(select.select([spawner], [], [], WAIT)[0])
 
 
@@ -147,7 +147,7 @@ def connection_of(spawner: Spawner) -> socket.socket:
 
 
 def leave_free(pid: int, count: int) -> None:
-    """So many descriptors more can this process open."""
+    """Limit a process to `count` further descriptors."""
     numbers = (number for number in range(1000) if number not in descriptors(pid))
     limit = next(itertools.islice(numbers, count, None))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, 1000))
@@ -167,7 +167,7 @@ def test_too_many_descriptors_in_a_message_are_not_kept(spawner: Spawner) -> Non
 
 
 def test_a_spawner_without_free_descriptors_continues(spawner: Spawner) -> None:
-    """There is room for what is passed, not for what tells that a loader has ended: it is reaped all the same."""
+    """Room for the passed descriptor, not for the pidfd: the loader is reaped all the same."""
     first = lane_of(spawner)
     held = len(descriptors(spawner.pid))
     leave_free(spawner.pid, 1)
@@ -187,7 +187,7 @@ def test_a_spawner_without_free_descriptors_continues(spawner: Spawner) -> None:
 
 
 def test_loaders_that_have_ended_are_reaped(spawner: Spawner) -> None:
-    """A zombie would keep its number, and /proc/PID with it."""
+    """A zombie would keep its pid, and /proc/PID with it."""
     pids = []
     for _ in range(5):
         lane = lane_of(spawner)

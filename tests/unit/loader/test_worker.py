@@ -48,7 +48,7 @@ def test_the_kernels_errno_is_returned(served: Served, kernel: FakeKernel, tmp_p
 
 
 def test_a_missing_file_is_not_an_unknown_symbol(served: Served, tmp_path: Path) -> None:
-    """Both are ENOENT: who said it makes the difference."""
+    """Both are ENOENT; the stage tells them apart."""
     answer = served.do(InsmodRequest(str(tmp_path / "none.ko"), ""))
     assert (answer.errno, answer.stage) == (errno.ENOENT, "file")
 
@@ -230,7 +230,7 @@ def test_names_of_real_devices_are_accepted(served: Served, tmp_path: Path, devi
 
 
 def test_a_loader_imports_few_modules() -> None:
-    """Until it has done a step: the start of a loader, and of what forks it, is time that a boot waits for."""
+    """Until its first step: a boot waits for the start of the spawner and the loader."""
     program = """
 import os, sys
 from kmodd.cli.__main__ import main

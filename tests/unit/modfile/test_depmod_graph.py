@@ -69,7 +69,7 @@ def test_a_module_that_needs_itself() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=80))
 def test_any_graph_is_ordered_or_a_cycle(pairs: list[tuple[int, int]]) -> None:
-    """Each module's line has all that it needs, each behind its users; or there is a cycle."""
+    """Each line has every needed module, each behind its users; or there is a cycle."""
     needs: dict[int, list[int]] = {number: [] for number in range(31)}
     for user, used in pairs:
         needs[user].append(used)

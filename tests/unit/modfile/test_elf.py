@@ -1,4 +1,4 @@
-"""The struct reader, on images made here: both classes, both byte orders, and what is damaged (libkmod-elf.c)."""
+"""The ELF reader on made images: both classes, both byte orders, damage (libkmod-elf.c)."""
 
 from __future__ import annotations
 

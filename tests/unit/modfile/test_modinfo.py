@@ -1,4 +1,4 @@
-"""modinfo's parts: fields, parameters, signatures, and what it imports."""
+"""modinfo: fields, parameters, signatures, imports."""
 
 from __future__ import annotations
 

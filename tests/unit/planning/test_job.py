@@ -1,4 +1,4 @@
-"""A plan under way: order, what a failure stops, what needs no doing."""
+"""A plan under way: order, effect of a failure, steps that are done already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kmodd lint` finds, and what it leaves alone."""
+"""Findings of `kmodd lint`, and lines without one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATH = "/etc/modprobe.d/x.conf"
 def found(
     text: str, extensions: Extensions = DROP_IN, vendor: str = "", line: str = "", softdeps: str = ""
 ) -> list[str]:
-    """What is said about /etc/modprobe.d/x.conf and the other files."""
+    """Findings in /etc/modprobe.d/x.conf and the other files."""
     catalog = Catalog([Layer(MODULES, lambda name: INDEX[name].encode() if name in INDEX else None)])
     files = [
         ConfFile("/lib/modprobe.d/a.conf", vendor),

@@ -29,7 +29,7 @@ INDEX = {
 
 
 def steps(config: str, request: str, *params: str, options: ProbeOptions | None = None) -> tuple[Step, ...]:
-    """What `modprobe REQUEST PARAM…` does."""
+    """Steps of `modprobe REQUEST PARAM…`."""
     catalog = Catalog([Layer("/m", lambda name: INDEX[name].encode() if name in INDEX else None)])
     snapshot = Snapshot(catalog, parse([ConfFile("x.conf", config)]))
     asked = Request(request, "operator", params=params)

@@ -1,4 +1,4 @@
-"""What the rules come to: first match, who asked, what is not known, the modes and the seal."""
+"""Decisions of a policy: first match, requester, unknown fields, modes, seal."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_an_operators_load_is_allowed_unless_a_rule_denies_it() -> None:
 
 
 def test_devices_that_wait_together_are_judged_one_by_one() -> None:
-    """What one of them would get by itself is loaded."""
+    """A module allowed for one of the devices is loaded."""
     text = "deny device=/devices/*/usb1/* module=usb_storage\n"
     inside, outside = "/devices/pci0/usb2/2-1", "/devices/pci0/usb1/1-1"
     assert verdict(text, device(outside), "usb_storage") == "deny"
@@ -232,7 +232,7 @@ def test_first_match_decides_whatever_the_rules(those: list[Rule], module: str, 
 
 @given(some_rules(), st.sampled_from(("a", "b1", "a_b", "c")))
 def test_unknown_never_gets_more_than_any_user_would(those: list[Rule], module: str) -> None:
-    """What is refused to one user who is not root is refused to the unknown."""
+    """A refusal for one unprivileged user holds for an unknown one."""
     whole = Policy("enforce", those)
     unknown = whole.judge(asked(), module)
     samples = [1, 4, 5, 32, 33, 34, 999, 1000, MAX_UID]

@@ -78,7 +78,7 @@ def test_nothing_seen_is_all_refused() -> None:
 
 
 def test_two_requests_of_one_pattern_become_the_pattern() -> None:
-    """But for one that has an alias of its own: a pattern that it fits as well says nothing of it."""
+    """A device with an alias of its own gets no rule from a pattern that matches too."""
     loops = [Use(f"block-major-7-{n}", "block-major-7-*", "root") for n in (0, 1)]
     sound = [
         Use("char-major-116-0", "char-major-116-*", "root"),
@@ -127,7 +127,7 @@ USES = st.lists(st.builds(Use, REQUESTS, st.sampled_from(("", "net-pf-*", "fs-ex
 
 @given(USES, st.sampled_from(WHO))
 def test_all_that_was_seen_is_allowed_and_nothing_else(uses: Sequence[Use], other: Who) -> None:
-    """Applied to the log that it was made of, the suggestion refuses nothing; what is new it refuses."""
+    """The suggestion allows every use in its log, and refuses a new one."""
     text = suggest(uses)
     for use in uses:
         assert not refused(text, use.request, use.who)

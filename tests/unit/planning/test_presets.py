@@ -1,4 +1,4 @@
-"""The presets of data/policy.d: each does what its first line says, and all of them go together."""
+"""The presets of data/policy.d: each has the effect of its first line, and all combine."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_first_matching_exception_counts() -> None:
 
 
 def test_no_rare_protocols() -> None:
-    """For root as well, and as a dependency too, whose request says nothing of it."""
+    """For root as well, and as a dependency of another request."""
     rules = policy(RARE)
     for requester in (ROOT, USER, CONTAINER_ROOT, None):
         for module in ("sctp", "dccp_ipv4", "rds", "tipc", "ax25", "can_raw", "appletalk", "n_hdlc"):

@@ -1,4 +1,4 @@
-"""How an outcome is said: the fields of the journal, and one sentence."""
+"""Journal records of outcomes: fields and sentence."""
 
 from __future__ import annotations
 

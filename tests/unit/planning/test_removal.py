@@ -1,4 +1,4 @@
-"""Removal as a plan and as a job: what is meant to go, in which order, and what a failure stops."""
+"""Removal as a plan and as a job: modules, order, effect of a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests into plans: the configurations of fixtures/rootfs against what they give, and each rule by itself."""
+"""Plans of requests: the configurations of fixtures/rootfs, and each rule by itself."""
 
 from __future__ import annotations
 
