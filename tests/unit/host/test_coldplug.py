@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pyudev
 
-from kmodd.host.netlink import replay, speak
+from kmodd.host.coldplug import replay, trigger
 
 UUID = "fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed"
 
@@ -53,7 +53,7 @@ def test_devices_without_a_modalias_file_get_an_add_event(tmp_path: Path) -> Non
     """An MMC card has its MODALIAS in the event alone (drivers/mmc/core/bus.c)."""
     device(tmp_path, "mmc0/mmc0:0001", "mmc", None)
     device(tmp_path, "pci0", "pci", "pci:v1\n")
-    assert speak(str(tmp_path), UUID) == []
+    assert trigger(str(tmp_path), UUID) == []
     assert (tmp_path / "sys/devices/mmc0/mmc0:0001/uevent").read_text() == f"add {UUID}"
     assert (tmp_path / "sys/devices/pci0/uevent").read_text() == ""
 
@@ -69,7 +69,7 @@ def test_a_kernel_without_uuids_gets_add_alone(tmp_path: Path, monkeypatch: pyte
         return write(fd, text)
 
     monkeypatch.setattr(os, "write", old)
-    assert speak(str(tmp_path), UUID) == []
+    assert trigger(str(tmp_path), UUID) == []
     assert said == [f"add {UUID}".encode(), b"add"]
 
 

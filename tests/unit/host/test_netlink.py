@@ -14,7 +14,8 @@ import pytest
 import pyudev
 
 from kmodd.host import netlink
-from kmodd.host.netlink import KernelEvents, Overrun, Refused, replay
+from kmodd.host.coldplug import replay
+from kmodd.host.netlink import KernelEvents, Overrun, Refused
 from kmodd.kernel.uevent import Uevent
 
 NETLINK_KOBJECT_UEVENT = 15
