@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kmodd.errors import Where
 from kmodd.loader import worker
-from kmodd.loader.actions import Reply
 from kmodd.loader.pool import Loader
 from kmodd.loader.protocol import (
     InsmodRequest,
@@ -17,6 +16,7 @@ from kmodd.loader.protocol import (
     ShellRequest,
 )
 from kmodd.loader.trusted_paths import Trusted
+from kmodd.planning.reply import Reply
 from tests.fakes import FakeKernel
 
 WAIT = 30.0

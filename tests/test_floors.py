@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 WORDS = ""
 """The files that stand in kmodd/ itself."""
-PURE_FOLDERS = (WORDS, "config", "kernel", "index", "modfile", "planning", "state")
+PURE_FOLDERS = (WORDS, "config", "kernel", "index", "modfile", "planning", "state", "engine")
 """Below the wall: nothing here touches the machine."""
 FOLDERS = (*PURE_FOLDERS, "host", "loader", "daemon", "cli")
 """From low to high. A file imports from its own folder or one before it."""

@@ -1,73 +1,147 @@
-"""Sends steps to loaders: `Dispatcher` takes an idle loader or a new one, and backs off when none can be started."""
+"""Carries the engine's batches to loaders and their answers back as events: a `Dispatcher`."""
 
 from __future__ import annotations
 
-import time
+import contextlib
 
-from kmodd.daemon.reporter import Reporter
-from kmodd.loader.pool import Loader, LoaderPool
-from kmodd.loader.protocol import LoaderRequest
-from kmodd.planning.record import ERR, NO_LOADER, Record
+from kmodd.engine.events import (
+    AskStack,
+    Event,
+    LoaderDied,
+    LoaderNamed,
+    LoaderReplied,
+    NotStarted,
+    StackRead,
+    StartBatch,
+    StartProbe,
+)
+from kmodd.loader.kernel_stack import StackQuestion
+from kmodd.loader.pool import Died, Loader, LoaderPool
+from kmodd.loader.protocol import LoaderRequest, ProbeRequest
+from kmodd.loader.step_requests import request_for
 
-LOOK_AGAIN = 5.0
-"""Seconds until a loader is looked for again where none was to be had."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 TRIES = 3
-"""Loaders that may be gone at once, one after the other, before there is none: those at hand may all be old ones."""
+"""Loaders in a row that may be gone at once: those in reserve may all be old."""
 
 
 class Dispatcher:
-    """Send batches to loaders; back off when none can be started."""
+    """Knows which loader has which batch."""
 
-    def __init__(self, loaders: LoaderPool | None, report: Reporter) -> None:
-        """`loaders` None: a dry run, `start` is not to be called."""
-        self._loaders = loaders
-        self._report = report
-        self.why = ""
-        """Why no loader was to be had; empty: there was one, or none was needed."""
-        self._not_before = 0.0
+    def __init__(
+        self, pool: LoaderPool, real: Callable[[str], str], kernel_log: Callable[[], tuple[str, ...]] = tuple
+    ) -> None:
+        """`real` maps a printed path to the one to open; `kernel_log` gives the latest lines of the kernel log."""
+        self._pool = pool
+        self._real = real
+        self._kernel_log = kernel_log
+        self._loaders: dict[int, Loader] = {}
+        self._left: dict[int, int] = {}
+        """Number of answers that the loader of a batch owes."""
+        self._questions: dict[int, StackQuestion] = {}
         self._stillborn = 0
-        """Loaders that have ended without a word since one last gave an answer."""
+        """Loaders that have ended without a word since one last answered."""
 
-    def is_off(self) -> bool:
-        """There was none, and it is too early for another look."""
-        return bool(self.why) and time.monotonic() < self._not_before
+    @property
+    def sources(self) -> tuple[Loader | StackQuestion, ...]:
+        """Everything to be polled."""
+        return (*self._loaders.values(), *self._pool.idle, *self._questions.values())
 
-    def next_look(self) -> float | None:
-        """When (time.monotonic) another look is worth it; None: there is nothing to look for."""
-        return self._not_before if self.is_off() else None
+    @property
+    def loaders(self) -> tuple[tuple[int | None, Loader], ...]:
+        """All loaders, each with the number of its batch; None: it is in reserve."""
+        return (*self._loaders.items(), *((None, loader) for loader in self._pool.idle))
 
-    def over(self, lane: Loader, *, answered: bool) -> None:
-        """A loader has done what it was given; or has ended, maybe before its first word: systemd may start nothing."""
-        if answered and self._loaders:
-            self._loaders.give_back(lane)
-            self.why, self._stillborn = "", 0
-        elif not lane.pid:
-            self._stillborn += 1
+    def start(self, command: StartBatch) -> list[Event]:
+        """Give a batch to a loader. Returns what there is to tell the engine at once."""
+        return self._start(command.batch, request_for(command.steps, self._real), len(command.steps))
 
-    def start(self, call: LoaderRequest) -> Loader | None:
-        """Give `call` to a loader. None: there is none.
+    def start_probe(self, command: StartProbe) -> list[Event]:
+        """Give a probe to a loader."""
+        return self._start(command.batch, ProbeRequest(command.bus, command.device), 1)
 
-        Raises ValueError: longer than a loader takes.
-        """
-        assert self._loaders is not None
+    def _start(self, batch: int, request: LoaderRequest, answers: int) -> list[Event]:
         why = "no loader: each one is gone at once"
         for _ in range(TRIES if self._stillborn < TRIES else 0):
             try:
-                lane = self._loaders.get()
+                loader = self._pool.get()
             except OSError as error:
                 why = f"no loader: {error}"
                 break
             try:
-                if lane.start(call):
-                    if lane.pid:
-                        self.why = ""
-                    return lane
+                if loader.start(request):
+                    self._loaders[batch], self._left[batch] = loader, answers
+                    return [LoaderNamed(batch, loader.pid)] if loader.pid else []
             except OSError as error:
                 why = f"no loader: {error}"
-            self._loaders.lost(lane)
-        if not self.why:
-            message = f"Nothing can be loaded now: {why}; what is wanted waits"
-            self._report.tell(Record(NO_LOADER, ERR, message))
-        self.why, self._stillborn = why, 0
-        self._not_before = time.monotonic() + LOOK_AGAIN
-        return None
+            except ValueError as error:  # longer than a loader takes
+                self._pool.give_back(loader)
+                return [NotStarted(batch, str(error), too_long=True)]
+            self._pool.lost(loader)
+        self._stillborn = 0
+        return [NotStarted(batch, why)]
+
+    def stop(self, batch: int) -> None:
+        """Have the loader of a batch end after the current step."""
+        if batch in self._loaders:
+            self._loaders[batch].stop()
+
+    def ask_stack(self, command: AskStack) -> list[Event]:
+        """Ask for the kernel stack of a loader."""
+        question = self._pool.ask_stack(command.pid)
+        if question is None:
+            return [StackRead(command.batch, ())]
+        self._drop_question(command.batch)
+        self._questions[command.batch] = question
+        return []
+
+    def _drop_question(self, batch: int) -> None:
+        if question := self._questions.pop(batch, None):
+            with contextlib.suppress(OSError):
+                question.close()
+
+    def on_stack(self, question: StackQuestion) -> list[Event]:
+        """A stack can be read, in part or whole."""
+        batch = next((number for number, each in self._questions.items() if each is question), None)
+        if batch is None or (frames := question.answer()) is None:
+            return []
+        self._drop_question(batch)
+        return [StackRead(batch, frames)]
+
+    def on_loader(self, loader: Loader) -> list[Event]:
+        """A loader has answered, told its process number, or ended."""
+        if not any(loader is each for _, each in self.loaders):
+            return []  # dropped earlier in this round
+        batch = next((number for number, each in self._loaders.items() if each is loader), None)
+        had_pid = loader.pid
+        heard = loader.receive()
+        if isinstance(heard, Died):
+            self._pool.lost(loader)
+            if batch is None:
+                return []
+            self._drop_question(batch)
+            del self._loaders[batch], self._left[batch]
+            self._stillborn += not loader.pid
+            return [LoaderDied(batch, heard.begun, self._kernel_log())]
+        if batch is None:
+            return []
+        if heard is None:
+            return [LoaderNamed(batch, loader.pid)] if loader.pid != had_pid else []
+        self._drop_question(batch)
+        self._left[batch] -= 1
+        if heard.errno or not self._left[batch]:
+            del self._loaders[batch], self._left[batch]
+            self._pool.give_back(loader)
+        self._stillborn = 0
+        return [LoaderReplied(batch, heard)]
+
+    def close(self) -> None:
+        """Let the loaders go; one that is in a module's init ends after it."""
+        for batch in list(self._questions):
+            self._drop_question(batch)
+        for loader in self._loaders.values():
+            loader.close()
+        self._pool.close()

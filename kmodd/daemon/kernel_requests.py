@@ -1,12 +1,11 @@
-"""What the kernel asks for by itself, kerneld's job: names come in by its helper, answers go back. `KernelRequests`.
+"""The kernel's own requests (request_module): names come from its helper, and the result goes back. `KernelRequests`.
 
-Who made the kernel ask is read from its trace at the moment the helper asks: the requester still waits then.
+The process that made the kernel ask is read from its trace at the moment the helper asks: it is still waiting then.
 """
 
 from __future__ import annotations
 
-from kmodd.daemon.engine import Engine
-from kmodd.daemon.in_flight import AnyJob
+from kmodd.engine.events import AnyJob, Busy
 from kmodd.errors import KmoddError
 from kmodd.host.helper_socket import KernelRequest, RequestSocket
 from kmodd.planning.job import Job
@@ -18,60 +17,78 @@ if TYPE_CHECKING:
 
 
 class KernelRequests:
-    """The requests that are with the line."""
+    """The helpers that wait for the engine."""
 
-    def __init__(self, engine: Engine, socket: RequestSocket, trace: ModuleRequests | None = None) -> None:
-        """`trace` None: nobody can say who asked, or not before `open_trace`."""
-        self._engine = engine
+    def __init__(self, socket: RequestSocket, trace: ModuleRequests | None = None) -> None:
+        """`trace` None: the requester is unknown, or until `open_trace`."""
         self._socket = socket
         self._trace = trace
-        self._asked: list[tuple[Request, KernelRequest]] = []
+        self._is_tried = trace is not None
+        self._waiting: list[tuple[Request, KernelRequest]] = []
 
-    def open_trace(self) -> None:
-        """From now on know who asks, if the kernel's trace is to be had; once is enough."""
-        if self._trace is not None:
-            return
+    @property
+    def needs_trace(self) -> bool:
+        """Whether `open_trace` was not called yet."""
+        return not self._is_tried
+
+    def open_trace(self) -> str:
+        """Find out from now on who makes the kernel ask. Returns why that is not possible; empty: it is."""
+        if self._is_tried:
+            return ""
+        self._is_tried = True
         try:
             from kmodd.host.request_tracer import ModuleRequests  # only here: after READY, and five files
 
             self._trace = ModuleRequests()
         except (OSError, ImportError, KmoddError) as error:
-            self._engine.report.complain_once(f"{error}: nobody can say who makes the kernel ask for modules")
+            return f"Failed to trace module requests: {error}; the requester stays unknown"
+        return ""
 
     def fileno(self) -> int:
-        """For select: readable when there is something to `listen` to."""
+        """For select: readable when `receive` has something."""
         return self._socket.fileno()
 
-    def close(self) -> None:
-        """Take no more; who waits does without us, or is refused, as policy has it."""
-        self._socket.close()
-        if self._trace:
-            self._trace.close()
-
-    def listen(self) -> None:
-        """Take what has come, and forget helpers that have gone: what they wanted is loaded or not all the same."""
+    def receive(self) -> list[Request]:
+        """Take the requests that have come, and forget helpers that are gone: what they asked for is loaded anyway."""
+        requests = []
         for asked in self._socket.receive():
             requester = self._trace.match(asked.name) if self._trace else None
             request = Request(asked.name, "request", requester=requester)
-            if self._engine.view.no_tree or not self._engine.intake.order(request):
-                self._socket.turn_away(asked)  # it does without us, where policy lets it
-            else:
-                self._asked.append((request, asked))
-        gone = self._socket.gone()
-        if gone:
-            self._asked = [each for each in self._asked if each[1] not in gone]
+            self._waiting.append((request, asked))
+            requests.append(request)
+        if gone := self._socket.gone():
+            self._waiting = [each for each in self._waiting if each[1] not in gone]
+        return requests
 
-    def ended(self, job: AnyJob) -> None:
-        """A job is through: if it was the kernel's, its helper is told."""
-        for each in self._asked:
-            request, asked = each
-            if request is job.plan.request:
-                self._asked.remove(each)
-                if isinstance(job, Job) and job.abandoned:
-                    self._socket.turn_away(asked)
-                else:
-                    self._socket.answer(asked, isinstance(job, Job) and is_there(job))
-                return
+    def turned_away(self, request: Request, why: Busy) -> None:
+        """A request is not taken, for whatever reason: its helper does without the daemon, where the policy lets it."""
+        del why
+        if asked := self._pop(request):
+            self._socket.turn_away(asked)
+
+    def finished(self, job: AnyJob) -> None:
+        """A job is complete: if it was the kernel's, answer its helper."""
+        asked = self._pop(job.plan.request)
+        if asked is None:
+            return
+        if isinstance(job, Job) and job.abandoned:
+            self._socket.turn_away(asked)
+        else:
+            self._socket.answer(asked, isinstance(job, Job) and is_there(job))
+
+    def _pop(self, request: Request) -> KernelRequest | None:
+        """Take the helper that waits for `request`."""
+        for each in self._waiting:
+            if each[0] is request:
+                self._waiting.remove(each)
+                return each[1]
+        return None
+
+    def close(self) -> None:
+        """Take no more; helpers that wait do without the daemon or are refused, as the policy says."""
+        self._socket.close()
+        if self._trace:
+            self._trace.close()
 
 
 def is_there(job: Job) -> bool:

@@ -1,8 +1,8 @@
-"""The daemon: one loop around everything that can speak up.
+"""The daemon: a single-threaded event loop over all file descriptors.
 
-The loop never loads, and never waits for a module, a caller or journald, but for 5 ms at the most for the name that the
-kernel's helper is about to send (host/helper_socket.py). The kernel's socket is always emptied before anything is
-resolved, whatever a module does.
+The loop reads, has the engine handle events, and carries out its commands. It never loads, and never waits for a
+module, a caller or journald, but for 5 ms at most for the name that the kernel's helper is about to send
+(host/helper_socket.py). The kernel's socket is always emptied before anything is resolved, whatever a module does.
 """
 
 from __future__ import annotations
@@ -13,19 +13,53 @@ import signal
 import socket
 import time
 
-from kmodd.daemon.control_handler import ControlHandler
-from kmodd.daemon.engine import Engine
-from kmodd.daemon.firmware_retry import FirmwareRetry
+from kmodd.daemon import policy_marks, status
+from kmodd.daemon.control_handler import Actions, ControlHandler
+from kmodd.daemon.dispatcher import Dispatcher
+from kmodd.daemon.file_changes import FileChanges
 from kmodd.daemon.kernel_requests import KernelRequests
 from kmodd.daemon.poller import Poller
 from kmodd.daemon.quarantine_file import QuarantineFile
+from kmodd.daemon.startup import Startup
 from kmodd.dataclass import dataclass
+from kmodd.engine.engine import Engine
+from kmodd.engine.events import (
+    Advance,
+    AskStack,
+    BootFinished,
+    BootListRead,
+    Command,
+    DevicesFound,
+    Event,
+    FilesChanged,
+    Finish,
+    KernelLogged,
+    Log,
+    MarkPolicy,
+    PolicyMarks,
+    ReadAhead,
+    ReloadRequested,
+    ReplayDevices,
+    Requested,
+    StartBatch,
+    Started,
+    StartProbe,
+    StopBatch,
+    Tick,
+    TurnAway,
+    UeventReceived,
+    UeventsLost,
+    WatchOpened,
+)
+from kmodd.errors import Problem, assert_never
 from kmodd.host import coldplug, netlink
 from kmodd.host.config_files import read_boot_list, settings_directories
 from kmodd.host.file_watch import Watch
 from kmodd.host.helper_socket import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
 from kmodd.host.journal import Journal
 from kmodd.host.kmsg_reader import KernelMessages
+from kmodd.host.machine import HostMachine
+from kmodd.host.module_reader import read_ahead
 from kmodd.host.netlink import KernelEvents, Overrun, Refused
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.sd_notify import Notify
@@ -36,38 +70,28 @@ from kmodd.kernel.uevent import Uevent
 from kmodd.loader.kernel_stack import StackQuestion
 from kmodd.loader.pool import Loader, LoaderPool, reap
 from kmodd.loader.spawner import Spawner
-from kmodd.planning.record import BAD_INPUT, INFO, STARTED, WARNING, Record
+from kmodd.planning.record import BAD_INPUT, INFO, RELOADED, STARTED, WARNING, Record
+from kmodd.state.quarantine import Quarantine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeVar
 
     _Source = TypeVar("_Source")
 
-EVENTS_AT_ONCE = 1024
-"""Datagrams read in one go; only when fewer came is the socket empty."""
+MAX_UEVENTS = 1024
+"""Datagrams read at once; only when fewer came is the socket empty."""
 
-BOOT_LIST_LIMIT = 20.0
-"""Seconds that READY waits for the boot list: whoever is ordered after us counts on it, as on systemd-modules-load."""
-
-SETTLED = 0.1
-"""Seconds without a further change after which files that changed are read: depmod replaces a dozen, one by one."""
-
-SETTLED_AT_LAST = 0.5
-"""Seconds after which they are read though more changes come."""
-
-WATCH_LIMIT = 10.0
-"""Seconds after READY when files are watched though not all devices are answered."""
-
-NO_WATCH = "no inotify: new modules and files are noticed with the next event only"
+MAX_WARNINGS = 256
+"""Number of warnings that are remembered, so that each is logged once."""
 
 LOOK_AGAIN = 5.0
 """Seconds between looks for what cannot wake the loop: a missing module tree, a journald that does not read."""
 
 
 def _or_none(opens: Callable[[], _Source]) -> _Source | None:
-    """What a kernel or a sandbox may not give: one does with less."""
+    """What `opens` gives; None where this kernel or sandbox does not have it."""
     try:
         return opens()
     except (OSError, ImportError):
@@ -82,341 +106,388 @@ class DaemonOptions:
     spawn_loaders: bool = False
     """The daemon starts a spawner; else systemd does."""
     run: bool = False
-    """It is the machine's own: it keeps below /run what a later daemon has to know, and answers the kernel."""
+    """It is the machine's own: it keeps below /run what a later daemon needs, and answers the kernel."""
     control_path: str = CONTROL_SOCKET
     receive_buffer: int = netlink.RECEIVE_BUFFER
     """Bytes."""
 
 
 class Daemon:
-    """One for each machine. `run` returns when it is told to stop."""
+    """One for each machine. `run` returns when a signal says so."""
 
     def __init__(
         self, tree: Tree, journal: Journal, notify: Notify, options: DaemonOptions, spawner: Spawner | None = None
     ) -> None:
-        """Opens the kernel's group and the control socket, so nothing falls between. Raises OSError, ImportError.
+        """Open the kernel's sockets and the control socket first, so that nothing is missed.
 
-        `spawner`: systemd's, if it was asked for already.
+        `spawner`: systemd's, if it was asked for already. Raises OSError, ImportError.
         """
         self._tree = tree
         self._journal = journal
         self._notify = notify
         self._options = options
-        self._signals, wakeup = socket.socketpair()
+        self._signals, self._wakeup = socket.socketpair()
         self._signals.setblocking(False)
-        wakeup.setblocking(False)
-        self._wakeup = wakeup
-        self._events = KernelEvents(options.receive_buffer)
+        self._wakeup.setblocking(False)
+        self._uevents = KernelEvents(options.receive_buffer)
         self._control = ControlSocket(options.control_path)
         if options.spawn_loaders and not options.dry_run:
-            from kmodd.loader.trusted_paths import Trusted  # only here: under systemd the daemon need not have it
+            from kmodd.loader.trusted_paths import Trusted  # only here: under systemd the daemon does not need it
 
             spawner = Spawner.of_ours(Trusted.below(tree.root))
-        self._loaders = None if options.dry_run else LoaderPool(spawner)
-        self._log: KernelMessages | None = _or_none(KernelMessages)
-        self._files: Watch | None = None
-        self._missing: tuple[str, ...] = ()
-        """Files that were missing when the watch was set."""
-        self._changed: tuple[float, float] | None = None
-        """When (time.monotonic) watched directories changed, first and last; None: all of that was read."""
-        memory = QuarantineFile(root=tree.root) if options.run else None
-        self._engine = Engine(tree, journal, self._loaders, self._log, memory)
-        self._firmware_retry = FirmwareRetry(tree.root, tree.release, self._engine.report, self._loaders)
+        self._pool = LoaderPool(spawner)
+        self._kernel_log: KernelMessages | None = _or_none(KernelMessages)
+        self._dispatcher = Dispatcher(self._pool, tree.real, self._latest_kernel_log)
+        self._quarantine_file = QuarantineFile(root=tree.root) if options.run else None
+        quarantine = self._quarantine_file.read() if self._quarantine_file else Quarantine()
+        marks = policy_marks.read_marks() if options.run else PolicyMarks()
+        self._uuid = "-".join(os.urandom(size).hex() for size in (4, 2, 2, 2, 6))
+        self._machine = HostMachine(tree)
+        self._engine = Engine(self._machine, marks, quarantine, uuid=self._uuid, dry_run=options.dry_run)
+        self._engine.state.system.expect_watch()
         if spawner and spawner.pid:
-            from kmodd.loader import capabilities  # under systemd its unit does this
+            from kmodd.loader import capabilities  # under systemd the unit does this
 
             capabilities.drop(frozenset(("CAP_SYS_PTRACE",)))
-        facts = {"release": tree.release, "root": tree.root, "dry_run": options.dry_run}
+        now = time.monotonic()
+        self._facts = status.Facts(tree.release, tree.root, options.dry_run, now)
+        actions = Actions(self._handle, self._reload, self._status)
+        self._control_handler = ControlHandler(self._engine, self._control, actions, tree.root)
         self._kernel: KernelRequests | None = None
-        self._control_handler = ControlHandler(self._engine, self._control, notify, facts, self._lacks)
         self._poller = Poller()
-        self._ready_by: float | None = None
-        self._ready_text = ""
-        self._opens_trace = options.run
-        self._watch_by = 0.0
-        """When (time.monotonic) files are watched at the latest."""
-        self._engine.view.watch_comes = True
-        self._read_at = 0.0
-        """When (time.monotonic) files were read that nobody watches yet."""
+        self._startup = Startup()
+        self._file_changes = FileChanges(now)
+        self._waited: set[str] = set()
+        """Directories in which a missing module or firmware file may appear."""
+        self._warned: set[str] = set()
         self._socket_empty = False
         self._seqnum = 0
-        """The highest number that an event has carried so far."""
-        self._stopping = False
+        """The highest number of a uevent so far."""
+        self._is_stopping = False
+
+    # -- the loop ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Boot list, READY, coldplug, then events until SIGTERM or SIGINT; SIGHUP reads everything again."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
-        self._poller.always(self._signals)
-        self._poller.always(self._control)
+        self._poller.add(self._signals)
+        self._poller.add(self._control)
         self._start()
-        while not self._stopping:
-            self._wait()
-            self._go_on()
+        while not self._is_stopping:
+            for source, can_write in self._wait():
+                self._on_ready(source, can_write)
+            self._round()
+        self._close()
+
+    def _round(self) -> None:
+        """Handle what was read, then all that is due."""
+        now = time.monotonic()
+        self._control_handler.handle_calls()
+        if not self._socket_empty or self._poller.is_paused(self._uevents):
+            self._receive()
+        if self._file_changes.pop(now):
+            self._handle(FilesChanged())
+            self._watch_files(again=True)
+        self._handle(Tick())
+        self._get_ready(now)  # before a thousand plans that no unit ordered after kmodd waits for
+        # Also while uevents keep coming: each round reads many of them first, and equal ones are merged by then.
+        self._handle(Advance())
+        if not self._engine.can_advance(now) or now >= self._startup.until:
+            self._open_late(now)
+        if self._engine.devices_answered:
+            self._handle(BootFinished())
+            self._settle()
+        self._keep_spare_loader()
+        self._watch_files()
+        if self._quarantine_file:
+            self._quarantine_file.write(self._engine.state.quarantine)
+        self._control_handler.expire()
+        self._journal.flush()
+        self._notify.alive(now)
+
+    def _wait(self) -> list[tuple[Any, bool]]:
+        """Wait until something can be read or written, or is due. Returns the sources, each with whether to write."""
+        now = time.monotonic()
+        kernel = (self._uevents, self._kernel_log) if self._kernel_log else (self._uevents,)
+        return self._poller.wait(kernel, self._dispatcher.sources, self._control.connections, now, self._timeout(now))
+
+    def _timeout(self, now: float) -> float:
+        """Seconds that the loop may sleep."""
+        late = self._startup.can_open(now, devices_answered=self._engine.devices_answered)
+        if self._engine.can_advance(now) or not self._socket_empty or self._control.has_call() or late:
+            return 0.0
+        waits = [self._notify.watchdog_interval or 3600.0]
+        if self._engine.state.system.no_tree:
+            waits.append(LOOK_AGAIN)
+        if (pause := self._journal.flush()) is not None:
+            waits.append(pause)
+        sources = (self._engine.deadline(now), self._control_handler.deadline())
+        deadlines = (*sources, self._startup.deadline(), self._file_changes.deadline())
+        return min((*waits, *(deadline - now for deadline in deadlines if deadline is not None)))
+
+    def _on_ready(self, source: object, can_write: bool) -> None:
+        """Read from a source, or write what it did not take before."""
+        match source:
+            case KernelEvents():
+                self._receive()
+            case Loader():
+                self._handle_all(self._dispatcher.on_loader(source))
+            case StackQuestion():
+                self._handle_all(self._dispatcher.on_stack(source))
+            case KernelMessages():
+                self._poller.pause(source, time.monotonic())
+                if lines := source.read(FIRMWARE_WORD):
+                    self._handle(KernelLogged(tuple(lines)))
+            case Watch():
+                self._file_changes.on_readable(time.monotonic())
+            case KernelRequests():
+                for request in source.receive():
+                    self._handle(Requested(request))
+            case ControlSocket():
+                self._control.accept()
+            case Connection() if can_write:
+                self._control.send_rest(source)
+            case Connection():
+                self._control.receive(source)
+            case _:
+                self._on_signal()
+
+    def _on_signal(self) -> None:
+        for number in set(self._signals.recv(4096)):  # a hundred SIGHUPs are one reload
+            match number:
+                case signal.SIGHUP:
+                    self._reload()
+                case signal.SIGCHLD:
+                    reap()
+                case _:
+                    self._is_stopping = True
+
+    def _receive(self) -> int:
+        """Read what the kernel sent, at most MAX_UEVENTS datagrams. Returns their number."""
+        received = 0
+        lost = False
+        for datagram in self._uevents.receive(MAX_UEVENTS):
+            received += 1
+            match datagram:
+                case Uevent():
+                    self._seqnum = max(self._seqnum, datagram.seqnum)
+                    self._handle(UeventReceived(datagram))
+                case Overrun():
+                    lost = True
+                case Refused(why):
+                    self._journal.write(Record(BAD_INPUT, WARNING, f"Ignoring invalid uevent: {why}"))
+        if lost:
+            self._handle(UeventsLost())
+        self._socket_empty = received < MAX_UEVENTS
+        self._poller.resume(self._uevents)
+        if received and self._engine.state.is_full():  # nothing could be done for further ones now
+            self._poller.pause(self._uevents, time.monotonic())
+        return received
+
+    # -- the engine --------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        """Have the engine handle an event, and carry out its commands."""
+        for command in self._engine.handle(event, time.monotonic()):
+            self._handle_all(self._execute(command))
+
+    def _handle_all(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._handle(event)
+
+    def _execute(self, command: Command) -> Sequence[Event]:
+        """Carry out a command. Returns the events that it causes at once."""
+        match command:
+            case StartBatch():
+                return self._dispatcher.start(command)
+            case StartProbe():
+                return self._dispatcher.start_probe(command)
+            case StopBatch(batch):
+                self._dispatcher.stop(batch)
+            case AskStack():
+                return self._dispatcher.ask_stack(command)
+            case ReadAhead(paths):
+                for path in paths:
+                    read_ahead(self._tree.real(path))
+            case Log(record):
+                self._journal.write(record)
+            case Finish(job):
+                self._control_handler.finished(job)
+                if self._kernel:
+                    self._kernel.finished(job)
+            case TurnAway(request, why):
+                if not self._control_handler.turned_away(request, why) and self._kernel:
+                    self._kernel.turned_away(request, why)
+            case ReplayDevices(replay):
+                events = coldplug.replay(self._tree.root, unbound=replay == "drift")
+                self._handle(DevicesFound(tuple(events), replay))
+                if replay == "all":
+                    self._ask_devices()
+            case MarkPolicy(marks):
+                for message in policy_marks.write_marks(marks) if self._options.run else ():
+                    self._warn_once(message)
+            case _:
+                assert_never(command)
+        return ()
+
+    def _latest_kernel_log(self) -> tuple[str, ...]:
+        """The latest lines of the kernel log: what it said before a loader died."""
+        if self._kernel_log is None:
+            return ()
+        self._kernel_log.catch_up()
+        return self._kernel_log.last()
+
+    def _warn_once(self, message: str) -> None:
+        """Write a warning, the first time only."""
+        if message not in self._warned:
+            if len(self._warned) >= MAX_WARNINGS:
+                self._warned.clear()
+            self._warned.add(message)
+            self._journal.write(Record(BAD_INPUT, WARNING, message))
+
+    # -- start and end -----------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._handle(Started())
+        if not self._options.dry_run:
+            self._pool.keep_spare(self._engine.state.system.settings.lanes)  # the spawner has started meanwhile
+        self._answer_kernel()
+        self._handle(BootListRead(read_boot_list(self._tree.root)))
+        self._handle(DevicesFound(tuple(coldplug.replay(self._tree.root))))
+        dry = " (dry run: nothing is loaded)" if self._options.dry_run else ""
+        message = f"kmodd is listening, kernel {self._tree.release}{dry}"
+        self._ready_text = "; ".join((message, *self._lacks()))
+        self._journal.write(Record(STARTED, INFO, self._ready_text))
+        self._ask_devices()
+        self._startup.begin(time.monotonic())
+
+    def _answer_kernel(self) -> None:
+        """Answer the kernel's own requests from now on, if this daemon is to."""
+        if not self._options.run or not self._engine.state.system.settings.kernel_requests:
+            return
+        try:
+            self._kernel = KernelRequests(RequestSocket())
+        except OSError as error:
+            path = error.filename or REQUEST_SOCKET
+            self._warn_once(f"Failed to open {path}: {error.strerror}; the kernel's own requests are not answered")
+            return
+        if os.path.exists(HELPER_IS_SET):
+            self._open_trace(self._kernel)  # after a crash under an enforced policy the kernel asks already
+        self._poller.add(self._kernel)
+
+    def _get_ready(self, now: float) -> None:
+        """Report READY once the boot list is answered or cannot be."""
+        state = self._engine.state
+        is_answered = not state.queue.boot_left or bool(state.system.no_tree)
+        if not self._startup.finish_boot_list(now, is_answered=is_answered):
+            return
+        self._notify.ready(self._ready_text)
+        gc.freeze()
+        gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
+        if state.policy.is_enforced and self._kernel:
+            self._open_trace(self._kernel)  # a request of an unknown process would be refused
+
+    def _open_late(self, now: float) -> None:
+        """Open what takes long and is not needed for the first load: the trace, then the watch, each in a round."""
+        if not self._startup.can_open(now, devices_answered=self._engine.devices_answered):
+            return
+        if self._kernel and self._kernel.needs_trace:
+            self._open_trace(self._kernel)
+        else:
+            self._open_watch(now)
+            self._startup.finish()
+
+    def _open_trace(self, kernel: KernelRequests) -> None:
+        if why := kernel.open_trace():
+            self._warn_once(why)
+
+    def _open_watch(self, now: float) -> None:
+        watch = self._file_changes.open(now)
+        if watch is None:
+            self._warn_once(status.NO_WATCH)
+        else:
+            self._machine.set_watch(watch)
+            self._poller.add(watch)
+            self._watch_files(again=True)
+        self._handle(WatchOpened())
+
+    def _close(self) -> None:
         self._notify.stopping()
         self._control.close()
         if self._kernel:
             self._kernel.close()
-        self._engine.close()
-        self._events.close()
-        for opened in (self._log, self._files):
-            if opened is not None:
-                opened.close()
+        self._dispatcher.close()
+        if self._quarantine_file:
+            self._quarantine_file.write(self._engine.state.quarantine)
+        self._uevents.close()
+        if self._kernel_log is not None:
+            self._kernel_log.close()
+        self._file_changes.close()
         self._journal.close()
         self._signals.close()
         self._wakeup.close()
         self._poller.close()
 
-    def _start(self) -> None:
-        self._read_at = time.monotonic()
-        self._engine.reload()
-        if self._loaders:
-            self._loaders.keep_spare(self._engine.view.settings.lanes)  # the spawner has started meanwhile
-        self._engine.others.adopt()
-        self._answer_the_kernel()
-        self._engine.intake.boot(read_boot_list(self._tree.root))
-        self._engine.intake.coldplug(coldplug.replay(self._tree.root))
-        dry = " (dry run: nothing is loaded)" if self._options.dry_run else ""
-        message = f"kmodd is listening, kernel {self._tree.release}{dry}"
-        message = "; ".join((message, *self._lacks()))
-        self._engine.report.tell(Record(STARTED, INFO, message))
-        self._speak()
-        self._ready_text = message
-        self._ready_by = time.monotonic() + BOOT_LIST_LIMIT
+    # -- what is done now and then -----------------------------------------------------------------------------
 
-    def _answer_the_kernel(self) -> None:
-        """Take the kernel's own requests from now on, if it is ours to do."""
-        if not self._options.run or not self._engine.view.settings.kernel_requests:
-            return
-        try:
-            self._kernel = KernelRequests(self._engine, RequestSocket())
-        except OSError as error:
-            self._engine.report.complain_once(
-                f"{error.filename or REQUEST_SOCKET}: {error.strerror}: the kernel's own requests are not taken"
-            )
-            return
-        if os.path.exists(HELPER_IS_SET):
-            self._kernel.open_trace()  # after a crash under an enforced policy the kernel calls already
-        self._poller.always(self._kernel)
+    def _reload(self) -> Sequence[Problem]:
+        """Read everything again; the service manager is told when that begins and ends."""
+        self._notify.reloading()
+        self._handle(ReloadRequested())
+        self._handle(BootListRead(read_boot_list(self._tree.root)))
+        problems, no_tree = self._engine.problems, self._engine.state.system.no_tree
+        message = f"Read indexes and configuration again; {len(problems)} lines could not be used"
+        if not no_tree:
+            self._journal.write(Record(RELOADED, INFO, message))
+        self._notify.ready(no_tree or message)
+        return problems
+
+    def _status(self) -> dict[str, Any]:
+        loaders, now = self._dispatcher.loaders, time.monotonic()
+        return status.status(self._facts, self._engine, loaders, self._lacks(), self._journal.lost, now)
 
     def _lacks(self) -> list[str]:
-        """What works less well here, in words."""
         has_modules = self._options.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
-        lacks = {
-            "no kernel log: a crash is told without the kernel's words (CAP_SYSLOG, /dev/kmsg)": self._log is None,
-            NO_WATCH: not self._engine.view.watched,
-            "no /proc/modules: each module is given to the kernel to see whether it is there": not has_modules,
-            "no CAP_NET_ADMIN: the receive buffer is as small as the system allows": not self._events.buffer_forced,
-        }
-        return [words for words, is_so in lacks.items() if is_so]
+        has_watch, has_log = self._engine.state.system.is_watched, self._kernel_log is not None
+        return status.lacks(modules=has_modules, watch=has_watch, log=has_log, buffer=self._uevents.buffer_forced)
 
-    def _get_ready(self) -> None:
-        """READY, once the boot list is answered or can not be."""
-        if self._ready_by is None:
-            return
-        line = self._engine
-        if not line.intake.boot_left or line.view.no_tree or time.monotonic() >= self._ready_by:
-            self._ready_by, self._watch_by = None, time.monotonic() + WATCH_LIMIT
-            self._notify.ready(self._ready_text)
-            gc.freeze()
-            gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
-            if self._engine.guard.mode == "enforce" or self._engine.guard.sealed:
-                self._open_late(time.monotonic())  # whoever is not known would be refused
-
-    def _open_late(self, now: float) -> None:
-        """What takes long and is not needed for the first load: one thing a round."""
-        if not self._is_something_late(now):
-            return
-        if self._kernel and self._opens_trace:
-            self._opens_trace = False
-            self._kernel.open_trace()  # the kernel is told of its helper only after READY
-        else:
-            self._open_watch()
-
-    def _is_something_late(self, now: float) -> bool:
-        if self._ready_by is not None:
-            return False
-        watch = self._engine.view.watch_comes and (self._engine.devices_answered or now >= self._watch_by)
-        return watch or (self._kernel is not None and self._opens_trace)
-
-    def _open_watch(self) -> None:
-        self._engine.view.watch_comes = False
-        self._changed = (self._read_at, time.monotonic())
-        self._files = self._engine.view.watch = _or_none(Watch)
-        if self._files is None:
-            self._engine.report.complain_once(NO_WATCH)
-            return
-        self._poller.always(self._files)
-        self._watch_tree()
-
-    def _speak(self) -> None:
-        """Have the devices say their aliases that have no file with them; a dry run leaves everything alone."""
-        if self._options.dry_run:
-            return
-        for error in coldplug.trigger(self._tree.root, self._engine.intake.uuid):
-            message = f"{error.filename or 'a uevent file'}: {error.strerror}: devices there are not asked for aliases"
-            self._engine.report.complain_once(message)
-
-    def _wait(self) -> None:
-        """Wait until something speaks up, and read what it says."""
-        now = time.monotonic()
-        kernel = (self._events, self._log) if self._log else (self._events,)
-        speakers: tuple[Loader | StackQuestion, ...]
-        speakers = (*self._engine.scheduler.lanes, *self._firmware_retry.lanes, *self._engine.scheduler.questions)
-        spoken = self._poller.wait(kernel, speakers, self._control.connections, now, self._timeout(now))
-        for source, can_write in spoken:
-            match source:
-                case KernelEvents():
-                    self._receive()
-                case Loader() if source in self._firmware_retry.lanes:
-                    self._firmware_retry.heard(source)
-                case Loader():
-                    self._engine.scheduler.heard(source)
-                case StackQuestion():
-                    self._engine.scheduler.heard_stack(source)
-                case KernelMessages():
-                    self._poller.pause(source, time.monotonic())
-                    if self._firmware_retry.heard_kernel(source.read(FIRMWARE_WORD)):
-                        self._watch_tree()
-                        self._firmware_retry.files_may_have_come()  # they may be there since the kernel looked
-                case Watch():
-                    if source.changed():
-                        now = time.monotonic()
-                        self._changed = (self._changed[0] if self._changed else now, now)
-                case KernelRequests():
-                    source.listen()
-                case ControlSocket():
-                    self._control.accept()
-                case Connection() if can_write:
-                    self._control.send_rest(source)
-                case Connection():
-                    self._control.receive(source)
-                case _:
-                    self._signalled()
-
-    def _go_on(self) -> None:
-        """One round of the line, then everything that is due."""
-        now = time.monotonic()
-        self._control_handler.listen()
-        if not self._socket_empty or self._poller.is_paused(self._events):
-            self._receive()
-        if self._changed is not None and now >= self._read_changes_at():
-            self._changed = None
-            self._engine.refresh()
-            self._engine.files_may_have_come()
-            self._firmware_retry.files_may_have_come()
-            self._watch_tree()
-        self._engine.tick()
-        self._firmware_retry.tick()
-        self._get_ready()  # before a thousand plans are made that nobody who waits for us waits for
-        # Also while events keep coming: each round reads many of them first, and equal ones have become one by then.
-        self._engine.advance()
-        if not self._engine.can_advance or now >= self._watch_by:  # a lane is to have what comes next before that
-            self._open_late(now)
-        for job in self._engine.scheduler.take_ended():
-            self._control_handler.ended(job)
-            if self._kernel:
-                self._kernel.ended(job)
-        if what := self._engine.intake.takes_replay():
-            for event in coldplug.replay(self._tree.root, unbound=what == "drift"):
-                self._engine.intake.take(event, "reconcile", drift=what == "drift")
-            if what == "all":
-                self._speak()
-        if self._engine.missing_files() != self._missing:
-            self._watch_tree()
-        if self._engine.devices_answered:
-            self._engine.boot_is_over()
-            self._engine.report.end_coldplug()
-            self._settle()
-        if self._loaders and self._ready_by is None and not self._engine.in_flight.own():
-            # Also while one is at work: its module's init may have the kernel ask for more. While that request has the
-            # spare, a fork would only take time from both.
-            self._loaders.keep_spare()
-        self._control_handler.expire()
-        self._journal.flush()
-        self._notify.alive(now)
+    def _ask_devices(self) -> None:
+        """Have devices without a modalias file send their uevent; a dry run leaves everything alone."""
+        for error in () if self._options.dry_run else coldplug.trigger(self._tree.root, self._uuid):
+            path = error.filename or "a uevent file"
+            self._warn_once(f"Failed to write {path}: {error.strerror}; aliases of devices there are not known")
 
     def _settle(self) -> None:
-        """Tell those who wait for it that all is quiet, if it is."""
-        if self._firmware_retry.lanes or self._engine.others.busy():
+        """Answer `Settle` calls if everything is answered."""
+        if not self._engine.devices_settled:
             return
-        # Loading makes children appear: what they say is read before anybody is told.
-        came = self._receive()
-        if self._engine.devices_answered:
-            unread = self._read_at if self._engine.view.watch_comes else self._changed[0] if self._changed else None
-            self._control_handler.settled(self._seqnum if came else None, unread)
+        # Loading makes devices appear: their uevents are read before callers are told.
+        received = self._receive()
+        if self._engine.devices_settled:
+            self._control_handler.settled(self._seqnum if received else None, self._file_changes.unread_since)
 
-    def _receive(self) -> int:
-        """Read what the kernel sent, at most EVENTS_AT_ONCE datagrams. The answer: how many."""
-        received = 0
-        lost = False
-        for thing in self._events.receive(EVENTS_AT_ONCE):
-            received += 1
-            match thing:
-                case Uevent():
-                    self._seqnum = max(self._seqnum, thing.seqnum)
-                    self._engine.intake.take(thing, "uevent")
-                case Overrun():
-                    lost = True
-                case Refused(why):
-                    message = f"A uevent is not believed: {why}"
-                    self._engine.report.tell(Record(BAD_INPUT, WARNING, message))
-        if lost:
-            self._engine.intake.events_were_lost()
-        self._socket_empty = received < EVENTS_AT_ONCE
-        self._poller.no_pause(self._events)
-        if received and self._engine.scheduler.is_full():  # nothing could be done for more of them now
-            self._poller.pause(self._events, time.monotonic())
-        return received
+    def _keep_spare_loader(self) -> None:
+        """Keep a loader in reserve, also while one is at work: its module's init may make the kernel ask for more.
 
-    def _watch_tree(self) -> None:
-        """Watch the directories that indexes, configuration and missing files are in, as they are now."""
-        self._missing = self._engine.missing_files()
-        if self._files is not None:
-            missing = {os.path.dirname(path) for path in self._engine.missing_files()} | set(
-                self._firmware_retry.directories()
-            )
-            usual = (*self._tree.directories(), *settings_directories(self._tree.root))
-            for error in self._files.set([*usual, *sorted(missing)]):
-                self._engine.report.complain_once(f"{error.filename}: cannot be watched for changes: {error.strerror}")
+        While that request has the reserve, a fork would only take time from both.
+        """
+        self._pool.resize(self._engine.state.system.settings.lanes + 1)
+        is_ready = self._startup.phase != "boot_list"
+        if is_ready and not self._options.dry_run and not self._engine.state.in_flight.interactive():
+            self._pool.keep_spare()
 
-    def _read_changes_at(self) -> float:
-        """When (time.monotonic): once all is quiet, or, where it never gets quiet, after a while."""
-        first, last = self._changed or (0.0, 0.0)
-        return min(last + SETTLED, first + SETTLED_AT_LAST)
-
-    def _signalled(self) -> None:
-        for number in set(self._signals.recv(4096)):  # a hundred SIGHUPs are one wish
-            match number:
-                case signal.SIGHUP:
-                    self._control_handler.reload()
-                case signal.SIGCHLD:
-                    reap()
-                case _:
-                    self._stopping = True
-
-    def _timeout(self, now: float) -> float:
-        """Seconds that the loop may sleep."""
-        if (
-            self._engine.can_advance
-            or not self._socket_empty
-            or self._engine.intake.replay_is_due
-            or self._control.has_call()
-            or self._is_something_late(now)
-        ):
-            return 0.0
-        waits = [self._notify.watchdog_interval or 3600.0]
-        if self._engine.view.no_tree:
-            waits.append(LOOK_AGAIN)
-        if (pause := self._journal.flush()) is not None:
-            waits.append(pause)
-        changed = self._read_changes_at() if self._changed is not None else None
-        watch = self._watch_by if self._engine.view.watch_comes and self._watch_by else None
-        deadlines = (
-            self._control_handler.next_deadline(), self._engine.next_tick(now), self._firmware_retry.next_tick(),
-            self._ready_by,
-            changed, watch,
-        )  # fmt: skip
-        waits += [deadline - now for deadline in deadlines if deadline is not None]
-        return min(waits)
+    def _watch_files(self, *, again: bool = False) -> None:
+        """Watch the directories of indexes, configuration and missing files. `again`: some may be new."""
+        state = self._engine.state
+        waited = {os.path.dirname(self._tree.real(path)) for path in state.retries.missing_paths()}
+        waited.update(state.firmware.directories)
+        if not again and waited == self._waited:
+            return
+        is_new, self._waited = not waited <= self._waited, waited
+        usual = (*self._tree.directories(), *settings_directories(self._tree.root))
+        for error in self._file_changes.watch_directories((*usual, *sorted(waited))):
+            self._warn_once(f"Failed to watch {error.filename}: {error.strerror}; changes there are noticed late")
+        if is_new:
+            self._file_changes.count_change(time.monotonic())  # the file may have appeared before the watch was set

@@ -31,10 +31,10 @@ class Poller:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._pauses: dict[KernelEvents | KernelMessages, float] = {}
-        self._heeded: set[KernelEvents | KernelMessages] = set()
-        self._speakers: object = None
+        self._polled: set[KernelEvents | KernelMessages] = set()
+        self._sources: object = None
 
-    def always(self, source: _Source) -> None:
+    def add(self, source: _Source) -> None:
         """Listen to it from now on."""
         for key in list(self._selector.get_map().values()):
             if key.data.fileno() < 0:  # closed since the last `wait`; the new source may have its number
@@ -49,47 +49,47 @@ class Poller:
         """It may have something to say that nobody has heard."""
         return source in self._pauses
 
-    def no_pause(self, source: KernelEvents) -> None:
+    def resume(self, source: KernelEvents) -> None:
         """Listen to it again."""
         self._pauses.pop(source, None)
 
     def wait(
         self,
         kernel: Iterable[KernelEvents | KernelMessages],
-        speakers: tuple[Loader | StackQuestion, ...],
+        loaders: tuple[Loader | StackQuestion, ...],
         callers: Iterable[Connection],
         now: float,
         timeout: float,
     ) -> list[tuple[Any, bool]]:
         """Wait at most `timeout` seconds. The answer: who speaks, or can be written to (True).
 
-        `kernel`: its events and log. `speakers`, `callers`: who there is now.
+        `kernel`: its events and log. `loaders`, `callers`: who there is now.
         """
         for source in kernel:
-            self._heed(source, now)
-        self._watch(speakers, callers)
+            self._poll(source, now)
+        self._watch(loaders, callers)
         timeout = min((timeout, *(until - now for until in self._pauses.values())))
         found = self._selector.select(max(0.0, timeout))
         return [(key.data, bool(mask & selectors.EVENT_WRITE)) for key, mask in found]
 
-    def _heed(self, source: KernelEvents | KernelMessages, now: float) -> None:
+    def _poll(self, source: KernelEvents | KernelMessages, now: float) -> None:
         pauses = self._pauses.get(source, 0.0) > now
         if not pauses:
             self._pauses.pop(source, None)
-        if pauses == (source in self._heeded):
+        if pauses == (source in self._polled):
             if pauses:
                 self._selector.unregister(source)
-                self._heeded.discard(source)
+                self._polled.discard(source)
             else:
                 self._selector.register(source, selectors.EVENT_READ, source)
-                self._heeded.add(source)
+                self._polled.add(source)
 
-    def _watch(self, speakers: tuple[Loader | StackQuestion, ...], callers: Iterable[Connection]) -> None:
+    def _watch(self, loaders: tuple[Loader | StackQuestion, ...], callers: Iterable[Connection]) -> None:
         masks = tuple((caller, _mask(caller)) for caller in callers)
-        if (speakers, masks) == self._speakers:
+        if (loaders, masks) == self._sources:
             return
-        self._speakers = speakers, masks
-        wanted: dict[Loader | StackQuestion | Connection, int] = dict.fromkeys(speakers, selectors.EVENT_READ)
+        self._sources = loaders, masks
+        wanted: dict[Loader | StackQuestion | Connection, int] = dict.fromkeys(loaders, selectors.EVENT_READ)
         wanted.update(masks)
         for key in list(self._selector.get_map().values()):
             if isinstance(key.data, Loader | StackQuestion | Connection):

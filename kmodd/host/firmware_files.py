@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from kmodd.host.tree import Mark, mark_of, read_file
+from kmodd.host.tree import mark_of, read_file
+from kmodd.index.catalog import Mark
 from kmodd.text import decode
 
 TYPE_CHECKING = False

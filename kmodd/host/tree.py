@@ -11,10 +11,9 @@ import stat
 
 from kmodd.config import cmdline, modprobe_d
 from kmodd.config.modprobe_d import DROP_IN, ConfFile, Config, Extensions
-from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
-from kmodd.index.catalog import Catalog, Snapshot
+from kmodd.index.catalog import Catalog, Mark, Snapshot, TreeSnapshot
 from kmodd.index.layer import INDEXES, TEXT_OF, Layer
 from kmodd.kernel import proc_modules
 from kmodd.kernel.proc_modules import Loaded
@@ -35,16 +34,6 @@ _STALE_NS = 60 * 10**9
 """depmod writes a `.bin` right after its text; if it is newer by this, the text is from an earlier run."""
 _TRIES = 5
 """Attempts to read a consistent snapshot."""
-
-Mark = tuple[int, int, int, int] | None
-"""Device, inode, size and mtime in ns of a file, to detect a change; None if it is missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class TreeSnapshot(Snapshot):
-    """A snapshot with the marks of the files it was read from."""
-
-    marks: tuple[tuple[str, Mark], ...] = ()
 
 
 class Tree:
@@ -77,6 +66,10 @@ class Tree:
         self.guessed = only is not None
         self.directory = self._find_directory()
         """The module directory, as printed."""
+
+    def configure(self, extensions: Extensions, notice_edits: bool) -> None:
+        """Set what the next `read` goes by; see the attributes."""
+        self.extensions, self.notice_edits = extensions, notice_edits
 
     def real(self, path: str) -> str:
         """Return the path to open for a printed path."""

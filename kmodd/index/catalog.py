@@ -163,6 +163,10 @@ class ConfigLines:
         return patterns.fitting(name)
 
 
+Mark = tuple[int, int, int, int] | None
+"""Device, inode, size and mtime in ns of a file, to detect a change; None if it is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that decides what gets loaded, but for the request and the kernel's state. Replaced whole, never changed."""
@@ -283,3 +287,10 @@ def _index_hits(source: str, name: str, matches: Matches, builtin: bool = False)
 def _cut(name: str) -> ModuleName:
     """A name as kmod makes a module of it: up to the first dot (kmod_module_new_from_name, modname_normalize)."""
     return module_name(name.partition(".")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSnapshot(Snapshot):
+    """A snapshot with the marks of the files it was read from."""
+
+    marks: tuple[tuple[str, Mark], ...] = ()

@@ -10,43 +10,19 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.dataclass import dataclass
 from kmodd.loader.syscalls import COMPRESSED_FILE, Kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Literal
 
     from kmodd.modfile.decompress import Compression
-
-    Stage = Literal["file", "kernel", "command", "signal", "none"]
-    """Source of an errno: opening or unpacking the file, the kernel, an install or remove command, a signal.
-
-    ENOENT of the kernel means an unknown symbol, ENOENT of open(2) a missing file. none: the step was not started, as
-    its run ended before it.
-    """
-else:
-    Stage = str
 
 
 LOADER_MARK = "KMODD_LOADER"
 """Environment variable of a command that a loader runs. A modprobe in it must not wait for the daemon, whose loader
 waits for the command.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The result of one step."""
-
-    errno: int
-    """0 on success."""
-    stage: Stage
-    usec: int
-    """Duration in µs."""
-    detail: str = ""
-    """The reason in words if errno says too little."""
 
 
 def open_module(

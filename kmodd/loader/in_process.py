@@ -15,13 +15,13 @@ import time
 from kmodd.dataclass import dataclass
 from kmodd.errors import assert_never
 from kmodd.host.signals import SignalsBlocked
-from kmodd.loader.actions import LOADER_MARK, Reply, Stage, open_module, run_command
-from kmodd.loader.step_requests import outcome_of
+from kmodd.loader.actions import LOADER_MARK, open_module, run_command
 from kmodd.loader.syscalls import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.names import ModuleName, module_of_path
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Insmod, Install, Reason, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.planning.record import record_of
+from kmodd.planning.reply import Reply, Stage, outcome_of
 from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False

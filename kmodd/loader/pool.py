@@ -11,10 +11,10 @@ import os
 import time
 
 from kmodd.dataclass import dataclass
-from kmodd.loader.actions import Reply
 from kmodd.loader.kernel_stack import StackQuestion
 from kmodd.loader.protocol import MAX_STEP, LoaderRequest, StopRequest, decode_reply, encode_request
 from kmodd.loader.spawner import Spawner
+from kmodd.planning.reply import Reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class LoaderPool:
         self.max_idle = 2
         """Number of idle loaders that are kept; more of them are closed when they are given back."""
         self.idle: list[Loader] = []
+
+    def resize(self, count: int) -> None:
+        """Keep at most `count` loaders in reserve."""
+        self.max_idle = count
 
     def get(self) -> Loader:
         """Return an idle loader, or a new one. Raises OSError as `open` does."""

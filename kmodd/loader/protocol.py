@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
-from kmodd.loader.actions import Reply, Stage
+from kmodd.planning.reply import Reply, Stage
 from kmodd.text import decode, encode
 
 MAX_STEP = 65536

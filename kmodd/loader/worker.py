@@ -25,7 +25,7 @@ import time
 
 from kmodd.errors import assert_never
 from kmodd.host.signals import SignalsBlocked
-from kmodd.loader.actions import LOADER_MARK, Reply, Stage, open_module, run_command
+from kmodd.loader.actions import LOADER_MARK, open_module, run_command
 from kmodd.loader.protocol import (
     MAX_STEP,
     InsmodRequest,
@@ -37,6 +37,7 @@ from kmodd.loader.protocol import (
     decode_request,
     encode_reply,
 )
+from kmodd.planning.reply import Reply, Stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

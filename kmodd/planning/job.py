@@ -33,7 +33,7 @@ class Job:
     abandoned: bool = False
     """Whether steps were skipped for another reason than the failure of an earlier one."""
     _reported: int = 0
-    """Number of outcomes that `untold` has returned."""
+    """Number of outcomes that `pop_outcomes` has returned."""
     kept_out: frozenset[str] = frozenset()
     """Goals that an administrator excluded: neither they nor their dependencies are tried."""
     _failed: str = ""
@@ -82,6 +82,10 @@ class Job:
         while step := self.next_step(lambda _: None):
             self._add(not_attempted(self.plan.request, step, why))
 
+    def keep_out(self, modules: frozenset[str]) -> None:
+        """Do not try these goals: an administrator removed them."""
+        self.kept_out = modules
+
     def run(self, may: Callable[[Insmod], bool], most: int) -> tuple[Insmod, ...]:
         """Return the current step, a file, and the files that directly follow it, each module once.
 
@@ -106,8 +110,12 @@ class Job:
             first = 0
         return tuple(files)
 
-    def untold(self) -> list[Outcome]:
-        """Return the outcomes added since the last call."""
+    def begin(self) -> None:
+        """Note that a loader has begun with a step: the job is never planned again."""
+        self.begun = True
+
+    def pop_outcomes(self) -> list[Outcome]:
+        """Take the outcomes added since the last call."""
         new = self.outcomes[self._reported :]
         self._reported = len(self.outcomes)
         return new

@@ -186,7 +186,7 @@ class RemovalJob:
     """Outcome of the last step, to be sent to the walk."""
     _over: bool = False
     _reported: int = 0
-    """Number of outcomes that `untold` has returned."""
+    """Number of outcomes that `pop_outcomes` has returned."""
 
     def next_step(self) -> RemovalStep | None:
         """Return the next step to execute, the same one until it is finished; None at the end of the plan."""
@@ -215,8 +215,12 @@ class RemovalJob:
             self.finish(not_attempted(self.plan.request, step, why))
         self._over = self.failed = True
 
-    def untold(self) -> list[Outcome]:
-        """Return the outcomes added since the last call."""
+    def begin(self) -> None:
+        """Note that a loader has begun with a step: the job is never planned again."""
+        self.begun = True
+
+    def pop_outcomes(self) -> list[Outcome]:
+        """Take the outcomes added since the last call."""
         new = self.outcomes[self._reported :]
         self._reported = len(self.outcomes)
         return new

@@ -83,7 +83,7 @@ class Request:
         return self.devices + self.more_devices
 
     @property
-    def waited_for(self) -> bool:
+    def is_interactive(self) -> bool:
         """Whether a caller waits for the result: the request has a lane of its own and is never merged with another."""
         return self.origin in ("operator", "request")
 

@@ -26,7 +26,6 @@ MAX_MODULES = 4096
 class Autoclean:
     """Modules loaded for the kernel's requests, with the time of their last use."""
 
-    settings: Settings = field(default_factory=Settings)
     _idle: dict[str, float] = field(default_factory=dict)
     """Name → time of the last use that was seen (time.monotonic); only names that match `Autoclean=`."""
     _ours: set[str] = field(default_factory=set)
@@ -34,7 +33,7 @@ class Autoclean:
     _next_look: float = 0.0
     """Time of the next check (time.monotonic)."""
 
-    def saw(self, outcome: Outcome, now: float) -> None:
+    def saw(self, outcome: Outcome, settings: Settings, now: float) -> None:
         """Update the modules from the outcome of a step. now: time.monotonic."""
         name, origin = outcome.module, outcome.request.origin
         if outcome.request.removing is not None:
@@ -45,21 +44,21 @@ class Autoclean:
                 self.gone(name)  # a device, the boot list or an operator needs the module too
         elif outcome.result == "loaded" and len(self._ours) < MAX_MODULES:
             self._ours.add(name)
-            self._arm(name, now)
+            self._arm(name, settings, now)
         elif outcome.result == "live" and name in self._idle:
             self._idle[name] = now
 
-    def _arm(self, name: str, now: float) -> None:
-        if any(fnmatch.matches(pattern.replace("-", "_"), name) for pattern in self.settings.autoclean):
+    def _arm(self, name: str, settings: Settings, now: float) -> None:
+        if any(fnmatch.matches(pattern.replace("-", "_"), name) for pattern in settings.autoclean):
             self._idle[name] = now
-            self._next_look = min(self._next_look, now + self.settings.autoclean_after)
+            self._next_look = min(self._next_look, now + settings.autoclean_after)
 
     def gone(self, name: str) -> None:
         """Forget the module `name`: it was removed, or is no longer subject to autoclean."""
         self._idle.pop(name, None)
         self._ours.discard(name)
 
-    def due(self, loaded: Callable[[], Loaded], now: float) -> list[Request]:
+    def due(self, loaded: Callable[[], Loaded], settings: Settings, now: float) -> list[Request]:
         """Return requests to remove the modules unused for `AutocleanSec=`.
 
         loaded: reads the loaded modules; called only if a check is due. now: time.monotonic.
@@ -74,17 +73,17 @@ class Autoclean:
                 self.gone(name)
             elif module.refcnt != 0 or module.holders or module.state != "live":
                 self._idle[name] = now
-            elif now - self._idle[name] >= self.settings.autoclean_after:
+            elif now - self._idle[name] >= settings.autoclean_after:
                 self._idle[name] = now
-                removing = RemovalOptions(only_deps=tuple(sorted(self._ours)), idle_sec=self.settings.autoclean_after)
+                removing = RemovalOptions(only_deps=tuple(sorted(self._ours)), idle_sec=settings.autoclean_after)
                 removals.append(Request(name, "request", removing=removing))
-        self._next_look = now + min(5.0, self.settings.autoclean_after / 4)
+        self._next_look = now + min(5.0, settings.autoclean_after / 4)
         return removals
 
     def next_look(self) -> float | None:
         """Return when to call `due` next (time.monotonic), None if no module may be removed."""
         return self._next_look if self._idle else None
 
-    def waiting(self, now: float) -> Sequence[tuple[str, float]]:
+    def waiting(self, settings: Settings, now: float) -> Sequence[tuple[str, float]]:
         """Return the modules to remove if they stay unused, each with the seconds until then. now: time.monotonic."""
-        return [(name, max(0.0, since + self.settings.autoclean_after - now)) for name, since in self._idle.items()]
+        return [(name, max(0.0, since + settings.autoclean_after - now)) for name, since in self._idle.items()]

@@ -47,15 +47,14 @@ class Quarantine:
         self.age += 1
 
     def has_crashed(self, module: str, loaded: Loaded) -> bool:
-        """Return whether `module` crashed and must not be tried.
+        """Return whether `module` crashed and must not be tried: the kernel keeps the name of a module that oopsed."""
+        return module in self.crashed and (loaded.is_empty or loaded.state(module) is not None)
 
-        The kernel keeps the name of a module that oopsed. If it is not in `loaded`, the loader died for another reason,
-        and the module is taken out of quarantine.
-        """
-        if module in self.crashed and not loaded.is_empty and loaded.state(module) is None:
+    def forgive(self, loaded: Loaded) -> None:
+        """Take modules out of quarantine that are not in `loaded`: their loader died for another reason."""
+        for module in [each for each in self.crashed if not self.has_crashed(each, loaded)]:
             self.crashed.discard(module)
             self.age += 1
-        return module in self.crashed
 
     def remove(self, module: str) -> None:
         """Record that `module` was removed on purpose."""

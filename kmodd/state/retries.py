@@ -43,7 +43,7 @@ class Retries:
 
         A request with a waiting caller is not retried: the caller can repeat it. now: time.monotonic.
         """
-        if request.waited_for:
+        if request.is_interactive:
             return False
         again = replace(request, again=True)
         passing = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,28 +11,15 @@ import pytest
 
 from kmodd.host.varlink_server import ControlSocket
 from kmodd.modfile import decompress
-from tests.unit.test_control import Caller
+from tests.control_server import ControlServer
+from tests.varlink_caller import Caller
 from tests.world import World
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A machine whose daemon has read its tree."""
-    it = World(tmp_path / "machine")
-    it.engine.reload()
-    yield it
-    it.engine.close()
-    if it.engine.view.watch:
-        it.engine.view.watch.close()
-    for thread in it.loaders.threads:
-        thread.join(30)
-
-
-@pytest.fixture
-def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time stands still: what is tried again after a second is not, however slow this machine is."""
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+def world(tmp_path: Path) -> World:
+    """A machine whose engine has read its tree."""
+    return World(tmp_path / "machine")
 
 
 @pytest.fixture
@@ -60,3 +46,9 @@ def control(tmp_path: Path) -> Iterator[ControlSocket]:
     it.close()
     while Caller.opened:
         Caller.opened.pop().close()
+
+
+@pytest.fixture
+def server(world: World, control: ControlSocket) -> ControlServer:
+    """What answers on the control socket for the world's engine."""
+    return ControlServer(world, control)

@@ -11,7 +11,8 @@ import pytest
 from kmodd.config.modules_load_d import BootList, BootModule
 from kmodd.daemon.engine import Engine
 from kmodd.errors import Where
-from kmodd.host.tree import Tree, TreeSnapshot
+from kmodd.host.tree import Tree
+from kmodd.index.catalog import TreeSnapshot
 from kmodd.kernel import uevent
 from kmodd.planning.record import BAD_INPUT, NO_TREE, OVERRUN, RELOADED
 from kmodd.planning.request import Request

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,27 +28,41 @@ from kmodd.cli.kmod import modprobe, modprobe_remote
 from kmodd.cli.kmod.messages import Messages
 from kmodd.cli.kmod.modprobe_execute import How, tell_removal
 from kmodd.cli.kmod.modprobe_remote import Daemon
-from kmodd.daemon.control_handler import ControlHandler
-from kmodd.daemon.engine import Engine
+from kmodd.daemon.control_handler import Actions, ControlHandler
+from kmodd.daemon.dispatcher import Dispatcher
+from kmodd.engine.engine import Engine
+from kmodd.engine.events import (
+    Advance,
+    Event,
+    Finish,
+    Log,
+    PolicyMarks,
+    Requested,
+    SealRequested,
+    StartBatch,
+    Started,
+    StopBatch,
+    TurnAway,
+)
 from kmodd.host.kmsg_reader import KernelLog
-from kmodd.host.sd_notify import Notify
+from kmodd.host.machine import HostMachine
 from kmodd.host.tree import Tree
-from kmodd.host.varlink_server import Connection, ControlSocket
+from kmodd.host.varlink_server import ControlSocket
 from kmodd.loader import in_process
 from kmodd.loader.actions import LOADER_MARK
 from kmodd.loader.in_process import InsertOptions, Machine
 from kmodd.loader.pool import Loader
 from kmodd.planning.outcome import Outcome
+from kmodd.planning.record import Record
+from kmodd.state.quarantine import Quarantine
 from tests import rootfs
 from tests.acting import SCENARIOS, Scenario, run_ours, words_of
 from tests.fake_machine import FakeMachine
-from tests.fakes import ListJournal
-from tests.world import ThreadLoaders
+from tests.thread_loaders import ThreadLoaders
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = ROOT / "fixtures" / "acting" / "expected"
 Capture = pytest.CaptureFixture[bytes]
-Source = socket.socket | ControlSocket | Connection | Loader
 
 
 def transcript(scenario: Scenario, root: Path, capture: Capture) -> str:
@@ -86,30 +101,48 @@ def test_scenario(scenario: Scenario, tmp_path: Path, capfdbinary: Capture) -> N
 
 
 class Running:
-    """A daemon's line and control socket on a fake machine, in a thread."""
+    """An engine with loaders and a control socket on a fake machine, in a thread."""
 
     def __init__(self, machine: FakeMachine, path: Path, *, dry_run: bool = False) -> None:
-        self.journal = ListJournal()
-        self._loaders = None if dry_run else ThreadLoaders(machine, machine.root)
-        self.line = Engine(Tree(root=str(machine.root), release=rootfs.RELEASE), self.journal, self._loaders)
-        self.line.reload()
-        self.line.intake.takes_replay()
+        tree = Tree(root=str(machine.root), release=rootfs.RELEASE)
+        self._pool = ThreadLoaders(machine, machine.root)
+        self._dispatcher = Dispatcher(self._pool, tree.real)
+        self.engine = Engine(HostMachine(tree), PolicyMarks(), Quarantine(), dry_run=dry_run)
         self.control = ControlSocket(str(path))
-        self.callers = ControlHandler(self.line, self.control, Notify(), {})
+        actions = Actions(self.handle, tuple, dict)
+        self._handler = ControlHandler(self.engine, self.control, actions, str(machine.root))
         self.calls = 0
+        self.records: list[Record] = []
+        self.handle(Started())
         self._stop, self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._loop)
         self._thread.start()
 
+    def handle(self, event: Event) -> None:
+        self.calls += isinstance(event, Requested)
+        for command in self.engine.handle(event, time.monotonic()):
+            match command:
+                case StartBatch():
+                    self._handle_all(self._dispatcher.start(command))
+                case StopBatch(batch):
+                    self._dispatcher.stop(batch)
+                case Log(record):
+                    self.records.append(record)
+                case Finish(job):
+                    self._handler.finished(job)
+                case TurnAway(request, why):
+                    self._handler.turned_away(request, why)
+                case _:
+                    pass  # nothing else is seen by modprobe
+
+    def _handle_all(self, events: list[Event]) -> None:
+        for event in events:
+            self.handle(event)
+
     def _loop(self) -> None:
         while True:
             with selectors.DefaultSelector() as selector:
-                sources: list[Source] = [
-                    self._stop,
-                    self.control,
-                    *self.control.connections,
-                    *self.line.scheduler.lanes,
-                ]
+                sources = (self._stop, self.control, *self.control.connections, *self._dispatcher.sources)
                 for source in sources:
                     selector.register(source, selectors.EVENT_READ, source)
                 for key, _ in selector.select(30):
@@ -118,25 +151,21 @@ class Running:
                     if key.data is self.control:
                         self.control.accept()
                     elif isinstance(key.data, Loader):
-                        self.line.scheduler.heard(key.data)
+                        self._handle_all(self._dispatcher.on_loader(key.data))
                     else:
                         self.control.receive(key.data)
-            waiting = len(self.line.intake)
-            self.callers.listen()
-            self.calls += len(self.line.intake) - waiting
-            self.line.view.forget_loaded()  # as the kernel's events would have it
-            self.line.advance()
-            for job in self.line.scheduler.take_ended():
-                self.callers.ended(job)
+            self._handler.handle_calls()
+            self.engine.state.system.drop_loaded()  # as the kernel's uevents would have it
+            while self.engine.can_advance(time.monotonic()):
+                self.handle(Advance())
 
     def close(self) -> None:
         self._wake.close()
         self._thread.join(30)
         self._stop.close()
         self.control.close()
-        self.line.close()
-        for thread in self._loaders.threads if isinstance(self._loaders, ThreadLoaders) else ():
-            thread.join(30)
+        self._dispatcher.close()
+        self._pool.join()
 
 
 @contextmanager
@@ -192,7 +221,7 @@ def test_what_goes_through_the_daemon(tmp_path: Path, capfdbinary: Capture, monk
         before = running.calls
         run_ours(machine, ["modprobe", "loop"], {"MODPROBE_OPTIONS": "-q"}, capfdbinary)
         assert running.calls == before
-        results = [dict(record.fields).get("KMODD_RESULT") for record in running.journal.records]
+        results = [dict(record.fields).get("KMODD_RESULT") for record in running.records]
         assert results.count("loaded") == 3
         assert results.count("removed") == 3
 
@@ -361,7 +390,7 @@ def test_what_policy_refuses_is_a_failure_and_the_tool_does_not_do_it_itself(
     machine = SCENARIOS[0].build(tmp_path / "root")
     with daemon_on(machine, monkeypatch, tmp_path) as running:
         if sealed:
-            running.line.seal(True)
+            running.handle(SealRequested(True))
         said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
         assert (said.status, machine.loaded) == ((1, []) if sealed else (0, ["loop"]))
         assert (b"could not insert 'loop': Operation not permitted" in said.err) == sealed
@@ -404,7 +433,7 @@ def test_a_module_that_is_stuck_is_not_one_that_is_loaded(
 ) -> None:
     machine = SCENARIOS[0].build(tmp_path / "root")
     with daemon_on(machine, monkeypatch, tmp_path) as running:
-        monkeypatch.setattr(running.line.scheduler._knows, "_stuck", lambda: ["loop"])
+        monkeypatch.setattr(running.engine.state, "stuck", lambda: ["loop"])
         said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
         assert (said.status, machine.loaded) == (1, [])
         assert b"kmodd says: loop has been starting" in said.err

@@ -12,9 +12,9 @@ from kmodd.daemon import firmware_retry
 from kmodd.daemon.firmware_retry import FirmwareRetry
 from kmodd.daemon.reporter import Reporter
 from kmodd.kernel import kmsg
-from kmodd.loader.actions import Reply
 from kmodd.loader.pool import Loader, LoaderPool
 from kmodd.loader.protocol import ProbeRequest, decode_request, encode_reply
+from kmodd.planning.reply import Reply
 from tests.fakes import ListJournal
 
 RELEASE = "6.1.0-test"

@@ -18,10 +18,10 @@ from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
 from kmodd.loader import worker
-from kmodd.loader.actions import Reply
 from kmodd.loader.pool import Died, Loader, loader_on
 from kmodd.loader.protocol import InsmodRequest, InsmodRunRequest, encode_reply
 from kmodd.loader.trusted_paths import Trusted
+from kmodd.planning.reply import Reply
 from kmodd.planning.request import RemovalOptions, Request
 from tests.fakes import FakeKernel, ListJournal
 from tests.unit.test_carrier import hear_alone, wait_inside

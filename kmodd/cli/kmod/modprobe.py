@@ -11,7 +11,8 @@ import os
 from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, Stop
 from kmodd.cli.kmod.modprobe_options import ModprobeOptions, read_settings, words_of_environment
 from kmodd.config import modprobe_d
-from kmodd.host.tree import Tree, TreeSnapshot
+from kmodd.host.tree import Tree
+from kmodd.index.catalog import TreeSnapshot
 from kmodd.planning.plan import Goal, Insmod, Install, Plan, Skip
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import ProbeOptions, hits_of, resolve

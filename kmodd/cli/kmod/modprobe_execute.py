@@ -12,15 +12,15 @@ import os
 from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, own_reasons
 from kmodd.dataclass import dataclass
 from kmodd.host.kmsg_reader import KernelLog
-from kmodd.host.tree import Tree, TreeSnapshot
+from kmodd.host.tree import Tree
+from kmodd.index.catalog import TreeSnapshot
 from kmodd.kernel.proc_modules import Loaded
-from kmodd.loader.actions import Reply
 from kmodd.loader.in_process import InsertOptions, Machine
-from kmodd.loader.step_requests import outcome_of
 from kmodd.planning.job import Job
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Goal, Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Skip, Step
 from kmodd.planning.removal import RemovalJob, plan_removal
+from kmodd.planning.reply import Reply, outcome_of
 from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False
@@ -94,7 +94,7 @@ class Actor:
         job = Job(Plan(request, (goal,)))
         with KernelLog() as kernel_log:
             log = self._carry_out(job, goal, kernel_log)
-        self._tell(job.untold())
+        self._tell(job.pop_outcomes())
         code = failure(goal, job.outcomes, first_time=self.how.first_time)
         tell_insertion(goal.module, code, log, self.messages)
         return code
@@ -104,7 +104,7 @@ class Actor:
         request = job.plan.request
         log: list[str] = []
         while step := job.next_step(lambda step: self._known(request, step)):
-            self._tell(job.untold())
+            self._tell(job.pop_outcomes())
             if self.how.shown:
                 self.messages.show(action(step))
             reply = self.machine.carry_out(step, self.how.insert_options, self.tree.real)
@@ -149,18 +149,18 @@ class Actor:
             self.messages.log(ERR, complaint)
         job = RemovalJob(plan, self.tree.loaded)
         while step := job.next_step():
-            self._tell_removal(job.untold())
+            self._tell_removal(job.pop_outcomes())
             if self.how.shown:
                 self.messages.show(action(step))
             if self.how.dry:
                 job.finish(Outcome(request, step.module, "removed", step.because))
-                job.untold()
+                job.pop_outcomes()
                 continue
             if isinstance(step, RemoveCommand):
                 self.messages.flush()
             reply = self.machine.carry_out(step, self.how.insert_options, self.tree.real)
             job.finish(outcome_of(request, step, reply))
-        self._tell_removal(job.untold())
+        self._tell_removal(job.pop_outcomes())
         return 1 if job.failed else 0
 
     def _tell_removal(self, outcomes: Iterable[Outcome]) -> None:

@@ -10,8 +10,8 @@ import pytest
 from kmodd.config.modprobe_d import Extensions
 from kmodd.errors import NoTree
 from kmodd.host import tree as host_tree
-from kmodd.host.tree import Tree, TreeSnapshot
-from kmodd.index.catalog import lookup
+from kmodd.host.tree import Tree
+from kmodd.index.catalog import TreeSnapshot, lookup
 from kmodd.planning.plan import Plan
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import options_of, resolve

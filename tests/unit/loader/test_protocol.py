@@ -7,7 +7,6 @@ import errno
 import pytest
 
 from kmodd.errors import Where
-from kmodd.loader.actions import Reply
 from kmodd.loader.protocol import (
     MAX_STEP,
     InsmodRequest,
@@ -22,6 +21,7 @@ from kmodd.loader.protocol import (
     encode_reply,
     encode_request,
 )
+from kmodd.planning.reply import Reply
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ import pytest
 
 from kmodd.cli import loader as program
 from kmodd.errors import Where
-from kmodd.loader.actions import Reply
 from kmodd.loader.pool import Died, Loader
 from kmodd.loader.protocol import InsmodRequest, InsmodRunRequest, ShellRequest
 from kmodd.loader.spawner import Spawner
 from kmodd.loader.trusted_paths import Trusted
+from kmodd.planning.reply import Reply
 
 WAIT = 30.0
 """Seconds that an answer may take; a hang is a failure, not a wait."""

@@ -17,7 +17,7 @@ import pytest
 import zstandard
 
 from kmodd.errors import Where
-from kmodd.loader.actions import Reply, open_module
+from kmodd.loader.actions import open_module
 from kmodd.loader.pool import Died, Loader
 from kmodd.loader.protocol import (
     MAX_STEP,
@@ -29,6 +29,7 @@ from kmodd.loader.protocol import (
     encode_request,
 )
 from kmodd.modfile.decompress import UNPACKED_LIMIT
+from kmodd.planning.reply import Reply
 from tests.fakes import FakeKernel
 from tests.loader_harness import WAIT, Served, install_line, module
 

@@ -86,5 +86,5 @@ def test_each_outcome_is_recorded_once() -> None:
     step = job.next_step(lambda _: None)
     assert step is not None
     job.finish(Outcome(job.plan.request, step.module, "loaded", step.because))
-    assert [o.module for o in job.untold()] == ["b"]
-    assert job.untold() == []
+    assert [o.module for o in job.pop_outcomes()] == ["b"]
+    assert job.pop_outcomes() == []

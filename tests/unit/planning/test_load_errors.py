@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from kmodd.host.kernel_facts import LOCKDOWN, MODULES_DISABLED, PANIC_ON_OOPS, SIG_ENFORCE, read_facts
-from kmodd.loader.actions import Reply, Stage
-from kmodd.loader.step_requests import outcome_of
 from kmodd.names import ModuleName
 from kmodd.planning.load_errors import KernelFacts, Lockdown, of_load, of_removal
 from kmodd.planning.plan import Insmod, Reason, Rmmod
 from kmodd.planning.record import ERR, INFO, NOTICE, WARNING, record_of
+from kmodd.planning.reply import Reply, Stage, outcome_of
 from kmodd.planning.request import Request
 
 FREE = KernelFacts(lockdown="none")

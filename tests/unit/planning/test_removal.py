@@ -166,7 +166,7 @@ def test_abandoned_it_says_so_once(tmp_path: Path) -> None:
     job = RemovalJob(played.plan("kvm_intel", RemovalOptions()), played.look)
     job.abandon("no loader")
     assert said(job) == [("kvm_intel", "not_attempted")]
-    assert (job.next_step(), job.failed, len(job.untold()), len(job.untold())) == (None, True, 1, 0)
+    assert (job.next_step(), job.failed, len(job.pop_outcomes()), len(job.pop_outcomes())) == (None, True, 1, 0)
     assert record_of(job.outcomes[0]).message == "Not removing kvm_intel: no loader; because asked for"
 
 

@@ -17,18 +17,12 @@ from queue import Empty, Queue
 import pytest
 
 from kmodd.cli.client import NotRunning, call
-from kmodd.daemon.main import Daemon, DaemonOptions
 from kmodd.host.coldplug import replay
-from kmodd.host.sd_notify import Notify
-from kmodd.host.tree import Tree
-from kmodd.kernel.firmware import MissingFirmware
 from kmodd.kernel.uevent import Uevent
-from kmodd.loader.pool import Loader
-from tests.fakes import ListJournal
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("alone_with_devices")]
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 PROGRAM = """
 import sys
 from kmodd.daemon.main import Daemon, DaemonOptions
@@ -36,8 +30,8 @@ from kmodd.host.journal import TextJournal
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 tree = Tree(module_dir=sys.argv[1], release="sample")
-settings = DaemonOptions(dry_run=True, control_path=sys.argv[2], receive_buffer=int(sys.argv[3]))
-Daemon(tree, TextJournal(sys.stdout, 7), Notify(), settings).run()
+options = DaemonOptions(dry_run=True, control_path=sys.argv[2], receive_buffer=int(sys.argv[3]))
+Daemon(tree, TextJournal(sys.stdout, 7), Notify(), options).run()
 """
 
 
@@ -97,7 +91,7 @@ def tree(folder: Path, aliases: str) -> Path:
 
 
 def device() -> Uevent:
-    """A device of this machine that is on a bus and speaks."""
+    """A device of this machine that is on a bus and has a modalias."""
     return next(event for event in replay("") if event.subsystem in ("virtio", "pci", "platform"))
 
 
@@ -123,7 +117,7 @@ def test_coldplug_answers_for_a_device_that_is_there(running: Running) -> None:
 
 
 def test_a_real_event_is_answered_with_its_plan(running: Running) -> None:
-    """Issue: a root-only test writes `add` into real sysfs `uevent` files and sees the daemon's plan."""
+    """A test writes `add` into real sysfs `uevent` files and sees the daemon's plan."""
     running.wait_for("Coldplug is done")
     before = running.call("Status")
     Path(f"/sys{device().devpath}/uevent").write_text("add")
@@ -134,7 +128,7 @@ def test_a_real_event_is_answered_with_its_plan(running: Running) -> None:
     assert device().sysname in line
 
 
-def test_a_new_index_is_taken_over_and_all_devices_are_looked_at_again(running: Running, tmp_path: Path) -> None:
+def test_a_new_index_is_read_and_all_devices_are_replayed(running: Running, tmp_path: Path) -> None:
     running.wait_for("Coldplug is done")
     tree(tmp_path, f"alias {glob_of(device())} other\n")
     Path(f"/sys{device().devpath}/uevent").write_text("add")
@@ -151,26 +145,6 @@ def test_settle_waits_for_a_change_of_the_index_before_it(running: Running, tmp_
     assert running.call("Status")["counts"] != before
 
 
-def test_settle_waits_for_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device that is probed again may bring others, as its firmware lets it work."""
-    settings = DaemonOptions(dry_run=True, control_path=str(tmp_path / "io.kmodd"))
-    it = Daemon(Tree(module_dir=str(tree(tmp_path, "")), release="sample"), ListJournal(), Notify(), settings)
-    told = []
-    monkeypatch.setattr(it._control_handler, "settled", lambda *args: told.append(args))
-    it._receive()
-    it._engine.reload()
-    it._engine.intake.takes_replay()
-    it._firmware_retry._probes[Loader(it._wakeup)] = MissingFirmware("x.fw", "pci", "+pci:0000:01:00.0")
-    it._settle()
-    assert told == []
-    it._firmware_retry._probes.clear()
-    it._settle()
-    assert len(told) == 1
-    for each in (it._events, it._control, it._log, it._files, it._signals, it._wakeup, it._poller):
-        if each is not None:
-            each.close()
-
-
 def test_reload_reads_everything_again_and_names_bad_lines(running: Running, tmp_path: Path) -> None:
     running.wait_for("Coldplug is done")
     tree(tmp_path, f"alias pci:v1\nalias {glob_of(device())} other\n")
@@ -180,7 +154,7 @@ def test_reload_reads_everything_again_and_names_bad_lines(running: Running, tmp
 
 
 def test_an_overflow_is_healed_by_the_replay(tmp_path: Path) -> None:
-    """Issue: another overflows a real socket with a tiny buffer and sees the replay heal it.
+    """A real socket with a tiny buffer overflows, and the replay makes up for it.
 
     The daemon is stopped, the index changes, events flood its buffer of 4 KiB: whatever was lost, afterwards the
     device has been answered from the new index.
@@ -199,14 +173,14 @@ def test_an_overflow_is_healed_by_the_replay(tmp_path: Path) -> None:
                 Path(f"/sys{noise.devpath}/uevent").write_text("add")
             Path(f"/sys{chosen.devpath}/uevent").write_text("add")  # lost: the buffer is full
             it.process.send_signal(signal.SIGCONT)
-            it.wait_for("The kernel dropped events")
+            it.wait_for("The kernel dropped uevents")
             assert chosen.sysname in it.wait_for(f"Would load {wanted}")
         assert int(str(it.call("Status")["overruns"])) >= 3
     finally:
         it.stop()
 
 
-def test_load_needs_root_and_answers_what_came_of_it(running: Running, tmp_path: Path) -> None:
+def test_load_needs_root_and_returns_the_results(running: Running, tmp_path: Path) -> None:
     results = running.call("Load", request="matched", parameters=["x=1"])["results"]
     assert isinstance(results, list)
     assert [(r["module"], r["result"]) for r in results] == [("matched", "not_attempted")]
@@ -232,7 +206,7 @@ def test_sigterm_ends_it_and_its_socket(running: Running) -> None:
     assert not Path(running.socket_path).exists()
 
 
-def test_it_tells_the_manager_that_it_is_ready_reloading_and_stopping(tmp_path: Path) -> None:
+def test_the_service_manager_is_notified_of_ready_reloading_and_stopping(tmp_path: Path) -> None:
     """sd_notify(3): RELOADING=1 with MONOTONIC_USEC in the same message, then READY=1; STOPPING=1 at the end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))

@@ -1,0 +1,159 @@
+"""The batches with loaders and the jobs that wait for one: `InFlight`.
+
+One load of a module is in flight at a time, over all loaders: another job that needs the module waits for its outcome.
+"""
+
+from __future__ import annotations
+
+from kmodd.dataclass import dataclass, field
+from kmodd.engine.batch import Batch
+from kmodd.engine.events import AnyJob
+from kmodd.planning.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_INTERACTIVE = 50
+"""Loaders for requests that a caller waits for; the kernel itself asks for no more at a time (kernel/module/kmod.c)."""
+
+MAX_READY = 4
+"""Jobs of devices that are planned ahead: a request that comes now waits behind them."""
+
+MAX_PARKED = 256
+"""Jobs of devices that wait for a module in flight; beyond, requests stay in the device queue."""
+
+
+@dataclass(slots=True)
+class InFlight:
+    """Batches by number, parked jobs, and jobs that are planned ahead."""
+
+    batches: dict[int, Batch] = field(default_factory=dict)
+    parked: list[tuple[str, AnyJob]] = field(default_factory=list)
+    """Jobs, each with the module that it waits for."""
+    ready: list[tuple[int, AnyJob]] = field(default_factory=list)
+    """Jobs of devices that wait for a loader, each with the SystemState.generation that it was planned for."""
+
+    # -- what there is -----------------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether one more request of a device may be planned."""
+        return len(self.ready) < MAX_READY and self._parked_devices() < MAX_PARKED
+
+    def serial(self) -> int:
+        """Number of batches that hold one of the lanes for devices."""
+        return sum(batch.is_awaited and not batch.is_interactive() for batch in self.batches.values())
+
+    def interactive(self) -> int:
+        """Number of batches for callers, each on a loader beside the lanes."""
+        return sum(batch.is_awaited and batch.is_interactive() for batch in self.batches.values())
+
+    def _parked_devices(self) -> int:
+        return sum(not job.plan.request.is_interactive for _, job in self.parked)
+
+    def serves_devices(self) -> bool:
+        """Whether anything of it is for devices or the boot list."""
+        return self.serial() + self._parked_devices() + len(self.ready) > 0
+
+    def interactive_requests(self) -> list[Request]:
+        """The requests of callers that are in flight or parked."""
+        jobs = (*(batch.job for batch in self.awaited()), *(job for _, job in self.parked))
+        return [job.plan.request for job in jobs if job.plan.request.is_interactive]
+
+    def has_operator(self) -> bool:
+        """Whether an operator's job is under way: the next one has to see its result."""
+        return any(request.origin == "operator" for request in self.interactive_requests())
+
+    def awaited(self) -> list[Batch]:
+        """The batches that jobs wait for."""
+        return [batch for batch in self.batches.values() if batch.is_awaited]
+
+    def stuck(self) -> list[str]:
+        """The modules whose load does not return and is not waited for."""
+        return [batch.module for batch in self.batches.values() if batch.hangs]
+
+    def is_waiting(self, job: AnyJob) -> bool:
+        """Whether the job is with a loader or waits for one."""
+        return self.is_ready(job) or self.is_running(job)
+
+    def is_ready(self, job: AnyJob) -> bool:
+        """Whether the job is planned ahead."""
+        return any(job is ready for _, ready in self.ready)
+
+    def is_last_ready(self, job: AnyJob) -> bool:
+        """Whether the job was the last one to be planned ahead."""
+        return bool(self.ready) and self.ready[-1][1] is job
+
+    def is_running(self, job: AnyJob) -> bool:
+        """Whether a loader is at a step of the job."""
+        return any(job is batch.job for batch in self.batches.values())
+
+    def is_taken(self, name: str, job: AnyJob) -> bool:
+        """Whether the load of `name` is in flight and `job` can wait for it.
+
+        The later files of a run count, too, but not for requests of the kernel: the init of an earlier file may be the
+        asker; and for other interactive requests only within the current job: what is before it may take long.
+        """
+        origin, interactive = job.plan.request.origin, job.plan.request.is_interactive
+        for batch in self.awaited():
+            coming = batch.steps[batch.done : batch.done + 1 if origin == "request" else None]
+            for step, its_job in zip(coming, batch.jobs[batch.done :], strict=False):
+                if step.module == name and (its_job is batch.job or not interactive):
+                    return True
+        return False
+
+    def hangs_on(self, name: str, job: AnyJob) -> bool:
+        """Whether the load of `name` cannot end before `job`: an init on the way made the kernel ask for `job`."""
+        asker = job.plan.request.requester
+        names, seen = [name], set[str]()
+        while asker and names:
+            seen.add(held := names.pop())
+            for batch in self.awaited():
+                if batch.module != held:
+                    continue
+                if batch.pid == asker.pid:
+                    return True
+                names += (each for each in self._asked_by(batch.pid) if each not in seen)
+        return False
+
+    def _asked_by(self, pid: int) -> list[str]:
+        """The modules that are loaded or waited for because this process made the kernel ask."""
+        jobs = [(batch.module, batch.job) for batch in self.awaited()] + self.parked
+        askers = ((name, job.plan.request.requester) for name, job in jobs)
+        return [name for name, asker in askers if asker and asker.pid == pid]
+
+    # -- changes -----------------------------------------------------------------------------------------------
+
+    def add(self, batch: Batch) -> None:
+        """The batch goes to a loader; jobs that were ready and have joined it are ready no longer."""
+        self.batches[batch.number] = batch
+        self.ready = [entry for entry in self.ready if not any(entry[1] is job for job in batch.jobs)]
+
+    def remove(self, batch: Batch) -> None:
+        """The batch has ended."""
+        del self.batches[batch.number]
+        batch.end()
+
+    def park(self, name: str, job: AnyJob) -> None:
+        """The job cannot go on before the load of `name` has ended."""
+        self.parked.append((name, job))
+
+    def plan_ahead(self, generation: int, job: AnyJob) -> None:
+        """The job waits for a loader, behind the others."""
+        self.ready.append((generation, job))
+
+    def put_back(self, batch: Batch) -> None:
+        """The jobs of the batch that have not begun wait for a loader again, before all others."""
+        self.ready[:0] = [(batch.generation, job) for job in batch.unstarted_jobs()]
+
+    def pop_ready(self) -> tuple[int, AnyJob]:
+        """Take the first job that waits for a loader, with its generation."""
+        return self.ready.pop(0)
+
+    def pop_released(self, is_free: Callable[[str, AnyJob], bool]) -> AnyJob | None:
+        """Take the first parked job whose module `is_free` for it; None: there is none."""
+        for entry in self.parked:
+            if is_free(*entry):
+                self.parked.remove(entry)
+                return entry[1]
+        return None

@@ -1,0 +1,67 @@
+"""What the engine may ask of the machine: a `Machine`. Every answer is immediate, and no question has an effect."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    from kmodd.config.kmodd_conf import Settings
+    from kmodd.config.modprobe_d import Extensions
+    from kmodd.config.policy_d import Parsed
+    from kmodd.index.catalog import Mark, TreeSnapshot
+    from kmodd.kernel.proc_modules import Loaded
+    from kmodd.planning.load_errors import KernelFacts
+else:
+    Protocol = object
+
+
+class Machine(Protocol):
+    """The files below /etc, /lib/modules, /proc and /sys that decisions rest on. host/machine.py is the real one."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds that `overridden` has taken so far: the one question whose answer may take a while."""
+
+    def check_tree(self) -> None:
+        """Raise NoTree where there is no module tree, or no index in it."""
+
+    def read_tree(self, extensions: Extensions, notice_edits: bool) -> TreeSnapshot:
+        """Read indexes and configuration, all of one moment. Raises nothing."""
+
+    def is_current(self, snapshot: TreeSnapshot) -> bool:
+        """Whether nothing that `snapshot` was read from has changed since."""
+
+    def present(self, path: str) -> bool:
+        """Whether the file printed as `path` exists."""
+
+    def loaded(self) -> Loaded:
+        """The modules that the kernel has now."""
+
+    def settings(self) -> Settings:
+        """kmodd.conf with its drop-ins."""
+
+    def settings_marks(self) -> tuple[tuple[str, Mark], ...]:
+        """The marks of kmodd.conf, its drop-ins and the rule files."""
+
+    def rules(self) -> Parsed:
+        """The rules of policy.d."""
+
+    def flags(self) -> frozenset[str]:
+        """The policy flags that are set."""
+
+    def facts(self) -> KernelFacts:
+        """What may keep the kernel from taking a module."""
+
+    def overridden(self, devices: Iterable[str]) -> set[str]:
+        """Those devices whose driver_override is set, or cannot be read because a probe holds the device."""
+
+    def watch_state(self) -> int | None:
+        """A number that grows with each change of a watched file; None where no file is watched."""
+
+    def firmware(self, name: str) -> tuple[Mark, ...]:
+        """The marks of the files that the kernel would take for the firmware `name`; empty where there is none."""
+
+    def firmware_directories(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The directories in which files of these names may appear."""

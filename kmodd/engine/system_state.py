@@ -1,0 +1,198 @@
+"""What the engine knows of the machine: settings, indexes, configuration and loaded modules. A `SystemState`.
+
+All of it is a cache of files, replaced as a whole when they change. Where the module tree disappears while it is read,
+what was left of it counts until the next look.
+"""
+
+from __future__ import annotations
+
+from kmodd.config.kmodd_conf import Settings
+from kmodd.config.modprobe_d import DROP_IN, Extensions
+from kmodd.dataclass import replace
+from kmodd.engine.events import AnyJob
+from kmodd.engine.machine import Machine
+from kmodd.engine.policy_state import PolicyState
+from kmodd.engine.reporter import Reporter
+from kmodd.errors import NoTree, Problem
+from kmodd.index.catalog import Mark, TreeSnapshot
+from kmodd.kernel.proc_modules import Loaded
+from kmodd.planning.job import Job
+from kmodd.planning.plan import Plan
+from kmodd.planning.record import BAD_INPUT, ERR, NO_TREE, Record
+from kmodd.planning.removal import RemovalJob, plan_removal
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import options_of, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WATCH_EXPECTED = -1
+"""In place of a watch's state."""
+
+CHECK_FILES_AFTER = 1.0
+"""Seconds after which files are checked though the watch is quiet: it does not see the target of a symbolic link."""
+
+LOADED_LIMIT = 1.0
+"""Seconds after which /proc/modules is read again: no event tells that another process begins to load."""
+
+
+class SystemState:
+    """Reads files when it is asked to, or asked whether they changed."""
+
+    def __init__(self, machine: Machine, reporter: Reporter, policy: PolicyState) -> None:
+        self.machine = machine
+        self.policy = policy
+        self._reporter = reporter
+        self.settings = Settings()
+        self._is_first = True
+        self._settings_marks: tuple[tuple[str, Mark], ...] = ()
+        self.snapshot: TreeSnapshot | None = None
+        self.no_tree = ""
+        """Why there is no current snapshot; empty: there is one."""
+        self.generation = 0
+        """Grows when an earlier plan may be out of date."""
+        self.watch_expected = False
+        """Files will be watched, and all are checked then; until then only a request without a match checks them."""
+        self._checked: tuple[int | None, float] = (None, 0.0)
+        """State of the watch when the files were last found unchanged, and when that was (monotonic, seconds)."""
+        self._loaded: Loaded | None = None
+        self._loaded_at = 0.0
+        self._now = 0.0
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def reload(self) -> tuple[Sequence[Problem], bool]:
+        """Read everything again.
+
+        Returns the lines that could not be used, and whether anything is different now.
+        """
+        self.generation += 1
+        self._settings_marks = self.machine.settings_marks()
+        settings, problems = self._read_settings()
+        broken, policy_changed = self.policy.reload(settings.policy)
+        problems = (*problems, *broken)
+        if not self._has_tree():
+            return (), False
+        before = self.settings.extensions, self.settings.notice_edits
+        marks = self.snapshot.marks if self.snapshot else None
+        # Dropped first, so that the new one uses its memory: both at once leave 10 MB full of holes.
+        self.snapshot = None
+        snapshot = self.machine.read_tree(settings.extensions, settings.notice_edits)
+        changed = bool(self.no_tree) or marks != snapshot.marks
+        changed = changed or policy_changed or before != (settings.extensions, settings.notice_edits)
+        self.no_tree = ""
+        self.snapshot, self.settings, self._is_first = snapshot, settings, False
+        problems = (*problems, *snapshot.problems)
+        for problem in problems:
+            self._reporter.log_problem(problem)
+        self._has_tree()  # it may have disappeared while it was read
+        return problems, changed
+
+    def _has_tree(self) -> bool:
+        """Whether there is a module tree now; that there is none is logged once."""
+        try:
+            self.machine.check_tree()
+        except NoTree as error:
+            if not self.no_tree:
+                self._reporter.log(Record(NO_TREE, ERR, str(error)))
+            self.no_tree = str(error)
+            return False
+        return True
+
+    def _read_settings(self) -> tuple[Settings, tuple[Problem, ...]]:
+        """Read kmodd.conf; where it is invalid and there are earlier settings, keep those."""
+        settings = self.machine.settings()
+        if settings.broken and not self._is_first:
+            message = "kmodd.conf is invalid; keeping all earlier settings"
+            self._reporter.log(Record(BAD_INPUT, ERR, message))
+            return self.settings, settings.problems
+        if settings.policy_broken or (settings.broken and self.policy.was_closed):
+            # Without earlier settings, this is the mistake that lets nothing in.
+            message = "kmodd.conf is invalid; enforcing the policy as a safe default"
+            if not self.no_tree:
+                self._reporter.log(Record(BAD_INPUT, ERR, message))
+            return replace(settings, policy="enforce"), settings.problems
+        return settings, settings.problems
+
+    def expect_watch(self) -> None:
+        """Files will be watched soon."""
+        self.watch_expected = True
+
+    def watch_opened(self) -> None:
+        """Files are watched from now on, or never will be."""
+        self.watch_expected = False
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether changes of files are reported, or will be."""
+        return self.watch_expected or self.machine.watch_state() is not None
+
+    def check_current(self, *, asks_again: bool = False) -> bool:
+        """Check whether nothing has changed on disk since it was read: a stat of each file where the watch cannot tell.
+
+        `asks_again`: the request is resolved again when the watch opens and files turn out to have changed, as those
+        of devices are.
+        """
+        if self.snapshot is None or self.no_tree:
+            return False
+        # Before the files: the next check sees what changes meanwhile.
+        state = self.machine.watch_state()
+        if self.watch_expected and asks_again:
+            state = _WATCH_EXPECTED
+        if state is not None and state == self._checked[0] and self._now < self._checked[1] + CHECK_FILES_AFTER:
+            return True
+        is_current = self._settings_marks == self.machine.settings_marks() and self.machine.is_current(self.snapshot)
+        self._checked = (state if is_current else None, self._now)
+        return is_current
+
+    @property
+    def extensions(self) -> Extensions:
+        """The extensions to modprobe.d that are on."""
+        return self.snapshot.config.extensions if self.snapshot else DROP_IN
+
+    # -- loaded modules ----------------------------------------------------------------------------------------
+
+    def loaded(self) -> Loaded:
+        """The modules in the kernel, as read last and as reported since."""
+        if self._loaded is None:
+            self._loaded, self._loaded_at = self.machine.loaded(), self._now
+        return self._loaded
+
+    def set_time(self, now: float) -> None:
+        """The time of the current event (monotonic, seconds). An old list of modules is dropped."""
+        self._now = now
+        if now > self._loaded_at + LOADED_LIMIT:
+            self._loaded = None
+
+    def mark_loaded(self, module: str) -> None:
+        """A module was loaded."""
+        if self._loaded is not None:
+            self._loaded = self._loaded.with_live(module)
+
+    def drop_loaded(self) -> None:
+        """Modules may have been loaded or removed."""
+        self._loaded = None
+
+    def drop_plans(self) -> None:
+        """Earlier plans may lack a step: modules were removed, or rules changed."""
+        self.generation += 1
+        self._loaded = None
+
+    # -- plans -------------------------------------------------------------------------------------------------
+
+    def plan(self, request: Request) -> Plan:
+        """The plan for `request` now. Raises NoTree."""
+        if self.snapshot is None:
+            raise NoTree(self.no_tree)
+        options, judge = options_of(request.origin), self.policy.judge_of(request)
+        return resolve(request, self.snapshot, self.loaded(), options, self.machine.present, judge)
+
+    def job(self, request: Request) -> AnyJob:
+        """The job of `request` now, not begun. Raises NoTree."""
+        if request.removing is None:
+            return Job(self.plan(request))
+        if self.snapshot is None:
+            raise NoTree(self.no_tree)
+        plan = plan_removal(request, self.snapshot, self.machine.loaded(), self.machine.present)
+        return RemovalJob(plan, self.machine.loaded)

@@ -1,0 +1,95 @@
+"""What the engine asks of this machine (engine/machine.py): files below one root."""
+
+from __future__ import annotations
+
+from kmodd.config.kmodd_conf import Settings
+from kmodd.config.modprobe_d import Extensions
+from kmodd.config.policy_d import Parsed
+from kmodd.host import firmware_files
+from kmodd.host.config_files import read_flags, read_rules, read_settings, settings_marks
+from kmodd.host.driver_override import DriverOverrides
+from kmodd.host.file_watch import Watch
+from kmodd.host.kernel_facts import read_facts
+from kmodd.host.tree import Tree
+from kmodd.index.catalog import Mark, TreeSnapshot
+from kmodd.kernel.proc_modules import Loaded
+from kmodd.planning.load_errors import KernelFacts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class HostMachine:
+    """The machine below `tree.root`."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._overrides = DriverOverrides(tree.root)
+        self._watch: Watch | None = None
+
+    def set_watch(self, watch: Watch) -> None:
+        """Files are watched from now on."""
+        self._watch = watch
+
+    @property
+    def waited(self) -> float:
+        """Seconds that `overridden` has taken so far."""
+        return self._overrides.waited
+
+    def check_tree(self) -> None:
+        """Raise NoTree where there is no module tree, or no index in it."""
+        self._tree.check()
+
+    def read_tree(self, extensions: Extensions, notice_edits: bool) -> TreeSnapshot:
+        """Read indexes and configuration, all of one moment. Raises nothing."""
+        self._tree.configure(extensions, notice_edits)
+        return self._tree.read()
+
+    def is_current(self, snapshot: TreeSnapshot) -> bool:
+        """Whether nothing that `snapshot` was read from has changed since."""
+        return self._tree.is_current(snapshot)
+
+    def present(self, path: str) -> bool:
+        """Whether the file printed as `path` exists."""
+        return self._tree.present(path)
+
+    def loaded(self) -> Loaded:
+        """The modules that the kernel has now."""
+        return self._tree.loaded()
+
+    def settings(self) -> Settings:
+        """kmodd.conf with its drop-ins."""
+        return read_settings(self._tree.root)
+
+    def settings_marks(self) -> tuple[tuple[str, Mark], ...]:
+        """The marks of kmodd.conf, its drop-ins and the rule files."""
+        return settings_marks(self._tree.root)
+
+    def rules(self) -> Parsed:
+        """The rules of policy.d."""
+        return read_rules(self._tree.root)
+
+    def flags(self) -> frozenset[str]:
+        """The policy flags that are set."""
+        return read_flags(self._tree.root)
+
+    def facts(self) -> KernelFacts:
+        """What may keep the kernel from taking a module."""
+        return read_facts(self._tree.root)
+
+    def overridden(self, devices: Iterable[str]) -> set[str]:
+        """Those devices whose driver_override is set, or cannot be read because a probe holds the device."""
+        return self._overrides.of(devices)
+
+    def watch_state(self) -> int | None:
+        """A number that grows with each change of a watched file; None where no file is watched."""
+        return self._watch.state() if self._watch else None
+
+    def firmware(self, name: str) -> tuple[Mark, ...]:
+        """The marks of the files that the kernel would take for the firmware `name`; empty where there is none."""
+        return firmware_files.present(self._tree.root, self._tree.release, name)
+
+    def firmware_directories(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The directories in which files of these names may appear."""
+        return firmware_files.watched_dirs(self._tree.root, self._tree.release, names)

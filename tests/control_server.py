@@ -1,0 +1,52 @@
+"""The daemon's side of the control socket, beside a world: calls are handled step by step."""
+
+from __future__ import annotations
+
+import json
+import select
+from typing import Any
+
+from kmodd.daemon import status
+from kmodd.daemon.control_handler import Actions, ControlHandler
+from kmodd.engine.events import Event, ReloadRequested
+from kmodd.errors import Problem
+from kmodd.host.varlink_server import ControlSocket
+from tests.varlink_caller import Caller
+from tests.world import World
+
+
+class ControlServer:
+    """The daemon's side of the control socket."""
+
+    def __init__(self, world: World, socket: ControlSocket) -> None:
+        self.world = world
+        self.socket = socket
+        self.facts = status.Facts("6", "", dry_run=False, since=0.0)
+        actions = Actions(self._handle, self._reload, self._status)
+        self.handler = ControlHandler(world.engine, socket, actions, str(world.root))
+        world.listeners.append(self.handler)
+
+    def _handle(self, event: Event) -> None:
+        self.world.handle(event)
+
+    def _reload(self) -> tuple[Problem, ...]:
+        self.world.handle(ReloadRequested())
+        return tuple(self.world.engine.problems)
+
+    def _status(self) -> dict[str, Any]:
+        return status.status(self.facts, self.world.engine, self.world.loaders, (), 0, self.world.now)
+
+    def send(self, caller: Caller, method: str, **parameters: Any) -> None:
+        """A caller makes a call, and the daemon handles it."""
+        self.send_text(caller, json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}))
+
+    def send_text(self, caller: Caller, text: str) -> None:
+        """The same with the call as it is on the wire."""
+        caller.socket.sendall(text.encode() + b"\0")
+        self.socket.receive(caller.connection)
+        self.handler.handle_calls()
+
+
+def is_answered(caller: Caller) -> bool:
+    """Whether there is an answer to read."""
+    return bool(select.select([caller.socket], [], [], 0)[0])

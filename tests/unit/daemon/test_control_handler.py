@@ -1,0 +1,224 @@
+"""Calls that wait: each is answered when, and only when, what it waits for has ended."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmodd.host.varlink_server import ControlSocket
+from kmodd.planning.plan import Rmmod
+from kmodd.planning.record import COLDPLUG_DONE, RELOADED
+from tests.control_server import ControlServer, is_answered
+from tests.varlink_caller import Caller
+from tests.world import World
+
+
+def test_settle_waits_and_times_out_naming_what_it_waits_for(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    """Exit 1 on timeout, modules named."""
+    patient, hasty = Caller(control), Caller(control)
+    world.plug("pci:v2")
+    world.advance()
+    server.send(patient, "Settle")
+    server.send(hasty, "Settle", timeout_usec=0)
+    assert server.handler.deadline() is not None
+    server.handler.expire()
+    assert hasty.answers() == [{"error": "io.kmodd.TimedOut", "parameters": {"stuck": ["c"]}}]
+    assert server.handler.deadline() is None
+    world.settle()
+    server.handler.settled(None, None)
+    assert patient.answers() == [{"parameters": {}}]
+
+
+def test_settle_waits_for_requests_before_it_and_not_for_later_ones(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    """Processes may make the kernel ask without end."""
+    caller = Caller(control)
+    world.ask("c")
+    server.send(caller, "Settle")
+    world.ask("c", pid=813)
+    server.handler.settled(None, None)
+    assert not is_answered(caller)
+    world.advance()  # the first is with a loader, the second waits for it
+    server.handler.settled(None, None)
+    assert not is_answered(caller)
+    world.settle()
+    world.ask("nothing")
+    server.handler.settled(None, None)
+    assert caller.answers() == [{"parameters": {}}]
+
+
+def test_settle_waits_for_files_that_changed_before_it(control: ControlSocket, server: ControlServer) -> None:
+    caller = Caller(control)
+    before = time.monotonic()
+    server.send(caller, "Settle")
+    server.handler.settled(None, before)
+    assert not is_answered(caller)
+    server.handler.settled(None, time.monotonic() + 1)
+    assert caller.answers() == [{"parameters": {}}]
+
+
+def test_load_is_answered_with_every_module_it_took(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    first, second = Caller(control), Caller(control)
+    for caller in (first, second):
+        server.send(caller, "Load", request="b")
+    assert len(world.state.queue) == 2
+    world.settle()
+    results = [[(r["module"], r["result"]) for r in c.answers()[0]["parameters"]["results"]] for c in (first, second)]
+    assert results == [[("a", "loaded"), ("b", "loaded")], [("b", "live")]]
+
+
+def test_an_unload_waits_for_the_load_before_it(world: World, control: ControlSocket, server: ControlServer) -> None:
+    """A removal is a request of its own kind, and is answered by itself."""
+    first, second = Caller(control), Caller(control)
+    server.send(first, "Load", request="c", parameters=["x=1"])
+    server.send(second, "Unload", request="c")
+    assert len(world.state.queue) == 2
+    world.advance()
+    assert world.loading == ["c"]
+    world.finish("c")
+    world.advance()
+    assert [type(step) for step in world.batch("c").steps] == [Rmmod]
+    world.settle()
+    loaded, removed = (caller.answers()[0]["parameters"] for caller in (first, second))
+    assert [result["action"].split()[-1] for result in loaded["results"]] == ["x=1"]
+    assert loaded["goals"] == [{"module": "c", "complaints": []}]
+    assert [(r["module"], r["result"], r["action"]) for r in removed["results"]] == [("c", "removed", "rmmod c")]
+    assert removed["failed"] is False
+
+
+def test_callers_that_have_disconnected_are_forgotten(control: ControlSocket, server: ControlServer) -> None:
+    caller = Caller(control)
+    server.send(caller, "Settle", timeout_usec=99999999)
+    caller.socket.close()
+    control.receive(caller.connection)
+    server.handler.settled(None, None)
+    server.handler.expire()
+    assert server.handler.deadline() is None
+    assert control.connections == []
+
+
+def test_status_names_what_a_loader_has(world: World, control: ControlSocket, server: ControlServer) -> None:
+    world.plug("pci:v2")
+    world.advance()
+    caller = Caller(control)
+    server.send(caller, "Status")
+    status = caller.answers()[0]["parameters"]
+    assert [lane["module"] for lane in status["lanes"]] == ["c"]
+    assert (status["release"], status["waiting"], status["problems"]) == ("6", 0, [])
+
+
+# -- the module tree --------------------------------------------------------------------------------------------------
+
+
+def test_a_tree_that_comes_back_serves_an_operator_at_once(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    hidden = world.modules.rename(world.root / "hidden")
+    world.plug("pci:v9")
+    world.settle()
+    caller = Caller(control)
+    server.send(caller, "Load", request="c")
+    assert caller.answers()[0]["error"] == "io.kmodd.NoModuleTree"
+    hidden.rename(world.modules)
+    server.send(caller, "Load", request="c")
+    world.settle()
+    assert caller.answers()[0]["parameters"]["results"][0]["result"] == "loaded"
+
+
+def test_reload_without_a_tree_is_an_error(world: World, control: ControlSocket, server: ControlServer) -> None:
+    world.modules.rename(world.root / "hidden")
+    caller = Caller(control)
+    server.send(caller, "Reload")
+    assert caller.answers()[0]["error"] == "io.kmodd.NoModuleTree"
+    assert RELOADED not in world.ids()
+
+
+def test_without_a_tree_nothing_is_settled(tmp_path: Path, control: ControlSocket) -> None:
+    world = World(tmp_path / "other", has_tree=False)
+    server = ControlServer(world, control)
+    world.plug("pci:v2")
+    world.advance()
+    assert not world.engine.is_idle
+    caller = Caller(control)
+    server.send(caller, "Settle")
+    assert caller.answers()[0]["error"] == "io.kmodd.NoModuleTree"
+    assert COLDPLUG_DONE not in world.ids()
+
+
+def test_explain_never_answers_from_an_old_index(world: World, control: ControlSocket, server: ControlServer) -> None:
+    world.index(["c.ko:"], ["alias pci:v7* c"])
+    caller = Caller(control)
+    server.send(caller, "Explain", request="pci:v7")
+    assert [step["module"] for step in caller.answers()[0]["parameters"]["plan"]["steps"]] == ["c"]
+
+
+# -- hostile callers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("Settle", {"timeout_usec": 10**400}),
+        ("Settle", {"timeout_usec": -1}),
+        ("Explain", {"request": "symbol:\ud800"}),
+        ("Explain", {"request": "x" * 5000}),
+        ("Explain", {"request": "a\0b"}),
+        ("Explain", {"request": "/etc/shadow"}),
+        ("Load", {"request": "\ud800"}),
+        ("Load", {"request": "c", "parameters": ["\ud800"]}),
+    ],
+)
+def test_an_impossible_parameter_is_refused(
+    control: ControlSocket, server: ControlServer, method: str, parameters: dict[str, Any]
+) -> None:
+    caller = Caller(control)
+    server.send(caller, method, **parameters)
+    assert caller.answers()[0]["error"] == "org.varlink.service.InvalidParameter"
+
+
+def test_a_full_queue_is_an_answer(world: World, control: ControlSocket, server: ControlServer) -> None:
+    while world.state.queue.add_interactive(world.request("c")):
+        pass
+    caller = Caller(control)
+    server.send(caller, "Load", request="c")
+    assert caller.answers()[0]["error"] == "io.kmodd.Busy"
+
+
+def test_a_caller_that_sends_no_more_still_gets_its_answer(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    caller = Caller(control)
+    server.send(caller, "Load", request="c")
+    caller.socket.shutdown(socket.SHUT_WR)
+    control.receive(caller.connection)
+    world.settle()
+    assert caller.answers()[0]["parameters"]["results"][0]["module"] == "c"
+    assert control.connections == []
+
+
+def test_a_oneway_call_is_handled_and_not_answered(world: World, control: ControlSocket, server: ControlServer) -> None:
+    """varlink.org, Method Call: `oneway`: no reply is sent."""
+    caller = Caller(control)
+    server.send_text(caller, '{"method":"io.kmodd.Load","parameters":{"request":"c"},"oneway":true}')
+    world.settle()
+    assert world.calls == ["c"]
+    server.send(caller, "Status")
+    assert [sorted(answer) for answer in caller.answers()] == [["parameters"]]
+
+
+def test_one_call_of_each_caller_is_handled_in_a_round(control: ControlSocket, server: ControlServer) -> None:
+    greedy, modest = Caller(control), Caller(control)
+    greedy.socket.sendall(b'{"method":"io.kmodd.Status"}\0' * 1000)
+    control.receive(greedy.connection)
+    server.send(modest, "Status")
+    assert len(greedy.answers()) == 1
+    assert len(modest.answers()) == 1
