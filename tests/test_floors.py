@@ -39,6 +39,10 @@ COMPILES = frozenset({"kmodd.dataclass"})
 
 MAX_FILE = 500
 MAX_FUNCTION = 60
+MAX_ARGUMENTS = 6
+"""Arguments of a constructor."""
+OWNED = frozenset({"engine", "daemon"})
+"""Folders in which an object writes its own fields alone."""
 MAX_ENTRIES, MAX_WORDS = 16, 5
 """Entries directly in kmodd/, and how many of them may be files."""
 
@@ -173,6 +177,33 @@ def too_long(sources: Sources) -> list[str]:
     return wrong
 
 
+def constructors(sources: Sources) -> list[str]:
+    """A class with behaviour whose constructor takes too many arguments; a dataclass holds values and is exempt."""
+    wrong = []
+    for source in sources.values():
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                each = node.args
+                count = len(each.posonlyargs) + len(each.args) + len(each.kwonlyargs) - 1
+                if count > MAX_ARGUMENTS:
+                    wrong.append(f"{source.name}:{node.lineno}: {count} arguments, more than {MAX_ARGUMENTS}")
+    return wrong
+
+
+def foreign_writes(sources: Sources) -> list[str]:
+    """A field of another object that is written in the engine or the daemon: each object writes its own."""
+    wrong = []
+    for source in sources.values():
+        if folder_of(source.name) not in OWNED:
+            continue
+        for node in ast.walk(source.tree):
+            if not isinstance(node, ast.Attribute) or isinstance(node.ctx, ast.Load):
+                continue
+            if ast.unparse(node.value) != "self":
+                wrong.append(f"{source.name}:{node.lineno}: writes {ast.unparse(node)}")
+    return wrong
+
+
 def imports_of_tests(sources: Sources) -> list[str]:
     """An import from a test file; shared helpers stand in a module without tests."""
     wrong = []
@@ -205,7 +236,7 @@ def private_names(sources: Sources) -> list[str]:
     return wrong
 
 
-RULES = (unplaced, pointing_up, cycles, effects, too_long)
+RULES = (unplaced, pointing_up, cycles, effects, too_long, constructors, foreign_writes)
 TEST_RULES = (imports_of_tests, private_names)
 
 NOT_YET = tuple(
@@ -274,6 +305,11 @@ CONTROLS = [
     (effects, {"kmodd.planning.plan": "if TYPE_CHECKING:\n    pass\nelse:\n    import os"}),
     (too_long, {"kmodd.planning.plan": "a = 1\n" * (MAX_FILE + 1)}),
     (too_long, {"kmodd.planning.plan": LONG_FUNCTION}),
+    (constructors, {"kmodd.engine.engine": f"class A:\n    def __init__(self, {', '.join('abcdefg')}):\n        pass"}),
+    (constructors, {"kmodd.host.tree": "class A:\n    def __init__(self, a, b, c, d, *, e, f, g):\n        pass"}),
+    (foreign_writes, {"kmodd.engine.engine": "def f(state):\n    state.queue.replay = 'all'"}),
+    (foreign_writes, {"kmodd.engine.engine": "def f(job):\n    job.begun, x = True, 1"}),
+    (foreign_writes, {"kmodd.daemon.main": "def f(counters):\n    counters.events += 1"}),
     (imports_of_tests, {"tests.test_b": "from tests.unit.test_a import Maker", "tests.unit.test_a": ""}),
     (imports_of_tests, {"tests.unit.conftest": "from tests.unit import test_a", "tests.unit.test_a": ""}),
     (imports_of_tests, {"tests.helper": "def f():\n    import tests.unit.test_a", "tests.unit.test_a": ""}),
@@ -292,6 +328,7 @@ GOOD = {
     "kmodd.cli.run": "from kmodd.host.tree import Tree\nfrom .. import errors",
     "kmodd.cli": "",
     "kmodd.host": "from . import tree",
+    "kmodd.engine": "class A:\n    def __init__(self, a, b, c, d, e, f):\n        self.a, self.b = a, b",
 }
 GOOD_TESTS = {
     "tests.test_a": "from tests.maker import Maker\nself._x = 1\nmonkeypatch.setattr(time, 'monotonic', clock)",
@@ -300,7 +337,7 @@ GOOD_TESTS = {
 
 
 def _snippets(texts: Mapping[str, str]) -> Sources:
-    packages = {"kmodd", "kmodd.host", "kmodd.cli", "kmodd.planning"}
+    packages = {"kmodd", "kmodd.host", "kmodd.cli", "kmodd.planning", "kmodd.engine"}
     return {name: Source(name, text, name in packages) for name, text in texts.items()}
 
 

@@ -143,8 +143,9 @@ class Daemon:
         marks = policy_marks.read_marks() if options.run else PolicyMarks()
         self._uuid = "-".join(os.urandom(size).hex() for size in (4, 2, 2, 2, 6))
         self._machine = HostMachine(tree)
-        self._engine = Engine(self._machine, marks, quarantine, uuid=self._uuid, dry_run=options.dry_run)
-        self._engine.state.system.expect_watch()
+        self._engine = Engine(
+            self._machine, marks, quarantine, uuid=self._uuid, dry_run=options.dry_run, expects_watch=True
+        )
         if spawner and spawner.pid:
             from kmodd.loader import capabilities  # under systemd the unit does this
 

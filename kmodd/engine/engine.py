@@ -76,10 +76,23 @@ class Engine:
     """Decides what to do about each event."""
 
     def __init__(
-        self, machine: Machine, marks: PolicyMarks, quarantine: Quarantine, *, uuid: str = "", dry_run: bool = False
+        self,
+        machine: Machine,
+        marks: PolicyMarks,
+        quarantine: Quarantine,
+        *,
+        uuid: str = "",
+        dry_run: bool = False,
+        expects_watch: bool = False,
     ) -> None:
-        """`uuid`: stands in the uevents that the daemon asks devices for. `dry_run`: nothing is loaded."""
+        """`marks` and `quarantine` are what an earlier daemon of this boot left.
+
+        uuid: stands in the uevents that the daemon asks devices for. dry_run: nothing is loaded. expects_watch: files
+        will be watched (WatchOpened).
+        """
         self.state = EngineState(machine, marks, quarantine)
+        if expects_watch:
+            self.state.system.expect_watch()
         self._scheduler = Scheduler(self.state, dry_run=dry_run)
         self._uuid = uuid
         self._reconcile_at: float | None = None
@@ -109,7 +122,7 @@ class Engine:
             case Requested(request):
                 self._requested(request)
             case UeventsLost():
-                state.reporter.counters.overruns += 1
+                state.reporter.counters.add_overrun()
                 state.invalidate("events_lost")
                 state.reporter.log(Record(OVERRUN, WARNING, "The kernel dropped uevents; replaying all devices"))
             case DevicesFound(events, replay):
@@ -209,7 +222,8 @@ class Engine:
 
     def _take(self, event: Uevent, origin: Origin, *, drift: bool = False) -> None:
         state = self.state
-        state.reporter.counters.events += origin == "uevent"
+        if origin == "uevent":
+            state.reporter.counters.add_event()
         if event.synthetic and event.get("SYNTH_UUID") == self._uuid:
             # The daemon itself asked the device: this is part of a replay, and does not override an operator.
             origin = "coldplug" if state.reporter.in_coldplug else "reconcile"
@@ -322,7 +336,7 @@ class Engine:
             if request is None:
                 break
             if not request.is_interactive and state.results.repeats(request, state.now):
-                state.reporter.counters.repeats += 1
+                state.reporter.counters.add_repeat()
                 state.queue.answer_boot(request.text)
                 continue
             job = self._plan(request)

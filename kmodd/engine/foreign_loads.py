@@ -26,6 +26,10 @@ class _Start:
     """It was under way when the daemon started: its end is recorded."""
     stuck: bool = False
 
+    def give_up(self) -> None:
+        """It takes too long: it is not waited for."""
+        self.stuck = True
+
 
 @dataclass(slots=True)
 class ForeignLoads:
@@ -74,7 +78,7 @@ class ForeignLoads:
                     reporter.log_foreign_end(name, state == "live", seconds)
                     ended = True
             elif not start.stuck and seconds > limit:
-                start.stuck = True
+                start.give_up()
                 reporter.log_foreign_hang(name, seconds)
         return ended
 

@@ -38,6 +38,18 @@ class Counters:
     """Synthetic requests with a known result: nothing was done."""
     results: dict[str, int] = field(default_factory=dict)
 
+    def add_event(self) -> None:
+        """The kernel has sent a uevent."""
+        self.events += 1
+
+    def add_overrun(self) -> None:
+        """The kernel has dropped uevents."""
+        self.overruns += 1
+
+    def add_repeat(self) -> None:
+        """A request had a known result."""
+        self.repeats += 1
+
 
 @dataclass(slots=True)
 class _Coldplug:

@@ -145,7 +145,7 @@ def test_asynchronous_work_is_named_as_what_the_others_wait_for(guest: Machine) 
     until_state(guest, "kt_async", "Live")  # its init is over; its finit_module is not
     appear(guest, "kt_plain")
     stuck = record_of(guest, "kt_async", "stuck", mark)
-    assert "the kernel waits for work that some driver does on the side" in text(stuck, "MESSAGE"), stuck
+    assert "the kernel waits for asynchronous work of a driver" in text(stuck, "MESSAGE"), stuck
     behind = record_of(guest, "kt_plain", "stuck", mark)
     assert "kt_async" in text(behind, "MESSAGE"), behind
     let_go(guest, "kt_async")

@@ -149,7 +149,7 @@ def test_a_seal_refuses_devices_and_requests_until_it_is_taken_back(guest: Machi
     mark = guest.journal.mark()
     guest.check("kmodd seal --undo")
     guest.journal.wait_for(
-        lambda each: text(each, "MESSAGE_ID") == SEAL and "taken back" in text(each, "MESSAGE"), 60.0, mark
+        lambda each: text(each, "MESSAGE_ID") == SEAL and "removed" in text(each, "MESSAGE"), 60.0, mark
     )
     record_of(guest, "8139cp", "loaded", mark)  # what was refused meanwhile gets its driver now
     assert use(guest, "root", PHONET).only == 0
