@@ -57,8 +57,12 @@ class Machine(Protocol):
     def overridden(self, devices: Iterable[str]) -> set[str]:
         """Those devices whose driver_override is set, or cannot be read because a probe holds the device."""
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether changes of files are reported."""
+
     def watch_state(self) -> int | None:
-        """A number that grows with each change of a watched file; None where no file is watched."""
+        """A number that grows with each change of a watched file; None where a file may have changed unseen."""
 
     def firmware(self, name: str) -> tuple[Mark, ...]:
         """The marks of the files that the kernel would take for the firmware `name`; empty where there is none."""

@@ -126,7 +126,7 @@ class SystemState:
     @property
     def is_watched(self) -> bool:
         """Whether changes of files are reported, or will be."""
-        return self.watch_expected or self.machine.watch_state() is not None
+        return self.watch_expected or self.machine.is_watched
 
     def check_current(self, *, asks_again: bool = False) -> bool:
         """Check whether nothing has changed on disk since it was read: a stat of each file where the watch cannot tell.

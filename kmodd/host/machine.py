@@ -82,8 +82,13 @@ class HostMachine:
         """Those devices whose driver_override is set, or cannot be read because a probe holds the device."""
         return self._overrides.of(devices)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether changes of files are reported."""
+        return self._watch is not None
+
     def watch_state(self) -> int | None:
-        """A number that grows with each change of a watched file; None where no file is watched."""
+        """A number that grows with each change of a watched file; None where a file may have changed unseen."""
         return self._watch.state() if self._watch else None
 
     def firmware(self, name: str) -> tuple[Mark, ...]:
