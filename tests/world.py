@@ -6,6 +6,7 @@ the engine starts stays in `started` until a test ends its steps.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -174,7 +175,7 @@ class World:
             file.write(f"{name} 1 0 - Live 0x0\n")
 
     def configure(self, text: str) -> None:
-        """Replace kmodd.conf, and have it read."""
+        """Replace kmodd.conf, which `reload` reads."""
         (self.root / "etc/kmodd").mkdir(exist_ok=True)
         (self.root / "etc/kmodd/kmodd.conf").write_text(text)
 
@@ -375,11 +376,14 @@ class World:
         self.handle(StackRead(self.stacks.pop(0).batch, frames))
 
     def settle(self) -> list[AnyJob]:
-        """End all steps, by `refuse` and `oops`, until nothing is left to do. Returns the jobs that have finished."""
+        """End all steps, by `refuse`, `oops` and missing files, until nothing is left to do. Returns finished jobs."""
         self.advance()
         while self.started:
             module = self.loading[0]
-            if module in self.oops:
+            step = self.batch(module).steps[0]
+            if isinstance(step, Insmod) and not Path(self.tree.real(step.path)).exists():
+                self.finish(module, errno.ENOENT, stage="file")
+            elif module in self.oops:
                 self.crash(module)
             else:
                 self.finish(module, self.refuse.get(module, 0))
