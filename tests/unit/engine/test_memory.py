@@ -1,4 +1,4 @@
-"""The daemon's memory of indexes and configuration does not grow with the number of times they are read."""
+"""The memory that indexes and configuration take does not grow with the number of times they are read."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from pathlib import Path
 
 from tests import rootfs
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 RELOADS = 6
 
 CHILD = """
 import gc, sys
-from kmodd.daemon.policy_state import PolicyState
-from kmodd.host.journal import Journal
+from kmodd.engine.engine import Engine
+from kmodd.engine.events import PolicyMarks, ReloadRequested, Started
+from kmodd.host.machine import HostMachine
 from kmodd.host.tree import Tree
-from kmodd.daemon.reporter import Reporter
-from kmodd.daemon.system_state import SystemState
+from kmodd.state.quarantine import Quarantine
 
 def resident() -> int:
     lines = open("/proc/self/status").read().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
 
 gc.disable()  # as the daemon does until READY
-tree, report = Tree(sys.argv[1]), Reporter(Journal())
-view = SystemState(tree, report, PolicyState(sys.argv[1], report))
+engine = Engine(HostMachine(Tree(sys.argv[1])), PolicyMarks(), Quarantine())
 print(resident())
-for _ in range(int(sys.argv[2])):
-    view.reload()
-    assert view.snapshot.catalog.aliases("pci:v00000007d00000001sv0sd0bc00sc00i00")
+for number in range(int(sys.argv[2])):
+    engine.handle(ReloadRequested() if number else Started(), float(number))
+    assert engine.state.system.snapshot.catalog.aliases("pci:v00000007d00000001sv0sd0bc00sc00i00")
     print(resident())
 """
 
 
-def test_indexes_that_are_read_again_take_the_memory_of_those_before(tmp_path: Path) -> None:
-    """A reload frees what it replaces: with both at once, and with glibc's growing threshold, the half stays behind."""
+def test_indexes_read_again_use_the_memory_of_the_earlier_ones(tmp_path: Path) -> None:
+    """A reload frees first what it replaces: with both at once, and glibc's growing threshold, half would stay."""
     root = rootfs.build("names", tmp_path / "root")
     index = root / "lib" / "modules" / rootfs.RELEASE / "modules.alias"
     with index.open("a") as file:
