@@ -27,6 +27,21 @@ def test_a_load_under_way_is_adopted_and_waited_for(tmp_path: Path) -> None:
     assert world.engine.is_idle or world.replays == ["all"]
 
 
+def test_a_dependent_waits_while_another_process_loads_its_dependency(world: World) -> None:
+    """The kernel would have it wait 30 s, and fail."""
+    world.write_modules({"a": "Loading"})
+    world.pass_time(1.1)
+    world.plug("pci:v1")
+    world.advance()
+    assert world.started == {}
+    assert world.state.foreign.awaited() == ["a"]
+    world.live("a")
+    world.pass_time(0.5)
+    assert world.loading == ["b"]
+    world.settle()
+    assert world.calls == ["b"]
+
+
 def test_a_module_is_tried_once_a_stuck_foreign_load_has_failed(tmp_path: Path) -> None:
     world = adopted(tmp_path)
     world.pass_time(world.state.system.settings.stuck_after + 1)

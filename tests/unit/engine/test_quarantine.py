@@ -1,0 +1,52 @@
+"""Loaders that die, and modules that crashed: these are never given to the kernel again."""
+
+from __future__ import annotations
+
+import pytest
+
+from kmodd.state.quarantine import Quarantine
+from tests.world import World, results
+
+
+def test_a_killed_loader_costs_one_module_and_the_others_are_loaded(world: World) -> None:
+    world.plug("pci:v2")
+    world.advance()
+    world.die("c")
+    assert "its loader was killed" in world.records[-1].message
+    assert world.told() == [("c", "failed")]
+    world.plug("pci:v1")
+    world.settle()
+    assert world.told() == [("a", "loaded"), ("b", "loaded")]
+
+
+@pytest.mark.parametrize(("state", "result"), [("Live", "loaded"), ("Loading", "crashed")])
+def test_the_kernel_s_list_decides_how_a_dead_loader_s_module_stands(world: World, state: str, result: str) -> None:
+    """An oops leaves the name in state coming; a kill after init leaves it live."""
+    world.plug("pci:v2")
+    world.advance()
+    world.write_modules({"c": state})
+    world.die("c")
+    assert world.told() == [("c", result)]
+
+
+def test_a_crashed_module_stays_out_for_the_next_daemon_too(world: World) -> None:
+    """The kernel keeps the name in state coming; a second load of it blocks."""
+    world.write_modules({"c": "Loading"})
+    again = World(world.root, quarantine=Quarantine({"c"}))
+    assert again.state.foreign.awaited() == []
+    again.ask("c")
+    again.advance()
+    assert results(again.pop_finished()) == [("c", "crashed")]
+    assert again.started == {}
+    control = World(world.root)
+    assert control.state.foreign.awaited() == ["c"]
+
+
+def test_what_needs_a_crashed_module_fails_with_that_reason(world: World) -> None:
+    world.write_modules({"a": "Loading"})
+    again = World(world.root, quarantine=Quarantine({"a"}))
+    again.plug("pci:v1")
+    again.settle()
+    assert "a crashed in the kernel; " in again.records[1].message
+    assert again.told() == [("a", "crashed"), ("b", "not_attempted")]
+    assert again.calls == []
