@@ -186,6 +186,11 @@ class World:
         (self.root / "etc/kmodd/policy.d/x.conf").write_text("".join(f"{line}\n" for line in lines))
         self.reload()
 
+    def add_files(self, *names: str) -> None:
+        """The tree has files of these modules, too."""
+        for name in names:
+            (self.modules / f"{name}.ko").write_bytes(b"\x7fELF")
+
     # -- events ------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> list[Command]:
@@ -375,6 +380,21 @@ class World:
         """The oldest question for a stack is answered."""
         self.handle(StackRead(self.stacks.pop(0).batch, frames))
 
+    def skip(self, module: str) -> None:
+        """The loader does not begin this step, and ends the batch: it was stopped, or the module is live."""
+        batch = self.batch(module)
+        del self.started[batch.number]
+        self.handle(LoaderReplied(batch.number, Reply(125, "none", 0)))  # ECANCELED
+
+    def hang(self, module: str, *, is_live: bool = False) -> None:
+        """The step takes 61 seconds and has no stack; `is_live`: what it still waits for is asynchronous work."""
+        with (self.root / "proc/modules").open("a") as file:
+            file.write(f"{module} 1 1 - {'Live' if is_live else 'Loading'} 0x0\n")
+        self.now += 61
+        self.handle(Tick())
+        self.answer_stack()
+        self.handle(Tick())
+
     def settle(self) -> list[AnyJob]:
         """End all steps, by `refuse`, `oops` and missing files, until nothing is left to do. Returns finished jobs."""
         self.advance()
@@ -410,6 +430,15 @@ class World:
             found.append((fields.get("KMODD_MODULE", record.message_id[-4:]), fields.get("KMODD_RESULT", "")))
         self.records.clear()
         return found
+
+    def told_with_device(self) -> list[tuple[str, str, str]]:
+        """(KMODD_MODULE, KMODD_RESULT, name of the device) of each record about a module so far."""
+        found = [dict(record.fields) for record in self.records]
+        return [
+            (fields["KMODD_MODULE"], fields["KMODD_RESULT"], fields["KMODD_DEVPATH"].removeprefix("/devices/"))
+            for fields in found
+            if "KMODD_MODULE" in fields
+        ]
 
     def ids(self) -> list[str]:
         """MESSAGE_ID of each record since the last call."""

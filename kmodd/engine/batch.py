@@ -27,6 +27,7 @@ class Batch:
     | state    | event                                    | next     | what the job of the step gets            |
     | running  | reply to a step that is not the last     | running  | the step's outcome                       |
     | running  | last reply, failed step, loader died     | done     | the step's outcome                       |
+    | running  | step not begun                           | done     | nothing; its step is started again       |
     | running  | overdue, the module is not live          | stuck    | "stuck", at once                         |
     | running  | overdue, the module is live              | stalled  | "loaded", at once                        |
     | stuck    | reply to a step that is not the last     | detached | nothing; a late record                   |
@@ -34,7 +35,8 @@ class Batch:
     | stuck    | last reply, failed step, loader died     | done     | nothing; a late record                   |
     | stalled  | last reply, failed step, loader died     | done     | nothing; a late record                   |
     | detached | reply to a step that is not the last     | detached | nothing; a late record                   |
-    | detached | last reply, step not begun, loader died  | done     | nothing                                  |
+    | detached | last reply, failed step, loader died     | done     | nothing; a late record                   |
+    | detached | step not begun                           | done     | nothing                                  |
 
     A batch that leaves `running` before its end has its loader stopped after the current step, and the jobs of the
     steps behind it are planned or started again.
