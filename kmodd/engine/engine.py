@@ -90,7 +90,7 @@ class Engine:
         uuid: stands in the uevents that the daemon asks devices for. dry_run: nothing is loaded. expects_watch: files
         will be watched (WatchOpened).
         """
-        self.state = EngineState(machine, marks, quarantine)
+        self.state = EngineState(machine, marks, quarantine, dry_run=dry_run)
         if expects_watch:
             self.state.system.expect_watch()
         self._scheduler = Scheduler(self.state, dry_run=dry_run)

@@ -33,6 +33,8 @@ class FirmwareRetry:
     _reporter: Reporter
     _emit: Callable[[Command], None]
     _next_number: Callable[[], int]
+    _dry_run: bool = False
+    """Nothing is probed."""
     directories: tuple[str, ...] = ()
     """Where a file that is waited for may appear, as to be opened."""
     _waits: FirmwareWaits = field(default_factory=FirmwareWaits)
@@ -60,6 +62,8 @@ class FirmwareRetry:
 
     def files_changed(self, now: float) -> None:
         """Probe the devices whose file exists now."""
+        if self._dry_run:
+            return
         found = self._waits.came(lambda name: bool(self._machine.firmware(name)))
         for number, missing in enumerate(found):
             files = self._machine.firmware(missing.name)

@@ -67,7 +67,8 @@ INVALIDATIONS: dict[Cause, Invalidation] = {
 class EngineState:
     """The parts of the engine's state; each part changes only itself."""
 
-    def __init__(self, machine: Machine, marks: PolicyMarks, quarantine: Quarantine) -> None:
+    def __init__(self, machine: Machine, marks: PolicyMarks, quarantine: Quarantine, *, dry_run: bool = False) -> None:
+        """`dry_run`: no device is probed."""
         self.now = 0.0
         """Time of the current event (monotonic, seconds)."""
         self._commands: list[Command] = []
@@ -84,7 +85,7 @@ class EngineState:
         self.quarantine = quarantine
         self.foreign = ForeignLoads()
         self.autoclean = Autoclean()
-        self.firmware = FirmwareRetry(machine, self.reporter, self.emit, self.next_batch)
+        self.firmware = FirmwareRetry(machine, self.reporter, self.emit, self.next_batch, dry_run)
 
     def set_time(self, now: float) -> None:
         """Begin to handle an event at `now` (monotonic, seconds)."""
