@@ -1,0 +1,44 @@
+"""The marks below /run that the kernel's helper and the next daemon read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kmodd.daemon import policy_marks
+from kmodd.daemon.policy_marks import read_marks, write_marks
+from kmodd.engine.events import PolicyMarks
+
+MARKS = [
+    PolicyMarks(),
+    PolicyMarks(closed=True),
+    PolicyMarks(booted=True),
+    PolicyMarks(sealed=True, closed=True, booted=True),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What stands for /run/kmodd."""
+    for name in ("CLOSED", "SEALED", "BOOTED"):
+        monkeypatch.setattr(policy_marks, name, str(tmp_path / name.lower()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("marks", MARKS)
+@pytest.mark.parametrize("before", MARKS)
+def test_marks_are_read_as_they_were_written_last(run: Path, before: PolicyMarks, marks: PolicyMarks) -> None:
+    assert write_marks(before) == []
+    assert write_marks(marks) == []
+    assert read_marks() == marks
+    assert {path.name for path in run.iterdir()} == {
+        name for name in ("sealed", "closed", "booted") if getattr(marks, name)
+    }
+
+
+def test_a_mark_that_cannot_be_made_is_named(run: Path) -> None:
+    """Without it a dead daemon would circumvent the policy."""
+    run.rmdir()
+    (message,) = write_marks(PolicyMarks(closed=True))
+    assert message.startswith(f"Failed to create {run}/closed: No such file or directory")
