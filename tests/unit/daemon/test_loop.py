@@ -1,0 +1,179 @@
+"""The daemon's loop around its start: a whole dry run below a folder, until the journal or a round says stop."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd.daemon import file_changes, policy_marks, startup
+from kmodd.daemon.main import Daemon, DaemonOptions
+from kmodd.host.file_watch import Watch
+from kmodd.host.sd_notify import Notify
+from kmodd.host.tree import Tree
+from kmodd.planning.record import RELOADED, STARTED, Record
+from tests.fakes import ListJournal
+from tests.world import RELEASE
+
+NAMES = 3000
+"""Names on the boot list: more than are planned in one round."""
+
+
+class Journal(ListJournal):
+    """Calls back at the record of the start."""
+
+    def __init__(self, at_start: Callable[[], None]) -> None:
+        super().__init__()
+        self._at_start = at_start
+
+    def write(self, record: Record) -> None:
+        super().write(record)
+        if record.message_id == STARTED:
+            self._at_start()
+
+    def has(self, message_id: str) -> bool:
+        return any(record.message_id == message_id for record in self.records)
+
+
+class Rounds(Notify):
+    """Calls back at the end of each round of the loop; if that returns True, the daemon ends."""
+
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_over = is_over
+
+    def alive(self, now: float) -> None:
+        if self._is_over():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """What the daemon changes in its process is as it was before."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+    gc.unfreeze()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    modules = tmp_path / "lib/modules" / RELEASE
+    modules.mkdir(parents=True)
+    (modules / "modules.dep").write_text("a.ko:\n")
+    (modules / "modules.alias").write_text("alias pci:v1* a\n")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/modules").write_text("x 1 0 - Live 0x0\n")
+    return tmp_path
+
+
+def depmod(root: Path) -> None:
+    """Replace the index."""
+    new = root / "new"
+    new.write_text("alias pci:v1* a\nalias pci:v2* a\n")
+    new.rename(root / "lib/modules" / RELEASE / "modules.alias")
+
+
+def run(root: Path, journal: Journal, is_over: Callable[[], bool]) -> None:
+    options = DaemonOptions(dry_run=True, control_path=str(root / "socket"), receive_buffer=1 << 20)
+    Daemon(Tree(root=str(root), release=RELEASE), journal, Rounds(is_over), options).run()
+
+
+def test_settle_waits_for_files_that_changed_before_they_were_watched(root: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as caller:
+
+        def at_start() -> None:
+            depmod(root)
+            caller.connect(str(root / "socket"))
+            caller.sendall(json.dumps({"method": "io.kmodd.Settle"}).encode() + b"\0")
+            caller.setblocking(False)
+
+        journal = Journal(at_start)
+        answers: list[tuple[bytes, bool]] = []
+
+        def is_answered() -> bool:
+            try:
+                answers.append((caller.recv(4096), journal.has(RELOADED)))
+            except BlockingIOError:
+                return False
+            return True
+
+        run(root, journal, is_answered)
+    assert answers == [(b'{"parameters": {}}\0', True)]
+
+
+def test_files_are_watched_at_once_where_there_is_nothing_to_load(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the limit out of reach, a loop that slept first would not end."""
+    monkeypatch.setattr(startup, "WATCH_LIMIT", 1e6)
+    journal = Journal(lambda: depmod(root))
+    run(root, journal, lambda: journal.has(RELOADED))
+
+
+@pytest.mark.parametrize(("limit", "is_early"), [(1e6, False), (0.0, True)])
+def test_the_watch_is_opened_when_nothing_more_can_be_planned_or_after_the_limit(
+    root: Path, monkeypatch: pytest.MonkeyPatch, limit: float, is_early: bool
+) -> None:
+    """A lane gets its next job before that."""
+    monkeypatch.setattr(startup, "BOOT_LIST_LIMIT", 0.0)
+    monkeypatch.setattr(startup, "WATCH_LIMIT", limit)
+    journal = Journal(lambda: None)
+    opened: list[int] = []
+
+    class Counted(Watch):
+        def __init__(self) -> None:
+            super().__init__()
+            opened.append(len(journal.records))
+
+    monkeypatch.setattr(file_changes, "Watch", Counted)
+    folder = root / "etc/modules-load.d"
+    folder.mkdir(parents=True)
+    (folder / "x.conf").write_text("".join(f"unknown{number}\n" for number in range(NAMES)))
+    run(root, journal, lambda: len(journal.records) > NAMES and bool(opened))
+    assert [count < NAMES for count in opened] == [is_early]
+
+
+def test_a_warning_is_written_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories are watched again when files have changed."""
+    asked: list[Iterable[str]] = []
+
+    class Exhausted(Watch):
+        def set(self, directories: Iterable[str]) -> tuple[OSError, ...]:
+            asked.append(directories)
+            super().set(directories)
+            return (OSError(errno.ENOSPC, "No space left on device", "/x"),)
+
+    monkeypatch.setattr(file_changes, "Watch", Exhausted)
+    journal = Journal(lambda: depmod(root))
+    run(root, journal, lambda: journal.has(RELOADED))
+    assert len(asked) > 1
+    messages = [record.message for record in journal.records]
+    assert [message for message in messages if message.startswith("Failed to watch /x: No space")] == [
+        "Failed to watch /x: No space left on device; changes there are noticed late"
+    ]
+
+
+def test_a_daemon_that_is_not_the_machines_own_keeps_no_marks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = root / "marks"
+    marks.mkdir()
+    for name in ("SEALED", "CLOSED", "BOOTED"):
+        monkeypatch.setattr(policy_marks, name, str(marks / name.lower()))
+    (marks / "sealed").touch()
+    for path, text in (("etc/kmodd/kmodd.conf", "[Kmodd]\nPolicy=enforce\n"), ("etc/modules", "a\n")):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    journal = Journal(lambda: None)
+    run(root, journal, lambda: bool(journal.records))
+    assert [path.name for path in marks.iterdir()] == ["sealed"]
+    results = [dict(record.fields).get("KMODD_RESULT") for record in journal.records]
+    assert "not_attempted" in results, "as in any dry run"
+    assert "denied" not in results
