@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kmodd.dataclass import replace
 from kmodd.engine import timeouts
 from kmodd.engine.batch import Batch
 from kmodd.engine.events import (
@@ -37,13 +36,13 @@ from kmodd.engine.events import (
 )
 from kmodd.engine.in_flight import MAX_INTERACTIVE
 from kmodd.engine.machine import Machine
+from kmodd.engine.replies import Replies
 from kmodd.engine.scheduler import Scheduler
 from kmodd.engine.state import EngineState
 from kmodd.errors import Problem, assert_never
-from kmodd.kernel.kmsg import crash_lines
 from kmodd.kernel.uevent import Uevent
 from kmodd.planning.job import Job
-from kmodd.planning.outcome import OVERRIDDEN, Outcome
+from kmodd.planning.outcome import OVERRIDDEN
 from kmodd.planning.plan import Insmod
 from kmodd.planning.record import (
     ADOPTED,
@@ -55,9 +54,7 @@ from kmodd.planning.record import (
     RELOADED,
     WARNING,
     Record,
-    after_all,
 )
-from kmodd.planning.reply import outcome_of, outcome_of_death
 from kmodd.planning.request import Origin, Request
 from kmodd.state.quarantine import Quarantine
 
@@ -94,6 +91,7 @@ class Engine:
         if expects_watch:
             self.state.system.expect_watch()
         self._scheduler = Scheduler(self.state, dry_run=dry_run)
+        self._replies = Replies(self.state, self._scheduler)
         self._uuid = uuid
         self._reconcile_at: float | None = None
         self.problems: Sequence[Problem] = ()
@@ -111,7 +109,7 @@ class Engine:
             case UeventReceived(uevent):
                 self._take(uevent, "uevent")
             case LoaderReplied() | LoaderDied():
-                self._loader_answered(event)
+                self._replies.take(event)
             case LoaderNamed(number, pid):
                 self._loader_named(number, pid)
             case NotStarted():
@@ -406,73 +404,6 @@ class Engine:
             state.firmware.ended(event.batch, state.now, begun=False)
         elif event.batch in state.in_flight.batches:
             self._scheduler.start_failed(state.in_flight.batches[event.batch], event.why, too_long=event.too_long)
-
-    def _loader_answered(self, event: LoaderReplied | LoaderDied) -> None:
-        """A loader has finished a step, or ended at it."""
-        state = self.state
-        if isinstance(event, LoaderReplied):
-            state.supply.succeed()
-            begun = event.reply.stage != "none"
-        else:
-            begun = event.begun
-        if state.firmware.has(event.batch):
-            state.firmware.ended(event.batch, state.now, begun=isinstance(event, LoaderReplied) or event.begun)
-            return
-        batch = state.in_flight.batches.get(event.batch)
-        if batch is None:
-            return
-        is_over = not isinstance(event, LoaderReplied) or event.reply.errno != 0 or batch.is_last
-        job, was = batch.job, batch.state
-        if begun:
-            job.begin()
-        if is_over:
-            state.in_flight.remove(batch)
-            if was == "running":
-                state.in_flight.put_back(batch)
-        self._update_loaded(batch, event)
-        outcome = state.policy.note(self._outcome(batch, event)) if begun else None
-        if outcome and was == "running":
-            batch.catch_up()
-        if not is_over:
-            batch.next_step(state.now)
-        if was == "running":
-            self._scheduler.step_ended(job, outcome, batch, is_over=is_over)
-        elif outcome:
-            self._ended_late(outcome, counted_as_loaded=was == "stalled")
-
-    def _update_loaded(self, batch: Batch, event: LoaderReplied | LoaderDied) -> None:
-        """Follow what the step has done to the list of loaded modules."""
-        if not isinstance(batch.step, Insmod):
-            self.state.invalidate("command_ran")  # a command may remove modules, too
-        elif isinstance(event, LoaderReplied) and not event.reply.errno:
-            self.state.system.mark_loaded(batch.module)
-        else:
-            self.state.invalidate("load_failed")
-
-    def _outcome(self, batch: Batch, event: LoaderReplied | LoaderDied) -> Outcome:
-        """The outcome of the current step of a batch."""
-        state, step, request = self.state, batch.step, batch.job.plan.request
-        if isinstance(event, LoaderReplied):
-            reply = event.reply
-            if reply.stage == "signal" and not state.system.extensions.install_signal_is_failure:
-                reply = replace(reply, errno=0)  # kmod looks at the exit status alone (libkmod, command_do)
-            return outcome_of(request, step, reply, state.machine.facts() if reply.errno else None)
-        outcome = outcome_of_death(request, step, state.machine.loaded().state(step.module), batch.usec(state.now))
-        if outcome.result != "crashed":
-            return outcome
-        state.quarantine.crash(step.module)
-        lines = crash_lines(event.kernel_log)
-        return replace(outcome, evidence=(("KMODD_KERNEL_LOG", "\n".join(lines)),)) if lines else outcome
-
-    def _ended_late(self, outcome: Outcome, *, counted_as_loaded: bool) -> None:
-        """A load that was given up has ended: what depended on it is tried again."""
-        state = self.state
-        if counted_as_loaded and outcome.ok:
-            state.reporter.log(after_all(outcome))
-            return
-        late = replace(outcome, detail=outcome.detail or "after it was given up")
-        state.reporter.log_outcomes([late], state.results)
-        state.invalidate("late_result")
 
     # -- time --------------------------------------------------------------------------------------------------
 

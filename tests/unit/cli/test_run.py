@@ -19,7 +19,7 @@ PROGRAM = """
 import sys
 from kmodd.cli import run
 def connect():
-    print("asked", "kmodd.daemon.main" in sys.modules, "kmodd.daemon.engine" in sys.modules)
+    print("asked", "kmodd.daemon.main" in sys.modules, "kmodd.engine.engine" in sys.modules)
     raise OSError
 run.Spawner.of_systemd = connect
 status = run.main(sys.argv[1:])
