@@ -239,6 +239,7 @@ def private_names(sources: Sources) -> list[str]:
 RULES = (unplaced, pointing_up, cycles, effects, too_long, constructors, foreign_writes)
 TEST_RULES = (imports_of_tests, private_names)
 
+
 def read_sources(folder: str) -> Sources:
     """All modules of a folder of the repository."""
     sources = {}

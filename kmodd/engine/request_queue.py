@@ -6,7 +6,7 @@ Requests of devices wait in the device queue, where equal ones are merged; those
 from __future__ import annotations
 
 from kmodd.config.modules_load_d import BootList
-from kmodd.dataclass import dataclass, field, replace
+from kmodd.dataclass import replace
 from kmodd.kernel.uevent import Uevent
 from kmodd.planning.request import Origin, Request, coldplug_turn, wanted
 from kmodd.state.queue import DeviceQueue, FairQueue
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from kmodd.engine.events import Replay
 
 
-@dataclass(slots=True)
 class RequestQueue:
     """All requests that have not begun."""
 
-    devices: DeviceQueue = field(default_factory=DeviceQueue)
-    interactive: FairQueue = field(default_factory=FairQueue)
-    boot_left: set[str] = field(default_factory=set)
-    """Names of the boot list that are not answered yet."""
-    replay: Replay | None = None
-    """The replay of sysfs that is due."""
-    _boot_names: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.devices = DeviceQueue()
+        self.interactive = FairQueue()
+        self.boot_left: set[str] = set()
+        """Names of the boot list that are not answered yet."""
+        self.replay: Replay | None = None
+        """The replay of sysfs that is due."""
+        self._boot_names: set[str] = set()
 
     def __len__(self) -> int:
         """Number of requests."""

@@ -85,10 +85,11 @@ def _write_names(context: Any, paths: list[str], pipe: int) -> None:
     os.closerange(3, pipe)
     os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
     for path in paths:
-        os.write(pipe, os.fsencode(f"{_name(context, path)}\n"))
+        os.write(pipe, os.fsencode(f"{device_name(context, path)}\n"))
 
 
-def _name(context: Any, path: str) -> str:
+def device_name(context: Any, path: str) -> str:
+    """Return the name that udev has for the device at `path`; empty if there is none."""
     from pyudev import Devices
 
     find = Devices.from_device_file if path.startswith("/dev/") else Devices.from_sys_path

@@ -152,7 +152,7 @@ def _no_library(*_: Any) -> None:
 
 def hang_or_die(monkeypatch: pytest.MonkeyPatch, on: set[str], end: bool = False) -> None:
     """From now on whoever looks at one of these never comes back, as behind a probe that hangs, or is killed."""
-    name = udev_names._name
+    name = udev_names.device_name
     hung = mmap.mmap(-1, 1)  # the children's too
 
     def hanging(context: Any, path: str) -> str:
@@ -173,7 +173,7 @@ def hang_or_die(monkeypatch: pytest.MonkeyPatch, on: set[str], end: bool = False
                 hung[0] = 0
                 return [], [], []
 
-    monkeypatch.setattr(udev_names, "_name", hanging)
+    monkeypatch.setattr(udev_names, "device_name", hanging)
     monkeypatch.setattr(udev_names, "select", SimpleNamespace(select=wait))
 
 
@@ -194,7 +194,7 @@ def test_a_child_that_hangs_does_not_hold_our_output_open() -> None:
     """It cannot be killed in the kernel; here it is stopped from being. Whoever reads our output gets its end."""
     code = (
         "import os, signal; from kmodd.host import udev_names\n"
-        "udev_names._name = lambda *_: signal.pause()\n"
+        "udev_names.device_name = lambda *_: signal.pause()\n"
         "udev_names.os.kill = lambda pid, _: print(pid)\n"
         f"assert udev_names.names_of([{NULL!r}]) == {{}}"
     )

@@ -174,7 +174,7 @@ def daemon_on(
 ) -> Iterator[Running]:
     """A daemon runs on the machine, and modprobe finds it."""
     running = Running(machine, folder / "io.kmodd", dry_run=dry_run)
-    patch.setattr(modprobe, "_is_at_home", lambda settings, machine: "no-daemon" not in settings.flags)
+    patch.setattr(modprobe, "is_for_this_machine", lambda settings, machine: "no-daemon" not in settings.flags)
     patch.setattr(Daemon, "within_reach", lambda how, messages: Daemon(how, messages, running.control.path))
     try:
         yield running
@@ -241,7 +241,7 @@ def test_nobody_at_the_socket_leaves_it_to_the_tool(
     tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = SCENARIOS[0].build(tmp_path / "root")
-    monkeypatch.setattr(modprobe, "_is_at_home", lambda *_: True)
+    monkeypatch.setattr(modprobe, "is_for_this_machine", lambda *_: True)
     monkeypatch.setattr(Daemon, "within_reach", lambda how, messages: Daemon(how, messages, str(tmp_path / "gone")))
     assert run_ours(machine, ["modprobe", "loop"], {}, capfdbinary).status == 0
     assert machine.loaded == ["loop"]
@@ -345,13 +345,14 @@ def test_the_kernels_words_stand_behind_kmods(
     assert capfd.readouterr().err == ""
 
 
-def test_kernel_log_gives_the_lines_about_a_module(tmp_path: Path) -> None:
+def test_kernel_log_gives_the_lines_about_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket stands for /dev/kmsg: each read gives one record."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, KernelLog(str(tmp_path / "none")) as log:
-        assert log.about("x") == []
-        ours.setblocking(False)
-        log._fd = os.dup(ours.fileno())
+    ours.setblocking(False)
+    with KernelLog(str(tmp_path / "none")) as missing:
+        assert missing.about("x") == []
+    monkeypatch.setattr(os, "open", lambda *_: os.dup(ours.fileno()))
+    with ours, theirs, KernelLog() as log:
         for text in ("x: Unknown symbol y (err -2)", "other: x", "Loading of unsigned module is rejected", "xy: no"):
             theirs.send(f"3,1,2,-;{text}\n SUBSYSTEM=module\n".encode())
         assert log.about("x") == ["x: Unknown symbol y (err -2)", "Loading of unsigned module is rejected"]

@@ -170,11 +170,11 @@ def _daemon(options: ModprobeOptions, how: How, messages: Messages, machine: Mac
 def _may_ask_daemon(options: ModprobeOptions, machine: Machine | None) -> bool:
     """Whether a running daemon would do the very same as we."""
     plain = options.flags <= {"a", "r", "first-time"} and not options.wait_msec and not options.config_paths
-    return plain and "MODPROBE_OPTIONS" not in os.environ and _is_at_home(options, machine)
+    return plain and "MODPROBE_OPTIONS" not in os.environ and is_for_this_machine(options, machine)
 
 
-def _is_at_home(options: ModprobeOptions, machine: Machine | None) -> bool:
-    """Whether our tree is the daemon's, and we are one whom it obeys."""
+def is_for_this_machine(options: ModprobeOptions, machine: Machine | None) -> bool:
+    """Whether the options name the tree of this machine, and the daemon serves the caller."""
     elsewhere = options.root or options.module_dir or options.release
     return machine is None and not elsewhere and os.geteuid() == 0
 
