@@ -11,7 +11,8 @@ import os
 import stat
 import sys
 
-from kmodd.cli.kmod.depmod_options import DepmodOptions, Stop, absolute, complain, fatal, read, reason, say
+from kmodd.cli.kmod.depmod_options import DepmodOptions, absolute, complain, fatal, read_options, reason, say
+from kmodd.cli.kmod.messages import Stop
 from kmodd.cli.progress import Bar
 from kmodd.config.depmod_d import PLAIN, DepmodConfig, parse
 from kmodd.host import module_facts as cache_file
@@ -36,7 +37,7 @@ DAEMON_SOCKET = "/run/kmodd/io.kmodd"
 def main(argv: list[str]) -> int:
     """Run depmod with `argv` (without its name); the answer is its exit status, 0 or 1."""
     try:
-        return _run(read(argv))
+        return _run(read_options(argv))
     except Stop as stop:
         return stop.status
     except Unusable as error:

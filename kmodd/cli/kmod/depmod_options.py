@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from kmodd.cli.kmod.messages import FEATURES, VERSION, Stop
 from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
 from kmodd.modfile.depmod_graph import Complaint
@@ -13,6 +14,34 @@ from kmodd.modfile.depmod_graph import Complaint
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+HELP = """\
+Usage:
+\tdepmod -[aA] [options] [forced_version]
+
+If no arguments (except options) are given, "depmod -a" is assumed
+
+depmod will output a dependency list suitable for the modprobe utility.
+
+Options:
+\t-a, --all            Probe all modules
+\t-A, --quick          Only does the work if there's a new module
+\t-e, --errsyms        Report not supplied symbols
+\t-n, --show           Write the dependency file on stdout only
+\t-P, --symbol-prefix  Architecture symbol prefix
+\t-C, --config=PATH    Read configuration from PATH
+\t-v, --verbose        Enable verbose mode
+\t-w, --warn           Warn on duplicates
+\t-V, --version        show version
+\t-h, --help           show this help
+
+The following options are useful for people managing distributions:
+\t-b, --basedir=DIR    Use an image of a module tree.
+\t-F, --filesyms=FILE  Use the file instead of the
+\t                     current kernel symbols.
+\t-E, --symvers=FILE   Use Module.symvers file to check
+\t                     symbol versions."""
+"""What `depmod -h` prints: the words of kmod 30."""
 
 _SHORT = "aAb:m:o:C:E:F:euqrvnP:wVh"
 _LONG = {
@@ -38,14 +67,6 @@ _LONG = {
     "version": "V",
     "help": "h",
 }
-
-
-class Stop(Exception):
-    """Ends the program with a status."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 @dataclass(slots=True)
@@ -110,47 +131,43 @@ def reason(error: OSError) -> str:
 # ── command line ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(words: list[str]) -> DepmodOptions:
+def read_options(words: list[str]) -> DepmodOptions:
     """Read the command line. Raises Stop for -V, -h and for what is wrong."""
-    settings = DepmodOptions()
-    options = Options(words, _SHORT, _LONG)
+    options = DepmodOptions()
+    parser = Options(words, _SHORT, _LONG)
     try:
-        for code, value in options:
-            _take(code, value, settings)
+        for code, value in parser:
+            _take(code, value, options)
     except OptionError as error:
         sys.stderr.write(f"depmod: {error}\n")
         raise Stop(1) from None
-    if options.operands:
-        settings.release, *settings.files = options.operands
-        if not re.match(r"\s*[+-]?\d+\.\s*[+-]?\d", settings.release):
-            say("ERROR", f"Bad version passed {settings.release}")
+    if parser.operands:
+        options.release, *options.files = parser.operands
+        if not re.match(r"\s*[+-]?\d+\.\s*[+-]?\d", options.release):
+            say("ERROR", f"Bad version passed {options.release}")
             raise Stop(1)
     else:
-        settings.release = os.uname().release
-    base = absolute(settings.values["b"]) if "b" in settings.values else ""
-    out = absolute(settings.values["o"]) if "o" in settings.values else base
-    modules = settings.values.get("m", "/lib/modules").lstrip("/")
-    settings.directory = f"{base}/{modules}/{settings.release}"
-    settings.out_directory = f"{out}/{modules}/{settings.release}"
-    return settings
+        options.release = os.uname().release
+    base = absolute(options.values["b"]) if "b" in options.values else ""
+    out = absolute(options.values["o"]) if "o" in options.values else base
+    modules = options.values.get("m", "/lib/modules").lstrip("/")
+    options.directory = f"{base}/{modules}/{options.release}"
+    options.out_directory = f"{out}/{modules}/{options.release}"
+    return options
 
 
-def _take(code: str, value: str, settings: DepmodOptions) -> None:
+def _take(code: str, value: str, options: DepmodOptions) -> None:
     match code:
         case "V":
-            from kmodd.cli.kmod.modprobe_help import FEATURES
-
-            print(f"kmod version 30\n{FEATURES}")
+            print(f"{VERSION}\n{FEATURES}")
             raise Stop(0)
         case "h":
-            from kmodd.cli.kmod.depmod_help import HELP
-
             print(HELP)
             raise Stop(0)
         case "C":
-            settings.config_paths.append(value)
+            options.config_paths.append(value)
         case "v":
-            settings.verbosity += 1
+            options.verbosity += 1
         case "u" | "q" | "r":
             say("WARNING", f"Ignored deprecated option -{code}")
         case _ if code.startswith("--"):
@@ -158,9 +175,9 @@ def _take(code: str, value: str, settings: DepmodOptions) -> None:
         case "P" if len(os.fsencode(value)) > 1:
             raise fatal("-P only takes a single char")
         case "b" | "m" | "o" | "E" | "F" | "P" | "root":
-            settings.values[code] = value
+            options.values[code] = value
         case _:
-            settings.flags.add(code)
+            options.flags.add(code)
 
 
 def absolute(path: str) -> str:

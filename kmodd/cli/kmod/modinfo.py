@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 
+from kmodd.cli.kmod.messages import FEATURES, VERSION
 from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
@@ -61,7 +62,7 @@ Options:
 
 
 @dataclass(slots=True)
-class _Settings:
+class _ModinfoOptions:
     """What the command line said."""
 
     names: list[str] = field(default_factory=list)
@@ -86,56 +87,54 @@ class _Module:
 
 def main(argv: list[str]) -> int:
     """Run modinfo with `argv` (without its name); the answer is its exit status, 0 or 1."""
-    settings = _settings(argv)
-    if isinstance(settings, int):
-        return settings
-    if not settings.names:
+    options = _read_options(argv)
+    if isinstance(options, int):
+        return options
+    if not options.names:
         _error("missing module or filename.")
         return 1
-    finder = _Finder(settings)
+    finder = _Finder(options)
     status = 0
-    for name in settings.names:
+    for name in options.names:
         try:
             modules = finder.find(name)
-            kind = "name " if settings.by_name else ""
+            kind = "name " if options.by_name else ""
         except UnmatchedBracket:
             modules, kind = [], "alias "
         if not modules:
             _error(f"Module {kind}{name} not found.")
             status = 1
         for module in modules:
-            if not _tell(module, settings, finder):
+            if not _tell(module, options, finder):
                 status = 1
     return status
 
 
-def _settings(argv: list[str]) -> _Settings | int:
+def _read_options(argv: list[str]) -> _ModinfoOptions | int:
     """What the command line asks for, or the status to end with."""
-    settings = _Settings()
-    options = Options(argv, _SHORT, _LONG)
+    options = _ModinfoOptions()
+    parser = Options(argv, _SHORT, _LONG)
     try:
-        for code, value in options:
+        for code, value in parser:
             match code:
                 case "a" | "d" | "l" | "p" | "n":
-                    settings.only = _FIELDS[code].encode()
+                    options.only = _FIELDS[code].encode()
                 case "F":
-                    settings.only = os.fsencode(value)
+                    options.only = os.fsencode(value)
                 case "0":
-                    settings.end = b"\0"
+                    options.end = b"\0"
                 case "m":
-                    settings.by_name = True
+                    options.by_name = True
                 case "json":
-                    settings.json = True
+                    options.json = True
                 case "k":
-                    settings.release = value
+                    options.release = value
                 case "b":
-                    settings.base = value
+                    options.base = value
                 case "root":
-                    settings.root = value
+                    options.root = value
                 case "V":
-                    from kmodd.cli.kmod.modprobe_help import FEATURES
-
-                    print(f"kmod version 30\n{FEATURES}")
+                    print(f"{VERSION}\n{FEATURES}")
                     return 0
                 case _:
                     print(HELP, end="")
@@ -143,8 +142,8 @@ def _settings(argv: list[str]) -> _Settings | int:
     except OptionError as error:
         sys.stderr.write(f"modinfo: {error}\n")
         return 1
-    settings.names = options.operands
-    return settings
+    options.names = parser.operands
+    return options
 
 
 def _error(text: str) -> None:
@@ -159,20 +158,20 @@ def _error(text: str) -> None:
 class _Finder:
     """Finds what an argument means; the indexes are read only if a name needs them."""
 
-    def __init__(self, settings: _Settings) -> None:
-        self._settings = settings
+    def __init__(self, options: _ModinfoOptions) -> None:
+        self._options = options
         self._read: Snapshot | None = None
 
     def find(self, name: str) -> list[_Module]:
         """A file, or all modules that a name stands for. Raises UnmatchedBracket."""
-        if not self._settings.by_name and self._is_file(name):
+        if not self._options.by_name and self._is_file(name):
             path = name if name.startswith("/") else f"{os.getcwd()}/{name}"
             return [_Module(module_of_path(path), path)]
         from kmodd.index.catalog import Hit, lookup
         from kmodd.names import module_name
 
         snapshot = self._snapshot()
-        if not self._settings.by_name:
+        if not self._options.by_name:
             hits: Iterable[Hit] = lookup(name, snapshot)
             return [self._module(hit.module, hit.builtin) for hit in hits]
         catalog = snapshot.catalog
@@ -195,7 +194,7 @@ class _Finder:
 
     def _is_file(self, name: str) -> bool:
         try:
-            is_regular = stat.S_ISREG(os.stat(self._settings.root + name).st_mode)
+            is_regular = stat.S_ISREG(os.stat(self._options.root + name).st_mode)
         except (OSError, ValueError):
             return False
         return is_regular and is_module_file(name)
@@ -207,8 +206,8 @@ class _Finder:
     def _directory(self) -> str:
         from kmodd.host.tree import Tree
 
-        settings = self._settings
-        tree = Tree(settings.root, settings.release, settings.base, ())
+        options = self._options
+        tree = Tree(options.root, options.release, options.base, ())
         return tree.real(tree.directory)
 
     def _snapshot(self) -> Snapshot:
@@ -216,8 +215,8 @@ class _Finder:
         if self._read is None:
             from kmodd.host.tree import Tree
 
-            settings = self._settings
-            tree = Tree(settings.root, settings.release, settings.base, ())
+            options = self._options
+            tree = Tree(options.root, options.release, options.base, ())
             self._read = tree.quick_snapshot(like_kmod=True)
         return self._read
 
@@ -225,12 +224,12 @@ class _Finder:
 # ── what is said of one ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tell(module: _Module, settings: _Settings, finder: _Finder) -> bool:
+def _tell(module: _Module, options: _ModinfoOptions, finder: _Finder) -> bool:
     """Print one module; whether that went well."""
-    if settings.json:
-        return _tell_json(module, settings, finder)
+    if options.json:
+        return _tell_json(module, options, finder)
     out = bytearray()
-    only, end = settings.only, settings.end
+    only, end = options.only, options.end
     name = os.fsencode(module.name)
     path = b"(builtin)" if module.path is None else os.fsencode(module.path)
     if module.path is None and only is None:
@@ -242,7 +241,7 @@ def _tell(module: _Module, settings: _Settings, finder: _Finder) -> bool:
     elif only == b"filename":
         _print(out + path + end)
         return True
-    info = _info(module, settings, finder)
+    info = _info(module, options, finder)
     if info is None:
         _print(out)
         return False
@@ -259,11 +258,11 @@ def _print(data: bytes | bytearray) -> None:
     sys.stdout.buffer.write(data)
 
 
-def _info(module: _Module, settings: _Settings, finder: _Finder) -> Info | None:
+def _info(module: _Module, options: _ModinfoOptions, finder: _Finder) -> Info | None:
     """What there is to say of a module; None, and a message, where it cannot be read."""
     try:
         if module.path is not None:
-            return modinfo.info(read_module(settings.root + module.path), with_build_id=settings.json)
+            return modinfo.info(read_module(options.root + module.path), with_build_id=options.json)
         fields = finder.builtin_fields(module.name)
         if fields is None:  # an old kernel, whose build left no such file
             return Info(())
@@ -324,20 +323,20 @@ def _words(description: bytes | None, kind: bytes | None, blank: bytes) -> bytes
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tell_json(module: _Module, settings: _Settings, finder: _Finder) -> bool:
+def _tell_json(module: _Module, options: _ModinfoOptions, finder: _Finder) -> bool:
     """One object on one line; -F and its like leave the other fields out."""
     import json
 
-    info = _info(module, settings, finder)
+    info = _info(module, options, finder)
     if info is None:
         return False
     fields: dict[str, list[str]] = {}
     for key, value in info.fields:
-        if key not in (b"parm", b"parmtype") and settings.only in (None, key):
+        if key not in (b"parm", b"parmtype") and options.only in (None, key):
             fields.setdefault(_text(key), []).append(_text(value))
     found: dict[str, object] = {"name": module.name, "filename": module.path, "builtin": module.path is None}
     found["fields"] = fields
-    if settings.only in (None, b"parm"):
+    if options.only in (None, b"parm"):
         found["parameters"] = [
             {
                 "name": _text(each.name),
@@ -346,7 +345,7 @@ def _tell_json(module: _Module, settings: _Settings, finder: _Finder) -> bool:
             }
             for each in modinfo.parameters(info.fields)[0].values()
         ]
-    if settings.only is None:
+    if options.only is None:
         signed = info.signature
         found["build_id"] = info.build_id.hex() or None
         found["signature"] = signed and {

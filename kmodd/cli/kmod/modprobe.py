@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, Stop
-from kmodd.cli.kmod.modprobe_options import ModprobeOptions, read_settings, words_of_environment
+from kmodd.cli.kmod.modprobe_options import ModprobeOptions, read_options, words_of_environment
 from kmodd.config import modprobe_d
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import TreeSnapshot
@@ -33,7 +33,7 @@ def main(argv: list[str], machine: Machine | None = None) -> int:
     """
     messages = Messages("modprobe")
     try:
-        options = read_settings([*words_of_environment(os.environ.get("MODPROBE_OPTIONS")), *argv], messages)
+        options = read_options([*words_of_environment(os.environ.get("MODPROBE_OPTIONS")), *argv], messages)
         return _run(options, messages, machine)
     except Stop as stop:
         return stop.status

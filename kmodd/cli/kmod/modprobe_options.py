@@ -2,9 +2,59 @@
 
 from __future__ import annotations
 
-from kmodd.cli.kmod.messages import ERR, WARNING, Messages, Stop
+from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, WARNING, Messages, Stop
 from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
+
+HELP = """\
+Usage:
+\tmodprobe [options] [-i] [-b] modulename
+\tmodprobe [options] -a [-i] [-b] modulename [modulename...]
+\tmodprobe [options] -r [-i] modulename
+\tmodprobe [options] -r -a [-i] modulename [modulename...]
+\tmodprobe [options] -c
+\tmodprobe [options] --dump-modversions filename
+Management Options:
+\t-a, --all                   Consider every non-argument to
+\t                            be a module name to be inserted
+\t                            or removed (-r)
+\t-r, --remove                Remove modules instead of inserting
+\t    --remove-dependencies   Deprecated: use --remove-holders
+\t    --remove-holders        Also remove module holders (use together with -r)
+\t-w, --wait <MSEC>           When removing a module, wait up to MSEC for
+\t                            module's refcount to become 0 so it can be
+\t                            removed (use together with -r)
+\t    --first-time            Fail if module already inserted or removed
+\t-i, --ignore-install        Ignore install commands
+\t-i, --ignore-remove         Ignore remove commands
+\t-b, --use-blacklist         Apply blacklist to resolved alias.
+\t-f, --force                 Force module insertion or removal.
+\t                            implies --force-modversions and
+\t                            --force-vermagic
+\t    --force-modversion      Ignore module's version
+\t    --force-vermagic        Ignore module's version magic
+
+Query Options:
+\t-R, --resolve-alias         Only lookup and print alias and exit
+\t-D, --show-depends          Only print module dependencies and exit
+\t-c, --showconfig            Print out known configuration and exit
+\t-c, --show-config           Same as --showconfig
+\t    --show-modversions      Dump module symbol version and exit
+\t    --dump-modversions      Same as --show-modversions
+\t    --show-exports          Only print module exported symbol versions and exit
+
+General Options:
+\t-n, --dry-run               Do not execute operations, just print out
+\t-n, --show                  Same as --dry-run
+\t-C, --config=FILE           Use FILE instead of default search paths
+\t-d, --dirname=DIR           Use DIR as filesystem root for /lib/modules
+\t-S, --set-version=VERSION   Use VERSION instead of `uname -r`
+\t-s, --syslog                print to syslog, not stderr
+\t-q, --quiet                 disable messages
+\t-v, --verbose               enables more messages
+\t-V, --version               show version
+\t-h, --help                  show this help"""
+"""What `modprobe -h` prints: the words of kmod 30."""
 
 _SHORT = "arw:RibfDcnC:d:S:sqvVh"
 LONG = {
@@ -71,50 +121,46 @@ class ModprobeOptions:
         return bool(self.flags & {"D", "n"})
 
 
-def read_settings(words: list[str], messages: Messages) -> ModprobeOptions:
+def read_options(words: list[str], messages: Messages) -> ModprobeOptions:
     """Read the command line. Ends the program for -V, -h, and what is wrong."""
-    settings = ModprobeOptions()
-    options = Options(words, _SHORT, LONG)
+    options = ModprobeOptions()
+    parser = Options(words, _SHORT, LONG)
     try:
-        for code, value in options:
+        for code, value in parser:
             match code:
                 case "C":
-                    settings.config_paths.append(value)
-                    settings.handed_down += ["-C", value]
+                    options.config_paths.append(value)
+                    options.handed_down += ["-C", value]
                 case "d":
-                    settings.module_dir = value
+                    options.module_dir = value
                 case "S":
-                    settings.release = value
+                    options.release = value
                 case "root":
-                    settings.root = value
+                    options.root = value
                 case "q":
-                    settings.verbose = 0
-                    settings.handed_down.append("-q")
+                    options.verbose = 0
+                    options.handed_down.append("-q")
                 case "v":
-                    settings.verbose += 1
-                    settings.handed_down.append("-v")
+                    options.verbose += 1
+                    options.handed_down.append("-v")
                 case "s":
-                    settings.flags.add("s")
-                    settings.handed_down.append("-s")
+                    options.flags.add("s")
+                    options.handed_down.append("-s")
                 case "w":
-                    settings.wait_msec = _number(value, messages)
+                    options.wait_msec = _number(value, messages)
                 case "V":
-                    from kmodd.cli.kmod.modprobe_help import FEATURES
-
-                    messages.show(f"kmod version 30\n{FEATURES}")
+                    messages.show(f"{VERSION}\n{FEATURES}")
                     raise Stop(0)
                 case "h":
-                    from kmodd.cli.kmod.modprobe_help import HELP
-
                     messages.show(HELP)
                     raise Stop(0)
                 case _:
-                    settings.flags.add(code)
+                    options.flags.add(code)
     except OptionError as error:
         messages.say(f"modprobe: {error}")
         raise Stop(1) from None
-    settings.operands = options.operands
-    return settings
+    options.operands = parser.operands
+    return options
 
 
 def _number(text: str, messages: Messages) -> int:
