@@ -1,1 +1,1 @@
-"""One short file per program; `__main__` picks it."""
+"""Command-line programs, a file for each verb; `__main__` selects one."""

@@ -1,4 +1,4 @@
-"""Picks the program by the name it was called by, or by its first word."""
+"""Run the program named by argv[0], as busybox does, or by the first argument."""
 
 from __future__ import annotations
 
@@ -13,42 +13,45 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 VERBS = {
-    "run": "the daemon",
-    "status": "what the daemon does now",
-    "reload": "have the daemon read indexes and configuration again",
-    "settle": "wait until all events so far are answered",
-    "explain": "what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
-    "lookup": "the modules that an alias names",
-    "devices": "each device, its driver, and the modules that match it",
-    "lint": "look for mistakes in the configuration",
-    "seal": "load nothing any more but what a rule allows; rehearse it, take it back, or shut the kernel for good",
-    "policy": "what may be loaded for whom: check the rules, test them, have some suggested",
-    "convert-config": "turn an old conf.modules or modules.conf into modprobe.d",
-    "static-nodes": "the device nodes whose opening loads a module",
+    "run": "run the daemon",
+    "status": "show the state of the daemon",
+    "reload": "reload indexes and configuration of the daemon",
+    "settle": "wait until all pending events are handled",
+    "explain": "show what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
+    "lookup": "print the modules that match an alias",
+    "devices": "list devices, their drivers, and the modules that match them",
+    "lint": "check the configuration for mistakes",
+    "seal": "refuse modules that no rule allows; rehearse, undo, or disable module loading in the kernel",
+    "policy": "check the rules of policy.d, test them, or suggest some",
+    "convert-config": "convert an old conf.modules or modules.conf to modprobe.d",
+    "static-nodes": "print the device nodes whose opening loads a module",
     "complete": "",
     "loader": "",
     "request": "",
 }
-"""Word → what it does; without words: not for people."""
+"""Verb → its line in the help; an empty text hides an internal verb."""
 
 TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
-"""Programs that scripts know by these names; each is a word of kmodd as well."""
+"""kmod's tools; each is also a verb of kmodd."""
 
 
 def usage() -> str:
-    """The text of --help."""
+    """Return the text of --help."""
     words = "\n".join(f"  {verb:16}{text}" for verb, text in VERBS.items() if text)
     tools = "\n".join(f"  {tool:16}as kmod's" for tool in TOOLS)
     return (
         "usage: kmodd VERB [OPTION…]\n\n"
-        "Loads kernel modules for devices, for the kernel and for people, and says why.\n"
+        "Load kernel modules on request of devices, the kernel or users, and record the reason.\n"
         f"\nverbs:\n{words}\n\ntools:\n{tools}\n\n"
-        "`kmodd VERB --help` tells more. What was loaded and why: journalctl -t kmodd\n"
+        "See `kmodd VERB --help` for details, and `journalctl -t kmodd` for what was loaded and why.\n"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one program; the answer is its exit status."""
+    """Run one program and return its exit status.
+
+    argv: the command line with the program's name; None: sys.argv. 2 is returned for an unknown verb.
+    """
     own_name, *words = sys.argv if argv is None else argv
     called = os.path.basename(own_name)
     if called in TOOLS:
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             return _run(verb, rest)
         case [verb, *_]:
             known = ", ".join([*(word for word, text in VERBS.items() if text), *TOOLS])
-            print(f"kmodd: no verb {verb!r}; expected one of {known}", file=sys.stderr)
+            print(f"kmodd: Unknown verb {verb!r}; expected one of {known}", file=sys.stderr)
             return 2
         case _:
             print(usage(), end="", file=sys.stderr)
@@ -72,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process without taking the interpreter apart, which takes a tool a tenth of its time and does nothing."""
+    """End the process without finalizing the interpreter, which takes a tenth of a tool's time and has no effect."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -82,7 +85,7 @@ def leave(status: int) -> NoReturn:
 
 
 def _run(verb: str, words: list[str]) -> int:
-    gc.disable()  # nothing of an import is garbage, and a tool ends before it has made any that counts
+    gc.disable()  # imports leave no garbage, and a tool ends before it has produced much
     folder = "kmodd.cli.kmod" if verb in TOOLS else "kmodd.cli"
     program = __import__(f"{folder}.{verb.replace('-', '_')}", fromlist=["main"])  # importlib takes 0.3 ms more
     if verb not in TOOLS:
@@ -92,7 +95,7 @@ def _run(verb: str, words: list[str]) -> int:
         status: int = program.main(words)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has gone, as `| head` does: nothing to say, and nothing more to write at exit.
+        # The reader of standard output has closed it, as `| head` does; nothing must be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

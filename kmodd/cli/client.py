@@ -1,4 +1,4 @@
-"""The client's side of the control socket: one call, one answer."""
+"""Client of the control socket: one Varlink call on one connection."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ if TYPE_CHECKING:
 
 
 class NotRunning(KmoddError):
-    """Nobody serves the control socket (exit status 7)."""
+    """The daemon does not listen on the control socket (exit status 7)."""
 
 
 class Refused(KmoddError):
-    """The daemon answered with one of the errors of io.kmodd."""
+    """The daemon replied with one of the errors of io.kmodd."""
 
     def __init__(self, error: str, parameters: dict[str, Any]) -> None:
-        """`error`: its whole name, `io.kmodd.TimedOut`."""
+        """Store the reply; `error` is the qualified name, such as `io.kmodd.TimedOut`."""
         super().__init__(f"{error} {json.dumps(parameters)}" if parameters else error)
         self.error = error
         self.parameters = parameters
 
 
 def call(method: str, path: str = CONTROL_SOCKET, **parameters: Any) -> dict[str, Any]:
-    """Call `io.kmodd.METHOD` and wait for its answer. Raises NotRunning, Refused."""
+    """Call `io.kmodd.METHOD` and return the parameters of the reply.
+
+    Waits without a limit. Raises NotRunning if there is no daemon or no reply, Refused if the reply is an error.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         answer = bytearray()
         try:
@@ -37,7 +40,7 @@ def call(method: str, path: str = CONTROL_SOCKET, **parameters: Any) -> dict[str
             while not answer.endswith(b"\0"):
                 data = connection.recv(65536)
                 if not data:
-                    raise NotRunning("the daemon ended the connection without an answer")
+                    raise NotRunning("the daemon closed the connection without a reply")
                 answer += data
         except OSError as error:
             raise NotRunning(f"the daemon is not running: {path}: {error.strerror}") from None

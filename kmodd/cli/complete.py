@@ -1,7 +1,7 @@
-"""`kmodd complete WHAT [NAME]`: what a shell offers for a half-typed word, one a line; nothing where nothing is known.
+"""`kmodd complete WHAT [NAME]`: print completion candidates, one per line, for the files in `data/completions`.
 
-For the files in `data/completions`. `modules` and `aliases` are of the running kernel's tree, `loaded` is what the
-kernel has, `parameters` those of a module as `NAME=`.
+`modules` and `aliases` are those of the running kernel's tree, `loaded` those of /proc/modules, `parameters` those of
+module NAME, as `PARAMETER=`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WHAT = ("modules", "aliases", "loaded", "parameters")
 
 
 def main(argv: list[str]) -> int:
-    """Print the words; 2 for a wrong call."""
+    """Print the candidates and return 0, or 2 for wrong usage."""
     root = ""
     match argv:
         case ["--root", root, *rest]:
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 
 def _aliases(tree: Tree) -> Iterable[str]:
-    """Names that stand for modules and that somebody might type: without wildcards, and the configured ones."""
+    """Return the aliases without wildcards, those of the configuration first."""
     snapshot = tree.quick_snapshot(like_kmod=True)
     configured = [alias.pattern for alias in snapshot.config.aliases]
     indexed = [key for key, _ in snapshot.catalog.dump("modules.alias")]
@@ -59,9 +59,9 @@ def _loaded(root: str) -> Iterable[str]:
 
 
 def _parameters(name: str, tree: Tree) -> Iterable[str]:
-    """`NAME=` for each parameter that the module's file describes; a name or the path of a file."""
+    """Return `PARAMETER=` for each parameter of a module; `name` may also be the path of its file."""
     from kmodd.host.module_reader import read_module
-    from kmodd.modfile.elf import ElfError, Image  # for this word alone
+    from kmodd.modfile.elf import ElfError, Image  # needed only here
 
     line = tree.quick_snapshot(like_kmod=True).catalog.dep(name.replace("-", "_"))
     path = name if line is None else line.path

@@ -1,7 +1,7 @@
-"""`kmodd devices`: every device that says what it is, its driver, the modules that match, and what people call it.
+"""`kmodd devices`: list every device with a modalias, its driver, the modules that match, and its name.
 
-Only links and `modalias` files are read. They take no lock: a device whose probe hangs or crashed holds up nothing, it
-only has no name.
+Only links and `modalias` files are read, which take no lock: a device whose probe hangs or crashed does not block the
+list, and has no name in it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from kmodd.planning.explain import quoted
 
 
 def main(argv: list[str]) -> int:
-    """Exit 0; 1 with --unbound where a device without a driver has a module that matches; 3 no module tree."""
+    """Print the list and return 0; 1 if --unbound lists a device; 3 without a module tree."""
     parser = argparse.ArgumentParser(
         "kmodd devices",
-        description="List the devices that say what they are: path, driver (- for none), the modules that match, and "
-        "in quotes the name in udev's database, if it has one.",
+        description="List devices that have a modalias: path, driver (- for none), matching modules, and in quotes the "
+        "name in udev's database, if any.",
     )
-    parser.add_argument("--unbound", action="store_true", help="only those without a driver for which a module matches")
-    parser.add_argument("--root", default="", metavar="DIR", help="prefix of every path that is read")
-    parser.add_argument("--kernel", metavar="RELEASE", help="default: the running one")
+    parser.add_argument("--unbound", action="store_true", help="only devices without a driver that a module matches")
+    parser.add_argument("--root", default="", metavar="DIR", help="prefix of all paths")
+    parser.add_argument("--kernel", metavar="RELEASE", help="kernel release (default: the running one)")
     options = parser.parse_args(argv)
     tree = Tree(root=options.root, release=options.kernel)
     try:
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         words = [f"{name} ({state})" if state else name for name, state in states.items()]
         sysfs = f"/sys{event.devpath}"
         lines[sysfs] = f"{event.devpath}  {_driver(options.root + sysfs)}  {', '.join(words) or '-'}"
-    called = {} if tree.root else names_of(list(lines))  # udev's database is of this machine
+    called = {} if tree.root else names_of(list(lines))  # udev's database describes this machine
     for sysfs, line in lines.items():
         sys.stdout.buffer.write(os.fsencode(f"{line}{quoted(called.get(sysfs, ''))}\n"))
     sys.stdout.flush()

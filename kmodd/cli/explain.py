@@ -1,7 +1,7 @@
-"""`kmodd explain`: what would be loaded for a request, and why. The same plan that the daemon carries out.
+"""`kmodd explain`: show what would be loaded for a request, and why, by the plan that the daemon carries out.
 
-A request is a modalias, the name of a module, an alias, the path of a module's file, a `/sys/…` path of a device, or a
-`/dev/…` node. Devices are explained as the daemon answers them, names as `modprobe NAME` does.
+A request is a modalias, a module name, an alias, the path of a module file, a `/sys/…` path of a device, or a `/dev/…`
+node. Devices are resolved as in the daemon, names as in `modprobe NAME`.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from kmodd.planning.explain import json_line, text_of
 from kmodd.planning.plan import Goal, Plan, Skip
 from kmodd.planning.request import Origin, Request, wanted
 from kmodd.planning.resolve import options_of, resolve
+from kmodd.text import decode
 
 USAGE = """usage: kmodd explain [--json] [--root DIR] [--kernel RELEASE] REQUEST…
 
-Say what would be loaded for REQUEST, and because of what; nothing is loaded.
-REQUEST is a modalias, a module, an alias, the path of a module's file, a /sys/… path of a device, or a /dev/… node.
-Exit status: 0 something would be loaded or is there already, 1 nothing matches, 2 usage, 3 no module tree.
+Show what would be loaded for REQUEST, and why; nothing is loaded.
+REQUEST is a modalias, a module, an alias, the path of a module file, a /sys/… path of a device, or a /dev/… node.
+Exit status: 0 a module would be loaded or is loaded already, 1 nothing matches, 2 usage, 3 no module tree.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request as given, and the names that it comes to."""
+    """A request as given, and the names to resolve for it."""
 
     text: str
     kind: str
-    """modalias, module, alias, file, sysfs, dev."""
+    """`modalias`, `module`, `alias`, `file`, `sysfs` or `dev`."""
     names: tuple[str, ...]
     origin: Origin
-    """As whose request it is answered: a device's blacklist means more than an operator's."""
+    """The origin to resolve it for: the blacklist hides more from a device than from an operator."""
 
 
 def main(argv: list[str]) -> int:
-    """Explain each request. Exit 0 if all would be loaded or are there, 1 if not, 2 usage, 3 no tree."""
+    """Explain each request; return 0 if each one matches, 1 if not, 2 for wrong usage, 3 without a module tree."""
     options = Options(argv, "h", {"json": "json", "root": "root:", "kernel": "kernel:", "help": "h"})
     root, release, as_json = "", None, False
     try:
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
                     print(USAGE, end="")
                     return 0
         if not options.operands:
-            raise OptionError("no REQUEST given")
+            raise OptionError("no REQUEST specified")
     except OptionError as error:
         print(f"kmodd explain: {error}\n{USAGE}", end="", file=sys.stderr)
         return 2
@@ -97,31 +98,31 @@ def _explain(requests: list[str], tree: Tree, as_json: bool) -> int:
 
 
 def _name(question: Question, tree: Tree) -> str:
-    """What people call the device that is asked for. Udev's database is of this machine: nothing below another root."""
+    """Return the device's name in udev's database, or "". The database describes this machine: no name with --root."""
     if question.kind not in ("sysfs", "dev") or tree.root:
         return ""
-    from kmodd.host.udev_names import names_of  # only for devices
+    from kmodd.host.udev_names import names_of  # needed for devices only
 
     name = names_of((question.text,)).get(question.text, "")
     return name if name != question.text else ""
 
 
 def _joined(question: Question, plans: tuple[Plan, ...]) -> Plan:
-    """One plan for all names of a request: a device may have several modaliases."""
+    """Join the plans of all names of a request into one: a device may have several modaliases."""
     goals: tuple[Goal, ...] = tuple(goal for plan in plans for goal in plan.goals)
     return Plan(Request(question.text, question.origin), goals)
 
 
-# ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
-    """Find out what kind of request `text` is, and which names it stands for; what has none is complained about."""
+    """Return the kind of request that `text` is, and its names; print an error if there are none."""
     if text.startswith("/sys/"):
-        names = _wishes(tree.real(text))
+        names = _requests_of_device(tree.real(text))
         if not names:
-            there = "has no modalias" if tree.present(text) else "does not exist"
-            _complain(f"{text} {there}")
+            reason = "has no modalias" if tree.present(text) else "does not exist"
+            _complain(f"{text} {reason}")
         return Question(text, "sysfs", names, "coldplug")
     if text.startswith("/dev/"):
         names = _names_of_node(text, tree)
@@ -135,8 +136,8 @@ def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
     return Question(text, "module" if is_module else "alias", (text,), "operator")
 
 
-def _wishes(directory: str) -> tuple[str, ...]:
-    """What the device in a folder of sysfs asks for: its modaliases, and what udevd's other rules add to them."""
+def _requests_of_device(directory: str) -> tuple[str, ...]:
+    """Return the names that a sysfs device requests: its modaliases, and those that udev's other rules add."""
     aliases = _modaliases(directory)
     subsystem = os.path.basename(os.path.realpath(f"{directory}/subsystem"))
     properties = tuple(("MODALIAS", alias) for alias in aliases)
@@ -145,28 +146,28 @@ def _wishes(directory: str) -> tuple[str, ...]:
 
 
 def _modaliases(directory: str) -> tuple[str, ...]:
-    """All lines of a device's `modalias` file, else the MODALIAS values of its `uevent` file.
+    """Return the lines of a device's `modalias` file, else the MODALIAS values of its `uevent` file.
 
-    Reading `uevent` waits while a driver probes the device, and for ever if that crashed: only where there is no other.
+    Reading `uevent` blocks while a driver probes the device, and forever if the probe crashed: only as a fallback.
     """
     data = read_file(f"{directory}/modalias")
     if data is not None:
-        return tuple(line for line in _text(data).splitlines() if line)
+        return tuple(line for line in decode(data).splitlines() if line)
     data = read_file(f"{directory}/uevent") or b""
-    return tuple(line.removeprefix("MODALIAS=") for line in _text(data).splitlines() if line.startswith("MODALIAS="))
+    return tuple(line.removeprefix("MODALIAS=") for line in decode(data).splitlines() if line.startswith("MODALIAS="))
 
 
 def _names_of_node(path: str, tree: Tree) -> tuple[str, ...]:
-    """The modalias of the device behind a node; without one, what the kernel asks for when the node is opened.
+    """Return the modaliases of a node's device, else the names that the kernel requests when the node is opened.
 
-    A node that does not exist yet may be one of modules.devname.
+    A node that does not exist is looked up in modules.devname.
     """
     try:
         status = os.stat(tree.real(path))
     except (OSError, ValueError):
         return _names_of_devname(path, tree)
     if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        _complain(f"{path} is no device node")
+        _complain(f"{path} is not a device node")
         return ()
     kind = "char" if stat.S_ISCHR(status.st_mode) else "block"
     major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
@@ -175,14 +176,14 @@ def _names_of_node(path: str, tree: Tree) -> tuple[str, ...]:
 
 
 def _modaliases_above(link: str, top: str) -> tuple[str, ...]:
-    """The modaliases of the first device with any, from the one behind a node upwards: a disk above a partition."""
+    """Return the modaliases of the nearest device with any, from the node's own upwards: a disk above a partition."""
     directory = os.path.realpath(link)
     top = os.path.realpath(top)
     while directory.startswith(top + "/"):
-        for place in (f"{directory}/device", directory):
-            data = read_file(f"{place}/modalias")
+        for folder in (f"{directory}/device", directory):
+            data = read_file(f"{folder}/modalias")
             if data:
-                return tuple(line for line in _text(data).splitlines() if line)
+                return tuple(line for line in decode(data).splitlines() if line)
         directory = os.path.dirname(directory)
     return ()
 
@@ -192,17 +193,13 @@ def _names_of_devname(path: str, tree: Tree) -> tuple[str, ...]:
     for node in text_files.devnames(data, "modules.devname")[0]:
         if path == f"/dev/{node.node}":
             return _names_of_number("char" if node.kind == "c" else "block", node.major, node.minor)
-    _complain(f"{path} does not exist, and modules.devname does not have it")
+    _complain(f"{path} does not exist, also not in modules.devname")
     return ()
 
 
 def _names_of_number(kind: str, major: int, minor: int) -> tuple[str, ...]:
-    """What the kernel asks for, one after the other (fs/char_dev.c base_probe, block/genhd.c)."""
+    """Return the names that the kernel requests in turn (fs/char_dev.c base_probe, block/genhd.c)."""
     return f"{kind}-major-{major}-{minor}", f"{kind}-major-{major}"
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
 
 
 def _complain(text: str) -> None:

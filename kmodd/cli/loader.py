@@ -1,4 +1,4 @@
-"""`kmodd loader`: the process that makes the loaders. systemd or the daemon starts it; people do not."""
+"""`kmodd loader`: the spawner, which forks the loaders; internal, started by systemd or the daemon."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _FIRST_PASSED_FD = 3
 """sd_listen_fds(3): the first descriptor that systemd passes."""
 
 _USAGE = """\
-kmodd loader: expected one connection passed by systemd, or --fd N; then as often as needed
-  --tree DIR  take module files from below DIR, in place of the usual trees
-  --conf DIR  take install and remove commands from files in DIR, in place of the usual directories
+usage: kmodd loader [--fd N] [OPTION…]
+
+Fork loaders for the connection passed by systemd, or descriptor N. Options may be repeated:
+
+  --tree DIR  accept module files below DIR, in place of the usual trees
+  --conf DIR  accept install and remove commands from files in DIR, in place of the usual directories
   --sys DIR   in place of /sys"""
 
 
 def main(argv: list[str]) -> int:
-    """Make loaders for the connection of `--fd N`, or for the one systemd passed.
-
-    Exit 0 at its end, 2 for wrong usage.
-    """
+    """Serve the connection of `--fd N`, or the one passed by systemd; return 0 at its end, 2 for wrong usage."""
     given: dict[str, list[str]] = {"--fd": [], "--tree": [], "--conf": [], "--sys": []}
     for option, value in zip(argv[::2], argv[1::2], strict=False):
         given.get(option, []).append(value)
@@ -37,13 +37,13 @@ def main(argv: list[str]) -> int:
         tuple(given["--tree"]) or usual.trees, tuple(given["--conf"]) or usual.conf, *given["--sys"][-1:]
     )  # fmt: skip
     os.set_inheritable(fd, False)
-    # Whoever stops a service that systemd did not start sends its signals to all of its processes.
+    # Outside systemd, signals that stop the daemon are sent to all its processes, and loaders must survive them.
     spawner_process.run(fd, LinuxKernel(), trusted, SignalsBlocked() if given["--fd"] else None)
     return 0
 
 
 def _connection(numbers: list[str]) -> int | None:
-    """The descriptor to serve; None where there is none."""
+    """Return the descriptor to serve, or None."""
     if numbers:
         return int(numbers[-1]) if numbers[-1].isdigit() else None
     is_ours = os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1"

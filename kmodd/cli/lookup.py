@@ -1,4 +1,4 @@
-"""`kmodd lookup`: the modules that each alias names, as `modprobe -R` names them, each once."""
+"""`kmodd lookup`: print the modules that match each alias, as `modprobe -R` does, without duplicates."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT = 4096
-"""Bytes of one alias."""
+"""Maximum bytes of an alias."""
 _FEW = 8
-"""So many aliases are looked up in the .bin files; for more, the texts are turned into a trie first."""
+"""Up to so many aliases are looked up in the .bin files; for more, building a trie from the text files pays."""
 
 USAGE = """usage: kmodd lookup [--root DIR] [--kernel RELEASE] [ALIAS…]
 
-Print for each alias, module or modalias the modules it stands for, best first: the alias, a TAB, the modules.
-Without ALIAS, read them from standard input, one a line. Blacklists do not count.
-Exit status: 0 each alias matched, 1 one did not, 2 usage, 3 no module tree.
+Print for each alias, module or modalias a line: the alias, a TAB, and the matching modules, best first.
+Without ALIAS, read aliases from standard input, one per line. Blacklists are ignored.
+Exit status: 0 all aliases matched, 1 one did not, 2 usage, 3 no module tree.
 """
 
 
 def main(argv: list[str]) -> int:
-    """Answer the arguments, or standard input as a stream."""
+    """Look up the arguments, or the lines of standard input; return the exit status in USAGE."""
     options = Options(argv, "h", {"root": "root:", "kernel": "kernel:", "help": "h"})
     root, release = "", None
     try:
@@ -55,14 +55,14 @@ def main(argv: list[str]) -> int:
         return 3
     aliases = [os.fsencode(word) for word in options.operands]
     snapshot = tree.quick_snapshot(like_kmod=bool(aliases) and len(aliases) <= _FEW)
-    all_matched = _answer([aliases] if aliases else _lines_of_stdin(), snapshot)
+    all_matched = _look_up([aliases] if aliases else _lines_of_stdin(), snapshot)
     for problem in snapshot.problems:
         print(f"kmodd lookup: {problem.with_caret()}", file=sys.stderr)
     return 0 if all_matched else 1
 
 
-def _answer(batches: Iterator[list[bytes]] | list[list[bytes]], snapshot: Snapshot) -> bool:
-    """One line per alias, written out batch by batch; whether each matched."""
+def _look_up(batches: Iterator[list[bytes]] | list[list[bytes]], snapshot: Snapshot) -> bool:
+    """Print a line per alias, flushed after each batch; return whether all aliases matched."""
     all_matched = True
     number = 0
     for batch in batches:
@@ -70,7 +70,7 @@ def _answer(batches: Iterator[list[bytes]] | list[list[bytes]], snapshot: Snapsh
         for alias in batch:
             number += 1
             if len(alias) > LIMIT or b"\0" in alias:
-                what = "has a NUL byte" if b"\0" in alias[:LIMIT] else f"is longer than {LIMIT:,} bytes"
+                what = "contains a NUL byte" if b"\0" in alias[:LIMIT] else f"is longer than {LIMIT:,} bytes"
                 print(f"kmodd lookup: line {number} {what}", file=sys.stderr)
                 all_matched = False
                 continue
@@ -83,7 +83,7 @@ def _answer(batches: Iterator[list[bytes]] | list[list[bytes]], snapshot: Snapsh
 
 
 def _lines_of_stdin() -> Iterator[list[bytes]]:
-    """The lines that have come whole, as they come. Of one that is too long no more is kept than shows it."""
+    """Yield complete lines as they arrive. Of an overlong line only LIMIT + 1 bytes are kept."""
     rest = b""
     while data := os.read(0, 65536):
         *lines, rest = (rest + data).split(b"\n")

@@ -1,7 +1,7 @@
-"""Options as getopt_long(3) reads them: options behind operands, `--`, long names cut short, glibc's messages.
+"""Option parser compatible with getopt_long(3): options after operands, `--`, abbreviated names, glibc's messages.
 
-The tools promise kmod's behaviour, and that is glibc's; argparse differs in all of it and takes as long to import as
-the whole of a modprobe. kmodd's own verbs use the same, so there is one behaviour.
+kmod's tools parse their options with glibc; argparse differs in all of these, and its import takes as long as a whole
+modprobe. Verbs of kmodd that must start quickly use this parser as well.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ if TYPE_CHECKING:
 
 
 class OptionError(Exception):
-    """A wrong option; the text is glibc's message without the program's name."""
+    """An invalid option; the text is glibc's message without the program's name."""
 
 
 class Options:
-    """One command line. Iterating gives `(code, value)` per option in order; then `operands` holds the rest.
+    """One command line; iterating yields `(code, value)` per option in order, then `operands` holds the rest.
 
-    Raises OptionError when it comes to a wrong one, so that options before it have had their effect.
+    Iteration raises OptionError at an invalid option, after the options before it have taken effect.
     """
 
     def __init__(self, argv: list[str], short: str, long: dict[str, str]) -> None:
-        """`short`: letters, a `:` behind those with a value. `long`: name → code, a `:` behind it likewise.
+        """Store the command line without parsing it.
 
-        The code of a short option is its letter.
+        short: letters, each followed by `:` if it takes a value; the code of a short option is its letter.
+        long: name → code, followed by `:` if it takes a value.
         """
         self.operands: list[str] = []
         self._words = list(argv)
         self._long = long
         self._short = {}
-        for place, letter in enumerate(short):
+        for index, letter in enumerate(short):
             if letter != ":":
-                self._short[letter] = short[place + 1 : place + 2] == ":"
+                self._short[letter] = short[index + 1 : index + 2] == ":"
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         while self._words:
@@ -48,13 +49,13 @@ class Options:
                 self.operands.append(word)
 
     def _short_options(self, letters: str) -> Iterator[tuple[str, str]]:
-        for place, letter in enumerate(letters):
+        for index, letter in enumerate(letters):
             if letter not in self._short:
                 raise OptionError(f"invalid option -- '{letter}'")
             if not self._short[letter]:
                 yield letter, ""
                 continue
-            value = letters[place + 1 :]
+            value = letters[index + 1 :]
             if not value:
                 if not self._words:
                     raise OptionError(f"option requires an argument -- '{letter}'")
@@ -80,10 +81,10 @@ class Options:
     def _full_name(self, given: str, word: str) -> str:
         if given in self._long:
             return given
-        fitting = [name for name in self._long if name.startswith(given)]
-        if not fitting:
+        matching = [name for name in self._long if name.startswith(given)]
+        if not matching:
             raise OptionError(f"unrecognized option '--{word}'")
-        if len({self._long[name] for name in fitting}) > 1:
-            names = " ".join(f"'--{name}'" for name in fitting)
+        if len({self._long[name] for name in matching}) > 1:
+            names = " ".join(f"'--{name}'" for name in matching)
             raise OptionError(f"option '--{word}' is ambiguous; possibilities: {names}")
-        return fitting[0]
+        return matching[0]

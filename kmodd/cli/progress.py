@@ -1,4 +1,4 @@
-"""A bar on a terminal that shows how far a long run has come; nothing at all where standard error is no terminal."""
+"""Progress bar on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import os
 import sys
 import time
 
-_PATIENCE = 0.3
-"""Seconds that a run may take without being shown."""
-_PAUSE = 0.05
+_DELAY = 0.3
+"""Seconds before the bar is drawn, so that short runs show none."""
+_INTERVAL = 0.05
+"""Seconds between updates."""
 _WIDTH = 40
 
 
 class Bar:
-    """The bar of one run; a context that leaves no trace on the screen."""
+    """The bar of one run; a context manager that erases the bar at its end."""
 
     def __init__(self, name: str) -> None:
-        """Nothing is drawn yet."""
+        """Prepare a bar labelled `name`; nothing is drawn yet."""
         self._name = name
-        self._is_seen = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+        self._is_shown = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
         self._has_colour = not os.environ.get("NO_COLOR")
-        self._next = time.monotonic() + _PATIENCE
+        self._next = time.monotonic() + _DELAY
         self._is_drawn = False
 
     def __enter__(self) -> Bar:
@@ -32,10 +33,10 @@ class Bar:
             sys.stderr.flush()
 
     def show(self, done: int, of: int) -> None:
-        """So many of so many are done."""
-        if not self._is_seen or (now := time.monotonic()) < self._next:
+        """Draw that `done` items out of `of` are done, at most once per interval."""
+        if not self._is_shown or (now := time.monotonic()) < self._next:
             return
-        self._next = now + _PAUSE
+        self._next = now + _INTERVAL
         full = _WIDTH * done // of
         bar = "#" * full
         if self._has_colour:

@@ -1,4 +1,4 @@
-"""`kmodd reload`: have the daemon read indexes and configuration again, and wait until it has."""
+"""`kmodd reload`: reload indexes and configuration of the daemon."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from kmodd.host.paths import CONTROL_SOCKET
 
 
 def main(argv: list[str]) -> int:
-    """Exit 0 when it is done, 1 for who is not root, 3 without a module tree, 7 where the daemon is not running."""
+    """Return 0 when reloaded, 1 if the daemon refuses, 3 without a module tree, 7 if the daemon is not running."""
     parser = argparse.ArgumentParser(
-        "kmodd reload", description="Have the daemon read indexes and configuration again, and wait until it has."
+        "kmodd reload", description="Reload indexes and configuration of the daemon, and wait until this is done."
     )
     parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
     options = parser.parse_args(argv)
@@ -25,5 +25,5 @@ def main(argv: list[str]) -> int:
         print(f"kmodd reload: {refused.parameters.get('message', refused)}", file=sys.stderr)
         return 3 if refused.error == "io.kmodd.NoModuleTree" else 1
     for problem in problems:
-        print(f"kmodd reload: of no use: {problem}", file=sys.stderr)
+        print(f"kmodd reload: Ignored: {problem}", file=sys.stderr)
     return 0

@@ -1,6 +1,6 @@
-"""`kmodd request -q -- NAME`: what helper/kmodd-request.c is, for where it could not be compiled.
+"""`kmodd request -q -- NAME`: the kernel's helper in Python, installed if helper/kmodd-request.c cannot be compiled.
 
-What it does and why stands at the head of that file. It says nothing: the kernel has nobody to hear it.
+Its behaviour and the reasons are described in that file. It prints nothing: the kernel starts it without open files.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ FLAG = "/run/kmodd/closed"
 MODPROBES = ("/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe")
 KERNEL_LOG = "/dev/kmsg"
 ACCEPT_LIMIT = 2
-"""Seconds for a place in the daemon's queue, and again for its `a`."""
+"""Seconds to wait for connect(2), and again for the daemon's `a` (accepted)."""
 
 _MARK = "KMODD_REQUEST", "gave-up"
 _MAX_SHOWN = 255
 
 
 def main(argv: list[str]) -> int:
-    """The daemon's answer as exit status, 0 or 1; without one, become the real modprobe or refuse (1)."""
+    """Return the daemon's answer, 0 or 1; without an answer, execute the real modprobe, or refuse and return 1."""
     if os.environ.get(_MARK[0]) == _MARK[1]:
         return 1
     match argv:
         case ["-q", "--", name] if name:
             answer = _ask(os.fsencode(name))
-            return _do_without(argv, "the daemon does not answer") if answer is None else answer
+            return _fall_back(argv, "the daemon does not answer") if answer is None else answer
         case _:
-            return _do_without(argv, "this is no call of the kernel's")
+            return _fall_back(argv, "this is no call of the kernel's")
 
 
 def _ask(name: bytes) -> int | None:
-    """The daemon's answer; None: there is none."""
+    """Return the daemon's answer, 0 or 1, or None if there is none."""
     limit, none = struct.pack("ll", ACCEPT_LIMIT, 0), struct.pack("ll", 0, 0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
-        # Not settimeout(): without waiting, connect(2) fails at once where the daemon's queue is full.
+        # Not settimeout(): its non-blocking connect(2) fails at once if the daemon's backlog is full.
         daemon.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         daemon.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         try:
@@ -53,7 +53,7 @@ def _ask(name: bytes) -> int | None:
 
 
 def _is_closed() -> bool:
-    """Only a flag that is not there leaves the way open: no error that somebody may provoke does."""
+    """Return whether the policy is enforced. Errors other than ENOENT count as enforced: a user may provoke them."""
     try:
         flag = os.lstat(FLAG)
     except FileNotFoundError:
@@ -63,11 +63,11 @@ def _is_closed() -> bool:
     return stat.S_ISREG(flag.st_mode) and flag.st_uid == 0
 
 
-def _do_without(argv: list[str], why: str) -> int:
+def _fall_back(argv: list[str], why: str) -> int:
     if _is_closed():
         _log_refusal(argv[-1] if argv else "", why)
         return 1
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and a program that we become would inherit it
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and execve(2) preserves that
         signal.signal(ignored, signal.SIG_DFL)
     environment = dict([("HOME", "/"), ("TERM", "linux"), ("PATH", "/sbin:/usr/sbin:/bin:/usr/bin"), _MARK])
     for modprobe in MODPROBES:

@@ -1,4 +1,4 @@
-"""`kmodd run`: the daemon."""
+"""`kmodd run`: run the daemon."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 USAGE = f"""usage: kmodd run [OPTION…]
 
-Listen to the kernel, load what its devices ask for, say why. `journalctl -t kmodd` shows it.
+Load kernel modules for devices and kernel requests, and log each load to the journal (journalctl -t kmodd).
 
-  --dry-run         resolve and tell everything, load nothing
-  --root DIR        prefix of every path that is read
-  --kernel RELEASE  default: the running one
-  -v, --verbose     in a terminal: show debug records too
+  --dry-run         resolve and log requests, load nothing
+  --root DIR        prefix of all paths that are read
+  --kernel RELEASE  kernel release (default: the running one)
+  -v, --verbose     show debug records on a terminal
   --socket PATH     control socket (default {CONTROL_SOCKET})
-  --here FIXTURE    for a look on any machine: where modules cannot be loaded, say why and go on as --dry-run,
-                    with FIXTURE/lib/modules where there is no module tree
+  --here FIXTURE    demonstration on any machine: if modules cannot be loaded, say why and continue as with --dry-run,
+                    using FIXTURE/lib/modules if there is no module tree
 """
 
 _LONG = {
@@ -36,12 +36,12 @@ _LONG = {
 
 
 def main(argv: list[str]) -> int:
-    """Serve until told to stop: exit 0. 1: something it needs is not there; 2: wrong usage; 3: no module tree."""
+    """Run the daemon until it is stopped and return 0; 1 if it fails to start, 2 for wrong usage."""
     options = Options(argv, "vh", _LONG)
     try:
         given = dict(options)
         if options.operands:
-            raise OptionError(f"no operand expected: '{options.operands[0]}'")
+            raise OptionError(f"unexpected operand '{options.operands[0]}'")
     except OptionError as error:
         print(f"kmodd run: {error}\n{USAGE}", end="", file=sys.stderr)
         return 2
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     try:
         notify = Notify()
         spawner = _ask_for_spawner() if notify.under_systemd and not {"dry-run", "here"} & given.keys() else None
-        # Only here: the spawner, another Python, starts while this one has its imports, which take as long.
+        # Imported here, so that the spawner, another Python, starts while this one imports.
         from kmodd.daemon.main import Daemon, DaemonOptions
         from kmodd.host.journal import open_journal
         from kmodd.host.tree import Tree
@@ -74,14 +74,14 @@ def main(argv: list[str]) -> int:
         )
         daemon = Daemon(tree, journal, notify, daemon_options, spawner)
     except (KmoddError, OSError, ImportError) as error:
-        print(f"kmodd run: {error}", file=sys.stderr)
+        print(f"kmodd run: Failed to start: {error}", file=sys.stderr)
         return 1
     daemon.run()
     return 0
 
 
 def _ask_for_spawner() -> Spawner | None:
-    """The spawner that systemd makes; None: not to be had now, the daemon asks again."""
+    """Return a connection to the spawner that systemd starts, or None on failure; the daemon retries later."""
     try:
         return Spawner.of_systemd()
     except OSError:
@@ -89,32 +89,32 @@ def _ask_for_spawner() -> Spawner | None:
 
 
 def _control_path(path: str) -> str:
-    """The default is root's; anybody else gets one in his own runtime directory."""
+    """Return the control socket's path: for users other than root, the default is in their runtime directory."""
     if path != CONTROL_SOCKET or os.geteuid() == 0:
         return path
     own = os.environ.get("XDG_RUNTIME_DIR")
     if not own:
-        import tempfile  # only here: as much as all of kmodd's own files, and a service never comes here
+        import tempfile  # imported here: it costs as much as all of kmodd, and a service does not need it
 
         own = tempfile.mkdtemp(prefix="kmodd-")
     return os.path.join(own, "io.kmodd")
 
 
 def _here(tree: Tree, fixture: str, dry_run: bool) -> tuple[Tree, bool]:
-    """What of a real run this machine allows: the tree to use, and whether it stays dry. Says why in one line."""
+    """Return the tree to use and whether to run dry on this machine; the reasons are printed in one line."""
     from kmodd.host.tree import Tree  # after the spawner, as in `main`
 
-    why = []
+    reasons = []
     if not os.path.exists(f"{tree.root}/proc/modules"):
-        why.append("this kernel cannot load modules")
+        reasons.append("this kernel cannot load modules")
     if os.geteuid() != 0:
-        why.append("only root may load modules")
+        reasons.append("only root may load modules")
     try:
         tree.check()
     except NoTree as none:
         releases = os.listdir(f"{fixture}/lib/modules")
         tree = Tree(root=tree.root, release=releases[0], module_dir=fixture)
-        why.append(f"{none}; matching against {tree.directory}")
-    if why:
-        print(f"kmodd run: {'; '.join(why)}: going on as --dry-run", flush=True)
-    return tree, dry_run or bool(why)
+        reasons.append(f"{none}; matching against {tree.directory}")
+    if reasons:
+        print(f"kmodd run: Continuing with --dry-run: {'; '.join(reasons)}", flush=True)
+    return tree, dry_run or bool(reasons)

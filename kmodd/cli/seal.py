@@ -1,4 +1,4 @@
-"""`kmodd seal`: refuse from now on what no rule allows, see beforehand what that is, or shut the kernel for good."""
+"""`kmodd seal`: refuse modules that no rule allows, rehearse that, or disable module loading in the kernel."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ from kmodd.planning.record import INFO, NOTICE, SEAL, Record
 
 
 def main(argv: list[str]) -> int:
-    """Exit 0: done; 1: not done, or the seal would refuse something; 7: the daemon is not running."""
+    """Return 0 on success, 1 on failure or if a rehearsed seal refuses a load, 7 if the daemon is not running."""
     parser = argparse.ArgumentParser(
         "kmodd seal",
-        description="Load nothing from now on but what a rule of policy.d allows. Without an option, and with --undo, "
-        "kmodd does it, until the next boot.",
+        description="Refuse modules that no rule of policy.d allows. Without --permanent, the daemon enforces the "
+        "seal, until --undo or the next boot.",
     )
     ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--rehearse", action="store_true", help="say what a seal would have refused since boot")
-    ways.add_argument("--undo", action="store_true", help="take the seal back")
+    ways.add_argument("--rehearse", action="store_true", help="show what a seal would have refused since boot")
+    ways.add_argument("--undo", action="store_true", help="lift the seal")
     ways.add_argument(
         "--permanent", action="store_true",
-        help="once all devices are answered and the modules of SealRequires= are live, have the kernel itself load "
-        "nothing until the next boot (kernel.modules_disabled=1)",
+        help="disable module loading in the kernel until the next boot (kernel.modules_disabled=1), once all pending "
+        "events are handled and the modules of SealRequires= are live",
     )  # fmt: skip
-    parser.add_argument("--timeout", type=float, default=120, metavar="SEC", help="for --permanent (default: 120)")
+    parser.add_argument(
+        "--timeout", type=float, default=120, metavar="SEC", help="for --permanent (default: %(default)s)"
+    )
     parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
     options = parser.parse_args(argv)
     try:
@@ -57,10 +59,10 @@ def main(argv: list[str]) -> int:
 
 
 def _rehearse() -> int:
-    """Judge what the journal shows was loaded since boot as if the seal had been on. The answer is the exit status."""
+    """Print the loads since boot, by the journal, that a seal would have refused; return 1 if there are any, else 0."""
     parsed = read_rules("")
     for problem in parsed.problems:
-        print(f"kmodd seal: not counted: {problem}", file=sys.stderr)
+        print(f"kmodd seal: Ignoring invalid rule: {problem}", file=sys.stderr)
     policy, flags = Policy("enforce", parsed.rules), read_flags("")
     refused: Counter[str] = Counter()
     unreadable = 0
@@ -70,13 +72,13 @@ def _rehearse() -> int:
             unreadable += record is None
             found = sealed_asking(record or {}, flags)
             if found and policy.judge(*found).refused:
-                asking, module = found
-                refused[f"{module} by {asking.origin}: {asking.request}"] += 1
+                query, module = found
+                refused[f"{module} by {query.origin}: {query.request}"] += 1
     if unreadable:
-        print(f"kmodd seal: left out: {unreadable} lines that are no records in JSON", file=sys.stderr)
+        print(f"kmodd seal: Ignoring {unreadable} lines that are not JSON records", file=sys.stderr)
     for what, count in sorted(refused.items()):
         print(f"{what}{f', {count} times' if count > 1 else ''}")
-    print(f"kmodd seal: {len(refused)} kinds of loads since boot would have been refused", file=sys.stderr)
+    print(f"kmodd seal: A seal would have refused {len(refused)} different loads since boot", file=sys.stderr)
     return 1 if refused else 0
 
 
@@ -88,7 +90,7 @@ def _record(line: str) -> dict[str, object] | None:
 
 
 def _builtin(names: list[str]) -> set[str]:
-    """Those that are a part of the kernel; nobody knows where it has no module tree."""
+    """Return the modules of `names` that are built into the kernel; without a module tree, none."""
     try:
         catalog = Tree().snapshot().catalog
     except NoTree:
@@ -97,7 +99,10 @@ def _builtin(names: list[str]) -> set[str]:
 
 
 def _permanent(socket: str, seconds: float) -> int:
-    """Wait until nothing is under way, see that all that is required is there, and shut the kernel."""
+    """Set kernel.modules_disabled once all events are handled, if the required modules are live; return 0, else 1.
+
+    seconds: time limit for the events. Raises NotRunning, Refused, OSError.
+    """
     call("Settle", socket, timeout_usec=int(seconds * 1e6))
     loaded = read_loaded()
     required = [name.replace("-", "_") for name in read_settings("").seal_requires]
@@ -105,11 +110,11 @@ def _permanent(socket: str, seconds: float) -> int:
     builtin = _builtin(absent) if absent else set()
     missing = [name for name in absent if name not in builtin]
     if missing:
-        print(f"kmodd seal: not sealed, for these are required and not live: {' '.join(missing)}", file=sys.stderr)
+        print(f"kmodd seal: Failed to seal: required modules not live: {' '.join(missing)}", file=sys.stderr)
         return 1
     with open(MODULES_DISABLED, "w") as file:
         file.write("1")
     journal = open_journal(under_systemd=True, lowest=INFO)
-    journal.write(Record(SEAL, NOTICE, "kernel.modules_disabled=1: no module is loaded until the next boot"))
+    journal.write(Record(SEAL, NOTICE, "Module loading is disabled until the next boot (kernel.modules_disabled=1)"))
     journal.close()
     return 0

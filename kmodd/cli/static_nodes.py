@@ -1,4 +1,4 @@
-"""`static-nodes`: the device nodes of modules.devname, as `kmod static-nodes` of kmod 30 prints them."""
+"""`static-nodes`: print the device nodes of modules.devname, as `kmod static-nodes` of kmod 30 does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Node:
 
     module: bytes
     name: bytes
-    """Below /dev."""
+    """Path below /dev."""
     kind: bytes
     """`c` or `b`."""
     major: int
@@ -68,13 +68,16 @@ def _devname(node: Node) -> bytes:
 FORMATS: dict[str, Callable[[Node], bytes]] = {"human": _human, "tmpfiles": _tmpfiles, "devname": _devname}
 
 _LINE = re.compile(rb"\s*(\S+)\s+(\S+)\s+([cb])\s*([+-]?\d+):\s*([+-]?\d+)")
-"""As sscanf(3) reads it: blanks of any kind, and what follows does not count."""
+"""The fields as sscanf(3) reads them: any whitespace separates, trailing text is ignored."""
 _MAX_LINE = 4095
-"""What kmod reads at a time; a longer line is several to it."""
+"""Bytes that kmod reads per line; a longer line is several lines."""
 
 
 def main(argv: list[str]) -> int:
-    """Run it with `argv` (without its name); the answer is its exit status, 0 or 1."""
+    """Print the nodes; return 0 or 1.
+
+    argv: the command line without the program's name.
+    """
     output, form, root, release = "/dev/stdout", "human", "", ""
     options = Options(argv, "o:f:h", _LONG)
     try:
@@ -121,7 +124,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(data: bytes) -> tuple[list[Node], list[bytes]]:
-    """The nodes of modules.devname, and the lines that name none."""
+    """Return the nodes of a modules.devname file, and the invalid lines."""
     nodes = []
     bad = []
     for line in io.BytesIO(data):
@@ -139,7 +142,7 @@ def parse(data: bytes) -> tuple[list[Node], list[bytes]]:
 
 
 def _write(output: str, data: bytes) -> None:
-    """To standard output, or into a file whose folder is made where it is missing."""
+    """Write to standard output, or to a file whose directory is created if missing. Raises OSError."""
     if output == "/dev/stdout":
         sys.stdout.flush()
         sys.stdout.buffer.write(data)

@@ -1,4 +1,4 @@
-"""`kmodd status`: what the daemon does now."""
+"""`kmodd status`: show the state of the daemon."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import sys
 
 from kmodd.cli.client import NotRunning, call
 from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.text import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
-def _at_work(lane: dict[str, Any]) -> str:
-    return f"{lane['module']} for {lane['since_usec'] / 1e6:.1f} s" if lane.get("module") else "idle"
+def _activity(lane: dict[str, Any]) -> str:
+    return f"loading {lane['module']} for {duration(lane['since_usec'])}" if lane.get("module") else "idle"
 
 
 def main(argv: list[str]) -> int:
-    """Exit 0; 7 where the daemon is not running."""
-    parser = argparse.ArgumentParser("kmodd status", description="Say what the daemon does now.")
-    parser.add_argument("--json", action="store_true", help="the answer of io.kmodd.Status as it is")
+    """Print the state and return 0; 7 if the daemon is not running."""
+    parser = argparse.ArgumentParser("kmodd status", description="Show the state of the daemon.")
+    parser.add_argument("--json", action="store_true", help="print the reply of io.kmodd.Status")
     parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
     options = parser.parse_args(argv)
     try:
@@ -33,25 +34,25 @@ def main(argv: list[str]) -> int:
         print(json.dumps(status))
         return 0
     dry = ", dry run: nothing is loaded" if status["dry_run"] else ""
-    print(f"kmodd {status['version']}, kernel {status['release']}, up {status['uptime_usec'] / 1e6:.1f} s{dry}")
-    print(f"events: {status['events']} received, {status['overruns']} times some were lost")
-    print(f"requests that wait: {status['waiting']}")
+    print(f"kmodd {status['version']}, kernel {status['release']}, up {duration(status['uptime_usec'])}{dry}")
+    print(f"events: {status['events']} received, {status['overruns']} overruns")
+    print(f"queued requests: {status['waiting']}")
     for lane in status["lanes"]:
-        print(f"loader {lane['pid']}: {_at_work(lane)}")
+        print(f"loader {lane['pid']}: {_activity(lane)}")
     if status["stuck"]:
-        print(f"stuck in their init, left alone: {' '.join(status['stuck'])}")
+        print(f"stuck in init: {' '.join(status['stuck'])}")
     if status["quarantine"]:
-        print(f"crashed, not tried again before the next boot: {' '.join(status['quarantine'])}")
+        print(f"crashed, quarantined until the next boot: {' '.join(status['quarantine'])}")
     counts = ", ".join(f"{count} {result}" for result, count in sorted(status["counts"].items()))
-    print(f"modules: {counts or 'nothing was asked for yet'}")
+    print(f"modules: {counts or 'none requested yet'}")
     if status["records_lost"]:
-        print(f"journal: {status['records_lost']} records were lost")
+        print(f"journal: {status['records_lost']} records lost")
     if status["records_held_back"]:
-        print(f"journal: {status['records_held_back']} records of kernel requests were like others of that minute")
+        print(f"journal: {status['records_held_back']} records of failed kernel requests suppressed by rate limit")
     if status["policy"] != "off" or status["phase"] == "sealed":
         print(f"policy: {status['policy']}, phase {status['phase']}")
     for each in status["autoclean"]:
-        print(f"autoclean: {each['module']} in {each['left_usec'] / 1e6:.0f} s, unless it is used")
+        print(f"autoclean: {each['module']} in {duration(max(each['left_usec'], 0))}, unless used")
     for problem in status["problems"]:
         print(f"problem: {problem}")
     return 0

@@ -206,7 +206,7 @@ def test_a_file_below_dev_that_is_no_device_node(root: Path, capsys: pytest.Capt
     (root / "dev").mkdir()
     (root / "dev" / "x").write_text("")
     assert explain.main([*base(root), "/dev/x"]) == 1
-    assert "kmodd explain: /dev/x is no device node" in capsys.readouterr().err
+    assert "kmodd explain: /dev/x is not a device node" in capsys.readouterr().err
 
 
 # ── usage ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -270,7 +270,7 @@ def test_lookup_refuses_a_long_name_and_a_nul_and_continues(root: Path) -> None:
     assert out == b"loop\tloop\n" + long + b"\t\n" + b"loop\tloop\n"
     assert err.splitlines() == [
         b"kmodd lookup: line 2 is longer than 4,096 bytes",
-        b"kmodd lookup: line 3 has a NUL byte",
+        b"kmodd lookup: line 3 contains a NUL byte",
         b"kmodd lookup: line 5 is longer than 4,096 bytes",
     ]
     assert status == 1

@@ -59,7 +59,7 @@ def test_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("fs-xfs --as root", 0, "by request of uid 0 in phase running"),
         ("fs-xfs --as 0 --container", 1, "of uid 0 in a container"),
         ("fs-xfs --as 1000", 1, "deny  xfs   /etc/kmodd/policy.d/10-x.conf:2: deny  request=fs-xfs,block-major-7-*"),
-        ("fs-xfs", 1, "of nobody knows whom"),
+        ("fs-xfs", 1, "of an unknown process"),
         ("fs-xfs --origin operator", 0, "allow xfs   no rule; "),
         ("fs-ext4 --as 1000", 0, "allow ext4   no rule; alias matched fs-ext4"),
         ("block-major-7-0 --as 0", 1, "deny  loop"),
@@ -107,7 +107,7 @@ def test_a_bad_line_is_reported_and_not_counted(root: Path, capsys: pytest.Captu
     put(root, "denyy *\n")
     status, _, err = run(capsys, "test", "fs-xfs", "--root", str(root))
     assert status == 0
-    assert "kmodd policy: not counted: /etc/kmodd/policy.d/10-x.conf:1:1: expected allow" in err
+    assert "kmodd policy: Ignoring invalid rule: /etc/kmodd/policy.d/10-x.conf:1:1: expected allow" in err
 
 
 def test_no_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,7 @@ def test_a_rehearsal_counts_uses_that_no_rule_allows(machine: Machine, capsys: p
     machine.records = [BY_USER, BY_DEVICE, BY_DEVICE]
     status, out, err = run(capsys, "--rehearse")
     assert (status, out) == (1, "af_alg by request: net-pf-38\ne1000e by uevent: pci:v1, 2 times\n")
-    assert err == "kmodd seal: 2 kinds of loads since boot would have been refused\n"
+    assert err == "kmodd seal: A seal would have refused 2 different loads since boot\n"
     machine.allow("allow origin=request unit=ssh.service container=no\nallow origin=uevent subsystem=pci\n")
     assert run(capsys, "--rehearse")[:2] == (0, "")
     machine.allow("allow origin=request uid=0\nallow subsystem=usb\nallow flag=maintenance\n")
@@ -131,7 +131,7 @@ def test_broken_rules_and_an_unreadable_journal_are_reported(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.allow("allow unit=\n")
-    assert "not counted: /etc/kmodd/policy.d/10-x.conf:1:" in run(capsys, "--rehearse")[2]
+    assert "Ignoring invalid rule: /etc/kmodd/policy.d/10-x.conf:1:" in run(capsys, "--rehearse")[2]
     machine.rules = Parsed()
     machine.error = subprocess.CalledProcessError(1, ["journalctl"])
     assert run(capsys, "--rehearse") == (1, "", f"kmodd seal: {machine.error}\n")
@@ -163,7 +163,7 @@ def test_a_permanent_seal_waits_for_settled_devices_and_needs_the_required_modul
     """Dashes and underscores are one; a module whose init has not returned is not live."""
     machine.requires = ("ext4", "nf-tables", "vfat")
     status, _, err = run(capsys, "--permanent", "--timeout", "3")
-    assert (status, err) == (1, "kmodd seal: not sealed, for these are required and not live: nf_tables vfat\n")
+    assert (status, err) == (1, "kmodd seal: Failed to seal: required modules not live: nf_tables vfat\n")
     assert (machine.disabled.read_text(), machine.journal.records) == ("0\n", [])
     assert machine.calls == [("Settle", {"timeout_usec": 3_000_000})]
     machine.loaded = parse_modules("".join(f"{name} 1 0 - Live 0x0\n" for name in ("ext4", "nf_tables", "vfat")))
@@ -179,6 +179,6 @@ def test_a_builtin_module_counts_as_live(machine: Machine, tmp_path: Path, capsy
     (modules / "modules.dep").write_text("vfat.ko:\n")
     (modules / "modules.builtin").write_text("kernel/fs/fat/fat-core.ko\n")
     status, _, err = run(capsys, "--permanent")
-    assert (status, err) == (1, "kmodd seal: not sealed, for these are required and not live: vfat\n")
+    assert (status, err) == (1, "kmodd seal: Failed to seal: required modules not live: vfat\n")
     (modules / "modules.builtin").write_text("kernel/fs/fat/fat-core.ko\nkernel/fs/fat/vfat.ko\n")
     assert run(capsys, "--permanent")[0] == 0

@@ -43,4 +43,4 @@ def test_a_journal_that_cannot_be_read_is_an_error(
     assert seal.main(["--rehearse"]) == 1
     said = capsys.readouterr()
     assert said.out == "c by uevent: pci:v1\n"
-    assert "left out: 2 lines that are no records in JSON" in said.err
+    assert "Ignoring 2 lines that are not JSON records" in said.err

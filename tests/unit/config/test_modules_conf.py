@@ -256,7 +256,7 @@ def test_program(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
 @pytest.mark.parametrize("name", ["missing", ".", "nul\0"])
 def test_program_without_a_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert_config.main([f"{tmp_path}/{name}"]) == 1
-    assert capsys.readouterr().err.startswith(f"kmodd convert-config: {tmp_path}/")
+    assert capsys.readouterr().err.startswith(f"kmodd convert-config: Failed to read {tmp_path}/")
 
 
 def test_program_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -298,4 +298,4 @@ def test_an_invalid_message_changes_nothing(spawner: Spawner) -> None:
 )
 def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(argv) == 2
-    assert "expected one connection passed by systemd, or --fd N" in capsys.readouterr().err
+    assert "usage: kmodd loader [--fd N]" in capsys.readouterr().err

@@ -245,7 +245,7 @@ def test_an_empty_journal_is_reported(capfdbinary: pytest.CaptureFixture[bytes])
         os.dup2(kept, 0)
         os.close(kept)
         os.close(empty)
-    assert b"no request of the kernel" in capfdbinary.readouterr().err
+    assert b"No kernel requests found" in capfdbinary.readouterr().err
 
 
 JOURNAL = """
