@@ -6,9 +6,9 @@ import os
 import sys
 import time
 
-_DELAY = 0.3
+DELAY = 0.3
 """Seconds before the bar is drawn, so that short runs show none."""
-_INTERVAL = 0.05
+INTERVAL = 0.05
 """Seconds between updates."""
 _WIDTH = 40
 
@@ -21,7 +21,7 @@ class Bar:
         self._name = name
         self._is_shown = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
         self._has_colour = not os.environ.get("NO_COLOR")
-        self._next = time.monotonic() + _DELAY
+        self._next = time.monotonic() + DELAY
         self._is_drawn = False
 
     def __enter__(self) -> Bar:
@@ -36,7 +36,7 @@ class Bar:
         """Draw that `done` items out of `of` are done, at most once per interval."""
         if not self._is_shown or (now := time.monotonic()) < self._next:
             return
-        self._next = now + _INTERVAL
+        self._next = now + INTERVAL
         full = _WIDTH * done // of
         bar = "#" * full
         if self._has_colour:

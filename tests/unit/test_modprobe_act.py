@@ -26,7 +26,7 @@ import pytest
 
 from kmodd.cli.kmod import modprobe, modprobe_remote
 from kmodd.cli.kmod.messages import Messages
-from kmodd.cli.kmod.modprobe_execute import How, tell_removal
+from kmodd.cli.kmod.modprobe_execute import How, log_removal
 from kmodd.cli.kmod.modprobe_remote import Daemon
 from kmodd.daemon.control_handler import Actions, ControlHandler
 from kmodd.daemon.dispatcher import Dispatcher
@@ -174,7 +174,7 @@ def daemon_on(
 ) -> Iterator[Running]:
     """A daemon runs on the machine, and modprobe finds it."""
     running = Running(machine, folder / "io.kmodd", dry_run=dry_run)
-    patch.setattr(modprobe, "is_for_this_machine", lambda settings, machine: "no-daemon" not in settings.flags)
+    patch.setattr(modprobe, "shares_tree", lambda options, machine: "no-daemon" not in options.flags)
     patch.setattr(Daemon, "within_reach", lambda how, messages: Daemon(how, messages, running.control.path))
     try:
         yield running
@@ -241,7 +241,7 @@ def test_nobody_at_the_socket_leaves_it_to_the_tool(
     tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = SCENARIOS[0].build(tmp_path / "root")
-    monkeypatch.setattr(modprobe, "is_for_this_machine", lambda *_: True)
+    monkeypatch.setattr(modprobe, "shares_tree", lambda *_: True)
     monkeypatch.setattr(Daemon, "within_reach", lambda how, messages: Daemon(how, messages, str(tmp_path / "gone")))
     assert run_ours(machine, ["modprobe", "loop"], {}, capfdbinary).status == 0
     assert machine.loaded == ["loop"]
@@ -423,9 +423,9 @@ def test_an_image_beyond_the_limit_is_explained(
 def test_a_removal_that_does_not_come_back_is_said(capfdbinary: Capture) -> None:
     """A daemon gives up on it after StuckAfterSec=; its answer says so, and nothing else would."""
     messages = Messages("modprobe")
-    tell_removal("loop", "stuck", 0, False, How(InsertOptions()), messages)
+    log_removal("loop", "stuck", 0, False, How(InsertOptions()), messages)
     messages.flush()
-    said = b"modprobe: ERROR: could not remove 'loop': the kernel has not come back from it\n"
+    said = b"modprobe: ERROR: could not remove 'loop': The kernel has not finished the removal\n"
     assert capfdbinary.readouterr().err == said
 
 

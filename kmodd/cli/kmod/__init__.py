@@ -1,1 +1,1 @@
-"""Drop-in replacements of kmod's programs."""
+"""Drop-in replacements for kmod's tools."""

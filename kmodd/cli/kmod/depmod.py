@@ -1,6 +1,6 @@
-"""`depmod`: bytes and status of Debian 12's kmod 30, with -m and -o of kmod 34 (docs/COMPAT.md lists what differs).
+"""`depmod`: output and exit status of Debian 12's kmod 30, with -m and -o of kmod 34; docs/COMPAT.md lists differences.
 
-All index files change together or none, and a file that did not change since the last run is not read again.
+Either all index files are replaced or none. Module files that have not changed since the last run are not read again.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ CONFIG_DIRS = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/us
 """Highest priority first (depmod.d(5)). With a merged /usr the last two are one directory."""
 
 DAEMON_SOCKET = "/run/kmodd/io.kmodd"
-"""As in host/varlink_server.py, which this program has no use for otherwise."""
+"""host.paths.CONTROL_SOCKET, repeated here to save the import."""
 
 
 def main(argv: list[str]) -> int:
-    """Run depmod with `argv` (without its name); the answer is its exit status, 0 or 1."""
+    """Run depmod and return 0 or 1.
+
+    argv: the command line without the program's name.
+    """
     try:
         return _run(read_options(argv))
     except Stop as stop:
@@ -86,15 +89,15 @@ def _run(options: DepmodOptions) -> int:
     if keep and (count or len(known) != len(entries)):
         _keep(options, entries)
     if status == 0:
-        _tell_daemon(options)
+        _reload_daemon(options)
     return status
 
 
-def _tell_daemon(options: DepmodOptions) -> None:
-    """Have a running kmodd take the new index over at once, and try again the devices that had no driver."""
+def _reload_daemon(options: DepmodOptions) -> None:
+    """Have the running daemon reload the index at once and retry devices without a driver; failures are ignored."""
     is_running_kernels = options.root + options.directory == f"/lib/modules/{os.uname().release}"
     if is_running_kernels and os.geteuid() == 0 and os.path.exists(DAEMON_SOCKET):
-        from kmodd.cli.client import NotRunning, Refused, call  # only where there is somebody to call
+        from kmodd.cli.client import NotRunning, Refused, call  # needed only if the daemon runs
 
         with contextlib.suppress(NotRunning, Refused):
             call("Reload", DAEMON_SOCKET)
@@ -113,7 +116,7 @@ def _all_modules(options: DepmodOptions) -> list[Seen]:
 
 
 def _named_modules(options: DepmodOptions) -> list[Seen]:
-    """The files on the command line, and nothing else."""
+    """Return the modules of the files on the command line. Raises Stop after an error message."""
     found: dict[str, Seen] = {}
     for path in options.files:
         if not path.startswith("/"):
@@ -137,7 +140,10 @@ def _named_modules(options: DepmodOptions) -> list[Seen]:
 
 
 def _kernel_symbols(options: DepmodOptions) -> dict[bytes, int]:
-    """What -E or -F says of the kernel's symbols; nothing without them."""
+    """Return the kernel's symbols and their CRCs by the file of -E or -F; without either, none.
+
+    Raises Stop if the file cannot be read. -e has no effect without -E or -F and is dropped with a warning.
+    """
     for code, parsed in (("E", depmod_graph.symvers), ("F", depmod_graph.system_map)):
         if code not in options.values:
             continue
@@ -159,7 +165,7 @@ def _kernel_symbols(options: DepmodOptions) -> dict[bytes, int]:
 
 
 def _config(options: DepmodOptions) -> DepmodConfig:
-    """depmod.d, or what -C gives in its place."""
+    """Return the configuration of depmod.d(5), or of the paths of -C."""
     places: list[tuple[str, list[str]] | str] = []
     seen = set()
     for path in options.config_paths or CONFIG_DIRS:
@@ -209,7 +215,7 @@ def _config_names(path: str, root: str) -> list[str]:
 
 
 def _is_current(options: DepmodOptions) -> bool:
-    """Whether no module file is newer than modules.dep; what is gone is not noticed (depfile_up_to_date)."""
+    """Return whether no module file is newer than modules.dep; removed files go unnoticed (kmod depfile_up_to_date)."""
     directory = options.root + options.directory
     try:
         os.scandir(directory).close()
@@ -245,7 +251,7 @@ def _microseconds(path: str) -> int:
 
 
 def _open(name: str, options: DepmodOptions) -> bytes | None:
-    """A file of the kernel's build; without it a warning."""
+    """Return the content of a file of the kernel build, or None after a warning."""
     try:
         with open(f"{options.root}{options.directory}/{name}", "rb") as file:
             return file.read()
@@ -262,7 +268,7 @@ def _print(texts: Iterable[str | bytes]) -> None:
 
 
 def _show(index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes]) -> None:
-    """-n: all texts, one behind the other; modules.weakdep, unknown to kmod 30, only where it says something."""
+    """Print all text files one after another (-n); modules.weakdep, unknown to kmod 30, only if it is not empty."""
     files, complaints = depmod_output.texts(index, dep_lines, symbols)
     has_weakdeps = any(facts.weakdeps for facts in index.facts)
     _print(data for name, data in files if name != "modules.weakdep" or has_weakdeps)
@@ -270,7 +276,7 @@ def _show(index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes
 
 
 def _write(options: DepmodOptions, index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes]) -> int:
-    """Make all files, and then put them into place."""
+    """Build all index files, then replace them together; return 0. Raises Stop after an error message."""
     binaries, complaints = depmod_output.binaries(index, dep_lines, symbols, "w" in options.flags)
     complain(complaints)
     for source, make in (
@@ -300,9 +306,9 @@ def _write(options: DepmodOptions, index: depmod_graph.Index, dep_lines: list[by
 
 
 def _cached(options: DepmodOptions, is_all: bool) -> tuple[dict[str, Entry], bool]:
-    """What is known of the files, and whether that is to be kept up to date.
+    """Return the cached facts of module files by path, and whether to write the cache after this run.
 
-    A run over single files, and one for an initramfs in the making (which has /init), neither reads nor leaves one.
+    Runs over single files, and runs for an initramfs being built (which has /init), neither read nor write a cache.
     """
     base = options.root + (absolute(options.values["b"]) if "b" in options.values else "")
     if not is_all or "no-cache" in options.flags or (base and os.path.lexists(f"{base}/init")):
@@ -315,7 +321,7 @@ def _cached(options: DepmodOptions, is_all: bool) -> tuple[dict[str, Entry], boo
 
 
 def _keep(options: DepmodOptions, entries: list[Entry]) -> None:
-    """Leave the cache for the next run; where that fails, the next run reads all modules."""
+    """Write the cache for the next run; without it, the next run reads all modules."""
     path = f"{options.root}{options.out_directory}/{depmod_cache.NAME}"
     try:
         cache_file.write(path, options.directory, cache_file.keepable(entries))

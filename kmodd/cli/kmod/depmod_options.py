@@ -1,4 +1,4 @@
-"""What depmod's command line says, and how depmod talks."""
+"""Command line and messages of depmod."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ The following options are useful for people managing distributions:
 \t                     current kernel symbols.
 \t-E, --symvers=FILE   Use Module.symvers file to check
 \t                     symbol versions."""
-"""What `depmod -h` prints: the words of kmod 30."""
+"""Output of `depmod -h` of kmod 30."""
 
 _SHORT = "aAb:m:o:C:E:F:euqrvnP:wVh"
 _LONG = {
@@ -71,33 +71,34 @@ _LONG = {
 
 @dataclass(slots=True)
 class DepmodOptions:
-    """What the command line said."""
+    """Parsed command line of depmod."""
 
     flags: set[str] = field(default_factory=set)
-    """Codes of the options without a value."""
+    """Codes of options without a value."""
     values: dict[str, str] = field(default_factory=dict)
-    """Codes of the others, with the last value of each."""
+    """Code → last value, of options with a value."""
     config_paths: list[str] = field(default_factory=list)
     release: str = ""
     files: list[str] = field(default_factory=list)
     verbosity: int = 0
     directory: str = ""
-    """The module directory, as messages name it."""
+    """Module directory, without `root`, as in messages."""
     out_directory: str = ""
+    """Directory of the index files, without `root`."""
 
     @property
     def root(self) -> str:
-        """`--root`: put before every path that is opened, and never printed."""
+        """Prefix of every path that is opened, never printed (`--root`)."""
         return self.values.get("root", "").rstrip("/")
 
     @property
     def prefix(self) -> bytes:
-        """Of symbols."""
+        """Prefix of symbols (`-P`)."""
         return os.fsencode(self.values.get("P", ""))
 
     @property
     def is_dry(self) -> bool:
-        """Whether the texts are only shown."""
+        """Whether the text files are only printed (`-n`)."""
         return "n" in self.flags
 
 
@@ -105,26 +106,26 @@ class DepmodOptions:
 
 
 def say(level: str, text: str) -> None:
-    """One message on standard error."""
+    """Print a message to standard error."""
     sys.stdout.flush()
     sys.stderr.buffer.write(os.fsencode(f"depmod: {level}: {text}\n"))
     sys.stderr.flush()
 
 
 def complain(complaints: Iterable[Complaint]) -> None:
-    """Several messages."""
+    """Print several messages to standard error."""
     for complaint in complaints:
         say(complaint.level, complaint.text)
 
 
 def fatal(text: str) -> Stop:
-    """A message that ends the program, by what is to be raised."""
+    """Print a FATAL message and return the exception to raise."""
     say("FATAL", text)
     return Stop(1)
 
 
 def reason(error: OSError) -> str:
-    """An error in the C library's words."""
+    """Return the text of an error as strerror(3) has it."""
     return os.strerror(error.errno) if error.errno else str(error)
 
 
@@ -132,7 +133,7 @@ def reason(error: OSError) -> str:
 
 
 def read_options(words: list[str]) -> DepmodOptions:
-    """Read the command line. Raises Stop for -V, -h and for what is wrong."""
+    """Parse the command line. Raises Stop for -V, -h, and after a message for invalid options."""
     options = DepmodOptions()
     parser = Options(words, _SHORT, _LONG)
     try:
@@ -181,5 +182,5 @@ def _take(code: str, value: str, options: DepmodOptions) -> None:
 
 
 def absolute(path: str) -> str:
-    """A path from the root."""
+    """Return a path as an absolute one, not normalized."""
     return path if path.startswith("/") else f"{os.getcwd()}/{path}"

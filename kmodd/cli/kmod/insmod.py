@@ -1,6 +1,6 @@
-"""`insmod`: give one file to the kernel, without dependencies. Bytes and status of Debian 12's kmod 30.
+"""`insmod`: load a module file without its dependencies, with output and exit status of Debian 12's kmod 30.
 
-What the kernel has logged about a refusal stands behind kmod's own message, where the log can be read.
+Messages of the kernel log about a failure follow kmod's own message if the log can be read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONG = {
     "force-vermagic": "force-vermagic",
     "syslog": "syslog",
     "verbose": "v",
-    # kmodd's own
+    # kmodd extensions
     "root": "root:",
 }
 _WORDS = {
@@ -41,7 +41,10 @@ _WORDS = {
 
 
 def main(argv: list[str], machine: Machine | None = None) -> int:
-    """Insert the file; 0 or 1. `machine`: another than the running one."""
+    """Run insmod and return 0 or 1.
+
+    argv: the command line without the program's name. machine: loads the module; None: this machine.
+    """
     messages = Messages("insmod")
     try:
         return _run(argv, messages, machine)
@@ -104,9 +107,9 @@ def _insert(
 
 
 def _names(path: str) -> set[str]:
-    """What the kernel may call the module in a file: as it calls itself in .modinfo, or as the file is called."""
+    """Return the names that kernel messages may use: that of the file, and the one in .modinfo."""
     from kmodd.host.module_reader import read_module
-    from kmodd.modfile.elf import ElfError, Image  # for a failure alone
+    from kmodd.modfile.elf import ElfError, Image  # needed only on failure
 
     try:
         texts = Image(read_module(path)).modinfo()

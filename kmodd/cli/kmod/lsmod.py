@@ -1,6 +1,6 @@
-"""`lsmod`: what the kernel holds, from one read of /proc/modules, so that a module that vanishes meanwhile cannot show.
+"""`lsmod`: list loaded modules from a single read of /proc/modules, which is consistent while modules come and go.
 
-The table has the bytes of Debian 12's kmod 30; the options are kmod 34's, and `--json` is ours.
+The table is that of Debian 12's kmod 30, the options are those of kmod 34, and `--json` is an extension.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _LONG = {"syslog": "s", "verbose": "v", "version": "V", "help": "h", "json": "js
 
 
 def main(argv: list[str]) -> int:
-    """Print the table; 0 or 1."""
+    """Run lsmod and return 0 or 1.
+
+    argv: the command line without the program's name.
+    """
     options = Options(argv, "svVh", _LONG)
     as_json, root = False, ""
     try:
@@ -60,10 +63,10 @@ def main(argv: list[str]) -> int:
 
 
 def table(loaded: Loaded, root: str) -> str:
-    """The table as kmod prints it."""
+    """Return the table as kmod prints it."""
     lines = ["Module                  Size  Used by\n"]
     for module in loaded.modules.values():
-        # kmod's errno where the kernel cannot unload modules
+        # kmod prints -ENOENT if the kernel cannot unload modules
         count = module.refcnt if module.refcnt >= 0 else -2
         users = "".join(f"{',' if number else ' '}{name}" for number, name in enumerate(holders(module, root)))
         lines.append(f"{module.name:<19} {module.size:8d}  {count}{users}\n")

@@ -1,4 +1,4 @@
-"""What the tools that scripts know say and how: levels, wording of kmod's messages, standard error or syslog."""
+"""Output of the drop-in tools: kmod's log levels, to standard error or syslog."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _WORDS = {CRIT: "FATAL", ERR: "ERROR", WARNING: "WARNING", NOTICE: "NOTICE", INF
 
 VERSION = "kmod version 30"
 FEATURES = "+ZSTD +XZ +ZLIB +LIBCRYPTO -EXPERIMENTAL"
-"""Debian 12 builds its kmod without ZLIB; kmodd has it."""
+"""kmodd supports ZLIB; Debian 12 builds kmod without it."""
 
 
 def own_reasons(reply: Reply) -> list[str]:
-    """Return the line that explains a failed insertion whose errno kmod's words do not explain: EFBIG of unpacking."""
+    """Return the reason for an errno that kmod's messages do not explain, EFBIG of unpacking; else an empty list."""
     is_own = reply.errno == errno.EFBIG and reply.stage == "file"
     return [f"kmodd says: {reply.detail}"] if is_own else []
 
 
 class Stop(Exception):
-    """Ends the program with a status, as a FATAL message does."""
+    """Request to end the program with `status`, as after a FATAL message."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -33,18 +33,18 @@ class Stop(Exception):
 
 
 class Messages:
-    """Standard output, kept until the end or until `flush`, and messages by level."""
+    """Buffered standard output, and messages filtered by level."""
 
     def __init__(self, program: str, verbose: int = WARNING) -> None:
         self._program = program
         self._lines: list[str] = []
         self._is_terminal: bool | None = None
         self.verbose = verbose
-        """The least important level that is heard."""
+        """Highest level that is printed."""
         self.syslog = False
 
     def show(self, line: str) -> None:
-        """One line for standard output; a terminal gets it at once, as C's library does it."""
+        """Print a line to standard output; only a terminal is line-buffered, as with stdio(3)."""
         self._lines.append(line + "\n")
         if self._is_terminal is None:
             self._is_terminal = sys.stdout.isatty()
@@ -52,7 +52,7 @@ class Messages:
             self.flush()
 
     def log(self, level: int, text: str) -> None:
-        """One message; a FATAL one that is heard ends the program (kmod log_printf)."""
+        """Print a message if its level is enabled. Raises Stop after a FATAL one (kmod log_printf)."""
         if level > self.verbose:
             return
         if self.syslog:
@@ -66,12 +66,12 @@ class Messages:
             raise Stop(1)
 
     def say(self, line: str) -> None:
-        """One line for standard error, whatever the level."""
+        """Print a line to standard error, regardless of the level."""
         sys.stderr.buffer.write(os.fsencode(line + "\n"))
         sys.stderr.flush()
 
     def flush(self) -> None:
-        """Write what is kept."""
+        """Write the buffered lines."""
         sys.stdout.buffer.write(os.fsencode("".join(self._lines)))
         sys.stdout.flush()
         self._lines.clear()

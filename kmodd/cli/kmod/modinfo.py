@@ -1,4 +1,4 @@
-"""`modinfo`: bytes and status of Debian 12's kmod 30, and `--json` (docs/COMPAT.md lists what differs)."""
+"""`modinfo`: output and exit status of Debian 12's kmod 30, and `--json`; docs/COMPAT.md lists differences."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ Options:
 
 @dataclass(slots=True)
 class _ModinfoOptions:
-    """What the command line said."""
+    """Parsed command line of modinfo."""
 
     names: list[str] = field(default_factory=list)
     only: bytes | None = None
-    """The field to show."""
+    """The only field to print."""
     end: bytes = b"\n"
-    """What stands behind each line."""
+    """Terminator of each line."""
     by_name: bool = False
     json: bool = False
     release: str | None = None
@@ -79,14 +79,17 @@ class _ModinfoOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """One module to be shown; without a path it is part of the kernel's image."""
+    """A module to print; `path` is None if it is builtin."""
 
     name: str
     path: str | None
 
 
 def main(argv: list[str]) -> int:
-    """Run modinfo with `argv` (without its name); the answer is its exit status, 0 or 1."""
+    """Run modinfo and return 0 or 1.
+
+    argv: the command line without the program's name.
+    """
     options = _read_options(argv)
     if isinstance(options, int):
         return options
@@ -105,13 +108,13 @@ def main(argv: list[str]) -> int:
             _error(f"Module {kind}{name} not found.")
             status = 1
         for module in modules:
-            if not _tell(module, options, finder):
+            if not _print_module(module, options, finder):
                 status = 1
     return status
 
 
 def _read_options(argv: list[str]) -> _ModinfoOptions | int:
-    """What the command line asks for, or the status to end with."""
+    """Parse the command line; return the options, or the exit status after -V, -h or an error."""
     options = _ModinfoOptions()
     parser = Options(argv, _SHORT, _LONG)
     try:
@@ -156,14 +159,14 @@ def _error(text: str) -> None:
 
 
 class _Finder:
-    """Finds what an argument means; the indexes are read only if a name needs them."""
+    """Resolver of arguments; reads the indexes only if a name requires them."""
 
     def __init__(self, options: _ModinfoOptions) -> None:
         self._options = options
         self._read: Snapshot | None = None
 
     def find(self, name: str) -> list[_Module]:
-        """A file, or all modules that a name stands for. Raises UnmatchedBracket."""
+        """Return the module of a file, or all modules that match a name. Raises UnmatchedBracket."""
         if not self._options.by_name and self._is_file(name):
             path = name if name.startswith("/") else f"{os.getcwd()}/{name}"
             return [_Module(module_of_path(path), path)]
@@ -183,7 +186,7 @@ class _Finder:
         return [self._module(match.module, True) for match in catalog.builtin_aliases(name)[:1]]
 
     def builtin_fields(self, name: str) -> tuple[Field, ...] | None:
-        """What modules.builtin.modinfo says of a module; None where there is no such file."""
+        """Return a module's fields in modules.builtin.modinfo, or None if there is no such file."""
         from kmodd.host.atomic_files import read_if_there
 
         data = read_if_there(f"{self._directory()}/modules.builtin.modinfo")
@@ -211,7 +214,7 @@ class _Finder:
         return tree.real(tree.directory)
 
     def _snapshot(self) -> Snapshot:
-        """The indexes, and no configuration: modinfo has none."""
+        """Return the indexes without configuration, which modinfo does not read."""
         if self._read is None:
             from kmodd.host.tree import Tree
 
@@ -221,13 +224,13 @@ class _Finder:
         return self._read
 
 
-# ── what is said of one ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── printing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tell(module: _Module, options: _ModinfoOptions, finder: _Finder) -> bool:
-    """Print one module; whether that went well."""
+def _print_module(module: _Module, options: _ModinfoOptions, finder: _Finder) -> bool:
+    """Print a module; return whether its fields could be read."""
     if options.json:
-        return _tell_json(module, options, finder)
+        return _print_json(module, options, finder)
     out = bytearray()
     only, end = options.only, options.end
     name = os.fsencode(module.name)
@@ -259,12 +262,12 @@ def _print(data: bytes | bytearray) -> None:
 
 
 def _info(module: _Module, options: _ModinfoOptions, finder: _Finder) -> Info | None:
-    """What there is to say of a module; None, and a message, where it cannot be read."""
+    """Return the information of a module, or None after an error message."""
     try:
         if module.path is not None:
             return modinfo.info(read_module(options.root + module.path), with_build_id=options.json)
         fields = finder.builtin_fields(module.name)
-        if fields is None:  # an old kernel, whose build left no such file
+        if fields is None:  # builds of old kernels produce no such file
             return Info(())
         if fields:
             return Info(fields)
@@ -280,7 +283,7 @@ def _info(module: _Module, options: _ModinfoOptions, finder: _Finder) -> Info | 
 
 
 def _one_field(info: Info, only: bytes, end: bytes) -> bytes:
-    """-F: the values alone."""
+    """Return the values of one field (-F), each with the terminator."""
     if only != b"parm":
         return b"".join(value + end for key, value in info.all_fields() if key == only)
     return b"".join(
@@ -297,7 +300,7 @@ def _all_fields(info: Info, end: bytes) -> bytes:
         if end == b"\0":
             out += key + b"=" + value + end
         else:
-            # a key of more than 15 letters has too many blanks in kmod 30: a negative width of printf(3)
+            # kmod 30 pads keys longer than 15 bytes: it passes a negative width to printf(3)
             out += key + b":" + b" " * abs(15 - len(key)) + value + end
     for parameter in _parameters(info):
         words = _words(parameter.description, parameter.type, b"")
@@ -306,7 +309,7 @@ def _all_fields(info: Info, end: bytes) -> bytes:
 
 
 def _parameters(info: Info) -> Iterable[modinfo.Parameter]:
-    """All parameters, in kmod's order: the last to appear first."""
+    """Return all parameters in kmod's order, the last one first; print errors for invalid fields."""
     found, bad = modinfo.parameters(info.fields)
     for key, value in bad:
         _error(f"Found invalid \"{os.fsdecode(key)}={os.fsdecode(value)}\": missing ':'")
@@ -314,7 +317,7 @@ def _parameters(info: Info) -> Iterable[modinfo.Parameter]:
 
 
 def _words(description: bytes | None, kind: bytes | None, blank: bytes) -> bytes:
-    """What stands behind a parameter's name. `blank`: with -F a lone type stands in parentheses behind it."""
+    """Return the text after a parameter's name; with -F, `blank` and parentheses precede a type without description."""
     if description is None:
         return blank + b"(%s)" % kind if blank else kind or b""
     return description if kind is None else b"%s (%s)" % (description, kind)
@@ -323,8 +326,8 @@ def _words(description: bytes | None, kind: bytes | None, blank: bytes) -> bytes
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tell_json(module: _Module, options: _ModinfoOptions, finder: _Finder) -> bool:
-    """One object on one line; -F and its like leave the other fields out."""
+def _print_json(module: _Module, options: _ModinfoOptions, finder: _Finder) -> bool:
+    """Print one JSON object per line; -F and its short forms omit the other fields."""
     import json
 
     info = _info(module, options, finder)

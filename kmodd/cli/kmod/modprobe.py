@@ -1,7 +1,7 @@
-"""`modprobe`: bytes and status of Debian 12's kmod 30 (docs/COMPAT.md lists what differs, and why).
+"""`modprobe`: output and exit status of Debian 12's kmod 30; docs/COMPAT.md lists differences and their reasons.
 
-The plan is made by `kmodd.planning.resolve`, as for the daemon. Here it is printed as kmod prints it, or handed on: to
-the daemon (`modprobe_remote`), or to be carried out in this process (`modprobe_execute`).
+The plan is made by `kmodd.planning.resolve`, as in the daemon. It is printed as by kmod, sent to the daemon
+(`modprobe_remote`), or carried out in this process (`modprobe_execute`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str], machine: Machine | None = None) -> int:
-    """Run modprobe with `argv` (without its name); the answer is its exit status, 0 or 1.
+    """Run modprobe and return 0 or 1.
 
-    `machine`: another than the running one.
+    argv: the command line without the program's name. machine: carries out the steps; None: this machine.
     """
     messages = Messages("modprobe")
     try:
@@ -58,7 +58,7 @@ def _run(options: ModprobeOptions, messages: Messages, machine: Machine | None) 
     messages.verbose = options.verbose
     try:
         return _do(options, tree, snapshot, messages, machine)
-    finally:  # kmod reads a damaged index as if it were sound
+    finally:  # kmod does not report damaged indexes
         for problem in snapshot.catalog.problems:
             messages.log(ERR, str(problem))
 
@@ -66,7 +66,7 @@ def _run(options: ModprobeOptions, messages: Messages, machine: Machine | None) 
 def _do(
     options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> int:
-    """The mode that the options ask for."""
+    """Run the mode that the options select and return the exit status."""
     if "c" in options.flags:
         return _show_config(snapshot, messages)
     if options.flags & {"show-modversions", "show-exports"}:
@@ -84,24 +84,24 @@ def _do(
     return _for_each(options, insert)
 
 
-# ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── loading and removing ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _remover(
     options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Callable[[str], int]:
-    """Who removes a module by its name: the daemon, or this process. The answer is the status."""
+    """Return a function that removes a module by name and returns the status, by the daemon or in this process."""
     actor = _actor(options, tree, snapshot, messages, machine)
     daemon = _daemon(options, actor.how, messages, machine)
-    if daemon is None or snapshot.config.removes:  # a command is the caller's, with the caller's rights and output
+    if daemon is None or snapshot.config.removes:  # commands run with the caller's privileges and output
         return actor.remove
-    return lambda text: _first(lambda: daemon.remove(text), lambda: actor.remove(text))
+    return lambda text: _or_else(daemon.remove(text), lambda: actor.remove(text))
 
 
 def _inserter(
     options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Callable[[str], int]:
-    """Likewise who inserts one."""
+    """Return a function that loads a module by name and returns the status, by the daemon or in this process."""
     actor = _actor(options, tree, snapshot, messages, machine)
     daemon = _daemon(options, actor.how, messages, machine)
 
@@ -121,21 +121,20 @@ def _inserter(
                 return here(text, plan)
         params = () if "a" in options.flags else tuple(options.operands[1:])
         not_found = lambda: _not_found(text, tree, options, messages)  # noqa: E731
-        return _first(lambda: daemon.insert(text, params, not_found), lambda: here(text, plan))
+        return _or_else(daemon.insert(text, params, not_found), lambda: here(text, plan))
 
     return insert
 
 
-def _first(one: Callable[[], int | None], other: Callable[[], int]) -> int:
-    """What one says, else what the other says."""
-    said = one()
-    return other() if said is None else said
+def _or_else(status: int | None, fallback: Callable[[], int]) -> int:
+    """Return the daemon's status, or that of the fallback if the daemon did nothing."""
+    return fallback() if status is None else status
 
 
 def _actor(
     options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
 ) -> Actor:
-    """Who acts in this process, as the options say."""
+    """Return the actor of this process, configured by the options."""
     from kmodd.cli.kmod.modprobe_execute import Actor, How
     from kmodd.loader import in_process
 
@@ -159,7 +158,7 @@ def _actor(
 
 
 def _daemon(options: ModprobeOptions, how: How, messages: Messages, machine: Machine | None) -> Daemon | None:
-    """The running daemon, where it would do the very same as we; else None."""
+    """Return the running daemon if it would have the same effect as this process, else None."""
     if not _may_ask_daemon(options, machine):
         return None
     from kmodd.cli.kmod.modprobe_remote import Daemon
@@ -168,28 +167,28 @@ def _daemon(options: ModprobeOptions, how: How, messages: Messages, machine: Mac
 
 
 def _may_ask_daemon(options: ModprobeOptions, machine: Machine | None) -> bool:
-    """Whether a running daemon would do the very same as we."""
+    """Return whether a running daemon would have the same effect as this process."""
     plain = options.flags <= {"a", "r", "first-time"} and not options.wait_msec and not options.config_paths
-    return plain and "MODPROBE_OPTIONS" not in os.environ and is_for_this_machine(options, machine)
+    return plain and "MODPROBE_OPTIONS" not in os.environ and shares_tree(options, machine)
 
 
-def is_for_this_machine(options: ModprobeOptions, machine: Machine | None) -> bool:
-    """Whether the options name the tree of this machine, and the daemon serves the caller."""
+def shares_tree(options: ModprobeOptions, machine: Machine | None) -> bool:
+    """Return whether the daemon uses the same tree, and this process may give it orders."""
     elsewhere = options.root or options.module_dir or options.release
     return machine is None and not elsewhere and os.geteuid() == 0
 
 
-# ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── printing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _for_each(options: ModprobeOptions, do: Callable[[str], int]) -> int:
-    """All operands with -a, else the first; 1 where any failed."""
+    """Call `do` for all operands with -a, else for the first; return 1 if one failed."""
     names = options.operands if "a" in options.flags else options.operands[:1]
     return max([do(name) for name in names], default=0)
 
 
 def _show_config(snapshot: TreeSnapshot, messages: Messages) -> int:
-    """-c: all configuration, then the indexes with aliases."""
+    """Print the configuration, then the indexes of aliases and symbols (-c)."""
     messages.show(modprobe_d.dump(snapshot.config) + "\n# End of configuration files. Dumping indexes now:\n")
     for index in ("modules.alias", "modules.symbols"):
         for key, module in snapshot.catalog.dump(index):
@@ -198,7 +197,7 @@ def _show_config(snapshot: TreeSnapshot, messages: Messages) -> int:
 
 
 def _show_names(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> int:
-    """-R: the modules that a name stands for, duplicates and all."""
+    """Print the modules that match a name, with duplicates (-R)."""
     hits, complaints = hits_of(text, snapshot, tree.present)
     _complain(complaints, messages)
     for hit in hits:
@@ -207,7 +206,7 @@ def _show_names(text: str, tree: Tree, snapshot: TreeSnapshot, options: Modprobe
 
 
 def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> int:
-    """-D, -n: what would be done for a name."""
+    """Print the steps for a name (-D, -n)."""
     plan = _plan(text, tree, snapshot, options, messages)
     if plan is None:
         return 1
@@ -220,7 +219,7 @@ def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeO
 
 
 def _kind(text: str, snapshot: TreeSnapshot) -> str:
-    """What a request was taken for, in the words of docs/explain.schema.json."""
+    """Return the kind of a request, as in docs/explain.schema.json."""
     if text.startswith(("/", "./")):
         return "file"
     name = text.replace("-", "_")
@@ -229,7 +228,7 @@ def _kind(text: str, snapshot: TreeSnapshot) -> str:
 
 
 def _plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> Plan | None:
-    """What is to be done for a name; None: nothing was found, which is said."""
+    """Return the plan for a name, or None after an error message if nothing matches."""
     is_path = text.startswith(("/", "./"))
     wanted = f"{os.getcwd()}/{text}" if text.startswith("./") else text
     probe_options = ProbeOptions(
@@ -251,11 +250,11 @@ def _plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOption
 
 
 def _show_goals(plan: Plan, options: ModprobeOptions, messages: Messages) -> int:
-    """The actions of each goal; the status is that of the last one."""
+    """Print the actions of each goal; return the status of the last goal."""
     status = 0
     for goal in plan.goals:
         _complain(goal.complaints, messages)
-        if "first-time" in options.flags and "D" not in options.flags and _is_there(goal):
+        if "first-time" in options.flags and "D" not in options.flags and _is_loaded(goal):
             messages.log(ERR, f"could not insert '{goal.module}': Module already in kernel")
             status = 1
             continue
@@ -267,7 +266,7 @@ def _show_goals(plan: Plan, options: ModprobeOptions, messages: Messages) -> int
 
 
 def actions(goal: Goal, ignore_loaded: bool) -> list[str]:
-    """A goal as kmod's print_action shows it: a blank stands before the options also where there are none."""
+    """Return the lines of kmod's print_action for a goal; a blank precedes the options even if there are none."""
     lines = []
     for entry in goal.entries:
         match entry:
@@ -282,7 +281,7 @@ def actions(goal: Goal, ignore_loaded: bool) -> list[str]:
     return lines
 
 
-def _is_there(goal: Goal) -> bool:
+def _is_loaded(goal: Goal) -> bool:
     match goal.entries:
         case (Skip(reason="live" | "builtin"),):
             return True
@@ -296,7 +295,7 @@ def _not_found(text: str, tree: Tree, options: ModprobeOptions, messages: Messag
 
 
 def _level(options: ModprobeOptions) -> int:
-    """With -a a name that is not found does not end the program."""
+    """Return the level of messages for unknown names, which do not end the program with -a."""
     return WARNING if "a" in options.flags else CRIT
 
 

@@ -1,7 +1,7 @@
-"""modprobe that does something: insertion and removal in this process, with kmod 30's words for what comes of it.
+"""modprobe in this process: print, carry out and log each step of a plan, with the messages of kmod 30.
 
-The plan is made before (kmodd.planning.resolve, kmodd.planning.removal); here each step is shown, done and told. What
-the daemon does in our place is told by the same functions (kmodd.cli.kmod.modprobe_remote).
+Plans are made by `kmodd.planning.resolve` and `kmodd.planning.removal`. Steps carried out by the daemon are reported
+with the same functions (`modprobe_remote`).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _LIBRARY = "../libkmod/libkmod-module.c"
 _NO_FILE = _LIBRARY + ":895 kmod_module_insert_module() could not find module by name='{}'"
 _COMMAND_FAILED = _LIBRARY + ":1047 command_do() Error running install command '{}' for module {}: retcode {}"
 _NOT_REMOVED = _LIBRARY + ":856 kmod_module_remove_module() could not remove '{}': {}"
-"""Debian's kmod says where in its source a message of its library comes from; that is part of what is compared."""
+"""Debian's kmod prefixes messages of its library with their place in the source."""
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """What of modprobe's options matters for acting."""
+    """Options of modprobe that affect how steps are carried out."""
 
     insert_options: InsertOptions
     all: bool = False
-    """-a: a failure that would be FATAL is a WARNING, and the next name follows."""
+    """Failures that would be FATAL are WARNINGs, and the next name follows (`-a`)."""
     first_time: bool = False
     shown: bool = False
-    """Actions are printed."""
+    """Whether actions are printed."""
     dry: bool = False
     ignore_loaded: bool = False
     ignore_commands: bool = False
@@ -51,11 +51,11 @@ class How:
 
     @property
     def level(self) -> int:
-        """Of messages that end the program where not all are asked for."""
+        """Level of messages that end the program without `-a`."""
         return WARNING if self.all else CRIT
 
     def removing(self, messages: Messages) -> RemovalOptions:
-        """The same for a removal; a FATAL message that is not heard ends nothing."""
+        """Return the options for a removal; a FATAL message that is not printed does not end the program."""
         return RemovalOptions(
             self.first_time, messages.verbose >= self.level == CRIT, self.ignore_commands, self.holders,
             self.insert_options.wait_msec > 0, self.ignore_loaded,
@@ -76,7 +76,7 @@ class Actor:
     # ── insertion ──
 
     def insert(self, plan: Plan) -> int:
-        """Carry out a plan that has goals; the status is that of the last one, as kmod has it."""
+        """Carry out a plan that has goals; return the status of the last goal, as kmod does."""
         status = 0
         for number, goal in enumerate(plan.goals):
             for complaint in goal.complaints:
@@ -86,38 +86,38 @@ class Actor:
         return status
 
     def _insert_goal(self, request: Request, goal: Goal, *, is_first: bool) -> int:
-        """One goal: 0 or the errno that was told."""
+        """Carry out a goal; return 0, or the errno after an error message."""
         if not is_first and self._state().state(goal.module) == "live":
             code = errno.EEXIST if self.how.first_time else 0
-            tell_insertion(goal.module, code, (), self.messages)
+            log_insertion(goal.module, code, (), self.messages)
             return code
         job = Job(Plan(request, (goal,)))
         with KernelLog() as kernel_log:
             log = self._carry_out(job, goal, kernel_log)
-        self._tell(job.pop_outcomes())
+        self._report(job.pop_outcomes())
         code = failure(goal, job.outcomes, first_time=self.how.first_time)
-        tell_insertion(goal.module, code, log, self.messages)
+        log_insertion(goal.module, code, log, self.messages)
         return code
 
     def _carry_out(self, job: Job, goal: Goal, kernel_log: KernelLog) -> list[str]:
-        """All steps of a goal; the answer is why the one that failed last did, as the kernel has logged it."""
+        """Carry out all steps of a goal; return the reasons why the last failed step failed."""
         request = job.plan.request
         log: list[str] = []
         while step := job.next_step(lambda step: self._known(request, step)):
-            self._tell(job.pop_outcomes())
+            self._report(job.pop_outcomes())
             if self.how.shown:
                 self.messages.show(action(step))
             reply = self.machine.carry_out(step, self.how.insert_options, self.tree.real)
             self._loaded = None
             if reply.errno:
                 log = own_reasons(reply) or [f"the kernel says: {line}" for line in kernel_log.about(step.module)]
-                self._complain_of_command(step, reply)
+                self._log_command_failure(step, reply)
             job.finish(outcome_of(request, step, reply))
             if self.how.first_time and step.module == goal.module and job.outcomes[-1].result == "live":
                 break
         return log
 
-    def _complain_of_command(self, step: Step, reply: Reply) -> None:
+    def _log_command_failure(self, step: Step, reply: Reply) -> None:
         if isinstance(step, Install):
             command = step.command.replace("$CMDLINE_OPTS", step.options)
             self.messages.log(ERR, _COMMAND_FAILED.format(command, step.module, reply.detail))
@@ -127,29 +127,29 @@ class Actor:
         return self._loaded
 
     def _known(self, request: Request, step: Step) -> Outcome | None:
-        """A step before may have brought it in."""
+        """Return the outcome of a step whose module an earlier step has loaded, else None."""
         is_live = self._state().state(step.module) == "live"
         return Outcome(request, step.module, "live", step.because) if is_live else None
 
-    def _tell(self, outcomes: Iterable[Outcome]) -> None:
-        """To the journal what was done or refused; to the caller what has no file."""
+    def _report(self, outcomes: Iterable[Outcome]) -> None:
+        """Record outcomes in the journal, except of modules that were loaded; print an error for missing modules."""
         for outcome in outcomes:
             if outcome.result == "missing" and not outcome.path:
-                tell_missing(outcome.module, self.messages)
+                log_missing(outcome.module, self.messages)
             if outcome.result not in ("live", "builtin"):
                 self.machine.tell(outcome)
 
     # ── removal ──
 
     def remove(self, text: str) -> int:
-        """Remove what a name stands for."""
+        """Remove the modules that match a name; return 0, or 1 after error messages."""
         request = Request(text, "operator", removing=self.how.removing(self.messages))
         plan = plan_removal(request, self.snapshot, self.tree.loaded(), self.tree.present)
         for complaint in plan.complaints:
             self.messages.log(ERR, complaint)
         job = RemovalJob(plan, self.tree.loaded)
         while step := job.next_step():
-            self._tell_removal(job.pop_outcomes())
+            self._report_removal(job.pop_outcomes())
             if self.how.shown:
                 self.messages.show(action(step))
             if self.how.dry:
@@ -160,22 +160,22 @@ class Actor:
                 self.messages.flush()
             reply = self.machine.carry_out(step, self.how.insert_options, self.tree.real)
             job.finish(outcome_of(request, step, reply))
-        self._tell_removal(job.pop_outcomes())
+        self._report_removal(job.pop_outcomes())
         return 1 if job.failed else 0
 
-    def _tell_removal(self, outcomes: Iterable[Outcome]) -> None:
+    def _report_removal(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
             if not self.how.dry:
                 self.machine.tell(outcome)
             is_command = outcome.result == "not_removed" and outcome.at is not None
-            tell_removal(outcome.module, outcome.result, outcome.errno, is_command, self.how, self.messages)
+            log_removal(outcome.module, outcome.result, outcome.errno, is_command, self.how, self.messages)
 
 
-# ── words, also for what the daemon did ──────────────────────────────────────────────────────────────────────────────
+# ── messages, also of the daemon's steps ─────────────────────────────────────────────────────────────────────────────
 
 
 def action(step: Step | RemovalStep) -> str:
-    """A step as kmod prints it: a blank stands before the options also where there are none."""
+    """Return a step as kmod prints it; a blank precedes the options even if there are none."""
     match step:
         case Insmod():
             return f"insmod {step.path} {step.options}"
@@ -188,7 +188,7 @@ def action(step: Step | RemovalStep) -> str:
 
 
 def failure(goal: Goal, outcomes: Sequence[Outcome], *, first_time: bool) -> int:
-    """The errno with which a goal ends, 0 for success: that of the first entry that may not fail."""
+    """Return the errno of a goal, that of the first required entry that failed, or 0."""
     for entry, outcome in zip(goal.entries, outcomes, strict=False):
         if outcome.result in ("live", "builtin") and first_time and outcome.module == goal.module:
             return errno.EEXIST
@@ -199,13 +199,13 @@ def failure(goal: Goal, outcomes: Sequence[Outcome], *, first_time: bool) -> int
     return 0
 
 
-def tell_missing(module: str, messages: Messages) -> None:
-    """The message about a module that a name stands for, and that has no file."""
+def log_missing(module: str, messages: Messages) -> None:
+    """Print the error for a module without a file."""
     messages.log(ERR, _NO_FILE.format(module))
 
 
-def tell_insertion(module: str, code: int, reasons: Iterable[str], messages: Messages) -> None:
-    """The message about a goal that failed, and behind it what else is known of the reason."""
+def log_insertion(module: str, code: int, reasons: Iterable[str], messages: Messages) -> None:
+    """Print the error for a goal that failed with errno `code`, then its reasons; nothing if `code` is 0."""
     if not code:
         return
     match code:
@@ -220,8 +220,8 @@ def tell_insertion(module: str, code: int, reasons: Iterable[str], messages: Mes
         messages.log(ERR, line)
 
 
-def tell_removal(module: str, result: str, code: int, is_command: bool, how: How, messages: Messages) -> None:
-    """The message about one module that was to go; may end the program."""
+def log_removal(module: str, result: str, code: int, is_command: bool, how: How, messages: Messages) -> None:
+    """Print the error for a module that was not removed. Raises Stop if a printed message is FATAL."""
     match result:
         case "nomatch":
             messages.log(how.level, f"Module {module} not found.")
@@ -232,7 +232,7 @@ def tell_removal(module: str, result: str, code: int, is_command: bool, how: How
         case "in_use":
             messages.log(how.level, f"Module {module} is in use.")
         case "stuck":
-            messages.log(ERR, f"could not remove '{module}': the kernel has not come back from it")
+            messages.log(ERR, f"could not remove '{module}': The kernel has not finished the removal")
         case "not_removed" if is_command:
             messages.log(how.level, f"Error running remove command for {module}")
         case "not_removed" if how.insert_options.wait_msec:

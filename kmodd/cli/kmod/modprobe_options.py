@@ -1,4 +1,4 @@
-"""modprobe's options: the command line and $MODPROBE_OPTIONS in, `ModprobeOptions` out."""
+"""Parser of modprobe's command line and of $MODPROBE_OPTIONS."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ General Options:
 \t-v, --verbose               enables more messages
 \t-V, --version               show version
 \t-h, --help                  show this help"""
-"""What `modprobe -h` prints: the words of kmod 30."""
+"""Output of `modprobe -h` of kmod 30."""
 
 _SHORT = "arw:RibfDcnC:d:S:sqvVh"
 LONG = {
@@ -96,19 +96,20 @@ LONG = {
 
 @dataclass(slots=True)
 class ModprobeOptions:
-    """What the options said."""
+    """Parsed command line of modprobe."""
 
     operands: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
-    """Codes of the options without a value."""
+    """Codes of options without a value."""
     config_paths: list[str] = field(default_factory=list)
     root: str = ""
     module_dir: str | None = None
     release: str | None = None
     wait_msec: int = 0
     verbose: int = WARNING
+    """Highest level of messages that are printed."""
     handed_down: list[str] = field(default_factory=list)
-    """Options that a command gets in MODPROBE_OPTIONS behind what stands there."""
+    """Options appended to MODPROBE_OPTIONS in the environment of install and remove commands."""
 
     @property
     def is_shown(self) -> bool:
@@ -117,12 +118,12 @@ class ModprobeOptions:
 
     @property
     def is_dry(self) -> bool:
-        """Whether nothing is done."""
+        """Whether steps are not carried out."""
         return bool(self.flags & {"D", "n"})
 
 
 def read_options(words: list[str], messages: Messages) -> ModprobeOptions:
-    """Read the command line. Ends the program for -V, -h, and what is wrong."""
+    """Parse the command line. Raises Stop for -V, -h, and after a message for invalid options."""
     options = ModprobeOptions()
     parser = Options(words, _SHORT, LONG)
     try:
@@ -164,7 +165,7 @@ def read_options(words: list[str], messages: Messages) -> ModprobeOptions:
 
 
 def _number(text: str, messages: Messages) -> int:
-    """What strtoul(3) makes of the text with base 0. Ends the program where that is not all of it."""
+    """Parse a number as strtoul(3) with base 0. Raises Stop after a message if text is left over."""
     digits = text.lstrip(" \t\n\v\f\r").lstrip("+-").lower()
     is_hex = digits.startswith("0x")
     try:
@@ -175,7 +176,7 @@ def _number(text: str, messages: Messages) -> int:
 
 
 def words_of_environment(text: str | None) -> list[str]:
-    """MODPROBE_OPTIONS as words (prepend_options_from_env): single blanks part them, quotes group, nothing escapes."""
+    """Split $MODPROBE_OPTIONS at single blanks outside quotes, without escapes (kmod prepend_options_from_env)."""
     words: list[str] = []
     word = ""
     quote, quote_is_first = "", False
@@ -185,7 +186,7 @@ def words_of_environment(text: str | None) -> list[str]:
                 word += char
                 continue
             quote = ""
-            if quote_is_first:  # a word that began with its quote ends with it, also without a blank
+            if quote_is_first:  # a word that starts with a quote ends at the closing one, even without a blank
                 words.append(word)
                 word = ""
         elif char == " ":

@@ -1,4 +1,4 @@
-"""`modprobe --show-modversions`, `--show-exports`: the symbols that a module wants or gives, with their checksums."""
+"""`modprobe --show-modversions` and `--show-exports`: print symbols that a module imports or exports, with CRCs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from kmodd.modfile.elf import ElfError, Image
 
 
 def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:
-    """Print them for the module in a file; a name of a module will do too, as with kmod 34. 0 or 1."""
+    """Print the symbols of a module and return 0, or 1 after an error message.
+
+    text: path of a module file, or as with kmod 34 a module name. wanted: imported symbols, else exported ones.
+    """
     path = text
     if not tree.present(text):
         line = tree.quick_snapshot(like_kmod=True).catalog.dep(text.replace("-", "_"))
@@ -38,7 +41,7 @@ def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:
 
 
 def _exports(image: Image) -> list[tuple[bytes, int]]:
-    """What it exports, with checksums where it has a table of symbols to know them by. Raises ElfError."""
+    """Return exported symbols with their CRCs, 0 without a symbol table. Raises ElfError."""
     names = image.exports()
     try:
         checksums = image.version_facts().exports

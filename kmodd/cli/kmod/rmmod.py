@@ -1,4 +1,4 @@
-"""`rmmod`: have the kernel remove modules, each by its name or its file. Bytes and status of Debian 12's kmod 30."""
+"""`rmmod`: unload modules by name or file, with output and exit status of Debian 12's kmod 30."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _NOT_REMOVED = "../libkmod/libkmod-module.c:856 kmod_module_remove_module() coul
 
 
 def main(argv: list[str], machine: Machine | None = None) -> int:
-    """Remove all; 1 if one could not go. `machine`: another than the running one."""
+    """Run rmmod and return 0, or 1 if a module was not removed.
+
+    argv: the command line without the program's name. machine: removes the modules; None: this machine.
+    """
     messages = Messages("rmmod")
     try:
         return _run(argv, messages, machine)
@@ -68,10 +71,10 @@ def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
 
 
 def _remove(text: str, force: bool, root: str, messages: Messages, machine: Machine) -> bool:
-    """Whether it is out now."""
+    """Remove a module; return whether it was removed, after an error message if not."""
     is_file = os.path.exists(root + text if text.startswith("/") else text)
     name = module_of_path(text) if is_file else module_name(text.partition(".")[0])
-    if not force and not _may_go(name, _loaded(root), root, messages):
+    if not force and not _is_removable(name, _loaded(root), root, messages):
         return False
     code = machine.remove_module(name, InsertOptions(force_removal=force))
     if not code:
@@ -88,8 +91,8 @@ def _loaded(root: str) -> Loaded:
         return NOTHING_LOADED
 
 
-def _may_go(name: ModuleName, loaded: Loaded, root: str, messages: Messages) -> bool:
-    """Whether nothing speaks against it; else it is said what does."""
+def _is_removable(name: ModuleName, loaded: Loaded, root: str, messages: Messages) -> bool:
+    """Return whether a module can be removed, after an error message if not."""
     module = loaded.modules.get(name)
     if module is None:
         is_not = "is builtin." if _is_builtin(name, root) else "is not currently loaded"

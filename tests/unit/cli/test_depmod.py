@@ -223,7 +223,7 @@ def test_it_imports_little() -> None:
 def test_bar_on_a_terminal(no_color: str) -> None:
     """On a terminal a long run shows a bar, coloured unless NO_COLOR is set, and removes it at its end."""
     code = (
-        "from kmodd.cli import progress; progress._PATIENCE = progress._PAUSE = 0\n"
+        "from kmodd.cli import progress; progress.DELAY = progress.INTERVAL = 0\n"
         "with progress.Bar('depmod') as bar:\n    bar.show(5, 10)"
     )
     main, side = pty.openpty()
