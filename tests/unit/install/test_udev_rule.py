@@ -98,7 +98,7 @@ def test_a_rule_that_outranks_the_mask_is_reported(rule: Rule) -> None:
     own = rule.root / "etc/udev/rules.d/80-drivers.rules"
     own.parent.mkdir(parents=True)
     own.touch()
-    assert "outranks" in rule("mask")
+    assert "overrides" in rule("mask")
     assert os.readlink(rule.link) == "/dev/null"
 
 
