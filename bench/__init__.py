@@ -1,1 +1,1 @@
-"""What is measured, each beside its peer in the same run. `python3 -m bench` prints all and writes results.json."""
+"""Benchmarks of kmodd against its peers in the same run."""

@@ -1,4 +1,4 @@
-"""`make bench`: everything that is measured on this machine itself; a table, and bench/results.json."""
+"""`make bench`: run all benchmarks of the host, print a table, and update bench/results.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUNDS = 9
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and save the results."""
     tree = trees.debian_tree("6.1-amd64")
     rows = [
         *lookup.measure(trees.module_dir(tree), ROUNDS),

@@ -1,10 +1,10 @@
-"""depmod of a full tree, and of one to which a module was added, beside kmod's depmod in the same run.
+"""Benchmark of depmod against kmod's, on a full tree and after a module was added.
 
     python3 bench/depmod.py [--tree DIR] [--rounds N]
 
-Both work on a copy of the tree's module directory, files and all, made for this. kmod has no incremental depmod: the
-peer of "one module added" is its full run. Each round runs kmod, ours full (no cache read, but written), and ours with
-one module more than the cache knows; the indexes of the last round are compared. Wall time of the whole process.
+Both run on a copy of the tree's module directory. kmod has no incremental depmod: the peer of "one module added" is its
+full run. Each round runs kmod's depmod, ours without a cache (which is written), and ours with one module more than in
+the cache; the indexes of both are compared. Wall time of the whole process.
 Needs kmod, and for the tree apt and dpkg (see tests/trees.py).
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.rows import Row, row, table  # noqa: E402  (the line above makes it importable from anywhere)
+from bench.rows import Row, row, table  # noqa: E402  (importable after the line above)
 
 LAUNCHER = f"""
 import sys
@@ -36,7 +36,7 @@ WEAKDEP = "modules.weakdep"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the rows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tree", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
@@ -49,7 +49,10 @@ def main() -> None:
 
 
 def measure(tree: Path, rounds: int) -> list[Row]:
-    """One row for a full run, one for a module added. `tree`: a root that `tests.trees.debian_tree` returned."""
+    """Return a row for a full run and one for an added module.
+
+    tree: a root returned by `tests.trees.debian_tree`.
+    """
     (source,) = (tree / "lib" / "modules").iterdir()
     kmod = shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if not kmod:
@@ -59,7 +62,7 @@ def measure(tree: Path, rounds: int) -> list[Row]:
         shutil.copytree(source, directory, symlinks=True)
         count = len((directory / "modules.dep").read_text().splitlines())
         arguments = ["-b", folder, source.name]
-        time.sleep(0.2)  # what was written just now is not kept in a cache
+        time.sleep(0.2)  # depmod does not cache files written just before its run
         spare = next(directory.glob("kernel/**/loop.ko*"))
         added = directory / "extra" / spare.name.replace("loop", "loop_again")
         full, more = [], []
@@ -76,7 +79,7 @@ def measure(tree: Path, rounds: int) -> list[Row]:
             if index(directory) == before:
                 raise SystemExit("the added module is not in the index")
             added.unlink()
-            if turn:  # the first warms the page cache and writes byte code
+            if turn:  # the first round fills the page cache and writes byte code
                 full.append((ours * 1e3, theirs * 1e3))
                 more.append((one_more * 1e3, theirs * 1e3))
     return [
@@ -86,12 +89,12 @@ def measure(tree: Path, rounds: int) -> list[Row]:
 
 
 def index(directory: Path) -> dict[str, bytes]:
-    """The files that both write."""
+    """Return the index files that both write, by name."""
     return {path.name: path.read_bytes() for path in directory.glob("modules.*") if path.name not in (CACHE, WEAKDEP)}
 
 
 def seconds(command: list[str]) -> float:
-    """Wall time of a command."""
+    """Run a command and return its wall time in seconds."""
     start = time.perf_counter()
     subprocess.run(command, check=True)
     return time.perf_counter() - start

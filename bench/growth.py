@@ -1,15 +1,15 @@
-"""How cost grows: a look-up with 1, 4 and 16 times the aliases, the backlog with 100 to 1,000,000 events.
+"""Benchmark of growth: look-ups in 1, 4 and 16 times the aliases, the device queue with 100 to 1,000,000 events.
 
     python3 -m bench.growth [--tree DIR] [--rounds N]
 
-Prints the figures and the exponents, and draws `growth.svg`. Each point is a process of its own; CPU time, the median
-of the rounds. An exponent of 0: the cost does not depend on the number; of 1: it doubles with the number.
+Prints figures and exponents, and draws `growth.svg`. Each point is the CPU time of a process of its own, the median of
+the rounds. With an exponent of 0 the cost does not depend on the number, with 1 it is proportional to the number.
 
-Look-up: the full tree's patterns, and copies of them under other vendors. The names looked up are the same for all
-sizes: made of 4,000 of the tree's own patterns, in their real mix. The peer is libkmod with an index of the same.
+Look-up: the patterns of the full tree, and copies of them for other vendors. All sizes look up the same names, derived
+from 4,000 random patterns of the tree. The peer is libkmod with an index of the same patterns.
 
-Backlog: datagrams of 590 devices, again and again; each is read, turned into a request, and joined to what waits; at
-the end the requests are taken. The cost is that of one event.
+Device queue: datagrams of 590 devices in turn are parsed, converted to requests, and queued, where requests of one name
+are merged; at the end, the queue is emptied. The cost is that of one event.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ PICTURE = Path(__file__).parent / "growth.svg"
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What one thing costs, by how much there is; µs each."""
+    """The cost of an operation in µs, by the size of its input."""
 
     what: str
     unit: str
-    """Of `many`."""
+    """Unit of `many`."""
     many: tuple[int, ...]
     cost: tuple[float, ...]
     exponent: float
 
 
 def main() -> None:
-    """Measure, print, draw; or be one point."""
+    """Measure, print and draw, or with --point measure a single point."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tree", type=Path, help="a folder with modules.alias and kmod's .bin files; else Debian's")
     parser.add_argument("--rounds", type=int, default=3)
@@ -64,14 +64,14 @@ def main() -> None:
 
 
 def measure(tree: Path, rounds: int) -> list[Curve]:
-    """All curves; the picture is drawn."""
+    """Return all curves, and draw them."""
     with tempfile.TemporaryDirectory() as folder:
         curves = [*look_ups(tree, Path(folder), rounds), backlog(rounds)]
     PICTURE.write_text(
         plot.picture(
             [
                 plot.Panel("One look-up", "alias patterns", "µs", [_line(curve) for curve in curves[:2]]),
-                plot.Panel("One event in the backlog", "events", "µs", [_line(curves[2])]),
+                plot.Panel("One event in the device queue", "events", "µs", [_line(curves[2])]),
             ]
         )
     )
@@ -79,7 +79,7 @@ def measure(tree: Path, rounds: int) -> list[Curve]:
 
 
 def text_of(curves: list[Curve]) -> str:
-    """A line for each."""
+    """Return a line per curve."""
     lines = []
     for curve in curves:
         points = ", ".join(f"{cost:.2f} µs at {many:,}" for many, cost in zip(curve.many, curve.cost, strict=True))
@@ -88,7 +88,7 @@ def text_of(curves: list[Curve]) -> str:
 
 
 def exponent(many: tuple[int, ...], cost: tuple[float, ...]) -> float:
-    """The slope of the straight line through the logarithms (least squares)."""
+    """Return the slope of the logarithms, by least squares."""
     xs, ys = [math.log(x) for x in many], [math.log(y) for y in cost]
     middle_x, middle_y = statistics.mean(xs), statistics.mean(ys)
     rise = sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys, strict=True))
@@ -115,7 +115,7 @@ def _child(what: str, *words: object) -> float:
 
 
 def look_ups(tree: Path, work: Path, rounds: int) -> list[Curve]:
-    """kmodd's curve and libkmod's."""
+    """Return the curves of kmodd and of libkmod."""
     from kmodd.errors import UnmatchedBracket
     from kmodd.index.bin_reader import build
     from kmodd.names import underscores
@@ -150,7 +150,7 @@ def look_ups(tree: Path, work: Path, rounds: int) -> list[Curve]:
 
 
 def renamed(pattern: str, copy: int) -> str:
-    """The pattern of another vendor's like device: other digits, another name, or a mark behind the bus."""
+    """Return the pattern for a similar device of another vendor: with another ID or name, or a mark after the bus."""
     if not copy:
         return pattern
     numbered = re.sub(
@@ -166,7 +166,7 @@ def renamed(pattern: str, copy: int) -> str:
 
 
 def lookup_point(tree: Path, names: Path) -> float:
-    """µs of a look-up in the patterns of `tree`, of the names in a file, each looked up once before."""
+    """Return the µs of a look-up in the patterns of `tree`, of the names in a file, after looking up each name once."""
     from kmodd.index.alias_trie import AliasTrie
 
     index = AliasTrie.from_text((tree / "modules.alias").read_text(), "modules.alias")
@@ -179,16 +179,16 @@ def lookup_point(tree: Path, names: Path) -> float:
     return (time.process_time() - start) * 1e6 / len(wanted)
 
 
-# ── backlog ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── queue ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def backlog(rounds: int) -> Curve:
-    """The backlog's curve."""
+    """Return the curve of the device queue."""
     return _curve("kmodd", "events", EVENTS, rounds, lambda place: _child("backlog", EVENTS[place], "-"))
 
 
 def backlog_point(count: int) -> float:
-    """µs of CPU time for each of `count` events."""
+    """Return the µs of CPU time per event, for `count` events."""
     from kmodd.kernel import uevent
     from kmodd.planning.request import wanted
     from kmodd.state.queue import DeviceQueue

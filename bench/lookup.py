@@ -1,12 +1,12 @@
-"""How fast and how big the alias index is, beside libkmod in the same run.
+"""Benchmark of the alias index against libkmod: time of look-ups, memory.
 
     python3 bench/lookup.py [--tree DIR] [--rounds N]
 
-Prints one row for each measure of the README's table: kmodd, the peer, and the ratio kmodd / peer, median and spread.
-The peer of look-ups is libkmod's `kmod_module_new_from_lookup`, called by a C program that is compiled here, on indexes
-by kmod's depmod, loaded before the clock starts. The peer of the index is a bare `python3 -c pass`. Rounds of the two
-alternate, each in a process of its own, CPU time is what is compared. Every name is looked up once before the clock
-starts, as libkmod's indexes are mapped and loaded before it too; no answer is remembered but in the row that says so.
+Prints a row per measurement of the README's table: kmodd, the peer, and the ratio kmodd / peer, median and spread. The
+peer of look-ups is libkmod's `kmod_module_new_from_lookup`, called by a C program that is compiled here, on indexes of
+kmod's depmod. The peer of the index is a bare `python3 -c pass`. Rounds alternate, each in a process of its own;
+CPU time is compared. Before the measurement, every name is looked up once, and libkmod loads its indexes. Results are
+not cached, except in the row that says so.
 
 Needs the packages gcc, libkmod-dev, kmod, and for the tree apt and dpkg (see tests/trees.py).
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.rows import Row, row, table  # noqa: E402  (the line above makes it importable from anywhere)
+from bench.rows import Row, row, table  # noqa: E402  (importable after the line above)
 
 PEER = r"""
 #include <libkmod.h>
@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
         if (count == room) names = realloc(names, (room = room ? 2 * room : 1024) * sizeof *names);
         names[count++] = strdup(line);
     }
-    for (int round = 0; round < 2; round++) {  /* the first one warms up */
+    for (int round = 0; round < 2; round++) {  /* the first one fills caches */
         struct timespec a, b;
         long found = 0;
         clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
@@ -64,14 +64,14 @@ int main(int argc, char **argv) {
 """
 
 SOME = 4000
-"""Fewer than kmodd remembers."""
+"""Fewer names than kmodd caches."""
 WIDTH = {"v": 8, "d": 8, "sv": 8, "sd": 8, "bc": 2, "sc": 2, "i": 2}
 FILL = "0123456789ABCDEFabcdefgxyzsvdpc:,_. "
 
 
 def main() -> None:
-    """Run and print."""
-    options = argparse.ArgumentParser(description="Look-ups and index, beside libkmod and a bare Python.")
+    """Measure, and print the rows."""
+    options = argparse.ArgumentParser(description="Benchmark look-ups and index against libkmod and a bare Python.")
     options.add_argument("--tree", type=Path, help="a folder with modules.alias and kmod's .bin files; else Debian's")
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
@@ -83,14 +83,14 @@ def main() -> None:
 
 
 def debian_tree() -> Path:
-    """The folder of the full Debian kernel of the machine's own suite."""
+    """Return the module directory of a full Debian kernel."""
     from tests import trees
 
     return trees.module_dir(trees.debian_tree("6.1-amd64"))
 
 
 def measure(tree: Path, rounds: int) -> list[Row]:
-    """All rows."""
+    """Return all rows."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         peer = compiled_peer(work)
@@ -121,7 +121,7 @@ def measure(tree: Path, rounds: int) -> list[Row]:
 
 
 def compiled_peer(work: Path) -> Path:
-    """The C program, made in a folder."""
+    """Compile the C program in a directory and return its path."""
     peer = work / "peer"
     (work / "peer.c").write_text(PEER)
     subprocess.run(["gcc", "-O2", "-o", peer, work / "peer.c", "-lkmod"], check=True)
@@ -129,12 +129,12 @@ def compiled_peer(work: Path) -> Path:
 
 
 def peer_cost(peer: Path, tree: Path, names: Path) -> float:
-    """µs of one of libkmod's look-ups."""
+    """Return the µs of a look-up by libkmod."""
     return float(subprocess.run([peer, tree, names], check=True, capture_output=True).stdout.split()[0])
 
 
 def write_names(tree: Path, work: Path, rng: random.Random) -> None:
-    """The names to look up, in random order, one a line, in the files `pci`, `all`, and `some` of all."""
+    """Write names to look up, in random order, one per line, to the files `pci`, `all`, and `some` of all."""
     patterns = [
         line.split()[1] for line in (tree / "modules.alias").read_text().splitlines() if line.startswith("alias ")
     ]
@@ -147,14 +147,14 @@ def write_names(tree: Path, work: Path, rng: random.Random) -> None:
 
 
 def concrete(pattern: str, rng: random.Random) -> str:
-    """A name that the pattern matches; `*` is any text, hexadecimal or not, of 0 to 12 characters."""
+    """Return a name that matches the pattern; `*` is replaced by 0 to 12 characters, hexadecimal or not."""
     name = re.sub(r"\[(!?)(.)[^]]*\]", lambda match: "~" if match[1] else match[2], pattern)
     name = re.sub(r"\?", lambda _: rng.choice(FILL), name)
     return re.sub(r"\*", lambda _: "".join(rng.choices(FILL, k=rng.choice((0, 0, 1, 2, 4, 8, 8, 12)))), name)
 
 
 def true_pci(pattern: str, rng: random.Random) -> str:
-    """As the kernel writes a PCI device that the pattern matches."""
+    """Return the modalias of a PCI device that matches the pattern, in the kernel's format."""
     fields = re.findall(r"(v|d|sv|sd|bc|sc|i)(\*|[0-9A-F]+)", pattern.removeprefix("pci:"))
     return "pci:" + "".join(
         field + (value if value != "*" else f"{rng.randrange(16 ** WIDTH[field]):0{WIDTH[field]}X}")
@@ -163,26 +163,25 @@ def true_pci(pattern: str, rng: random.Random) -> str:
 
 
 def run_child(what: str, names: Path, tree: Path) -> list[str]:
-    """The words that this program prints when it measures in a process of its own."""
+    """Measure in a child process and return the words that it prints."""
     command = [sys.executable, __file__, "--tree", str(tree), "--child", what, str(names)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
 def child(what: str, file: Path, tree: Path) -> None:
-    """Measure one thing and print it."""
+    """Measure one figure and print it."""
     from kmodd.index.alias_trie import AliasTrie
     from kmodd.names import underscores
+    from kmodd.text import decode
 
     names = file.read_text().splitlines()
     names = [underscores(name) for name in names if "[" not in name and "]" not in name]
     if what == "memo":
-        remembered(names, tree)
+        cached(names, tree)
         return
     before = resident()
     began = time.perf_counter()
-    index = AliasTrie.from_text(
-        (tree / "modules.alias").read_bytes().decode("utf-8", "surrogateescape"), "modules.alias"
-    )
+    index = AliasTrie.from_text(decode((tree / "modules.alias").read_bytes()), "modules.alias")
     index.matches("pci:v00008086d00001533sv00001028sd00000001bc02sc00i00")
     first = (time.perf_counter() - began) * 1e3
     matches = index.matches
@@ -197,8 +196,8 @@ def child(what: str, file: Path, tree: Path) -> None:
     print((time.process_time() - start) * 1e6 / len(names))
 
 
-def remembered(names: list[str], tree: Path) -> None:
-    """Print the cost of a whole look-up, of all its sources, the second time."""
+def cached(names: list[str], tree: Path) -> None:
+    """Print the cost of a cached look-up in all sources."""
     from kmodd.config.modprobe_d import Config
     from kmodd.host.tree import read_file
     from kmodd.index.catalog import Catalog, Snapshot, lookup
@@ -215,7 +214,7 @@ def remembered(names: list[str], tree: Path) -> None:
 
 
 def resident() -> float:
-    """Megabytes of this process in memory."""
+    """Return the resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -1,4 +1,4 @@
-"""A picture of curves over logarithmic axes, as SVG. Costs that grow by a power of something are straight lines."""
+"""Line charts with logarithmic axes, as SVG; powers are straight lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = ("#1f6feb", "#c2410c", "#15803d")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve: its name and its points, all greater than 0."""
+    """A named curve; all coordinates are greater than 0."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -22,7 +22,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes."""
+    """A chart with one pair of axes."""
 
     title: str
     across: str
@@ -31,7 +31,7 @@ class Panel:
 
 
 def picture(panels: Sequence[Panel]) -> str:
-    """The text of an SVG file with the panels side by side."""
+    """Return an SVG file with the panels side by side."""
     inner = "".join(
         f'<g transform="translate({number * WIDTH},0)">{_panel(panel)}</g>\n' for number, panel in enumerate(panels)
     )
@@ -72,7 +72,7 @@ def _panel(panel: Panel) -> str:
         for (x, y), (many, cost) in zip(places, line.points, strict=True):
             others = [up(one) for other in panel.lines if other is not line for at, one in other.points if at == many]
             is_below = others and y > max(others) and y + 17 < HEIGHT - BOTTOM
-            away = 17 if is_below else -8  # so that the figures of two lines do not meet
+            away = 17 if is_below else -8  # so that the figures of two lines do not overlap
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
             parts.append(_text(x, y + away, f"{cost:.3g}", f'text-anchor="middle" fill="{colour}"'))
         below = HEIGHT - 28 + 16 * number

@@ -1,4 +1,4 @@
-"""The table of the README that `make bench-vm` fills: between two marks, from bench/results.json."""
+"""Update the README's table of `make bench-vm`, between two marks, from bench/results.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BEGIN, END = "<!-- make bench-vm writes from here -->", "<!-- to here -->"
 
 
 def put(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of results.json into the README. Raises ValueError where a mark is missing."""
+    """Write rows of results.json to the README. Raises ValueError if a mark is missing."""
     text = README.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -21,7 +21,7 @@ def put(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A table: medians, and the ratio with its spread; no ratio where the peer is 0 or there is none."""
+    """Return a table of medians and ratios with their spread; without ratio if the peer is 0, which means none."""
     lines = ["| what | kmodd | peer | kmodd / peer |", "| --- | --- | --- | --- |"]
     for one in rows:
         unit = one["unit"].partition(";")[0]

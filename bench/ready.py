@@ -1,8 +1,8 @@
-"""From exec to READY=1, and the memory of the daemon then, beside a bare `python3 -c pass` of the same run.
+"""Benchmark of the daemon's start, from exec to READY=1, and its memory, against a bare `python3 -c pass`.
 
     python3 bench/ready.py [--tree DIR] [--rounds N]
 
-The daemon is started as `make install` leaves it, dry, on this machine's real devices and a full Debian tree.
+The installed daemon is started with --dry-run, on the real devices of this machine and a full Debian tree.
 Rounds alternate; wall time, median and spread. Needs what kmodd needs at run time (README, Install).
 """
 
@@ -20,13 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.rows import Row, row, table  # noqa: E402  (the line above makes it importable from anywhere)
+from bench.rows import Row, row, table  # noqa: E402  (importable after the line above)
 
 PYTHON = "/usr/bin/python3"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the rows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tree", type=Path)
     parser.add_argument("--rounds", type=int, default=11)
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(tree: Path, rounds: int) -> list[Row]:
-    """One row for the time, one for the memory."""
+    """Return a row for the time and one for the memory."""
     times, memory = [], []
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder, "usr")
@@ -56,7 +56,7 @@ def measure(tree: Path, rounds: int) -> list[Row]:
 
 
 def start_daemon(prefix: Path, tree: Path, folder: Path) -> tuple[float, int]:
-    """(seconds from exec to READY=1, KiB resident then) of one start."""
+    """Start the daemon; return the seconds from exec to READY=1, and its resident memory then in KiB."""
     path = folder / "notify"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -78,14 +78,14 @@ def start_daemon(prefix: Path, tree: Path, folder: Path) -> tuple[float, int]:
 
 
 def bare() -> float:
-    """Seconds of one `python3 -c pass`."""
+    """Return the seconds of `python3 -c pass`."""
     begin = time.perf_counter()
     subprocess.run([PYTHON, "-c", "pass"], check=True)
     return time.perf_counter() - begin
 
 
 def bare_memory() -> int:
-    """KiB resident of a bare Python."""
+    """Return the resident memory of a bare Python in KiB."""
     text = "print(open('/proc/self/status').read())"
     status = subprocess.run([PYTHON, "-c", text], capture_output=True, text=True, check=True).stdout
     return _rss(status)

@@ -1,4 +1,4 @@
-"""bench/results.json: the last run of either bench; one leaves what the other wrote."""
+"""bench/results.json: the results of the last `make bench` and `make bench-vm`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FILE = Path(__file__).parent / "results.json"
 
 
 def save(found: Mapping[str, object]) -> None:
-    """Put these keys in, over what had them before."""
+    """Replace these keys, keep all others."""
     FILE.write_text(json.dumps({**_load(), **found}, indent=1, ensure_ascii=False) + "\n")
 
 
 def save_vm(facts: Mapping[str, object], rows: Sequence[Row]) -> None:
-    """Put in rows of guests, into the README too; rows of the same name go, those of other parts stay."""
+    """Replace rows of guests by name, keep all others, and update the README."""
     new = [dataclasses.asdict(row) for row in rows]
     names = {row["what"] for row in new}
     old = [row for row in _load().get("vm", {}).get("rows", ()) if row["what"] not in names]

@@ -1,4 +1,4 @@
-"""A row of figures: ours, the peer's, and their ratio, from pairs that were measured in turn."""
+"""Rows of results: medians of kmodd and the peer, and their ratio, from alternating measurements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Medians of both, and median, least and greatest ratio of the rounds."""
+    """Medians of both, and the median, minimum and maximum ratio of all rounds."""
 
     what: str
     kmodd: float
@@ -20,7 +20,7 @@ class Row:
 
 
 def row(what: str, pairs: list[tuple[float, float]], unit: str) -> Row:
-    """The row of (ours, the peer's) pairs; a peer of 0: there is none."""
+    """Return the row of (kmodd, peer) pairs; a peer of 0 means none."""
     ratios = [ours / theirs for ours, theirs in pairs if theirs] or [0.0]
     return Row(
         what,
@@ -34,7 +34,7 @@ def row(what: str, pairs: list[tuple[float, float]], unit: str) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as text, a line each."""
+    """Return the rows as text, one per line."""
     lines = [f"{'what':<58}{'kmodd':>9}{'peer':>9}  {'kmodd / peer':<22}unit"]
     for one in rows:
         digits = 2 if one.ratio >= 0.1 else 4

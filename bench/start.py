@@ -1,10 +1,9 @@
-"""The whole process of a tool, beside a bare Python of the same run.
+"""Benchmark of a tool's whole process, against a bare Python.
 
     python3 -m bench.start [--tree DIR] [--rounds N]
 
-`modprobe -D NAME` is run as `make install` leaves it: its launcher, its compiled byte code. The peer is
-`python3 -I -S -c pass`, what any isolated Python program costs. Rounds alternate; wall time. What is printed is
-compared with what kmod's modprobe prints.
+The installed `modprobe -D NAME` is run, with its launcher and compiled byte code. The peer is `python3 -I -S -c pass`,
+the cost of any isolated Python program. Rounds alternate; wall time. The output must equal that of kmod's modprobe.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ NAME = "e1000e"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the rows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tree", type=Path)
     parser.add_argument("--rounds", type=int, default=21)
@@ -37,7 +36,10 @@ def main() -> None:
 
 
 def measure(tree: Path, rounds: int) -> list[Row]:
-    """One row. `tree`: a root that `tests.trees.debian_tree` returned."""
+    """Return one row.
+
+    tree: a root returned by `tests.trees.debian_tree`.
+    """
     (release,) = (tree / "lib" / "modules").iterdir()
     arguments = ["-d", str(tree), "-S", release.name, "-D", NAME]
     kmod = shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin")
@@ -46,22 +48,22 @@ def measure(tree: Path, rounds: int) -> list[Row]:
         subprocess.run(["make", "install", f"PREFIX={prefix}"], cwd=ROOT, check=True, capture_output=True)
         ours = [str(prefix / "lib/kmodd/bin/modprobe"), *arguments]
         if kmod and output(ours) != output([kmod, *arguments]):
-            raise SystemExit("modprobe -D prints something else than kmod's")
+            raise SystemExit("the output of modprobe -D differs from kmod's")
         pairs = []
         for turn in range(rounds + 2):
             pair = milliseconds(ours), milliseconds(BARE)
-            if turn > 1:  # the first warm the page cache
+            if turn > 1:  # the first rounds fill the page cache
                 pairs.append(pair)
     return [row(f"modprobe -D {NAME}, whole process", pairs, "ms; peer: python3 -I -S -c pass")]
 
 
 def output(command: list[str]) -> bytes:
-    """What a command prints."""
+    """Return the output of a command."""
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def milliseconds(command: list[str]) -> float:
-    """Wall time of a command."""
+    """Run a command and return its wall time in ms."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return (time.perf_counter() - start) * 1e3

@@ -1,10 +1,9 @@
-"""`make bench-vm`: kmodd and udevd with kmod, side by side on a real kernel, emulated (tcg, 2 processors).
+"""`make bench-vm`: benchmark of kmodd against udevd and kmod in an emulated machine (tcg, 2 processors).
 
     python3 -m bench.vm [--rounds N] [PART…]
 
-Prints a table, and puts its rows into bench/results.json (beside those of `make bench`) and README.md. Ratios count,
-milliseconds do not: emulation is slow, and slowest at starting programs. A part that fails is named, the others go on,
-and the exit status is 1.
+Prints a table, and writes its rows to bench/results.json and README.md. Only ratios are meaningful: emulation is slow,
+above all at starting programs. If a part fails, this is reported, the other parts run, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -34,17 +33,19 @@ PARTS: Final[dict[str, tuple[Part, int]]] = {
     "request": (vm_request.measure, 1),
     "growth": (vm_coldplug.measure_growth, 2),
 }
-"""Name → what measures it, and how many rounds are taken unless told."""
+"""Name → function that measures, default number of rounds."""
 
 
 def main() -> int:
-    """Measure, print, write; the answer is the exit status."""
-    parser = argparse.ArgumentParser("make bench-vm ARGS=…", description="kmodd beside udevd and kmod in a VM.")
-    parser.add_argument("--rounds", type=int, help="instead of each part's own number")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    """Measure, print, and save the results; return the exit status."""
+    parser = argparse.ArgumentParser(
+        "make bench-vm ARGS=…", description="Benchmark kmodd against udevd and kmod in a VM."
+    )
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: that of the part)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)} (default: all)")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     image = ensure_image()
     rows: list[Row] = []
     failed: list[str] = []

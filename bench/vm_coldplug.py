@@ -1,9 +1,8 @@
-"""Coldplug of one machine: kmodd, beside udevd with its trigger and settle. Each measurement is a boot of its own.
+"""Benchmark of coldplug, kmodd against udevd with its trigger and settle. Each measurement is a boot of its own.
 
-The machine is up, has loaded only what its initrd and PID 1 load, and has read nothing of either's programs since its
-boot; then one of the two is started. The page cache is not dropped: in memory that has held code before, the emulator
-is half as fast, in some boots and not in others. Clock: tracefs, from the daemon's exec (or its READY) to the last
-finit_module that succeeded.
+On a booted machine with only the modules of initrd and PID 1, and with neither program in the page cache, one of both
+is started. The page cache is not dropped, because in some boots the emulator is half as fast in memory that has held
+code before. Clock: tracefs, from exec (or READY) of the daemon to the last finit_module that succeeded.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _MAX_WARNINGS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Coldplug:
-    """One start of one loader; seconds."""
+    """Results of one start of a loader; times in seconds."""
 
     from_exec: float
     from_ready: float
@@ -44,11 +43,11 @@ class Coldplug:
 
 
 class NoSuchKey(VmError):
-    """This kmodd does not know a key that the measurement is about."""
+    """A key that is measured is unknown to this kmodd."""
 
 
 def measure(image: Image, rounds: int) -> list[Row]:
-    """The machine with 30 extra devices: time, CPU, what was done twice; one lane and two."""
+    """Measure a machine with 30 extra devices, with one lane and two: time, CPU, repeated work."""
     ours: list[Coldplug] = []
     two: list[Coldplug] = []
     peers: list[Coldplug] = []
@@ -72,7 +71,7 @@ def measure(image: Image, rounds: int) -> list[Row]:
 
 
 def measure_beside(image: Image, rounds: int) -> list[Row]:
-    """The same machine with udevd started after kmodd, as at boot, its rule masked; the peer is udevd alone."""
+    """Measure the same machine with udevd started after kmodd, its rule masked; the peer is udevd alone."""
     ours, peers = [], []
     for _ in range(rounds):
         peers.append(once(image, "udevd"))
@@ -84,7 +83,7 @@ def measure_beside(image: Image, rounds: int) -> list[Row]:
 
 
 def measure_slow(image: Image, rounds: int) -> list[Row]:
-    """The same machine with a 31st card, whose driver sleeps for 3 s."""
+    """Measure the same machine with a 31st card, whose driver sleeps for 3 s."""
     rows = []
     devices = (*DEVICES_30, SLOW_CARD)
     peers = [once(image, "udevd", devices=devices) for _ in range(rounds)]
@@ -99,9 +98,9 @@ def measure_slow(image: Image, rounds: int) -> list[Row]:
 
 
 def measure_growth(image: Image, rounds: int, counts: Sequence[int] = (2, 4, 16)) -> list[Row]:
-    """The same devices with more virtual processors: each brings the same aliases once more. Drawn, too.
+    """Measure the same devices with more virtual processors, each of which adds the same aliases, and draw the curves.
 
-    The exponent says how the cost grows: 0 not at all, 1 as the processors do.
+    With an exponent of 0 the cost does not depend on the processors, with 1 it is proportional to their number.
     """
     times, cpu, calls = [], [], []
     for cpus in counts:
@@ -139,7 +138,7 @@ def once(
     cpus: int = 2,
     devices: Sequence[str] = DEVICES_30,
 ) -> Coldplug:
-    """One boot, one start. NoSuchKey where kmodd complains of a key in `conf`."""
+    """Boot, start the loader and return the results. Raises NoSuchKey if kmodd rejects a key in `conf`."""
     name = f"{loader} {conf}".strip() + (" beside udevd" if beside else "") + f" ({cpus} processors)"
     with guest(image, name, conf=conf, cpus=cpus, devices=devices) as machine:
         before = set(machine.modules())
@@ -163,13 +162,13 @@ def once(
 
 
 def _check_complaints(complaints: Sequence[str], conf: str) -> None:
-    """A figure that is out of the ordinary has a reason, and kmodd may have said it."""
+    """Print warnings of kmodd, which may explain unusual figures. Raises NoSuchKey."""
     key = conf.partition("=")[0]
     for message in complaints:
         if key and key in message and "kmodd.conf" in message:
             raise NoSuchKey(message)
     for message in complaints[:_MAX_WARNINGS]:
-        say(f"kmodd says: {message}")
+        say(f"kmodd: {message}")
 
 
 def _pairs(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[tuple[Coldplug, Coldplug]]:
@@ -185,7 +184,7 @@ def _times(what: str, ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> li
 
 
 def _costs(what: str, ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[Row]:
-    """CPU time, and what was done in vain."""
+    """Return rows of CPU time and of unnecessary work."""
 
     def one(words: str, of: Callable[[Coldplug], float], unit: str) -> Row:
         return row(f"{what}, {words}", [(of(a), of(b)) for a, b in _pairs(ours, peers)], unit)
@@ -201,7 +200,7 @@ def _costs(what: str, ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> li
 
 
 def _same_modules(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> None:
-    """A race is won by whoever runs the whole way: VmError if kmodd did not load what udevd loaded."""
+    """Check that the results are comparable. Raises VmError if kmodd did not load all modules that udevd loaded."""
     wanted = frozenset.intersection(*(one.modules for one in peers))
     for one in ours:
         if missing := wanted - one.modules:

@@ -1,6 +1,6 @@
-"""A flood of synthetic events: how long it takes until all is quiet, what it costs, what memory is left with.
+"""Benchmark of a flood of synthetic events: time until all are handled, CPU time, memory afterwards.
 
-One guest; udevd and kmodd run in turn, never both. The writer runs in the guest too (bench/guest/flood.py).
+One guest, in which udevd and kmodd run in turn, and the writer (bench/guest/flood.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEPS: Final = (1_000, 10_000, 100_000, 1_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """Seconds until quiet, of it of writing; CPU seconds of the loader; its memory then, MB."""
+    """Results of a flood: `wall` and `cpu` in seconds, `memory` of the loader afterwards in MB."""
 
     events: int
     devices: int
@@ -32,7 +32,7 @@ class Flood:
 
 
 def measure(image: Image, rounds: int) -> list[Row]:
-    """Wall, CPU and memory, beside udevd."""
+    """Measure wall time, CPU time and memory against udevd."""
     pairs: list[tuple[Flood, Flood]] = []
     with guest(image, "flood", traced=False) as machine:
         vm_guest.stop_witness(machine)
@@ -50,7 +50,7 @@ def measure(image: Image, rounds: int) -> list[Row]:
 
 
 def measure_growth(image: Image, _rounds: int) -> list[Row]:
-    """Memory of kmodd after 10³ to 10⁶ events."""
+    """Measure the memory of kmodd after 10³ to 10⁶ events."""
     sizes = {}
     with guest(image, "10⁶ events", traced=False) as machine:
         vm_guest.stop_witness(machine)
@@ -73,7 +73,7 @@ def _one(machine: Machine, loader: Loader) -> Flood:
 
 
 def flood(machine: Machine, loader: Loader, events: int) -> Flood:
-    """Let `events` come, at least, and see what became of `loader`."""
+    """Trigger at least `events` events and return the results of `loader`."""
     before = vm_guest.cpu(machine, loader)
     text = machine.check(f"/usr/bin/python3 -IS {PROBES}/flood.py {loader} {events}", 1200)
     spent = vm_guest.cpu(machine, loader).since(before)

@@ -1,7 +1,7 @@
-"""The guests of `make bench-vm`: a machine on which neither kmodd nor udevd has run, and either can be started.
+"""Guests of `make bench-vm`, in which neither kmodd nor udevd has run, and either can be started.
 
-Both are installed, with Debian's kmod. What starts them at boot is taken away (their links in *.wants), so a
-measurement starts one of them on a machine that is up, has loaded nothing for its devices, and has not read its files.
+Both are installed, with Debian's kmod, and their links in *.wants are removed. So a measurement starts one of them on a
+booted machine that has loaded no modules for devices, and whose page cache does not contain its files.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PLAIN: Final = (
     "usb-mouse,bus=usb.0 usb-net,bus=usb.0"
 ).split()
 DEVICES_30: Final = (*(f"{nic},romfile=" for nic in _NIC), *_PLAIN)
-"""`-device` arguments, there from the start: they fill the root bus, so no port is needed."""
+"""`-device` arguments of devices that exist at boot; they fit on the root bus, so no port is needed."""
 
 SLOW_CARD: Final = "lsi53c895a"
-"""A card whose driver, sym53c8xx, sleeps for 3 s in its probe: what that does to a lane is measured apart."""
+"""A card whose driver, sym53c8xx, sleeps for 3 s in its probe and blocks a lane, which is measured separately."""
 
 _DISKS: Final = ("boot-flash", "boot-stick")
 
@@ -48,7 +48,7 @@ _UNITS: Final[dict[Loader, tuple[str, ...]]] = {
     "kmodd": ("kmodd.service", "kmodd-loader@.service", "kmodd-stack@.service"),
     "udevd": ("systemd-udevd.service", "systemd-udev-trigger.service"),
 }
-"""What each consists of, in a slice of its own here: its figures keep what units that have ended, loaders, used."""
+"""Units of each loader, put in a slice of their own, whose accounting includes units that have ended."""
 
 UDEVD: Final = "/lib/systemd/systemd-udevd"
 KMODD: Final = "/usr/bin/kmodd"
@@ -56,18 +56,18 @@ UDEV_RULE: Final = "/usr/lib/kmodd/udev-rule"
 
 _PROBES: Final = Path(__file__).resolve().parent / "guest"
 PROBES: Final = "/usr/lib/bench"
-"""Where bench/guest/*.py stand in the guest."""
+"""Directory of bench/guest/*.py in the guest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """CPU seconds so far: of the loader's own slice, and of the whole machine (kernel threads, journald, all)."""
+    """CPU seconds so far, of the loader's slice and of the whole machine, including kernel threads."""
 
     own: float
     machine: float
 
     def since(self, before: Cpu) -> Cpu:
-        """What came on top."""
+        """Return the difference to an earlier reading."""
         return Cpu(self.own - before.own, self.machine - before.machine)
 
 
@@ -75,10 +75,10 @@ class Cpu:
 def guest(
     image: Image, name: str, *, conf: str = "", cpus: int = 2, devices: Sequence[str] = DEVICES_30, traced: bool = True
 ) -> Iterator[Machine]:
-    """A machine that is up, with nothing loaded for its devices and no loader running; traced.
+    """Boot a guest with no modules loaded for its devices and no loader running.
 
-    `conf`: lines for [Kmodd]; `devices`: `-device` arguments; `traced`: see vm_trace, which costs
-    each event a little. The time of byte code is not measured: `make install` compiles it.
+    conf: lines of section [Kmodd]. devices: `-device` arguments. traced: start vm_trace, which slows events slightly.
+    Byte code is compiled by `make install`, so its compilation is not measured.
     """
     with tempfile.TemporaryDirectory() as folder:
         payload = Payload.new(Path(folder, "root"), with_kmod=True)
@@ -104,9 +104,9 @@ def guest(
 
 
 def start(machine: Machine, loader: Loader, *, beside: bool = False) -> None:
-    """Start one of them and have it answer for all devices that are there; returns when it is done with them.
+    """Start a loader and wait until it has handled all existing devices.
 
-    `beside`: after kmodd, udevd is started too, as at boot, with kmodd's mask over its rules.
+    beside: start udevd after kmodd, as at boot, with its rule masked.
     """
     if loader == "kmodd":
         machine.run("systemctl reset-failed kmodd.service")  # five starts in five minutes are its limit
@@ -116,10 +116,10 @@ def start(machine: Machine, loader: Loader, *, beside: bool = False) -> None:
         machine.check("udevadm settle --timeout=280", 300)
     if loader == "kmodd":
         machine.check(_UNTIL_IDLE.format(group=_group(loader)), 300)
-        machine.check("kmodd settle", 300)  # to be sure; it comes late, as it is a Python that starts
+        machine.check("kmodd settle", 300)  # makes sure; called late, because starting Python takes CPU time
 
 
-# In place of a program that waits in the guest: that would be one that kmodd has to share the processors with.
+# Polls the CPU accounting: a waiting program would compete with kmodd for the processors.
 _UNTIL_IDLE: Final = """\
 used=0; quiet=0
 while [ $quiet -lt 2 ]; do
@@ -131,17 +131,17 @@ done"""
 
 
 def stop_witness(machine: Machine) -> None:
-    """Nobody follows the guest's journal from here on: that takes longer than writing it, and kmodd writes more."""
+    """Stop following the guest's journal, which takes more CPU time than writing it, and kmodd writes more."""
     machine.check("systemctl stop vm-journal.service")
 
 
 def complaints(machine: Machine) -> list[str]:
-    """What kmodd has said from "warning" on."""
+    """Return kmodd's messages of priority warning and above."""
     return machine.check("journalctl --no-pager -t kmodd -p warning -o cat").splitlines()
 
 
 def stop(machine: Machine, loader: Loader) -> None:
-    """Stop one of them, its helpers and its sockets."""
+    """Stop a loader, its child processes and sockets."""
     if loader == "kmodd":
         machine.check("systemctl stop kmodd.service kmodd-loader.socket")
     else:
@@ -149,7 +149,7 @@ def stop(machine: Machine, loader: Loader) -> None:
 
 
 def cpu(machine: Machine, loader: Loader) -> Cpu:
-    """CPU time so far. The modprobes that the kernel starts are in the machine's figure alone."""
+    """Return the CPU time so far; modprobes started by the kernel only count for the machine."""
     said = machine.check(f"busybox cat {_group(loader)}/cpu.stat 2>/dev/null; busybox head -n 1 /proc/stat")
     own = sum(int(line.split()[1]) for line in said.splitlines() if line.startswith("usage_usec"))
     ticks = next(line.split()[1:] for line in said.splitlines() if line.startswith("cpu "))
@@ -158,17 +158,17 @@ def cpu(machine: Machine, loader: Loader) -> Cpu:
 
 
 def memory(machine: Machine, loader: Loader) -> float:
-    """MB: the proportional set sizes of all its processes."""
+    """Return the sum of proportional set sizes of all processes of a loader, in MB."""
     files = f"$(busybox find {_group(loader)} -name cgroup.procs)"
     said = machine.check(f"for p in $(busybox cat {files}); do busybox grep ^Pss: /proc/$p/smaps_rollup; done")
     sizes = [int(line.split()[1]) for line in said.splitlines() if line.startswith("Pss:")]
     if not sizes:
-        raise GuestError(f"no process of {loader} is there:\n{said}")
+        raise GuestError(f"no process of {loader} found:\n{said}")
     return sum(sizes) * 1024 / 1e6
 
 
 def seconds_of(machine: Machine, unit: str, property_name: str) -> float:
-    """A ...TimestampMonotonic of a unit, in seconds."""
+    """Return a ...TimestampMonotonic property of a unit in seconds."""
     return int(machine.check(f"systemctl show --value -p {property_name} {unit}")) / 1e6
 
 

@@ -1,7 +1,7 @@
-"""Hot-plug: from a device's uevent to its module live, less the time that the kernel spends in finit_module.
+"""Benchmark of hotplug: time from a device's uevent to its module being live, minus the time in finit_module.
 
-One guest, in which kmodd is started and stopped in turn; udevd runs all the time, as on any machine, and loads when
-kmodd does not run. Only the kernel's clock is read, and whoever watches from outside costs both the same.
+One guest, in which kmodd is started and stopped in turn; udevd runs all the time, and loads modules while kmodd does
+not run. Times are those of the kernel's trace, and the overhead of observation is the same for both.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ KINDS: Final = {
     "usb-storage": _USB,
     "usb-mouse": _USB,
 }
-"""Device → the uevent that carries the modalias of its module."""
+"""Device → regular expression of the uevent that carries its module's modalias."""
 
 
 def measure(image: Image, rounds: int) -> list[Row]:
-    """A row for each kind of device, and one for all: the geometric mean of the kinds."""
+    """Return a row per kind of device, and one for their geometric mean."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in KINDS}
     with guest(image, "hot-plug", devices=()) as machine:
         vm_guest.stop_witness(machine)
@@ -52,7 +52,7 @@ def measure(image: Image, rounds: int) -> list[Row]:
             ours = {name: latency(machine, DEVICES[name]) for name in KINDS}
             vm_guest.stop(machine, "kmodd")
             if not turn:
-                continue  # it warmed the page cache
+                continue  # the first round fills the page cache
             for name, pairs in found.items():
                 pairs.append((ours[name], theirs[name]))
             say(f"hot-plug {turn}: " + ", ".join(f"{name} {ours[name]:.1f}/{theirs[name]:.1f}" for name in KINDS))
@@ -65,20 +65,20 @@ def measure(image: Image, rounds: int) -> list[Row]:
 
 
 def latency(machine: Machine, device: Device) -> float:
-    """Milliseconds for one plug of `device`; it is unplugged and its modules are unloaded then."""
+    """Plug a device and return the latency in ms; then unplug it and unload its modules."""
     before = machine.modules()
     if there := device.modules & set(before):
-        raise VmError(f"{device.name}: {', '.join(there)} was there before")
+        raise VmError(f"{device.name}: {', '.join(there)} is already loaded")
     vm_trace.clear(machine)
     machine.plug(device)
     deadline = time.monotonic() + 60
     while True:
-        time.sleep(0.7)  # each look costs the guest CPU time, so there are few
+        time.sleep(0.7)  # polling costs CPU time of the guest
         after = machine.modules()
         if device.modules <= set(after):
             break
         if time.monotonic() > deadline:
-            raise VmError(f"{device.name}: {', '.join(device.modules - set(after))} did not come")
+            raise VmError(f"{device.name}: {', '.join(device.modules - set(after))} was not loaded")
     settle(machine)
     trace = vm_trace.read(machine)
     after = machine.modules()
@@ -89,7 +89,7 @@ def latency(machine: Machine, device: Device) -> float:
 
 
 def outside(trace: Trace, module: str, event: str) -> float:
-    """Seconds from the first uevent that matches `event` to `module` live, less those in finit_module."""
+    """Return the seconds from the first uevent matching `event` to `module` being live, minus those in finit_module."""
     sent = next((when for when, words in trace.sent if re.search(event, words)), None)
     live = next((call.end for call in trace.calls if call.module == module and call.result == 0), None)
     if sent is None or live is None:

@@ -1,6 +1,6 @@
-"""What the kernel asks for: from a system call to its return, kmodd's helper beside the stock modprobe as helper.
+"""Benchmark of kernel requests: duration of a system call, with kmodd's helper against the stock modprobe.
 
-One guest, the two in turn (bench/guest/request.py). udevd does not run.
+One guest, the helpers in turn (bench/guest/request.py). udevd does not run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CASES: Final = {"unknown": "of an unknown name", "live": "of an unknown name, t
 
 
 def measure(image: Image, _rounds: int) -> list[Row]:
-    """A row for each case; none where this kmodd has no helper."""
+    """Return a row per case, or none if this kmodd has no helper."""
     with guest(image, "kernel requests", devices=()) as machine:
         vm_guest.stop_witness(machine)
         if machine.run(f"test -x {HELPER}").status != 0:

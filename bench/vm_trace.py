@@ -1,7 +1,7 @@
-"""What the kernel did, by its own clock: a tracefs instance of ours, read as text.
+"""Kernel trace of a guest, from a tracefs instance of its own, read as text.
 
-Covers finit_module calls with the module's name also where they fail, the bytes that each made the kernel read,
-uevents as they are sent, programs as they are started. Times are CLOCK_MONOTONIC, in seconds.
+Contains finit_module calls with the module's name, even if they fail, and the bytes read for each; uevents sent; and
+programs executed. Times are CLOCK_MONOTONIC, in seconds.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tests.vm.machine import Machine
 _HOME: Final = "/sys/kernel/tracing"
 _OURS: Final = f"{_HOME}/instances/bench"
 
-# lib/ is built notrace, so no probe fits kobject_uevent_env; netlink_broadcast's second argument is the sk_buff, whose
-# data (at 208 in Debian's 6.1) starts with ACTION@DEVPATH. find_module_all is asked for the name of each module that
-# is to be loaded before the kernel knows whether it will be; kernel_read_file returns what was read for it.
+# lib/ is built notrace, so kobject_uevent_env cannot be probed; netlink_broadcast's second argument is the sk_buff,
+# whose data (at 208 in Debian's 6.1) starts with ACTION@DEVPATH. find_module_all is called with the name of each module
+# before its load can fail; kernel_read_file returns the number of bytes read.
 _PROBES: Final = (
     "p:bench/sent netlink_broadcast text=+0(+208(%si)):string",
     "p:bench/named find_module_all name=+0(%di):string",
@@ -40,7 +40,7 @@ _LINE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One finit_module: who, when, which module, what it returned (0 or a negative errno), bytes of file read."""
+    """A finit_module call; `result` is 0 or a negative errno, `size` the bytes of the file read."""
 
     comm: str
     begin: float
@@ -54,7 +54,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What happened since the last `clear`, each in the order of time."""
+    """Events since the last `clear`, in order of time."""
 
     calls: tuple[Call, ...]
     sent: tuple[tuple[float, str], ...]
@@ -65,27 +65,27 @@ class Trace:
     """request_module() calls that reached the helper."""
 
     def first_start(self, program: str) -> float:
-        """When `program` (a path) was first executed. Raises ValueError if it was not."""
+        """Return the time of the first execution of `program` (a path). Raises ValueError if there is none."""
         for when, path in self.started:
             if path == program:
                 return when
-        raise ValueError(f"{program} was never executed; what was: {sorted({path for _, path in self.started})}")
+        raise ValueError(f"{program} was not executed; found: {sorted({path for _, path in self.started})}")
 
     @property
     def last_load(self) -> float:
-        """When the last finit_module that succeeded returned. Raises ValueError if none did."""
+        """End of the last finit_module that succeeded. Raises ValueError if none did."""
         return max(call.end for call in self.calls if call.result == 0)
 
     @property
     def repeats(self) -> int:
-        """Calls for a name that was tried already."""
+        """Number of calls for a name that was called before."""
         return len(self.calls) - len({call.module for call in self.calls})
 
     @property
     def wasted_bytes(self) -> int:
-        """Bytes of module files that the kernel read for calls that failed on a name tried already.
+        """Bytes of module files that the kernel read for failed calls of a name called before.
 
-        A first refusal (no such hardware) is an answer that somebody had to get; a second one is waste.
+        The first failure of a module (no such hardware) is unavoidable, a second one is not.
         """
         seen: set[str] = set()
         wasted = 0
@@ -96,12 +96,12 @@ class Trace:
 
     @property
     def failed_bytes(self) -> int:
-        """Bytes read for all calls that failed."""
+        """Bytes read for all failed calls."""
         return sum(call.size for call in self.calls if call.result != 0)
 
 
 def start(machine: Machine) -> None:
-    """Begin to record. GuestError where the kernel has not what it takes."""
+    """Start tracing. Raises GuestError if the kernel does not support it."""
     lines = [f"mkdir -p {_OURS}", f"echo mono > {_OURS}/trace_clock", f"echo 8192 > {_OURS}/buffer_size_kb"]
     lines += [f"echo '{probe}' >> {_HOME}/kprobe_events" for probe in _PROBES]
     lines += [f"echo 1 > {_OURS}/events/{event}/enable" for event in _EVENTS]
@@ -109,12 +109,12 @@ def start(machine: Machine) -> None:
 
 
 def clear(machine: Machine) -> None:
-    """Forget what was recorded so far."""
+    """Discard the trace."""
     machine.check(f"echo > {_OURS}/trace")
 
 
 def read(machine: Machine) -> Trace:
-    """What was recorded since `clear`. ValueError if the kernel's buffer overflowed."""
+    """Return the trace since `clear`. Raises ValueError if the kernel's buffer overflowed."""
     text = machine.check(f"busybox cat {_OURS}/trace", timeout=120)
     lost = re.search(r"LOST|entries-in-buffer/entries-written: (\d+)/(\d+)", text)
     if lost is None or lost[0] == "LOST" or lost[1] != lost[2]:
@@ -123,7 +123,7 @@ def read(machine: Machine) -> Trace:
 
 
 def parse(text: str) -> Trace:
-    """A tracefs `trace` file as facts."""
+    """Parse a tracefs `trace` file."""
     sent, started, asked = [], [], 0
     calls: list[Call] = []
     under_way: dict[str, tuple[float, list[str], list[tuple[float, int]]]] = {}
@@ -153,7 +153,7 @@ def parse(text: str) -> Trace:
 
 
 def covered(calls: Iterable[Call], begin: float, end: float) -> float:
-    """Seconds of [begin, end] during which at least one of the calls was under way."""
+    """Return the seconds of [begin, end] during which at least one call was running."""
     spans = sorted((max(call.begin, begin), min(call.end, end)) for call in calls)
     total, reached = 0.0, begin
     for first, last in spans:
@@ -164,12 +164,12 @@ def covered(calls: Iterable[Call], begin: float, end: float) -> float:
 
 
 def gaps(calls: Sequence[Call]) -> list[float]:
-    """Seconds between one call's end and the next one's begin, for calls of one lane."""
+    """Return the seconds between the end of a call and the start of the next, for calls of one lane."""
     return [after.begin - before.end for before, after in itertools.pairwise(calls)]
 
 
 def _errno(rest: str) -> int:
-    """` -> 0xffffffffffffffef` → -17."""
+    """Parse a return value: ` -> 0xffffffffffffffef` → -17."""
     value = int(rest.rpartition("-> ")[2], 16)
     return value - (1 << 64) if value >> 63 else value
 

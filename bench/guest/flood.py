@@ -1,9 +1,9 @@
-"""In the guest: write `add` to every device's uevent file again and again, then wait until the loader is quiet.
+"""In the guest: write `add` to the uevent files of all devices repeatedly, then wait until all events are handled.
 
     flood.py (kmodd|udevd) EVENTS
 
-At most CHUNK events are under way at a time, so that no listener's buffer overflows. Prints one JSON object: events
-that the kernel sent, devices that send some, seconds of writing and in all.
+At most CHUNK events are pending at a time, so that no receive buffer overflows. Prints a JSON object: events sent by
+the kernel, devices that send events, and the seconds of writing and in total.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ CHUNK = 60_000
 
 
 def seqnum() -> int:
-    """How many events the kernel has sent since it started."""
+    """Return the number of events that the kernel has sent since boot."""
     with open("/sys/kernel/uevent_seqnum") as file:
         return int(file.read())
 
 
 def quiet(loader: str) -> None:
-    """Return when nothing is left to be done."""
+    """Wait until all events are handled."""
     if loader == "udevd":
         subprocess.run(["udevadm", "settle", "--timeout=900"], check=True)
     else:
@@ -34,7 +34,7 @@ def quiet(loader: str) -> None:
 
 
 def taken(loader: str) -> int:
-    """How many events have been read, as kmodd says; udevd does not say. Exits where kmodd has lost some."""
+    """Return the number of events that kmodd has read; udevd does not count them. Exits if kmodd has lost events."""
     if loader == "udevd":
         return seqnum()
     status = call("Status")
@@ -44,7 +44,7 @@ def taken(loader: str) -> int:
 
 
 def call(method: str, **parameters: object) -> dict[str, Any]:
-    """One Varlink call of the daemon; exits where it answers with an error."""
+    """Call a Varlink method of the daemon and return the reply's parameters. Exits on an error."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect("/run/kmodd/io.kmodd")
         caller.sendall(json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}).encode() + b"\0")
@@ -62,7 +62,7 @@ def call(method: str, **parameters: object) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Flood, wait, print."""
+    """Flood, wait, and print the figures."""
     loader, wanted = sys.argv[1], int(sys.argv[2])
     files = []
     for folder, _, names in os.walk("/sys/devices"):
@@ -86,7 +86,7 @@ def main() -> None:
     wall = time.monotonic() - begin
     sent, read = seqnum() - first, taken(loader) - known
     if read < sent:
-        sys.exit(f"flood: {sent} events were sent, {loader} has read {read} and says that it is quiet")
+        sys.exit(f"flood: {sent} events were sent, {loader} has read {read} and reports that all are handled")
     print(json.dumps({"events": sent, "devices": devices, "writing": writing, "all": wall}))
 
 

@@ -1,9 +1,9 @@
-"""In the guest: system calls that make the kernel ask for a module, with one helper and the other in turn.
+"""In the guest: time system calls that make the kernel request a module, with two helpers in turn.
 
     request.py ROUNDS HELPER PEER
 
-Prints one JSON object: case → [[seconds with HELPER, seconds with PEER], ...]. Cases: a name that nobody knows; one
-that is live (asked for after a miss); one that has to be loaded, and is unloaded again.
+Prints a JSON object: case → [[seconds with HELPER, seconds with PEER], ...]. Cases: an unknown name; a live module,
+requested after an unknown name; a module that is loaded, and unloaded afterwards.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unknown() -> None:
-    """net-pf-9: X.25 is not built."""
+    """Request net-pf-9: X.25 is not built."""
     with contextlib.suppress(OSError):
         socket.socket(AF_X25, socket.SOCK_SEQPACKET).close()
 
 
 def live() -> None:
-    """An interface called like a live module: netdev-ext4, a miss, then ext4 (net/core/dev_ioctl.c, dev_load)."""
+    """Request netdev-ext4, which is unknown, then ext4, which is live (net/core/dev_ioctl.c, dev_load)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as some, contextlib.suppress(OSError):
         fcntl.ioctl(some, SIOCGIFFLAGS, LIVE.ljust(40, b"\0"))
 
 
 def load() -> None:
-    """net-pf-15, the module af_key."""
+    """Request net-pf-15, the module af_key."""
     socket.socket(AF_KEY, socket.SOCK_RAW, PF_KEY_V2).close()
 
 
 def unload() -> None:
-    """Remove af_key; what it needs stays."""
+    """Remove af_key, not its dependencies."""
     if libc.syscall(SYS_DELETE_MODULE, b"af_key", O_NONBLOCK):
-        sys.exit(f"request: af_key does not go: errno {ctypes.get_errno()}")
+        sys.exit(f"request: Failed to remove af_key: errno {ctypes.get_errno()}")
 
 
 def timed(helper: str, case: Callable[[], None]) -> float:
-    """Seconds of `case` with this helper."""
+    """Return the seconds of `case` with this helper."""
     with open("/proc/sys/kernel/modprobe", "w") as file:
         file.write(helper)
-    # To the peer nobody listens: kmodd would be told of requests whose helper never comes to it, and look after them.
+    # Not traced for the peer: kmodd would track requests whose helper never connects.
     with open(TRACING_ON, "w") as file:
         file.write("1" if helper == sys.argv[2] else "0")
     begin = time.monotonic()
@@ -65,7 +65,7 @@ def timed(helper: str, case: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    """Each case some times, the helpers in turn; one turn of each is not counted."""
+    """Time each case ROUNDS times with the helpers in turn, after one round that is not counted."""
     rounds, helpers = int(sys.argv[1]), sys.argv[2:4]
     found: dict[str, list[list[float]]] = {}
     for case in (unknown, live, load):
