@@ -1,6 +1,6 @@
 """Scenarios of modprobe, insmod, rmmod and lsmod on a fake machine, and the functions that run ours in them.
 
-tests/unit/test_modprobe_act.py compares with what is written down in fixtures/acting/expected,
+tests/unit/cli/test_modprobe_execute.py compares with what is written down in fixtures/acting/expected,
 tests/differential/test_acting.py with kmod 30 itself on an equal machine.
 """
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.world import World
 
-EVENTS = 200_000
+SIZES = (100_000, pytest.param(1_000_000, marks=pytest.mark.long))
+"""Numbers of events; the second one in `make test-long`."""
 DEVICES = 2_000
 WARM_UP = 20_000
 ROOM = 3 * 1024 * 1024
@@ -38,14 +39,15 @@ def growth(world: World, events: Iterator[bytes]) -> int:
 
 
 @pytest.mark.timeout(300)
-def test_events_of_the_same_devices(world: World) -> None:
-    """200,000 events of 2,000 devices; one module among theirs refuses each time."""
+@pytest.mark.parametrize("count", SIZES)
+def test_events_of_the_same_devices(world: World, count: int) -> None:
+    """100,000 events of 2,000 devices; one module among theirs refuses each time."""
     world.refuse["c"] = errno.ENODEV
     world.live("a", "b")
     world.pass_time(2)
 
     def events() -> Iterator[bytes]:
-        for number in range(EVENTS):
+        for number in range(count):
             device = number % DEVICES
             action = ("add", "bind", "change", "remove")[number // DEVICES % 4]
             alias = ("pci:v1", "pci:v2", f"pci:v9d{device}")[device % 3]
@@ -57,12 +59,13 @@ def test_events_of_the_same_devices(world: World) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_one_device_with_ever_new_names(world: World) -> None:
+@pytest.mark.parametrize("count", SIZES)
+def test_one_device_with_ever_new_names(world: World, count: int) -> None:
     """The flood that exhausts a small machine's memory: each time another alias and path. The device queue may be full
     both times, and no more than that."""
 
     def events() -> Iterator[bytes]:
-        for number in range(EVENTS):
+        for number in range(count):
             action = ("add", "remove")[number % 2]
             name = f"{number // 2:08x}"
             yield f"{action}@/devices/usb/{name}\0SUBSYSTEM=usb\0MODALIAS=usb:{name}\0".encode()

@@ -60,7 +60,7 @@ from tests.acting import SCENARIOS, Scenario, run_ours, words_of
 from tests.fake_machine import FakeMachine
 from tests.thread_loaders import ThreadLoaders
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXPECTED = ROOT / "fixtures" / "acting" / "expected"
 Capture = pytest.CaptureFixture[bytes]
 
