@@ -9,7 +9,7 @@ import pytest
 from kmodd.engine.batches import MAX_FILES_IN_BATCH
 from kmodd.engine.events import Tick
 from kmodd.engine.in_flight import MAX_READY
-from tests.world import World
+from tests.world import World, results
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_a_module_that_two_devices_need_is_in_a_batch_once(world: World) -> None
 
 
 def test_a_process_that_waits_is_given_its_module_alone(joined: World) -> None:
-    joined.ask("d")
+    joined.ask("e")
     joined.advance()
-    assert [batch.modules for batch in joined.started.values()] == [["c"], ["d"]]
+    assert [batch.modules for batch in joined.started.values()] == [["c"], ["e"]]
 
 
 def test_a_free_lane_takes_jobs_that_wait(joined: World) -> None:
@@ -134,6 +134,24 @@ def test_as_many_jobs_are_planned_ahead_as_a_new_request_may_wait_for(world: Wor
     assert world.calls == ["c", *names]
 
 
+def test_a_batch_has_at_most_sixteen_files(world: World) -> None:
+    """Each of four devices needs five modules."""
+    names = [[f"m{device}{number}" for number in range(5)] for device in range(4)]
+    world.add_files(*(name for chain in names for name in chain))
+    deps = [f"{chain[0]}.ko: {' '.join(f'{name}.ko' for name in chain[:0:-1])}" for chain in names]
+    deps += [f"{name}.ko:" for chain in names for name in chain[1:]]
+    world.index(["c.ko:", *deps], ["alias pci:v2* c", *(f"alias pci:v9{chain[0]}* {chain[0]}" for chain in names)])
+    world.reload()
+    world.plug("pci:v2")
+    for chain in names:
+        world.plug(f"pci:v9{chain[0]}.", chain[0])
+    world.advance()
+    world.finish("c")
+    assert [len(batch.modules) for batch in world.started.values()] == [15]
+    world.settle()
+    assert len(world.calls) == len(set(world.calls)) == 21
+
+
 # -- failures ---------------------------------------------------------------------------------------------------------
 
 
@@ -145,11 +163,11 @@ def test_a_refused_module_fails_its_own_device_only(joined: World, failing: str)
     if failing == "a":
         expected.remove("b")
     assert joined.calls == expected, "each once, in this order"
-    results = {module: result for module, result, _ in joined.told_with_device()}
-    assert results.pop(failing) == "failed"
+    told = {module: result for module, result, _ in joined.told_with_device()}
+    assert told.pop(failing) == "failed"
     if failing == "a":
-        assert results.pop("b") == "not_attempted"
-    assert set(results.values()) == {"loaded"}
+        assert told.pop("b") == "not_attempted"
+    assert set(told.values()) == {"loaded"}
 
 
 def test_a_crash_fails_its_own_device_only(joined: World) -> None:
@@ -175,6 +193,17 @@ def test_a_hanging_module_keeps_the_others_of_its_batch_until_it_is_given_up(joi
     assert [module for module, result, _ in told if result == "loaded" and module != "d"] == ["c", "a", "b", "e"]
 
 
+def test_a_hanging_module_finds_the_modules_before_it_live(world: World) -> None:
+    """a came for another device of the batch."""
+    world.index(["a.ko:", "b.ko: a.ko", "c.ko:"], ["alias pci:v1* b", "alias pci:v2* c", "alias pci:v3* a"])
+    plug_three(world)
+    world.finish("c")
+    world.finish("a")
+    world.hang("b")
+    assert world.told_with_device()[-2:] == [("a", "live", "device1"), ("b", "stuck", "device1")]
+    assert world.engine.is_idle
+
+
 @pytest.mark.parametrize(
     ("refused", "given", "told"),
     [
@@ -193,8 +222,8 @@ def test_two_drivers_of_a_device_are_in_one_batch(world: World, refused: str, gi
     assert world.batch("a").modules == ["a", "d", "b"]
     world.settle()
     assert world.calls == list(given)
-    results = [f"{module} {result}" for module, result, _ in world.told_with_device()]
-    assert [one for one in results if one.split()[1] in ("loaded", "failed")] == told
+    outcomes = [f"{module} {result}" for module, result, _ in world.told_with_device()]
+    assert [one for one in outcomes if one.split()[1] in ("loaded", "failed")] == told
     assert world.engine.is_idle
 
 
@@ -224,6 +253,45 @@ def test_a_begun_job_waits_for_a_lane_again_when_the_batch_it_joined_fails(world
 
 
 # -- modules that are removed meanwhile -------------------------------------------------------------------------------
+
+
+def test_a_begun_job_is_not_planned_again(world: World) -> None:
+    """The first device's x has no file, so its d waits for a lane once more; meanwhile a module is removed."""
+    world.add_files("d", "e")
+    firsts = [f"alias pci:v1* {module}" for module in "exd"]
+    world.index([f"{name}.ko:" for name in "bcde"], [*firsts, "alias pci:v2* c", "alias pci:v4* b"])
+    world.reload()
+    world.plug("pci:v4", "device4")
+    world.advance()
+    world.plug("pci:v1", "device1")
+    world.plug("pci:v2", "device2")
+    world.advance()
+    world.finish("b")
+    world.finish("e")
+    world.module_event("remove", "y")
+    jobs = world.settle()
+    assert world.calls == ["b", "e", "c", "d"]
+    assert results(job for job in jobs if job.plan.request.text == "pci:v1") == [
+        ("e", "loaded"), ("x", "missing"), ("d", "loaded"),
+    ]  # fmt: skip
+
+
+def test_a_job_planned_before_an_install_command_does_not_join_the_rest_of_its_job(world: World) -> None:
+    """The command removes a, and the kernel's uevent comes later."""
+    world.add_files("e")
+    (world.root / "etc/modprobe.d/i.conf").write_text("install c rmmod a\n")
+    world.index(["a.ko:", "b.ko: a.ko", "c.ko:", "e.ko: c.ko"], ["alias pci:v1* b", "alias pci:v2* e"])
+    world.live("a")
+    world.reload()
+    world.plug("pci:v2")
+    world.plug("pci:v1", "other")
+    world.advance()
+    assert world.loading == ["c"]
+    world.live()
+    world.finish("c", stage="command")
+    assert world.batch("e").modules == ["e"]
+    world.settle()
+    assert world.calls == ["c", "e", "a", "b"]
 
 
 def test_jobs_that_have_not_begun_are_planned_again_when_a_module_is_removed(world: World) -> None:
@@ -258,8 +326,8 @@ def test_a_seal_ends_the_batch_and_refuses_the_rest(joined: World) -> None:
     joined.seal()
     joined.settle()
     assert joined.calls == ["c", "d"]
-    results = {module: result for module, result, _ in joined.told_with_device()}
-    assert results == {"c": "loaded", "d": "loaded", "a": "denied", "b": "denied", "e": "denied"}
+    told = {module: result for module, result, _ in joined.told_with_device()}
+    assert told == {"c": "loaded", "d": "loaded", "a": "denied", "b": "denied", "e": "denied"}
 
 
 def test_an_operator_does_not_wait_for_the_devices_before_the_module(joined: World) -> None:
@@ -274,6 +342,27 @@ def test_an_operator_does_not_wait_for_the_devices_before_the_module(joined: Wor
     joined.advance()
     assert sorted(joined.calls) == ["a", "b", "c", "d", "e"], "none of them twice"
     assert joined.engine.is_idle
+
+
+def test_a_job_planned_ahead_does_not_try_another_loader_at_once(world: World) -> None:
+    """a has an install command, so its job is in no batch with d."""
+    world.add_files("d", "e")
+    (world.root / "etc/modprobe.d/i.conf").write_text("install a /bin/true\n")
+    deps = ["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:", "e.ko:"]
+    world.index(deps, [f"alias pci:v{number}* {name}" for number, name in enumerate("bcd", 1)])
+    plug_three(world)
+    world.order("e")
+    world.advance()
+    assert world.loading == ["c", "e"]
+    world.no_loader = "no loader: connection refused"
+    before = world.state.next_batch()
+    world.die("c")
+    world.die("e")
+    assert world.state.next_batch() - before - 1 == 1, "batches tried"
+    world.no_loader = ""
+    world.pass_time(5)
+    world.settle()
+    assert sorted(world.calls) == ["a", "b", "c", "d", "e"]
 
 
 def test_one_attempt_to_start_a_loader_is_enough(joined: World) -> None:
