@@ -217,6 +217,7 @@ class Daemon:
     def _timeout(self, now: float) -> float:
         """Seconds that the loop may sleep."""
         late = self._startup.can_open(now, devices_answered=self._engine.devices_answered)
+        late = late or (self._kernel is not None and self._kernel.needs_trace and self._startup.phase == "late_opens")
         if self._engine.can_advance(now) or not self._socket_empty or self._control.has_call() or late:
             return 0.0
         waits = [self._notify.watchdog_interval or 3600.0]
@@ -392,11 +393,9 @@ class Daemon:
 
     def _open_late(self, now: float) -> None:
         """Open what takes long and is not needed for the first load: the trace, then the watch, each in a round."""
-        if not self._startup.can_open(now, devices_answered=self._engine.devices_answered):
-            return
-        if self._kernel and self._kernel.needs_trace:
+        if self._kernel and self._kernel.needs_trace and self._startup.phase == "late_opens":
             self._open_trace(self._kernel)
-        else:
+        elif self._startup.can_open(now, devices_answered=self._engine.devices_answered):
             self._open_watch(now)
             self._startup.finish()
 

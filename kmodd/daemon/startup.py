@@ -25,10 +25,11 @@ class Startup:
 
     | phase      | event                                             | next       | what happens                     |
     | boot_list  | boot list answered, no module tree, or 20 s over  | late_opens | READY                            |
-    | late_opens | devices answered, or 10 s over                    | running    | trace and watch are opened       |
+    | late_opens | nothing more can be planned                       | late_opens | the request trace is opened      |
+    | late_opens | devices answered, or 10 s over                    | running    | the file watch is opened         |
 
-    What takes long and is not needed for the first load is opened late. Under an enforced policy it is opened with
-    READY, as requests without a known requester would be refused.
+    What takes long and is not needed for the first load is opened late. Under an enforced policy the trace is opened
+    with READY, as requests without a known requester would be refused.
     """
 
     phase: Phase = "boot_list"
@@ -51,7 +52,7 @@ class Startup:
         return True
 
     def can_open(self, now: float, *, devices_answered: bool) -> bool:
-        """Whether the late opens are due."""
+        """Whether the file watch is to be opened."""
         return self.phase == "late_opens" and (devices_answered or now >= self.until)
 
     def finish(self) -> None:

@@ -397,12 +397,13 @@ class Engine:
 
     def _not_started(self, event: NotStarted) -> None:
         state = self.state
+        if state.firmware.has(event.batch):
+            state.firmware.ended(event.batch, state.now, begun=False)
+            return
         if not event.too_long and state.supply.fail(event.why, state.now):
             message = f"Failed to start a loader: {event.why}; requests wait"
             state.reporter.log(Record(NO_LOADER, ERR, message))
-        if state.firmware.has(event.batch):
-            state.firmware.ended(event.batch, state.now, begun=False)
-        elif event.batch in state.in_flight.batches:
+        if event.batch in state.in_flight.batches:
             self._scheduler.start_failed(state.in_flight.batches[event.batch], event.why, too_long=event.too_long)
 
     # -- time --------------------------------------------------------------------------------------------------

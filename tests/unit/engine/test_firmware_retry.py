@@ -139,3 +139,13 @@ def test_a_dry_run_probes_nothing(tmp_path: Path) -> None:
     world.change_files()
     assert world.ids() == [FIRMWARE]
     assert not world.probes
+
+
+def test_a_probe_without_a_loader_holds_no_request_back(world: World) -> None:
+    """It is tried again by itself; only a failed load has requests wait for a loader."""
+    write(world)
+    miss(world)
+    world.handle(NotStarted(world.probes[0].batch, "no loader: connection refused"))
+    world.plug("pci:v2")
+    world.advance()
+    assert world.loading == ["c"]
