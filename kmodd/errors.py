@@ -1,7 +1,7 @@
-"""What can go wrong, as values and as exceptions.
+"""Problems and exceptions that all folders share.
 
-A bad *line* is a `Problem`: it is collected, shown, and the other lines count.
-What stops a whole operation is a `KmoddError`; its text is a complete message without the program's name.
+An invalid *line* is a `Problem`: it is collected and reported, and the other lines are used.
+A `KmoddError` ends a whole operation; its text is a complete message without the program's name.
 """
 
 from __future__ import annotations
@@ -14,26 +14,31 @@ if TYPE_CHECKING:
 
 
 def assert_never(value: Never) -> Never:
-    """typing's, which costs as much to import as a third of what a tool may take."""
+    """Do what typing.assert_never does. Importing typing takes a third of a tool's time budget."""
     raise AssertionError(f"expected code to be unreachable, but got: {value!r}")
 
 
 class KmoddError(Exception):
-    """Base of every error that a program shows as one line and no traceback."""
+    """Base of all errors that programs print as one line, without a traceback."""
 
 
 class NoTree(KmoddError):
-    """There is no module tree (or no index in it) for the wanted kernel release."""
+    """No module tree for the requested kernel release, or no index in the tree."""
 
 
 class ParseError(KmoddError):
-    """A file, datagram or structure that is not of the expected format; nothing of it may be used."""
+    """A file, datagram or structure in another format than expected; none of its content may be used."""
 
 
 class SyntaxProblem(Exception):
-    """A configuration line that does not parse: the index of the wrong character, and what was expected there."""
+    """A syntax error in a configuration line; the parser of the file turns it into a `Problem`."""
 
     def __init__(self, index: int, expected: str, deprecated: bool = False) -> None:
+        """Take the position and text of the error.
+
+        index: 0-based index of the wrong character. expected: what was expected there. deprecated: the directive is
+        known, but no longer read.
+        """
         super().__init__(expected)
         self.index = index
         self.expected = expected
@@ -41,16 +46,16 @@ class SyntaxProblem(Exception):
 
 
 class UnmatchedBracket(KmoddError):
-    """A name with `[` that is not closed or `]` that was not opened: kmod refuses it as a name and as a pattern."""
+    """A name with `[` without `]`, or the reverse; kmod rejects it as a name and as a pattern."""
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A place in a text file, as messages and journal fields name it."""
+    """A position in a text file, as shown in messages and journal fields."""
 
     file: str
     line: int
-    """First line is 1. Of a line continued with a backslash, the first. 0: the file has no lines."""
+    """1-based; the first of lines joined by backslashes. 0: the whole file, or a file without lines."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" if self.line else self.file
@@ -58,26 +63,26 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One line (or one file, line 0) that could not be used, and what was expected there."""
+    """An invalid line, or an invalid file (line 0), and what was expected."""
 
     at: Where
     column: int
-    """First column is 1; 0 where the whole line is meant."""
+    """1-based; 0: the whole line."""
     source: str
-    """The line as it stands in the file; empty where a whole file is meant."""
+    """The line as in the file; empty for a whole file."""
     expected: str
 
     def __str__(self) -> str:
-        """One line: `file:line:column: what was expected`."""
+        """Return the message in one line: `file:line:column: what was expected`."""
         column = f":{self.column}" if self.at.line and self.column else ""
         return f"{self.at}{column}: {self.expected}"
 
     def with_caret(self) -> str:
-        """The message, the source line and a caret below the column, for terminals."""
+        """Return the message, the source line and a caret below the column, for terminals."""
         return f"{self}{self.shown()}"
 
     def shown(self) -> str:
-        """The source line and the caret, each on a line of its own with the LF before it; nothing for a whole file."""
+        """Return the source line and the caret, each after an LF; an empty text for a whole file."""
         if not self.source:
             return ""
         caret = "\n  " + " " * (self.column - 1) + "^" if self.column else ""

@@ -1,4 +1,4 @@
-"""Module names and what kmod counts as the same name."""
+"""Module names, and the spellings that kmod treats as equal."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ if TYPE_CHECKING:
     ModuleName = NewType("ModuleName", str)
 else:
     ModuleName = str
-"""A name as the kernel spells it: with `_`, never `-`."""
+"""A module name as spelled by the kernel, with `_` for `-`."""
 
 MODULE_SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
-"""File names that depmod takes for modules (kmod shared/util.c, kmod_exts)."""
+"""Suffixes of the files that depmod reads as modules (kmod shared/util.c, kmod_exts)."""
 
 
 def underscores(text: str) -> str:
-    """`text` with `-` turned into `_`, except inside `[…]`, where a dash is a range.
+    """Return `text` with `-` replaced by `_`, except inside `[…]`, where a dash is a range.
 
-    Serves module names, configuration keys, look-up names and alias patterns alike
-    (kmod `alias_normalize` and `underscores`).
-
-    Raises UnmatchedBracket for a `]` without `[` or a `[` without `]`.
+    This is the normal form of module names, configuration keys, look-up names and alias patterns (kmod
+    `alias_normalize` and `underscores`). Raises UnmatchedBracket for a `]` without `[` or a `[` without `]`.
     """
     if "[" not in text and "]" not in text:
         return text.replace("-", "_")
@@ -44,10 +42,10 @@ def underscores(text: str) -> str:
 
 
 def module_name(text: str) -> ModuleName:
-    """A name typed by a person or written in a file, as the kernel spells it; brackets are not special here."""
+    """Return a name from the command line or a file as the kernel spells it; brackets are not special."""
     return ModuleName(text.replace("-", "_"))
 
 
 def module_of_path(path: str) -> ModuleName:
-    """The name of the module in a file: its base name up to the first `.`, dashes turned (kmod path_to_modname)."""
+    """Return the name of the module in a file: its base name up to the first `.`, with `_` (kmod path_to_modname)."""
     return module_name(path.rpartition("/")[2].partition(".")[0])

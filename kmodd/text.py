@@ -1,22 +1,22 @@
-"""Bytes and numbers as text, the same everywhere."""
+"""Conversion of bytes and durations to text."""
 
 from __future__ import annotations
 
 
 def encode(text: str) -> bytes:
-    """Return the bytes of a text that `decode` made."""
+    """Return the bytes of a text from `decode`; surrogate escapes become the original bytes (PEP 383)."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def decode(raw: bytes) -> str:
-    """Return bytes of the machine as text; what is not UTF-8 survives as surrogate escapes (PEP 383)."""
+    """Return bytes from the kernel or a file as text; bytes that are not UTF-8 become surrogate escapes (PEP 383)."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def duration(usec: int) -> str:
-    """Return a time span as a sentence names it: `7us`, `614ms`, `3.8s`, `2min 5s`, `1h 3min`.
+    """Format a time span for a message: `7us`, `614ms`, `3.8s`, `2min 5s`, `1h 3min`.
 
-    usec: µs, not negative. The units are those of systemd.time(7); two of them at most.
+    usec: µs, not negative. The result has one or two units of systemd.time(7).
     """
     if usec < 1000:
         return f"{usec}us"
