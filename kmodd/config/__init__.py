@@ -1,1 +1,1 @@
-"""Configuration formats, a file for each, named as its manual page; pure."""
+"""Parsers of configuration formats, one file each, named as its manual page; no I/O."""

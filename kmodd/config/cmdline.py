@@ -1,7 +1,7 @@
-"""The kernel command line: a text in, `CommandLine` out.
+"""Parse the kernel command line into a `CommandLine`.
 
-Three readers look at this one line, and each reads it in its own way; so does this file:
-kmod (`module.param=value`, `modprobe.blacklist=`), the kernel (`module_blacklist=`) and systemd (`modules_load=`).
+Each parameter is parsed as by the program that defines it: kmod (`module.param=value`, `modprobe.blacklist=`), the
+kernel (`module_blacklist=`) or systemd (`modules_load=`).
 """
 
 from __future__ import annotations
@@ -10,37 +10,41 @@ from kmodd.config.modprobe_d import DROP_IN, Blacklist, Config, Extensions, Opti
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, UnmatchedBracket, Where
 from kmodd.names import ModuleName, module_name, underscores
+from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATH = "/proc/cmdline"
-_READ_BY_KMOD = 4095
-"""Bytes: kmod_config_parse_kcmdline has a buffer of 4,096 with a NUL."""
+_MAX_KMOD_BYTES = 4095
+"""Bytes that kmod reads: its buffer has 4,096 with the NUL (kmod_config_parse_kcmdline)."""
 
 _SPACES = "\t\n\v\f\r "
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What the command line says about modules."""
+    """The module parameters and module lists of a kernel command line."""
 
     options: tuple[Options, ...] = ()
     blacklist: tuple[Blacklist, ...] = ()
-    """`modprobe.blacklist=`, with its dashes as written: in kmod such a name never matches."""
+    """`modprobe.blacklist=`, with dashes as written; in kmod a name with a dash never matches."""
     module_blacklist: tuple[str, ...] = ()
-    """What the kernel itself refuses, compared byte by byte with the module's name; of several, the last counts."""
+    """`module_blacklist=`: modules that the kernel refuses, compared byte by byte; the last occurrence counts."""
     modules_load: tuple[str, ...] = ()
-    """To be loaded at boot, before the files of modules-load.d."""
+    """`modules_load=`: modules to load at boot, before those of modules-load.d."""
     kmodd_off: bool = False
     """`kmodd=off`: the service does not start."""
     problems: tuple[Problem, ...] = ()
     complaints: tuple[str, ...] = ()
-    """What Debian 12's kmod writes to standard error."""
+    """Messages of Debian 12's kmod for standard error."""
 
     def config(self, extensions: Extensions = DROP_IN) -> Config:
-        """The part that belongs behind all files of modprobe.d; blacklisted names get `_` if `extensions` says so."""
+        """Return the part to merge after all files of modprobe.d.
+
+        Blacklisted names are spelled with `_` if `extensions.cmdline_blacklist_dashes` is set.
+        """
         blacklist = self.blacklist
         if extensions.cmdline_blacklist_dashes:
             blacklist = tuple(Blacklist(module_name(entry.module), entry.at) for entry in blacklist)
@@ -57,17 +61,17 @@ EMPTY = CommandLine()
 
 
 def parse(text: str, initrd: bool = False) -> CommandLine:
-    """Read the text of /proc/cmdline (`surrogateescape`, no newline translation). Never raises.
+    """Parse the text of /proc/cmdline. Raises nothing; invalid options are `problems`.
 
-    In an initrd `rd.modules_load=` counts too.
+    text: decoded by `kmodd.text.decode`, without newline translation. initrd: also read `rd.modules_load=`.
     """
     at = Where(PATH, 1)
     options: list[Options] = []
     blacklist: list[Blacklist] = []
     problems: list[Problem] = []
     complaints: list[str] = []
-    seen_by_kmod = text.encode("utf-8", "surrogateescape")[:_READ_BY_KMOD].partition(b"\0")[0]
-    for column, module, param in _options(seen_by_kmod.decode("utf-8", "surrogateescape")):
+    seen_by_kmod = encode(text)[:_MAX_KMOD_BYTES].partition(b"\0")[0]
+    for column, module, param in _options(decode(seen_by_kmod)):
         if module == "modprobe" and param.startswith("blacklist="):
             names = param.removeprefix("blacklist=").split(",")
             blacklist += [Blacklist(ModuleName(name), at) for name in names]
@@ -91,9 +95,9 @@ def parse(text: str, initrd: bool = False) -> CommandLine:
 
 
 def _tokens(text: str) -> Iterator[tuple[int, str]]:
-    """Where each token begins, and it.
+    """Yield the index and text of each token.
 
-    White space ends a token, unless it stands between quotes; one may open anywhere, and left open runs to the end.
+    White space outside of quotes ends a token. A quote may open within a token; an unclosed one extends to the end.
     """
     start, is_quoted = -1, False
     for at, char in enumerate(text):
@@ -108,29 +112,29 @@ def _tokens(text: str) -> Iterator[tuple[int, str]]:
         yield start, text[start:]
 
 
-# ── as kmod reads it ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── parameters of kmod ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _options(text: str) -> Iterator[tuple[int, str, str]]:
-    """Column, module and `param` or `param=value` of every token that is an option (kmod_config_parse_kcmdline).
+    """Yield column, module and `param` or `param=value` of every option token (kmod_config_parse_kcmdline).
 
-    Quotes in a value stay. A token that has a quote left open is lost. A token after `--` counts like any other.
+    Quotes in a value are kept. A token with an unclosed quote is dropped. Tokens after `--` count too.
     """
     for at, token in _tokens(text):
         if token.count('"') % 2:
             return
-        quoted = token.startswith('"')  # what a boot loader makes of `module.param="a b"`
+        quoted = token.startswith('"')  # boot loaders pass `module.param="a b"` as `"module.param=a b"`
         module, dot, rest = token[quoted:].partition(".")
         param, equals, value = rest.partition("=")
-        # Neither the module nor the parameter has a quote, a second dot or (before its dot) a `=`.
-        strange = set('".=' + (_SPACES if quoted else ""))
-        if not dot or not strange.isdisjoint(module + param) or (quoted and not equals):
+        # Module and parameter contain no quote and no second dot, the module no `=`.
+        forbidden = set('".=' + (_SPACES if quoted else ""))
+        if not dot or not forbidden.isdisjoint(module + param) or (quoted and not equals):
             continue
         yield at + 1 + quoted, module, f'{param}{equals}"{value}' if quoted else rest
 
 
 def _complaint(module: str) -> str:
-    """What kmod writes about a name that it does not take; it has turned the dashes up to where it stumbles."""
+    """Return kmod's message about an invalid module name; kmod replaces the dashes before the unmatched bracket."""
     end = bad_bracket(module)
     return (
         "libkmod: ERROR ../libkmod/libkmod-config.c:489 kcmdline_parse_result: "
@@ -139,13 +143,13 @@ def _complaint(module: str) -> str:
     )
 
 
-# ── as the kernel and systemd read it ────────────────────────────────────────────────────────────────────────────────
+# ── parameters of the kernel and systemd ─────────────────────────────────────────────────────────────────────────────
 
 
 def _words(text: str) -> Iterator[tuple[str, str | None]]:
-    """Key and value (None without `=`) of every token, quotes around either taken off (lib/cmdline.c next_arg).
+    """Yield key and value (None without `=`) of every token, without enclosing quotes (lib/cmdline.c next_arg).
 
-    In keys a dash is an underscore, for the kernel (parameq) and for systemd alike.
+    Dashes in keys become underscores: the kernel (parameq) and systemd treat them as equal.
     """
     for _, token in _tokens(text.partition("\0")[0]):
         key, equals, value = _unquoted(token).partition("=")
@@ -157,7 +161,7 @@ def _unquoted(text: str) -> str:
 
 
 def _module_blacklist(words: tuple[tuple[str, str | None], ...]) -> tuple[str, ...]:
-    """`module_blacklist=a,b` (kernel/module/main.c): set anew by each occurrence; what follows `--` is for init."""
+    """Return the last `module_blacklist=a,b` before `--`; words after `--` are for init (kernel/module/main.c)."""
     names: tuple[str, ...] = ()
     for key, value in words:
         if key == "__":  # `--`
@@ -168,7 +172,10 @@ def _module_blacklist(words: tuple[tuple[str, str | None], ...]) -> tuple[str, .
 
 
 def _modules_load(words: tuple[tuple[str, str | None], ...], initrd: bool) -> tuple[str, ...]:
-    """`modules_load=a,b`, in an initrd with `rd.` too; each name once (systemd-modules-load.service(8))."""
+    """Return the names of all `modules_load=a,b`, each once (systemd-modules-load.service(8)).
+
+    initrd: also read `rd.modules_load=`.
+    """
     keys = ("modules_load", "rd.modules_load") if initrd else ("modules_load",)
     names = [name for key, value in words if key in keys and value for name in value.split(",") if name]
     return tuple(dict.fromkeys(names))

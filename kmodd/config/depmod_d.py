@@ -1,7 +1,7 @@
-"""depmod.d(5): texts in, `DepmodConfig` out; and which of two files with one module name it prefers.
+"""Parse depmod.d(5) into a `DepmodConfig`, and choose between two module files of the same name.
 
-Which files take part, and in which order, is decided by `modprobe_d.ordered`, as for modprobe.d. A bad line stops
-nothing. All of it is kmod's cfg_file_parse and depmod_module_is_higher_priority.
+`modprobe_d.ordered` selects and sorts the files, as for modprobe.d. Invalid lines are skipped. The rules are those of
+kmod's cfg_file_parse and depmod_module_is_higher_priority.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ EXTERNAL = "external"
 
 @dataclass(frozen=True, slots=True)
 class DepmodConfig:
-    """All that depmod.d says for one kernel release, each kind in the order it was read."""
+    """The directives of depmod.d for one kernel release, each kind in file order."""
 
     search: tuple[str, ...] = ("updates",)
-    """Directories below the module directory, the best first; BUILT_IN and EXTERNAL among them."""
+    """Directories relative to the module directory, highest priority first; BUILT_IN and EXTERNAL are special."""
     overrides: tuple[str, ...] = ()
-    """Files that win over others of their name: relative path without an extension."""
+    """Module files that take precedence over others of their name: relative paths without suffix."""
     externals: tuple[str, ...] = ()
-    """Absolute directories to look for modules in as well."""
+    """Additional directories with modules, as absolute paths."""
     excludes: tuple[str, ...] = ()
-    """Names of directories and files to leave out, at any depth."""
+    """Names of directories and files to skip, at any depth."""
     complaints: tuple[str, ...] = ()
-    """What kmod says of bad lines, at level ERROR."""
+    """kmod's messages about invalid lines, at level ERROR."""
 
 
 PLAIN = DepmodConfig()
@@ -47,7 +47,7 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
 def parse(files: Iterable[ConfFile], release: str) -> DepmodConfig:
-    """What the files say about kernel `release`. Raises nothing."""
+    """Return the directives of `files` for kernel `release`. Raises nothing; invalid lines are `complaints`."""
     search: list[str] = []
     overrides: list[str] = []
     externals: list[str] = []
@@ -76,11 +76,14 @@ def parse(files: Iterable[ConfFile], release: str) -> DepmodConfig:
 
 
 def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
-    r"""The words of each line, and the number of its last physical line; `\` LF joins, `\x` is `x`, in comments too."""
+    r"""Yield the number of the last physical line and the words of each logical line.
+
+    `\` LF joins lines, `\x` is `x`, in comments too.
+    """
     start, number = 0, 0
     while start < len(text):
         match = _RAW_LINE.match(text, start)
-        assert match is not None  # it matches the empty string
+        assert match is not None  # the expression matches the empty string
         start = match.end() + 1
         number += 1 + match[0].count("\n")
         line = _ESCAPE.sub(lambda escape: "" if escape[1] == "\n" else escape[1], match[0]).partition("\0")[0]
@@ -100,20 +103,20 @@ _CLASSES = {
 
 
 def kernel_matches(pattern: str, release: str) -> bool:
-    """Whether a kernel version of depmod.d, `*` or a POSIX extended regular expression, is found in `release`.
+    """Return whether the kernel version of a directive, `*` or a POSIX extended regular expression, matches `release`.
 
-    An expression that is none matches nothing (cfg_kernel_matches).
+    The expression may match any part of `release`; an invalid one matches nothing (cfg_kernel_matches).
     """
     if pattern == "*":
         return True
     try:
-        return re.search(_translated(pattern), release) is not None
+        return re.search(_python_regex(pattern), release) is not None
     except (re.error, OverflowError, RecursionError):
         return False
 
 
-def _translated(pattern: str) -> str:
-    """A POSIX extended regular expression in the words of `re`. Raises re.error for what is none, or far-fetched."""
+def _python_regex(pattern: str) -> str:
+    """Translate a POSIX extended regular expression for `re`. Raises re.error for an invalid or unsupported one."""
     done = ""
     at = 0
     while at < len(pattern):
@@ -122,20 +125,20 @@ def _translated(pattern: str) -> str:
         if char == "[":
             match = _BRACKET.match(pattern, at - 1)
             if match is None:
-                raise re.error("a bracket that is not closed")
-            done += f"[{match[1]}{_members(match[2])}]"
+                raise re.error("unclosed bracket")
+            done += f"[{match[1]}{_bracket_members(match[2])}]"
             at = match.end()
         elif char == "\\":
             if at == len(pattern):
-                raise re.error("a backslash at the end")
-            # of what GNU adds, the classes and word borders that `re` spells alike
+                raise re.error("trailing backslash")
+            # of GNU's extensions, the classes and word boundaries that `re` spells the same way
             done += "\\" + pattern[at] if pattern[at] in "wWsSbB" else re.escape(pattern[at])
             at += 1
         elif char in "*+?":
             run = char + pattern[at : len(pattern) - len(pattern[at:].lstrip("*+?"))]
             if done.endswith(("(", "}")):
-                raise re.error("nothing to repeat, or a repetition repeated")
-            # `x+?` is no lazy `x+` here but `(x+)?`
+                raise re.error("nothing to repeat, or multiple repeat")
+            # POSIX reads `x+?` as `(x+)?`, not as a lazy `x+`
             done += char if set(run) == {char} else "*"
             at += len(run) - 1
         else:
@@ -143,15 +146,15 @@ def _translated(pattern: str) -> str:
     return done
 
 
-def _members(text: str) -> str:
-    """What stands in a POSIX bracket expression, as `re` wants it."""
+def _bracket_members(text: str) -> str:
+    """Translate the content of a POSIX bracket expression for `re`. Raises re.error for an unknown class."""
     done = ""
     at = 0
     while at < len(text):
         match = _CLASS.match(text, at)
         if match is not None:
             if match[1] not in _CLASSES:
-                raise re.error("no such class")
+                raise re.error("unknown character class")
             done += _CLASSES[match[1]].replace("[", "\\[")
             at = match.end()
             continue
@@ -160,17 +163,18 @@ def _members(text: str) -> str:
     return done
 
 
-# ── which file wins ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── precedence of module files ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def wins(config: DepmodConfig, directory: str, module: str, path: str, rival: str) -> bool:
-    """Whether the file `path` takes the place of `rival`, found before it, which has the same module name.
+    """Return whether the module file `path` replaces `rival`, a file of the same module found earlier.
 
-    In: the module directory, the module's name, and both paths. Ties stay with the one found first, except where both
-    lie below one directory of `search`: there kmod ranks the new one alone, and so it wins.
+    directory: the module directory. module: name of the module. path, rival: absolute paths.
+    The earlier file wins a tie, unless both are below the same directory of `search`: kmod then ranks only the new
+    file, which wins.
     """
-    new, old = _stem(path, module), _stem(rival, module)
-    new_below, old_below = _below(directory, new), _below(directory, old)
+    new, old = _without_suffix(path, module), _without_suffix(rival, module)
+    new_below, old_below = _relative(directory, new), _relative(directory, old)
     for override in reversed(config.overrides):
         if new_below == override:
             return True
@@ -194,11 +198,11 @@ def wins(config: DepmodConfig, directory: str, module: str, path: str, rival: st
     return (built_in if new_rank < 0 else new_rank) > (built_in if old_rank < 0 else old_rank)
 
 
-def _stem(path: str, module: str) -> str:
-    """A path without its extension."""
+def _without_suffix(path: str, module: str) -> str:
+    """Return the path of a module file without its suffix."""
     return path[: path.rfind("/") + 1 + len(module)]
 
 
-def _below(directory: str, path: str) -> str:
-    """A path relative to the module directory; empty where it is not below it."""
+def _relative(directory: str, path: str) -> str:
+    """Return `path` relative to `directory`, or an empty text if it is elsewhere."""
     return path[len(directory) + 1 :] if path.startswith(directory) else ""

@@ -1,12 +1,12 @@
-"""kmodd.conf: texts in systemd's ini style in, `Settings` out.
+"""Parse kmodd.conf into `Settings`.
 
     # a comment
     [Kmodd]
     BlacklistDependencies=yes
 
-The rules are those of systemd's own files (systemd.syntax(7)): `#` and `;` begin a comment line, a `\\` at the end of a
-line goes on with the next, blanks around `=` do not count, a later assignment wins. What is not known is a Problem
-with its place; everything else counts.
+The syntax is that of systemd's configuration files (systemd.syntax(7)): `#` and `;` begin a comment line, a `\\` at the
+end of a line joins the next line, blanks around `=` are ignored, a later assignment wins. An unknown section or key, or
+an invalid value, is a Problem; the other lines are used.
 """
 
 from __future__ import annotations
@@ -32,59 +32,59 @@ EXTENSIONS = {
     "InstallSignalIsFailure": "install_signal_is_failure",
     "SoftdepKeepsInstall": "softdep_keeps_install",
 }
-"""Key of the file → the wish that it switches on (modprobe_d.Beyond)."""
+"""Key of the file → the field of modprobe_d.Extensions."""
 
 _SWITCHES = {"NoticeEdits": "notice_edits", "KernelRequests": "kernel_requests"}
 _NUMBERS = {
-    # key → field, least value, most
+    # key → field, minimum, maximum
     "Lanes": ("lanes", 1, 64),
     "StuckAfterSec": ("stuck_after", 1, 86400),
     "ReconcileSec": ("reconcile_every", 1, 7 * 86400),
     "AutocleanSec": ("autoclean_after", 1, 86400),
 }
-_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", MODES)}
+_ENUMS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", MODES)}
 _LISTS = {"Autoclean": "autoclean", "SealRequires": "seal_requires"}
-_KEYS = (*EXTENSIONS, *_SWITCHES, *_NUMBERS, *_WORDS, *_LISTS)
+_KEYS = (*EXTENSIONS, *_SWITCHES, *_NUMBERS, *_ENUMS, *_LISTS)
 
 
 _BOOLEANS = {
     **dict.fromkeys(("1", "yes", "y", "true", "t", "on"), True),
     **dict.fromkeys(("0", "no", "n", "false", "f", "off"), False),
 }
-"""parse_boolean of systemd, in lower case."""
+"""Boolean words, in lower case (systemd parse_boolean)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the files say."""
+    """The settings of kmodd.conf and its drop-ins."""
 
     extensions: Extensions = DROP_IN
     notice_edits: bool = True
-    """A configuration file that is edited in place is noticed without a reload; libkmod sees only a changed folder."""
+    """Detect configuration files edited in place, without a reload; libkmod only detects a changed directory."""
     kernel_requests: bool = True
-    """The kernel's own requests are answered."""
+    """Serve the kernel's own requests."""
     lanes: int = 1
-    """So many modules are loaded at a time for devices and at boot."""
+    """Maximum number of modules loaded concurrently for devices and at boot."""
     stuck_after: int = 60
-    """Seconds in its init after which a module is called stuck and its lane goes on without it."""
+    """Seconds in its init function after which a module counts as stuck and its lane continues without it."""
     reconcile_every: int = 600
-    """Seconds between two looks for devices that have no driver although a module matches."""
+    """Seconds between searches for devices without a driver that match a module."""
     policy: Mode = "off"
     autoclean: tuple[str, ...] = ()
-    """Patterns of modules that are removed again after a kernel request, once nothing uses them."""
+    """Patterns of modules to remove when unused, if a kernel request loaded them."""
     seal_requires: tuple[str, ...] = ()
-    """Modules that must be live before `kmodd seal --permanent` shuts the kernel."""
+    """Modules that must be live before `kmodd seal --permanent` disables module loading in the kernel."""
     autoclean_after: int = 60
-    """Seconds without use."""
+    """Seconds without use before a module of `autoclean` is removed."""
     problems: tuple[Problem, ...] = ()
     broken: bool = False
-    """Some of the problems are more than a word from a newer version: who has earlier settings keeps them."""
+    """A problem is more than an unknown key or section of a newer version: the daemon keeps its earlier settings."""
     policy_broken: bool = False
-    """One of these is about the policy: what it was to be, nobody knows."""
+    """A problem concerns `Policy=`: the intended mode is unknown."""
 
 
 def parse(files: Iterable[ConfFile]) -> Settings:
-    """All files, in the order in which later ones win. Never raises."""
+    """Parse all files, later ones winning. Raises nothing; invalid lines are `problems`."""
     settings = Settings()
     problems: list[Problem] = []
     broken = policy_broken = False
@@ -100,8 +100,8 @@ def parse(files: Iterable[ConfFile]) -> Settings:
             key, equals, value = (part.strip() for part in line.partition("="))
             if section not in ("", SECTION):
                 continue
-            if section and key in _KEYS and equals and not _unfit(key, value):
-                settings = _with(settings, key, value)
+            if section and key in _KEYS and equals and not _value_error(key, value):
+                settings = _assign(settings, key, value)
                 continue
             is_policy = re.match(r"policy\b", line, re.IGNORECASE) is not None
             policy_broken = policy_broken or is_policy
@@ -111,7 +111,7 @@ def parse(files: Iterable[ConfFile]) -> Settings:
 
 
 def _problem(at: Where, line: str, section: str) -> Problem:
-    """What is wrong with a line of ours."""
+    """Return the problem of an invalid line in our section or before any section."""
     key, equals, value = (part.strip() for part in line.partition("="))
     if not equals:
         return Problem(at, 1, line, "expected KEY=VALUE")
@@ -119,30 +119,31 @@ def _problem(at: Where, line: str, section: str) -> Problem:
         return Problem(at, 1, line, f"outside of a section; expected [{SECTION}] before it")
     if key not in _KEYS:
         return Problem(at, 1, line, f"unknown key {key!r}; expected one of {', '.join(_KEYS)}")
-    return Problem(at, line.index("=") + 2, line, _unfit(key, value))
+    return Problem(at, line.index("=") + 2, line, _value_error(key, value))
 
 
-def _unfit(key: str, value: str) -> str:
-    """What a key wants instead of `value`; empty: it fits."""
+def _value_error(key: str, value: str) -> str:
+    """Return why `value` is invalid for `key`, or an empty text if it is valid."""
     if key in _NUMBERS:
         _, least, most = _NUMBERS[key]
         fits = value.isascii() and value.isdigit() and least <= int(value[:18]) <= most
-        return "" if fits else f"{key}= wants a whole number from {least} to {most}, not {value!r}"
-    if key in _WORDS:
-        words = _WORDS[key][1]
-        return "" if value in words else f"{key}= wants one of {', '.join(words)}, not {value!r}"
+        return "" if fits else f"{key}= expects an integer from {least} to {most}, not {value!r}"
+    if key in _ENUMS:
+        words = _ENUMS[key][1]
+        return "" if value in words else f"{key}= expects one of {', '.join(words)}, not {value!r}"
     if key in _LISTS:
         return ""
-    return "" if value.lower() in _BOOLEANS else f"{key}= wants yes or no, not {value!r}"
+    return "" if value.lower() in _BOOLEANS else f"{key}= expects yes or no, not {value!r}"
 
 
-def _with(settings: Settings, key: str, value: str) -> Settings:
+def _assign(settings: Settings, key: str, value: str) -> Settings:
+    """Return `settings` with a valid `value` assigned to `key`."""
     changed: dict[str, Any]
     if key in _NUMBERS:
         changed = {_NUMBERS[key][0]: int(value)}
-    elif key in _WORDS:
-        changed = {_WORDS[key][0]: value}
-    elif key in _LISTS:  # as in systemd's files, assignments add up and an empty one begins anew
+    elif key in _ENUMS:
+        changed = {_ENUMS[key][0]: value}
+    elif key in _LISTS:  # as in systemd's files, assignments append, and an empty one clears the list
         before = getattr(settings, _LISTS[key])
         changed = {_LISTS[key]: (*before, *value.split()) if value else ()}
     elif key in _SWITCHES:
@@ -153,12 +154,12 @@ def _with(settings: Settings, key: str, value: str) -> Settings:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number of its first line, logical line) of everything but blank lines and comments."""
+    """Yield the number of the first physical line and the text of each logical line, except blank ones and comments."""
     joined, first = "", 0
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
         if line.startswith(("#", ";")) or (not line and not joined):
-            continue  # a comment within a continued line is passed over too
+            continue  # also a comment within a continued line
         first = first if joined else number
         if line.endswith("\\"):
             joined += line[:-1] + " "

@@ -1,11 +1,11 @@
-"""modprobe.d(5): texts in, `Config` out.
+"""Parse modprobe.d(5) into a `Config`.
 
-In: the texts of the files, in the order that `ordered` gives them. Out: everything they say, each kind in the order it
-was read, and a `Problem` for every line that could not be used. A bad line stops nothing (kmod: "ignoring bad line").
+`ordered` selects and sorts the files. The Config holds all directives, each kind in file order, and a `Problem` for
+each invalid line, which is skipped (kmod: "ignoring bad line").
 
-Texts are decoded with `surrogateescape` and *without* newline translation: a line ends at LF, a CR belongs to the word.
-Which of several lines wins is not decided here but by whoever looks: the first match for install, remove, softdep and
-weakdep, all of them for alias, options and blacklist.
+Texts are decoded by `kmodd.text.decode`, *without* newline translation: a line ends at LF, a CR is part of a word.
+The user of a Config decides between several lines: the first match counts for install, remove, softdep and weakdep, all
+matches for alias, options and blacklist.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from itertools import chain
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, SyntaxProblem, UnmatchedBracket, Where
 from kmodd.names import ModuleName, underscores
+from kmodd.text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """Where kmodd may do better than kmod: each wish has a word of its own, and all are off in drop-in mode."""
+    """Deviations from kmod's behaviour, enabled one by one; all are off in drop-in mode."""
 
     blacklist_dependencies: bool = False
-    """A blacklisted module is not loaded as a dependency or softdep either, and the plan says so."""
+    """Do not load a blacklisted module as a dependency or softdep; the plan shows a skip."""
     softdeps_add_up: bool = False
-    """All softdep lines of a module count, not only the first (kmod issue 33)."""
+    """Use all softdep lines of a module, not only the first (kmod issue 33)."""
     cmdline_blacklist_dashes: bool = False
-    """`modprobe.blacklist=a-b` blacklists the module a_b; in kmod it never matches."""
+    """Let `modprobe.blacklist=a-b` blacklist the module a_b; in kmod it never matches."""
     install_signal_is_failure: bool = False
-    """An install command killed by a signal has failed; kmod looks at the exit status alone."""
+    """Treat an install command killed by a signal as failed; kmod only checks the exit status."""
     softdep_keeps_install: bool = False
-    """A softdep does not disable the install command of its module (kmod issue 446)."""
+    """Run the install command of a module that also has a softdep (kmod issue 446)."""
 
 
 DROP_IN = Extensions()
@@ -62,7 +63,7 @@ class Options:
     """`options MODULE TEXT`, or `MODULE.TEXT` on the kernel command line."""
 
     module: str
-    """A module's name or the text of an alias pattern; compared literally."""
+    """A module name or an alias pattern, compared literally."""
     text: str
     at: Where
 
@@ -78,19 +79,19 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Softdep:
-    """`softdep PATTERN pre: … post: …`; the names as written, dashes and all."""
+    """`softdep PATTERN pre: … post: …`, with names as written."""
 
     pattern: str
     pre: tuple[str, ...]
     post: tuple[str, ...]
     at: Where
     text: str = ""
-    """All that follows the pattern, as written; `dump` needs it."""
+    """The text after the pattern, as written, for `dump`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weakdep:
-    """`weakdep PATTERN MODULE…`; the names as written."""
+    """`weakdep PATTERN MODULE…`, with names as written."""
 
     pattern: str
     modules: tuple[str, ...]
@@ -99,7 +100,7 @@ class Weakdep:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that modprobe.d and the kernel command line say, each kind in the order it was read."""
+    """The directives of modprobe.d and the kernel command line, each kind in file order."""
 
     aliases: tuple[Alias, ...] = ()
     blacklist: tuple[Blacklist, ...] = ()
@@ -110,33 +111,33 @@ class Config:
     weakdeps: tuple[Weakdep, ...] = ()
     problems: tuple[Problem, ...] = ()
     complaints: tuple[str, ...] = ()
-    """What Debian 12's kmod writes to standard error about bad lines; -q does not silence it."""
+    """Messages of Debian 12's kmod about invalid lines, for standard error, printed with -q too."""
     extensions: Extensions = DROP_IN
 
 
 @dataclass(frozen=True, slots=True)
 class ConfFile:
-    """One file that takes part: the path by which messages name it, and its text."""
+    """A configuration file: its path in messages, and its text."""
 
     path: str
     text: str
 
 
-# ── which files ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── selection of files ───────────────────────────────────────────────────────────────────────────────────────────────
 
 SUFFIXES = (".conf", ".alias")
-"""Debian 12's kmod reads `*.alias` too (conf_files_filter_out)."""
+"""Suffixes of configuration files; Debian 12's kmod also reads `*.alias` (conf_files_filter_out)."""
 
 
 def ordered(places: Iterable[tuple[str, Iterable[str]] | str], suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
-    """The paths of the files to parse, in order.
+    """Return the paths of the files to parse, in order.
 
-    In: places, highest priority first. A place is a directory with the base names in it (those of directories left
-    out), of which only `*.conf` that are not hidden take part; or the path of one file, which takes part whatever its
-    name is: one given with `-C`, and the kernel directory's `modules.softdep` and `modules.weakdep`, put first by kmod.
+    places: highest priority first. A place is a directory with the base names of its files, of which those with one of
+    `suffixes` and no leading dot are used; or the path of a file, which is always used: a file given with `-C`, and
+    `modules.softdep` and `modules.weakdep` of the module directory, which kmod puts first.
 
-    One base name is one file: the copy in the place with the highest priority wins, also where it is empty or a link
-    to /dev/null; that is how a file is masked. The order is that of strcmp over the base names, across all places.
+    Of files with the same base name, only the one in the place with the highest priority is used, even if it is empty
+    or a link to /dev/null, which masks the others. The files are sorted by base name (strcmp), across all places.
     """
     found: dict[str, str] = {}
     for place in places:
@@ -147,35 +148,35 @@ def ordered(places: Iterable[tuple[str, Iterable[str]] | str], suffixes: tuple[s
         for name in names:
             if not name.startswith(".") and name.endswith(suffixes):
                 found.setdefault(name, f"{directory}/{name}")
-    return tuple(found[name] for name in sorted(found, key=lambda name: name.encode("utf-8", "surrogateescape")))
+    return tuple(found[name] for name in sorted(found, key=encode))
 
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_DANGLING = "\udcff"
-"""A backslash that is the last byte of the file makes kmod store the EOF of getc(3) as a byte (freadline_wrapped)."""
+_EOF_BYTE = "\udcff"
+"""kmod stores the EOF of getc(3) as a byte after a backslash at the end of the file (freadline_wrapped)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A logical line: as it stands in the file, with its backslashes, but without the LF that ends it."""
+    """A logical line as in the file, with its backslashes, without the final LF."""
 
     number: int
     raw: str
 
     @property
     def last_number(self) -> int:
-        """Number of its last physical line, the one that kmod names."""
+        """Number of the last physical line, which kmod's messages name."""
         return self.number + self.raw.count("\n")
 
     @property
     def text(self) -> str:
-        r"""As kmod sees it (freadline_wrapped): backslash LF vanishes, `\x` is `x`, a NUL ends it; in comments too."""
+        r"""Text as kmod reads it (freadline_wrapped): `\` LF is dropped, `\x` is `x`, in comments too; NUL ends it."""
         text = "".join(read for _, read in _characters(self.raw)) if "\\" in self.raw else self.raw
         return text.partition("\0")[0]
 
     def place(self, index: int) -> tuple[int, int]:
-        """Where character `index` of `text` stands: the offset in `raw` of its physical line, and its own."""
+        """Return two offsets in `raw`: of the physical line with character `index` of `text`, and of the character."""
         seen = 0
         for at, read in _characters(self.raw):
             seen += len(read)
@@ -185,15 +186,15 @@ class _Line:
 
 
 def _characters(raw: str) -> Iterator[tuple[int, str]]:
-    """Where each character stands, and what kmod reads there; a backslash takes the next one along."""
+    """Yield the offset of each character or escape in `raw`, and the text that kmod reads for it."""
     at = 0
     while at < len(raw):
         if raw[at] != "\\":
             yield at, raw[at]
             at += 1
         else:
-            taken = raw[at + 1 : at + 2]
-            yield at, {"": _DANGLING, "\n": ""}.get(taken, taken)
+            escaped = raw[at + 1 : at + 2]
+            yield at, {"": _EOF_BYTE, "\n": ""}.get(escaped, escaped)
             at += 2
 
 
@@ -207,7 +208,7 @@ def _lines(text: str) -> Iterator[_Line]:
 
 
 def _end_of_line(text: str, start: int) -> int:
-    """Where the line ends that begins at `start`: at an LF with no backslash, or an even number of them, before it."""
+    """Return the end of the logical line that begins at `start`: an LF after an even number of backslashes."""
     end = text.find("\n", start)
     while end > start and text[end - 1] == "\\":
         before = text[start:end]
@@ -220,12 +221,12 @@ def _end_of_line(text: str, start: int) -> int:
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _SPACES = "\t\n\v\f\r "
-"""isspace(3) in the C locale: what separates the words of a softdep or weakdep; all others, blank and tab alone."""
+"""Separators of words in a softdep or weakdep: isspace(3) in the C locale. Other words end at a blank or tab."""
 _TO_BLANKS = dict.fromkeys(map(ord, _SPACES), " ")
 
 
 def bad_bracket(name: str) -> int:
-    """Index of the first bracket of `name` that has no partner; its length where all have."""
+    """Return the index of the first unmatched bracket in `name`, or its length if there is none."""
     at = 0
     while at < len(name):
         if name[at] == "]":
@@ -239,18 +240,21 @@ def bad_bracket(name: str) -> int:
     return at
 
 
-class _Words:
-    """The one tokenizer: takes words off the front of a line as strtok_r(3) does with the separators tab and blank."""
+class _Tokenizer:
+    """Splits a line into words, as strtok_r(3) does with the separators tab and blank.
+
+    Methods raise SyntaxProblem at the end of the line; `expected` names the missing word.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        """Where the next word may begin."""
+        """Index after the last word and one separator."""
         self.start = 0
-        """Where the last word began."""
+        """Index of the last word."""
 
     def word(self, expected: str) -> str:
-        """The next word; one separator after it is used up with it."""
+        """Return the next word, and consume it with one separator."""
         rest = self.text[self.at :].lstrip("\t ")
         if not rest:
             raise SyntaxProblem(len(self.text), f"expected {expected}")
@@ -260,7 +264,7 @@ class _Words:
         return word
 
     def name(self, expected: str) -> str:
-        """The next word with its dashes turned outside brackets: "both are interchangeable"."""
+        """Return the next word with `_` for `-` outside brackets. Raises SyntaxProblem for an unmatched bracket."""
         word = self.word(expected)
         try:
             return underscores(word)
@@ -268,16 +272,17 @@ class _Words:
             raise SyntaxProblem(self.start + bad_bracket(word), f"expected {expected} with matching brackets") from None
 
     def rest(self, expected: str) -> str:
-        """All that follows, blanks included; it may be nothing but a blank."""
+        """Return the rest of the line with its blanks; one blank is enough."""
         if self.at >= len(self.text):
             raise SyntaxProblem(len(self.text), f"expected {expected}")
         return self.text[self.at :]
 
 
-def _listed(text: str) -> list[str]:
-    """The words of a softdep or weakdep (kmod_config_add_softdep).
+def _split_list(text: str) -> list[str]:
+    """Split the words of a softdep or weakdep as kmod_config_add_softdep does.
 
-    Exactly one blank too many before the first word becomes part of it, so a `pre:` there is not seen; two do no harm.
+    There, exactly one surplus blank before the first word becomes part of the word, so that `pre:` is not recognized;
+    two are ignored.
     """
     stripped = text.lstrip(_SPACES)
     words = stripped.translate(_TO_BLANKS).split(" ")
@@ -288,10 +293,10 @@ def _listed(text: str) -> list[str]:
 
 
 def _sections(text: str) -> list[tuple[str, str]]:
-    """The words of a softdep, each with the section it stands in; words before any section are dropped."""
+    """Return section (`pre:`, `post:`) and word for each word of a softdep; words before any section are dropped."""
     section = ""
     found = []
-    for word in _listed(text):
+    for word in _split_list(text):
         if word in ("pre:", "post:"):
             section = word
         elif section:
@@ -304,8 +309,8 @@ def _sections(text: str) -> list[tuple[str, str]]:
 _DIRECTIVES = "alias, blacklist, install, options, remove, softdep or weakdep"
 
 
-def _statement(words: _Words, at: Where) -> Config:
-    """What one line says. Raises SyntaxProblem."""
+def _directive(words: _Tokenizer, at: Where) -> Config:
+    """Return a Config with the directive of one line. Raises SyntaxProblem."""
     match words.word(_DIRECTIVES):
         case "alias":
             pattern = words.name("an alias pattern")
@@ -328,15 +333,15 @@ def _statement(words: _Words, at: Where) -> Config:
             return Config(softdeps=(Softdep(pattern, pre, post, at, text),))
         case "weakdep":
             pattern = words.name("a module's name")
-            return Config(weakdeps=(Weakdep(pattern, tuple(_listed(words.rest("modules"))), at),))
+            return Config(weakdeps=(Weakdep(pattern, tuple(_split_list(words.rest("modules"))), at),))
         case "include" | "config" as word:
-            raise SyntaxProblem(words.start, f"`{word}` is deprecated and not read any more", deprecated=True)
+            raise SyntaxProblem(words.start, f"`{word}` is deprecated and no longer read", deprecated=True)
         case _:
             raise SyntaxProblem(words.start, f"expected {_DIRECTIVES}")
 
 
-def _refused(file: str, line: _Line, word: str, bad: SyntaxProblem) -> Config:
-    """A line that does not count: our words for it, and kmod's."""
+def _invalid_line(file: str, line: _Line, word: str, bad: SyntaxProblem) -> Config:
+    """Return a Config with the problem of an invalid line, and kmod's message about it. word: its first word."""
     start, offset = line.place(bad.index)
     at = Where(file, line.number + line.raw.count("\n", 0, start))
     source = line.raw[start:].partition("\n")[0]
@@ -351,41 +356,41 @@ def _refused(file: str, line: _Line, word: str, bad: SyntaxProblem) -> Config:
 
 
 def parse_file(file: ConfFile) -> Config:
-    """Read one file. Never raises: what cannot be used is a Problem, at the physical line where it goes wrong."""
+    """Parse one file. Raises nothing; an invalid line is a Problem at the physical line of the error."""
     return merge(_parts(file))
 
 
 def _parts(file: ConfFile) -> Iterator[Config]:
     for line in _lines(file.text):
         text = line.text
-        # "lines starting with '#'": an indented one is a bad line. Nothing but blanks is an empty line.
+        # "lines starting with '#'": an indented comment is invalid. A line of blanks is empty.
         if text.startswith("#") or not text.strip("\t "):
             continue
-        words = _Words(text)
+        words = _Tokenizer(text)
         try:
-            yield _statement(words, Where(file.path, line.number))
+            yield _directive(words, Where(file.path, line.number))
         except SyntaxProblem as bad:
-            yield _refused(file.path, line, _Words(text).word(""), bad)
+            yield _invalid_line(file.path, line, _Tokenizer(text).word(""), bad)
 
 
 def parse(files: Iterable[ConfFile], extensions: Extensions = DROP_IN) -> Config:
-    """Read all files, in the order of `ordered`. The kernel command line comes after them: `merge` it behind."""
+    """Parse all files, sorted by `ordered`. The kernel command line follows them: `merge` it after the result."""
     return merge((parse_file(file) for file in files), extensions)
 
 
 def merge(parts: Iterable[Config], extensions: Extensions = DROP_IN) -> Config:
-    """One Config that says what the parts say, in their order, each kind by itself."""
+    """Return a Config with the directives of all parts, each kind in the order of the parts."""
     all_parts = tuple(parts)
     kinds = [name for name in Config.__match_args__ if name != "extensions"]
-    said = {kind: tuple(chain.from_iterable(getattr(part, kind) for part in all_parts)) for kind in kinds}
-    return Config(**said, extensions=extensions)
+    merged = {kind: tuple(chain.from_iterable(getattr(part, kind) for part in all_parts)) for kind in kinds}
+    return Config(**merged, extensions=extensions)
 
 
 # ── modprobe -c ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def dump(config: Config) -> str:
-    """The first part of `modprobe -c`: every directive in kmod 30's order and spelling, without the indexes' half."""
+    """Return the configuration part of `modprobe -c`, in kmod 30's order and spelling; the indexes' part follows it."""
     lines = [f"blacklist {entry.module}" for entry in config.blacklist]
     lines += [f"install {entry.pattern} {entry.command}" for entry in config.installs]
     lines += [f"remove {entry.pattern} {entry.command}" for entry in config.removes]
@@ -397,7 +402,11 @@ def dump(config: Config) -> str:
 
 
 def _softdep_text(softdep: Softdep) -> str:
-    """As softdep_to_char prints it: no blank before `post:`; words of the other section in between are named."""
+    """Format a softdep as kmod's softdep_to_char does.
+
+    There is no blank before `post:`. A section runs from its first to its last word and includes words of the other
+    section in between.
+    """
     found = _sections(softdep.text)
     shown = ""
     for section in ("pre:", "post:"):

@@ -1,9 +1,9 @@
-"""/etc/conf.modules and /etc/modules.conf of kerneld's and modutils' users: a text in, modprobe.d's words out.
+"""Convert /etc/conf.modules or /etc/modules.conf, the configuration of kerneld and modutils, to modprobe.d(5).
 
-Source of the rules: modules.conf(5) and config.c of modutils 2.4. There "all text on a line after a '#'" is ignored,
-lines "may be continued by ending the line with a '\\'", a later line for the same name replaces the earlier ones unless
-it begins with `add`, and a shell expands the arguments. In modprobe.d all lines count, of a module's install and
-softdep lines the first, and nothing is expanded; so the file is read as a whole before anything is said.
+The rules are those of modules.conf(5) and config.c of modutils 2.4: "all text on a line after a '#'" is ignored, lines
+"may be continued by ending the line with a '\\'", a later line for the same name replaces the earlier ones unless it
+begins with `add`, and a shell expands the arguments. In modprobe.d all lines count (of install and softdep lines of a
+module, the first), and nothing is expanded. So the whole file is read before the first line is written.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 NO_MODULE = "/bin/true"
-"""The command that stands for `alias X off`: the request is answered, and nothing is loaded."""
+"""Command for `alias X off`: the request succeeds without loading a module."""
 
 _NO_EQUIVALENT = {
-    "path": "kmod looks below /lib/modules/RELEASE alone: link the directory there, name it in depmod.d(5) `search`",
-    "keep": "there are no default paths to keep; the tree in /lib/modules/RELEASE always counts",
+    "path": "kmod searches only /lib/modules/RELEASE: link the directory there, name it in depmod.d(5) `search`",
+    "keep": "there are no default paths to keep; the tree in /lib/modules/RELEASE is always used",
     "prune": "see `exclude` in depmod.d(5)",
-    "define": "nothing is expanded in modprobe.d; write the value where the variable stands",
-    "include": "nothing is included in modprobe.d; convert that file by itself",
+    "define": "modprobe.d expands no variables; write the value in place of the variable",
+    "include": "modprobe.d includes no files; convert that file separately",
     "insmod_opt": "there are no options for insmod; module parameters belong in `options`",
-    "persistdir": "modules have kept no persistent data since kernel 2.6",
+    "persistdir": "modules have stored no persistent data since kernel 2.6",
 }
 _MAP_FILE = re.compile(r"dep|generic_string|(?:pci|isapnp|usb|parport|ieee1394|pnpbios)map")
 _HOOKS = ("pre-install", "install", "post-install", "pre-remove", "remove", "post-remove")
@@ -41,7 +41,7 @@ _INSMOD_BY_NAME = re.compile(r"\binsmod\s+(?:-\S+\s+)*[^-/.\s]")
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What `convert` found: the text for a file in modprobe.d, and the lines that have no equivalent there, and why."""
+    """Result of `convert`: the text of a file for modprobe.d, and the lines without an equivalent, with the reason."""
 
     text: str
     problems: tuple[Problem, ...]
@@ -49,11 +49,15 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
+    """A logical line: `[add] WORD [=] REST`."""
+
     at: Where
     source: str
     adding: bool
+    """Begins with `add`."""
     word: str
     assigned: bool
+    """Has a `=` after `word`."""
     rest: str
 
     def problem(self, why: str) -> Problem:
@@ -61,33 +65,33 @@ class _Statement:
 
 
 @dataclass(slots=True)
-class _Named:
-    """All that was said of one name; later lines have replaced earlier ones already."""
+class _Entry:
+    """The directives for one name; those replaced by later lines are removed."""
 
-    spelled: str
-    """As in the first line that has it; it is looked up with `_` for `-`."""
+    name: str
+    """As in its first line."""
     alias: str = ""
     options: list[str] = field(default_factory=list)
     lists: dict[str, list[str]] = field(default_factory=dict)
     hooks: dict[str, list[str]] = field(default_factory=dict)
-    said_by: dict[str, list[_Statement]] = field(default_factory=dict)
-    """The lines that hold for each directive."""
+    statements: dict[str, list[_Statement]] = field(default_factory=dict)
+    """Directive → its lines that are in effect."""
 
 
 def convert(file: ConfFile) -> Conversion:
-    """The modprobe.d equivalent of an old configuration. Never raises: a line without one is a Problem that says why.
+    """Convert an old configuration to modprobe.d. Raises nothing; a line without an equivalent is a Problem.
 
     `alias X off` and `alias X null` become `install X /bin/true`; above and below become a softdep; pre-install and
-    post-install are put around `/sbin/modprobe --ignore-install`. What was written for the shell stays shell.
+    post-install enclose `/sbin/modprobe --ignore-install`. Shell commands are copied.
     """
     problems: list[Problem] = []
-    names: dict[str, _Named] = {}
+    entries: dict[str, _Entry] = {}
     for statement in _unconditional(_statements(file), problems):
-        if why := _enter(names, statement, problems):
-            problems.append(statement.problem(why))
-    lines = [line for named in names.values() for line in _lines(named, names, problems)]
+        if reason := _add(entries, statement, problems):
+            problems.append(statement.problem(reason))
+    lines = [line for entry in entries.values() for line in _lines(entry, entries, problems)]
     problems.sort(key=lambda problem: problem.at.line)
-    # A backslash in modprobe.d takes the special meaning from whatever follows it, so it is written twice.
+    # In modprobe.d a backslash escapes the next character, so it is doubled.
     return Conversion("".join(line.replace("\\", "\\\\") + "\n" for line in lines), tuple(problems))
 
 
@@ -95,7 +99,7 @@ def convert(file: ConfFile) -> Conversion:
 
 
 def _statements(file: ConfFile) -> Iterator[_Statement]:
-    """What the lines say. A comment is cut off before a backslash is looked for, so a comment continues nothing."""
+    """Yield the logical lines. Comments are removed before continuation is checked: a `\\` in one joins nothing."""
     joined, number, source = "", 0, ""
     lines = file.text.replace("\0", " ").split("\n")
     for current, line in enumerate(lines, start=1):
@@ -113,7 +117,7 @@ def _statements(file: ConfFile) -> Iterator[_Statement]:
 
 
 def _unconditional(statements: Iterable[_Statement], problems: list[Problem]) -> Iterator[_Statement]:
-    """The lines outside if … endif; those inside are named: which of them counts was decided anew at each run."""
+    """Yield the lines outside of if … endif. Those inside are problems: modutils evaluated conditions at run time."""
     opened: list[_Statement] = []
     for statement in statements:
         match statement.word:
@@ -127,106 +131,107 @@ def _unconditional(statements: Iterable[_Statement], problems: list[Problem]) ->
             case "else" | "elseif" | "endif":
                 problems.append(statement.problem(f"`{statement.word}` without `if`"))
             case _ if opened:
-                problems.append(statement.problem(f"it stands under the condition of line {opened[-1].at.line}"))
+                problems.append(statement.problem(f"depends on the condition in line {opened[-1].at.line}"))
             case _:
                 yield statement
     problems.extend(statement.problem("`if` without `endif`") for statement in opened)
 
 
-def _enter(names: dict[str, _Named], statement: _Statement, problems: list[Problem]) -> str:
-    """Put what a line says under its name. Returns why it has no equivalent, empty where it has one."""
+def _add(entries: dict[str, _Entry], statement: _Statement, problems: list[Problem]) -> str:
+    """Add a line to the entry of its name. Return why the line has no equivalent, or an empty text if it has one."""
     word, rest = statement.word, statement.rest
     kind = word.partition("[")[0] if statement.assigned else word
     if reason := _NO_EQUIVALENT.get(kind):
         return reason
     if statement.assigned and _MAP_FILE.fullmatch(kind.removesuffix("file")):
-        return "depmod writes its files where kmod looks for them"
+        return "depmod writes its files where kmod reads them"
     if statement.assigned or word not in ("alias", "options", *_LISTS, *_HOOKS):
         return f"modules.conf has no directive `{word}`"
     if word == "options" and rest.startswith("-k"):
         rest = rest.removeprefix("-k").lstrip()
     name, _, value = (rest + " ").replace("\t", " ").partition(" ")
     value = value.strip()
-    if why := _unfit(name, value, word):
-        return why
-    named = names.setdefault(underscores(name), _Named(name))
+    if reason := _not_convertible(name, value, word):
+        return reason
+    entry = entries.setdefault(underscores(name), _Entry(name))
     if word == "alias":
-        _replace(named, statement, problems)
-        named.alias = _module(value.split()[0])
+        _replace(entry, statement, problems)
+        entry.alias = _module(value.split()[0])
     elif word == "options":
         if not statement.adding:
-            _replace(named, statement, problems)
-            named.options.clear()
-        return _enter_options(named, statement, value, problems)
+            _replace(entry, statement, problems)
+            entry.options.clear()
+        return _add_options(entry, statement, value, problems)
     elif word in _LISTS:
         if not statement.adding:
-            _replace(named, statement, problems)
-            named.lists[word] = []
-        named.lists.setdefault(word, []).extend(_module(each) for each in value.split())
+            _replace(entry, statement, problems)
+            entry.lists[word] = []
+        entry.lists.setdefault(word, []).extend(_module(each) for each in value.split())
     else:
-        named.hooks.setdefault(word, []).append(value)
+        entry.hooks.setdefault(word, []).append(value)
         if _INSMOD_BY_NAME.search(value):
-            problems.append(statement.problem("converted, but insmod needs the path of a file now; use modprobe"))
-    named.said_by.setdefault(word, []).append(statement)
+            problems.append(statement.problem("converted, but insmod now requires the path of a file; use modprobe"))
+    entry.statements.setdefault(word, []).append(statement)
     return ""
 
 
-def _unfit(name: str, value: str, word: str) -> str:
-    """Why a name and what follows it cannot be carried over; empty where they can."""
+def _not_convertible(name: str, value: str, word: str) -> str:
+    """Return why a name and its value cannot be converted, or an empty text if they can."""
     if not name:
         return f"`{word}` without a name"
     if not value:
-        return f"`{word} {name}` says nothing"
+        return f"`{word} {name}` without a value"
     if word in _HOOKS:
-        return _unfit_name(name)
+        return _invalid_name(name)
     if _EXPANDED.search(name + value):
-        return "modutils had a shell expand ` and $; modprobe.d does not; write the result"
+        return "modutils let a shell expand ` and $, modprobe.d does not; write the result"
     words = [name] if word == "options" else [name, *value.split()]
-    return next((why for why in map(_unfit_name, words) if why), "")
+    return next((reason for reason in map(_invalid_name, words) if reason), "")
 
 
-def _unfit_name(name: str) -> str:
+def _invalid_name(name: str) -> str:
+    """Return why `name` is no module name, or an empty text if it is one."""
     try:
         underscores(name)
     except UnmatchedBracket:
-        return f"the name {name} has a bracket without its partner"
-    return f"{name} is a path; only the names of modules can stand here" if "/" in name else ""
+        return f"unmatched bracket in the name {name}"
+    return f"{name} is a path; expected a module name" if "/" in name else ""
 
 
-def _enter_options(named: _Named, statement: _Statement, value: str, problems: list[Problem]) -> str:
-    """Module parameters; what is meant for insmod (`-o name`, `-f`) goes."""
+def _add_options(entry: _Entry, statement: _Statement, value: str, problems: list[Problem]) -> str:
+    """Add the module parameters of an `options` line; options of insmod (`-o name`, `-f`) become problems."""
     words = value.split(" ")
     while words and (words[0].startswith("-") or not words[0]):
         flag = words.pop(0)
         if flag == "-o":
             name = words.pop(0) if words else ""
-            problems.append(statement.problem(f"a module cannot be loaded twice under names of its own (-o {name})"))
+            problems.append(statement.problem(f"a module cannot be loaded again under another name (-o {name})"))
         elif flag:
             problems.append(statement.problem(f"there are no options for insmod ({flag})"))
     if words:
-        named.options.append(" ".join(words))
-        named.said_by.setdefault("options", []).append(statement)
+        entry.options.append(" ".join(words))
+        entry.statements.setdefault("options", []).append(statement)
     return ""
 
 
-def _replace(named: _Named, by: _Statement, problems: list[Problem]) -> None:
-    """A later line without `add` replaces the earlier ones; in modprobe.d they would all count."""
-    replaced = named.said_by.pop(by.word, ())
+def _replace(entry: _Entry, by: _Statement, problems: list[Problem]) -> None:
+    """Drop earlier lines of the directive: a line without `add` replaces them, in modprobe.d all would count."""
+    replaced = entry.statements.pop(by.word, ())
     problems.extend(statement.problem(f"replaced by line {by.at.line}") for statement in replaced)
 
 
 def _module(name: str) -> str:
-    """The name of a module without the ending that object files had then."""
+    """Return a module name without the suffix of object files (`.o`, `.ko`, with `.gz`)."""
     return re.sub(r"\.k?o(?:\.gz)?$", "", name)
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _lines(named: _Named, names: dict[str, _Named], problems: list[Problem]) -> Iterator[str]:
-    """The modprobe.d lines for one name."""
-    name, lines_of = named.spelled, named.said_by
-    target = _target(named.alias, names)
+def _lines(entry: _Entry, entries: dict[str, _Entry], problems: list[Problem]) -> Iterator[str]:
+    """Yield the modprobe.d lines for one name."""
+    name, lines_of = entry.name, entry.statements
+    target = _target(entry.alias, entries)
     if target in ("off", "null"):
         yield f"install {name} {NO_MODULE}"
         for word in ("options", *_LISTS, *_HOOKS):
@@ -235,19 +240,21 @@ def _lines(named: _Named, names: dict[str, _Named], problems: list[Problem]) -> 
     if target:
         yield f"alias {name} {target}"
     if target is None:
-        problems.extend(line.problem("an alias of itself, in a circle") for line in lines_of["alias"])
-    elif target != named.alias:
-        why = f"converted to {target}: an alias of an alias does not work any more, nor do options for {named.alias}"
-        problems.extend(line.problem(why) for line in lines_of["alias"])
-    for options in named.options:
+        problems.extend(line.problem("circular alias") for line in lines_of["alias"])
+    elif target != entry.alias:
+        reason = (
+            f"converted to {target}: kmod does not follow an alias of an alias, nor apply options for {entry.alias}"
+        )
+        problems.extend(line.problem(reason) for line in lines_of["alias"])
+    for options in entry.options:
         yield f"options {name} {options}"
-    yield from _commands(name, named, problems)
+    yield from _commands(name, entry, problems)
 
 
-def _target(alias: str, names: dict[str, _Named]) -> str | None:
-    """Where an alias leads in the end: modutils resolved an alias of an alias, kmod does not. None for a circle."""
+def _target(alias: str, entries: dict[str, _Entry]) -> str | None:
+    """Return the final target of an alias, or None for a circle; modutils resolved chains of aliases, kmod does not."""
     seen = set()
-    while (further := names.get(underscores(alias))) and further.alias and further.alias != alias:
+    while (further := entries.get(underscores(alias))) and further.alias and further.alias != alias:
         if alias in seen:
             return None
         seen.add(alias)
@@ -255,25 +262,25 @@ def _target(alias: str, names: dict[str, _Named]) -> str | None:
     return alias
 
 
-def _commands(name: str, named: _Named, problems: list[Problem]) -> Iterator[str]:
-    """install, remove and softdep of one name. One line each: of several, kmod takes the first."""
-    below, above = named.lists.get("below", []), named.lists.get("above", [])
-    hooks = named.hooks
-    either, each = named.lists.get("probe", []), named.lists.get("probeall", [])
+def _commands(name: str, entry: _Entry, problems: list[Problem]) -> Iterator[str]:
+    """Yield at most one install, remove and softdep line for a name: kmod uses the first of several."""
+    below, above = entry.lists.get("below", []), entry.lists.get("above", [])
+    hooks = entry.hooks
+    either, each = entry.lists.get("probe", []), entry.lists.get("probeall", [])
     install = _grouped(hooks.get("install", []))
     if either or each:
         if install:
             word = "probe" if either else "probeall"
-            problems.extend(line.problem(f"{name} has `install` too") for line in named.said_by.get(word, ()))
+            problems.extend(line.problem(f"{name} has `install` too") for line in entry.statements.get(word, ()))
         install = install or [_probe(either) if either else _probe_all(each)]
     before, after = _grouped(hooks.get("pre-install", [])), _grouped(hooks.get("post-install", []))
     if install or before or after:
-        # A softdep would disable the install line (kmod issue 446), so what is above and below goes into it.
+        # A softdep would disable the install line (kmod issue 446), so the line loads what is above and below.
         body = install or [f"/sbin/modprobe --ignore-install {name} $CMDLINE_OPTS"]
         first = f"/sbin/modprobe -qa {' '.join(below)}; " if below else ""
         last = f" && {{ /sbin/modprobe -qa {' '.join(above)} || :; }}" if above else ""
         alone = len(before + body + after) == 1 and not above
-        yield f"install {name} {first}{_bare(body[0]) if alone else ' && '.join(before + body + after)}{last}"
+        yield f"install {name} {first}{_ungrouped(body[0]) if alone else ' && '.join(before + body + after)}{last}"
     elif below or above:
         pre = f" pre: {' '.join(below)}" if below else ""
         post = f" post: {' '.join(above)}" if above else ""
@@ -282,30 +289,31 @@ def _commands(name: str, named: _Named, problems: list[Problem]) -> Iterator[str
 
 
 def _removal(name: str, hooks: dict[str, list[str]], probed: list[str]) -> Iterator[str]:
+    """Yield the remove line of a name, if any. probed: modules of its `probe` or `probeall`."""
     remove = _grouped(hooks.get("remove", []))
     if probed and not remove:
         remove = [f"/sbin/modprobe -ra {' '.join(reversed(probed))}"]
     before, after = _grouped(hooks.get("pre-remove", [])), _grouped(hooks.get("post-remove", []))
     if before or remove or after:
         commands = [*before, *(remove or [f"/sbin/modprobe -r --ignore-remove {name}"]), *after]
-        yield f"remove {name} {_bare(commands[0]) if len(commands) == 1 else ' && '.join(commands)}"
+        yield f"remove {name} {_ungrouped(commands[0]) if len(commands) == 1 else ' && '.join(commands)}"
 
 
 def _grouped(commands: list[str]) -> list[str]:
-    """Commands that can stand between `&&`, each as a group of the shell."""
+    """Return each command as a group of the shell, to be joined by `&&`."""
     return [f"{{ {command}{'' if command.endswith((';', '&')) else ';'} }}" for command in commands]
 
 
-def _bare(command: str) -> str:
-    """A group that stands alone needs no braces."""
+def _ungrouped(command: str) -> str:
+    """Return a command without the braces of `_grouped`."""
     return command[2:-2].removesuffix(";") if command.startswith("{ ") else command
 
 
 def _probe(modules: list[str]) -> str:
-    """`probe`: "tries to install each module in the list until it succeeds"."""
+    """Return the command for `probe`: "tries to install each module in the list until it succeeds"."""
     return "{ " + " || ".join(f"/sbin/modprobe {module}" for module in modules) + "; }"
 
 
 def _probe_all(modules: list[str]) -> str:
-    """`probeall`: "If any module is installed, the command has succeeded"."""
+    """Return the command for `probeall`: "If any module is installed, the command has succeeded"."""
     return "{ n=1; " + "; ".join(f"/sbin/modprobe {module} && n=0" for module in modules) + "; [ $n = 0 ]; }"

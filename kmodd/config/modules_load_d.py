@@ -1,11 +1,11 @@
-"""What is to be loaded at boot: the texts of modules-load.d and the names on the command line in, modules in order out.
+"""Parse modules-load.d(5), and list the modules to load at boot with those of the kernel command line.
 
-The rules are those of systemd-modules-load (modules-load.d(5)). /etc/modules takes part as Debian has it: through the
-link /etc/modules-load.d/modules.conf, and where no directory has a `modules.conf`, by itself in its place.
+The rules are those of systemd-modules-load. /etc/modules is read as on Debian: through the link
+/etc/modules-load.d/modules.conf; if no directory has a `modules.conf`, directly, with the position of that name.
 
-Module parameters: modules-load.d(5) knows none, nor does Debian's modules(5) ("Options can only be specified using
-modprobe.d configuration files"). Debian's old init script did pass on the words behind the name. Such a line is a
-Problem and its module is not loaded, as with systemd: loading it without its parameters would be a third meaning.
+Lines have no module parameters, neither in modules-load.d(5) nor in Debian's modules(5) ("Options can only be specified
+using modprobe.d configuration files"). Debian's old init script passed words after the name as parameters. Such a line
+is a Problem and its module is not loaded, as with systemd: to load it without its parameters would be a third meaning.
 """
 
 from __future__ import annotations
@@ -23,47 +23,48 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ETC_MODULES = "/etc/modules"
-_STANDS_FOR_ETC_MODULES = "modules.conf"
+_ETC_MODULES_LINK = "modules.conf"
 _END_OF_LINE = re.compile(r"\r?\n|\r|\0")
 _BLANKS = " \t"
-_SURPLUS = re.compile(f"[{_BLANKS}]+")
+_SEPARATOR = re.compile(f"[{_BLANKS}]+")
 
 
 @dataclass(frozen=True, slots=True)
 class BootModule:
-    """One module, or alias, to be loaded at boot."""
+    """A module or alias to load at boot."""
 
     name: str
     """As written."""
     at: Where
-    """Where it is listed first."""
+    """Position of its first occurrence."""
 
 
 @dataclass(frozen=True, slots=True)
 class BootList:
-    """Everything to be loaded at boot, in order, each name once."""
+    """The modules to load at boot, in order, each name once."""
 
     modules: tuple[BootModule, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 
 def ordered(files_by_directory: Iterable[tuple[str, Iterable[str]]], etc_modules: bool = False) -> tuple[str, ...]:
-    """The paths of the files to read, in order.
+    """Return the paths of the files to read, in order.
 
-    In: the directories, highest priority first, with the base names in them; whether /etc/modules exists.
+    files_by_directory: directories, highest priority first, with the base names of their files. etc_modules: whether
+    /etc/modules exists.
     "Files in /etc/ override files with the same name", sorted "regardless of which of the directories they reside in".
     """
     directories = [(directory, tuple(names)) for directory, names in files_by_directory]
     if etc_modules:
         parent, _, _ = ETC_MODULES.rpartition("/")
-        directories.append((parent, (_STANDS_FOR_ETC_MODULES,)))
+        directories.append((parent, (_ETC_MODULES_LINK,)))
     paths = modprobe_d.ordered(directories, suffixes=(".conf",))
-    stand_in = f"/etc/{_STANDS_FOR_ETC_MODULES}"
+    stand_in = f"/etc/{_ETC_MODULES_LINK}"
     return tuple(ETC_MODULES if etc_modules and path == stand_in else path for path in paths)
 
 
 def parse(files: Iterable[ConfFile], command_line: CommandLine = EMPTY) -> BootList:
-    """The command line's names first, then the files' in their order. Never raises; a bad line is a Problem."""
+    """Return the modules of the command line, then those of the files. Raises nothing; invalid lines are problems."""
     modules = [BootModule(name, Where(cmdline.PATH, 1)) for name in command_line.modules_load]
     problems: list[Problem] = []
     for file in files:
@@ -85,8 +86,8 @@ def _entries(file: ConfFile) -> Iterator[BootModule | Problem]:
         if not name or name[0] in "#;":
             continue
         at = Where(file.path, number)
-        if match := _SURPLUS.search(name):
+        if match := _SEPARATOR.search(name):
             column = line.index(name) + match.end() + 1
-            yield Problem(at, column, line, "expected nothing behind the module's name; options belong in modprobe.d")
+            yield Problem(at, column, line, "expected nothing after the module's name; options belong in modprobe.d")
         else:
             yield BootModule(name, at)

@@ -1,17 +1,16 @@
-"""policy.d: texts in, `Parsed` out: rules in their order, and a `Problem` for every line that could not be used.
+"""Parse policy.d into `Parsed`: the rules in order, and a `Problem` for each invalid line.
 
-    # what may be loaded, and for whom; the first rule that fits decides
+    # which modules may be loaded for which request; the first matching rule decides
     allow  module=usb_storage
     deny   origin=request request=net-pf-*,algif-* uid=!0     # not for users
     log    origin=operator
     deny   *
 
-A line is a rule: `allow`, `deny` or `log`, then conditions, KEY=VALUE, which must all hold; `*` in their place holds
-for everything. Several values of a condition stand with a comma between them: one of them has to fit, and none of those
-with a `!` before them. A value with a blank or a comma in it stands in double quotes. `#` at the beginning of a word
-begins a comment.
+A rule is `allow`, `deny` or `log`, and conditions KEY=VALUE that must all hold, or `*` for every request. Values of a
+condition are separated by commas: one of them must match, and none of those after a `!`. A value with a blank or comma
+is enclosed in double quotes. `#` at the beginning of a word begins a comment.
 
-Which of several files are read, and in what order: as with modprobe.d (`modprobe_d.ordered`).
+Files are selected and sorted as those of modprobe.d (`modprobe_d.ordered`).
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ else:
     Verdict = Mode = Phase = Key = str
 
 VERDICTS: Final[tuple[Verdict, ...]] = ("allow", "deny", "log")
-"""log: allowed, and the record says that this rule saw it."""
+"""log: allow, and name the rule in the record."""
 MODES: Final[tuple[Mode, ...]] = ("off", "observe", "enforce")
-"""off: nothing is judged. observe: what would have been refused is recorded as such, and loaded. enforce: refused."""
+"""off: do not evaluate rules. observe: load, and record what would have been refused. enforce: refuse."""
 PHASES: Final[tuple[Phase, ...]] = ("boot", "running", "sealed")
-"""boot: until the first coldplug is answered. sealed: after `kmodd seal`; then what no rule allows is refused."""
+"""boot: until the first coldplug is complete. sealed: after `kmodd seal`; what no rule allows is refused."""
 KEYS: Final[tuple[Key, ...]] = (
     "origin", "request", "module", "subsystem", "device", "uid", "unit", "container", "exe", "phase", "flag",
 )  # fmt: skip
@@ -51,22 +50,22 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "phase": PHASES,
     "container": ("yes", "no"),
 }
-"""Key → all that may stand there. The origins are those of `kmodd.planning.request`."""
+"""Key → its valid values. The origins are those of `kmodd.planning.request`."""
 OF_PROCESSES: Final = ("uid", "unit", "container", "exe")
-"""Keys that ask about the process that wants it; where none does (a device, the boot list) they never hold."""
+"""Keys that test the requesting process; they never hold for a request without one (of a device or the boot list)."""
 ASKED_BY_PROCESSES: Final = ("request", "operator")
-"""The origins behind which there is a process."""
+"""Origins of requests by a process."""
 OF_DEVICES: Final = ("subsystem", "device")
-"""Keys that ask about the device that wants it; where none does they never hold."""
+"""Keys that test the requesting device; they never hold for a request without one."""
 NONE: Final = "-"
-"""unit: of no unit, as the kernel's own threads are."""
+"""Value of unit= for processes without a unit, such as kernel threads."""
 MAX_UID: Final = 2**32 - 2
-"""(uid_t) -1 means "none" (chown(2))."""
+"""The highest user ID; (uid_t) -1 is none (chown(2))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One `KEY=VALUE,…`: one of `wanted` has to fit, if there are any, and none of `unwanted` may."""
+    """`KEY=VALUE,…`: holds if one of `wanted` matches (or there are none) and none of `unwanted` does."""
 
     key: Key
     wanted: tuple[str, ...] = ()
@@ -79,30 +78,30 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line."""
+    """A rule, from one line of a file."""
 
     at: Where
     text: str
-    """As written, without the comment and the blanks around it; messages show it."""
+    """As written, without comment and surrounding blanks, for messages."""
     verdict: Verdict
     conditions: tuple[Condition, ...]
-    """All must hold; none: it fits everything."""
+    """All must hold; a rule without conditions matches every request."""
 
     def __str__(self) -> str:
-        """The rule anew, as a line that means the same."""
+        """Return a line of policy.d with the same meaning."""
         return " ".join([self.verdict, *map(str, self.conditions)] if self.conditions else [self.verdict, "*"])
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What the files say."""
+    """The rules of all files, and their problems."""
 
     rules: tuple[Rule, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 
 def parse(files: Iterable[ConfFile]) -> Parsed:
-    """Read all files, in the order of `modprobe_d.ordered`. Never raises: a bad line is a Problem, and no rule."""
+    """Parse all files, sorted by `modprobe_d.ordered`. Raises nothing; an invalid line is a Problem, not a rule."""
     rules: list[Rule] = []
     problems: list[Problem] = []
     for file in files:
@@ -116,7 +115,7 @@ def parse(files: Iterable[ConfFile]) -> Parsed:
 
 
 def uid_range(text: str) -> tuple[int, int] | None:
-    """`5`, `5-9` or `5-` as the first and the last of them; None for anything else."""
+    """Return the first and last user ID of `5`, `5-9` or `5-`, or None for any other text."""
     match = re.fullmatch(r"([0-9]{1,10})(?:(-)([0-9]{1,10})?)?", text, re.ASCII)
     if match is None:
         return None
@@ -129,22 +128,22 @@ def uid_range(text: str) -> tuple[int, int] | None:
 
 _BLANK = " \t\r\v\f"
 _WORD = r'(?:"[^"]*"|[^" \t\r\v\f])+'
-"""Text up to a blank; within quotes blanks count as text."""
+"""Text up to a blank outside of quotes."""
 _VALUE = r'(!?)(?:"([^"]*)"|([^",]*))'
 
 
 def _rules_of(line: str, at: Where) -> Iterator[Rule]:
-    """The rule of a line, if it has one. Raises SyntaxProblem."""
+    """Yield the rule of a line, if any. Raises SyntaxProblem."""
     words = list(_words(line))
     if not words:
         return
     start, first = words[0]
     verdict = next((verdict for verdict in VERDICTS if verdict == first), None)
     if verdict is None:
-        raise SyntaxProblem(start, f"expected {_either(VERDICTS)}")
+        raise SyntaxProblem(start, f"expected {_alternatives(VERDICTS)}")
     end = words[-1][0] + len(words[-1][1])
     if len(words) == 1:
-        raise SyntaxProblem(end, "expected a condition such as origin=request, or * for everything")
+        raise SyntaxProblem(end, "expected a condition such as origin=request, or * for every request")
     conditions: dict[Key, Condition] = {}
     if [word for _, word in words[1:]] != ["*"]:
         for index, word in words[1:]:
@@ -157,7 +156,7 @@ def _rules_of(line: str, at: Where) -> Iterator[Rule]:
 
 
 def _words(line: str) -> Iterator[tuple[int, str]]:
-    """The words up to the comment, each with its place. Raises SyntaxProblem for a quote that is not closed."""
+    """Yield index and text of each word before the comment. Raises SyntaxProblem for an unclosed quote."""
     index = 0
     while index < len(line):
         if line[index] in _BLANK:
@@ -168,13 +167,13 @@ def _words(line: str) -> Iterator[tuple[int, str]]:
         match = re.compile(_WORD).match(line, index)
         end = match.end() if match else index
         if end < len(line) and line[end] == '"':
-            raise SyntaxProblem(end, 'expected a second " behind this one')
+            raise SyntaxProblem(end, 'expected a second " after this one')
         yield index, line[index:end]
         index = end
 
 
 def _condition(word: str, index: int) -> Condition:
-    """`KEY=VALUE,…`, which stands at `index` of its line. Raises SyntaxProblem."""
+    """Parse `KEY=VALUE,…`. index: its position in the line. Raises SyntaxProblem."""
     name, equals, values = word.partition("=")
     key = next((key for key in KEYS if key == name), None)
     if key is None or not equals:
@@ -189,11 +188,11 @@ def _condition(word: str, index: int) -> Condition:
 
 
 def _values(text: str, index: int) -> Iterator[tuple[int, bool, str]]:
-    """Each value, where it begins, and whether a `!` stands before it."""
+    """Yield the position of each value, whether a `!` precedes it, and its text without quotes."""
     at = 0
     while True:
         match = re.compile(_VALUE).match(text, at)
-        assert match is not None  # it matches the empty string
+        assert match is not None  # the expression matches the empty string
         value = match[2] if match[2] is not None else match[3]
         start = index + at + len(match[1])
         if not value:
@@ -208,13 +207,13 @@ def _values(text: str, index: int) -> Iterator[tuple[int, bool, str]]:
 
 
 def _check(key: Key, value: str, index: int) -> None:
-    """Raises SyntaxProblem for a value that its key does not know."""
+    """Raise SyntaxProblem if `value` is invalid for `key`."""
     if key in WORDS:
         if value not in WORDS[key]:
-            raise SyntaxProblem(index, f"expected {_either(WORDS[key])}")
+            raise SyntaxProblem(index, f"expected {_alternatives(WORDS[key])}")
     elif key == "uid":
         if uid_range(value) is None:
-            raise SyntaxProblem(index, f"expected a user's number up to {MAX_UID}, or a range of them: 0, 1000-, 1-999")
+            raise SyntaxProblem(index, f"expected a user ID up to {MAX_UID}, or a range: 0, 1000-, 1-999")
     elif key == "flag":
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
             raise SyntaxProblem(index, "expected the name of a file in /run/kmodd/flags: letters, digits, - and _")
@@ -222,27 +221,29 @@ def _check(key: Key, value: str, index: int) -> None:
         try:
             underscores(value)
         except UnmatchedBracket:
-            raise SyntaxProblem(index, "expected a pattern in which each [ has its ]") from None
+            raise SyntaxProblem(index, "expected a pattern with matching brackets") from None
 
 
 def _check_together(conditions: dict[Key, Condition], index: int) -> None:
-    """Raises SyntaxProblem where the condition that came last makes a rule that can never hold."""
+    """Raise SyntaxProblem if the last condition makes a rule that can never match."""
     if "origin" not in conditions:
         return
     origins = set(conditions["origin"].wanted or WORDS["origin"]) - set(conditions["origin"].unwanted)
     if not origins:
-        raise SyntaxProblem(index, "expected an origin that is left over")
+        raise SyntaxProblem(index, "expected an origin that is not excluded")
     if not origins & set(ASKED_BY_PROCESSES):
         for key in OF_PROCESSES:
             if key in conditions:
                 raise SyntaxProblem(
-                    index, f"{key}= needs origin={' or '.join(ASKED_BY_PROCESSES)}: others have no process"
+                    index, f"{key}= needs origin={' or '.join(ASKED_BY_PROCESSES)}: other origins have no process"
                 )
 
 
 def _quoted(value: str) -> str:
+    """Return `value` as written in a rule, in quotes if necessary."""
     return f'"{value}"' if not value or set(value) & set(_BLANK + ",") or value[0] in '!"#' else value
 
 
-def _either(words: tuple[str, ...]) -> str:
+def _alternatives(words: tuple[str, ...]) -> str:
+    """Return `a, b or c`."""
     return f"{', '.join(words[:-1])} or {words[-1]}"

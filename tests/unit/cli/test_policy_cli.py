@@ -47,7 +47,7 @@ def test_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "check", "--root", str(root))
     assert (status, err) == (1, "kmodd policy: rules: 1, mistakes: 1\n")
     first, second, third = out.splitlines()
-    assert first.startswith("/etc/kmodd/policy.d/10-x.conf:2:12: expected a user's number")
+    assert first.startswith("/etc/kmodd/policy.d/10-x.conf:2:12: expected a user ID")
     assert (second, third) == ("    deny uid=me", "             ^")
     assert run(capsys, "check", "--root", str(root / "nowhere"))[0] == 0
 

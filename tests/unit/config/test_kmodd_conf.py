@@ -47,7 +47,7 @@ def test_comments_continuations_and_the_last_one_wins() -> None:
     ("text", "line", "column", "expected"),
     [
         ("[Kmodd]\nSoftdepsAddUpp=yes\n", 2, 1, "unknown key 'SoftdepsAddUpp'"),
-        ("[Kmodd]\n\nSoftdepsAddUp=perhaps\n", 3, 15, "wants yes or no, not 'perhaps'"),
+        ("[Kmodd]\n\nSoftdepsAddUp=perhaps\n", 3, 15, "expects yes or no, not 'perhaps'"),
         ("[Kmodd]\nSoftdepsAddUp\n", 2, 1, "expected KEY=VALUE"),
         ("SoftdepsAddUp=yes\n", 1, 1, "outside of a section"),
         ("[Other]\nx=y\n", 1, 2, "unknown section 'Other'"),

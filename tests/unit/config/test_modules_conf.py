@@ -249,7 +249,7 @@ def test_program(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
     assert out == b"alias eth0 ne\noptions ne x=\xff\n"
     assert err.decode() == (
         f"kmodd convert-config: {path}:2:1: there are no default paths to keep;"
-        " the tree in /lib/modules/RELEASE always counts\n"
+        " the tree in /lib/modules/RELEASE is always used\n"
     )
 
 

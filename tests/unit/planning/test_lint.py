@@ -53,7 +53,7 @@ def test_nothing_to_say() -> None:
 def test_bad_line() -> None:
     assert found("frob x\nblacklist d\ninclude y\n") == [
         "x.conf:1: error: expected alias, blacklist, install, options, remove, softdep or weakdep\n  frob x\n  ^",
-        "x.conf:3: error: `include` is deprecated and not read any more\n  include y\n  ^",
+        "x.conf:3: error: `include` is deprecated and no longer read\n  include y\n  ^",
     ]
 
 
