@@ -1,1 +1,1 @@
-"""What the kernel says: uevents, /proc/modules, kmsg, traces; pure."""
+"""Parsers of the kernel's interfaces: uevents, /proc/modules, kmsg, traces; no I/O."""

@@ -1,7 +1,7 @@
-"""Devices that failed for want of a firmware file: read off the kernel's log, kept until the file is there.
+"""Detect missing firmware files in the kernel log, and remember the devices until the files are present.
 
-A driver asks for its firmware while it probes; where the file is missing the probe fails, and nothing in the kernel
-tries it again. Only the log names the file (drivers/base/firmware_loader/main.c).
+A driver requests its firmware in its probe function. If the file is missing, the probe fails, and the kernel does not
+retry it. Only the log has the name of the file (drivers/base/firmware_loader/main.c).
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SAID = (
+_MESSAGES = (
     r".*: Direct firmware load for (.+) failed with error -2",
     r".*: firmware: failed to load (.+) \(-2\)",
 )
-"""With -ENOENT alone: another error does not end when a file comes. The second is Debian's own, at times beside the
-first; it also tells of files that a driver can do without."""
+"""Messages with -ENOENT; a new file resolves no other error. The second is Debian's, sometimes printed in addition to
+the first, and also for files that are optional for the driver."""
 
 WORD = b"firmware"
-"""Stands in every record of the log that says so."""
+"""Part of every log record with one of these messages."""
 
 MAX_WAITING = 256
-"""Devices and files that are kept; the oldest is forgotten for the next."""
+"""Maximum number of remembered pairs of device and file; the oldest is dropped first."""
 
 
 @dataclass(frozen=True, slots=True)
 class MissingFirmware:
-    """A file that a driver wanted for a device."""
+    """A missing firmware file, and the device whose driver requested it."""
 
     name: str
-    """Relative to the firmware directories: `rtl_nic/rtl8168g-2.fw`."""
+    """Path relative to the firmware directories: `rtl_nic/rtl8168g-2.fw`."""
     subsystem: str
     device: str
     """As in KernelLine: `+pci:0000:01:00.0`."""
 
 
 def missing_firmware(line: KernelLine) -> MissingFirmware | None:
-    """What `line` says is missing; None for any other line, and for one that a process wrote."""
+    """Return the missing firmware that `line` reports, or None for another line or one written by a process."""
     if line.facility:
         return None
-    for form in _SAID:
-        if match := re.fullmatch(form, line.text):
+    for message in _MESSAGES:
+        if match := re.fullmatch(message, line.text):
             return MissingFirmware(match[1], line.subsystem, line.device)
     return None
 
 
 def probe_path(missing: MissingFirmware) -> tuple[str, str] | None:
-    """The file that has the kernel look for a driver again, and what to write into it; None where there is none.
+    """Return the sysfs file that makes the kernel probe the device again and the text to write, or None.
 
-    For `+BUS:NAME` alone (kernel Documentation/ABI/testing/sysfs-bus); where the subsystem is a class, there is no such
-    file. Writing it waits for the probe, and does nothing to a device that has a driver.
+    Only a device of a bus, `+BUS:NAME`, has the file (kernel Documentation/ABI/testing/sysfs-bus), not one of a class.
+    The write blocks until the probe ends, and has no effect on a device with a driver.
     """
     kind, device = missing.device[:1], missing.device[1:]
     bus, colon, name = device.partition(":")
@@ -64,13 +64,13 @@ def probe_path(missing: MissingFirmware) -> tuple[str, str] | None:
 
 
 class FirmwareWaits:
-    """Who waits for which file. Bounded: MAX_WAITING."""
+    """The devices that wait for a firmware file, MAX_WAITING at most."""
 
     def __init__(self) -> None:
         self._waits: dict[MissingFirmware, None] = {}
 
     def add(self, missing: MissingFirmware) -> bool:
-        """Keep it. The answer: whether it is new."""
+        """Remember `missing`. Return whether it is new."""
         if missing in self._waits:
             return False
         while len(self._waits) >= MAX_WAITING:
@@ -79,14 +79,17 @@ class FirmwareWaits:
         return True
 
     def came(self, present: Callable[[str], bool]) -> list[MissingFirmware]:
-        """Those whose file is there now, in the order they came; they are forgotten."""
-        there = {name for name in self.names if present(name)}
-        found = [missing for missing in self._waits if missing.name in there]
+        """Remove and return the entries whose file is present now, oldest first.
+
+        present: checks whether a file with this name exists; called once for each name.
+        """
+        available = {name for name in self.names if present(name)}
+        found = [missing for missing in self._waits if missing.name in available]
         for missing in found:
             del self._waits[missing]
         return found
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The files that are waited for, each once."""
+        """The names of the missing files, each once."""
         return tuple(dict.fromkeys(missing.name for missing in self._waits))

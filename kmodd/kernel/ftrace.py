@@ -1,9 +1,9 @@
-"""The kernel's trace in its binary form: what a read of tracefs' `per_cpu/cpuN/trace_pipe_raw` gives.
+"""Parse binary pages of the kernel's trace, as read from tracefs' `per_cpu/cpuN/trace_pipe_raw`.
 
-The text form cannot be believed: a name with a line end in it writes lines of its own there. Here the thread and the
-name are fields with lengths. A read gives one page of the ring buffer: a header (time stamp, length and flags) and
-events, each with its distance in time from the one before (include/linux/ring_buffer.h, kernel/trace/ring_buffer.c; the
-sizes are those of `events/header_page`). What an event means, its `format` file says.
+The text form is not trustworthy: a name with a line end can forge lines in it. In the binary form, thread and name are
+fields with lengths. A read returns one page of the ring buffer: a header (time stamp, length, flags) and events, each
+with the time since the previous one (include/linux/ring_buffer.h, kernel/trace/ring_buffer.c; `events/header_page` has
+the sizes). The `format` file of an event describes its fields.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import ParseError
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ else:
 _MISSED: Final = 1 << 31
 """RB_MISSED_EVENTS in the header's length: events before this page were overwritten."""
 _LENGTH: Final = (1 << 27) - 1
-"""The length without flags, as trace-cmd and perfetto take it too."""
+"""Mask of the length in the header, as used by trace-cmd and perfetto."""
 _DELTA_BITS: Final = 27
 _PADDING, _TIME_EXTEND, _TIME_STAMP = 29, 30, 31
-"""enum ring_buffer_type; 1 to 28 is the event's length in words, 0: a word with the length follows."""
+"""enum ring_buffer_type; 1 to 28 is the event's length in 4-byte words, 0: a word with the length in bytes follows."""
 _STAMP_BITS: Final = 59
-"""An absolute time stamp has no room for more; the bits above stay as they were (rb_fix_abs_ts)."""
+"""Bits of an absolute time stamp; the higher bits are those of the previous one (rb_fix_abs_ts)."""
 
 _FIELD: Final = re.compile(r"^\s*field:(?P<what>[^;]+);\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);", re.MULTILINE)
 _DATA_LOC: Final = re.compile(r"field:\s*__data_loc char\[\]\s+name;")
@@ -38,7 +39,7 @@ _ID: Final = re.compile(r"^ID:\s*(\d+)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A place in a header or an event, in bytes."""
+    """Offset and size of a field in a header or event, in bytes."""
 
     offset: int
     size: int
@@ -46,44 +47,44 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class PageLayout:
-    """How a page is laid out on this machine."""
+    """Layout of a trace page on this machine."""
 
     order: ByteOrder
     stamp: Field
     length: Field
-    """`commit`: the bytes of events, and flags."""
+    """`commit`: length of the events in bytes, and flags."""
     data: Field
 
     @property
     def size(self) -> int:
-        """Bytes of a whole page, which is what to ask a read for."""
+        """Size of a page in bytes, which is the length to read."""
         return self.data.offset + self.data.size
 
 
 @dataclass(frozen=True, slots=True)
 class TraceEvent:
-    """One event."""
+    """An event of a trace page."""
 
     timestamp_ns: int
-    """By the trace's clock."""
+    """Nanoseconds of the trace clock."""
     data: bytes
-    """As its `format` describes; may have some bytes of padding at its end."""
+    """Fields as its `format` describes; may end in padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class TracePage:
-    """What one read gave."""
+    """The events of one page."""
 
     events: tuple[TraceEvent, ...]
     missed: bool
-    """Events before these were overwritten, unread."""
+    """Earlier events were overwritten before they were read."""
     damaged: bool
-    """What stands behind these could not be read."""
+    """The rest of the page after these events is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFormat:
-    """Where a `module_request` event has its fields."""
+    """Layout of a `module_request` event."""
 
     order: ByteOrder
     event_id: int
@@ -91,29 +92,30 @@ class RequestFormat:
     tid: Field
     wait: Field
     name: Field
-    """A word: offset of the text in its lower half, length with its NUL in the upper one (__data_loc)."""
+    """A 4-byte word: offset of the text in the lower half, length including NUL in the upper half (__data_loc)."""
 
     @property
     def least(self) -> int:
-        """Bytes of an event without the name's text."""
+        """Size of an event in bytes without the text of the name."""
         return max(field.offset + field.size for field in (self.kind, self.tid, self.wait, self.name))
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleRequested:
-    """Some thread called request_module() and, with `wait`, waits for its end."""
+    """A call of request_module() in the kernel."""
 
     timestamp_ns: int
+    """Nanoseconds of the trace clock."""
     tid: int
-    """Of the thread, in the initial pid namespace."""
+    """ID of the calling thread in the initial PID namespace."""
     name: str
-    """As the helper gets it, with surrogate escapes."""
+    """The name that the helper receives, with surrogate escapes."""
     wait: bool
-    """False: request_module_nowait(); whoever asked has gone on."""
+    """The thread waits for the helper; False: request_module_nowait(), the thread continues."""
 
 
 def parse_header_page(text: str, order: ByteOrder) -> PageLayout:
-    """Read tracefs' `events/header_page`; `order` is the machine's. Raises ParseError."""
+    """Parse tracefs' `events/header_page`. order: byte order of the machine. Raises ParseError."""
     stamp, length, data = _fields(text, ("timestamp", "commit", "data"), "header_page")
     if stamp.size != 8 or length.size not in (4, 8) or max(stamp.offset + 8, length.offset + length.size) > data.offset:
         raise ParseError("header_page: expected a timestamp of 8 bytes and a commit of 4 or 8, then data")
@@ -121,7 +123,7 @@ def parse_header_page(text: str, order: ByteOrder) -> PageLayout:
 
 
 def parse_request_format(text: str, order: ByteOrder) -> RequestFormat:
-    """Read tracefs' `events/module/module_request/format` (include/trace/events/module.h). Raises ParseError."""
+    """Parse tracefs' `events/module/module_request/format` (include/trace/events/module.h). Raises ParseError."""
     file = "module_request/format"
     number = _ID.search(text)
     if number is None:
@@ -133,7 +135,7 @@ def parse_request_format(text: str, order: ByteOrder) -> RequestFormat:
 
 
 def parse_page(page: bytes, layout: PageLayout) -> TracePage:
-    """Take a page apart. Never raises: behind a damage nothing can be told, and the page says that it is damaged."""
+    """Parse a page. Raises nothing: parsing ends at the first invalid event, and the result is marked as damaged."""
     if len(page) < layout.data.offset:
         return TracePage((), missed=False, damaged=True)
     now = _number(page, layout.stamp, layout.order)
@@ -146,9 +148,9 @@ def parse_page(page: bytes, layout: PageLayout) -> TracePage:
     while at + 4 <= end:
         kind, delta, word = _head(page, at, layout.order)
         if kind == _PADDING and delta == 0:
-            at = end  # nothing more on this page
+            at = end  # the rest of the page is empty
             break
-        # A length counts its own word, so less than 4 is none.
+        # A length in bytes includes its own word, so less than 4 is invalid.
         size = word if kind in (0, _PADDING) else 4 if kind > _PADDING else 4 * kind
         after = at + 4 + size
         if size < 4 or after > end:
@@ -157,7 +159,7 @@ def parse_page(page: bytes, layout: PageLayout) -> TracePage:
             now += (word << _DELTA_BITS) + delta
         elif kind == _TIME_STAMP:
             now = (now >> _STAMP_BITS << _STAMP_BITS) | (word << _DELTA_BITS) + delta
-        elif kind != _PADDING:  # that is a discarded event, whose time does not count either (rb_update_read_stamp)
+        elif kind != _PADDING:  # padding is a discarded event, whose time is not added either (rb_update_read_stamp)
             now += delta
             events.append(TraceEvent(now, page[at + 4 if kind else at + 8 : after]))
         at = after
@@ -165,7 +167,7 @@ def parse_page(page: bytes, layout: PageLayout) -> TracePage:
 
 
 def module_requested(event: TraceEvent, layout: RequestFormat) -> ModuleRequested | None:
-    """What the event says; None: it is of another kind, or too short for what it says of itself."""
+    """Return the module request of an event, or None if it is another event or shorter than its fields."""
     data, order = event.data, layout.order
     if len(data) < layout.least or _number(data, layout.kind, order) != layout.event_id:
         return None
@@ -174,16 +176,16 @@ def module_requested(event: TraceEvent, layout: RequestFormat) -> ModuleRequeste
     text = data[start : start + length]
     if len(text) != length or not text.endswith(b"\0"):
         return None
-    name = text.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    name = decode(text.partition(b"\0")[0])
     tid, wait = _number(data, layout.tid, order), _number(data, layout.wait, order)
     return ModuleRequested(event.timestamp_ns, tid, name, bool(wait))
 
 
 def _head(page: bytes, at: int, order: ByteOrder) -> tuple[int, int, int]:
-    """Kind and time of the event that starts at `at`, and the word after it (0 where the page ends before)."""
+    """Return kind and time delta (ns) of the event at `at`, and the word after its head (0 at the end of the page)."""
     head = int.from_bytes(page[at : at + 4], order)
     word = int.from_bytes(page[at + 4 : at + 8], order)
-    # Bit fields: the kind is the lower five bits, or the upper five where the first bit is the highest.
+    # The kind is the first bit field: the lower five bits on little-endian machines, the upper five on big-endian ones.
     if order == "little":
         return head & 31, head >> 5, word
     return head >> _DELTA_BITS, head & (1 << _DELTA_BITS) - 1, word
@@ -194,7 +196,7 @@ def _number(data: bytes, field: Field, order: ByteOrder) -> int:
 
 
 def _fields(text: str, names: tuple[str, ...], file: str) -> tuple[Field, ...]:
-    """The fields of these names, in this order."""
+    """Return the fields with these names, in this order. file: name for errors. Raises ParseError for missing ones."""
     found = {}
     for match in _FIELD.finditer(text):
         name = match["what"].split()[-1]

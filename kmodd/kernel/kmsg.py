@@ -1,47 +1,48 @@
-"""One record of the kernel's log: bytes of /dev/kmsg in, `KernelLine` out; and the lines that tell of a crash."""
+"""Parse records of /dev/kmsg into `KernelLine`, and find the lines of a kernel crash."""
 
 from __future__ import annotations
 
 import re
 
 from kmodd.dataclass import dataclass
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _RECORD = rb"(\d{1,4}),(\d{1,20}),(\d{1,20}),[^;\n]*;([^\n]*)\n?((?: [^\n]*\n?)*)"
-"""`6,1234,5678,-;TEXT`, then fields, each on a line with a blank before it (Documentation/ABI/testing/dev-kmsg)."""
+"""`6,1234,5678,-;TEXT`, then a line ` KEY=VALUE` for each field (Documentation/ABI/testing/dev-kmsg)."""
 
 MAX_CRASH_LINES = 40
 
 _NEW_CRASH = ("BUG: ", "kernel BUG at ", "Unable to handle kernel ", "general protection fault")
 _CRASH = r"Oops\b|Internal error: |(?:divide error|invalid opcode|stack segment|double fault)\b|.*\[#\d+\]"
-"""How die() begins; `[#N]` counts the crashes of this boot, on any architecture (arch/*/kernel/traps.c and others)."""
+"""First lines of die(); `[#N]` counts the crashes since boot, on all architectures (arch/*/kernel/traps.c, others)."""
 _CRASH_ENDS = "---[ end trace"
 
 
 @dataclass(frozen=True, slots=True)
 class KernelLine:
-    """One record."""
+    """A record of the kernel log."""
 
     priority: int
     """syslog(3) level, 0 to 7."""
     sequence: int
     usec: int
-    """Of the monotonic clock, since boot."""
+    """µs of the monotonic clock."""
     text: str
-    """As the kernel gives it: what is not printable ASCII is `\\xNN`, so it is one line and does a terminal no harm."""
+    """One line, as escaped by the kernel: bytes other than printable ASCII are `\\xNN`, so it is safe for terminals."""
     subsystem: str = ""
-    """Of the device that it is about: `pci`."""
+    """Subsystem of the device that the record concerns: `pci`."""
     device: str = ""
     """`b8:0`, `c1:2`, `n3` (block, character, network) or `+pci:0000:01:00.0` (subsystem and name)."""
     facility: int = 0
-    """0: the kernel itself. What a process writes to /dev/kmsg always has another."""
+    """0: the kernel. Records that processes write to /dev/kmsg always have another facility."""
 
 
 def parse(record: bytes) -> KernelLine | None:
-    """Read one record; None where it has another form."""
+    """Parse a record of /dev/kmsg. Return None if it has another format."""
     match = re.fullmatch(_RECORD, record)
     if not match:
         return None
@@ -51,18 +52,14 @@ def parse(record: bytes) -> KernelLine | None:
         if key in fields:
             fields[key] = value
     facility, priority = divmod(int(match[1]), 8)
-    subsystem, device = (_text(value) for value in fields.values())
-    return KernelLine(priority, int(match[2]), int(match[3]), _text(match[4]), subsystem, device, facility)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+    subsystem, device = (decode(value) for value in fields.values())
+    return KernelLine(priority, int(match[2]), int(match[3]), decode(match[4]), subsystem, device, facility)
 
 
 def crash_lines(lines: Iterable[str]) -> tuple[str, ...]:
-    """Of the log's last lines those of the latest oops, at most MAX_CRASH_LINES; empty where there is none.
+    """Return the lines of the latest oops in `lines`, MAX_CRASH_LINES at most; none if there is no oops.
 
-    The first is the most telling one: `BUG: kernel NULL pointer dereference, address: …`.
+    The first line names the cause: `BUG: kernel NULL pointer dereference, address: …`.
     """
     crash: list[str] = []
     is_open = False

@@ -1,4 +1,4 @@
-"""Texts of /proc that say what the kernel holds: /proc/modules."""
+"""Parse /proc/modules (kernel/module/procfs.c m_show)."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ _STATES: dict[str, State] = {"Live": "live", "Loading": "coming", "Unloading": "
 
 @dataclass(frozen=True, slots=True)
 class LoadedModule:
-    """One line of /proc/modules."""
+    """A line of /proc/modules."""
 
     name: ModuleName
     size: int
     """Bytes."""
     refcnt: int
-    """-1 where the kernel cannot unload modules."""
+    """-1 if the kernel cannot unload modules."""
     holders: tuple[ModuleName, ...]
     state: State
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What was in the kernel at one moment: a snapshot, never asked again by whoever holds it.
+    """The modules in the kernel at one moment: a snapshot that is never refreshed.
 
-    It is looked at for one name or the other while a device waits, so a line is taken apart when it is asked for.
+    Lines are parsed on demand: while a device waits, the state of few modules is queried.
     """
 
     text: str = ""
-    """Of /proc/modules, with a line break before it."""
+    """Content of /proc/modules, between two line breaks."""
     came: frozenset[str] = frozenset()
-    """Live too, and no more is known of them."""
+    """Names of further modules that are live; their size and holders are unknown."""
 
     @property
     def modules(self) -> Mapping[ModuleName, LoadedModule]:
-        """All of them; a line of another form is passed over (kernel/module/procfs.c m_show)."""
+        """All modules by name; lines in another format are skipped."""
         lines = [module for line in self.text.split("\n") if (module := _line(line))]
         lines += [LoadedModule(ModuleName(name), 0, 0, (), "live") for name in sorted(self.came)]
         return MappingProxyType({module.name: module for module in lines})
 
     def state(self, name: str) -> State | None:
-        """`live`, `coming`, `going`, or None where the kernel does not have it as a module."""
+        """Return `live`, `coming` or `going`, or None if the module is not in the list."""
         if name in self.came:
             return "live"
         start = self.text.find(f"\n{name} ") + 1
@@ -60,12 +60,12 @@ class Loaded:
         return module.state if module else None
 
     def with_live(self, name: str) -> Loaded:
-        """The same, and this module too, of which no more is known."""
+        """Return a copy with the module `name` as live."""
         return Loaded(self.text, self.came | {name})
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is known to be there: a kernel without modules, or one whose list cannot be read."""
+        """No module is known: the kernel has none, or its list cannot be read."""
         return not (self.came or self.text.strip())
 
 
@@ -73,7 +73,7 @@ NOTHING_LOADED = Loaded()
 
 
 def parse_modules(text: str) -> Loaded:
-    """What the text of /proc/modules says."""
+    """Return the modules in the text of /proc/modules. Raises nothing."""
     return Loaded(f"\n{text}\n")
 
 

@@ -1,8 +1,8 @@
-"""Which of the requests that the kernel announced is the one whose helper asks now.
+"""Match the kernel's helpers to the traced requests that started them.
 
-The kernel announces a request (`module_request`, with the thread and the name) and starts a helper that knows the name
-alone. A request is *open* until its helper has come. So of two open requests of one name nobody can say whose helper
-this is, unless it makes no difference to what is told of the requester. The answer then is "unknown", never a guess.
+The kernel traces a request (`module_request`, with thread and name) and starts a helper, which only knows the name. A
+request is *open* until its helper connects. With two open requests for one name, the requester of a helper is unknown,
+unless the requesters differ only in PID and comm. An unknown requester is reported as unknown, never guessed.
 """
 
 from __future__ import annotations
@@ -16,37 +16,41 @@ if TYPE_CHECKING:
     from typing import Final
 
 LATEST_NS: Final = 60_000_000_000
-"""A helper that comes later than this after its event finds nobody. It takes milliseconds; a machine whose disk hangs
-takes longer."""
+"""Nanoseconds after which a request without a helper is dropped. A helper takes milliseconds to connect, longer while a
+disk hangs."""
 MAX_REQUESTS: Final = 1024
-"""Open requests that are kept. The kernel has 50 helpers at most at a time (kernel/module/kmod.c)."""
+"""Maximum number of open requests. The kernel runs at most 50 helpers at a time (kernel/module/kmod.c)."""
 
 
 @dataclass(slots=True)
-class _Name:
-    """The open requests of one name, oldest first."""
+class _OpenByName:
+    """The open requests for one name, oldest first."""
 
     requests: list[tuple[ModuleRequested, Requester | None]] = field(default_factory=list)
     unknown: int = 0
-    """How many helpers have come and were told "unknown": as many of `requests` are over, but not which."""
+    """Number of helpers with an unknown requester: as many of `requests` are complete, but not known which."""
 
     def close_one(self) -> None:
-        """A helper came and was told "unknown"."""
+        """Count a helper whose requester is unknown."""
         self.unknown += 1
         self.settle()
 
     def settle(self) -> None:
-        """All helpers have come: all is known again."""
+        """Drop all requests if each has had a helper; new requests are unambiguous."""
         if self.unknown >= len(self.requests):
             self.requests.clear()
             self.unknown = 0
 
 
 class OpenRequests:
-    """Fed with every event in the order of time, and asked once for each helper. Times are those of the trace."""
+    """The traced requests whose helpers have not connected yet.
+
+    Every event is added in the order of time, and `match` is called once for each helper. Times are nanoseconds of the
+    trace clock.
+    """
 
     def __init__(self) -> None:
-        self._names: dict[str, _Name] = {}
+        self._names: dict[str, _OpenByName] = {}
         self._count = 0
         self._blind_until_ns = 0
 
@@ -54,57 +58,60 @@ class OpenRequests:
         return self._count
 
     def add(self, event: ModuleRequested, who: Requester | None, now_ns: int) -> None:
-        """A request was announced; `who` is None if that could not be told any more."""
+        """Add a request. who: its requester, None if it could not be determined."""
         if self._count >= MAX_REQUESTS:
             self._names.clear()
             self._count = 0
             self.lost(now_ns)
-        self._names.setdefault(event.name, _Name()).requests.append((event, who))
+        self._names.setdefault(event.name, _OpenByName()).requests.append((event, who))
         self._count += 1
 
     def lost(self, when_ns: int) -> None:
-        """Events until `when_ns` were not seen: as long as their helpers may come, any helper may be one of theirs."""
+        """Note that events up to `when_ns` were lost: until LATEST_NS later, any helper may belong to one of them."""
         self._blind_until_ns = max(self._blind_until_ns, when_ns + LATEST_NS)
 
     def match(self, name: str, now_ns: int) -> Requester | None:
-        """Whose request a helper that asks for `name` now stands for; None: unknown. That request is over then.
+        """Close the request of the helper for `name` that connects now, and return its requester; None: unknown.
 
-        Of several that differ in nothing but their number and their comm, the oldest.
+        If several requesters differ only in PID and comm, the result is the oldest.
         """
-        self._forget(now_ns)
-        it = self._names.get(name)
-        if it is None:
+        self._drop_old(now_ns)
+        open_requests = self._names.get(name)
+        if open_requests is None:
             return None
-        who = _all_the_same(it) if now_ns >= self._blind_until_ns else None
-        before = len(it.requests)
+        who = _common_requester(open_requests) if now_ns >= self._blind_until_ns else None
+        before = len(open_requests.requests)
         if who is None:
-            it.close_one()
+            open_requests.close_one()
         else:
-            del it.requests[0]
-        self._count -= before - len(it.requests)
-        if not it.requests:
+            del open_requests.requests[0]
+        self._count -= before - len(open_requests.requests)
+        if not open_requests.requests:
             del self._names[name]
         return who
 
-    def _forget(self, now_ns: int) -> None:
-        """Drop what is too old: its helper was killed, or never started."""
-        for name, it in list(self._names.items()):
-            before = len(it.requests)
-            it.requests = [entry for entry in it.requests if entry[0].timestamp_ns + LATEST_NS > now_ns]
-            it.settle()
-            self._count -= before - len(it.requests)
-            if not it.requests:
+    def _drop_old(self, now_ns: int) -> None:
+        """Drop requests older than LATEST_NS, whose helpers were killed or never started."""
+        for name, each in list(self._names.items()):
+            before = len(each.requests)
+            each.requests = [entry for entry in each.requests if entry[0].timestamp_ns + LATEST_NS > now_ns]
+            each.settle()
+            self._count -= before - len(each.requests)
+            if not each.requests:
                 del self._names[name]
 
 
-def _all_the_same(it: _Name) -> Requester | None:
-    """The oldest requester, if what is told of each is the same but for pid and comm."""
-    if it.unknown or not all(event.wait for event, _ in it.requests):
+def _common_requester(open_requests: _OpenByName) -> Requester | None:
+    """Return the oldest requester if all differ only in PID and comm, else None.
+
+    The thread of request_module_nowait() may be gone, so its requester is unknown too.
+    """
+    if open_requests.unknown or not all(event.wait for event, _ in open_requests.requests):
         return None
-    oldest, *others = (who for _, who in it.requests)
-    return oldest if all(_told(who) == _told(oldest) for who in others) else None
+    oldest, *others = (who for _, who in open_requests.requests)
+    return oldest if all(_comparable(who) == _comparable(oldest) for who in others) else None
 
 
-def _told(who: Requester | None) -> Requester | None:
-    """What has to be the same."""
+def _comparable(who: Requester | None) -> Requester | None:
+    """Return the requester without PID and comm."""
     return who and replace(who, pid=0, comm="")

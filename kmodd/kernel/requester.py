@@ -1,4 +1,4 @@
-"""Who made the kernel ask for a module: a `Requester`, as far as it could be told."""
+"""The process behind a module request of the kernel: `Requester`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from kmodd.dataclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """A process, as the initial namespaces see it, at the moment in which it waited for the kernel's request."""
+    """A process while it waits for the kernel's request, as seen from the initial namespaces."""
 
     pid: int
-    """Of the process; the kernel's trace names the thread."""
+    """ID of the process; the kernel's trace has that of the thread."""
     comm: str
     exe: str
-    """Path of its program; empty: it could not be read (a kernel thread has none)."""
+    """Path of the executable; empty if it cannot be read, or for a kernel thread."""
     uid: int
-    """Real user id in the initial user namespace."""
+    """Real user ID in the initial user namespace."""
     loginuid: int | None
-    """audit's login user id; None: unset, or the kernel keeps none."""
+    """Login user ID of the audit subsystem; None if it is unset or unsupported."""
     cgroup: str
     """Path in the unified hierarchy, `/system.slice/x.service`."""
     unit: str
-    """The systemd unit that the cgroup stands for; empty: none."""
+    """The systemd unit of the cgroup; empty if there is none."""
     container: bool
-    """Its user or pid namespace is not that of PID 1. Never judged by capabilities, which are full inside one."""
+    """The user or PID namespace is not that of PID 1. Capabilities are no criterion: they are full in a container."""

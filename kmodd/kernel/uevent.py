@@ -1,46 +1,47 @@
-"""The kernel's device events: datagrams and sysfs texts in, `Uevent` out.
+"""Parse the kernel's uevents, from netlink datagrams or sysfs `uevent` files, into `Uevent`.
 
-Form: `ACTION@DEVPATH` NUL, then NUL-terminated `KEY=VALUE` strings (lib/kobject_uevent.c).
+A datagram is `ACTION@DEVPATH` NUL, followed by NUL-terminated `KEY=VALUE` strings (lib/kobject_uevent.c).
 """
 
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import ParseError
+from kmodd.text import decode
 
 
 @dataclass(frozen=True, slots=True)
 class Uevent:
-    """One event of one device, driver, module or other kobject."""
+    """An event of a device, driver, module or other kobject."""
 
     action: str
     devpath: str
-    """Below /sys, beginning with `/`."""
+    """Path below /sys, beginning with `/`."""
     subsystem: str
     modaliases: tuple[str, ...]
     """All values of MODALIAS: older kernels sent two for some ACPI devices."""
     seqnum: int
-    """The kernel's counter over all events; 0 where the text had none."""
+    """The kernel's sequence number of the event; 0 if the text has none."""
     synthetic: bool = False
-    """Somebody wrote to a `uevent` file; no device came."""
+    """The event was triggered by a write to a `uevent` file, not by a device."""
     properties: tuple[tuple[str, str], ...] = ()
-    """All keys in their order; a key may repeat."""
+    """All keys and values in order; a key may repeat."""
 
     def get(self, key: str) -> str:
-        """The first value of `key`, empty where it is absent."""
+        """Return the first value of `key`, or an empty text if it is absent."""
         return next((value for name, value in self.properties if name == key), "")
 
     @property
     def sysname(self) -> str:
-        """The kernel's name of it: the last part of its path."""
+        """The kernel's name of the device: the last component of `devpath`."""
         return self.devpath.rpartition("/")[2]
 
 
 def parse(datagram: bytes) -> Uevent:
-    """Read one datagram of the kernel's uevent group.
+    """Parse one datagram of the kernel's uevent group.
 
-    Bytes that are not UTF-8 are kept as surrogate escapes, so a value prints back as it came.
-    Raises ParseError for what is not the form above: no NUL, no `@/`, no key, a bad SEQNUM.
+    Bytes that are not UTF-8 are kept as surrogate escapes.
+    Raises ParseError for a datagram without NUL or `@/`, a string without a key, or an invalid SEQNUM.
     """
     head, nul, rest = datagram.partition(b"\0")
     action, at, devpath = head.partition(b"@")
@@ -49,14 +50,14 @@ def parse(datagram: bytes) -> Uevent:
     if not at or not devpath.startswith(b"/") or not action.isalpha():
         raise ParseError(f"header {head[:80]!r}; expected ACTION@/DEVPATH")
     if rest and not rest.endswith(b"\0"):
-        raise ParseError("the last KEY=VALUE string is cut off; expected a NUL byte at its end")
-    return from_properties(_decode(action), _decode(devpath), rest[:-1].split(b"\0") if rest else [])
+        raise ParseError("the last KEY=VALUE string is truncated; expected a NUL byte at its end")
+    return from_properties(decode(action), decode(devpath), rest[:-1].split(b"\0") if rest else [])
 
 
 def from_properties(action: str, devpath: str, pairs: list[bytes]) -> Uevent:
-    """An event from its `KEY=VALUE` byte strings: the tail of a datagram, or the lines of a sysfs `uevent` file.
+    """Return the event with the `KEY=VALUE` strings `pairs`: the rest of a datagram, or lines of a `uevent` file.
 
-    Raises ParseError for a string without `=`, or a SEQNUM that is no number.
+    Raises ParseError for a string without `=` or a SEQNUM that is not a number.
     """
     properties = []
     modaliases = []
@@ -67,8 +68,8 @@ def from_properties(action: str, devpath: str, pairs: list[bytes]) -> Uevent:
         raw_key, equals, raw_value = pair.partition(b"=")
         if not equals or not raw_key:
             raise ParseError(f"string {pair[:80]!r}; expected KEY=VALUE")
-        key = _decode(raw_key)
-        value = _decode(raw_value)
+        key = decode(raw_key)
+        value = decode(raw_value)
         properties.append((key, value))
         match key:
             case "MODALIAS":
@@ -83,7 +84,3 @@ def from_properties(action: str, devpath: str, pairs: list[bytes]) -> Uevent:
             case "SYNTH_UUID":
                 synthetic = True
     return Uevent(action, devpath, subsystem, tuple(modaliases), seqnum, synthetic, tuple(properties))
-
-
-def _decode(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
