@@ -1,1 +1,1 @@
-"""The indexes of one module tree, and aliases matched against them; pure."""
+"""The indexes of a module tree, and matching of aliases; no I/O."""

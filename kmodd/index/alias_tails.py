@@ -1,4 +1,4 @@
-"""What patterns have behind a common beginning: one `Tail`, or `Many`, and which of them may fit a name."""
+"""The rest of alias patterns after a common stem: one `Tail`, or `Many`, which selects candidates for a name."""
 
 from __future__ import annotations
 
@@ -16,53 +16,54 @@ if TYPE_CHECKING:
     from kmodd.names import ModuleName
 
     Tail = tuple[Fits, "tuple[AliasMatch, ...]"]
-    """The rest of a pattern after its stem: how to compare it, and what it says when it matches."""
+    """The rest of a pattern after its stem: the test for a text, and the result if it matches."""
 
 
-_FEW = 2
-"""So many tails of one stem are compared one by one: finding their pieces would cost as much."""
+_MAX_UNFILED = 2
+"""Tails of one stem that are all tested, without an index of their pieces, which would take as long to search."""
 
 
 @dataclass(frozen=True, slots=True)
 class AliasMatch:
-    """One pattern that matched."""
+    """A pattern that matched a name."""
 
     pattern: str
-    """As the file spells it, dashes kept."""
+    """As in the file, with dashes."""
     module: ModuleName
     line: int
-    """Its line in the text file; 0 where the source has no lines."""
+    """1-based line in the text file; 0 if the source has no lines."""
 
 
 class Many:
-    """Many tails of one stem, each filed under the piece of it that fewest others have.
+    """The tails of one stem, each filed under its literal piece that the fewest other tails contain.
 
-    Pieces with the same first byte share an `_Anchor`: what all of them begin with. Wherever the name has that, a dict
-    over the first bytes of these pieces tells which lengths are worth asking the dict of whole pieces for.
+    Pieces with the same first byte share an `_Anchor`, their longest common beginning. At each occurrence of the anchor
+    in a name, a dict of the first bytes of these pieces has the lengths to look up in the dict of whole pieces.
     """
 
     __slots__ = ("anchors", "numbers", "spellings", "tails", "unfiled")
 
     def __init__(self, spellings: list[str], numbers: list[Sequence[int]]) -> None:
-        """Tails by their spellings, in the order of the walk, with the numbers of the patterns that have them."""
+        """Take the texts of the tails, in the order of the walk, and the numbers of the patterns with each tail."""
         self.spellings = spellings
         self.numbers = numbers
-        """Both are let go where the tail itself is made."""
+        """An item of both lists is released when its tail is built."""
         self.tails: list[Tail | None] = [None] * len(spellings)
-        """None: never was a candidate yet."""
+        """None: not a candidate so far."""
         self.unfiled = list(range(len(spellings)))
         self.anchors: tuple[_Anchor, ...] = ()
-        if len(spellings) > _FEW:
+        if len(spellings) > _MAX_UNFILED:
             self._file()
 
     def _file(self) -> None:
+        """File each tail under its rarest piece; tails without pieces remain in `unfiled`."""
         together = "".join(self.spellings)
         if "?" in together or "[" in together or "\\" in together:
             pieces = [sorted(literal_pieces(spelling)) or [""] for spelling in self.spellings]
         else:
             pieces = [spelling.split("*") for spelling in self.spellings]
         counts = Counter(chain.from_iterable(pieces))
-        counts[""] = len(pieces) + 1  # the last resort: it is everywhere
+        counts[""] = len(pieces) + 1  # last choice: an empty piece is in every text
         filed: dict[str, list[int]] = {}
         for number, those in enumerate(pieces):
             filed.setdefault(min(those, key=counts.__getitem__), []).append(number)
@@ -70,7 +71,7 @@ class Many:
         self.anchors = tuple([_Anchor(first, filed) for first in sorted({piece[0] for piece in filed})])
 
     def candidates(self, text: str, at: int) -> list[int]:
-        """Which tails have their piece in the text after `at`, or have no piece, in the order of the walk."""
+        """Return the numbers of the tails without a piece or with their piece in `text` from `at`, in walk order."""
         numbers = self.unfiled
         for anchor in self.anchors:
             here = text.find(anchor.text, at)
@@ -84,12 +85,12 @@ class Many:
 
 
 class _Anchor:
-    """The pieces with one first byte."""
+    """The pieces with the same first byte."""
 
     __slots__ = ("lengths", "pieces", "shortest", "text")
 
     def __init__(self, first: str, filed: dict[str, list[int]]) -> None:
-        """Of pieces filed with the numbers of their tails, those that begin with `first`."""
+        """Select the pieces that begin with `first` from `filed`, a dict from pieces to the numbers of their tails."""
         self.pieces = {piece: numbers for piece, numbers in filed.items() if piece[0] == first}
         self.shortest = min(map(len, self.pieces))
         lowest, highest = min(self.pieces), max(self.pieces)
@@ -97,7 +98,7 @@ class _Anchor:
         while common < self.shortest and lowest[common] == highest[common]:
             common += 1
         self.text = lowest[:common]
-        """The longest beginning that they have in common."""
+        """The longest common beginning of the pieces."""
         lengths: dict[str, set[int]] = {}
         for piece in self.pieces:
             lengths.setdefault(piece[: self.shortest], set()).add(len(piece))

@@ -1,12 +1,12 @@
-"""The `modules.*.bin` indexes: read (exact, by wildcard, all of it) and written, byte for byte as depmod writes them.
+"""Read `modules.*.bin` indexes (exact, by wildcard, all entries), and build them byte for byte as depmod does.
 
-Form (kmod libkmod/libkmod-index.c): big-endian words; a header `magic version root`; a trie whose nodes are
-`[prefix NUL] [first last child…] [count (priority value NUL)…]`, each part present only where the flags in the upper
-four bits of the word that points at the node say so. An edge is one byte below 128; the rest of its label is the
+Format (kmod libkmod/libkmod-index.c): big-endian 4-byte words; a header `magic version root`; a trie whose nodes are
+`[prefix NUL] [first last child…] [count (priority value NUL)…]`. The flags in the upper four bits of the word that
+points at a node tell which of the three parts it has. An edge is one byte below 128; the rest of its label is the
 child's prefix.
 
-A damaged file gives ParseError with file and offset. No walk reads more nodes than the file has room for, so a
-file whose nodes point at each other ends in that error as well.
+A damaged file raises ParseError with file and offset. A walk reads no more nodes than fit into the file, so a cycle of
+nodes raises ParseError too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAGIC = 0xB007F457
 VERSION = 0x00020001
 HEADER = 12
 MAX_KEY = 4096
-"""PATH_MAX: depmod makes no longer key."""
+"""Maximum length of a key in bytes, PATH_MAX: depmod writes no longer one."""
 
 _PREFIX = 0x80000000
 _VALUES = 0x40000000
@@ -38,16 +38,16 @@ _WILD = b"*?["
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One value of a key."""
+    """A value of a key."""
 
     priority: int
-    """The module's place in depmod's order; 0 is best."""
+    """Position of the module in depmod's order; 0 is the highest priority."""
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One value that a wildcard look-up found, with the key (a pattern) it stands under."""
+    """A value found by a wildcard look-up, and its key, a pattern."""
 
     pattern: str
     value: Value
@@ -59,31 +59,34 @@ class _Node:
     first: int
     children: tuple[int, ...]
     values_at: int
-    """Where the values stand; 0: none."""
+    """Offset of the values; 0: none."""
 
     def child(self, byte: int) -> int:
-        """The word of the child below `byte`, 0 where there is none."""
+        """Return the word of the child for `byte`, 0 if there is none."""
         index = byte - self.first
         return self.children[index] if 0 <= index < len(self.children) else 0
 
 
 class BinIndex:
-    """One `.bin` file, held as bytes; nothing is decoded before it is asked for."""
+    """A `.bin` file in memory; nodes are decoded on demand."""
 
     def __init__(self, data: bytes, file: str) -> None:
-        """Raises ParseError where the header is not that of an index of major version 2."""
+        """Check the header. Raises ParseError unless it is that of an index of major version 2.
+
+        file: its name in errors.
+        """
         self._data = data
         self._file = file
         if len(data) < HEADER:
-            raise self._bad(len(data), f"only {len(data)} bytes, expected a header of {HEADER}")
+            raise self._error(len(data), f"only {len(data)} bytes, expected a header of {HEADER}")
         if self._word(0) != MAGIC:
-            raise self._bad(0, f"magic {self._word(0):x}, expected {MAGIC:x}")
+            raise self._error(0, f"magic {self._word(0):x}, expected {MAGIC:x}")
         if self._word(4) >> 16 != VERSION >> 16:
-            raise self._bad(4, f"major version {self._word(4) >> 16}, expected {VERSION >> 16}")
+            raise self._error(4, f"major version {self._word(4) >> 16}, expected {VERSION >> 16}")
         self._root = self._word(8)
 
     def get(self, key: str) -> str | None:
-        """The first value of exactly this key, or None (kmod index_mm_search). Raises ParseError."""
+        """Return the first value of exactly this key, or None (kmod index_mm_search). Raises ParseError."""
         rest = encode(key)
         word = self._root
         for _ in range(len(rest) + 1):
@@ -100,10 +103,10 @@ class BinIndex:
         return None
 
     def wildcard(self, text: str) -> tuple[Found, ...]:
-        """All values of the keys that, read as patterns, match `text`; best first, among equals the last found first.
+        """Return the values of all keys that match `text` as patterns, by priority, then the last found first.
 
-        The way through the trie is kmod's (index_mm_searchwild): what comes before a pattern's first wildcard is
-        compared byte by byte, escapes included, and only the rest is given to fnmatch. Raises ParseError.
+        The walk is kmod's (index_mm_searchwild): the part of a pattern before its first wildcard is compared byte by
+        byte, including escapes, and fnmatch gets only the rest. Raises ParseError.
         """
         query = encode(text)
         found: list[Found] = []
@@ -134,11 +137,11 @@ class BinIndex:
         return tuple(found)
 
     def entries(self) -> Iterator[tuple[str, tuple[Value, ...]]]:
-        """Every key with its values, keys in byte order, as `modprobe -c` dumps them. Raises ParseError."""
+        """Yield every key with its values, in byte order, as `modprobe -c` prints them. Raises ParseError."""
         walk = _Walk(self)
-        waiting = [(self._root, b"")]
-        while waiting:
-            word, before = waiting.pop()
+        stack = [(self._root, b"")]
+        while stack:
+            word, before = stack.pop()
             if not word & _OFFSET:
                 continue
             node = walk.read(word)
@@ -149,27 +152,27 @@ class BinIndex:
                 yield decode(key), values
             for index in range(len(node.children) - 1, -1, -1):
                 if node.children[index] & _OFFSET:
-                    waiting.append((node.children[index], key + bytes((node.first + index,))))
+                    stack.append((node.children[index], key + bytes((node.first + index,))))
 
-    def _bad(self, offset: int, what: str) -> ParseError:
+    def _error(self, offset: int, what: str) -> ParseError:
         return ParseError(f"{self._file}: offset {offset}: {what}")
 
     def _word(self, offset: int) -> int:
         raw = self._data[offset : offset + 4]
         if len(raw) != 4:
-            raise self._bad(offset, "cut off, expected four bytes")
+            raise self._error(offset, "truncated, expected four bytes")
         return int.from_bytes(raw, "big")
 
     def _string(self, offset: int) -> bytes:
         end = self._data.find(b"\0", offset)
         if end < 0:
-            raise self._bad(offset, "string without its NUL byte")
+            raise self._error(offset, "string without NUL byte")
         return self._data[offset:end]
 
     def _node(self, word: int) -> _Node:
         at = word & _OFFSET
         if not HEADER <= at <= len(self._data):
-            raise self._bad(at, f"a node is said to be here, the file has {len(self._data)} bytes")
+            raise self._error(at, f"expected a node, the file has {len(self._data)} bytes")
         prefix = b""
         if word & _PREFIX:
             prefix = self._string(at)
@@ -179,11 +182,11 @@ class BinIndex:
         if word & _CHILDREN:
             bounds = self._data[at : at + 2]
             if len(bounds) < 2 or not bounds[0] <= bounds[1] < 128:
-                raise self._bad(at, f"children from {bounds[:1].hex()} to {bounds[1:].hex()}, expected 00 to 7f")
+                raise self._error(at, f"children from {bounds[:1].hex()} to {bounds[1:].hex()}, expected 00 to 7f")
             first = bounds[0]
             count = bounds[1] - first + 1
             if at + 2 + 4 * count > len(self._data):
-                raise self._bad(at, "cut off within a node's children")
+                raise self._error(at, "truncated within a node's children")
             children = unpack_from(f">{count}I", self._data, at + 2)
             at += 2 + 4 * count
         return _Node(prefix, first, children, at if word & _VALUES else 0)
@@ -193,7 +196,7 @@ class BinIndex:
             return ()
         count, at = self._word(node.values_at), node.values_at + 4
         if count * 5 > len(self._data) - at:
-            raise self._bad(node.values_at, f"{count} values, the file has no room for them")
+            raise self._error(node.values_at, f"{count} values do not fit into the file")
         values = []
         for _ in range(count):
             raw = self._string(at + 4)
@@ -203,13 +206,13 @@ class BinIndex:
 
 
 class _Walk:
-    """Reads nodes for one question and stops when there are more than the file can hold: then they form a circle."""
+    """Reads the nodes for one query. Raises ParseError when it reads more than fit into the file: they form a cycle."""
 
     def __init__(self, index: BinIndex) -> None:
         self._index = index
         self._left = len(index._data)
         self._keys_left = 16 * len(index._data)
-        """Bytes of patterns to compare: a trie says a beginning once that many share, damage makes endless ones."""
+        """Limit for the bytes of compared patterns: they share beginnings in the file, damage makes them endless."""
 
     def read(self, word: int) -> _Node:
         self.spend(4)
@@ -218,30 +221,33 @@ class _Walk:
     def spend(self, bytes_needed: int) -> None:
         self._left -= bytes_needed
         if self._left < 0:
-            raise self._index._bad(8, "nodes point at each other in a circle")
+            raise self._index._error(8, "nodes form a cycle")
 
     def joined(self, before: bytes, after: bytes) -> bytes:
         if len(before) + len(after) > MAX_KEY:
-            raise self._index._bad(8, f"a key of more than {MAX_KEY} bytes")
+            raise self._index._error(8, f"key of more than {MAX_KEY} bytes")
         return before + after
 
     def explore(self, start: _Node, literal: bytes, pattern: bytes, text: bytes, found: list[Found]) -> None:
-        """Try every pattern at and below `start`, whose own is `pattern`, on `text`: children first, then the node."""
+        """Append to `found` the values of `start` and the nodes below it whose patterns match `text`, children first.
+
+        pattern: that of `start`. literal: text before the pattern, for the results.
+        """
         wanted = decode(text)
-        waiting: list[tuple[_Node | int, bytes, bool]] = [(start, pattern, False)]
-        while waiting:
-            at, key, children_done = waiting.pop()
+        stack: list[tuple[_Node | int, bytes, bool]] = [(start, pattern, False)]
+        while stack:
+            at, key, children_done = stack.pop()
             if isinstance(at, int):
                 at = self.read(at)
                 key = self.joined(key, at.prefix)
                 self._keys_left -= len(key)
                 if self._keys_left < 0:
-                    raise self._index._bad(8, "nodes point at each other in a circle")
+                    raise self._index._error(8, "nodes form a cycle")
             if not children_done:
-                waiting.append((at, key, True))
+                stack.append((at, key, True))
                 for index in range(len(at.children) - 1, -1, -1):
                     if at.children[index] & _OFFSET:
-                        waiting.append((at.children[index], key + bytes((at.first + index,)), False))
+                        stack.append((at.children[index], key + bytes((at.first + index,)), False))
                 continue
             if at.values_at and _may_match(key, text) and fnmatch.matches(decode(key), wanted):
                 values = self._index._values(at)
@@ -250,7 +256,7 @@ class _Walk:
 
 
 def _may_match(pattern: bytes, text: bytes) -> bool:
-    """False where the literal parts of a pattern already say no; saves nearly every pattern from being compiled."""
+    """Return False if the literal parts of a pattern exclude a match, so that it need not be compiled."""
     if b"[" in pattern or b"]" in pattern or b"\\" in pattern:
         return _is_closed(pattern)
     parts = pattern.split(b"*")
@@ -260,7 +266,7 @@ def _may_match(pattern: bytes, text: bytes) -> bool:
 
 
 def _is_closed(pattern: bytes) -> bool:
-    """Whether its brackets are matched. depmod leaves out all others, and to compare them would take long."""
+    """Return whether the brackets of a pattern are matched. depmod writes no others, and they take long to compare."""
     try:
         underscores(decode(pattern))
     except UnmatchedBracket:
@@ -270,7 +276,7 @@ def _is_closed(pattern: bytes) -> bool:
 
 @dataclass(slots=True)
 class _Branch:
-    """A node while the trie is being made."""
+    """A node of a trie that is being built."""
 
     prefix: bytes
     children: dict[int, _Branch]
@@ -278,12 +284,12 @@ class _Branch:
 
     @property
     def flags(self) -> int:
-        """Which parts it has."""
+        """Flags of the parts that the node has."""
         return _PREFIX * bool(self.prefix) | _CHILDREN * bool(self.children) | _VALUES * bool(self.values)
 
     @property
     def size(self) -> int:
-        """Bytes it takes in the file."""
+        """Size in the file, in bytes."""
         prefix = len(self.prefix) + 1 if self.prefix else 0
         children = 2 + 4 * (max(self.children) - min(self.children) + 1) if self.children else 0
         values = 4 + sum(4 + len(text) + 1 for _, text in self.values) if self.values else 0
@@ -291,16 +297,16 @@ class _Branch:
 
 
 def build(entries: Iterable[tuple[str, str, int]], *, preorder: bool) -> bytes:
-    """The bytes of an index that holds `entries` (key, value, priority), put in one after the other as depmod does.
+    """Return the bytes of an index of `entries` (key, value, priority), inserted one by one as by depmod.
 
-    `preorder`: the layout of kmod 34 (a node before its subtrees); otherwise that of kmod 33 and before (after them).
+    preorder: use the layout of kmod 34 (a node before its subtrees), else that of kmod 33 and before (after them).
     Raises ParseError for a key that is not 7-bit text.
     """
     root = _Branch(b"", {}, [])
     for key, text, priority in entries:
         raw = encode(key)
         if not raw.isascii() or b"\0" in raw:
-            raise ParseError(f"key {key!r}: an index takes 7-bit text only")
+            raise ParseError(f"key {key!r}: expected 7-bit text")
         _insert(root, raw, priority, encode(text))
     nodes = _ordered(root, preorder)
     words: dict[int, int] = {}
@@ -313,7 +319,7 @@ def build(entries: Iterable[tuple[str, str, int]], *, preorder: bool) -> bytes:
 
 
 def _insert(root: _Branch, key: bytes, priority: int, value: bytes) -> None:
-    """Hang `key` into the trie: split a node where its prefix differs, else go down, else a leaf (index_insert)."""
+    """Insert a value as kmod's index_insert: split a node if `key` differs within its prefix, descend or add a leaf."""
     node = root
     while True:
         same = 0
@@ -338,18 +344,18 @@ def _insert(root: _Branch, key: bytes, priority: int, value: bytes) -> None:
 
 
 def _ordered(root: _Branch, preorder: bool) -> list[_Branch]:
-    """All nodes in the order of the file. Without recursion: one alias may be the beginning of thousands of others."""
+    """Return all nodes in the order of the file. Not recursive: the trie may be thousands of nodes deep."""
     nodes = []
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
+    stack = [root]
+    while stack:
+        node = stack.pop()
         nodes.append(node)
-        waiting += [node.children[byte] for byte in sorted(node.children, reverse=preorder)]
+        stack += [node.children[byte] for byte in sorted(node.children, reverse=preorder)]
     return nodes if preorder else nodes[::-1]
 
 
 def _node_bytes(node: _Branch, words: dict[int, int]) -> bytes:
-    """One node as it stands in the file; `words` has the word of each node."""
+    """Return the bytes of a node in the file. words: the word that points at each node, by the id() of the node."""
     out = bytearray()
     if node.prefix:
         out += node.prefix + b"\0"

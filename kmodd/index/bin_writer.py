@@ -1,8 +1,8 @@
-"""The `modules.*.bin` indexes, written fast: rows in, bytes out, in the layout of kmod 33 and before.
+"""Build `modules.*.bin` indexes from all rows at once, in the layout of kmod 33 and before.
 
-`binindex` reads them, and says what the bytes mean. Where its `build` grows a trie row by row, here the rows are sorted
-first; then each node is finished when the walk through the keys leaves it, and that is the order of the file: a node
-stands behind its subtrees, the root last (kmod index_write__node).
+`bin_reader` documents the format. Its `build` inserts rows one by one; here the rows are sorted first, so that each
+node is complete when the walk over the keys leaves it. This is the order of the file: a node follows its subtrees, the
+root is last (kmod index_write__node).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from operator import itemgetter
 
 from kmodd.errors import ParseError
 from kmodd.index.bin_reader import HEADER, MAGIC, VERSION
+from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ Row = tuple[bytes, int, bytes]
 
 
 def build(rows: Iterable[Row]) -> bytes:
-    """The index of `rows`, put in one after the other: the lowest priority first, of equal ones the last put in.
+    """Return the bytes of an index of `rows`.
 
+    The values of a key are sorted by priority number, those with equal priority in reverse order of `rows`.
     Raises ParseError for a key that is not 7-bit text.
     """
     ordered = list(rows)
@@ -48,13 +50,13 @@ def build(rows: Iterable[Row]) -> bytes:
             blobs.append(b"\0\0\0\1" + value)
     if not b"".join(keys).isascii():
         bad = next(key for key in keys if not key.isascii())
-        raise ParseError(bad.decode("utf-8", "surrogateescape"))
+        raise ParseError(decode(bad))
     writer.trie(keys, blobs)
     return writer.file()
 
 
 class _Writer:
-    """Node by node, in the order of the file."""
+    """Writes nodes in the order of the file."""
 
     def __init__(self) -> None:
         self.parts: list[bytes | bytearray] = []
@@ -62,7 +64,7 @@ class _Writer:
         self.root = 0
 
     def node(self, prefix: bytes, children: list[tuple[int, int]], values: bytes) -> int:
-        """Write one node; children as byte and word, in order. The word that points at it."""
+        """Write a node, and return the word that points at it. children: byte and word of each, sorted by byte."""
         word = self.at
         if prefix:
             word |= _PREFIX
@@ -85,13 +87,13 @@ class _Writer:
         return word
 
     def trie(self, keys: list[bytes], blobs: list[bytes]) -> None:
-        """Write all nodes for distinct keys in byte order.
+        """Write all nodes for distinct, sorted keys. blobs: the encoded values of each key.
 
-        `way` leads from the root to the last key: of each node its depth (how much of the key its prefix ends), the
-        children that are written, and its values. How much two keys share, the first bit tells in which their numbers
-        differ. Most nodes are leaves, and are written right here.
+        `path` has the nodes from the root to the last key: depth (length of the key up to the end of the node's
+        prefix), written children, values. The length of the common beginning of two keys follows from the first bit
+        in which they differ as numbers. Most nodes are leaves, which are written here without a call of `node`.
         """
-        way: list[tuple[int, list[tuple[int, int]], bytes]] = [(0, [], b"")]
+        path: list[tuple[int, list[tuple[int, int]], bytes]] = [(0, [], b"")]
         before, number, length = b"", 0, 0
         write = self.parts.append
         for key, blob in zip([*keys, b""], [*blobs, b""], strict=True):
@@ -101,11 +103,11 @@ class _Writer:
                 shared = length - ((number ^ last >> 8 * (last_length - length)).bit_length() + 7 >> 3)
             else:
                 shared = last_length - ((last ^ number >> 8 * (length - last_length)).bit_length() + 7 >> 3)
-            while way[-1][0] > shared:
-                depth, children, values = way.pop()
-                if way[-1][0] < shared:
-                    way.append((shared, [], b""))
-                edge, siblings, _ = way[-1]
+            while path[-1][0] > shared:
+                depth, children, values = path.pop()
+                if path[-1][0] < shared:
+                    path.append((shared, [], b""))
+                edge, siblings, _ = path[-1]
                 if children:
                     siblings.append((before[edge], self.node(before[edge + 1 : depth], children, values)))
                     continue
@@ -117,13 +119,13 @@ class _Writer:
                 write(values)
                 self.at += len(values)
             if key:
-                way.append((length, [], blob))
+                path.append((length, [], blob))
             elif blob:
-                way[0] = (0, way[0][1], blob)
+                path[0] = (0, path[0][1], blob)
             before = key
-        _, children, values = way[0]
+        _, children, values = path[0]
         self.root = self.node(b"", children, values)
 
     def file(self) -> bytes:
-        """What was written, behind its header."""
+        """Return header and nodes."""
         return b"".join([*(word.to_bytes(4, "big") for word in (MAGIC, VERSION, self.root)), *self.parts])

@@ -1,10 +1,9 @@
-"""What a module tree says about names: `Catalog`, and the order in which the sources are asked: `SOURCES`.
+"""Look up names in the indexes of a module tree (`Catalog`) and the configuration, in the order of `SOURCES`.
 
-A catalog stands on one or several layers, each the index files of one module directory; the first layer is laid over
-the others. Every index is read and taken apart when the first question needs it, and kept. Reading itself is the
-layer's affair.
+A catalog has one or more layers, each with the index files of one module directory; an upper layer hides the modules
+of the lower ones. A layer reads and parses an index at the first query, and keeps it.
 
-The order of look-up is kmod's (kmod_module_new_from_lookup): the first source with a hit wins, and all its hits count.
+The order of look-up is kmod's (kmod_module_new_from_lookup): the first source with a hit ends it, all its hits count.
 """
 
 from __future__ import annotations
@@ -26,74 +25,74 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One module that a name stands for, and by which source."""
+    """A module that a name resolves to, and the source that has it."""
 
     module: ModuleName
     source: str
-    """Name of the source, as in SOURCES."""
+    """`config alias`, `module name`, `symbol`, `command`, `alias`, `builtin name` or `builtin alias`."""
     pattern: str = ""
-    """The pattern that matched, as its file spells it."""
+    """The pattern that matched, as in its file."""
     at: Where | None = None
-    """Where that pattern stands."""
+    """Position of the pattern."""
     alias: str | None = None
-    """The text by which `options` lines may name it too: a configured pattern, or for an index the name looked up."""
+    """Text by which `options` lines may name the module too: a configured pattern, for an index the looked-up name."""
     command: Command | None = None
-    """The line that makes a name without any file known."""
+    """The `install` line of a name without module file."""
     builtin: bool = False
 
 
 class Catalog:
-    """All indexes of one tree. Answers never change: a tree that changed is a new Catalog."""
+    """All indexes of one tree. Results never change: a changed tree needs a new Catalog."""
 
     def __init__(self, layers: Iterable[Layer], like_kmod: bool = False) -> None:
-        """`like_kmod`: read the `.bin` files where there are any, as kmod does, quicker for a single question.
+        """Take the layers, uppermost first.
 
-        Otherwise the texts, which alone can say in which line a pattern stands, and a `.bin` where its text is absent
-        or older.
+        like_kmod: read `.bin` files if present, as kmod does, which is faster for a single query. Otherwise read the
+        texts, which alone have the line of a pattern, and a `.bin` if its text is absent or older.
         """
         self.layers = tuple(LayerIndexes(layer, like_kmod) for layer in layers)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What could not be used in the indexes that were read so far."""
+        """The problems in the indexes that have been read so far."""
         return tuple(problem for layer in self.layers for problem in layer.problems)
 
     def load(self) -> None:
-        """Read every index but that of symbols now rather than at the first question."""
+        """Read every index except that of symbols now, not at the first query."""
         for layer in self.layers:
             layer.load()
 
     def dep(self, name: str) -> DepLine | None:
-        """File and dependencies of a module, the paths as they are printed; None where the tree does not have it."""
+        """Return file and dependencies of a module, with paths for output, or None if the tree does not have it."""
         return next((found for layer in self.layers if (found := layer.dep(name)) is not None), None)
 
     def is_builtin(self, name: str) -> bool:
-        """Whether the module is part of the kernel's image (modules.builtin)."""
+        """Return whether the module is built into the kernel (modules.builtin)."""
         return any(layer.is_builtin(name) for layer in self.layers)
 
     def names(self) -> tuple[ModuleName, ...]:
-        """Every module that has a file, in the order of modules.dep (of its `.bin`: by name)."""
+        """Return every module with a file, in the order of modules.dep (of modules.dep.bin: by name)."""
         return tuple(dict.fromkeys(name for layer in self.layers for name in layer.names()))
 
     def aliases(self, name: str) -> Matches:
-        """What modules.alias has for `name`, best first. Upper layers come first and hide their modules below."""
-        return self._over([layer.aliases(name) for layer in self.layers])
+        """Return the entries of modules.alias that match `name`, by priority, those of upper layers first."""
+        return self._merged([layer.aliases(name) for layer in self.layers])
 
     def symbols(self, name: str) -> Matches:
-        """Likewise modules.symbols, for `symbol:NAME`."""
-        return self._over([layer.symbols(name) for layer in self.layers])
+        """Return the entries of modules.symbols for `symbol:NAME`, those of upper layers first."""
+        return self._merged([layer.symbols(name) for layer in self.layers])
 
     def builtin_aliases(self, name: str) -> Matches:
-        """Likewise the aliases of modules that are part of the kernel's image."""
-        return self._over([layer.builtin_aliases(name) for layer in self.layers])
+        """Return the aliases of built-in modules that match `name`, those of upper layers first."""
+        return self._merged([layer.builtin_aliases(name) for layer in self.layers])
 
     def dump(self, index: str) -> Iterator[tuple[str, str]]:
-        """Key and module of every entry of `modules.alias` or `modules.symbols`, in byte order (kmod_dump_index)."""
+        """Yield key and module of each entry of `modules.alias` or `modules.symbols`, by bytes (kmod_dump_index)."""
         for layer in self.layers:
             yield from layer.dump(index)
 
-    def _over(self, matches: list[Matches]) -> Matches:
-        """One answer out of the layers': what an upper layer has, a lower one does not bring in again."""
+    def _merged(self, matches: list[Matches]) -> Matches:
+        """Join the matches of all layers without modules that an upper layer has."""
         found = list(matches[0]) if matches else []
         for depth in range(1, len(matches)):
             above = self.layers[:depth]
@@ -102,10 +101,10 @@ class Catalog:
 
 
 class ConfigLines:
-    """Which lines of a `Config` concern a name: what going through all of them would find, by a dict.
+    """Index of the lines of a `Config` by name, with the results of a search through all lines, in file order.
 
-    Nearly all patterns in modprobe.d are plain names, and a plan asks for each module that it brings along. Each kind
-    is filed at the first question; answers are in file order.
+    Most patterns in modprobe.d are plain names, and a plan looks up each of its modules. The index of each kind is
+    built at its first query.
     """
 
     __slots__ = ("_blacklist", "_config", "_options", "_patterns")
@@ -117,33 +116,33 @@ class ConfigLines:
         self._options: dict[str, list[int]] | None = None
 
     def aliases(self, name: str) -> list[Alias]:
-        """The `alias` lines whose pattern matches."""
+        """Return the `alias` lines whose pattern matches `name`."""
         lines = self._config.aliases
-        return [lines[number] for number in self._fitting("alias", name, lines)]
+        return [lines[number] for number in self._matching("alias", name, lines)]
 
     def softdeps(self, name: str) -> list[Softdep]:
-        """The `softdep` lines that fit. In kmod only the first of them counts."""
+        """Return the `softdep` lines whose pattern matches `name`. In kmod only the first of them counts."""
         lines = self._config.softdeps
-        return [lines[number] for number in self._fitting("softdep", name, lines)]
+        return [lines[number] for number in self._matching("softdep", name, lines)]
 
     def install(self, name: str) -> Command | None:
-        """The first `install` line that fits."""
+        """Return the first `install` line whose pattern matches `name`."""
         lines = self._config.installs
-        return next((lines[number] for number in self._fitting("install", name, lines)), None)
+        return next((lines[number] for number in self._matching("install", name, lines)), None)
 
     def remove(self, name: str) -> Command | None:
-        """The first `remove` line that fits."""
+        """Return the first `remove` line whose pattern matches `name`."""
         lines = self._config.removes
-        return next((lines[number] for number in self._fitting("remove", name, lines)), None)
+        return next((lines[number] for number in self._matching("remove", name, lines)), None)
 
     def blacklist(self, name: str) -> Blacklist | None:
-        """The first line that blacklists exactly this module."""
+        """Return the first line that blacklists exactly this module."""
         if self._blacklist is None:
             self._blacklist = {line.module: line for line in reversed(self._config.blacklist)}
         return self._blacklist.get(name)
 
     def options(self, name: str, alias: str | None) -> list[Options]:
-        """The `options` lines for a module's name or the alias it was reached by, as literal text."""
+        """Return the `options` lines for exactly this module name or the alias that resolved to the module."""
         lines = self._config.options
         if self._options is None:
             self._options = {}
@@ -154,7 +153,7 @@ class ConfigLines:
             numbers = sorted([*numbers, *self._options[alias]])
         return [lines[number] for number in numbers]
 
-    def _fitting(self, kind: str, name: str, lines: Sequence[Alias | Softdep | Command]) -> Sequence[int]:
+    def _matching(self, kind: str, name: str, lines: Sequence[Alias | Softdep | Command]) -> Sequence[int]:
         if not lines:
             return ()
         patterns = self._patterns.get(kind)
@@ -169,25 +168,28 @@ Mark = tuple[int, int, int, int] | None
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that decides what gets loaded, but for the request and the kernel's state. Replaced whole, never changed."""
+    """Indexes and configuration: with the request and the kernel's state, they determine what is loaded.
+
+    A change replaces the whole snapshot.
+    """
 
     catalog: Catalog
     config: Config
     answers: dict[str, tuple[Hit, ...]] = field(default_factory=dict)
-    """What `lookup` has found: nothing here changes, so neither does an answer."""
+    """Cache of `lookup`; valid as long as the snapshot."""
     filed: list[ConfigLines] = field(default_factory=list)
-    """`lines`, once somebody asked for them."""
+    """Cache of `lines`; empty before the first use."""
 
     @property
     def lines(self) -> ConfigLines:
-        """The lines of the configuration by the names that they concern."""
+        """The index of the configuration's lines by name."""
         if not self.filed:
             self.filed.append(ConfigLines(self.config))
         return self.filed[0]
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Every line of configuration and indexes that could not be used, as far as they were read."""
+        """The problems of the configuration and of the indexes read so far."""
         return self.config.problems + self.catalog.problems
 
 
@@ -195,7 +197,7 @@ class Snapshot:
 
 
 def _config_aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """Every `alias` line that matches, in file order. The module it names is not looked up again."""
+    """Return the modules of matching `alias` lines, in file order. Their names are not looked up again."""
     return tuple(
         Hit(alias.module, "config alias", alias.pattern, alias.at, alias.pattern)
         for alias in snapshot.lines.aliases(name)
@@ -203,41 +205,41 @@ def _config_aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
 
 
 def _module_names(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """A module of modules.dep; names with `:` are never one."""
+    """Return the module of modules.dep with this name; names with `:` are no module names."""
     if ":" in name or snapshot.catalog.dep(name) is None:
         return ()
-    return (Hit(_cut(name), "module name"),)
+    return (Hit(_name_of(name), "module name"),)
 
 
 def _symbols(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """`symbol:NAME`, the module that exports it."""
+    """Return the modules that export the symbol of `symbol:NAME`."""
     if not name.startswith("symbol:"):
         return ()
     return _index_hits("symbol", name, snapshot.catalog.symbols(name))
 
 
 def _commands(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """The first `install` line, else the first `remove` line, for exactly this name: here no wildcards."""
+    """Return the name itself if it has an `install` line, else a `remove` line, without wildcards."""
     for commands in (snapshot.config.installs, snapshot.config.removes):
         for command in commands:
             if command.pattern == name:
-                preset = command if commands is snapshot.config.installs else None
-                return (Hit(_cut(name), "command", command.pattern, command.at, None, preset),)
+                install = command if commands is snapshot.config.installs else None
+                return (Hit(_name_of(name), "command", command.pattern, command.at, None, install),)
     return ()
 
 
 def _aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """modules.alias: every pattern that matches, best module first."""
+    """Return the modules of matching patterns in modules.alias, by priority."""
     return _index_hits("alias", name, snapshot.catalog.aliases(name))
 
 
 def _builtin_names(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """A module that is part of the kernel's image."""
-    return (Hit(_cut(name), "builtin name", builtin=True),) if snapshot.catalog.is_builtin(name) else ()
+    """Return the built-in module with this name."""
+    return (Hit(_name_of(name), "builtin name", builtin=True),) if snapshot.catalog.is_builtin(name) else ()
 
 
 def _builtin_aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """The aliases of those."""
+    """Return the built-in modules with matching aliases."""
     return _index_hits("builtin alias", name, snapshot.catalog.builtin_aliases(name), builtin=True)
 
 
@@ -250,17 +252,17 @@ SOURCES: tuple[Callable[[str, Snapshot], tuple[Hit, ...]], ...] = (
     _builtin_names,
     _builtin_aliases,
 )
-"""Asked in this order; the first that has a hit ends the search (kmod_module_new_from_lookup)."""
+"""The sources in the order of look-up; the first one with a hit ends it (kmod_module_new_from_lookup)."""
 
 
 MAX_RESULTS = 4096
-"""So many are remembered: names are not ours to choose, and memory must not grow with them."""
+"""Maximum number of cached results: names come from outside, and memory must not grow with them."""
 
 
 def lookup(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """The modules that a name, alias or modalias stands for, in the order of loading; duplicates stay.
+    """Return the modules that a name, alias or modalias resolves to, in the order of loading, with duplicates.
 
-    The last few thousand answers are remembered. Raises UnmatchedBracket.
+    Results are cached in the snapshot, MAX_RESULTS at most. Raises UnmatchedBracket.
     """
     hits = snapshot.answers.get(text)
     if hits is None:
@@ -273,7 +275,7 @@ def lookup(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:
 
 
 def lookup_or_nothing(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:
-    """`lookup`, where a name with an unmatched bracket simply matches nothing, as in `modprobe NAME`."""
+    """Do what `lookup` does, but return no hits for a name with an unmatched bracket, as in `modprobe NAME`."""
     try:
         return lookup(text, snapshot)
     except UnmatchedBracket:
@@ -284,8 +286,8 @@ def _index_hits(source: str, name: str, matches: Matches, builtin: bool = False)
     return tuple(Hit(match.module, source, match.pattern, match.at, name, None, builtin) for match in matches)
 
 
-def _cut(name: str) -> ModuleName:
-    """A name as kmod makes a module of it: up to the first dot (kmod_module_new_from_name, modname_normalize)."""
+def _name_of(name: str) -> ModuleName:
+    """Return the module name that kmod derives from `name`: up to the first dot (modname_normalize)."""
     return module_name(name.partition(".")[0])
 
 

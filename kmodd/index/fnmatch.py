@@ -1,20 +1,22 @@
-"""fnmatch(3) of glibc with flags 0 in the C locale, exactly: what kmod compares aliases with.
+"""fnmatch(3) of glibc with flags 0 in the C locale, as used by kmod to match aliases.
 
-Python's own `fnmatch` differs on `\\`, `[^`, `[[:x:]]`. Here, as in glibc (posix/fnmatch_loop.c of 2.36, Debian 12):
+Python's `fnmatch` differs for `\\`, `[^` and `[[:x:]]`. The rules of glibc (posix/fnmatch_loop.c of 2.36, Debian 12):
 
-- `*` any bytes, `?` one byte, `[...]` one byte out of a set, `[!...]` and `[^...]` one byte not in it;
-  `/` and a leading `.` are bytes like others.
-- In a set: ranges by byte value, `[:alpha:]` and its kind, `[=x=]`, `[.x.]`; a `]` that comes first is a member.
-- `\\` takes the next byte literally, in a set too; a `\\` at the very end matches nothing.
-- `[` without its `]` is an ordinary `[`.
+- `*` matches any bytes, `?` one byte, `[...]` one byte of a set, `[!...]` and `[^...]` one byte not in it;
+  `/` and a leading `.` are ordinary bytes.
+- A set has ranges by byte value, classes such as `[:alpha:]`, `[=x=]` and `[.x.]`; a leading `]` is a member.
+- `\\` escapes the next byte, in a set too; a `\\` at the end of the pattern matches nothing.
+- `[` without `]` is an ordinary `[`.
 
-glibc matches bytes, Python has characters. The *bytewise* view of a text has one character for each byte (U+0000
-to U+00FF) and is the text itself where that is ASCII, so nearly always nothing is converted.
+glibc matches bytes, Python characters. The *bytewise* form of a text has one character for each byte (U+0000 to
+U+00FF); an ASCII text is its own bytewise form, so conversions are rare.
 
-Here is what literal text and `*` need, which is nearly all; the rest is in `fnmatch_regex`.
+This file handles patterns of literal text and `*`, which are most; `fnmatch_regex` handles the others.
 """
 
 from __future__ import annotations
+
+from kmodd.text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether `fnmatch(pattern, text, 0) == 0`. Any pattern and any text will do; nothing is raised."""
+    """Return whether `fnmatch(pattern, text, 0) == 0`, for any pattern and text. Raises nothing."""
     pattern, text = bytewise(pattern), bytewise(text)
     return pattern == text if is_literal(pattern) else bool(uncompiled(pattern)(text, 0))
 
 
 class Patterns:
-    """Some patterns, and which of them match a text: as `matches` with each, but plain names are found by a dict."""
+    """A sequence of patterns to match together: as by `matches`, but plain names are looked up in a dict."""
 
     __slots__ = ("_literal", "_wild")
 
@@ -45,7 +47,7 @@ class Patterns:
                 self._wild.append((number, literal_start(pattern), uncompiled(pattern)))
 
     def fitting(self, text: str) -> Sequence[int]:
-        """The numbers of those that match, in their order. Any text will do; nothing is raised."""
+        """Return the indexes of the patterns that match `text`, ascending. Raises nothing."""
         text = bytewise(text)
         found = self._literal.get(text, ())
         if not self._wild:
@@ -55,52 +57,57 @@ class Patterns:
 
 
 def is_literal(pattern: str) -> bool:
-    """Whether the pattern has no wildcard, bracket or backslash, so that it matches itself and nothing else."""
-    return "*" not in pattern and not _beyond_star(pattern)
+    """Return whether the pattern has no wildcard, bracket or backslash, and so only matches itself."""
+    return "*" not in pattern and not _has_specials(pattern)
 
 
 def literal_start(pattern: str) -> str:
-    """What precedes the first wildcard, bracket or backslash: every text that matches begins with it."""
+    """Return the part before the first wildcard, bracket or backslash: every matching text begins with it."""
     start = pattern.partition("*")[0]
-    if _beyond_star(start):
+    if _has_specials(start):
         start = start.partition("?")[0].partition("[")[0].partition("\\")[0]
     return start
 
 
 def literal_pieces(pattern: str) -> set[str]:
-    """Literal parts that are in every text that matches. What follows a bracket or a backslash is left alone."""
-    sure = pattern.partition("[")[0].partition("\\")[0]
-    return set(sure.replace("?", "*").split("*")) - {""}
+    """Return literal parts that every matching text contains; parts after a bracket or backslash are left out."""
+    plain = pattern.partition("[")[0].partition("\\")[0]
+    return set(plain.replace("?", "*").split("*")) - {""}
 
 
-def _beyond_star(pattern: str) -> bool:
-    """Whether anything but `*` is special in the pattern."""
+def _has_specials(pattern: str) -> bool:
+    """Return whether the pattern has special characters other than `*`."""
     return "?" in pattern or "[" in pattern or "\\" in pattern
 
 
 def bytewise(text: str) -> str:
-    """One character for each byte of the text as it stood in its file: UTF-8, surrogate escapes for other bytes."""
+    """Return a text with one character for each byte of `text` in its file.
+
+    text: decoded by `kmodd.text.decode`, or any other text.
+    """
     if text.isascii():
         return text
     try:
-        return text.encode("utf-8", "surrogateescape").decode("latin-1")
-    except UnicodeEncodeError:  # half a UTF-16 pair, as JSON can carry it: no file has such bytes, so any will do
+        return encode(text).decode("latin-1")
+    except UnicodeEncodeError:  # an unpaired UTF-16 surrogate, as from JSON: no file has it, so any bytes are correct
         return text.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 def uncompiled(pattern: str) -> Fits:
-    """The same test, made a hundred times faster and twice as slow in use, where `*` is all that is special."""
-    if not _beyond_star(pattern):
+    """Return a test for a bytewise pattern that is fast to build: without `re` if `*` is its only special character.
+
+    The test is built a hundred times as fast as that of `compiled`, and takes twice as long for a comparison.
+    """
+    if not _has_specials(pattern):
         return _Pieces(pattern).fits
-    from kmodd.index.fnmatch_regex import (
-        compiled,  # only here: `re` is as much as a third of a tool, and few patterns need it
-    )
+    # imported here: `re` takes up to a third of a tool's time, and few patterns need it
+    from kmodd.index.fnmatch_regex import compiled
 
     return compiled(pattern)
 
 
 class _Pieces:
-    """Literal pieces with `*` between them."""
+    """A pattern of literal pieces separated by `*`."""
 
     __slots__ = ("first", "last", "middle")
 
@@ -110,7 +117,7 @@ class _Pieces:
         self.middle = tuple(filter(None, rest))
 
     def fits(self, text: str, at: int) -> bool:
-        """As Fits. Each piece is taken where it is found first, the last one at the end."""
+        """Implement Fits: match each piece at its first occurrence, the last one at the end of the text."""
         if self.last is None:
             return text[at:] == self.first
         if self.first:

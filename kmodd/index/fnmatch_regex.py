@@ -1,9 +1,9 @@
-"""The patterns of `fnmatch` that have more in them than literal text and `*`, and those that are used again and again.
+"""Compile patterns of `fnmatch` with `?`, brackets or backslashes, and frequently used ones.
 
-Most patterns become one regular expression. It never goes back over more than one `*`: what stands between two `*` is
-taken where it is found first and nowhere else, only what follows the last `*` is looked for from the end. A pattern
-with a bracket that closes at one place for some bytes and at another for others (`[[:-[::]`: members are read as far
-as the hit, the rest is skipped by other rules) is walked step by step instead.
+Most patterns become one regular expression. It never backtracks over more than one `*`: text between two `*` matches at
+its first occurrence only, and the text after the last `*` is searched from the end. A bracket may end at different
+places for different bytes (`[[:-[::]`: glibc reads members up to a hit, and skips the rest by other rules). A pattern
+with such a bracket is matched step by step.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from typing import Final
 
     Fits = Callable[[str, int], object]
-    """Says, by the truth of what it returns, whether a bytewise text matches from a position on to its end."""
+    """Function of a bytewise text and a position; its result is true if the text from there on matches."""
 
 _END: Final = "\u0100"
-"""Stands behind the last byte of a pattern, like C's NUL; no bytewise text holds it."""
+"""Terminator of a pattern, like NUL in C; no bytewise text contains it."""
 
 _CLASS: Final = r":([a-y]*):\]"
 _EQUAL: Final = r"=([^\u0100])=\]"
@@ -45,20 +45,20 @@ _CLASSES: Final = {
     "upper": _chars(str.isupper),
     "xdigit": frozenset("0123456789abcdefABCDEF"),
 }
-"""isalpha(3) and its kind in the C locale: no byte above 127 is in any of them."""
+"""Character classes of the C locale (isalpha(3)): none has a byte above 127."""
 
 
 SHORT_CUTS: Final = {
     "*sd*bc*sc*i*": ".{8}sd.{8}bc..sc..i..",
     "*dc*dsc*dp*ic*isc*ip*in*": ".{4}dc..dsc..dp..ic..isc..ip..in..",
 }
-"""What nearly all PCI and USB patterns end with, and the one shape that devices have there: tried first, as fields of
-fixed width take half the time (pci_uevent, usb_uevent in the kernel). The rest is left to the pattern."""
+"""End of most PCI and USB patterns → the format that devices have there (pci_uevent, usb_uevent in the kernel), which
+is tried first: fields of fixed width take half the time. Other texts are matched by the pattern."""
 
 
 @lru_cache(maxsize=4096)
 def compiled(pattern: str) -> Fits:
-    """The test that a bytewise pattern stands for. Kept for the 4,096 patterns used last."""
+    """Return the test for a bytewise pattern. The results for the last 4,096 patterns are cached."""
     expression = _regex(pattern)
     if expression is None:
         return lambda text, at: walk(pattern, text, at)
@@ -68,8 +68,8 @@ def compiled(pattern: str) -> Fits:
 
 
 def _regex(pattern: str) -> str | None:
-    """The regular expression of a pattern; None where a bracket has more than one place to go on from."""
-    runs: list[list[str]] = [[]]  # what stands before, between and after the `*`: one expression for each byte
+    """Return the regular expression for a pattern, or None if a bracket may end at more than one place."""
+    runs: list[list[str]] = [[]]  # parts before, between and after the `*`: one expression for each byte
     source = pattern + _END
     at = 0
     while at < len(pattern):
@@ -92,23 +92,23 @@ def _regex(pattern: str) -> str | None:
             runs[-1].append(re.escape(char))
     if len(runs) == 1:
         return "".join(runs[0])
-    return "".join([*runs[0], *map(_first, runs[1:-1]), ".*", *runs[-1]])
+    return "".join([*runs[0], *map(_first_match, runs[1:-1]), ".*", *runs[-1]])
 
 
-def _first(run: list[str]) -> str:
-    """Any text up to the first place where the run fits, and the run; it is never tried elsewhere.
+def _first_match(run: list[str]) -> str:
+    """Return an expression for any text up to and including the first match of `run`, without backtracking.
 
-    An atomic group and no possessive quantifier: those of Python 3.11.0 to 3.11.4 miss matches (CPython issue 106052).
+    It is an atomic group: possessive quantifiers of Python 3.11.0 to 3.11.4 miss matches (CPython issue 106052).
     """
     return f"(?>.*?{''.join(run)})" if run else ""
 
 
 def walk(pattern: str, text: str, at: int) -> bool:
-    """Match step by step, going back to the last `*` only: glibc's own order, for patterns that `_regex` cannot say."""
+    """Match step by step in glibc's order, backtracking to the last `*` only, for patterns without an expression."""
     source = pattern + _END
     here = 0
-    star = -1  # where the pattern goes on after the last `*`
-    retry = at  # where in the text that was tried last
+    star = -1  # position in the pattern after the last `*`
+    retry = at  # position in the text where the pattern after the last `*` was tried last
     while True:
         if source[here] == "*":
             here += 1
@@ -128,7 +128,7 @@ def walk(pattern: str, text: str, at: int) -> bool:
 
 
 def _step(source: str, here: int, char: str) -> int:
-    """Where the pattern goes on when its element at `here`, which is no `*`, takes this byte; -1 where it does not."""
+    """Return the position after the element at `here` (not a `*`) if the element matches `char`, else -1."""
     match source[here]:
         case "?":
             return here + 1
@@ -151,23 +151,23 @@ def _cached_members(source: str, at: int) -> dict[int, str]:
 
 
 def _members(source: str, at: int) -> dict[int, str]:
-    """For each place where the pattern can go on after the `[` before `at`: the bytes that lead there.
+    """Return, for each position where the bracket that opens before `at` may end, the bytes that it matches.
 
-    One place is the rule. None: no byte is ever taken.
+    Usually there is one position. An empty dict: the bracket matches no byte.
     """
     return dict(_cached_members(source, at))
 
 
 class _Unclosed(Exception):
-    """The bracket is never closed: its `[` is an ordinary byte."""
+    """The bracket is not closed: its `[` is an ordinary byte."""
 
 
 class _Malformed(Exception):
-    """fnmatch gives up on the pattern here, and nothing matches."""
+    """The bracket is invalid: the pattern matches nothing."""
 
 
 def _bracket(source: str, at: int, char: str) -> int:
-    """Where the pattern goes on when the bracket that opens just before `at` takes `char`; -1 where it does not."""
+    """Return the position after the bracket that opens before `at` if the bracket matches `char`, else -1."""
     negated = source[at] in "!^"
     try:
         found, after = _find(source, at + negated, char)
@@ -181,7 +181,10 @@ def _bracket(source: str, at: int, char: str) -> int:
 
 
 def _find(source: str, at: int, char: str) -> tuple[bool, int]:
-    """Read members until one holds `char`, or to the `]`. Returns whether one does, and the place behind it."""
+    """Read members up to one that contains `char`, or to the `]`. Return whether one does, and the position after it.
+
+    Raises _Unclosed or _Malformed.
+    """
     next_char = source[at]
     at += 1
     while True:
@@ -207,9 +210,10 @@ def _find(source: str, at: int, char: str) -> tuple[bool, int]:
 
 
 def _range(source: str, at: int, low: str, char: str) -> tuple[bool, str, int]:
-    """One byte, or a range from it: `x`, `\\x`, `[.x.]`, `x-y`.
+    """Read one byte or a range: `x`, `\\x`, `[.x.]`, `x-y`. Raises _Malformed.
 
-    Returns: whether it holds `char`; the byte that follows, if not; the place behind what was read.
+    at: position after `low`, the first byte. Return whether it contains `char`, the next byte if not, and the position
+    after the bytes read.
     """
     if low == "[" and source[at] == ".":
         low, at = _symbol(source, at)
@@ -242,7 +246,7 @@ def _range(source: str, at: int, low: str, char: str) -> tuple[bool, str, int]:
 
 
 def _symbol(source: str, at: int) -> tuple[str, int]:
-    """The byte that `[.x.]` names (`at` is its first `.`) and the place behind it. The C locale has no longer names."""
+    """Return the byte of `[.x.]` and the position after it. at: its first `.`. The C locale has no longer names."""
     end = source.find(".]", at + 1)
     if end != at + 2:
         raise _Malformed
@@ -250,7 +254,7 @@ def _symbol(source: str, at: int) -> tuple[str, int]:
 
 
 def _skip(source: str, at: int) -> int:
-    """The place behind the `]` that closes a bracket whose hit was found before `at`."""
+    """Return the position after the `]` of a bracket that matched before `at`. Raises _Unclosed or _Malformed."""
     while (char := source[at]) != "]":
         at += 1
         if char == _END:

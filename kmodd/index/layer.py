@@ -1,7 +1,7 @@
-"""The index files of one module directory: read when they are first asked for, and kept.
+"""Query the index files of one module directory, which are read at the first query and kept.
 
-Each index comes as a text and as its `.bin` twin (modules.builtin.alias.bin has modules.builtin.modinfo for a text).
-Which one is read: see `LayerIndexes`. A damaged file is a Problem, and its twin is read instead where there is one.
+Each index has two forms, a text and a `.bin` (the text of modules.builtin.alias.bin is modules.builtin.modinfo).
+`LayerIndexes` documents which one is read. A damaged `.bin` is a Problem, and the text is read instead.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 TEXT_OF = {"modules.builtin.alias": "modules.builtin.modinfo"}
-"""Index → its text, where that has another name."""
+"""Index → the name of its text, if it differs."""
 INDEXES = ("modules.dep", "modules.alias", "modules.symbols", "modules.builtin", "modules.builtin.alias")
-"""Base names of all indexes that have two forms; the second is this with `.bin`."""
+"""Names of the indexes with two forms; the second has the suffix `.bin`."""
 
 
 def _never(_: str) -> bool:
@@ -35,37 +35,40 @@ def _never(_: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Where the indexes of one module directory come from."""
+    """Source of the indexes of one module directory."""
 
     directory: str
-    """The module directory as it is printed; paths in modules.dep are relative to it."""
+    """The module directory, for output; paths in modules.dep are relative to it."""
     read: Callable[[str], bytes | None]
-    """The bytes of an index file by its base name, or None where there is none."""
+    """Returns the content of an index file by its base name, or None without such a file."""
     is_stale: Callable[[str], bool] = _never
-    """Whether the text of an index, named as in INDEXES, is older than its `.bin`."""
+    """Returns whether the text of an index, named as in INDEXES, is older than its `.bin`."""
     label: str = ""
-    """What stands before an index's base name where a person reads of it; empty for the base of the tree."""
+    """Prefix of the names of index files in messages; empty for the base of the tree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One entry of an alias index that fits a name."""
+    """An entry of an alias index that matches a name."""
 
     module: ModuleName
     pattern: str
-    """As the file spells it."""
+    """As in the file."""
     at: Where
-    """Line 0 where the file is a `.bin`, which has none."""
+    """Line 0 for a `.bin`, which has no lines."""
 
 
 Matches = tuple[Match, ...]
 
 
 class LayerIndexes:
-    """The indexes of one layer. Answers never change."""
+    """The indexes of one layer. Results never change."""
 
     def __init__(self, layer: Layer, like_kmod: bool) -> None:
-        """`like_kmod`: read the `.bin` where there is one; else only where the text is absent, stale or unusable."""
+        """Take a layer. Nothing is read yet.
+
+        like_kmod: read the `.bin` if there is one; otherwise only if the text is absent or stale.
+        """
         self._layer = layer
         self._like_kmod = like_kmod
         self._opened: dict[str, bytes | BinIndex] = {}
@@ -75,15 +78,18 @@ class LayerIndexes:
         self.problems: list[Problem] = []
 
     def load(self) -> None:
-        """Read what every plan needs. Symbols are left: few machines ever ask, and they are as big as half the rest."""
+        """Read the indexes that every plan needs. Symbols are rarely used, and half as big as the rest."""
         self.dep("")
         self.is_builtin("")
         self.aliases("")
         self.builtin_aliases("")
 
     def dep(self, name: str) -> DepLine | None:
-        """File and dependencies of a module, paths as printed; an empty path where its line says nothing."""
-        line = self._ask(
+        """Return file and dependencies of a module, with paths for output, or None if modules.dep does not have it.
+
+        The path is empty if its value in modules.dep.bin is invalid.
+        """
+        line = self._query(
             "modules.dep", lambda index: index.get(name), lambda text: self._dep_lines(text).get(ModuleName(name))
         )
         if line is None:
@@ -94,52 +100,55 @@ class LayerIndexes:
         return DepLine(self._absolute(found.path), tuple(map(self._absolute, found.deps)))
 
     def names(self) -> tuple[ModuleName, ...]:
-        """Every module of modules.dep."""
-        return self._ask(
+        """Return every module of modules.dep."""
+        return self._query(
             "modules.dep",
             lambda index: tuple(ModuleName(key) for key, _ in index.entries()),
             lambda text: tuple(self._dep_lines(text)),
         )
 
     def is_builtin(self, name: str) -> bool:
-        """Whether modules.builtin has it."""
-        return self._ask(
+        """Return whether modules.builtin has the module."""
+        return self._query(
             "modules.builtin", lambda index: index.get(name) is not None, lambda text: name in self._builtin_names(text)
         )
 
     def aliases(self, name: str) -> Matches:
-        """The patterns of modules.alias that match, best module first."""
+        """Return the entries of modules.alias whose patterns match, by priority of the modules."""
         return self._match("modules.alias", name)
 
     def builtin_aliases(self, name: str) -> Matches:
-        """Those of the modules in the kernel's image, in the order of modules.builtin.alias.bin."""
+        """Return the aliases of built-in modules that match, in the order of modules.builtin.alias.bin."""
         return self._match("modules.builtin.alias", name)
 
     def symbols(self, name: str) -> Matches:
-        """Who exports `symbol:NAME`."""
-        return self._ask(
+        """Return the modules that export the symbol of `symbol:NAME`."""
+        return self._query(
             "modules.symbols",
             lambda index: self._bin_matches(index, "modules.symbols", name),
             lambda text: self._symbol_matches(text, name),
         )
 
     def dump(self, name: str) -> tuple[tuple[str, str], ...]:
-        """Key and module of each entry of an alias index; keys normalised and in byte order, then modules in theirs."""
-        if name in self._tries:  # its text was let go
+        """Return key and module of each entry of an alias index, with normalized keys, sorted by the bytes of the key.
+
+        Entries with the same key are sorted by module.
+        """
+        if name in self._tries:  # its text was released
             return self._text_entries(self._text(name) or b"")
-        return self._ask(
+        return self._query(
             name,
             lambda index: tuple((key, value.text) for key, values in index.entries() for value in values),
             self._text_entries,
         )
 
-    # ── questions to the two forms ──
+    # ── queries to the two forms ──
 
     def _match(self, name: str, text: str) -> Matches:
         trie = self._tries.get(name)
         if trie is not None:
             return self._trie_matches(trie, name, text)
-        return self._ask(
+        return self._query(
             name,
             lambda index: self._bin_matches(index, name, text),
             lambda data: self._trie_matches(self._trie(name, data), name, text),
@@ -154,7 +163,7 @@ class LayerIndexes:
         return tuple(Match(ModuleName(m.module), m.pattern, Where(file, m.line)) for m in trie.matches(text))
 
     def _symbol_matches(self, data: bytes, name: str) -> Matches:
-        """There are no wildcards among symbols: the text is searched for the one line."""
+        """Return the match of the line for a symbol; symbols have no wildcards."""
         start = data.find(b"\nalias " + encode(name) + b" ") + 1
         if not start:
             return ()
@@ -167,14 +176,14 @@ class LayerIndexes:
         for entry in text_files.alias_lines(data, "")[0]:
             try:
                 pairs.append((underscores(entry.pattern), str(entry.module)))
-            except UnmatchedBracket:  # depmod leaves it out of the .bin
+            except UnmatchedBracket:  # depmod omits the entry from the .bin
                 continue
         return tuple(sorted(pairs, key=lambda pair: encode(pair[0])))
 
-    # ── the texts, taken apart once ──
+    # ── texts, parsed once ──
 
     def _trie(self, name: str, data: bytes) -> AliasTrie:
-        from kmodd.index.alias_trie import AliasTrie  # only here: a tool that reads the .bin does not need it
+        from kmodd.index.alias_trie import AliasTrie  # imported here: a tool that reads the .bin does not need it
 
         file = self._file(TEXT_OF.get(name, name))
         if name in TEXT_OF:
@@ -186,7 +195,7 @@ class LayerIndexes:
             problems = trie.problems
         self.problems += problems
         self._tries[name] = trie
-        self._opened[name] = b""  # a daemon need not keep the text beside the trie
+        self._opened[name] = b""  # releases the text: matching needs only the trie
         return trie
 
     def _builtin_names(self, data: bytes) -> frozenset[str]:
@@ -202,10 +211,10 @@ class LayerIndexes:
             self.problems += problems
         return self._deps
 
-    # ── which of the twins ──
+    # ── selection of the form ──
 
     def _open(self, name: str) -> bytes | BinIndex:
-        """The index in the form to read, opened once; empty bytes where it has none."""
+        """Open the index in the form to read, once. Return empty bytes if it has none."""
         if name not in self._opened:
             forms = [self._text, self._bin]
             if self._like_kmod or self._layer.is_stale(name):
@@ -224,21 +233,21 @@ class LayerIndexes:
         try:
             return BinIndex(data, self._file(name + ".bin"))
         except ParseError as error:
-            self._damaged(error)
+            self._add_problem(error)
             return None
 
-    def _ask(self, name: str, ask_bin: Callable[[BinIndex], T], ask_text: Callable[[bytes], T]) -> T:
-        """Put a question to an index in the form that is read. Where its .bin turns out damaged, the text serves."""
+    def _query(self, name: str, query_bin: Callable[[BinIndex], T], query_text: Callable[[bytes], T]) -> T:
+        """Query an index in the form to read. If its .bin is damaged, read the text from now on."""
         index = self._open(name)
         if isinstance(index, BinIndex):
             try:
-                return ask_bin(index)
+                return query_bin(index)
             except ParseError as error:
-                self._damaged(error)
+                self._add_problem(error)
                 index = self._opened[name] = self._text(name) or b""
-        return ask_text(index)
+        return query_text(index)
 
-    def _damaged(self, error: ParseError) -> None:
+    def _add_problem(self, error: ParseError) -> None:
         file, _, what = str(error).partition(": ")
         problem = Problem(Where(file, 0), 0, "", what)
         if problem not in self.problems:

@@ -1,9 +1,9 @@
-"""The text indexes of a module directory: bytes in, tables out; and the texts again, as depmod writes them.
+"""Parse the text indexes of a module directory, and format them as depmod does.
 
-`modules.dep`, `.alias`, `.symbols`, `.softdep`, `.weakdep`, `.devname` are depmod's; `.order`, `.builtin` and
-`.builtin.modinfo` come from the kernel's build (Documentation/kbuild/kbuild.rst). A line that cannot be used is a
-Problem at `file:line`; the other lines count, and a file cut off in the middle of a line is such a line.
-`modules.softdep` and `modules.weakdep` are read by the parser of modprobe.d, as kmod does; only their writing is here.
+depmod writes `modules.dep`, `.alias`, `.symbols`, `.softdep`, `.weakdep` and `.devname`; the kernel's build writes
+`.order`, `.builtin` and `.builtin.modinfo` (Documentation/kbuild/kbuild.rst). Parsers raise nothing: an invalid line is
+a Problem at `file:line`, and the other lines are used. A truncated last line is usually invalid too. As in kmod, the
+parser of modprobe.d reads `modules.softdep` and `modules.weakdep`; this file only writes them.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ DEVNAME_HEAD = "# Device nodes to trigger on-demand module loading.\n"
 
 @dataclass(frozen=True, slots=True)
 class DepLine:
-    """One line of modules.dep."""
+    """A line of modules.dep."""
 
     path: str
-    """Of the module's file: relative to the module directory, or absolute for a module outside of it."""
+    """Path of the module file, relative to the module directory, or absolute if the file is outside of it."""
     deps: tuple[str, ...]
-    """Files it needs, of the same form, all of them, users before used: the last is to be loaded first."""
+    """Paths of all modules that it needs, direct or not, users before used: the last one must be loaded first."""
 
 
 @dataclass(frozen=True, slots=True)
 class AliasLine:
-    """One line of modules.alias or modules.symbols."""
+    """A line of modules.alias or modules.symbols."""
 
     pattern: str
-    """As the file spells it, dashes and all."""
+    """As in the file, with dashes."""
     module: ModuleName
     line: int
 
 
 @dataclass(frozen=True, slots=True)
 class Devname:
-    """One line of modules.devname: a device node whose opening loads a module."""
+    """A line of modules.devname: a device node that loads a module when it is opened."""
 
     module: ModuleName
     node: str
-    """Below /dev."""
+    """Path relative to /dev."""
     kind: str
     """`c` or `b`."""
     major: int
@@ -59,7 +59,7 @@ class Devname:
 
 @dataclass(frozen=True, slots=True)
 class ModinfoEntry:
-    """One string of modules.builtin.modinfo: `module.key=value`."""
+    """A string of modules.builtin.modinfo: `module.key=value`."""
 
     module: ModuleName
     key: str
@@ -70,19 +70,19 @@ class ModinfoEntry:
 
 
 def dep_line(line: str) -> DepLine | None:
-    """One line of modules.dep, or value of modules.dep.bin; None where it has no `:` (kmod_module_parse_depline)."""
+    """Parse a line of modules.dep or a value of modules.dep.bin (kmod_module_parse_depline). None if it has no `:`."""
     path, colon, deps = line.partition(":")
     return DepLine(path, tuple(deps.replace("\t", " ").split())) if colon else None
 
 
 def dep_lines(data: bytes, file: str) -> tuple[dict[ModuleName, str], tuple[Problem, ...]]:
-    """modules.dep: the whole line of each module, to be taken apart by `dep_line` when it is asked for.
+    """Split modules.dep. Return the line of each module, for `dep_line`, and problems.
 
-    Of two lines for one module the first counts, as its priority is better in the .bin.
+    Of two lines for one module the first counts, which has the higher priority in the .bin. file: name in problems.
     """
     lines = decode(data).split("\n")
     good = [line for line in lines if ":" in line]
-    # `module_of_path`, written out: here it is asked 4,000 times before the first module of a boot.
+    # `module_of_path` inlined: this runs for 4,000 lines before the first module of a boot.
     names = [line.partition(":")[0].rpartition("/")[2].partition(".")[0].replace("-", "_") for line in good]
     first = zip(map(ModuleName, reversed(names)), reversed(good), strict=True)
     table = dict.fromkeys(map(ModuleName, names), "") | dict(first)
@@ -94,7 +94,7 @@ def dep_lines(data: bytes, file: str) -> tuple[dict[ModuleName, str], tuple[Prob
 
 
 def alias_lines(data: bytes, file: str) -> tuple[tuple[AliasLine, ...], tuple[Problem, ...]]:
-    """modules.alias and modules.symbols: every line, in its order."""
+    """Parse modules.alias or modules.symbols. Return all lines in order, and problems. file: name in problems."""
     lines = []
     problems = []
     for number, line in enumerate(decode(data).split("\n"), 1):
@@ -109,7 +109,7 @@ def alias_lines(data: bytes, file: str) -> tuple[tuple[AliasLine, ...], tuple[Pr
 
 
 def module_paths(data: bytes, file: str) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
-    """modules.builtin and modules.order: the paths, in their order."""
+    """Parse modules.builtin or modules.order. Return the paths in order, and problems. file: name in problems."""
     paths = []
     problems = []
     for number, line in enumerate(decode(data).split("\n"), 1):
@@ -121,9 +121,9 @@ def module_paths(data: bytes, file: str) -> tuple[tuple[str, ...], tuple[Problem
 
 
 def builtin_modinfo(data: bytes, file: str, only: str = "") -> tuple[tuple[ModinfoEntry, ...], tuple[Problem, ...]]:
-    """modules.builtin.modinfo: NUL-terminated strings, those of one module together (libkmod-builtin.c).
+    """Parse modules.builtin.modinfo: NUL-terminated strings, grouped by module (libkmod-builtin.c).
 
-    `only`: the one key to be told, as `alias`; else all are.
+    Return the entries in order, and problems. file: name in problems. only: a key such as `alias` to return alone.
     """
     entries = []
     problems = []
@@ -142,7 +142,7 @@ def builtin_modinfo(data: bytes, file: str, only: str = "") -> tuple[tuple[Modin
 
 
 def devnames(data: bytes, file: str) -> tuple[tuple[Devname, ...], tuple[Problem, ...]]:
-    """modules.devname: every node, in its order."""
+    """Parse modules.devname. Return all nodes in order, and problems. file: name in problems."""
     found = []
     problems = []
     for number, line in enumerate(decode(data).split("\n"), 1):
@@ -170,31 +170,31 @@ def _problem(file: str, line: int, source: str, expected: str) -> Problem:
 
 
 def dep_text(lines: Iterable[DepLine]) -> str:
-    """modules.dep; a module without dependencies ends in its colon (depmod output_deps)."""
+    """Format modules.dep; the line of a module without dependencies ends in the colon (depmod output_deps)."""
     return "".join(f"{line.path}:{''.join(' ' + dep for dep in line.deps)}\n" for line in lines)
 
 
 def alias_text(aliases: Iterable[tuple[str, str]]) -> str:
-    """modules.alias, from pairs of a raw alias and its module in depmod's module order."""
+    """Format modules.alias. aliases: raw alias and module, in depmod's order of modules."""
     return ALIAS_HEAD + "".join(f"alias {alias} {module}\n" for alias, module in aliases)
 
 
 def symbols_text(owners: Mapping[str, str]) -> str:
-    """modules.symbols, from the module that owns each symbol; depmod's own order is unspecified."""
+    """Format modules.symbols. owners: symbol → module that owns it; depmod's order of symbols is unspecified."""
     return SYMBOLS_HEAD + "".join(f"alias symbol:{symbol} {module}\n" for symbol, module in owners.items())
 
 
 def softdep_text(softdeps: Iterable[tuple[str, str]]) -> str:
-    """modules.softdep, from pairs of a module and the raw value of its softdep string."""
+    """Format modules.softdep. softdeps: module and value of its `softdep` string."""
     return SOFTDEP_HEAD + "".join(f"softdep {module} {value}\n" for module, value in softdeps)
 
 
 def weakdep_text(weakdeps: Iterable[tuple[str, str]]) -> str:
-    """modules.weakdep (kmod 33 and later), likewise."""
+    """Format modules.weakdep (kmod 33 and later). weakdeps: module and value of its `weakdep` string."""
     return WEAKDEP_HEAD + "".join(f"weakdep {module} {value}\n" for module, value in weakdeps)
 
 
 def devname_text(nodes: Iterable[Devname]) -> str:
-    """modules.devname; its head line stands only where a node follows."""
+    """Format modules.devname; the file is empty without nodes."""
     lines = [f"{node.module} {node.node} {node.kind}{node.major}:{node.minor}\n" for node in nodes]
     return DEVNAME_HEAD + "".join(lines) if lines else ""

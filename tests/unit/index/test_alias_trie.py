@@ -138,7 +138,7 @@ def test_bad_lines_are_problems_and_the_others_count() -> None:
         (7, "expected `alias PATTERN MODULE`"),
         (8, "expected a pattern whose brackets are closed"),
         (9, "expected a pattern whose brackets are closed"),
-        (11, "expected a newline: may be cut off here"),
+        (11, "expected a newline: may be truncated here"),
     ]
     assert str(index.problems[0]) == "modules.alias:3:10: expected a module after the pattern"
     assert list(index.entries()) == [("x:1", "a"), ("x: 5", "c"), ("x:6", "d")]

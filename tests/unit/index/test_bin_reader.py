@@ -118,9 +118,9 @@ def test_nodes_in_a_circle_end() -> None:
     """A node whose only child is itself."""
     data = bytes.fromhex("b007f457000200012000000c") + b"**" + bytes.fromhex("2000000c")
     index = BinIndex(data, "x.bin")
-    with pytest.raises(ParseError, match="circle"):
+    with pytest.raises(ParseError, match="cycle"):
         list(index.entries())
-    with pytest.raises(ParseError, match="circle"):
+    with pytest.raises(ParseError, match="cycle"):
         index.wildcard("aaa")
     assert index.get("*" * 100) is None
 
