@@ -123,9 +123,7 @@ def test_an_invalid_configuration_keeps_the_old_one_and_names_the_line(world: Wo
     assert world.state.system.settings.stuck_after == 7
     messages = [record.message for record in world.records]
     assert any("keeping all earlier settings" in message for message in messages)
-    assert any(
-        "/etc/kmodd/kmodd.conf:3" in message and "Lanes= wants a whole number" in message for message in messages
-    )
+    assert any("/etc/kmodd/kmodd.conf:3" in message and "Lanes= expects an integer" in message for message in messages)
     world.configure("[Kmodd]\nStuckAfterSec=8\nLanes=2\n")
     world.reload()
     assert (world.state.system.settings.stuck_after, world.state.system.settings.lanes) == (8, 2)
