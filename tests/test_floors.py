@@ -6,6 +6,7 @@ The listing of kmodd/ is the architecture: a folder imports itself and the folde
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -341,6 +342,58 @@ def test_rule_finds_what_it_is_for(rule: Callable[[Sources], list[str]], texts: 
 @pytest.mark.parametrize("rule", [*RULES, *TEST_RULES], ids=lambda rule: rule.__name__)
 def test_rule_leaves_good_code_alone(rule: Callable[[Sources], list[str]]) -> None:
     assert rule(_snippets(GOOD_TESTS if rule in TEST_RULES else GOOD)) == []
+
+
+# ── language ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TEXTS = (
+    "kmodd",
+    "systemd",
+    "data",
+    "docs",
+    "tests",
+    "bench",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "Makefile",
+)
+"""Where the words are searched: files and folders of the repository."""
+IDIOMS = re.compile(
+    r"""\b(somebody|whoever|whosever|anew|is\ told|came\ of|comes\ of)\b
+    | (?<!["'`])(?-i:\b[nN]obody\b)(?!["'`])  # the user has quotes, or is a constant
+    | ^\s*\"""Likewise\.\"""  # as a whole docstring
+    | (?<=[.:;]\ )It\.  # as a whole sentence""",
+    re.VERBOSE | re.MULTILINE | re.IGNORECASE,
+)
+"""Words of our own idiom: a systemd or kernel developer would name the subject."""
+
+
+def idioms(name: str, text: str) -> list[str]:
+    """The places where a text has a word of the list."""
+    return [f"{name}:{text.count(chr(10), 0, found.start()) + 1}: {found[0]!r}" for found in IDIOMS.finditer(text)]
+
+
+def test_texts_name_their_subject() -> None:
+    """Docstrings, comments, messages, units and documents; this file has the list."""
+    wrong = []
+    for folder in TEXTS:
+        path = ROOT / folder
+        for each in [path] if path.is_file() else sorted(path.rglob("*")):
+            if each.is_file() and each != Path(__file__) and "__pycache__" not in each.parts:
+                wrong += idioms(str(each.relative_to(ROOT)), each.read_text(errors="replace"))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "text", ["nobody asks", "Whoever asks", "it is told once", 'def f():\n    """Likewise."""', "A file. It."]
+)
+def test_an_idiom_is_found(text: str) -> None:
+    assert len(idioms("x", text)) == 1
+
+
+def test_the_user_nobody_is_no_idiom() -> None:
+    assert idioms("x", 'setpriv --reuid "nobody"; `nobody`; likewise, the outcomes of it') == []
 
 
 # ── tools ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -66,7 +66,7 @@ RELEASE = "6.1.0-test"
 
 
 class Listener(Protocol):
-    """What is told about requests."""
+    """Who gets the results of requests."""
 
     def finished(self, job: AnyJob) -> None:
         """A job is complete."""
@@ -131,7 +131,7 @@ class World:
         self.finished: list[AnyJob] = []
         self.turned_away: list[tuple[Request, Busy]] = []
         self.listeners: list[Listener] = []
-        """Who is told what has finished, as callers are by the daemon."""
+        """Who gets what has finished, as callers do in the daemon."""
         self.records: list[Record] = []
         self.replays: list[str] = []
         self.stacks: list[AskStack] = []

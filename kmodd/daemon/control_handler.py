@@ -104,7 +104,7 @@ class ControlHandler:
                 assert_never(call)
 
     def _refused_without_tree(self, connection: Connection) -> bool:
-        """Whether there is no module tree; the caller is told so."""
+        """Answer with NoModuleTree if there is none. Return whether that is so."""
         if no_tree := self._engine.state.system.no_tree:
             self._socket.refuse(connection, "NoModuleTree", {"message": no_tree})
         return bool(no_tree)
@@ -138,7 +138,7 @@ class ControlHandler:
         return [*state.queue.interactive.waiting(), *state.in_flight.interactive_requests()]
 
     def turned_away(self, request: Request, why: Busy) -> bool:
-        """A request is not taken. Returns whether a caller had made it; it is told."""
+        """A request is not taken: answer its caller. Return whether it had one."""
         for waiter in self._waiting:
             if waiter[0] is request:
                 self._waiting.remove(waiter)

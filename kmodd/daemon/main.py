@@ -433,7 +433,7 @@ class Daemon:
     # -- what is done now and then -----------------------------------------------------------------------------
 
     def _reload(self) -> Sequence[Problem]:
-        """Read everything again; the service manager is told when that begins and ends."""
+        """Read everything again; notify the service manager at the beginning and the end."""
         self._notify.reloading()
         self._handle(ReloadRequested())
         self._handle(BootListRead(read_boot_list(self._tree.root)))

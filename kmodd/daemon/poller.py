@@ -26,7 +26,7 @@ word costs more than to hear it.
 
 
 class Poller:
-    """One selector. A change costs a system call, so only what is different from the last time is told to it."""
+    """One selector. A change costs a system call, so only differences from the last call are passed to it."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -46,7 +46,7 @@ class Poller:
         self._pauses[source] = now + PAUSE
 
     def is_paused(self, source: KernelEvents) -> bool:
-        """It may have something to say that nobody has heard."""
+        """Return whether it is not polled now, although it may have something to read."""
         return source in self._pauses
 
     def resume(self, source: KernelEvents) -> None:

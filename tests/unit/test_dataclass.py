@@ -1,7 +1,7 @@
 """`kmodd.dataclass` beside the standard library's, for every class of kmodd that is made by it.
 
-All of kmodd is imported a second time with `dataclasses` in its place; each class must then be the same to whoever uses
-it: fields, defaults, construction and its errors, equality, hash, repr, replacing, freezing, matching by position.
+All of kmodd is imported a second time with `dataclasses` in its place; each class must then be the same to its
+users: fields, defaults, construction and its errors, equality, hash, repr, replacing, freezing, matching by position.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def classes_by_name() -> dict[str, type[Any]]:
 
 
 def imported_anew(library: ModuleType | None = None) -> dict[str, type[Any]]:
-    """The same of a second kmodd, of which nobody has made an instance yet; made by `library`, where one is given."""
+    """The same of a second kmodd, without an instance yet; made by `library`, where one is given."""
     kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "kmodd"}
     for name in kept:
         del sys.modules[name]

@@ -15,7 +15,7 @@ def device(root: Path, name: str, alias: str, driver: str = "") -> None:
     folder = root / "sys/devices" / name
     folder.mkdir(parents=True)
     (folder / "modalias").write_text(f"{alias}\n")
-    os.mkfifo(folder / "uevent")  # whoever reads it waits for ever, as behind a probe that crashed
+    os.mkfifo(folder / "uevent")  # a reader waits for ever, as behind a probe that crashed
     os.mkfifo(folder / "driver_override")
     devices = root / "sys/bus/pci/devices"
     devices.mkdir(parents=True, exist_ok=True)

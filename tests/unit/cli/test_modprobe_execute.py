@@ -1,7 +1,7 @@
 """modprobe, insmod, rmmod and lsmod at work on a fake machine: texts and status, in this process and by the daemon.
 
 fixtures/acting/expected has what each command of tests/acting.py says and does; kmod 30 says and does the very same
-(tests/differential/test_acting.py). `KMODD_WRITE_EXPECTED=1` writes it anew.
+(tests/differential/test_acting.py). `KMODD_WRITE_EXPECTED=1` writes it again.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def test_a_dry_daemon_leaves_it_to_the_tool(
         assert machine.loaded == []
 
 
-def test_nobody_at_the_socket_leaves_it_to_the_tool(
+def test_without_a_daemon_the_tool_does_it_itself(
     tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = SCENARIOS[0].build(tmp_path / "root")

@@ -124,7 +124,7 @@ def test_a_real_event_is_answered_with_its_plan(running: Running) -> None:
     running.call("Settle", timeout_usec=30_000_000)
     after = running.call("Status")
     assert int(str(after["events"])) > int(str(before["events"]))
-    line = running.wait_for("Would load matched")  # a dry run is no answer for good, so it is told again
+    line = running.wait_for("Would load matched")  # a dry run is not cached, so it is recorded again
     assert device().sysname in line
 
 

@@ -49,7 +49,7 @@ class Kernel:
         self.stack = contextlib.ExitStack()
 
     def ask(self, name: str, who: Requester | None = None) -> socket.socket:
-        """A helper that asks, and is told that it was accepted."""
+        """A helper that asks, and was accepted."""
         if who:
             self.trace.who[name] = who
         helper = self.stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))

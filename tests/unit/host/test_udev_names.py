@@ -31,7 +31,7 @@ INTEL = {"ID_VENDOR_FROM_DATABASE": "Intel Corporation", "ID_MODEL_FROM_DATABASE
 
 
 class Database:
-    """Entries for devices that nobody minds; udev's own, if it has one, is put back."""
+    """Entries for devices without effect; udev's own, if it has one, is put back."""
 
     def __init__(self) -> None:
         self._before: dict[Path, bytes | None] = {}
@@ -133,7 +133,7 @@ def test_real_devices_as_pyudev_has_them() -> None:
     assert found | {path: " ".join(name.replace('"', "'").split()) for path, name in wanted.items()} == found
 
 
-# ── where nobody can say ───────────────────────────────────────────────────────────────────────────────────────────
+# ── without an answer ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("missing", ["pyudev", "libudev"])
@@ -151,7 +151,7 @@ def _no_library(*_: Any) -> None:
 
 
 def hang_or_die(monkeypatch: pytest.MonkeyPatch, on: set[str], end: bool = False) -> None:
-    """From now on whoever looks at one of these never comes back, as behind a probe that hangs, or is killed."""
+    """From now on a look at one of these never returns, as behind a probe that hangs, or is killed."""
     name = udev_names.device_name
     hung = mmap.mmap(-1, 1)  # the children's too
 
@@ -191,7 +191,7 @@ def test_too_many_that_hang_are_not_all_waited_for(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_child_that_hangs_does_not_hold_our_output_open() -> None:
-    """It cannot be killed in the kernel; here it is stopped from being. Whoever reads our output gets its end."""
+    """It cannot be killed in the kernel; here it is stopped from being. Readers of the output get its end."""
     code = (
         "import os, signal; from kmodd.host import udev_names\n"
         "udev_names.device_name = lambda *_: signal.pause()\n"

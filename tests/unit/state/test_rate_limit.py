@@ -31,7 +31,7 @@ def test_one_a_minute_and_the_next_has_the_count() -> None:
 
 
 def test_what_differs_is_told() -> None:
-    """Who, what, what came of it, and why."""
+    """Requester, request, result and reason."""
     it = RateLimiter()
     kinds = [
         outcome(), outcome(uid=0), outcome(uid=None), outcome("net-pf-16"), outcome(result="failed"),
