@@ -1,8 +1,8 @@
 /*
  * kmodd-request: what the kernel runs in place of /sbin/modprobe (kernel.modprobe) while kmodd is there.
  *
- * The kernel calls it as `PATH -q -- NAME`: as root, in the initial namespaces, without one open file; whoever needs the
- * module waits for its end. It hands NAME to the daemon, by datagrams on SOCKET (AF_UNIX, SOCK_SEQPACKET):
+ * The kernel calls it as `PATH -q -- NAME`: as root, in the initial namespaces, without one open file; the process that needs
+ * the module waits for its end. It hands NAME to the daemon, by datagrams on SOCKET (AF_UNIX, SOCK_SEQPACKET):
  *
  *   > NAME        the bytes as they came
  *   < "a"         accepted, within ACCEPT_LIMIT: the daemon says so before it does anything else
@@ -10,7 +10,7 @@
  *                 0 loaded or there already, 1 unknown, refused or failed (request_module() gets 256)
  *
  * Where that does not come about, it becomes the real modprobe, so that a machine is never worse off than without kmodd.
- * But where FLAG stands, the policy is enforced: then it refuses and says so in the kernel's log, or whoever stops or
+ * But where FLAG stands, the policy is enforced: then it refuses and says so in the kernel's log, or a user who stops or
  * floods the daemon would be round the policy. Signals are left alone: a requester that is killed does not end its helper.
  *
  * It does without the C library where it can (x86-64, -ffreestanding -nostdlib): exec to exit takes 0.1 ms so, 0.35 ms with
@@ -114,7 +114,7 @@ static int ask(const char *name)
 	}
 }
 
-/* Only a flag that is not there leaves the way open: no error that somebody may provoke does. */
+/* Only a flag that is not there leaves the way open: no error that a user may provoke does. */
 static int closed(void)
 {
 	struct statx flag;
