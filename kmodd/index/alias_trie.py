@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from kmodd.index.fnmatch_regex import Fits
 
 START = 13
-"""Bytes of a start. With more, there are as many starts as patterns; with fewer, the first look-up examines thousands
-of patterns (`pci:v0000…`)."""
+"""Bytes of the start of a name. With more, there are as many starts as patterns; with fewer, the first look-up examines
+thousands of patterns (`pci:v0000…`)."""
 _SPECIAL = "*?[\\"
 """Characters that end a stem."""
 _MAX_CHAR = "\u0100"

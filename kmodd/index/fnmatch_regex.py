@@ -104,7 +104,10 @@ def _first_match(run: list[str]) -> str:
 
 
 def walk(pattern: str, text: str, at: int) -> bool:
-    """Match step by step in glibc's order, backtracking to the last `*` only, for patterns without an expression."""
+    """Return whether `text` from `at` on matches: step by step in glibc's order, backtracking to the last `*` only.
+
+    For bytewise patterns without a regular expression; correct for all.
+    """
     source = pattern + _END
     here = 0
     star = -1  # position in the pattern after the last `*`
