@@ -22,16 +22,16 @@ ROOT = Path(__file__).parent.parent
 WORDS = ""
 """The files that stand in kmodd/ itself."""
 PURE_FOLDERS = (WORDS, "config", "kernel", "index", "modfile", "planning", "state", "engine")
-"""Below the wall: nothing here touches the machine."""
+"""Above the wall: nothing here touches the machine."""
 FOLDERS = (*PURE_FOLDERS, "host", "loader", "daemon", "cli")
-"""From low to high. A file imports from its own folder or one before it."""
+"""In the order of CONTRIBUTING.md. A file imports from its own folder or one before it."""
 
 PURE = frozenset(
     """__future__ abc array binascii bisect collections contextlib copy dataclasses enum errno fnmatch functools
     graphlib hashlib heapq itertools json lzma math operator re shlex stat string struct textwrap types typing
     unicodedata zlib zstandard elftools""".split()
 )
-"""Modules that files below the wall may import beside kmodd; every other one could be an effect."""
+"""Modules that files above the wall may import beside kmodd; every other one could be an effect."""
 
 EFFECTS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint", "__import__"})
 """Built-in functions that have an effect."""
@@ -125,14 +125,14 @@ def unplaced(sources: Sources) -> list[str]:
 
 
 def pointing_up(sources: Sources) -> list[str]:
-    """An import from a higher folder, for an annotation too."""
+    """An import from a later folder, for an annotation too."""
     wrong = []
     for source in sources.values():
         own = folder_of(source.name)
         for target in sorted(all_imports(source, sources)):
             other = folder_of(target)
             if own in FOLDERS and other in FOLDERS and FOLDERS.index(other) > FOLDERS.index(own):
-                wrong.append(f"{source.name} imports {target}, which is higher")
+                wrong.append(f"{source.name} imports {target}, which is later")
     return wrong
 
 
@@ -147,19 +147,19 @@ def cycles(sources: Sources) -> list[str]:
 
 
 def effects(sources: Sources) -> list[str]:
-    """An import or a call below the wall that could touch the machine."""
+    """An import or a call above the wall that could touch the machine."""
     wrong = []
     for source in sources.values():
         if folder_of(source.name) not in PURE_FOLDERS:
             continue
         for target in sorted(imports(source, sources)):
             if target.split(".")[0] not in PURE | {"kmodd"}:
-                wrong.append(f"{source.name}: imports {target} below the wall")
+                wrong.append(f"{source.name}: imports {target} above the wall")
         for node in running_nodes(source.tree):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in EFFECTS):
                 continue
             if not (node.func.id == "exec" and source.name in COMPILES):
-                wrong.append(f"{source.name}:{node.lineno}: calls {node.func.id}() below the wall")
+                wrong.append(f"{source.name}:{node.lineno}: calls {node.func.id}() above the wall")
     return wrong
 
 

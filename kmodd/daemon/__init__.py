@@ -1,1 +1,1 @@
-"""The long-running program: the event loop, and the engine that it drives."""
+"""The long-running program: polls, hands events to the engine and carries out its commands."""

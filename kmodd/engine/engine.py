@@ -208,9 +208,9 @@ class Engine:
         times = (
             self._reconcile_at,
             timeouts.deadline(state.in_flight, state.system.settings.stuck_after, now),
-            state.retries.next_due(),
+            state.retries.deadline(),
             state.foreign.deadline(),
-            state.autoclean.next_look(),
+            state.autoclean.deadline(),
             state.firmware.deadline(),
             state.supply.deadline(now),
         )
@@ -287,8 +287,8 @@ class Engine:
             state.invalidate("index_reread")
         if state.system.no_tree:
             state.queue.cancel_replay()
-        next_look = state.now + state.system.settings.reconcile_every
-        self._reconcile_at = next_look if self._reconcile_at is None else min(self._reconcile_at, next_look)
+        deadline = state.now + state.system.settings.reconcile_every
+        self._reconcile_at = deadline if self._reconcile_at is None else min(self._reconcile_at, deadline)
 
     def _refresh(self) -> None:
         """Read again if anything changed on disk; else this costs a few stat calls."""

@@ -1,4 +1,4 @@
-"""What the engine may ask of the machine: a `Machine`. Every answer is immediate, and no question has an effect."""
+"""What the engine may ask of the machine: a `Machine`. No question has an effect; one may take a moment (`waited`)."""
 
 from __future__ import annotations
 

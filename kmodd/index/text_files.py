@@ -1,9 +1,9 @@
-"""Parse the text indexes of a module directory, and format them as depmod does.
+"""Parse the text indexes of a module directory.
 
 depmod writes `modules.dep`, `.alias`, `.symbols`, `.softdep`, `.weakdep` and `.devname`; the kernel's build writes
 `.order`, `.builtin` and `.builtin.modinfo` (Documentation/kbuild/kbuild.rst). Parsers raise nothing: an invalid line is
 a Problem at `file:line`, and the other lines are used. A truncated last line is usually invalid too. As in kmod, the
-parser of modprobe.d reads `modules.softdep` and `modules.weakdep`; this file only writes them.
+parser of modprobe.d reads `modules.softdep` and `modules.weakdep`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from kmodd.names import ModuleName, module_name
 from kmodd.text import decode
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 ALIAS_HEAD = "# Aliases extracted from modules themselves.\n"
 SOFTDEP_HEAD = "# Soft dependencies extracted from modules themselves.\n"
@@ -167,34 +165,3 @@ def _problem(file: str, line: int, source: str, expected: str) -> Problem:
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def dep_text(lines: Iterable[DepLine]) -> str:
-    """Format modules.dep; the line of a module without dependencies ends in the colon (depmod output_deps)."""
-    return "".join(f"{line.path}:{''.join(' ' + dep for dep in line.deps)}\n" for line in lines)
-
-
-def alias_text(aliases: Iterable[tuple[str, str]]) -> str:
-    """Format modules.alias. aliases: raw alias and module, in depmod's order of modules."""
-    return ALIAS_HEAD + "".join(f"alias {alias} {module}\n" for alias, module in aliases)
-
-
-def symbols_text(owners: Mapping[str, str]) -> str:
-    """Format modules.symbols. owners: symbol → module that owns it; depmod's order of symbols is unspecified."""
-    return SYMBOLS_HEAD + "".join(f"alias symbol:{symbol} {module}\n" for symbol, module in owners.items())
-
-
-def softdep_text(softdeps: Iterable[tuple[str, str]]) -> str:
-    """Format modules.softdep. softdeps: module and value of its `softdep` string."""
-    return SOFTDEP_HEAD + "".join(f"softdep {module} {value}\n" for module, value in softdeps)
-
-
-def weakdep_text(weakdeps: Iterable[tuple[str, str]]) -> str:
-    """Format modules.weakdep (kmod 33 and later). weakdeps: module and value of its `weakdep` string."""
-    return WEAKDEP_HEAD + "".join(f"weakdep {module} {value}\n" for module, value in weakdeps)
-
-
-def devname_text(nodes: Iterable[Devname]) -> str:
-    """Format modules.devname; the file is empty without nodes."""
-    lines = [f"{node.module} {node.node} {node.kind}{node.major}:{node.minor}\n" for node in nodes]
-    return DEVNAME_HEAD + "".join(lines) if lines else ""

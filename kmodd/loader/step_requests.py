@@ -1,4 +1,4 @@
-"""From a step of a plan to a request for a loader, and from a reply to an outcome, for the daemon and for tools."""
+"""From the steps of a plan to a request for a loader."""
 
 from __future__ import annotations
 

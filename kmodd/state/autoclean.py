@@ -80,7 +80,7 @@ class Autoclean:
         self._next_look = now + min(5.0, settings.autoclean_after / 4)
         return removals
 
-    def next_look(self) -> float | None:
+    def deadline(self) -> float | None:
         """Return when to call `due` next (time.monotonic), None if no module may be removed."""
         return self._next_look if self._idle else None
 

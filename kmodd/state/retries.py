@@ -75,7 +75,7 @@ class Retries:
             self._soon[each.request.text] = _Try(float("inf"), each.count, each.request)
         return [each.request for each in ready]
 
-    def next_due(self) -> float | None:
+    def deadline(self) -> float | None:
         """Return when the next retry is due (time.monotonic), None without one."""
         return min((each.due for each in self._soon.values() if each.due != float("inf")), default=None)
 

@@ -30,18 +30,18 @@ def wait(world: World) -> None:
 
 
 def test_an_idle_module_is_removed_with_its_dependency(stacked: World) -> None:
-    assert stacked.state.autoclean.next_look() == stacked.engine.deadline(stacked.now)
+    assert stacked.state.autoclean.deadline() == stacked.engine.deadline(stacked.now)
     wait(stacked)
     assert stacked.calls == ["b", "a"]
     assert stacked.told() == [("b", "removed"), ("a", "removed")]
-    assert stacked.state.autoclean.next_look() is None
+    assert stacked.state.autoclean.deadline() is None
 
 
 def test_a_used_module_is_not_removed(stacked: World) -> None:
     (stacked.root / "proc/modules").write_text("a 1 1 b, Live 0x0\nb 1 1 - Live 0x0\n")
     wait(stacked)
     assert stacked.calls == []
-    assert stacked.state.autoclean.next_look() is not None
+    assert stacked.state.autoclean.deadline() is not None
 
 
 @pytest.mark.parametrize(("gone", "removed"), [("b", []), ("a", ["b"])])

@@ -33,7 +33,7 @@ def test_other_refusals_wait_for_a_cause(world: World, code: int) -> None:
     world.refuse["c"] = code
     world.plug("pci:v2")
     world.settle()
-    assert world.state.retries.next_due() is None
+    assert world.state.retries.deadline() is None
     world.plug("pci:v2", synthetic=True)
     world.settle()
     assert world.calls == ["c"]

@@ -97,5 +97,5 @@ def test_a_module_that_is_not_named_or_not_loaded_does_not_wait(autoclean: Autoc
 def test_a_removed_module_is_forgotten(autoclean: Autoclean) -> None:
     """Another process removed it; a later module of that name is not for autoclean."""
     assert due(autoclean, kernel(xfrm_algo=IDLE), 165.0) == []
-    assert autoclean.next_look() is None
+    assert autoclean.deadline() is None
     assert due(autoclean, kernel(af_key=IDLE), 1000.0) == []
