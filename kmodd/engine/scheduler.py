@@ -90,12 +90,13 @@ class Scheduler:
         if self._dry_run:
             job.abandon(DRY_RUN)
         while step := self._next_step(job):
-            is_starting = isinstance(step, Insmod) and state.is_starting(step.module)
-            if self._is_taken(step.module, job) or is_starting:
+            is_taken = self._is_taken(step.module, job)
+            is_foreign = not is_taken and isinstance(step, Insmod) and state.is_starting(step.module)
+            if is_taken or is_foreign:
                 if state.in_flight.hangs_on(step.module, job):
                     job.finish(not_attempted(job.plan.request, step, ASKS_FOR_ITSELF))
                     continue
-                if is_starting:
+                if is_foreign:
                     state.foreign.follow(step.module, state.now)
                 state.in_flight.park(step.module, job)
             elif not self._has_lane(job):

@@ -120,7 +120,7 @@ class EngineState:
         return sorted({*self.in_flight.stuck(), *self.foreign.stuck()})
 
     def is_starting(self, name: str) -> bool:
-        """Whether the kernel starts `name`, not by a batch in flight, and a job can wait for that."""
+        """Whether the kernel starts `name`, for a batch or another process, and a job can wait for that."""
         if name in self.quarantine.crashed or not self.foreign.can_wait(name):
             return False
         return self.system.loaded().state(name) == "coming"

@@ -42,6 +42,22 @@ def test_a_dependent_waits_while_another_process_loads_its_dependency(world: Wor
     assert world.calls == ["b"]
 
 
+def test_a_load_by_the_daemon_is_not_followed_as_foreign(world: World) -> None:
+    """A job that waits for the load goes on with the loader's reply, not with the next read of /proc/modules."""
+    world.plug("pci:v2")
+    world.advance()
+    world.write_modules({"c": "Loading"})
+    world.pass_time(1.1)
+    world.order("c")
+    world.advance()
+    assert world.state.foreign.awaited() == []
+    world.live()
+    world.finish("c")
+    world.advance()
+    assert [job.plan.request.origin for job in world.pop_finished()] == ["uevent", "operator"]
+    assert world.engine.is_idle
+
+
 def test_a_module_is_tried_once_a_stuck_foreign_load_has_failed(tmp_path: Path) -> None:
     world = adopted(tmp_path)
     world.pass_time(world.state.system.settings.stuck_after + 1)
