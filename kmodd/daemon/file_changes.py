@@ -21,12 +21,15 @@ class FileChanges:
     def __init__(self, now: float) -> None:
         """`now`: when files are read without a watch (monotonic, seconds)."""
         self._read_at = now
+        self._is_opened = False
+        """`open` was called."""
         self._watch: Watch | None = None
         self._changed: tuple[float, float] | None = None
         """When the first and the last change came (monotonic, seconds); None: all are read."""
 
     def open(self, now: float) -> Watch | None:
         """Open the watch; all files count as changed since they were read. Returns None where there is no inotify."""
+        self._is_opened = True
         self._changed = (self._read_at, now)
         try:
             self._watch = Watch()
@@ -64,8 +67,8 @@ class FileChanges:
 
     @property
     def unread_since(self) -> float | None:
-        """When files began to change that are not read (monotonic, seconds); None: all are read."""
-        if self._watch is None and self._changed is None:
+        """When files began to change that are not read (monotonic, seconds); None: all are read, as far as is known."""
+        if not self._is_opened:
             return self._read_at
         return self._changed[0] if self._changed else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
@@ -110,6 +111,33 @@ def test_settle_waits_for_files_that_changed_before_they_were_watched(root: Path
 
         run(root, journal, is_answered)
     assert answers == [(b'{"parameters": {}}\0', True)]
+
+
+def test_settle_is_answered_without_a_watch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files are read once more when the watch cannot be opened, and count as read from then on."""
+
+    class Unavailable(Watch):
+        def __init__(self) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(file_changes, "Watch", Unavailable)
+    with socket.socket(socket.AF_UNIX) as caller:
+
+        def at_start() -> None:
+            caller.connect(str(root / "socket"))
+            call = {"method": "io.kmodd.Settle", "parameters": {"timeout_usec": 5_000_000}}
+            caller.sendall(json.dumps(call).encode() + b"\0")
+            caller.setblocking(False)
+
+        answers: list[bytes] = []
+
+        def is_answered() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                answers.append(caller.recv(4096))
+            return bool(answers)
+
+        run(root, Journal(at_start), is_answered)
+    assert answers == [b'{"parameters": {}}\0']
 
 
 def test_files_are_watched_at_once_where_there_is_nothing_to_load(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
