@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmodd.dataclass import replace
 from kmodd.engine.batch import Batch
 from kmodd.engine.batches import build_batch, run_of
-from kmodd.engine.events import AnyJob, Finish, ReadAhead, StartBatch
+from kmodd.engine.events import AnyJob, ReadAhead, StartBatch
 from kmodd.engine.preflight import preflight_outcome
 from kmodd.engine.state import EngineState
 from kmodd.planning.job import Job
@@ -194,4 +194,4 @@ class Scheduler:
                 state.queue.answer_boot(request.text)  # a device may have joined the boot list's request
             if state.retries.after(request, job.outcomes, state.now):
                 state.results.forget(request.text)
-        state.emit(Finish(job))
+        state.finish(job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass
-from kmodd.engine.events import Command, PolicyMarks, StopBatch
+from kmodd.engine.events import AnyJob, Command, Finish, PolicyMarks, StopBatch
 from kmodd.engine.firmware_retry import FirmwareRetry
 from kmodd.engine.foreign_loads import ForeignLoads
 from kmodd.engine.in_flight import InFlight
@@ -72,6 +72,7 @@ class EngineState:
         self.now = 0.0
         """Time of the current event (monotonic, seconds)."""
         self._commands: list[Command] = []
+        self._finished: list[Finish] = []
         self._batches = 0
         self.machine = machine
         self.reporter = Reporter(self.emit)
@@ -99,9 +100,14 @@ class EngineState:
         """Give a command to the daemon, behind the earlier ones."""
         self._commands.append(command)
 
+    def finish(self, job: AnyJob) -> None:
+        """Have the caller of a complete job answered, behind all other commands: its records are written first."""
+        self._finished.append(Finish(job))
+
     def pop_commands(self) -> list[Command]:
         """Take the commands so far."""
-        commands, self._commands = self._commands, []
+        commands = [*self._commands, *self._finished]
+        self._commands, self._finished = [], []
         return commands
 
     def next_batch(self) -> int:

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from kmodd.engine.events import KernelLogged, LoaderReplied
+from kmodd.engine.events import Advance, Finish, KernelLogged, LoaderReplied, Log
 from kmodd.engine.loader_supply import RETRY_AFTER
 from kmodd.kernel.kmsg import KernelLine
 from kmodd.planning.reply import Reply
@@ -23,6 +23,18 @@ def test_a_caller_gets_an_answer_where_devices_have_it_from_the_cache(world: Wor
     for _ in range(2):
         world.queue(world.request("c", origin))
         assert results(world.settle()) == [("c", "failed")]
+
+
+def test_a_caller_is_answered_once_the_records_are_written(world: World) -> None:
+    """A caller that reads the journal next finds what its request has loaded."""
+    world.order("c")
+    world.advance()
+    answered = world.handle(LoaderReplied(world.batch("c").number, Reply(0, "kernel", 7)))
+    assert [type(command) for command in answered] == [Log, Finish]
+    world.add_live("c")
+    world.order("c")
+    at_once = world.handle(Advance())
+    assert [type(command) for command in at_once] == [Log, Finish]
 
 
 def test_a_refusal_of_a_kernels_request_does_not_count_for_a_device(world: World) -> None:
