@@ -29,8 +29,8 @@ class InFlight:
     """Batches by number, parked jobs, and jobs that are planned ahead."""
 
     batches: dict[int, Batch] = field(default_factory=dict)
-    parked: list[tuple[str, AnyJob]] = field(default_factory=list)
-    """Jobs, each with the module that it waits for."""
+    parked: list[tuple[str, int, AnyJob]] = field(default_factory=list)
+    """Jobs, each with the module that it waits for and the SystemState.generation that it was planned for."""
     ready: list[tuple[int, AnyJob]] = field(default_factory=list)
     """Jobs of devices that wait for a loader, each with the SystemState.generation that it was planned for."""
 
@@ -49,7 +49,7 @@ class InFlight:
         return sum(batch.is_awaited and batch.is_interactive() for batch in self.batches.values())
 
     def _parked_devices(self) -> int:
-        return sum(not job.plan.request.is_interactive for _, job in self.parked)
+        return sum(not job.plan.request.is_interactive for _, _, job in self.parked)
 
     def serves_devices(self) -> bool:
         """Whether anything of it is for devices or the boot list."""
@@ -57,7 +57,7 @@ class InFlight:
 
     def interactive_requests(self) -> list[Request]:
         """The requests of callers that are in flight or parked."""
-        jobs = (*(batch.job for batch in self.awaited()), *(job for _, job in self.parked))
+        jobs = (*(batch.job for batch in self.awaited()), *(job for _, _, job in self.parked))
         return [job.plan.request for job in jobs if job.plan.request.is_interactive]
 
     def has_operator(self) -> bool:
@@ -73,8 +73,8 @@ class InFlight:
         return [batch.module for batch in self.batches.values() if batch.hangs]
 
     def is_waiting(self, job: AnyJob) -> bool:
-        """Whether the job is with a loader or waits for one."""
-        return self.is_ready(job) or self.is_running(job)
+        """Whether the job is with a loader, or waits for one or for a load."""
+        return self.is_ready(job) or self.is_running(job) or any(job is parked for _, _, parked in self.parked)
 
     def is_ready(self, job: AnyJob) -> bool:
         """Whether the job is planned ahead."""
@@ -118,7 +118,7 @@ class InFlight:
 
     def _asked_by(self, pid: int) -> list[str]:
         """The modules that are loaded or waited for because this process made the kernel ask."""
-        jobs = [(batch.module, batch.job) for batch in self.awaited()] + self.parked
+        jobs = [(batch.module, batch.job) for batch in self.awaited()] + [(name, job) for name, _, job in self.parked]
         askers = ((name, job.plan.request.requester) for name, job in jobs)
         return [name for name, asker in askers if asker and asker.pid == pid]
 
@@ -134,9 +134,9 @@ class InFlight:
         del self.batches[batch.number]
         batch.end()
 
-    def park(self, name: str, job: AnyJob) -> None:
+    def park(self, name: str, generation: int, job: AnyJob) -> None:
         """The job cannot go on before the load of `name` has ended."""
-        self.parked.append((name, job))
+        self.parked.append((name, generation, job))
 
     def plan_ahead(self, generation: int, job: AnyJob) -> None:
         """The job waits for a loader, behind the others."""
@@ -150,10 +150,10 @@ class InFlight:
         """Take the first job that waits for a loader, with its generation."""
         return self.ready.pop(0)
 
-    def pop_released(self, is_free: Callable[[str, AnyJob], bool]) -> AnyJob | None:
-        """Take the first parked job whose module `is_free` for it; None: there is none."""
-        for entry in self.parked:
-            if is_free(*entry):
-                self.parked.remove(entry)
-                return entry[1]
+    def pop_released(self, is_free: Callable[[str, AnyJob], bool]) -> tuple[int, AnyJob] | None:
+        """Take the first parked job whose module `is_free` for it, with its generation; None: there is none."""
+        for number, (name, generation, job) in enumerate(self.parked):
+            if is_free(name, job):
+                del self.parked[number]
+                return generation, job
         return None

@@ -25,7 +25,8 @@ class Scheduler:
 
     def can_resume(self) -> bool:
         """Whether a job that waits for a load or a loader can go on."""
-        waiting = (*self._state.in_flight.parked, *(("", job) for _, job in self._state.in_flight.ready))
+        parked = ((name, job) for name, _, job in self._state.in_flight.parked)
+        waiting = (*parked, *(("", job) for _, job in self._state.in_flight.ready))
         return any(self._is_free(name, job) for name, job in waiting)
 
     def resume(self) -> None:
@@ -42,27 +43,36 @@ class Scheduler:
         return jobs
 
     def _next_runnable(self) -> AnyJob | None:
-        """Take the next job that can go on: parked ones before those that are planned ahead; None: there is none."""
-        return self._state.in_flight.pop_released(self._is_free) or self._next_ready()
+        """Take the next job that can go on; None: there is none.
 
-    def _next_ready(self) -> AnyJob | None:
-        """Take the next job that is planned ahead, if a lane is free; one that is planned on old facts is queued again.
-
-        Of a run that was stopped the jobs come back in their order.
+        One that has not begun and is planned on old facts is planned again: at once for a caller, else in the queue.
         """
         state, stale = self._state, list[AnyJob]()
         found = None
-        while found is None and state.in_flight.ready and self._has_lane(state.in_flight.ready[0][1]):
-            if state.supply.is_off(state.now):
-                break
-            generation, job = state.in_flight.pop_ready()
+        while found is None and (entry := self._pop_runnable()):
+            generation, job = entry
             if generation == state.system.generation or job.begun:
                 found = job
+            elif job.plan.request.is_interactive:
+                found = state.system.job(job.plan.request)
             else:
                 stale.append(job)
         for each in reversed(stale):
             self._plan_again(each)
         return found
+
+    def _pop_runnable(self) -> tuple[int, AnyJob] | None:
+        """Take the next job that can go on, with its generation: parked ones before those that are planned ahead.
+
+        Of a run that was stopped the jobs come back in their order.
+        """
+        state = self._state
+        if released := state.in_flight.pop_released(self._is_free):
+            return released
+        ready = state.in_flight.ready
+        if ready and self._has_lane(ready[0][1]) and not state.supply.is_off(state.now):
+            return state.in_flight.pop_ready()
+        return None
 
     def _plan_again(self, job: AnyJob) -> None:
         """Queue the request of the job before all others; that it was drift has been logged."""
@@ -98,7 +108,7 @@ class Scheduler:
                     continue
                 if is_foreign:
                     state.foreign.follow(step.module, state.now)
-                state.in_flight.park(step.module, job)
+                state.in_flight.park(step.module, state.system.generation, job)
             elif not self._has_lane(job):
                 state.in_flight.plan_ahead(state.system.generation, job)
             else:
