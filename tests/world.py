@@ -23,6 +23,7 @@ from kmodd.engine.events import (
     Busy,
     Command,
     DevicesFound,
+    DropStack,
     Event,
     FilesChanged,
     Finish,
@@ -226,6 +227,8 @@ class World:
                 self.replays.append(replay)
             case AskStack():
                 self.stacks.append(command)
+            case DropStack(batch):
+                self.stacks = [each for each in self.stacks if each.batch != batch]
             case StartProbe():
                 self.probes.append(command)
             case ReadAhead(paths):

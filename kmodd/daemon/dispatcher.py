@@ -94,11 +94,12 @@ class Dispatcher:
         question = self._pool.ask_stack(command.pid)
         if question is None:
             return [StackRead(command.batch, ())]
-        self._drop_question(command.batch)
+        self.drop_question(command.batch)
         self._questions[command.batch] = question
         return []
 
-    def _drop_question(self, batch: int) -> None:
+    def drop_question(self, batch: int) -> None:
+        """Wait for the stack of the loader of a batch no longer."""
         if question := self._questions.pop(batch, None):
             with contextlib.suppress(OSError):
                 question.close()
@@ -108,7 +109,7 @@ class Dispatcher:
         batch = next((number for number, each in self._questions.items() if each is question), None)
         if batch is None or (frames := question.answer()) is None:
             return []
-        self._drop_question(batch)
+        self.drop_question(batch)
         return [StackRead(batch, frames)]
 
     def on_loader(self, loader: Loader) -> list[Event]:
@@ -122,7 +123,7 @@ class Dispatcher:
             self._pool.lost(loader)
             if batch is None:
                 return []
-            self._drop_question(batch)
+            self.drop_question(batch)
             del self._loaders[batch], self._left[batch]
             self._stillborn += not loader.pid
             return [LoaderDied(batch, heard.begun, self._kernel_log())]
@@ -130,7 +131,7 @@ class Dispatcher:
             return []
         if heard is None:
             return [LoaderNamed(batch, loader.pid)] if loader.pid != had_pid else []
-        self._drop_question(batch)
+        self.drop_question(batch)
         self._left[batch] -= 1
         if heard.errno or not self._left[batch]:
             del self._loaders[batch], self._left[batch]
@@ -141,7 +142,7 @@ class Dispatcher:
     def close(self) -> None:
         """Let the loaders go; one that is in a module's init ends after it."""
         for batch in list(self._questions):
-            self._drop_question(batch)
+            self.drop_question(batch)
         for loader in self._loaders.values():
             loader.close()
         self._pool.close()

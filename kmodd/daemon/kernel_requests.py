@@ -23,23 +23,23 @@ class KernelRequests:
         """`trace` None: the requester is unknown, or until `open_trace`."""
         self._socket = socket
         self._trace = trace
-        self._is_tried = trace is not None
+        self._tries = 0 if trace else 2  # before READY where the kernel asks already, and after it
         self._waiting: list[tuple[Request, KernelRequest]] = []
 
     @property
     def needs_trace(self) -> bool:
-        """Whether `open_trace` was not called yet."""
-        return not self._is_tried
+        """Whether `open_trace` may still succeed."""
+        return self._tries > 0
 
     def open_trace(self) -> str:
         """Find out from now on who makes the kernel ask. Returns why that is not possible; empty: it is."""
-        if self._is_tried:
+        if not self._tries:
             return ""
-        self._is_tried = True
+        self._tries -= 1
         try:
             from kmodd.host.request_tracer import ModuleRequests  # only here: after READY, and five files
 
-            self._trace = ModuleRequests()
+            self._trace, self._tries = ModuleRequests(), 0
         except (OSError, ImportError, KmoddError) as error:
             return f"Failed to trace module requests: {error}; the requester stays unknown"
         return ""

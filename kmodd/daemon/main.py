@@ -30,6 +30,7 @@ from kmodd.engine.events import (
     BootListRead,
     Command,
     DevicesFound,
+    DropStack,
     Event,
     FilesChanged,
     Finish,
@@ -310,6 +311,8 @@ class Daemon:
                 self._dispatcher.stop(batch)
             case AskStack():
                 return self._dispatcher.ask_stack(command)
+            case DropStack(batch):
+                self._dispatcher.drop_question(batch)
             case ReadAhead(paths):
                 for path in paths:
                     read_ahead(self._tree.real(path))

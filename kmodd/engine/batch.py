@@ -143,6 +143,11 @@ class Batch:
         self.answer_by = now + ANSWER_LIMIT if self.pid else 0.0
         return self.pid != 0
 
+    @property
+    def is_asking(self) -> bool:
+        """The stack was asked for, and is not read."""
+        return bool(self.answer_by)
+
     def read_stack(self, frames: tuple[str, ...]) -> None:
         """The stack was read, or cannot be."""
         self.stack, self.answer_by = frames, 0.0

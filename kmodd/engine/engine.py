@@ -13,6 +13,7 @@ from kmodd.engine.events import (
     CheckFiles,
     Command,
     DevicesFound,
+    DropStack,
     Event,
     FilesChanged,
     KernelLogged,
@@ -167,10 +168,10 @@ class Engine:
     def can_advance(self, now: float) -> bool:
         """Whether Advance would do something."""
         state = self.state
-        if state.system.snapshot is None or state.supply.is_off(now):
-            return False
         if state.queue.replay_is_due:
             return True
+        if state.system.snapshot is None or state.supply.is_off(now):
+            return False
         return self._scheduler.can_resume() or self._can_take_interactive() or self._can_take_device()
 
     def _can_take_interactive(self) -> bool:
@@ -418,6 +419,8 @@ class Engine:
         for late in timeouts.overdue(state.in_flight, state.machine.loaded, settings.stuck_after, now, self._ask_stack):
             if late.batch.stop():
                 state.emit(StopBatch(late.batch.number))
+            if late.batch.is_asking:
+                state.emit(DropStack(late.batch.number))
             state.reporter.log_outcomes([late.stall] if late.stall else [], state.results)
             self._scheduler.give_up(late.batch, state.policy.note(late.outcome), is_live=late.is_live)
         if state.foreign.is_due(now):

@@ -222,6 +222,13 @@ class AskStack:
 
 
 @dataclass(frozen=True, slots=True)
+class DropStack:
+    """Do not wait for the kernel stack of the loader of a batch any longer."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadAhead:
     """Have the disk read these files, named as printed."""
 
@@ -276,5 +283,15 @@ class MarkPolicy:
 
 
 Command = (
-    StartBatch | StopBatch | StartProbe | AskStack | ReadAhead | Log | Finish | TurnAway | ReplayDevices | MarkPolicy
+    StartBatch
+    | StopBatch
+    | StartProbe
+    | AskStack
+    | DropStack
+    | ReadAhead
+    | Log
+    | Finish
+    | TurnAway
+    | ReplayDevices
+    | MarkPolicy
 )

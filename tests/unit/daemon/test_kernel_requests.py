@@ -14,6 +14,7 @@ import pytest
 from kmodd.daemon.kernel_requests import KernelRequests
 from kmodd.dataclass import replace
 from kmodd.engine.events import Requested
+from kmodd.errors import ParseError
 from kmodd.host.helper_socket import RequestSocket
 from kmodd.kernel.requester import Requester
 from kmodd.planning.outcome import ASKS_FOR_ITSELF
@@ -219,3 +220,40 @@ def test_two_chains_that_wait_for_each_other_are_broken(kernel: Kernel) -> None:
     second = kernel.ask("c", of_loader(pid_of_a))
     kernel.world.advance()
     assert second.recv(2) == b"1"
+
+
+def test_a_trace_of_another_format_leaves_the_requester_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel whose tracefs differs: all else works. It is tried twice, before READY and after it."""
+
+    def other() -> None:
+        raise ParseError("header_page: expected something else")
+
+    monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", other)
+    requests = KernelRequests(RequestSocket(str(tmp_path / "request")))
+    why = "Failed to trace module requests: header_page: expected something else; the requester stays unknown"
+    assert [requests.open_trace() for _ in range(3)] == [why, why, ""]
+    assert not requests.needs_trace
+    requests.close()
+
+
+def test_the_trace_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before READY where the kernel asks already, else after it: a second instance would lose what the first knows."""
+    opened: list[object] = []
+
+    class Tracer:
+        def __init__(self) -> None:
+            opened.append(self)
+
+        def close(self) -> None:
+            opened.clear()
+
+    monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", Tracer)
+    requests = KernelRequests(RequestSocket(str(tmp_path / "request")))
+    needed = [requests.needs_trace]
+    requests.open_trace()
+    requests.open_trace()
+    assert ([*needed, requests.needs_trace], len(opened)) == ([True, False], 1)
+    requests.close()
+    assert opened == []

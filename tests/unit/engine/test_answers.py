@@ -106,3 +106,14 @@ def test_devices_are_not_settled_while_one_is_probed_again(world: World) -> None
     settled = [world.engine.devices_settled]
     world.handle(LoaderReplied(probe.batch, Reply(0, "kernel", 1)))
     assert [*settled, world.engine.devices_settled] == [False, True]
+
+
+def test_a_replay_is_due_also_without_a_loader(world: World) -> None:
+    world.no_loader = "no loader: connection refused"
+    world.plug("pci:v2")
+    world.advance()
+    world.lose_uevents()
+    assert world.engine.can_advance(world.now)
+    world.advance()
+    assert world.replays == ["all"]
+    assert not world.engine.can_advance(world.now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kmodd.engine.batch import ANSWER_LIMIT
 from kmodd.planning.record import INFO
 from kmodd.planning.removal import RemovalJob
 from tests.world import World
@@ -106,3 +107,14 @@ def test_a_removal_that_hangs_is_recorded_as_a_removal(world: World) -> None:
     (job,) = world.pop_finished()
     assert isinstance(job, RemovalJob)
     assert job.failed
+
+
+def test_a_stack_that_does_not_come_is_not_waited_for(world: World) -> None:
+    """The question is closed, and the load counts as stuck without a stack."""
+    world.plug("pci:v2")
+    world.advance()
+    world.pass_time(61)
+    assert [question.batch for question in world.stacks] == [world.batch("c").number]
+    world.pass_time(ANSWER_LIMIT)
+    assert world.stacks == []
+    assert world.told() == [("c", "stuck")]
