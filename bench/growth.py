@@ -190,7 +190,7 @@ def backlog(rounds: int) -> Curve:
 def backlog_point(count: int) -> float:
     """Return the µs of CPU time per event, for `count` events."""
     from kmodd.kernel import uevent
-    from kmodd.planning.request import wanted
+    from kmodd.planning.device_requests import wanted
     from kmodd.state.queue import DeviceQueue
 
     datagrams = []

@@ -18,9 +18,10 @@ from kmodd.host.tree import Tree, read_file
 from kmodd.index import text_files
 from kmodd.index.catalog import Snapshot
 from kmodd.kernel.uevent import Uevent
+from kmodd.planning.device_requests import wanted
 from kmodd.planning.explain import json_line, text_of
 from kmodd.planning.plan import Goal, Plan, Skip
-from kmodd.planning.request import Origin, Request, wanted
+from kmodd.planning.request import Origin, Request
 from kmodd.planning.resolve import options_of, resolve
 from kmodd.text import decode
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from kmodd.config.kmodd_conf import Settings
     from kmodd.config.modprobe_d import Extensions
     from kmodd.config.policy_d import Parsed
-    from kmodd.index.catalog import Mark, TreeSnapshot
+    from kmodd.index.catalog import Mark, Snapshot
     from kmodd.kernel.proc_modules import Loaded
     from kmodd.planning.load_errors import KernelFacts
 else:
@@ -27,10 +27,10 @@ class Machine(Protocol):
     def check_tree(self) -> None:
         """Raise NoTree where there is no module tree, or no index in it."""
 
-    def read_tree(self, extensions: Extensions, notice_edits: bool) -> TreeSnapshot:
+    def read_tree(self, extensions: Extensions, notice_edits: bool) -> Snapshot:
         """Read indexes and configuration, all of one moment. Raises nothing."""
 
-    def is_current(self, snapshot: TreeSnapshot) -> bool:
+    def is_current(self, snapshot: Snapshot) -> bool:
         """Whether nothing that `snapshot` was read from has changed since."""
 
     def present(self, path: str) -> bool:

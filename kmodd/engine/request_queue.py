@@ -8,7 +8,8 @@ from __future__ import annotations
 from kmodd.config.modules_load_d import BootList
 from kmodd.dataclass import replace
 from kmodd.kernel.uevent import Uevent
-from kmodd.planning.request import Origin, Request, coldplug_turn, wanted
+from kmodd.planning.device_requests import coldplug_turn, wanted
+from kmodd.planning.request import Origin, Request
 from kmodd.state.queue import DeviceQueue, FairQueue
 
 TYPE_CHECKING = False

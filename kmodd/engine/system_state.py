@@ -14,7 +14,7 @@ from kmodd.engine.machine import Machine
 from kmodd.engine.policy_state import PolicyState
 from kmodd.engine.reporter import Reporter
 from kmodd.errors import NoTree, Problem
-from kmodd.index.catalog import Mark, TreeSnapshot
+from kmodd.index.catalog import Mark, Snapshot
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.planning.job import Job
 from kmodd.planning.plan import Plan
@@ -47,7 +47,7 @@ class SystemState:
         self.settings = Settings()
         self._is_first = True
         self._settings_marks: tuple[tuple[str, Mark], ...] = ()
-        self.snapshot: TreeSnapshot | None = None
+        self.snapshot: Snapshot | None = None
         self.no_tree = ""
         """Why there is no current snapshot; empty: there is one."""
         self.generation = 0

@@ -11,7 +11,7 @@ from kmodd.host.driver_override import DriverOverrides
 from kmodd.host.file_watch import Watch
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.tree import Tree
-from kmodd.index.catalog import Mark, TreeSnapshot
+from kmodd.index.catalog import Mark, Snapshot
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.planning.load_errors import KernelFacts
 
@@ -41,12 +41,12 @@ class HostMachine:
         """Raise NoTree where there is no module tree, or no index in it."""
         self._tree.check()
 
-    def read_tree(self, extensions: Extensions, notice_edits: bool) -> TreeSnapshot:
+    def read_tree(self, extensions: Extensions, notice_edits: bool) -> Snapshot:
         """Read indexes and configuration, all of one moment. Raises nothing."""
         self._tree.configure(extensions, notice_edits)
         return self._tree.read()
 
-    def is_current(self, snapshot: TreeSnapshot) -> bool:
+    def is_current(self, snapshot: Snapshot) -> bool:
         """Whether nothing that `snapshot` was read from has changed since."""
         return self._tree.is_current(snapshot)
 

@@ -13,7 +13,7 @@ from kmodd.config import cmdline, modprobe_d
 from kmodd.config.modprobe_d import DROP_IN, ConfFile, Config, Extensions
 from kmodd.errors import NoTree
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
-from kmodd.index.catalog import Catalog, Mark, Snapshot, TreeSnapshot
+from kmodd.index.catalog import Catalog, Mark, Snapshot
 from kmodd.index.layer import INDEXES, TEXT_OF, Layer
 from kmodd.kernel import proc_modules
 from kmodd.kernel.proc_modules import Loaded
@@ -97,12 +97,12 @@ class Tree:
         if not any(os.path.exists(f"{directory}/{name}") for name in ("modules.dep", "modules.dep.bin")):
             raise NoTree(f"no module index for kernel {self.release}: no {directory}/modules.dep; run depmod")
 
-    def snapshot(self) -> TreeSnapshot:
+    def snapshot(self) -> Snapshot:
         """Return `read`, after `check`. Raises NoTree."""
         self.check()
         return self.read()
 
-    def read(self) -> TreeSnapshot:
+    def read(self) -> Snapshot:
         """Return indexes and configuration of one moment; if a file is replaced meanwhile, all are read again.
 
         modules.symbols is read later, at the first look-up of a symbol. Raises nothing: if the tree is removed
@@ -118,7 +118,7 @@ class Tree:
                 return snapshot
             del snapshot  # so that the next one can use its memory
 
-    def quick_snapshot(self, like_kmod: bool = False) -> TreeSnapshot:
+    def quick_snapshot(self, like_kmod: bool = False) -> Snapshot:
         """Return a snapshot for a single look-up, which reads each index when it is needed. Raises nothing.
 
         like_kmod: read the `.bin` files if they exist.
@@ -127,7 +127,7 @@ class Tree:
 
     def is_current(self, snapshot: Snapshot) -> bool:
         """Return whether no file that `snapshot` was read from has changed since, by stat(2) of each."""
-        return isinstance(snapshot, TreeSnapshot) and snapshot.marks == self._marks()
+        return bool(snapshot.marks) and snapshot.marks == self._marks()
 
     def config(self) -> Config:
         """Read modprobe.d and the kernel command line."""
@@ -144,9 +144,9 @@ class Tree:
             parts.append(cmdline.parse(decode(line)).config(self.extensions))
         return modprobe_d.merge(parts, self.extensions)
 
-    def _read(self, marks: tuple[tuple[str, Mark], ...], like_kmod: bool = False) -> TreeSnapshot:
+    def _read(self, marks: tuple[tuple[str, Mark], ...], like_kmod: bool = False) -> Snapshot:
         layers = [self._layer(directory) for directory in self._layer_dirs()]
-        return TreeSnapshot(Catalog(layers, like_kmod), self.config(), marks=marks)
+        return Snapshot(Catalog(layers, like_kmod), self.config(), marks=marks)
 
     # ── paths ──
 

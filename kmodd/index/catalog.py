@@ -179,6 +179,8 @@ class Snapshot:
     """Cache of `lookup`; valid as long as the snapshot."""
     filed: list[ConfigLines] = field(default_factory=list)
     """Cache of `lines`; empty before the first use."""
+    marks: tuple[tuple[str, Mark], ...] = ()
+    """Marks of the files that it was read from; empty: it is never current."""
 
     @property
     def lines(self) -> ConfigLines:
@@ -289,10 +291,3 @@ def _index_hits(source: str, name: str, matches: Matches, builtin: bool = False)
 def _name_of(name: str) -> ModuleName:
     """Return the module name that kmod derives from `name`: up to the first dot (modname_normalize)."""
     return module_name(name.partition(".")[0])
-
-
-@dataclass(frozen=True, slots=True)
-class TreeSnapshot(Snapshot):
-    """A snapshot with the marks of the files it was read from."""
-
-    marks: tuple[tuple[str, Mark], ...] = ()

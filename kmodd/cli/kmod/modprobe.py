@@ -12,7 +12,7 @@ from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, Stop
 from kmodd.cli.kmod.modprobe_options import ModprobeOptions, read_options, words_of_environment
 from kmodd.config import modprobe_d
 from kmodd.host.tree import Tree
-from kmodd.index.catalog import TreeSnapshot
+from kmodd.index.catalog import Snapshot
 from kmodd.planning.plan import Goal, Insmod, Install, Plan, Skip
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import ProbeOptions, hits_of, resolve
@@ -63,9 +63,7 @@ def _run(options: ModprobeOptions, messages: Messages, machine: Machine | None) 
             messages.log(ERR, str(problem))
 
 
-def _do(
-    options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
-) -> int:
+def _do(options: ModprobeOptions, tree: Tree, snapshot: Snapshot, messages: Messages, machine: Machine | None) -> int:
     """Run the mode that the options select and return the exit status."""
     if "c" in options.flags:
         return _show_config(snapshot, messages)
@@ -88,7 +86,7 @@ def _do(
 
 
 def _remover(
-    options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
+    options: ModprobeOptions, tree: Tree, snapshot: Snapshot, messages: Messages, machine: Machine | None
 ) -> Callable[[str], int]:
     """Return a function that removes a module by name and returns the status, by the daemon or in this process."""
     actor = _actor(options, tree, snapshot, messages, machine)
@@ -99,7 +97,7 @@ def _remover(
 
 
 def _inserter(
-    options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
+    options: ModprobeOptions, tree: Tree, snapshot: Snapshot, messages: Messages, machine: Machine | None
 ) -> Callable[[str], int]:
     """Return a function that loads a module by name and returns the status, by the daemon or in this process."""
     actor = _actor(options, tree, snapshot, messages, machine)
@@ -132,7 +130,7 @@ def _or_else(status: int | None, fallback: Callable[[], int]) -> int:
 
 
 def _actor(
-    options: ModprobeOptions, tree: Tree, snapshot: TreeSnapshot, messages: Messages, machine: Machine | None
+    options: ModprobeOptions, tree: Tree, snapshot: Snapshot, messages: Messages, machine: Machine | None
 ) -> Actor:
     """Return the actor of this process, configured by the options."""
     from kmodd.cli.kmod.modprobe_execute import Actor, How
@@ -187,7 +185,7 @@ def _for_each(options: ModprobeOptions, do: Callable[[str], int]) -> int:
     return max([do(name) for name in names], default=0)
 
 
-def _show_config(snapshot: TreeSnapshot, messages: Messages) -> int:
+def _show_config(snapshot: Snapshot, messages: Messages) -> int:
     """Print the configuration, then the indexes of aliases and symbols (-c)."""
     messages.show(modprobe_d.dump(snapshot.config) + "\n# End of configuration files. Dumping indexes now:\n")
     for index in ("modules.alias", "modules.symbols"):
@@ -196,7 +194,7 @@ def _show_config(snapshot: TreeSnapshot, messages: Messages) -> int:
     return 0
 
 
-def _show_names(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> int:
+def _show_names(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, messages: Messages) -> int:
     """Print the modules that match a name, with duplicates (-R)."""
     hits, complaints = hits_of(text, snapshot, tree.present)
     _complain(complaints, messages)
@@ -205,7 +203,7 @@ def _show_names(text: str, tree: Tree, snapshot: TreeSnapshot, options: Modprobe
     return 0 if hits else _not_found(text, tree, options, messages)
 
 
-def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> int:
+def _show_plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, messages: Messages) -> int:
     """Print the steps for a name (-D, -n)."""
     plan = _plan(text, tree, snapshot, options, messages)
     if plan is None:
@@ -218,7 +216,7 @@ def _show_plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeO
     return _show_goals(plan, options, messages)
 
 
-def _kind(text: str, snapshot: TreeSnapshot) -> str:
+def _kind(text: str, snapshot: Snapshot) -> str:
     """Return the kind of a request, as in docs/explain.schema.json."""
     if text.startswith(("/", "./")):
         return "file"
@@ -227,7 +225,7 @@ def _kind(text: str, snapshot: TreeSnapshot) -> str:
     return "module" if is_module else "modalias" if ":" in text else "alias"
 
 
-def _plan(text: str, tree: Tree, snapshot: TreeSnapshot, options: ModprobeOptions, messages: Messages) -> Plan | None:
+def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, messages: Messages) -> Plan | None:
     """Return the plan for a name, or None after an error message if nothing matches."""
     is_path = text.startswith(("/", "./"))
     wanted = f"{os.getcwd()}/{text}" if text.startswith("./") else text

@@ -13,7 +13,7 @@ from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, own_reasons
 from kmodd.dataclass import dataclass
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.tree import Tree
-from kmodd.index.catalog import TreeSnapshot
+from kmodd.index.catalog import Snapshot
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.loader.in_process import InsertOptions, Machine
 from kmodd.planning.job import Job
@@ -67,7 +67,7 @@ class Actor:
     """One run of modprobe."""
 
     tree: Tree
-    snapshot: TreeSnapshot
+    snapshot: Snapshot
     how: How
     messages: Messages
     machine: Machine

@@ -8,7 +8,7 @@ import pytest
 
 from kmodd.config.modprobe_d import Extensions
 from kmodd.host.machine import HostMachine
-from kmodd.index.catalog import TreeSnapshot
+from kmodd.index.catalog import Snapshot
 from kmodd.planning.record import NO_TREE
 from tests.world import World
 
@@ -32,7 +32,7 @@ def test_a_tree_that_disappears_while_it_is_read_loses_no_request(
     hidden, alias = world.root / "hidden", world.modules / "modules.alias"
     read = HostMachine.read_tree
 
-    def disappear(machine: HostMachine, extensions: Extensions, notice_edits: bool) -> TreeSnapshot:
+    def disappear(machine: HostMachine, extensions: Extensions, notice_edits: bool) -> Snapshot:
         if world.modules.exists():
             world.modules.rename(hidden)
         return read(machine, extensions, notice_edits)

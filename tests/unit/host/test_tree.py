@@ -11,7 +11,7 @@ from kmodd.config.modprobe_d import Extensions
 from kmodd.errors import NoTree
 from kmodd.host import tree as host_tree
 from kmodd.host.tree import Tree
-from kmodd.index.catalog import TreeSnapshot, lookup
+from kmodd.index.catalog import Snapshot, lookup
 from kmodd.planning.plan import Plan
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import options_of, resolve
@@ -30,7 +30,7 @@ def index(root: Path, name: str) -> Path:
     return root / "lib" / "modules" / rootfs.RELEASE / name
 
 
-def plan(tree: Tree, snapshot: TreeSnapshot, name: str) -> Plan:
+def plan(tree: Tree, snapshot: Snapshot, name: str) -> Plan:
     return resolve(Request(name, "operator"), snapshot, tree.loaded(), options_of("operator"), tree.present)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmodd.kernel import uevent
-from kmodd.planning.request import wanted
+from kmodd.planning.device_requests import wanted
 
 
 def event(text: str) -> uevent.Uevent:

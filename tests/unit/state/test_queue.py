@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kmodd.kernel import uevent
 from kmodd.kernel.requester import Requester
-from kmodd.planning.request import MAX_DEVICES, Request, wanted
+from kmodd.planning.device_requests import wanted
+from kmodd.planning.request import MAX_DEVICES, Request
 from kmodd.state.queue import MAX_NAMES, DeviceQueue, FairQueue
 
 
