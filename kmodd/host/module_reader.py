@@ -7,6 +7,10 @@ import os
 
 from kmodd.names import MODULE_SUFFIXES
 
+_ELF = b"\x7fELF"
+_SHORTEST = 64
+"""Bytes of the header of an ELF file."""
+
 
 def is_module_file(name: str) -> bool:
     """Return whether a base name is that of a module file."""
@@ -19,17 +23,18 @@ def read_module(path: str) -> bytes:
     A plain file has no limit of size here. Raises OSError: EINVAL for a file too short for a module, that of `open`,
     and those of `kmodd.modfile.decompress.unpack`.
     """
-    from kmodd.modfile.decompress import HEAD, compression, unpack  # the daemon, which only reads ahead, needs none
-
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        head = os.pread(fd, HEAD, 0)
-        if len(head) < HEAD:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        if name := compression(head):
-            with open(fd, "rb", closefd=False) as file:
-                return unpack(file, name)
         size = os.fstat(fd).st_size
+        if size < _SHORTEST or os.pread(fd, len(_ELF), 0) != _ELF:
+            from kmodd.modfile.decompress import HEAD, compression, unpack  # only here: 0.2 ms
+
+            head = os.pread(fd, HEAD, 0)
+            if len(head) < HEAD:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            if name := compression(head):
+                with open(fd, "rb", closefd=False) as file:
+                    return unpack(file, name)
         data = os.read(fd, size + 1)
         while len(data) < size and (more := os.read(fd, size - len(data))):
             data += more

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 from kmodd.dataclass import dataclass
 from kmodd.names import ModuleName
 
@@ -49,7 +47,7 @@ class Loaded:
         """All modules by name; lines in another format are skipped."""
         lines = [module for line in self.text.split("\n") if (module := _line(line))]
         lines += [LoadedModule(ModuleName(name), 0, 0, (), "live") for name in sorted(self.came)]
-        return MappingProxyType({module.name: module for module in lines})
+        return {module.name: module for module in lines}
 
     def state(self, name: str) -> State | None:
         """Return `live`, `coming` or `going`, or None if the module is not in the list."""

@@ -7,7 +7,6 @@ import os
 import stat
 import sys
 
-from kmodd.cli.kmod.messages import FEATURES, VERSION
 from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
 from kmodd.errors import UnmatchedBracket
@@ -137,6 +136,8 @@ def _read_options(argv: list[str]) -> _ModinfoOptions | int:
                 case "root":
                     options.root = value
                 case "V":
+                    from kmodd.cli.kmod.messages import FEATURES, VERSION  # only here: 0.2 ms
+
                     print(f"{VERSION}\n{FEATURES}")
                     return 0
                 case _:
