@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.errors import ParseError
+from kmodd.errors import ParseError, UnmatchedBracket
 from kmodd.index import fnmatch
 from kmodd.index.bin_reader import HEADER, BinIndex, Value, build
+from kmodd.names import underscores
 
 KEYS = st.text("abc*?[]-\\:", max_size=8)
 ENTRIES = st.lists(st.tuples(KEYS, st.text("xyz", max_size=3), st.integers(0, 3)), max_size=25)
@@ -27,6 +28,15 @@ def expected(entries: list[tuple[str, str, int]]) -> list[tuple[str, tuple[Value
     ]
 
 
+def has_paired_brackets(key: str) -> bool:
+    """Whether depmod writes this key: it refuses others with "Unmatched bracket" (kmod's alias_normalize)."""
+    try:
+        underscores(key)
+    except UnmatchedBracket:
+        return False
+    return True
+
+
 @LAYOUTS
 @given(entries=ENTRIES)
 def test_what_is_written_is_read(preorder: bool, entries: list[tuple[str, str, int]]) -> None:
@@ -40,15 +50,21 @@ def test_what_is_written_is_read(preorder: bool, entries: list[tuple[str, str, i
 @LAYOUTS
 @given(entries=ENTRIES, query=st.text("abc:-*", max_size=8))
 def test_wildcard_finds_what_fnmatch_finds(preorder: bool, entries: list[tuple[str, str, int]], query: str) -> None:
-    """With plain queries and patterns without a backslash before the first wildcard, where kmod's walk is literal."""
+    """With plain queries and patterns that depmod writes, without a backslash, where kmod's walk is literal."""
     index = BinIndex(build(entries, preorder=preorder), "x.bin")
     found = index.wildcard(query)
     assert [hit.value.priority for hit in found] == sorted(hit.value.priority for hit in found)
     if set(query) & set("*?["):
         return
-    plain = [key for key, _ in index.entries() if "\\" not in key]
+    plain = [key for key, _ in index.entries() if "\\" not in key and has_paired_brackets(key)]
     wanted = {key for key in plain if fnmatch.matches(key, query)}
     assert {hit.pattern for hit in found if hit.pattern in plain} == wanted
+
+
+@LAYOUTS
+def test_a_pattern_with_an_unmatched_bracket_matches_nothing(preorder: bool) -> None:
+    index = BinIndex(build([("[]:]", "unmatched", 0), ("[:]", "matched", 0)], preorder=preorder), "x.bin")
+    assert [hit.value.text for hit in index.wildcard(":")] == ["matched"]
 
 
 def test_the_last_found_of_equal_priority_comes_first() -> None:
