@@ -7,6 +7,7 @@ import os
 import sys
 
 import kmodd
+from kmodd.cli.streams import close_streams, open_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     own_name, *words = sys.argv if argv is None else argv
     called = os.path.basename(own_name)
+    open_streams(_program(called, words))
     if called in TOOLS:
         return _run(called, words)
     match words:
@@ -74,14 +76,17 @@ def main(argv: list[str] | None = None) -> int:
             return 2
 
 
+def _program(called: str, words: list[str]) -> str:
+    """Return the name of the program at the beginning of its messages."""
+    if called in TOOLS:
+        return called
+    verb = next(iter(words), "")
+    return verb if verb in TOOLS else f"kmodd {verb}" if verb in VERBS else "kmodd"
+
+
 def leave(status: int) -> NoReturn:
     """End the process without finalizing the interpreter, which takes a tenth of a tool's time and has no effect."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        status = 1
-    os._exit(status)
+    os._exit(close_streams(status))
 
 
 def _run(verb: str, words: list[str]) -> int:
@@ -93,13 +98,10 @@ def _run(verb: str, words: list[str]) -> int:
         gc.enable()
     try:
         status: int = program.main(words)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of standard output has closed it, as `| head` does; nothing must be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return 130
+    except SystemExit as end:  # of argparse
+        return end.code if isinstance(end.code, int) else 1 if end.code else 0
     return status
 
 

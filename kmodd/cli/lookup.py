@@ -6,6 +6,7 @@ import os
 import sys
 
 from kmodd.cli.options import OptionError, Options
+from kmodd.cli.streams import output_is_lost
 from kmodd.errors import NoTree
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
@@ -55,7 +56,11 @@ def main(argv: list[str]) -> int:
         return 3
     aliases = [os.fsencode(word) for word in options.operands]
     snapshot = tree.quick_snapshot(like_kmod=bool(aliases) and len(aliases) <= _FEW)
-    all_matched = _look_up([aliases] if aliases else _lines_of_stdin(), snapshot)
+    try:
+        all_matched = _look_up([aliases] if aliases else _lines_of_stdin(), snapshot)
+    except OSError as error:
+        print(f"kmodd lookup: Failed to read standard input: {error.strerror}", file=sys.stderr)
+        all_matched = False
     for problem in snapshot.problems:
         print(f"kmodd lookup: {problem.with_caret()}", file=sys.stderr)
     return 0 if all_matched else 1
@@ -79,6 +84,8 @@ def _look_up(batches: Iterator[list[bytes]] | list[list[bytes]], snapshot: Snaps
             lines.append(alias + b"\t" + os.fsencode(" ".join(modules)) + b"\n")
         sys.stdout.buffer.write(b"".join(lines))
         sys.stdout.buffer.flush()
+        if output_is_lost():
+            break
     return all_matched
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 from kmodd.cli.options import OptionError, Options
+from kmodd.cli.streams import log_stream
 from kmodd.errors import KmoddError, NoTree
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.sd_notify import Notify
@@ -65,7 +66,8 @@ def main(argv: list[str]) -> int:
         dry_run = "dry-run" in given
         if "here" in given:
             tree, dry_run = _here(tree, given["here"], dry_run)
-        journal = open_journal(under_systemd=notify.under_systemd, lowest=DEBUG if "v" in given else INFO)
+        lowest = DEBUG if "v" in given else INFO
+        journal = open_journal(under_systemd=notify.under_systemd, lowest=lowest, stream=log_stream())
         daemon_options = DaemonOptions(
             dry_run=dry_run,
             spawn_loaders=not notify.under_systemd,

@@ -12,7 +12,7 @@ from collections import Counter
 from kmodd.cli.client import NotRunning, Refused, call
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
-from kmodd.host.journal import open_journal
+from kmodd.host.journal import JournalSocket
 from kmodd.host.journalctl import journal_records
 from kmodd.host.kernel_facts import MODULES_DISABLED
 from kmodd.host.paths import CONTROL_SOCKET
@@ -20,7 +20,7 @@ from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
 from kmodd.planning.policy import Policy
 from kmodd.planning.policy_history import sealed_asking
-from kmodd.planning.record import INFO, NOTICE, SEAL, Record
+from kmodd.planning.record import NOTICE, SEAL, Record
 
 
 def main(argv: list[str]) -> int:
@@ -114,7 +114,7 @@ def _permanent(socket: str, seconds: float) -> int:
         return 1
     with open(MODULES_DISABLED, "w") as file:
         file.write("1")
-    journal = open_journal(under_systemd=True, lowest=INFO)
+    journal = JournalSocket()
     journal.write(Record(SEAL, NOTICE, "Module loading is disabled until the next boot (kernel.modules_disabled=1)"))
     journal.close()
     return 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import sys
 from collections import deque
 
 from kmodd.planning.record import JOURNAL_GAP, WARNING, Record
@@ -124,9 +123,9 @@ class TextJournal:
         pass
 
 
-def open_journal(*, under_systemd: bool, lowest: int) -> Journal:
-    """Return journald for a service, else text on standard output. `lowest`: see `TextJournal`."""
-    return JournalSocket() if under_systemd else TextJournal(sys.stdout, lowest)
+def open_journal(*, under_systemd: bool, lowest: int, stream: TextIO) -> Journal:
+    """Return journald for a service, else text on `stream`. `lowest`: see `TextJournal`."""
+    return JournalSocket() if under_systemd else TextJournal(stream, lowest)
 
 
 def datagram(record: Record) -> bytes:

@@ -14,6 +14,7 @@ import sys
 from kmodd.cli.kmod.depmod_options import DepmodOptions, absolute, complain, fatal, read_options, reason, say
 from kmodd.cli.kmod.messages import Stop
 from kmodd.cli.progress import Bar
+from kmodd.cli.streams import output_is_incidental
 from kmodd.config.depmod_d import PLAIN, DepmodConfig, parse
 from kmodd.host import module_facts as cache_file
 from kmodd.host.atomic_files import replace_all
@@ -79,6 +80,8 @@ def _run(options: DepmodOptions) -> int:
         versions = [cache_file.read_versions(options.root + each.path) for each in members]
         complain(depmod_graph.unsatisfied(index, versions, kernel, "E" in options.values))
     if options.verbosity:
+        if not options.is_dry:
+            output_is_incidental()
         _print(line + "\n" for line in depmod_graph.needs_shown(index))
     dep_lines = depmod_graph.dep_lines(index)
     symbols = depmod_output.symbols(index, [entry.buckets for entry in entries])

@@ -10,6 +10,7 @@ import os
 
 from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, Stop
 from kmodd.cli.kmod.modprobe_options import ModprobeOptions, read_options, words_of_environment
+from kmodd.cli.streams import output_is_incidental
 from kmodd.config import modprobe_d
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
@@ -133,6 +134,7 @@ def _actor(
     options: ModprobeOptions, tree: Tree, snapshot: Snapshot, messages: Messages, machine: Machine | None
 ) -> Actor:
     """Return the actor of this process, configured by the options."""
+    output_is_incidental()
     from kmodd.cli.kmod.modprobe_execute import Actor, How
     from kmodd.loader import in_process
 

@@ -58,7 +58,7 @@ class Machine:
             "call": self._call,
             "MODULES_DISABLED": str(self.disabled),
             "Tree": lambda: Tree(root=str(folder), release=RELEASE),
-            "open_journal": lambda **_: self.journal,
+            "JournalSocket": lambda: self.journal,
         }.items():
             monkeypatch.setattr(seal, name, value)
 

@@ -1,0 +1,42 @@
+"""kmodd as a process of its own, started as by its launcher, with standard streams of every kind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.rootfs import Said
+
+ROOT = Path(__file__).resolve().parents[1]
+_LAUNCHER = (
+    "import sys\nsys.path.insert(0, sys.argv.pop(1))\nfrom kmodd.cli.__main__ import leave, main\nleave(main())\n"
+)
+
+
+def command(*argv: str) -> list[str]:
+    """The command line that runs a verb of kmodd."""
+    return [sys.executable, "-BIXutf8", "-c", _LAUNCHER, str(ROOT), *argv]
+
+
+def run(argv: Sequence[str], streams: str = "", *, stdin: bytes = b"", timeout: float = 60) -> Said:
+    """Run a verb of kmodd.
+
+    streams: redirections of a shell, as in `2>&-`; `|` for standard output is a pipe without a reader.
+    """
+    words = command(*argv)
+    if streams not in ("", "|"):
+        words = ["sh", "-c", f'exec "$@" {streams}', "sh", *words]
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "COLUMNS": "100"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            words, input=stdin, stdout=writer if streams == "|" else subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment, check=False, timeout=timeout,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    return Said(done.stdout or b"", done.stderr, done.returncode)

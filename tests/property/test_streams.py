@@ -1,0 +1,129 @@
+"""Every verb with every kind of broken standard stream: status of the work, one line for lost output, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kmodd.cli.__main__ import TOOLS, VERBS
+from tests import program, rootfs
+from tests.rootfs import RELEASE, Said
+
+pytestmark = [pytest.mark.property, pytest.mark.timeout(120)]
+
+COMMANDS = {
+    "modprobe": (
+        "-D --root ROOT -S REL ext4", "-c --root ROOT -S REL", "--no-daemon -a -d ROOT -S REL nosuch aes",
+        "--no-daemon -v -d ROOT -S REL -C ROOT/command.conf command", "",
+    ),
+    "insmod": ("ROOT/nowhere.ko", ""),
+    "rmmod": ("--root ROOT nosuch", ""),
+    "lsmod": ("--root ROOT", "--json --root ROOT", "operand"),
+    "modinfo": ("--root ROOT -k REL unix", "--root ROOT -k REL nosuch", ""),
+    "depmod": ("--root ROOT REL", "-v --root ROOT REL", "-n --root ROOT REL", "bad"),
+    "run": ("operand",),
+    "status": ("--socket ROOT/none",),
+    "reload": ("--socket ROOT/none",),
+    "settle": ("--socket ROOT/none",),
+    "explain": ("--root ROOT --kernel REL ext4 nosuch", ""),
+    "lookup": ("--root ROOT --kernel REL ext4", "--root ROOT --kernel REL"),
+    "devices": ("--root ROOT --kernel REL",),
+    "lint": ("--root ROOT --kernel REL",),
+    "seal": ("--socket ROOT/none",),
+    "policy": ("check --root ROOT", "operand"),
+    "convert-config": ("ROOT/modules.conf", "-"),
+    "static-nodes": ("--root ROOT --kernel REL",),
+    "complete": ("requests", "operand"),
+    "loader": ("operand",),
+    "request": (),  # becomes modprobe; tests/unit/install has its tests
+}  # fmt: skip
+"""Verb → its command lines here; each has `--help` too."""
+
+INCIDENTAL = ("modprobe --no-daemon", "depmod -v")
+"""Commands that do more than print: their status is that of the work if the caller closed standard output."""
+
+LOST = {
+    ">&-": b"Bad file descriptor",
+    "1</dev/null": b"Bad file descriptor",
+    ">/dev/full": b"No space left on device",
+    "|": b"",
+}
+"""Standard output that cannot be written → reason in the message; empty: none, as the reader wants no more."""
+
+BROKEN = (*LOST, "<&-", "2>&-", "2>/dev/full", "<&- >&- 2>&-", ">/dev/full 2>/dev/full")
+
+READS = ("lookup --root ROOT --kernel REL", "convert-config -", "policy suggest --from -")
+"""Commands that read standard input."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = rootfs.build("names", tmp_path_factory.mktemp("streams"))
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/modules").write_text("ext4 16384 0 - Live 0x0\n")
+    (root / "command.conf").write_text("install command true\n")
+    (root / "modules.conf").write_text("alias eth0 e100\nnonsense\n")
+    return root
+
+
+def test_every_verb_is_here() -> None:
+    assert set(COMMANDS) == {*VERBS, *TOOLS}
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_broken_stream_changes_nothing_but_what_is_lost(verb: str, root: Path) -> None:
+    lines = [(line, BROKEN) for line in COMMANDS[verb]]
+    if verb not in ("loader", "request"):
+        lines.append(("--help", (">/dev/full",)))
+    for line, every in lines:
+        words = [verb, *line.replace("ROOT", str(root)).replace("REL", RELEASE).split()]
+        is_incidental = f"{verb} {line}".startswith(INCIDENTAL)
+        normal = program.run(words)
+        for streams in every:
+            if streams.startswith("<&-") and f"{verb} {line}" in READS:
+                continue
+            broken = program.run(words, streams)
+            assert broken == expected(normal, streams, broken, is_incidental=is_incidental), (words, streams, normal)
+
+
+def expected(normal: Said, streams: str, broken: Said, *, is_incidental: bool) -> Said:
+    """What a run should be, by the one with good streams."""
+    stdout = next((words for words in streams.split() if words in LOST), "")
+    is_lost = bool(stdout and normal.out) and not (stdout == ">&-" and is_incidental)
+    err = b"" if "2>" in streams else normal.err
+    if is_lost and LOST[stdout] and "2>" not in streams:
+        line = broken.err.splitlines(keepends=True)[-1] if broken.err else b""
+        assert line.endswith(b": Failed to write standard output: %s\n" % LOST[stdout]), line
+        err += line
+    return Said(b"" if stdout else normal.out, err, normal.status or is_lost)
+
+
+@pytest.mark.parametrize("words", READS)
+def test_standard_input_that_cannot_be_read_is_one_line(words: str, root: Path) -> None:
+    argv = words.replace("ROOT", str(root)).replace("REL", RELEASE).split()
+    assert program.run(argv, stdin=b"").status == 0, "the control"
+    for streams, why in (("<&-", b"Bad file descriptor"), ("0>/dev/null", b"Bad file descriptor")):
+        said = program.run(argv, streams)
+        assert (said.status, said.out, said.err.count(b"\n")) == (1, b"", 1), said
+        assert said.err.endswith(why + b"\n")
+
+
+def test_python_alone_ends_in_a_traceback() -> None:
+    """The control: what every verb would do with its own print()."""
+    words = [sys.executable, "-c", "import sys; sys.stdout.write('x')"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *words], capture_output=True, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (1, True)
+
+
+def test_no_file_becomes_a_standard_stream(root: Path) -> None:
+    """With all three closed, the first file that is opened would be descriptor 0, and messages would go into it."""
+    before = (root / "command.conf").read_bytes()
+    said = program.run(
+        ["modprobe", "--no-daemon", "--root", str(root), "-S", RELEASE, "-C", f"{root}/command.conf", "nosuch"],
+        "<&- >&- 2>&-",
+    )
+    assert said.status == 1
+    assert (root / "command.conf").read_bytes() == before
