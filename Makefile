@@ -97,6 +97,9 @@ import sys
 
 sys.path.insert(0, "$(LIB)")
 sys.path.append("$(DISTLIB)")
+from kmodd.cli import byte_code
+
+byte_code.use("$(LIB)")
 from kmodd.cli.__main__ import leave, main
 
 leave(main())
@@ -109,8 +112,8 @@ HELPER_FLAGS = -std=gnu11 -Os -Wall -static -no-pie -fno-pie -fno-stack-protecto
 BARE = -ffreestanding -nostdlib
 
 # The tree is assembled in a staging folder; the manifest lists its content (a folder only if the installation creates it).
-# Byte code is validated by the hash of its source: it remains valid when files are copied without their times, and an edited
-# source is recompiled.
+# Byte code of single modules is validated by the hash of its source: it remains valid when files are copied without their
+# times, and an edited source is recompiled. kmodd/cli/byte_code.py has that of all modules in one file, which is read faster.
 install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, touches no running service
 	@umask 022
 	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT
@@ -123,10 +126,12 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 		grep -q -- "--hash=sha256:$$hash" vendor/requirements.txt || { echo "$$wheel: not the file that vendor/requirements.txt pins" >&2; exit 1; }
 		name=$${wheel##*/}; name=$${name%%-*}; from="$$work/$$name"
 		$(PYTHON) -m zipfile -e "$$wheel" "$$from"
+		find "$$from" -type f -exec touch -r "$$wheel" {} +
 		for file in $$(files "$$from" . | grep -v '\.dist-info/'); do put 644 "$$from/$$file" "$(LIB)/$$file"; done
 		for file in $$(find "$$from" -path '*.dist-info/*' -name 'LICENSE*'); do put 644 "$$file" "$(LIB)/licenses/$$name/$${file##*/}"; done
 	done
 	$(PYTHON) -m compileall -q -s "$$work/tree" -p / --invalidation-mode checked-hash "$$work/tree$(LIB)"
+	$(PYTHON) -BI "$$work/tree$(LIB)/kmodd/cli/byte_code.py" "$$work/tree$(LIB)" "$(LIB)"
 
 	printf '%s\n' "$$LAUNCHER" > "$$work/launcher"
 	put 755 "$$work/launcher" "$(PREFIX)/bin/kmodd"

@@ -36,7 +36,7 @@ def test_the_launcher_runs_and_uses_the_byte_code(prefix: Path) -> None:
     ours = [name for name in opened if name.startswith(f"{prefix}/lib/kmodd/kmodd/")]
     compiled = [name for name in ours if name.endswith(".pyc")]
     assert shebang == f"#!{PYTHON} -BISXutf8"
-    assert f"{prefix}/lib/kmodd/kmodd/cli/__pycache__/__main__.cpython-" in " ".join(compiled)
+    assert f"{prefix}/lib/kmodd/kmodd/cli/__pycache__/byte_code.cpython-" in " ".join(compiled)
     assert not re.search(r"O_(WRONLY|RDWR|CREAT)[^\n]*lib/kmodd", traced)
     # No foreign start-up code: no .pth file, no sitecustomize.
     assert not [name for name in opened if name.endswith(".pth") or "sitecustomize" in name or "/site.cpython" in name]

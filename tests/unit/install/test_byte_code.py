@@ -1,0 +1,82 @@
+"""The file with the byte code of all modules: read in place of the single files, and only where it fits the sources."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.installation import run
+
+
+@pytest.fixture
+def installed(prefix: Path, tmp_path: Path) -> Path:
+    """A copy of the installation, whose launcher uses the copy; times of sources are kept."""
+    copy = tmp_path / "usr"
+    shutil.copytree(prefix, copy, symlinks=True)
+    launcher = copy / "bin/kmodd"
+    launcher.write_text(launcher.read_text().replace(str(prefix), str(copy)))
+    return copy
+
+
+def bundle(installed: Path) -> Path:
+    """The file with the byte code."""
+    (found,) = (installed / "lib/kmodd").glob("byte-code.*")
+    return found
+
+
+def single_files(installed: Path) -> list[str]:
+    """Names of kmodd's modules that `kmodd explain --help` imports from their own files, but for what finds the one."""
+    traced = run(["strace", "-f", "-e", "trace=openat", installed / "bin/kmodd", "explain", "--help"])
+    assert "usage: kmodd explain" in traced.stdout
+    opened = re.findall(r"lib/kmodd/kmodd/(\S*)__pycache__/(\w+)\.\S+\.pyc", traced.stdout)
+    return sorted({folder + name for folder, name in opened} - {"__init__", "cli/__init__", "cli/byte_code"})
+
+
+def test_all_modules_come_from_the_one_file(installed: Path) -> None:
+    assert single_files(installed) == []
+
+
+def truncated(installed: Path) -> None:
+    os.truncate(bundle(installed), bundle(installed).stat().st_size // 2)
+
+
+def empty(installed: Path) -> None:
+    os.truncate(bundle(installed), 0)
+
+
+def zeros(installed: Path) -> None:
+    bundle(installed).write_bytes(bytes(bundle(installed).stat().st_size))
+
+
+def of_another_python(installed: Path) -> None:
+    data = bytearray(bundle(installed).read_bytes())
+    data[0] ^= 1
+    bundle(installed).write_bytes(data)
+
+
+def absent(installed: Path) -> None:
+    bundle(installed).unlink()
+
+
+@pytest.mark.parametrize("damage", [truncated, empty, zeros, of_another_python, absent])
+def test_a_file_that_does_not_fit_is_not_used(installed: Path, damage: Callable[[Path], None]) -> None:
+    damage(installed)
+    assert "cli/__main__" in single_files(installed)
+
+
+def test_an_edited_source_is_compiled_again(installed: Path) -> None:
+    source = installed / "lib/kmodd/kmodd/cli/__main__.py"
+    source.write_text(source.read_text().replace('print(f"kmodd {', 'print(f"edited {'))
+    assert run([installed / "bin/kmodd", "--version"]).stdout.startswith("edited ")
+
+
+def test_tracebacks_name_the_source(installed: Path) -> None:
+    code = "from kmodd.cli import byte_code; byte_code.use({0!r}); import kmodd.names; kmodd.names.module_name(3)"
+    lib = str(installed / "lib/kmodd")
+    done = run(["/usr/bin/python3", "-BIc", f"import sys; sys.path.insert(0, {lib!r}); {code.format(lib)}"])
+    assert "lib/kmodd/kmodd/names.py" in done.stdout
