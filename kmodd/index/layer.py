@@ -180,7 +180,7 @@ class LayerIndexes:
                 continue
         return tuple(sorted(pairs, key=lambda pair: encode(pair[0])))
 
-    # ── texts, parsed once ──
+    # ── texts, parsed once and then released ──
 
     def _trie(self, name: str, data: bytes) -> AliasTrie:
         from kmodd.index.alias_trie import AliasTrie  # imported here: a tool that reads the .bin does not need it
@@ -195,7 +195,7 @@ class LayerIndexes:
             problems = trie.problems
         self.problems += problems
         self._tries[name] = trie
-        self._opened[name] = b""  # releases the text: matching needs only the trie
+        self._opened[name] = b""
         return trie
 
     def _builtin_names(self, data: bytes) -> frozenset[str]:
@@ -203,12 +203,14 @@ class LayerIndexes:
             paths, problems = text_files.module_paths(data, self._file("modules.builtin"))
             self._builtins = frozenset(module_of_path(path) for path in paths)
             self.problems += problems
+            self._opened["modules.builtin"] = b""
         return self._builtins
 
     def _dep_lines(self, data: bytes) -> dict[ModuleName, str]:
         if self._deps is None:
             self._deps, problems = text_files.dep_lines(data, self._file("modules.dep"))
             self.problems += problems
+            self._opened["modules.dep"] = b""
         return self._deps
 
     # ── selection of the form ──
