@@ -24,8 +24,8 @@ class LoadedModule:
     name: ModuleName
     size: int
     """Bytes."""
-    refcnt: int
-    """-1 if the kernel cannot unload modules."""
+    refcnt: int | None
+    """-1 for a module that is being unloaded. None if the kernel cannot unload modules (`-`)."""
     holders: tuple[ModuleName, ...]
     state: State
 
@@ -77,8 +77,11 @@ def parse_modules(text: str) -> Loaded:
 
 def _line(line: str) -> LoadedModule | None:
     words = line.split()
-    if len(words) < 5 or not words[1].isdigit() or words[4] not in _STATES:
+    if len(words) < 5 or words[4] not in _STATES:
+        return None
+    try:
+        size, refcnt = int(words[1]), None if words[2] == "-" else int(words[2])
+    except ValueError:
         return None
     holders = tuple(ModuleName(name) for name in words[3].split(",") if name and name[0] not in "-[")
-    refcnt = int(words[2]) if words[2].isdigit() else -1
-    return LoadedModule(ModuleName(words[0]), int(words[1]), refcnt, holders, _STATES[words[4]])
+    return LoadedModule(ModuleName(words[0]), size, refcnt, holders, _STATES[words[4]])

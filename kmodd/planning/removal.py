@@ -300,6 +300,6 @@ class RemovalJob:
         return outcome.errno or errno.EINVAL
 
     def _refcnt(self, name: str) -> int:
-        """Return the reference count of a module, -1 if it is not loaded or the count is unknown."""
+        """Return the reference count of a module, -1 if it is not loaded, being unloaded, or the kernel has none."""
         module = self.look().modules.get(ModuleName(name))
-        return module.refcnt if module else -1
+        return -1 if module is None or module.refcnt is None else module.refcnt

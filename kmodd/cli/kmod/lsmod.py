@@ -66,8 +66,7 @@ def table(loaded: Loaded, root: str) -> str:
     """Return the table as kmod prints it."""
     lines = ["Module                  Size  Used by\n"]
     for module in loaded.modules.values():
-        # kmod prints -ENOENT if the kernel cannot unload modules
-        count = module.refcnt if module.refcnt >= 0 else -2
+        count = -2 if module.refcnt is None else module.refcnt  # kmod prints -ENOENT if the kernel cannot unload
         users = "".join(f"{',' if number else ' '}{name}" for number, name in enumerate(holders(module, root)))
         lines.append(f"{module.name:<19} {module.size:8d}  {count}{users}\n")
     return "".join(lines)
@@ -80,7 +79,7 @@ def _json(loaded: Loaded, root: str) -> str:
         {
             "module": module.name,
             "size": module.size,
-            "used": module.refcnt if module.refcnt >= 0 else None,
+            "used": module.refcnt,
             "used_by": list(holders(module, root)),
             "state": module.state,
         }

@@ -99,10 +99,12 @@ def _is_removable(name: ModuleName, loaded: Loaded, root: str, messages: Message
         messages.log(ERR, f"Module {name} {is_not}")
     elif module.holders:
         messages.log(ERR, f"Module {name} is in use by: {' '.join(holders(module, root))}")
+    elif module.refcnt is None:
+        messages.log(ERR, "Module unloading is not supported")
     elif module.refcnt > 0:
         messages.log(ERR, f"Module {name} is in use")
-    elif module.refcnt < 0:
-        messages.log(ERR, "Module unloading is not supported")
+    elif module.refcnt < 0 or module.state == "going":
+        messages.log(ERR, f"Module {name} is being unloaded")
     else:
         return True
     return False

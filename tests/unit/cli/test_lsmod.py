@@ -13,10 +13,10 @@ MODULES = """\
 ext4 983040 1 - Live 0x0000000000000000
 crc16 16384 1 ext4, Live 0x0000000000000000
 a_name_of_twenty_chars 123456789 0 - Live 0x0
-slow 4096 -1 - Loading 0x0 (OE+)
+slow 4096 1 - Loading 0x0 (OE+)
 fixed 4096 - - Live 0x0
 crc32c 16384 3 xfs,ext4,btrfs, Live 0x0
-dying 16384 0 [permanent], Unloading 0x0
+dying 16384 -1 [permanent], Unloading 0x0
 rubbish
 """
 TABLE = """\
@@ -24,10 +24,10 @@ Module                  Size  Used by
 ext4                  983040  1
 crc16                  16384  1 ext4
 a_name_of_twenty_chars 123456789  0
-slow                    4096  -2
+slow                    4096  1
 fixed                   4096  -2
 crc32c                 16384  3 xfs,ext4,btrfs
-dying                  16384  0
+dying                  16384  -1
 """
 
 
@@ -70,8 +70,8 @@ def test_json(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[5] == {
         "module": "crc32c", "size": 16384, "used": 3, "used_by": ["xfs", "ext4", "btrfs"], "state": "live",
     }  # fmt: skip
-    assert [(row["module"], row["used"], row["state"]) for row in rows[3:5]] == [
-        ("slow", None, "coming"), ("fixed", None, "live"),
+    assert [(row["module"], row["used"], row["state"]) for row in (*rows[3:5], rows[6])] == [
+        ("slow", 1, "coming"), ("fixed", None, "live"), ("dying", -1, "going"),
     ]  # fmt: skip
 
 

@@ -41,6 +41,15 @@ def test_a_kernel_that_cannot_unload(machine: FakeMachine, capfd: pytest.Capture
     assert capfd.readouterr().err == "rmmod: ERROR: Module unloading is not supported\n"
 
 
+@pytest.mark.parametrize("line", ["a 1 -1 - Unloading 0x0", "a 1 -1 - Live 0x0", "a 1 0 - Unloading 0x0"])
+def test_a_module_that_is_being_unloaded(line: str, machine: FakeMachine, capfd: pytest.CaptureFixture[str]) -> None:
+    """The count is -1 from the moment at which the kernel decides to unload a module, before its state changes."""
+    (machine.root / "proc/modules").write_text(f"{line}\n")
+    assert run(machine, "a") == 1
+    assert capfd.readouterr().err == "rmmod: ERROR: Module a is being unloaded\n"
+    assert machine.loaded == ["a"], "the kernel was not asked"
+
+
 def test_without_proc_nothing_is_loaded(machine: FakeMachine, capfd: pytest.CaptureFixture[str]) -> None:
     (machine.root / "proc/modules").unlink()
     assert run(machine, "a") == 1
