@@ -106,6 +106,13 @@ leave(main())
 endef
 export LAUNCHER
 
+define OPEN_FILES
+[ -e /proc/self/fd/0 ] || exec </dev/null
+[ -e /proc/self/fd/1 ] || exec >/dev/null
+[ -e /proc/self/fd/2 ] || exec 2>/dev/null
+endef
+export OPEN_FILES
+
 # helper/kmodd-request.c: a reproducible build. BARE builds it without the C library where the architecture allows that.
 HELPER_FLAGS = -std=gnu11 -Os -Wall -static -no-pie -fno-pie -fno-stack-protector -fno-asynchronous-unwind-tables -s \
                -Wl,--build-id=none -Wl,-z,noseparate-code
@@ -142,7 +149,7 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	if ! { compile $(BARE) || compile; } 2> "$$work/why"; then
 		echo "Failed to compile the helper: $$(tail -n 1 "$$work/why"); $(LIB)/kmodd-request is a Python script, which starts more slowly"
 		# The kernel starts its helper without open files; Python needs descriptors 0 to 2.
-		printf '#!/bin/sh\nexec %s request "$$@" </dev/null >/dev/null 2>&1\n' "$(PREFIX)/bin/kmodd" > "$$work/helper"
+		printf '#!/bin/sh\n%s\nexec %s request "$$@"\n' "$$OPEN_FILES" "$(PREFIX)/bin/kmodd" > "$$work/helper"
 	fi
 	put 755 "$$work/helper" "$(LIB)/kmodd-request"
 	link() { mkdir -p "$$(dirname "$$work/tree$$2")"; ln -s "$$1" "$$work/tree$$2"; }

@@ -1,8 +1,10 @@
 /*
- * kmodd-request: what the kernel runs in place of /sbin/modprobe (kernel.modprobe) while kmodd is there.
+ * kmodd-request: what the kernel runs to load a module. `make install` sets kernel.modprobe to it while kmodd runs; Debian's
+ * package puts it in the place of /sbin/modprobe, and kernel.modprobe keeps its value.
  *
- * The kernel calls it as `PATH -q -- NAME`: as root, in the initial namespaces, without one open file; the process that needs
- * the module waits for its end. It hands NAME to the daemon, by datagrams on SOCKET (AF_UNIX, SOCK_SEQPACKET):
+ * The kernel calls it as `PATH -q -- NAME`: as root, in the initial namespaces, without one open file, as the child of a
+ * kernel thread; the process that needs the module waits for its end. It hands NAME to the daemon, by datagrams on SOCKET
+ * (AF_UNIX, SOCK_SEQPACKET):
  *
  *   > NAME        the bytes as they came
  *   < "a"         accepted, within ACCEPT_LIMIT: the daemon says so before it does anything else
@@ -12,6 +14,9 @@
  * Where that does not come about, it becomes the real modprobe, so that a machine is never worse off than without kmodd.
  * But where FLAG stands, the policy is enforced: then it refuses and says so in the kernel's log, or a user who stops or
  * floods the daemon would be round the policy. Signals are left alone: a requester that is killed does not end its helper.
+ *
+ * A call by a process, such as an administrator's modprobe, becomes the real modprobe at once, with its arguments,
+ * environment and open files. It is not refused: the kernel checks the capabilities of its caller.
  *
  * It does without the C library where it can (x86-64, -ffreestanding -nostdlib): exec to exit takes 0.1 ms so, 0.35 ms with
  * glibc linked statically, 0.48 ms dynamically (medians of one machine). kmodd/cli/request.py does the same in Python.
@@ -32,7 +37,11 @@
 #define FLAG "/run/kmodd/closed"
 #endif
 #ifndef MODPROBES
-#define MODPROBES "/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe"
+/* The package diverts kmod's program to the first name. */
+#define MODPROBES "/usr/sbin/modprobe.kmod", "/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe"
+#endif
+#ifndef PROC
+#define PROC "/proc"
 #endif
 #ifndef KERNEL_LOG
 #define KERNEL_LOG "/dev/kmsg"
@@ -143,27 +152,69 @@ static void log_refusal(const char *name, const char *why)
 	call(SYS_write, file, line, end - line, 0, 0, 0);
 }
 
+/* Whether the parent is a kernel thread: it has a folder in PROC, and no program. */
+static int is_kernels(void)
+{
+	char path[sizeof PROC + 32], digits[24], target, *end, *digit = digits + sizeof digits - 1;
+	long parent = call(SYS_getppid, 0, 0, 0, 0, 0, 0);
+	struct statx folder;
+
+	if (parent <= 0) /* 0: of another PID namespace */
+		return 0;
+	for (*digit = 0; parent; parent /= 10)
+		*--digit = '0' + parent % 10;
+	end = append(append(path, PROC "/", sizeof PROC), digit, sizeof digits);
+	*end = 0;
+	if (call(SYS_statx, AT_FDCWD, path, 0, STATX_TYPE, &folder, 0) < 0)
+		return 0;
+	*append(end, "/exe", 4) = 0;
+	return call(SYS_readlinkat, AT_FDCWD, path, &target, 1, 0, 0) == -ENOENT;
+}
+
+/* Become the real modprobe, never this program again. Returns if there is none. */
+static void become_modprobe(char **argv, char *const *environment)
+{
+	static const char *const modprobes[] = {MODPROBES};
+	struct statx self, other;
+	/* Without /proc, which in a chroot may be missing, only the first name cannot be this program. */
+	int known = call(SYS_statx, AT_FDCWD, "/proc/self/exe", 0, STATX_INO, &self, 0) >= 0;
+
+	argv[0] = "modprobe";
+	for (unsigned i = 0; i < (known ? sizeof modprobes / sizeof *modprobes : 1); i++) {
+		if (call(SYS_statx, AT_FDCWD, modprobes[i], 0, STATX_INO, &other, 0) < 0)
+			continue;
+		if (known && self.stx_ino == other.stx_ino && self.stx_dev_major == other.stx_dev_major &&
+		    self.stx_dev_minor == other.stx_dev_minor)
+			continue;
+		call(SYS_execve, modprobes[i], argv, environment, 0, 0, 0);
+	}
+}
+
 /* The daemon will not do: refuse, or become the real modprobe. The answer is the exit status where neither went well. */
 static int do_without(int argc, char **argv, const char *why)
 {
 	/* The kernel's own, and a mark: should the "real" modprobe lead back here, it ends. */
 	static char *const environment[] = {"HOME=/", "TERM=linux", "PATH=/sbin:/usr/sbin:/bin:/usr/bin", MARK, 0};
-	static const char *const modprobes[] = {MODPROBES};
 
-	if (closed()) {
-		log_refusal(argc > 1 ? argv[argc - 1] : "", why);
-		return 1;
-	}
-	argv[0] = "modprobe";
-	for (unsigned i = 0; i < sizeof modprobes / sizeof *modprobes; i++)
-		call(SYS_execve, modprobes[i], argv, environment, 0, 0, 0);
+	if (closed())
+		log_refusal(argv[argc - 1], why);
+	else
+		become_modprobe(argv, environment);
 	return 1;
 }
 
 static int run(int argc, char **argv, char **environment)
 {
+	static const char missing[] = "modprobe: FATAL: Failed to execute kmod's modprobe, it is missing: reinstall kmod\n";
 	int answer;
 
+	if (argc < 1)
+		return 1;
+	if (!is_kernels()) {
+		become_modprobe(argv, environment);
+		call(SYS_write, 2, missing, sizeof missing - 1, 0, 0, 0);
+		return 1;
+	}
 	for (; *environment; environment++)
 		if (same(*environment, MARK))
 			return 1;

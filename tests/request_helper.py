@@ -55,6 +55,11 @@ class Helper:
         return self.folder / "first-modprobe", self.folder / "modprobe"
 
     @property
+    def parent(self) -> Path:
+        """What the helper takes for its parent's folder in /proc."""
+        return self.folder / "proc" / str(os.getpid())
+
+    @property
     def command(self) -> list[str]:
         if self.kind != "python":
             return [str(self.folder / f"kmodd-request-{self.limit}")]
@@ -62,6 +67,7 @@ class Helper:
             f"import sys; sys.path.insert(0, {str(ROOT)!r}); from kmodd.cli import request as it\n"
             f"it.SOCKET, it.FLAG, it.KERNEL_LOG = {self.socket!r}, {str(self.flag)!r}, {str(self.log)!r}\n"
             f"it.MODPROBES, it.ACCEPT_LIMIT = {tuple(map(str, self.modprobes))!r}, {self.limit}\n"
+            f"it.PROC = {str(self.parent.parent)!r}\n"
             "sys.exit(it.main(sys.argv[1:]))"
         )
         return [sys.executable, "-BISXutf8", "-c", code]
@@ -73,7 +79,7 @@ class Helper:
         makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
         lines = re.findall(r"^(HELPER_FLAGS|BARE) = (.*)$", makefile, re.MULTILINE)
         flags = {name: value.split() for name, value in lines}
-        paths = {"SOCKET": self.socket, "FLAG": self.flag, "KERNEL_LOG": self.log}
+        paths = {"SOCKET": self.socket, "FLAG": self.flag, "KERNEL_LOG": self.log, "PROC": self.parent.parent}
         own = [f'-D{name}="{path}"' for name, path in paths.items()]
         own.append("-DMODPROBES=" + ", ".join(f'"{path}"' for path in self.modprobes))
         bare = flags["BARE"] if self.kind == "bare" else []
@@ -82,8 +88,9 @@ class Helper:
             subprocess.run([*command, f"-DACCEPT_LIMIT={self.limit}", "-o", *self.command], check=True)
 
     def reset(self) -> None:
-        """As on a machine without kmodd: a modprobe, a kernel log."""
+        """As on a machine without kmodd: a modprobe, a kernel log; the helper's parent is a kernel thread."""
         self.flag.parent.mkdir(exist_ok=True)
+        self.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         called = self.folder / "called"
         self.modprobe(f'printf "%s\\n" "$@" "$KMODD_REQUEST" "$HOME" "$PATH" >{called}\n'
@@ -94,6 +101,10 @@ class Helper:
         path = self.modprobes[1]
         path.write_text(f"#!/bin/sh\n{script}")
         path.chmod(0o755)
+
+    def by_a_process(self) -> None:
+        """The helper's parent has a program, as all but kernel threads."""
+        (self.parent / "exe").symlink_to("/bin/sh")
 
     def start(self, *words: bytes | str, below: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start the helper as the kernel does, or `below` another program."""

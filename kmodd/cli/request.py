@@ -1,6 +1,6 @@
 """`kmodd request -q -- NAME`: the kernel's helper in Python, installed if helper/kmodd-request.c cannot be compiled.
 
-Its behaviour and the reasons are described in that file. It prints nothing: the kernel starts it without open files.
+Its behaviour and the reasons are described in that file.
 """
 
 from __future__ import annotations
@@ -10,10 +10,18 @@ import signal
 import socket
 import stat
 import struct
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SOCKET = "/run/kmodd/request"
 FLAG = "/run/kmodd/closed"
-MODPROBES = ("/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe")
+MODPROBES = (
+    "/usr/sbin/modprobe.kmod", "/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe",
+)  # fmt: skip
+PROC = "/proc"
 KERNEL_LOG = "/dev/kmsg"
 ACCEPT_LIMIT = 2
 """Seconds to wait for connect(2), and again for the daemon's `a` (accepted)."""
@@ -23,7 +31,15 @@ _MAX_SHOWN = 255
 
 
 def main(argv: list[str]) -> int:
-    """Return the daemon's answer, 0 or 1; without an answer, execute the real modprobe, or refuse and return 1."""
+    """Return the daemon's answer, 0 or 1; without an answer, execute the real modprobe, or refuse and return 1.
+
+    A call by a process, not by the kernel, executes the real modprobe with the arguments and environment of the call.
+    """
+    if not _is_kernels():
+        _become_modprobe(argv, os.environb)
+        if sys.stderr:
+            print("modprobe: FATAL: Failed to execute kmod's modprobe, it is missing: reinstall kmod", file=sys.stderr)
+        return 1
     if os.environ.get(_MARK[0]) == _MARK[1]:
         return 1
     match argv:
@@ -63,19 +79,35 @@ def _is_closed() -> bool:
     return stat.S_ISREG(flag.st_mode) and flag.st_uid == 0
 
 
+def _is_kernels() -> bool:
+    """Return whether the parent is a kernel thread: it has a folder in /proc, and no program."""
+    parent = os.getppid()
+    try:
+        os.readlink(f"{PROC}/{parent}/exe")
+    except FileNotFoundError:
+        return parent > 0 and os.path.isdir(f"{PROC}/{parent}")
+    except OSError:
+        pass
+    return False
+
+
 def _fall_back(argv: list[str], why: str) -> int:
     if _is_closed():
         _log_refusal(argv[-1] if argv else "", why)
-        return 1
+    else:
+        own = [("HOME", "/"), ("TERM", "linux"), ("PATH", "/sbin:/usr/sbin:/bin:/usr/bin"), _MARK]
+        _become_modprobe(argv, {name.encode(): value.encode() for name, value in own})
+    return 1
+
+
+def _become_modprobe(argv: list[str], environment: Mapping[bytes, bytes]) -> None:
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and execve(2) preserves that
         signal.signal(ignored, signal.SIG_DFL)
-    environment = dict([("HOME", "/"), ("TERM", "linux"), ("PATH", "/sbin:/usr/sbin:/bin:/usr/bin"), _MARK])
     for modprobe in MODPROBES:
         try:
             os.execve(modprobe, ["modprobe", *argv], environment)
         except OSError:
             continue
-    return 1
 
 
 def _log_refusal(name: str, why: str) -> None:

@@ -114,6 +114,33 @@ def test_other_calls_are_refused_under_an_enforced_policy(helper: Helper, words:
     assert helper.log.read_text().endswith(" refused: this is no call of the kernel's and the policy is enforced\n")
 
 
+@pytest.mark.parametrize("closed", [False, pytest.param(True, marks=pytest.mark.root)])
+@pytest.mark.parametrize("words", [["-q", "--", "net-pf-9"], *OTHER_CALLS], ids=str)
+def test_a_call_of_a_process_becomes_modprobe(
+    helper: Helper, requests: RequestSocket, words: list[str], closed: bool
+) -> None:
+    """With its arguments, environment and descriptors; neither the daemon nor an enforced policy has a part in it."""
+    helper.by_a_process()
+    if closed:
+        helper.close()
+    with (helper.folder / "seven").open("w+") as seven:
+        seven.write("seven\n")
+        seven.seek(0)
+        inherited = seven.fileno()
+        helper.modprobe(
+            f'printf "%s\\n" "$A" "$KMODD_REQUEST" "$#" "$@"\ncat - /dev/fd/{inherited}; echo error >&2; exit 6\n'
+        )
+        done = subprocess.run(
+            [*helper.command, *words], env={"A": "b c", "KMODD_REQUEST": "gave-up"},
+            input="in\n", pass_fds=[inherited], capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 6
+    assert done.stdout == "\n".join(["b c", "gave-up", str(len(words)), *words, "in", "seven", ""])
+    assert done.stderr == "error\n"
+    assert not select.select([requests], [], [], 0)[0]
+    assert helper.log.read_bytes() == b""
+
+
 def test_the_first_modprobe_that_can_be_executed_is_taken(helper: Helper) -> None:
     first, second = helper.modprobes
     first.write_text("#!/bin/sh\nexit 8\n")
@@ -131,11 +158,39 @@ def test_it_does_not_go_round_where_modprobe_leads_back_to_it(helper: Helper) ->
     assert (helper.folder / "rounds").read_text() == "\n"
 
 
+@pytest.mark.parametrize("by_a_process", [False, True])
+def test_it_is_never_its_own_modprobe(built: dict[str, Helper], by_a_process: bool) -> None:
+    """The package makes modprobe a hard link to the compiled helper; a name that leads to it is passed over."""
+    for helper in (built["bare"], built["libc"]):
+        helper.reset()
+        try:
+            if by_a_process:
+                helper.by_a_process()
+            first, second = helper.modprobes
+            os.link(helper.command[0], first)
+            assert helper.status("-q", "--", "net-pf-9") == BY_MODPROBE
+            second.unlink()
+            second.symlink_to(helper.command[0])
+            assert helper.status("-q", "--", "net-pf-9") == 1
+        finally:
+            helper.clean()
+
+
+def test_without_modprobe_a_process_reads_why(helper: Helper) -> None:
+    helper.by_a_process()
+    for modprobe in helper.modprobes:
+        modprobe.unlink(missing_ok=True)
+    done = subprocess.run([*helper.command, "dummy"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "modprobe: FATAL: Failed to execute kmod's modprobe, it is missing: reinstall kmod\n"
+
+
 def test_all_of_them_use_the_same_paths() -> None:
     source = SOURCE.read_text()
     defined = dict(re.findall(r"^#define (\w+) (.*?)(?: +/\*.*)?$", source, re.MULTILINE))
     assert defined["SOCKET"] == f'"{in_python.SOCKET}"' == f'"{REQUEST_SOCKET}"'
     assert defined["FLAG"] == f'"{in_python.FLAG}"'
     assert defined["KERNEL_LOG"] == f'"{in_python.KERNEL_LOG}"'
+    assert defined["PROC"] == f'"{in_python.PROC}"'
     assert defined["MODPROBES"] == ", ".join(f'"{path}"' for path in in_python.MODPROBES)
     assert int(defined["ACCEPT_LIMIT"]) == in_python.ACCEPT_LIMIT

@@ -102,7 +102,7 @@ def test_a_daemon_that_hangs_up_before_the_name_is_sent(helper: Helper) -> None:
     for seconds in (0.1, 0.5, 2, 8):  # until the daemon's end was closed first
         with contextlib.ExitStack() as stack:
             says(hears=False)(helper.socket, stack)
-            strace = ["strace", "-o", str(traced), "-e", f"inject=sendto:delay_enter={seconds}s"]
+            strace = ["strace", "-D", "-o", str(traced), "-e", f"inject=sendto:delay_enter={seconds}s"]
             assert helper.status("-q", "--", "net-pf-9", below=strace) == BY_MODPROBE
         Path(helper.socket).unlink()
         if "EPIPE" in traced.read_text():
