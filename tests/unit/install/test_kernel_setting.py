@@ -169,6 +169,53 @@ def test_under_an_enforced_policy_only_a_stop_puts_back(
     assert setting.value == "/sbin/modprobe"
 
 
+@pytest.fixture
+def packaged(setting: Setting) -> Setting:
+    """The package's modprobe is the helper, by a hard link."""
+    modprobe = setting.root / "sbin-modprobe"
+    os.link(setting.helper, modprobe)
+    setting.value = str(modprobe)
+    return setting
+
+
+def test_the_package_keeps_the_value(packaged: Setting) -> None:
+    value = packaged.value
+    for verb in ("set", "set", "unset", "set", "restore"):
+        packaged(verb)
+        assert (packaged.value, packaged.former) == (value, None)
+
+
+def test_the_package_replaces_make_install(setting: Setting) -> None:
+    """Under an enforced policy too, the former value is back as soon as it is the helper itself."""
+    modprobe = setting.root / "sbin-modprobe"
+    modprobe.touch()
+    setting.value = str(modprobe)
+    setting("set")
+    assert setting.value == str(setting.helper)
+    setting.close()
+    setting("set")
+    assert setting.value == str(setting.helper), "as long as another program stands there"
+    modprobe.unlink()
+    os.link(setting.helper, modprobe)
+    setting("set")
+    assert (setting.value, setting.former) == (str(modprobe), None)
+    assert (setting.run / "closed").exists()
+
+
+@pytest.mark.parametrize(
+    ("job", "result", "opens"), [("stop", "success", True), ("", "signal", False), ("", None, True)]
+)
+def test_the_package_lifts_an_enforced_policy_at_a_stop(
+    packaged: Setting, job: str, result: str | None, opens: bool
+) -> None:
+    """What the value does for `make install`, the flag does: without it, the helper becomes the real modprobe."""
+    packaged("set")
+    packaged.close()
+    packaged.systemd(job)
+    packaged("unset", result)
+    assert (packaged.run / "closed").exists() != opens
+
+
 def test_restore_after_kmodd_has_failed(setting: Setting) -> None:
     setting("set")
     assert "not in state failed" in setting("restore")
