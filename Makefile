@@ -26,7 +26,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo shell test test-long run install uninstall bench bench-vm lint clean needs
+.PHONY: help demo shell test test-long run install uninstall deb bench bench-vm lint clean needs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -165,6 +165,7 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 		link kmodd-tools.fish "$$share/fish/vendor_completions.d/$$tool.fish"
 	done
 	put 755 data/initramfs-tools/kmodd "$$share/initramfs-tools/hooks/kmodd"
+	put 755 data/dracut/module-setup.sh "$(PREFIX)/lib/dracut/modules.d/99kmodd/module-setup.sh"
 	for file in data/policy.d/*.conf; do put 644 "$$file" "$$share/kmodd/policy.d/$${file##*/}"; done
 	for unit in systemd/*.service systemd/*.socket; do
 		sed 's,/usr/\(bin\|lib\|share/doc\)/kmodd,$(PREFIX)/\1/kmodd,g' "$$unit" > "$$work/unit"
@@ -193,6 +194,16 @@ uninstall: ## remove exactly what `make install` placed, by its manifest; same D
 	cp "$(DESTDIR)$(LIB)/manifest" "$$list" || { echo "Failed to read the manifest, kmodd is not installed in $(DESTDIR)$(LIB)" >&2; exit 1; }
 	$(call remove,$$list)
 	$(catalogue)
+
+# Built from a copy: debhelper works in the folder of its sources, and cleans it.
+deb: NEEDS = make gcc libc6-dev dpkg-dev debhelper dh-python python3
+deb: needs ## build a Debian package for this suite: dist/kmodd_*.deb
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT
+	mkdir -p "$$work/kmodd" dist
+	tar --exclude=__pycache__ -cf - Makefile README.md CHANGELOG.md LICENSE kmodd helper systemd data docs vendor debian |
+		tar -C "$$work/kmodd" -xf -
+	(cd "$$work/kmodd" && dpkg-buildpackage --build=binary --no-sign)
+	cp "$$work"/kmodd_*.deb dist/
 
 # Files first, then folders, innermost first; a folder that holds other files remains.
 define remove

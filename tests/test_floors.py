@@ -349,6 +349,7 @@ def test_rule_leaves_good_code_alone(rule: Callable[[Sources], list[str]]) -> No
 TEXTS = (
     "kmodd",
     "systemd",
+    "debian",
     "data",
     "docs",
     "tests",

@@ -1,9 +1,8 @@
 """Debian's own `update-initramfs` on our tools, beside the same on kmod's: its words, its status, the initrd's files.
 
 A chroot of Debian 12 with initramfs-tools and the stock kernel makes its initrd three times: with kmod as it came; with
-`make install` and README's commands, and kmod's program not executable, so that nothing can fall back to it; and with a
-modprobe that fails, which must be seen. README: after its `update-alternatives` Debian's own scripts
-(`update-initramfs -u`) run on our tools and succeed. Takes one to two minutes: ours starts Python for each module.
+`make install` and our tools under the usual names, and kmod's program not executable, so that nothing can fall back
+to it; and with a modprobe that fails, which must be seen. Takes one to two minutes: ours starts Python for each module.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -83,19 +81,17 @@ class Machine:
         return Initrd(said, sorted(listed), files, self.run(ask))
 
     def take_over(self) -> None:
-        """Install kmodd under the tools' names as README says, and make kmod's program not executable."""
+        """Install kmodd's tools under the usual names, and make kmod's program not executable."""
         subprocess.run(
             ["make", "install", f"DESTDIR={self.root}"], cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=True
         )
-        readme = (REPOSITORY / "README.md").read_text()
-        found = re.search(r"^ +mkdir -p /usr/lib/kmod\n(?: .*\n)+", readme, re.MULTILINE)
-        assert found is not None, "README.md has no commands for update-alternatives"
-        self._call(found[0])
+        for tool in TOOLS:
+            self._call(f"mv /usr/sbin/{tool} /usr/sbin/{tool}.kmod; ln -s ../lib/kmodd/bin/{tool} /usr/sbin/{tool}")
         self._call("chmod a-x /usr/bin/kmod")
 
     def break_modprobe(self) -> None:
         """/bin/false in the place of modprobe."""
-        self._call("update-alternatives --install /sbin/modprobe modprobe /bin/false 90")
+        self._call("ln -sf /bin/false /usr/sbin/modprobe")
 
     def _call(self, script: str) -> str:
         said = self.run(script)
@@ -190,8 +186,8 @@ def test_control_a_broken_modprobe_is_seen(machine: Machine, theirs: Initrd, bro
 
 
 def test_nothing_but_our_tools_could_run(machine: Machine, ours: Initrd) -> None:
-    """kmod's program, by its own name and by every name that README moved it to, cannot be executed."""
-    for tool in ("kmod", *(f"/usr/lib/kmod/{tool}" for tool in TOOLS)):
+    """kmod's program, by its own name and by every name that it was moved to, cannot be executed."""
+    for tool in ("kmod", *(f"/usr/sbin/{tool}.kmod" for tool in TOOLS)):
         assert b"Permission denied" in machine.run(f"{tool} --version").err, tool
     for tool in TOOLS:
         if tool != "modprobe":  # the control's

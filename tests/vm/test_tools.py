@@ -298,21 +298,20 @@ def test_the_kernels_own_request_does_not_wait_for_a_lane(guest: Machine) -> Non
     clean(guest)
 
 
-def test_as_alternatives(guest: Machine) -> None:
-    """The commands of the README; then what Debian starts under the usual names runs on our tools."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    block = readme.partition("update-alternatives`")[2].partition("\n\n    ")[2].partition("\n\n")[0]
-    commands = [line.strip() for line in block.splitlines()]
-    assert any("update-alternatives --install" in line for line in commands), block
-    guest.check("\n".join(commands), 120)
+def test_in_place_of_kmods(guest: Machine) -> None:
+    """The commands of the README; then a root shell runs our tools, and what has the full path still runs kmod's."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text().partition("### Using kmodd's tools")[2]
+    link, undo = re.findall(r"^    (\S.*)$", readme, re.MULTILINE)[:2]
     run_daemon(guest, True)
-    assert guest.check("readlink -f /usr/sbin/modprobe").strip() == "/usr/bin/kmodd"
+    guest.check(link)
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert guest.check(f"{path}; readlink -f $(command -v modprobe)").strip() == "/usr/bin/kmodd"
     clean(guest)
-    guest.check("systemctl start modprobe@mod2.service")
+    guest.check(f"{path}; modprobe mod2")
     assert {"mod1", "mod2"} <= set(guest.modules())
-    assert guest.check("/sbin/lsmod").splitlines()[0] == "Module                  Size  Used by"
-    guest.check("/sbin/rmmod mod2 && /usr/sbin/modprobe -r mod1")
-    undo = readme.partition("To undo it")[2].partition("\n\n    ")[2].partition("\n\n")[0]
-    guest.check("\n".join(line.strip() for line in undo.splitlines()), 120)
+    assert guest.check(f"{path}; lsmod").splitlines()[0] == "Module                  Size  Used by"
+    guest.check(f"{path}; rmmod mod2 && modprobe -r mod1")
     assert guest.check("readlink -f /usr/sbin/modprobe").strip() == "/usr/bin/kmod"
+    guest.check(undo)
+    assert guest.check(f"{path}; readlink -f $(command -v modprobe)").strip() == "/usr/bin/kmod"
     clean(guest)

@@ -35,6 +35,7 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/share/zsh/vendor-completions/_kmodd-tools",
         "/usr/share/fish/vendor_completions.d/modprobe.fish",
         "/usr/share/initramfs-tools/hooks/kmodd",
+        "/usr/lib/dracut/modules.d/99kmodd/module-setup.sh",
         *(f"/usr/lib/kmodd/bin/{tool}" for tool in TOOLS),
         *(f"/usr/share/kmodd/policy.d/{path.name}" for path in (ROOT / "data/policy.d").iterdir()),
         "/usr/share/doc/kmodd/POLICY.md",
@@ -47,9 +48,9 @@ def test_everything_has_its_place(image: Path) -> None:
 
 
 def test_modes(image: Path) -> None:
-    programs = {f"/usr/lib/kmodd/{name}" for name in ("udev-rule", "kernel-helper", "kmodd-request", "stack")}
     programs = {f"/usr/lib/kmodd/{name}" for name in ("udev-rule", "stack", "kernel-helper", "kmodd-request")}
     programs |= {"/usr/bin/kmodd", "/usr/share/initramfs-tools/hooks/kmodd"}
+    programs |= {"/usr/lib/dracut/modules.d/99kmodd/module-setup.sh"}
     for path in listing(image):
         if (image / path[1:]).is_symlink():
             continue
