@@ -15,6 +15,10 @@ SUDO  = $(if $(filter-out 0,$(shell id -u)),sudo)
 VENV  = .venv
 PY    = $(VENV)/bin/python
 TESTS ?= tests
+# demo, shell, bench-vm: the Debian suite of the guest (default: this machine's own). tests: guests of this suite alone.
+ifdef SUITE
+export SUITE
+endif
 # Of all tests, not of a selection: a process for each processor.
 PARALLEL = $(if $(filter tests,$(TESTS)),--numprocesses auto --maxprocesses 4)
 LONG_SEEDS ?= 20
@@ -31,7 +35,7 @@ SHELL := /bin/bash
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: needs $(VENV)/ready ## boot a real kernel in a VM with kmodd as its module loader, plug devices in, show the journal
+demo: needs $(VENV)/ready ## boot a real kernel in a VM with kmodd as its module loader, plug devices in, show the journal; SUITE=trixie
 	@$(PY) -m tests.vm.demo $(ARGS)
 
 shell: needs $(VENV)/ready ## open a root shell in the demo's VM; ARGS="e1000e" adds devices at boot

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench import vm_trace
+from tests.vm.devices import AUDIO
 from tests.vm.image import Image
 from tests.vm.machine import GuestError, Machine
 from tests.vm.payload import Payload, copy_into
@@ -23,7 +24,8 @@ Loader = Literal["kmodd", "udevd"]
 _NIC: Final = "e1000e e1000e e1000 rtl8139 vmxnet3 pcnet virtio-net-pci virtio-net-pci".split()
 _PLAIN: Final = (
     "virtio-rng-pci virtio-balloon-pci virtio-scsi-pci virtio-serial-pci virtio-keyboard-pci virtio-gpu-pci,romfile= "
-    "pvscsi ES1370 mptsas1068 megasas,romfile= i6300esb sdhci-pci AC97 intel-hda hda-duplex pvpanic-pci "
+    f"pvscsi ES1370,audiodev={AUDIO} mptsas1068 megasas,romfile= i6300esb sdhci-pci AC97,audiodev={AUDIO} "
+    f"intel-hda hda-duplex,audiodev={AUDIO} pvpanic-pci "
     "nvme,serial=1,drive=boot-flash qemu-xhci,id=usb usb-storage,bus=usb.0,drive=boot-stick usb-kbd,bus=usb.0 "
     "usb-mouse,bus=usb.0 usb-net,bus=usb.0"
 ).split()
@@ -50,7 +52,7 @@ _UNITS: Final[dict[Loader, tuple[str, ...]]] = {
 }
 """Units of each loader, put in a slice of their own, whose accounting includes units that have ended."""
 
-UDEVD: Final = "/lib/systemd/systemd-udevd"
+UDEVD: Final = "/usr/lib/systemd/systemd-udevd"
 KMODD: Final = "/usr/bin/kmodd"
 UDEV_RULE: Final = "/usr/lib/kmodd/udev-rule"
 
@@ -82,7 +84,7 @@ def guest(
     """
     with tempfile.TemporaryDirectory() as folder:
         payload = Payload.new(Path(folder, "root"), with_kmod=True)
-        payload.install_kmodd()
+        payload.install_kmodd(image.suite)
         payload.commands.remove("systemctl enable kmodd.service")
         payload.remove += _WANTS
         for loader, units in _UNITS.items():

@@ -65,9 +65,12 @@ class Trace:
     """request_module() calls that reached the helper."""
 
     def first_start(self, program: str) -> float:
-        """Return the time of the first execution of `program` (a path). Raises ValueError if there is none."""
+        """Return the time of the first execution of `program` (a path). Raises ValueError if there is none.
+
+        Units of Debian 12 name programs below /lib, later ones below /usr/lib: the same folder, as /usr is merged.
+        """
         for when, path in self.started:
-            if path == program:
+            if path.removeprefix("/usr") == program.removeprefix("/usr"):
                 return when
         raise ValueError(f"{program} was not executed; found: {sorted({path for _, path in self.started})}")
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-from tests import trees
+from tests import suites, trees
 
 SOURCES = Path(__file__).resolve().parent.parent / "fixtures" / "modules"
-FLAVOUR = "6.1-amd64"
+FLAVOUR, SUITE = "6.1-amd64", "bookworm"
 
 
 @functools.cache
@@ -25,7 +24,7 @@ def modules() -> Path:
     """A folder with `<name>.ko` for each source, `signed.ko`, and the headers' `Module.symvers` and `System.map`.
 
     signed.ko is mod1 with a PKCS#7 signature. System.map is made of Module.symvers: headers have none.
-    Raises trees.Unavailable.
+    Raises suites.Unavailable.
     """
     release = trees.release(trees.debian_tree(FLAVOUR))
     sources = sorted(path for path in SOURCES.iterdir() if path.suffix == ".c" or path.name == "Kbuild")
@@ -54,10 +53,8 @@ def modules() -> Path:
 def _headers(release: str, scratch: Path) -> Path:
     """Fetch and unpack the kernel's headers; the folder to run make in."""
     name = f"linux-headers-{release}"
-    text = trees.run(["apt-cache", "show", "--no-all-versions", name])
-    needs = text.partition("\nDepends: ")[2].partition("\n")[0]
-    for each in (name, *re.findall(r"linux-(?:headers|kbuild)-\S+", needs)):
-        trees.unpack(trees.newest(each, "bookworm", ""), scratch)
+    for each in (name, *trees.needs(name, SUITE, r"linux-(?:headers|kbuild)-")):
+        trees.unpack(trees.newest(each, SUITE, ""), scratch)
     top = scratch / "usr" / "src" / name
     makefile = top / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", f"{scratch}/usr/src/"))
@@ -77,6 +74,6 @@ def _make(command: list[str]) -> None:
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except FileNotFoundError:
-        raise trees.Unavailable(f"{command[0]} is not installed") from None
+        raise suites.Unavailable(f"{command[0]} is not installed") from None
     if done.returncode:
-        raise trees.Unavailable(f"{' '.join(command)}:\n{done.stdout}")
+        raise suites.Unavailable(f"{' '.join(command)}:\n{done.stdout}")

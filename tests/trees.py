@@ -1,35 +1,33 @@
 """Real Debian module trees and kmod packages for tests and benchmarks: fetched with apt, unpacked once, cached.
 
 In: a flavour such as `6.1-amd64`, or a suite such as `trixie`. Out: a folder, ready to be read.
-What apt calls newest today is what is used; no version and no host stands in here. A suite that the machine's own
-sources do not list is asked for at the mirror that they name for the machine's own suite, with an apt state of its own.
+What apt calls newest today is what is used; no version and no host stands in here. `suites.py` says where it comes
+from.
 
-Cache: `$KMODD_CACHE`, else `.cache/trees` in the repository. Everything is built beside its place, renamed into it when
-whole, and guarded by a lock, so that test runs may overlap.
+Cache: `trees` in `suites.cache()`. Everything is built beside its place, renamed into it when whole, and guarded by a
+lock, so that test runs may overlap.
 Needs apt, dpkg-deb and depmod (packages apt, dpkg, kmod), and network for what the cache does not hold.
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
+import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.suites import QUIET, Unavailable, apt_options, cache, locked, names, run
+
 _SUITES = {"6.1": "bookworm", "6.12": "trixie"}
-"""Where Debian keeps a kernel series, as far as the machine's own sources do not have it."""
+"""Where Debian keeps a kernel series."""
 
-_CHATTER = ["-qq", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"]
-
-
-class Unavailable(Exception):
-    """A package is unavailable; the text has its name and the reason. Tests of an optional tree are skipped."""
+_SPLIT = re.compile(r"(linux-(?:image|binary|modules|base)-\d\S*) \(= ([^)]+)\)")
+"""A package with files of a kernel, as a package that needs it names it; since Debian 14 there are four of them."""
 
 
 @contextmanager
@@ -57,12 +55,20 @@ class _Package:
 
 
 def debian_tree(flavour: str) -> Path:
-    """The unpacked `linux-image` of a flavour: `6.1-amd64`, `6.1-cloud-amd64`, `6.12-amd64`. Indexes are depmod's.
+    """The unpacked kernel of a flavour: `6.1-amd64`, `6.1-cloud-amd64`, `6.12-amd64`. Indexes are depmod's.
 
     Returns the root prefix R: modules are in `R/lib/modules/<release(R)>`, also where the package uses /usr/lib.
     Raises Unavailable.
     """
-    return _tree(flavour)
+    series, _, kind = flavour.partition("-")
+    if series not in _SUITES:
+        raise Unavailable(f"{flavour}: no suite known for kernel series {series}")
+    return _tree(_SUITES[series], kind, series + ".")
+
+
+def suite_tree(suite: str) -> Path:
+    """The unpacked kernel of a suite, like `debian_tree`. Raises Unavailable."""
+    return _tree(suite, "amd64", "")
 
 
 def release(root: Path) -> str:
@@ -93,92 +99,77 @@ def kmod_package(suite: str) -> Path:
     return cached(f"kmod_{programs.version}", fill)
 
 
+def kernel_image(root: Path) -> Path:
+    """The compressed kernel of a root that `debian_tree` or `suite_tree` returned."""
+    found = (root / "boot" / f"vmlinuz-{release(root)}", module_dir(root) / "vmlinuz")
+    return next(path for path in found if path.exists())
+
+
 @functools.cache
-def _tree(flavour: str) -> Path:
-    series, _, kind = flavour.partition("-")
-    if series not in _SUITES:
-        raise Unavailable(f"{flavour}: no suite known for kernel series {series}")
-    meta = newest(f"linux-image-{kind}", _SUITES[series], series + ".")
-    image = _image_of(meta)
+def _tree(suite: str, kind: str, prefix: str) -> Path:
+    meta = newest(f"linux-image-{kind}", suite, prefix)
+    packages = _kernel_packages(meta)
 
     def fill(root: Path) -> None:
-        unpack(image, root)
-        if not (root / "lib").exists():  # trixie ships usr/lib only
+        for package in packages:
+            unpack(package, root)
+        if not (root / "lib").exists():  # Debian 13 has usr/lib only
             (root / "lib").symlink_to("usr/lib")
         run(["depmod", "-b", str(root), release(root)], {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"})
 
-    return cached(f"{image.name}_{image.version}", fill)
+    return cached(f"{packages[0].name}_{packages[0].version}", fill)
 
 
 def newest(name: str, suite: str, prefix: str) -> _Package:
-    """The newest version of a package that begins with `prefix`: out of the machine's sources, else of `suite`."""
-    for options in (_machine_apt, _suite_apt):
-        apt = options(suite)
-        for line in run(["apt-cache", *apt, "madison", name]).splitlines():
-            fields = [field.strip() for field in line.split("|")]
-            of_suite = len(fields) == 3 and f" {suite}" in fields[2] and fields[2].endswith(" Packages")
-            if of_suite and fields[1].startswith(prefix):
-                return _Package(name, fields[1], apt)
-    raise Unavailable(f"{name} {prefix}* of {suite}: not in the machine's apt sources, nor at their mirror")
+    """The newest version of a suite's package that begins with `prefix`. Raises Unavailable."""
+    apt = apt_options(suite)
+    for line in run(["apt-cache", *apt, "madison", name]).splitlines():
+        fields = [field.strip() for field in line.split("|")]
+        origin = fields[-1] if len(fields) == 3 and fields[-1].endswith(" Packages") else ""
+        of_suite = any(f" {each}" in origin for each in names(suite))
+        if of_suite and fields[1].startswith(prefix):
+            return _Package(name, fields[1], apt)
+    raise Unavailable(f"{name} {prefix}* of {suite}: not in its apt sources")
 
 
-def _image_of(meta: _Package) -> _Package:
-    """The package with the files: what the meta package depends on by an exact version."""
-    for line in run(["apt-cache", *meta.apt, "show", f"{meta.name}={meta.version}"]).splitlines():
-        if line.startswith("Depends: linux-image-"):
-            name, _, wanted = line.removeprefix("Depends: ").split(",")[0].partition(" (= ")
-            return _Package(name, wanted.rstrip(")") or meta.version, meta.apt)
-    raise Unavailable(f"{meta.name} {meta.version}: depends on no linux-image")
+def _kernel_packages(meta: _Package) -> list[_Package]:
+    """The packages with the files: what the meta package, and its image, depend on by an exact version."""
+    found: list[_Package] = []
+    for package in _parts(meta):
+        if package.name.startswith("linux-image-"):
+            found = [package, *_parts(package)]
+    if not found:
+        raise Unavailable(f"{meta.name} {meta.version}: depends on no linux-image")
+    return found
 
 
-def _machine_apt(suite: str) -> tuple[str, ...]:
-    del suite
-    return ()
+def needs(name: str, suite: str, pattern: str) -> list[str]:
+    """Names that a package depends on and that match `pattern` at their start. Raises Unavailable."""
+    text = run(["apt-cache", *apt_options(suite), "show", "--no-all-versions", name])
+    found = re.search(r"^Depends: (.*)", text, re.MULTILINE)
+    words = re.split(r"[,|] *", found[1]) if found else []
+    return [word.split()[0] for word in words if re.match(pattern, word)]
 
 
-@functools.cache
-def _suite_apt(suite: str) -> tuple[str, ...]:
-    """Options for an apt that knows `suite` alone, at the mirror of the machine's own. The machine's is not changed."""
-    release_lines = [line.partition("=") for line in Path("/etc/os-release").read_text().splitlines()]
-    codename = next((value for key, _, value in release_lines if key == "VERSION_CODENAME"), "")
-    form = "$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
-    targets = run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"]).splitlines()
-    mirror = next((uri for uri, *rest in (target.split("|") for target in targets) if rest == [codename, "main"]), "")
-    if not mirror:
-        raise Unavailable(f"{suite}: the machine's apt sources have no {codename or 'Debian'} main: no mirror")
-
-    state = _cache() / f"apt-{suite}"
-    with _locked(state):
-        (state / "lists" / "partial").mkdir(parents=True, exist_ok=True)
-        (state / "sources.list").write_text(f"deb {mirror} {suite} main\n")
-        options = (
-            "-o", f"Dir::State::lists={state}/lists", "-o", f"Dir::Etc::sourcelist={state}/sources.list",
-            "-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::Cache={state}", "-o", "Acquire::Languages=none",
-        )  # fmt: skip
-        run(["apt-get", *_CHATTER, *options, "update"])
-    return options
+def _parts(package: _Package) -> list[_Package]:
+    text = run(["apt-cache", *package.apt, "show", f"{package.name}={package.version}"])
+    found = re.search(r"^Depends: (.*)", text, re.MULTILINE)
+    return [_Package(name, version, package.apt) for name, version in _SPLIT.findall(found[1] if found else "")]
 
 
 def unpack(package: _Package, root: Path) -> None:
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
-        run(["apt-get", *_CHATTER, *package.apt, "download", f"{package.name}={package.version}"], cwd=folder)
+        run(["apt-get", *QUIET, *package.apt, "download", f"{package.name}={package.version}"], cwd=folder)
         (deb,) = Path(folder).glob("*.deb")
         run(["dpkg-deb", "-x", str(deb), str(root)])
 
 
-def _cache() -> Path:
-    folder = os.environ.get("KMODD_CACHE", "")
-    path = Path(folder) if folder else Path(__file__).resolve().parent.parent / ".cache" / "trees"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def cached(name: str, fill: Callable[[Path], None]) -> Path:
     """Return the folder `name` of the cache; if missing, `fill` makes it under another name, then it is renamed."""
-    place = _cache() / name.replace(":", "_")
+    place = cache() / "trees" / name.replace(":", "_")
     if place.exists():
         return place
-    with _locked(place):
+    with locked(place):
         if not place.exists():
             beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
             beside.chmod(0o755)
@@ -188,23 +179,3 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
     return place
-
-
-@contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    with open(place.with_name(f".{place.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def run(command: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> str:
-    """Return the command's output. Raises Unavailable with its last line if it fails or is not installed."""
-    try:
-        environment = {**os.environ, "LC_ALL": "C", **(env or {})}
-        done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise Unavailable(f"{command[0]} is not installed") from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise Unavailable(f"{command[0]} {command[-1]}: {said[-1]}")
-    return done.stdout

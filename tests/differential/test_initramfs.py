@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import trees
+from tests import suites, trees
 from tests.rootfs import Said
 from tests.tool import difference
 from tests.vm import image
@@ -103,12 +103,11 @@ def _chroot() -> Path:
     """Debian 12 with PACKAGES, cached under their versions."""
     found = [trees.newest(name, "bookworm", "") for name in PACKAGES]
     recipe = json.dumps([(package.name, package.version) for package in found])
-    bootstrap = ["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=APT::Install-Recommends false"]
 
     def fill(root: Path) -> None:
         image.require("mmdebstrap", "mmdebstrap")
-        words = [*bootstrap, f"--include={','.join(PACKAGES)}", "bookworm", str(root), "-"]
-        image.run(words, "mmdebstrap", text=image.sources())
+        words, text = suites.bootstrap("bookworm", root, PACKAGES)
+        image.run(words, "mmdebstrap", text=text)
 
     return trees.cached(f"initramfs-chroot-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}", fill)
 

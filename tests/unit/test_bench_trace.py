@@ -45,6 +45,7 @@ def test_the_first_refusal_is_not_a_repeat() -> None:
 def test_a_program_that_was_not_started_is_an_error() -> None:
     trace = vm_trace.parse(TEXT)
     assert trace.first_start("/usr/bin/kmodd") == 10.0
+    assert trace.first_start("/bin/kmodd") == 10.0, "/bin is /usr/bin"
     with pytest.raises(ValueError, match="was not executed"):
         trace.first_start("/usr/bin/other")
 

@@ -1,13 +1,19 @@
-"""Guests for the VM tests. A test that changes its guest for good has one of its own."""
+"""Guests for the VM tests. A test that changes its guest for good has one of its own.
+
+A test that takes `image` runs on a guest of each suite, for which it has a parameter. On those of other suites than the
+machine's own it is `long`, unless marked `suites`. Where SUITE is given, guests are of that suite alone.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests import suites
 from tests.vm import VmError
 from tests.vm.image import Image, ensure_image
 from tests.vm.machine import Machine
@@ -17,10 +23,22 @@ from tests.vm.scenario import settle
 Prepare = Callable[[Payload], None]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test with a guest a parameter for its suite."""
+    if "image" not in metafunc.fixturenames:
+        return
+    chosen = suites.chosen()
+    others = [] if os.environ.get("SUITE") else [suite for suite in suites.SUITES if suite != chosen]
+    everywhere = metafunc.definition.get_closest_marker("suites") is not None
+    marks = [] if everywhere else [pytest.mark.long]
+    params = [chosen, *(pytest.param(suite, marks=marks) for suite in others)]
+    metafunc.parametrize("image", params, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def image() -> Image:
-    """Debian's stock kernel and base system."""
-    return ensure_image()
+def image(request: pytest.FixtureRequest) -> Image:
+    """Stock kernel and base system of the parameter's suite."""
+    return ensure_image(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +61,7 @@ def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         cpus: int = 2,
     ) -> Iterator[Machine]:
         payload = Payload.new(Path(tmp_path_factory.mktemp("payload"), "root"), with_kmod=with_kmod)
-        payload.install_kmodd()
+        payload.install_kmodd(image.suite)
         if prepare is not None:
             prepare(payload)
         with Machine(image, payload, name=name, append=append, journal=journal, cpus=cpus) as machine:

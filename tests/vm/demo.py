@@ -16,9 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from tests import suites
 from tests.vm import VmError, say
 from tests.vm.devices import DEVICES
-from tests.vm.image import cache_folder, ensure_image
+from tests.vm.image import ensure_image
 from tests.vm.journal import Record, text, texts
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
@@ -57,11 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _play(with_kmodd: bool) -> tuple[list[Plug], list[str]]:
     """Boot, coldplug, plug, unplug, plug again; returns the plugs and what was wrong."""
-    say(f"downloads and images lie in {cache_folder()}")
+    say(f"downloads and images lie in {suites.cache()}")
     image = ensure_image()
     with tempfile.TemporaryDirectory(prefix="kmodd-demo-") as scratch:
         payload = Payload.new(Path(scratch, "payload"))
-        payload.install_kmodd()
+        payload.install_kmodd(image.suite)
         if not with_kmodd:
             payload.commands.append("systemctl mask kmodd.service")
         with Machine(image, payload, name="the demo's guest", on_record=_show_record) as machine:

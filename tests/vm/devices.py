@@ -12,6 +12,9 @@ from typing import Final
 #: The bus of USB devices: the identifier that the xHCI controller is plugged with.
 USB_BUS: Final = "qemu-xhci.0"
 
+#: The sound back end of every machine; since QEMU 8.2 a sound card has none of its own.
+AUDIO: Final = "quiet"
+
 BackEnd = tuple[str, Mapping[str, object]]  # a QMP command and its arguments
 
 
@@ -75,8 +78,8 @@ _TABLE: Final = (
     _pci("i6300esb", "i6300esb"),
     _pci("sdhci-pci", "sdhci_pci"),
     _pci("ich9-ahci", "ahci"),
-    _pci("AC97", "snd_intel8x0"),
-    _pci("ES1370", "snd_ens1370"),
+    _pci("AC97", "snd_intel8x0", audiodev=AUDIO),
+    _pci("ES1370", "snd_ens1370", audiodev=AUDIO),
     _pci("pvpanic-pci", "pvpanic_pci"),
     # QEMU 7.2 never says that these went
     replace(_pci("intel-hda", "snd_hda_intel"), can_unplug=False),

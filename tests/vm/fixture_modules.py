@@ -1,44 +1,61 @@
-"""Build the modules of `fixtures/modules/vm/*.c` for an image's kernel, with Debian's headers unpacked into the cache.
+"""Build the modules of `fixtures/modules` for an image's kernel, in a chroot of its suite, with the kernel's headers.
 
-No package is installed for it but a compiler, so it runs as any user. A guest gets one of them by `add_module`, or all
-of them with the indexes that the real depmod makes by `add_all`.
+A guest gets one of `vm/*.c` by `add_module`, or all of them with the indexes that the real depmod makes by `add_all`;
+the others, of a module course, are `course_modules`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import shutil
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from tests import trees
+from tests import chroots, suites, trees
 from tests.vm import VmError, say
-from tests.vm.image import Image, locked, output, require, run
+from tests.vm.image import Image, locked, run
 from tests.vm.payload import REPOSITORY, Payload, copy_into
 
 SOURCES: Final = REPOSITORY / "fixtures" / "modules" / "vm"
+COURSE: Final = tuple(SOURCES.parent / f"{name}.c" for name in ("mod1", "mod2", "mod3", "params", "unknown"))
+
+#: Since 7.0, and in later releases of older kernels, the override belongs to every device.
+_KBUILD: Final = """\
+obj-m := {objects}
+ccflags-y += $(if $(shell grep device_set_driver_override $(srctree)/include/linux/device.h),-DKT_DEVICE_OVERRIDE)
+"""
 
 
 def fixture_modules(image: Image) -> dict[str, Path]:
-    """Name → compiled module, for every source. A few seconds the first time, then from the cache.
+    """Name → compiled module, for every source of `vm`. A few seconds the first time, then from the cache.
 
-    Raises VmError if there is no compiler, no headers for this kernel, or a source does not compile.
+    Raises VmError if the suite has no headers for this kernel, or a source does not compile.
     """
-    sources = sorted(SOURCES.glob("*.c"))
-    digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:12]
-    folder = image.folder.with_name(f"{image.folder.name}.modules-{digest}".removeprefix("linux-image-"))
-    with locked(folder.parent / "lock"):
+    folder = _compiled(image)
+    return {source.stem: folder / f"{source.stem}.ko" for source in sorted(SOURCES.glob("*.c"))}
+
+
+def course_modules(image: Image) -> dict[str, Path]:
+    """Name → compiled module, for COURSE, like `fixture_modules`."""
+    folder = _compiled(image)
+    return {source.stem: folder / f"{source.stem}.ko" for source in COURSE}
+
+
+def _compiled(image: Image) -> Path:
+    sources = [*sorted(SOURCES.glob("*.c")), *COURSE]
+    digest = hashlib.sha256(b"\0".join([_KBUILD.encode(), *(path.read_bytes() for path in sources)])).hexdigest()[:12]
+    folder = image.folder.with_name(f"{image.folder.name}.modules-{digest}")
+    with locked(folder):
         if not folder.exists():
-            require("gcc", "gcc")
-            require("make", "make")
             with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder.parent) as scratch:
-                _compile(_headers(image, Path(scratch)), sources, Path(scratch, "modules"))
+                try:
+                    _compile(image, sources, Path(scratch))
+                except suites.Unavailable as error:
+                    raise VmError(str(error)) from error
                 Path(scratch, "modules").rename(folder)
-    return {source.stem: folder / f"{source.stem}.ko" for source in sources}
+    return folder
 
 
 def add_module(payload: Payload, image: Image, module: Path, aliases: tuple[str, ...]) -> None:
@@ -74,10 +91,10 @@ def indexes(image: Image, *, without: Collection[str] = ()) -> Path:
     modules = fixture_modules(image)
     left_out = "".join(f"-{name}" for name in sorted(without))
     folder = modules["kt_bus"].parent.with_name(f"{modules['kt_bus'].parent.name}.indexes{left_out}")
-    source = trees.debian_tree("6.1-amd64")
+    source = trees.suite_tree(image.suite)
     if trees.release(source) != image.release:
         raise VmError(f"the module tree is of {trees.release(source)}, the image of {image.release}: apt-get update")
-    with locked(folder.parent / "lock"):
+    with locked(folder):
         if not folder.exists():
             with tempfile.TemporaryDirectory(prefix="depmod-", dir=folder.parent) as scratch:
                 _depmod(
@@ -106,28 +123,25 @@ def _depmod(source: Path, ours: list[Path], scratch: str) -> None:
         shutil.copy2(index, made)
 
 
-def _headers(image: Image, scratch: Path) -> Path:
-    """Fetch and unpack the kernel's headers; returns the folder to run make in."""
-    package = f"linux-headers-{image.release}"
-    version = json.loads((image.folder / "recipe.json").read_text())["versions"]
-    say(f"fetching {package}")
-    text = output(["apt-cache", "show", "--no-all-versions", package], "apt-get update may help")
-    names = re.findall(r"linux-(?:headers|kbuild)-\S+", text.partition("\nDepends: ")[2].partition("\n")[0])
-    if not names:
-        raise VmError(f"{package} depends on no other headers; the image is of {version}")
-    run(["apt-get", "download", "-q", package, *names], "download; apt-get update may help", cwd=scratch)
-    for archive in scratch.glob("*.deb"):
-        run(["dpkg-deb", "-x", str(archive), str(scratch)], "unpack")
-    top = scratch / "usr/src" / package
+def _compile(image: Image, sources: list[Path], scratch: Path) -> None:
+    """Compile in `scratch`/modules."""
+    headers, work = scratch / "headers", scratch / "modules"
+    headers.mkdir()
+    work.mkdir()
+    name = f"linux-headers-{image.release}"
+    say(f"fetching {name}")
+    for each in (name, *trees.needs(name, image.suite, r"linux-(?:headers|kbuild)-")):
+        trees.unpack(trees.newest(each, image.suite, ""), headers)
+    top = headers / "usr/src" / name
     makefile = top / "Makefile"
-    makefile.write_text(makefile.read_text().replace("/usr/src/", f"{scratch}/usr/src/"))
-    return top
-
-
-def _compile(headers: Path, sources: list[Path], folder: Path) -> None:
-    folder.mkdir()
+    makefile.write_text(makefile.read_text().replace("/usr/src/", "/headers/usr/src/"))
     for source in sources:
-        shutil.copy2(source, folder)
-    (folder / "Kbuild").write_text("".join(f"obj-m += {source.stem}.o\n" for source in sources))
+        shutil.copy2(source, work)
+    (work / "Kbuild").write_text(_KBUILD.format(objects=" ".join(f"{source.stem}.o" for source in sources)))
     say("compiling " + ", ".join(source.stem for source in sources))
-    run(["make", "-C", str(headers), f"M={folder}", "CC=gcc", "modules"], "compile")
+    make = f"make -C /headers/usr/src/{name} M=/modules CC=gcc KBUILD_MODPOST_WARN=1 modules"
+    owner = work.stat()
+    script = f"{make}; chown -R {owner.st_uid}:{owner.st_gid} /modules"
+    status, output = chroots.run(chroots.chroot(image.suite), script, {headers: "/headers", work: "/modules"})
+    if status != 0:
+        raise VmError(f"compile failed: {make} gave {status}\n{output}")

@@ -1,16 +1,15 @@
-"""Build and cache what a guest is made of: Debian alone, by Debian's own tools, from this machine's own apt sources.
+"""Build and cache what a guest is made of: a Debian suite alone, by Debian's own tools (where from: `suites.py`).
 
 `ensure_image()` returns an `Image`: a disk (`root.ext4`), the kernel as an ELF file that QEMU starts by PVH, and the
 parts of a small initrd. kmodd and whatever a test adds are not in it: they travel in each boot's initrd
 (`payload.py`), so changing kmodd never rebuilds an image. An image is cached under a key of what went into it: the
 versions of the packages as apt resolves them now, and the recipe below.
 
-Run as a program, it builds the image if need be and prints its folder.
+Run as a program with a suite, it builds the image if need be and prints its folder.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import lzma
@@ -28,12 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import zstandard
+
+from tests import suites, trees
 from tests.vm import VmError, say
 
 #: Debian packages that the machine which runs the tests needs, for `apt-get install --no-install-recommends`.
 APT_NEEDS: Final = ("qemu-system-x86", "mmdebstrap", "e2fsprogs")
-
-KERNEL: Final = "linux-image-amd64"
 
 #: What the guest holds beside Debian's minimal base.
 GUEST_PACKAGES: Final = (
@@ -45,6 +45,7 @@ GUEST_PACKAGES: Final = (
     "python3-systemd",
     "python3-pyudev",
     "python3-pyelftools",
+    "python3-zstandard",
     "procps",
     "strace",
     "busybox-static",
@@ -53,7 +54,8 @@ GUEST_PACKAGES: Final = (
 #: What the initrd must load to reach the disk (ext4 wants a crc32c by name); dependencies come from modules.dep.
 INITRD_MODULES: Final = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 
-_RECIPE: Final = 1  # raise it when the code below makes a different image of the same packages
+_RECIPE: Final = 2  # raise it when the code below makes a different image of the same packages
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _DISK_MIB: Final = 2048  # size of the file system, sparse on the host
 _REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
@@ -64,6 +66,7 @@ class Image:
 
     folder: Path
     release: str  # of the kernel, as `uname -r` prints it
+    suite: str  # of `suites.SUITES`
 
     @property
     def disk(self) -> Path:
@@ -86,29 +89,28 @@ class Image:
         return self.folder / "modules"
 
 
-def cache_folder() -> Path:
-    """Where images lie: `$KMODD_CACHE`, or `.cache` in the repository."""
-    return Path(os.environ.get("KMODD_CACHE") or _REPOSITORY / ".cache").absolute()
+def ensure_image(suite: str = "") -> Image:
+    """Return the image of a suite ("": `suites.chosen()`), built if need be.
 
-
-def ensure_image(kernel: str = KERNEL) -> Image:
-    """Return the image for `kernel` (a Debian package, real or one that depends on the real one), built if need be.
-
-    Takes half a second if it is cached, about a minute if not. Building needs root or sudo.
-    Raises VmError if a tool is missing, apt knows no such package, or a step of the build fails.
+    Takes a second if it is cached, about a minute if not. Building needs root or sudo.
+    Raises VmError if a tool is missing, the suite has no such package, or a step of the build fails.
     """
     require("apt-cache", "apt")
-    resolved, versions = _resolve(kernel)
+    try:
+        suite = suite or suites.chosen()
+        kernel, versions = trees.suite_tree(suite), _versions(suite)
+    except suites.Unavailable as error:
+        raise VmError(f"{error}; apt-get update may help") from error
+    versions["kernel"] = kernel.name
     recipe = {"recipe": _RECIPE, "initrd": INITRD_MODULES, "disk": _DISK_MIB, "versions": versions}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    folder = cache_folder() / "vm" / f"{resolved}-{key}"
-    image = Image(folder, resolved.removeprefix("linux-image-").removesuffix("-unsigned"))
+    release = trees.release(kernel)
+    image = Image(suites.cache() / "vm" / f"{suite}-{release}-{key}", release, suite)
     if image.disk.exists():
         return image
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.parent / "lock"):
+    with locked(suites.cache() / "vm"):
         if not image.disk.exists():
-            _build_as_root(kernel, image, recipe)
+            _build_as_root(image, kernel, recipe)
     return image
 
 
@@ -121,61 +123,34 @@ def require(program: str, package: str) -> None:
 # ── what apt says ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _resolve(kernel: str) -> tuple[str, dict[str, str]]:
-    """Ask apt once: the real package behind `kernel`, and package → version of all that an image holds.
-
-    linux-image-amd64 depends on today's kernel and bears its version; a real kernel package stands for itself.
-    """
-    packages = (kernel, *GUEST_PACKAGES)
-    text = output(
-        ["apt-cache", "show", "--no-all-versions", *packages], "is the list of packages there? apt-get update"
-    )
-    stanzas = {}
-    for stanza in text.split("\n\n"):
-        fields = dict(re.findall(r"^(Package|Version|Depends): (.+)", stanza, re.MULTILINE))
-        stanzas[fields.get("Package", "")] = fields
-    missing = sorted(set(packages) - set(stanzas))
+def _versions(suite: str) -> dict[str, str]:
+    """Ask apt once: package → version of what the guest holds. Raises suites.Unavailable."""
+    text = suites.run(["apt-cache", *suites.apt_options(suite), "show", "--no-all-versions", *GUEST_PACKAGES])
+    found = dict(re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)", text, re.MULTILINE))
+    missing = sorted(set(GUEST_PACKAGES) - set(found))
     if missing:
-        raise VmError(f"apt knows no package {', '.join(missing)}: apt-get update")
-    found = re.search(r"linux-image-\d\S*", kernel + " " + stanzas[kernel].get("Depends", ""))
-    if found is None:
-        raise VmError(f"{kernel} depends on no kernel image")
-    return found[0], {name: stanzas[name]["Version"] for name in packages}
-
-
-def sources() -> str:
-    """The machine's Debian sources, one `deb` line each; other vendors' sources stay out of the guest."""
-    line = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
-    text = output(["apt-get", "indextargets", "--format", line, "Created-By: Packages", "Origin: Debian"], "")
-    lines = sorted(set(text.splitlines()))
-    if not lines:
-        raise VmError("apt has no list of Debian packages: apt-get update")
-    return "\n".join(lines) + "\n"
-
-
-def _codename() -> str:
-    text = output(["apt-get", "indextargets", "--format", "$(CODENAME)", "Created-By: Packages", "Origin: Debian"], "")
-    return sorted(text.split(), key=len)[0]  # `bookworm`, not `bookworm-updates`
+        raise suites.Unavailable(f"{suite} has no package {', '.join(missing)}")
+    return found
 
 
 # ── the build ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _build_as_root(kernel: str, image: Image, recipe: object) -> None:
+def _build_as_root(image: Image, kernel: Path, recipe: object) -> None:
     """Build here if we are root, else run this file by sudo."""
     for program, package in (("mmdebstrap", "mmdebstrap"), ("mkfs.ext4", "e2fsprogs"), ("dpkg-deb", "dpkg")):
         require(program, package)
     if os.geteuid() != 0:
         require("sudo", "sudo (or run as root)")
-        settings = [f"KMODD_CACHE={cache_folder()}", f"PYTHONPATH={_REPOSITORY}", "KMODD_IMAGE_LOCKED=1"]
-        run(["sudo", "env", *settings, sys.executable, "-m", "tests.vm.image", kernel], "build as root")
+        settings = [f"KMODD_CACHE={suites.cache()}", f"PYTHONPATH={_REPOSITORY}", "KMODD_IMAGE_LOCKED=1"]
+        run(["sudo", "env", *settings, sys.executable, "-m", "tests.vm.image", image.suite], "build as root")
         return
     started = time.monotonic()
     say(f"building {image.folder}")
     for rest in image.folder.parent.glob("building-*"):  # of a build that was killed; we hold the lock
-        shutil.rmtree(rest)
+        run(["rm", "-rf", "--one-file-system", str(rest)], "removal")  # there may be mounts in it
     with tempfile.TemporaryDirectory(prefix="building-", dir=image.folder.parent) as scratch:
-        made = _build(Path(scratch), image.release, image.folder.name.rpartition("-")[0])
+        made = _build(Path(scratch), image, kernel)
         (made / "recipe.json").write_text(json.dumps(recipe, indent=1, sort_keys=True) + "\n")
         owner, group = int(os.environ.get("SUDO_UID", "0")), int(os.environ.get("SUDO_GID", "0"))
         for path in [made, *made.rglob("*")]:
@@ -186,29 +161,26 @@ def _build_as_root(kernel: str, image: Image, recipe: object) -> None:
 
 
 def _drop_old(image: Image) -> None:
-    """Remove images that newer ones replaced; three stay, so two flavours and an upgrade in mid-run do no harm."""
-    images = sorted(image.folder.parent.glob("linux-image-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in images[3:]:
-        shutil.rmtree(path)
+    """Remove images of the suite that newer ones replaced; two stay, so an upgrade in mid-run does no harm."""
+    images = sorted(image.folder.parent.glob(f"{image.suite}-*/root.ext4"), key=lambda path: path.stat().st_mtime)
+    for path in images[:-2]:
+        shutil.rmtree(path.parent)
 
 
-def _build(scratch: Path, release: str, package: str) -> Path:
+def _build(scratch: Path, image: Image, kernel: Path) -> Path:
     """Make everything below `scratch`; return the folder that becomes the image."""
     tree, made = scratch / "tree", scratch / "image"
     made.mkdir()
-    say("fetching Debian's base and " + ", ".join(GUEST_PACKAGES))
-    mmdebstrap = ["mmdebstrap", "--variant=minbase", f"--include={','.join(GUEST_PACKAGES)}"]
-    quiet = ["--quiet", "--aptopt=APT::Install-Recommends false"]
-    run([*mmdebstrap, *quiet, _codename(), str(tree), "-"], "mmdebstrap", text=sources())
-    say(f"fetching {package}")
-    run(["apt-get", "download", "-q", package], "download; apt-get update may help", cwd=scratch)
-    (archive,) = scratch.glob("linux-image-*.deb")
-    run(["dpkg-deb", "-x", str(archive), str(scratch / "kernel")], "unpack")
-    shutil.move(scratch / "kernel/lib/modules" / release, tree / "usr/lib/modules" / release)
+    say(f"fetching the base of {image.suite} and " + ", ".join(GUEST_PACKAGES))
+    words, text = suites.bootstrap(image.suite, tree, GUEST_PACKAGES)
+    run(words, "mmdebstrap", text=text)
     say("depmod, kernel, initrd, disk")
-    run(["chroot", str(tree), "/usr/sbin/depmod", release], "depmod in the tree")
-    (made / "vmlinux").write_bytes(_vmlinux((scratch / "kernel/boot" / f"vmlinuz-{release}").read_bytes()))
-    _copy_parts(tree, tree / "usr/lib/modules" / release, made)
+    modules = tree / "usr/lib/modules" / image.release
+    # Copied without its owner, so it is root's. The kernel file is not read from the disk.
+    shutil.copytree(trees.module_dir(kernel), modules, symlinks=True, ignore=shutil.ignore_patterns("vmlinuz"))
+    run(["chroot", str(tree), "/usr/sbin/depmod", image.release], "depmod in the tree")
+    (made / "vmlinux").write_bytes(_vmlinux(trees.kernel_image(kernel).read_bytes()))
+    _copy_parts(tree, modules, made)
     _settle_tree(tree)
     disk = made / "root.ext4"
     with disk.open("wb") as file:
@@ -231,9 +203,11 @@ def _copy_parts(tree: Path, modules: Path, made: Path) -> None:
     (parts / "modules").mkdir()
     shutil.copy2(tree / "bin/busybox", parts / "bin/busybox")
     order = _load_order((modules / "modules.dep").read_text(), INITRD_MODULES)
-    for path in order:
-        shutil.copy2(modules / path, parts / "modules")
-    (parts / "modules/order").write_text("".join(f"{Path(path).name}\n" for path in order))
+    names = [Path(path).name.removesuffix(".xz") for path in order]
+    for path, name in zip(order, names, strict=True):
+        data = (modules / path).read_bytes()  # busybox unpacks none
+        (parts / "modules" / name).write_bytes(lzma.decompress(data) if path.endswith(".xz") else data)
+    (parts / "modules/order").write_text("".join(f"{name}\n" for name in names))
     (made / "modules").mkdir()
     for index in modules.glob("modules.*"):
         shutil.copy2(index, made / "modules")
@@ -258,10 +232,14 @@ def _vmlinux(bzimage: bytes) -> bytes:
     setup_sectors = bzimage[0x1F1]
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
     start = (setup_sectors + 1) * 512 + offset
+    packed = bzimage[start : start + length]
     try:
-        kernel = lzma.LZMADecompressor().decompress(bzimage[start : start + length])
-    except lzma.LZMAError as error:
-        raise VmError(f"the kernel image is not compressed by xz: {error}") from error
+        if packed.startswith(_ZSTD):
+            kernel = zstandard.ZstdDecompressor().decompressobj().decompress(packed)
+        else:
+            kernel = lzma.LZMADecompressor().decompress(packed)
+    except (lzma.LZMAError, zstandard.ZstdError) as error:
+        raise VmError(f"the kernel image is compressed neither by xz nor by zstd: {error}") from error
     if kernel[:4] != b"\x7fELF":
         raise VmError("the kernel image holds no ELF file")
     return kernel
@@ -289,13 +267,12 @@ def output(command: Sequence[str], hint: str) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(place: Path) -> Iterator[None]:
     """One build at a time; a waiting process finds the image finished. The root half of a build runs under our lock."""
     if os.environ.get("KMODD_IMAGE_LOCKED"):
         yield
         return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with suites.locked(place):
         yield
 
 

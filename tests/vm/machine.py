@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from tests.vm import VmError, say
-from tests.vm.devices import Device
+from tests.vm.devices import AUDIO, Device
 from tests.vm.image import Image, require
 from tests.vm.journal import Journal, Record, text
 from tests.vm.payload import Payload, write_initrd
@@ -168,7 +168,7 @@ class Machine:
         command += ["-kernel", str(self.image.vmlinux), "-initrd", str(initrd)]
         command += ["-append", f"{kernel} {self._append}".strip()]
         command += ["-drive", f"file={self.image.disk},format=raw,if=none,id=root,snapshot=on"]
-        command += ["-device", "virtio-blk-pci,drive=root"]
+        command += ["-device", "virtio-blk-pci,drive=root", "-audiodev", f"none,id={AUDIO}"]
         command += ["-chardev", f"file,id=console,path={self._folder}/console.log", "-serial", "chardev:console"]
         for name, number in zip(("qmp", "shell", "journal"), sockets, strict=True):
             command += ["-chardev", f"socket,id={name},fd={number}"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import shutil
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests import chroots, suites
 from tests.vm import VmError, say
 from tests.vm.image import Image
 from tests.vm.newc import Archive
@@ -117,23 +119,34 @@ class Payload:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(target)
 
-    def install_kmodd(self) -> None:
-        """Add kmodd by its own `make install`, and enable its service as an administrator would."""
-        shutil.copytree(_installed(), self.folder, symlinks=True, dirs_exist_ok=True)
+    def install_kmodd(self, suite: str) -> None:
+        """Add kmodd by its own `make install` on the suite, and enable its service as an administrator would."""
+        shutil.copytree(_installed(suite), self.folder, symlinks=True, dirs_exist_ok=True)
         self.commands.append("systemctl enable kmodd.service")
 
 
 @functools.cache
-def _installed() -> Path:
-    """What `make install` makes; once for all guests of this process (some seconds), removed at its end."""
-    say("make install for the guests")
+def _installed(suite: str) -> Path:
+    """What `make install` makes on a suite; once for all guests of this process (some seconds), removed at its end.
+
+    For another suite than the machine's it is run in that suite's chroot, so that the byte code is of its Python.
+    """
+    say(f"make install for the guests of {suite}")
     folder = Path(tempfile.mkdtemp(prefix="kmodd-installed-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tree = folder / "tree"  # the folder itself is for its owner alone, and the guest's root takes this one's mode
-    command = ["make", "-C", str(REPOSITORY), "install", f"DESTDIR={tree}", "PREFIX=/usr"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0:
-        raise VmError(f"{' '.join(command)} gave {done.returncode}\n{done.stdout}")
+    command = "make -C {} install DESTDIR={} PREFIX=/usr"
+    if suite == suites.own():
+        words = command.format(REPOSITORY, tree).split()
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        status, output = done.returncode, done.stdout
+    else:
+        tree.mkdir(mode=0o755)
+        owner = f"chown -R {os.getuid()}:{os.getgid()} /tree"
+        script = f"{command.format('/kmodd', '/tree')}; {owner}"
+        status, output = chroots.run(chroots.chroot(suite), script, {REPOSITORY: "/kmodd", tree: "/tree"})
+    if status != 0:
+        raise VmError(f"{command} gave {status}\n{output}")
     return tree
 
 

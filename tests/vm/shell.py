@@ -65,7 +65,7 @@ def main(names: list[str]) -> int:
 def _boot(scratch: Path, names: list[str]) -> None:
     image = ensure_image()
     payload = Payload.new(scratch / "payload")
-    payload.install_kmodd()
+    payload.install_kmodd(image.suite)
     columns, rows = shutil.get_terminal_size()
     unit = _UNIT.format(rows=rows, columns=columns, term=os.environ.get("TERM", "dumb"))
     payload.write("/etc/systemd/system/vm-terminal.service", unit)

@@ -21,13 +21,13 @@ from typing import Any
 
 import pytest
 
-from tests import trees
+from tests import suites, trees
 from tests.vm import say
 from tests.vm.chaos import TYPES, Chaos
 from tests.vm.devices import DEVICES
 from tests.vm.faults import appear, prepare_faults, settle_kmodd, status, until, without_udevd
 from tests.vm.fixture_modules import fixture_modules, indexes
-from tests.vm.image import Image, cache_folder
+from tests.vm.image import Image
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 
@@ -73,7 +73,7 @@ def _wanted_by_modprobe(image: Image, machine: Machine, scratch: Path) -> set[st
 
 def _whole_tree(image: Image, scratch: Path) -> Path:
     """The kernel's tree with our modules and the guest's indexes, made of links."""
-    source = trees.module_dir(trees.debian_tree("6.1-amd64"))
+    source = trees.module_dir(trees.suite_tree(image.suite))
     tree = scratch / "tree"
     (tree / "updates").mkdir(parents=True)
     (tree / "kernel").symlink_to(source / "kernel")
@@ -129,7 +129,7 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
             "overruns": status(machine)["overruns"],
             **_compare(image, machine, tmp_path / "modprobe"),
         }
-        (cache_folder() / "chaos.json").write_text(json.dumps(table, indent=1) + "\n")
+        (suites.cache() / "chaos.json").write_text(json.dumps(table, indent=1) + "\n")
         say(json.dumps(table))
         assert [table["lost"], table["loaded twice"], table["loaded by others"]] == [[], [], []], table
         assert after <= before * (1 + _MEMORY), table

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import compiled, trees
-from tests.vm.fixture_modules import fixture_modules
+from tests import trees
+from tests.vm.fixture_modules import course_modules, fixture_modules
 from tests.vm.image import Image
 from tests.vm.journal import text
 from tests.vm.machine import Machine
@@ -106,8 +106,7 @@ def ask(machine: Machine, command: str, path: str) -> Answer:
 
 def tree_with_course(image: Image, folder: Path) -> dict[str, bytes]:
     """The index files of the image's tree with our modules in it, made by kmod's depmod; relative path → content."""
-    source = trees.debian_tree("6.1-amd64")
-    assert trees.release(source) == image.release
+    source = trees.suite_tree(image.suite)
     tree = folder / "lib/modules" / image.release
     tree.parent.mkdir(parents=True)
     shutil.copytree(trees.module_dir(source), tree, copy_function=lambda a, b: Path(b).symlink_to(a))
@@ -115,9 +114,7 @@ def tree_with_course(image: Image, folder: Path) -> dict[str, bytes]:
         target = index.resolve()
         index.unlink()
         shutil.copy2(target, index)
-    made = compiled.modules()
-    names = ("mod1", "mod2", "mod3", "params", "unknown")
-    files = {f"updates/{name}.ko": (made / f"{name}.ko").read_bytes() for name in names}
+    files = {f"updates/{name}.ko": path.read_bytes() for name, path in course_modules(image).items()}
     files["updates/kt_nest.ko"] = fixture_modules(image)["kt_nest"].read_bytes()
     for path, data in files.items():
         (tree / path).parent.mkdir(exist_ok=True)
