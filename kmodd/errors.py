@@ -61,6 +61,10 @@ class Where:
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
+_VISIBLE = dict.fromkeys([*range(32), 127], "?")
+"""For lines that are shown: a control character could change the terminal, and would shift the caret."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """An invalid line, or an invalid file (line 0), and what was expected."""
@@ -71,6 +75,8 @@ class Problem:
     source: str
     """The line as in the file; empty for a whole file."""
     expected: str
+    code: str = "syntax"
+    """What kind of mistake it is, as `kmodd lint` prints it (docs/LINT.md)."""
 
     def __str__(self) -> str:
         """Return the message in one line: `file:line:column: what was expected`."""
@@ -86,4 +92,4 @@ class Problem:
         if not self.source:
             return ""
         caret = "\n  " + " " * (self.column - 1) + "^" if self.column else ""
-        return f"\n  {self.source.expandtabs(1)}{caret}"
+        return f"\n  {self.source.expandtabs(1).translate(_VISIBLE)}{caret}"

@@ -1,25 +1,30 @@
-"""`kmodd lint`: check modprobe.d and the kernel command line for mistakes."""
+"""`kmodd lint`: check the configuration for mistakes."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from kmodd.errors import NoTree
-from kmodd.host.paths import CONFIG_DIRS
+from kmodd.host.config_check import read_setup
+from kmodd.host.config_files import read_settings
 from kmodd.host.tree import Tree
-from kmodd.planning.lint import lint, shadowed
+from kmodd.planning.lint import lint
 from kmodd.text import encode
+
+DESCRIPTION = """Check modprobe.d, modules-load.d, depmod.d, kmodd.conf, policy.d and the kernel command line for lines
+and files that have no effect, or another one than they state. Print FILE:LINE: SEVERITY: TEXT [CODE] for each; exit
+status 1: there are errors, 3: no module tree. The codes are explained in docs/LINT.md."""
 
 
 def main(argv: list[str]) -> int:
     """Print one finding per line; return 1 if one is an error, 3 without a module tree, else 0."""
-    parser = argparse.ArgumentParser("kmodd lint", description="Check modprobe.d for mistakes.")
+    parser = argparse.ArgumentParser("kmodd lint", description=DESCRIPTION)
     parser.add_argument("--root", default="", metavar="DIR", help="prefix of all paths")
     parser.add_argument("--kernel", metavar="RELEASE", help="kernel release (default: the running one)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also show findings in files of packages")
     options = parser.parse_args(argv)
-    tree = Tree(options.root, options.kernel)
+    tree = Tree(options.root, options.kernel, extensions=read_settings(options.root).extensions)
     if tree.guessed:
         print(f"kmodd lint: kernel {tree.release}", file=sys.stderr)
     try:
@@ -27,7 +32,8 @@ def main(argv: list[str]) -> int:
     except NoTree as error:
         print(f"kmodd lint: {error}", file=sys.stderr)
         return 3
-    findings = lint(tree.quick_snapshot(), _hidden(tree))
+    found = lint(read_setup(tree, tree.quick_snapshot()))
+    findings = [finding for finding in found if options.verbose or not finding.shipped]
     text = "".join(f"{finding}\n" for finding in findings)
     sys.stdout.buffer.write(encode(text))
     sys.stdout.flush()
@@ -35,23 +41,3 @@ def main(argv: list[str]) -> int:
     if findings:
         print(f"kmodd lint: errors: {errors}, warnings: {len(findings) - errors}", file=sys.stderr)
     return 1 if errors else 0
-
-
-def _hidden(tree: Tree) -> list[tuple[str, str]]:
-    """Return the shadowed files with those that shadow them, except files masked by an empty file or /dev/null."""
-    places: list[tuple[str, list[str]]] = []
-    seen = set()
-    for directory in CONFIG_DIRS:
-        real = os.path.realpath(tree.real(directory))  # with a merged /usr, two of them are the same
-        if os.path.isdir(real) and real not in seen:
-            seen.add(real)
-            names = [name for name in os.listdir(real) if not os.path.isdir(f"{real}/{name}")]
-            places.append((directory, sorted(names)))
-    return [(path, by) for path, by in shadowed(places) if _is_nonempty(tree.real(by))]
-
-
-def _is_nonempty(path: str) -> bool:
-    try:
-        return os.stat(path).st_size > 0
-    except OSError:
-        return False

@@ -20,6 +20,8 @@ PATH = "/proc/cmdline"
 _MAX_KMOD_BYTES = 4095
 """Bytes that kmod reads: its buffer has 4,096 with the NUL (kmod_config_parse_kcmdline)."""
 
+_ONLY_LAST = "module_blacklist= is given more than once: the kernel uses only the last one"
+
 _SPACES = "\t\n\v\f\r "
 
 
@@ -37,6 +39,8 @@ class CommandLine:
     kmodd_off: bool = False
     """`kmodd=off`: the service does not start."""
     problems: tuple[Problem, ...] = ()
+    remarks: tuple[Problem, ...] = ()
+    """Parts that have no effect."""
     complaints: tuple[str, ...] = ()
     """Messages of Debian 12's kmod for standard error."""
 
@@ -48,9 +52,12 @@ class CommandLine:
         blacklist = self.blacklist
         if extensions.cmdline_blacklist_dashes:
             blacklist = tuple(Blacklist(module_name(entry.module), entry.at) for entry in blacklist)
+        refused = tuple(Blacklist(ModuleName(name), Where(PATH, 1)) for name in self.module_blacklist)
         return Config(
             options=self.options,
             blacklist=blacklist,
+            kernel_blacklist=refused,
+            remarks=self.remarks,
             problems=self.problems,
             complaints=self.complaints,
             extensions=extensions,
@@ -83,18 +90,21 @@ def parse(text: str, initrd: bool = False) -> CommandLine:
             problems.append(Problem(at, column, text.rstrip("\n"), "expected a module's name with matching brackets"))
             complaints.append(_complaint(module))
     words = tuple(_words(text))
+    module_blacklist, is_repeated = _module_blacklist(words)
+    remarks = (Problem(at, 0, "", _ONLY_LAST, "overridden"),) if is_repeated else ()
     return CommandLine(
         tuple(options),
         tuple(blacklist),
-        _module_blacklist(words),
+        module_blacklist,
         _modules_load(words, initrd),
         ("kmodd", "off") in words,
         tuple(problems),
+        remarks,
         tuple(complaints),
     )
 
 
-def _tokens(text: str) -> Iterator[tuple[int, str]]:
+def tokens(text: str) -> Iterator[tuple[int, str]]:
     """Yield the index and text of each token.
 
     White space outside of quotes ends a token. A quote may open within a token; an unclosed one extends to the end.
@@ -120,7 +130,7 @@ def _options(text: str) -> Iterator[tuple[int, str, str]]:
 
     Quotes in a value are kept. A token with an unclosed quote is dropped. Tokens after `--` count too.
     """
-    for at, token in _tokens(text):
+    for at, token in tokens(text):
         if token.count('"') % 2:
             return
         quoted = token.startswith('"')  # boot loaders pass `module.param="a b"` as `"module.param=a b"`
@@ -151,7 +161,7 @@ def _words(text: str) -> Iterator[tuple[str, str | None]]:
 
     Dashes in keys become underscores: the kernel (parameq) and systemd treat them as equal.
     """
-    for _, token in _tokens(text.partition("\0")[0]):
+    for _, token in tokens(text.partition("\0")[0]):
         key, equals, value = _unquoted(token).partition("=")
         yield key.replace("-", "_"), _unquoted(value) if equals else None
 
@@ -160,15 +170,19 @@ def _unquoted(text: str) -> str:
     return text[1:].removesuffix('"') if text.startswith('"') else text
 
 
-def _module_blacklist(words: tuple[tuple[str, str | None], ...]) -> tuple[str, ...]:
-    """Return the last `module_blacklist=a,b` before `--`; words after `--` are for init (kernel/module/main.c)."""
-    names: tuple[str, ...] = ()
+def _module_blacklist(words: tuple[tuple[str, str | None], ...]) -> tuple[tuple[str, ...], bool]:
+    """Return the names of the last `module_blacklist=a,b` before `--`, and whether an earlier one has others.
+
+    Words after `--` are for init (kernel/module/main.c).
+    """
+    lists: list[tuple[str, ...]] = []
     for key, value in words:
         if key == "__":  # `--`
             break
         if key == "module_blacklist" and value is not None:
-            names = tuple(name for name in value.split(",") if name)
-    return names
+            lists.append(tuple(name for name in value.split(",") if name))
+    last = lists[-1] if lists else ()
+    return last, any(name not in last for names in lists for name in names)
 
 
 def _modules_load(words: tuple[tuple[str, str | None], ...], initrd: bool) -> tuple[str, ...]:

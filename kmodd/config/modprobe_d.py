@@ -104,12 +104,16 @@ class Config:
 
     aliases: tuple[Alias, ...] = ()
     blacklist: tuple[Blacklist, ...] = ()
+    kernel_blacklist: tuple[Blacklist, ...] = ()
+    """Names of `module_blacklist=` as written: modules that the kernel refuses. kmod does not read them."""
     options: tuple[Options, ...] = ()
     installs: tuple[Command, ...] = ()
     removes: tuple[Command, ...] = ()
     softdeps: tuple[Softdep, ...] = ()
     weakdeps: tuple[Weakdep, ...] = ()
     problems: tuple[Problem, ...] = ()
+    remarks: tuple[Problem, ...] = ()
+    """Parts of valid lines that kmod ignores without a message."""
     complaints: tuple[str, ...] = ()
     """Messages of Debian 12's kmod about invalid lines, for standard error, printed with -q too."""
     extensions: Extensions = DROP_IN
@@ -306,12 +310,13 @@ def _sections(text: str) -> list[tuple[str, str]]:
 
 # ── directives ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_DIRECTIVES = "alias, blacklist, install, options, remove, softdep or weakdep"
+_DIRECTIVES = ("alias", "blacklist", "install", "options", "remove", "softdep", "weakdep")
+_EXPECTED = f"{', '.join(_DIRECTIVES[:-1])} or {_DIRECTIVES[-1]}"
 
 
 def _directive(words: _Tokenizer, at: Where) -> Config:
     """Return a Config with the directive of one line. Raises SyntaxProblem."""
-    match words.word(_DIRECTIVES):
+    match words.word(_EXPECTED):
         case "alias":
             pattern = words.name("an alias pattern")
             return Config(aliases=(Alias(pattern, ModuleName(words.name("a module's name")), at),))
@@ -337,20 +342,24 @@ def _directive(words: _Tokenizer, at: Where) -> Config:
         case "include" | "config" as word:
             raise SyntaxProblem(words.start, f"`{word}` is deprecated and no longer read", deprecated=True)
         case _:
-            raise SyntaxProblem(words.start, f"expected {_DIRECTIVES}")
+            raise SyntaxProblem(words.start, f"expected {_EXPECTED}")
+
+
+def _problem(file: str, line: _Line, index: int, expected: str, code: str = "syntax") -> Problem:
+    """Return a Problem at character `index` of the text of `line`."""
+    start, offset = line.place(index)
+    at = Where(file, line.number + line.raw.count("\n", 0, start))
+    return Problem(at, offset - start + 1, line.raw[start:].partition("\n")[0], expected, code)
 
 
 def _invalid_line(file: str, line: _Line, word: str, bad: SyntaxProblem) -> Config:
     """Return a Config with the problem of an invalid line, and kmod's message about it. word: its first word."""
-    start, offset = line.place(bad.index)
-    at = Where(file, line.number + line.raw.count("\n", 0, start))
-    source = line.raw[start:].partition("\n")[0]
     if bad.deprecated:
         kmod = f"708 kmod_config_parse: {file}: command {word} is deprecated and not parsed anymore"
     else:
         kmod = f"712 kmod_config_parse: {file} line {line.last_number}: ignoring bad line starting with '{word}'"
     return Config(
-        problems=(Problem(at, offset - start + 1, source, bad.expected),),
+        problems=(_problem(file, line, bad.index, bad.expected),),
         complaints=(f"libkmod: ERROR ../libkmod/libkmod-config.c:{kmod}",),
     )
 
@@ -361,8 +370,17 @@ def parse_file(file: ConfFile) -> Config:
 
 
 def _parts(file: ConfFile) -> Iterator[Config]:
+    has_nul = False
     for line in _lines(file.text):
         text = line.text
+        if not has_nul and "\0" in line.raw:
+            has_nul = True
+            expected = "NUL bytes: the rest of the line is ignored; restore the file, which may be damaged"
+            at = Where(file.path, line.number + line.raw[: line.raw.index("\0")].count("\n"))
+            yield Config(remarks=(Problem(at, 0, "", expected, "nul"),))
+        swallowed = _swallowed(file.path, line) if "\n" in line.raw else None
+        if swallowed:
+            yield Config(remarks=(swallowed,))
         # "lines starting with '#'": an indented comment is invalid. A line of blanks is empty.
         if text.startswith("#") or not text.strip("\t "):
             continue
@@ -371,6 +389,41 @@ def _parts(file: ConfFile) -> Iterator[Config]:
             yield _directive(words, Where(file.path, line.number))
         except SyntaxProblem as bad:
             yield _invalid_line(file.path, line, _Tokenizer(text).word(""), bad)
+            continue
+        if not swallowed and (surplus := _surplus(file.path, line, words)):
+            yield Config(remarks=(surplus,))
+
+
+# ── parts of valid lines without effect ──────────────────────────────────────────────────────────────────────────────
+
+
+def _swallowed(file: str, line: _Line) -> Problem | None:
+    """Return the first directive that a backslash at the end of the line above makes part of that line, if any.
+
+    The command of an install or remove line may have any continuation.
+    """
+    first, *others = line.raw.split("\n")
+    is_comment = first.startswith("#")
+    if not is_comment and first.split(maxsplit=1)[:1] in (["install"], ["remove"]):
+        return None
+    for number, source in enumerate(others, line.number + 1):
+        words = source.split(maxsplit=2)
+        if len(words) > 1 and words[0] in _DIRECTIVES:
+            what = "the comment" if is_comment else "the line"
+            text = f"ignored: {what} above ends in a backslash, which makes this line a part of it"
+            return Problem(Where(file, number), len(source) - len(source.lstrip()) + 1, source, text, "continued")
+    return None
+
+
+def _surplus(file: str, line: _Line, words: _Tokenizer) -> Problem | None:
+    """Return the words behind the last one that counts, in an alias or blacklist line; a comment there does no harm."""
+    kind = words.text.split(maxsplit=1)[0]
+    rest = words.text[words.at :].strip(_SPACES)
+    if kind not in ("alias", "blacklist") or not rest or rest.startswith("#"):
+        return None
+    index = words.text.index(rest, words.at)
+    expected = f"ignored: expected one name for each {kind} line, or a comment"
+    return _problem(file, line, index, expected, "surplus")
 
 
 def parse(files: Iterable[ConfFile], extensions: Extensions = DROP_IN) -> Config:

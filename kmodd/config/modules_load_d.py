@@ -80,6 +80,10 @@ def parse(files: Iterable[ConfFile], command_line: CommandLine = EMPTY) -> BootL
 
 
 def _entries(file: ConfFile) -> Iterator[BootModule | Problem]:
+    if "\0" in file.text:
+        number = len(_END_OF_LINE.findall(file.text.partition("\0")[0])) + 1
+        expected = "NUL bytes in place of a module's name; restore the file, which may be damaged"
+        yield Problem(Where(file.path, number), 0, "", expected, "nul")
     for number, line in enumerate(_END_OF_LINE.split(file.text), start=1):
         name = line.strip(_BLANKS)
         # "Empty lines and lines whose first non-whitespace character is # or ; are ignored."
@@ -88,6 +92,7 @@ def _entries(file: ConfFile) -> Iterator[BootModule | Problem]:
         at = Where(file.path, number)
         if match := _SEPARATOR.search(name):
             column = line.index(name) + match.end() + 1
-            yield Problem(at, column, line, "expected nothing after the module's name; options belong in modprobe.d")
+            expected = "expected nothing after the module's name; options belong in modprobe.d"
+            yield Problem(at, column, line, expected, "boot")
         else:
             yield BootModule(name, at)

@@ -11,6 +11,9 @@ CONFIG_DIRS = (
 )
 """Highest priority first (modprobe.d(5)). With a merged /usr the last two are one directory, which is read once."""
 
+DEPMOD_DIRS = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
+"""Highest priority first (depmod.d(5)). With a merged /usr the last two are one directory."""
+
 TREES = ("/lib/modules", "/usr/lib/modules")
 SOFTDEP_FILES = ("modules.softdep", "modules.weakdep")
 """Configuration that depmod writes into a module tree."""

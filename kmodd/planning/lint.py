@@ -1,7 +1,7 @@
-"""Find mistakes in the configuration: a `Snapshot` in, `Finding`s out.
+"""Find mistakes in the configuration: a `Setup` in, `Finding`s out.
 
-A line of the administrator that has no effect, or another one than it states, is an error. In a file of a package
-(below /usr/lib or /lib) it is a warning: packages are made for many kernels, and the administrator does not edit them.
+A line that has no effect, or another one than it states, is an error. In a file as its package has it, it is a
+warning: packages are made for many kernels, and the administrator does not edit them. docs/LINT.md lists all findings.
 """
 
 from __future__ import annotations
@@ -10,74 +10,87 @@ from itertools import chain
 
 from kmodd.config import cmdline, modprobe_d
 from kmodd.config.modprobe_d import Command, Config, Softdep
-from kmodd.dataclass import dataclass
-from kmodd.errors import Where
+from kmodd.config.modules_load_d import BootList
+from kmodd.dataclass import dataclass, replace
+from kmodd.errors import Problem, Where
 from kmodd.index import fnmatch
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.names import ModuleName, module_of_path
+from kmodd.planning.findings import Finding, error, of_problem, warning
+from kmodd.planning.lint_boot import check_boot_list, check_kernel_blacklist
+from kmodd.planning.lint_options import check_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Literal
 
-    Severity = Literal["error", "warning"]
+    from kmodd.planning.lint_options import Parameters
 
 _PACKAGED = ("/usr/lib/", "/lib/")
 _SHOWN = 3
 """Maximum number of names in a finding, where there may be hundreds."""
+_OFF = ("off", "null")
+"""Targets of an alias that is meant to lead to no module."""
+
+
+def _unknown(_path: str) -> None:
+    """The parameters of no module are known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A mistake and its place."""
+class Setup:
+    """The configuration to check."""
 
-    at: Where
-    severity: Severity
-    text: str
-
-    def __str__(self) -> str:
-        """Return `FILE:LINE: error: TEXT`, without LINE for a whole file; TEXT may include a bad line and a caret."""
-        return f"{self.at}: {self.severity}: {self.text}"
-
-
-def lint(snapshot: Snapshot, hidden: Iterable[tuple[str, str]] = ()) -> tuple[Finding, ...]:
-    """Return the findings of CHECKS, and a warning for each file of `hidden`, sorted by file and line.
-
-    hidden: result of `shadowed`.
-    """
-    text = "not read: {} has the same name and takes precedence"
-    findings = [_warning(Where(path, 0), text.format(by)) for path, by in hidden]
-    findings += chain.from_iterable(check(snapshot) for check in CHECKS)
-    return tuple(sorted(findings, key=lambda finding: (finding.at.file, finding.at.line)))
+    snapshot: Snapshot
+    boot: BootList = BootList()
+    files: tuple[Finding, ...] = ()
+    """Findings about files that are not read."""
+    problems: tuple[Problem, ...] = ()
+    """Problems of kmodd.conf, policy.d and depmod.d."""
+    parameters: Parameters = _unknown
+    shipped: Callable[[], frozenset[str]] = frozenset
+    """Returns the files in /etc that are as their package has them; called if there is a finding in /etc."""
 
 
-def shadowed(places: Sequence[tuple[str, Iterable[str]] | str]) -> tuple[tuple[str, str], ...]:
+def lint(setup: Setup) -> tuple[Finding, ...]:
+    """Return all findings, sorted by file and line."""
+    snapshot = setup.snapshot
+    found = [*setup.files, *map(of_problem, setup.problems)]
+    found += chain.from_iterable(check(snapshot) for check in CHECKS)
+    found += check_options(snapshot, setup.parameters)
+    found += check_boot_list(snapshot, setup.boot)
+    shipped = setup.shipped() if any(finding.at.file.startswith("/etc/") for finding in found) else frozenset()
+    marked = (_marked(finding, shipped) for finding in found)
+    return tuple(sorted(marked, key=lambda finding: (finding.at.file, finding.at.line)))
+
+
+def _marked(finding: Finding, shipped: frozenset[str]) -> Finding:
+    """Return a finding in a file as its package has it as a warning, any other unchanged."""
+    if finding.at.file in shipped or _is_packaged(finding.at):
+        return replace(finding, severity="warning", shipped=True)
+    return finding
+
+
+def shadowed(
+    places: Sequence[tuple[str, Iterable[str]] | str], suffixes: tuple[str, ...] = modprobe_d.SUFFIXES
+) -> tuple[tuple[str, str], ...]:
     """Return each file that is not read because another has the same name, with that other file.
 
-    places: as for `modprobe_d.ordered`.
+    places, suffixes: as for `modprobe_d.ordered`.
     """
     each: list[tuple[str, Iterable[str]] | str] = []
     for place in places:
         each += [place] if isinstance(place, str) else [(place[0], [name]) for name in place[1]]
-    taken = {path.rpartition("/")[2]: path for path in modprobe_d.ordered(each)}
-    all_paths = chain.from_iterable(modprobe_d.ordered([place]) for place in each)
+    taken = {path.rpartition("/")[2]: path for path in modprobe_d.ordered(each, suffixes)}
+    all_paths = chain.from_iterable(modprobe_d.ordered([place], suffixes) for place in each)
     return tuple((path, by) for path in all_paths if (by := taken[path.rpartition("/")[2]]) != path)
 
 
 # ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _severity(at: Where) -> Severity:
-    return "warning" if at.file.startswith(_PACKAGED) else "error"
-
-
-def _mistake(at: Where, text: str) -> Finding:
-    return Finding(at, _severity(at), text)
-
-
-def _warning(at: Where, text: str) -> Finding:
-    return Finding(at, "warning", text)
+def _is_packaged(at: Where) -> bool:
+    return at.file.startswith(_PACKAGED)
 
 
 def _exists(name: str, snapshot: Snapshot) -> bool:
@@ -106,10 +119,9 @@ def _resolves(names: Iterable[str], snapshot: Snapshot) -> bool:
 
 
 def _bad_lines(snapshot: Snapshot) -> Iterator[Finding]:
-    """Find lines that do not parse, and lines that end in CR LF."""
+    """Find lines that do not parse, parts of lines that are ignored, and lines that end in CR LF."""
     config = snapshot.config
-    for problem in config.problems:
-        yield Finding(problem.at, "error", problem.expected + problem.shown())
+    yield from map(of_problem, (*config.problems, *config.remarks))
     ends: list[tuple[str, Where]] = []
     ends += [(alias.module, alias.at) for alias in config.aliases]
     ends += [(entry.module, entry.at) for entry in config.blacklist]
@@ -118,36 +130,31 @@ def _bad_lines(snapshot: Snapshot) -> Iterator[Finding]:
     ends += [(command.command, command.at) for command in (*config.installs, *config.removes)]
     for text, at in ends:
         if text.endswith("\r"):
-            yield _mistake(at, "line ends in CR LF; the CR is part of the last word")
-
-
-def _options(snapshot: Snapshot) -> Iterator[Finding]:
-    """Find options for modules that do not exist. The kernel command line is exempt: it has `x.y=z` for others too."""
-    patterns = {alias.pattern for alias in snapshot.config.aliases}
-    for options in snapshot.config.options:
-        if options.at.file == cmdline.PATH or options.module in patterns:
-            continue
-        if not _exists(options.module, snapshot) and not lookup_or_nothing(options.module, snapshot):
-            hint = "" if _is_literal(options.module) else "; wildcards are not supported here"
-            yield _mistake(options.at, f"options for {options.module}: no such module or alias{hint}")
+            yield error(at, "cr-lf", "line ends in CR LF; the CR is part of the last word")
 
 
 def _aliases(snapshot: Snapshot) -> Iterator[Finding]:
-    """Find aliases for modules that do not exist or are blacklisted, and aliases that hide a module."""
+    """Find aliases for modules that do not exist or are blacklisted, and aliases that hide a module.
+
+    `alias X off` is an idiom: a request for X finds nothing, also not in modules.alias.
+    """
     blacklisted = {entry.module: entry.at for entry in snapshot.config.blacklist}
     commands = {command.pattern for command in snapshot.config.installs}
     for alias in snapshot.config.aliases:
         target = alias.module
+        if target in _OFF:
+            continue
         if not _exists(target, snapshot) and target not in commands:
             if lookup_or_nothing(target, snapshot):
-                yield Finding(alias.at, "error", f"{target} is itself an alias: an alias of an alias is not resolved")
+                yield error(alias.at, "alias", f"{target} is itself an alias: an alias of an alias is not resolved")
             else:
-                yield _mistake(alias.at, f"alias {alias.pattern} has no effect: no such module {target}")
+                text = f"alias {alias.pattern} has no effect: no such module {target}"
+                yield error(alias.at, "unknown-module", text)
         elif target in blacklisted:
             text = f"alias {alias.pattern} is ignored: {target} is blacklisted at {blacklisted[target]}"
-            yield _warning(alias.at, text)
+            yield warning(alias.at, "blacklist", text)
         if alias.pattern != target and snapshot.catalog.dep(alias.pattern):
-            yield _warning(alias.at, f"alias hides the module {alias.pattern} from requests by name")
+            yield warning(alias.at, "alias", f"alias hides the module {alias.pattern} from requests by name")
 
 
 def _overridden(snapshot: Snapshot) -> Iterator[Finding]:
@@ -167,7 +174,8 @@ def _overridden(snapshot: Snapshot) -> Iterator[Finding]:
                 lost.setdefault((entry.at.file, entry.pattern, first.at), []).append(entry.at)
         for (_, pattern, first_at), places in lost.items():
             more = f" ({len(places) - 1} more below)" if len(places) > 1 else ""
-            yield _mistake(places[0], f"{kind} of {pattern} has no effect{more}: {first_at} takes precedence")
+            text = f"{kind} of {pattern} has no effect{more}: {first_at} takes precedence"
+            yield error(places[0], "overridden", text)
 
 
 def _says_the_same(one: Softdep | Command, other: Softdep | Command) -> bool:
@@ -181,18 +189,42 @@ def _says_the_same(one: Softdep | Command, other: Softdep | Command) -> bool:
 
 
 def _softdeps(snapshot: Snapshot) -> Iterator[Finding]:
-    """Find softdeps without modules, or on modules that do not exist.
+    """Find softdeps without modules, of names that are no module, and on modules that do not exist.
 
     Softdeps of packages and of the modules themselves are exempt, as they are made for many kernels.
     """
     for softdep in snapshot.config.softdeps:
-        if _severity(softdep.at) == "warning":
+        if _is_packaged(softdep.at):
             continue
-        missing = [name for name in (*softdep.pre, *softdep.post) if not _resolves([name], snapshot)]
+        words = (*softdep.pre, *softdep.post)
+        comment = next((number for number, word in enumerate(words) if word.startswith("#")), len(words))
+        if comment < len(words):
+            text = (
+                f"softdep of {softdep.pattern} names `{' '.join(words[comment:])}`: a comment needs a line of its own"
+            )
+            yield error(softdep.at, "comment", text)
+        missing = [name for name in words[:comment] if not _resolves([name], snapshot)]
         if not softdep.pre and not softdep.post:
-            yield _mistake(softdep.at, f"softdep of {softdep.pattern} names no module after `pre:` or `post:`")
+            text = f"softdep of {softdep.pattern} names no module after `pre:` or `post:`"
+            yield error(softdep.at, "softdep", text)
         elif missing:
-            yield _warning(softdep.at, f"softdep of {softdep.pattern}: no such module or alias: {_several(missing)}")
+            text = f"softdep of {softdep.pattern}: no such module or alias: {_several(missing)}"
+            yield warning(softdep.at, "unknown-module", text)
+        if reason := _never_a_module(softdep.pattern, snapshot):
+            yield error(softdep.at, "softdep", f"softdep of {softdep.pattern} has no effect: {reason}")
+
+
+def _never_a_module(name: str, snapshot: Snapshot) -> str:
+    """Return why a name that an alias resolves is never the module itself, or an empty text."""
+    if not _is_literal(name) or _exists(name, snapshot):
+        return ""
+    if any(alias.module == name for alias in snapshot.config.aliases):
+        return ""
+    hits = lookup_or_nothing(name, snapshot)
+    if not hits or hits[0].source == "command":
+        return ""
+    at = f" at {hits[0].at}" if hits[0].at else ""
+    return f"{name} is an alias of {hits[0].module}{at}; name the module itself"
 
 
 def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
@@ -204,15 +236,21 @@ def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
     for entry in config.blacklist:
         module = entry.module
         if "-" in module and entry.at.file == cmdline.PATH:
-            yield _mistake(entry.at, f"modprobe.blacklist={module} has no effect: use {module.replace('-', '_')}")
+            text = f"modprobe.blacklist={module} has no effect: use {module.replace('-', '_')}"
+            yield error(entry.at, "dash", text)
         elif snapshot.catalog.is_builtin(module):
-            yield _warning(entry.at, f"blacklist of {module} has no effect: it is built into the kernel")
+            text = f"blacklist of {module} has no effect: it is built into the kernel"
+            yield warning(entry.at, "builtin", text)
+        elif reason := _never_a_module(module, snapshot):
+            yield error(entry.at, "blacklist", f"blacklist of {module} has no effect: {reason}")
         elif snapshot.catalog.dep(module) is None:
-            if _severity(entry.at) == "error":
-                yield _warning(entry.at, f"blacklist of {module}: no such module")
+            yield warning(entry.at, "unknown-module", f"blacklist of {module}: no such module")
+        elif snapshot.lines.install(module):
+            continue  # its command is run in place of the load
         elif pulled := [user for user in users.get(module, ()) if user not in blacklisted]:
             stop = f"`install {module} /bin/false` prevents that"
-            yield _warning(entry.at, f"{module} is still loaded as a dependency of {_several(pulled)}; {stop}")
+            text = f"{module} is still loaded as a dependency of {_several(pulled)}; {stop}"
+            yield warning(entry.at, "blacklist", text)
 
 
 def _users(snapshot: Snapshot) -> dict[ModuleName, list[ModuleName]]:
@@ -233,9 +271,18 @@ def _users(snapshot: Snapshot) -> dict[ModuleName, list[ModuleName]]:
     return users
 
 
-def _disabled_installs(snapshot: Snapshot) -> Iterator[Finding]:
-    """Find install lines that a softdep disables ("softdep takes precedence", modprobe.d(5))."""
+def _disabled_commands(snapshot: Snapshot) -> Iterator[Finding]:
+    """Find install and remove lines that are never run.
+
+    A softdep disables an install line ("softdep takes precedence", modprobe.d(5)); the name of an alias is not that of
+    a module, and the alias is looked up first.
+    """
     config = snapshot.config
+    for kind, commands in (("install", config.installs), ("remove", config.removes)):
+        for command in commands:
+            if alias := _alias_before(command.pattern, snapshot):
+                text = f"{kind} command of {command.pattern} is never run: the alias at {alias} takes precedence"
+                yield error(command.at, "overridden", text)
     if config.extensions.softdep_keeps_install:
         return
     for install in config.installs:
@@ -246,7 +293,17 @@ def _disabled_installs(snapshot: Snapshot) -> Iterator[Finding]:
             softdep = _softdep_of(name, config)
             if softdep and _resolves((*softdep.pre, *softdep.post), snapshot):
                 text = f"install command of {name} is never run: the softdep at {softdep.at} takes precedence"
-                yield _mistake(install.at, text)
+                yield error(install.at, "overridden", f"{text}, unless SoftdepKeepsInstall=yes is set in kmodd.conf")
+
+
+def _alias_before(name: str, snapshot: Snapshot) -> Where | None:
+    """Return the place of the alias line that a request for `name` finds, if no module can have this name."""
+    if not _is_literal(name) or _exists(name, snapshot):
+        return None
+    if any(alias.module == name for alias in snapshot.config.aliases):
+        return None
+    aliases = snapshot.lines.aliases(name)
+    return aliases[0].at if aliases else None
 
 
 def _softdep_of(name: str, config: Config) -> Softdep | None:
@@ -255,10 +312,10 @@ def _softdep_of(name: str, config: Config) -> Softdep | None:
 
 CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (
     _bad_lines,
-    _options,
     _aliases,
     _overridden,
     _softdeps,
     _blacklists,
-    _disabled_installs,
+    _disabled_commands,
+    check_kernel_blacklist,
 )

@@ -20,6 +20,7 @@ from kmodd.host import module_facts as cache_file
 from kmodd.host.atomic_files import replace_all
 from kmodd.host.module_reader import is_module_file
 from kmodd.host.module_search import Search, Seen, stamp_of
+from kmodd.host.paths import DEPMOD_DIRS
 from kmodd.modfile import depmod_cache, depmod_graph, depmod_output
 from kmodd.modfile.depmod_cache import Entry
 from kmodd.modfile.depmod_graph import Complaint, Unusable
@@ -28,8 +29,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CONFIG_DIRS = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
-"""Highest priority first (depmod.d(5)). With a merged /usr the last two are one directory."""
 
 DAEMON_SOCKET = "/run/kmodd/io.kmodd"
 """host.paths.CONTROL_SOCKET, repeated here to save the import."""
@@ -171,7 +170,7 @@ def _config(options: DepmodOptions) -> DepmodConfig:
     """Return the configuration of depmod.d(5), or of the paths of -C."""
     places: list[tuple[str, list[str]] | str] = []
     seen = set()
-    for path in options.config_paths or CONFIG_DIRS:
+    for path in options.config_paths or DEPMOD_DIRS:
         try:
             status = os.stat(options.root + path)
         except OSError:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from hashlib import md5
 from pathlib import Path
 
 import pytest
 
 from kmodd.cli import lint as program
-from kmodd.config import cmdline
+from kmodd.config import cmdline, modules_load_d
 from kmodd.config.modprobe_d import DROP_IN, ConfFile, Extensions, merge, parse
-from kmodd.errors import Where
 from kmodd.index.catalog import Catalog, Snapshot
 from kmodd.index.layer import Layer
-from kmodd.planning.lint import Finding, lint, shadowed
+from kmodd.planning.findings import CODES
+from kmodd.planning.lint import Setup, lint, shadowed
 
 RELEASE = "6.1.0"
 MODULES = f"/lib/modules/{RELEASE}"
@@ -24,6 +26,8 @@ INDEX = {
     "modules.symbols": "# Symbols\nalias symbol:sym a\n",
     "modules.builtin": "kernel/ext4.ko\n",
 }
+PARAMETERS = {"d.ko": frozenset(("x", "y", "count", "name")), "b.ko": frozenset[str]()}
+"""Those of the module files that can be read."""
 PATH = "/etc/modprobe.d/x.conf"
 
 
@@ -38,22 +42,24 @@ def found(
         ConfFile(PATH, text),
     ]
     config = merge([parse(files), cmdline.parse(line).config(extensions)], extensions)
-    return [str(finding).removeprefix("/etc/modprobe.d/") for finding in lint(Snapshot(catalog, config))]
+    setup = Setup(Snapshot(catalog, config), parameters=lambda path: PARAMETERS.get(path.rpartition("/")[2]))
+    return [str(finding).removeprefix("/etc/modprobe.d/") for finding in lint(setup)]
 
 
 def test_nothing_to_say() -> None:
     text = (
-        "alias pci:v0001* d\noptions d x=1\noptions pci:v0001* y=2\noptions net_pf_4 z\noptions snd-x a=1\n"
+        "alias pci:v0001* d\noptions d x=1\noptions pci:v0001* y=2\noptions snd-x a=1\n"
         "blacklist c\nsoftdep c pre: d post: net-pf-4\ninstall own-name echo\nalias foo own-name\n"
-        "options ext4 x=1\nalias b b\n"
+        "alias b b\n"
     )
     assert found(text, line="root=/dev/sda1 whatever.x=1 modprobe.blacklist=snd_x") == []
 
 
 def test_bad_line() -> None:
     assert found("frob x\nblacklist d\ninclude y\n") == [
-        "x.conf:1: error: expected alias, blacklist, install, options, remove, softdep or weakdep\n  frob x\n  ^",
-        "x.conf:3: error: `include` is deprecated and no longer read\n  include y\n  ^",
+        "x.conf:1: error: expected alias, blacklist, install, options, remove, softdep or weakdep [syntax]"
+        "\n  frob x\n  ^",
+        "x.conf:3: error: `include` is deprecated and no longer read [syntax]\n  include y\n  ^",
     ]
 
 
@@ -64,27 +70,29 @@ def test_carriage_return(line: str) -> None:
 
 def test_options_of_a_missing_module() -> None:
     assert found("options ipw2200 x=1\noptions snd_* x=1\n") == [
-        "x.conf:1: error: options for ipw2200: no such module or alias",
-        "x.conf:2: error: options for snd_*: no such module or alias; wildcards are not supported here",
+        "x.conf:1: error: options for ipw2200: no such module or alias [unknown-module]",
+        "x.conf:2: error: options for snd_*: no such module or alias; wildcards are not supported here "
+        "[unknown-module]",
     ]
 
 
 def test_packages_only_warn() -> None:
     """Their files are written for many kernels."""
     assert found("", vendor="options e x=1\nalias f g\nblacklist h\nsoftdep i pre: j\n") == [
-        "/lib/modprobe.d/a.conf:1: warning: options for e: no such module or alias",
-        "/lib/modprobe.d/a.conf:2: warning: alias f has no effect: no such module g",
+        "/lib/modprobe.d/a.conf:1: warning: options for e: no such module or alias [unknown-module]",
+        "/lib/modprobe.d/a.conf:2: warning: alias f has no effect: no such module g [unknown-module]",
+        "/lib/modprobe.d/a.conf:3: warning: blacklist of h: no such module [unknown-module]",
     ]
 
 
 def test_aliases_that_nothing_can_reach() -> None:
     assert found("alias x nosuch\nalias y net-pf-4\nalias z x\nblacklist b\nalias v b\nalias a d\n") == [
-        "x.conf:1: error: alias x has no effect: no such module nosuch",
-        "x.conf:2: error: net_pf_4 is itself an alias: an alias of an alias is not resolved",
-        "x.conf:3: error: x is itself an alias: an alias of an alias is not resolved",
-        "x.conf:4: warning: b is still loaded as a dependency of c; `install b /bin/false` prevents that",
-        "x.conf:5: warning: alias v is ignored: b is blacklisted at /etc/modprobe.d/x.conf:4",
-        "x.conf:6: warning: alias hides the module a from requests by name",
+        "x.conf:1: error: alias x has no effect: no such module nosuch [unknown-module]",
+        "x.conf:2: error: net_pf_4 is itself an alias: an alias of an alias is not resolved [alias]",
+        "x.conf:3: error: x is itself an alias: an alias of an alias is not resolved [alias]",
+        "x.conf:4: warning: b is still loaded as a dependency of c; `install b /bin/false` prevents that [blacklist]",
+        "x.conf:5: warning: alias v is ignored: b is blacklisted at /etc/modprobe.d/x.conf:4 [blacklist]",
+        "x.conf:6: warning: alias hides the module a from requests by name [alias]",
     ]
 
 
@@ -93,11 +101,11 @@ def test_overridden_softdep() -> None:
     text = "softdep c pre: d\nsoftdep snd* pre: d\nsoftdep snd_x pre: a\nsoftdep d pre: a\nsoftdep d post: a\n"
     said = found(text, softdeps="softdep c pre: a\nsoftdep b pre: a\nsoftdep b pre: d\nsoftdep b pre: c\n")
     assert said == [
-        f"x.conf:1: error: softdep of c has no effect: {MODULES}/modules.softdep:1 takes precedence",
-        "x.conf:3: error: softdep of snd_x has no effect: /etc/modprobe.d/x.conf:2 takes precedence",
-        "x.conf:5: error: softdep of d has no effect: /etc/modprobe.d/x.conf:4 takes precedence",
+        f"x.conf:1: error: softdep of c has no effect: {MODULES}/modules.softdep:1 takes precedence [overridden]",
+        "x.conf:3: error: softdep of snd_x has no effect: /etc/modprobe.d/x.conf:2 takes precedence [overridden]",
+        "x.conf:5: error: softdep of d has no effect: /etc/modprobe.d/x.conf:4 takes precedence [overridden]",
         f"{MODULES}/modules.softdep:3: warning: softdep of b has no effect (1 more below):"
-        f" {MODULES}/modules.softdep:2 takes precedence",
+        f" {MODULES}/modules.softdep:2 takes precedence [overridden]",
     ]
     assert found(text, Extensions(softdeps_add_up=True)) == []
     assert found("softdep c pre: d\nsoftdep c pre: d\n") == []
@@ -106,20 +114,20 @@ def test_overridden_softdep() -> None:
 
 def test_overridden_commands() -> None:
     assert found("install a x\ninstall a y\nremove * x\nremove b y\ninstall b x\n") == [
-        "x.conf:2: error: install of a has no effect: /etc/modprobe.d/x.conf:1 takes precedence",
-        "x.conf:4: error: remove of b has no effect: /etc/modprobe.d/x.conf:3 takes precedence",
+        "x.conf:2: error: install of a has no effect: /etc/modprobe.d/x.conf:1 takes precedence [overridden]",
+        "x.conf:4: error: remove of b has no effect: /etc/modprobe.d/x.conf:3 takes precedence [overridden]",
     ]
 
 
 def test_softdep_on_nothing() -> None:
     assert found("softdep c pre: nosuch d\nsoftdep d a\n") == [
-        "x.conf:1: warning: softdep of c: no such module or alias: nosuch",
-        "x.conf:2: error: softdep of d names no module after `pre:` or `post:`",
+        "x.conf:1: warning: softdep of c: no such module or alias: nosuch [unknown-module]",
+        "x.conf:2: error: softdep of d names no module after `pre:` or `post:` [softdep]",
     ]
 
 
 def test_blacklist_that_a_dependency_defeats() -> None:
-    stop = "`install a /bin/false` prevents that"
+    stop = "`install a /bin/false` prevents that [blacklist]"
     assert found("blacklist a\n") == [f"x.conf:1: warning: a is still loaded as a dependency of b, c; {stop}"]
     assert found("blacklist a\nblacklist b\nblacklist c\n") == []
     assert found("blacklist a\n", Extensions(blacklist_dependencies=True)) == []
@@ -132,21 +140,24 @@ def test_blacklist_that_a_softdep_defeats() -> None:
 
 def test_blacklist_of_a_builtin_or_missing_module() -> None:
     assert found("blacklist ext4\nblacklist typo\n") == [
-        "x.conf:1: warning: blacklist of ext4 has no effect: it is built into the kernel",
-        "x.conf:2: warning: blacklist of typo: no such module",
+        "x.conf:1: warning: blacklist of ext4 has no effect: it is built into the kernel [builtin]",
+        "x.conf:2: warning: blacklist of typo: no such module [unknown-module]",
     ]
 
 
 def test_blacklist_with_a_dash_on_the_command_line() -> None:
     line = "modprobe.blacklist=snd-x"
-    assert found("", line=line) == ["/proc/cmdline:1: error: modprobe.blacklist=snd-x has no effect: use snd_x"]
+    assert found("", line=line) == ["/proc/cmdline:1: error: modprobe.blacklist=snd-x has no effect: use snd_x [dash]"]
     assert found("", Extensions(cmdline_blacklist_dashes=True), line=line) == []
 
 
 def test_install_that_a_softdep_disables() -> None:
     """kmod issue 446."""
     softdep = f"{MODULES}/modules.softdep:1"
-    said = [f"x.conf:1: error: install command of c is never run: the softdep at {softdep} takes precedence"]
+    said = [
+        f"x.conf:1: error: install command of c is never run: the softdep at {softdep} takes precedence, "
+        "unless SoftdepKeepsInstall=yes is set in kmodd.conf [overridden]"
+    ]
     assert found("install c /bin/false\n", softdeps="softdep c pre: d\n") == said
     assert found("install [c] /bin/false\n", softdeps="softdep c pre: d\n") == said
     assert found("install c /bin/false\n", softdeps="softdep c pre: nosuch\n") == []
@@ -167,10 +178,139 @@ def test_shadowed_files() -> None:
         ("/lib/modprobe.d/a.conf", "/etc/modprobe.d/a.conf"),
         ("/lib/modprobe.d/b.conf", "/etc/modprobe.d/b.conf"),
     )
-    (finding,) = lint(Snapshot(Catalog([]), parse([])), hidden[:1])
-    text = "not read: /etc/modprobe.d/b.conf has the same name and takes precedence"
-    assert finding == Finding(Where("/run/modprobe.d/b.conf", 0), "warning", text)
-    assert str(finding) == f"/run/modprobe.d/b.conf: warning: {text}"
+
+
+# ── words that have no effect ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("options d x=4   # as many as needed\n", "comment", "`# as many as needed`"),
+        ("options d #x=4\n", "comment", "`#x=4`"),
+        ("softdep c pre: d # why\n", "comment", "`# why`"),
+        ("options d x = 1\n", "blank", "`x=1`"),
+        ("options d x= 1 y=2\n", "blank", "`x=1`"),
+        ("options d x =1\n", "blank", "`x=1`"),
+        ("options a x = 1\n", "blank", "`x=1`"),
+        ("options d x=1, y=2\n", "blank", "comma"),
+        ("options d d.x=1\n", "prefix", "`x=1`"),
+        ("options snd-x snd-x.index=1\n", "prefix", "`index=1`"),
+        ("options d name='a b'\n", "quote", "double quotes"),
+        ("options d conut=1\n", "unknown-parameter", "did you mean `count`?"),
+        ("options b x=1\n", "unknown-parameter", "it has none"),
+        ("options d zzz\n", "unknown-parameter", "modinfo -p"),
+        ("options ext4 x=1\n", "builtin", "command line"),
+        ("blacklist c d\n", "surplus", "  blacklist c d\n              ^"),
+        ("alias x d c\n", "surplus", "ignored"),
+        ("# why \\\nblacklist c\n", "continued", "x.conf:2:"),
+        ("options d x=1 \\\noptions d y=1\n", "continued", "x.conf:2:"),
+        ("blacklist c \\\n  blacklist d\n", "continued", "x.conf:2:"),
+        ("\0\0\0\0", "nul", "x.conf:1:"),
+        ("alias x d\nblacklist c\0d\n\0\n", "nul", "x.conf:2:"),
+        ("softdep net-pf-4 pre: d\n", "softdep", "net_pf_4 is an alias of b at"),
+        ("blacklist net-pf-4\n", "blacklist", "net_pf_4 is an alias of b at"),
+        ("alias x d\ninstall x echo\n", "overridden", "alias at /etc/modprobe.d/x.conf:1"),
+        ("alias x* d\nremove xy echo\n", "overridden", "alias at /etc/modprobe.d/x.conf:1"),
+    ],
+)
+def test_part_without_effect(text: str, code: str, says: str) -> None:
+    """One finding with this code names the line and the part."""
+    (said,) = [said for said in found(text) if "unknown-parameter" not in said or code == "unknown-parameter"]
+    assert f"[{code}]" in said
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "alias net-pf-4 off\nalias d null\n",
+        "blacklist c # why\nalias x d # why\n",
+        "install d /bin/true # why\n",
+        'options d x=1 name="a # b" count=2 dyndbg=+p async_probe=1\n',
+        "options d x=1 \\\n  y=2\n",
+        "options a name= x\n",
+        "# a box \\\n# of \\\n#\\\n\nblacklist c\n",
+        "install d /bin/a && \\\n  install -d /b\n",
+        "install d echo a \\\n  blacklist c\n",
+        "alias d d\ninstall d echo\n",
+        "alias x own\ninstall own echo\n",
+        "blacklist a\ninstall a /bin/false\n",
+        "options d x=1\n\n",
+    ],
+)
+def test_part_with_an_effect(text: str) -> None:
+    assert found(text) == []
+
+
+def test_parameters_on_the_command_line() -> None:
+    """Only words for existing modules are checked: the kernel and init have names with dots, too."""
+    assert found("", line="d.x=1 d.conut=1 systemd.unit=x usbcore.y=1") == [
+        "/proc/cmdline:1: error: d has no parameter `conut`; did you mean `count`? [unknown-parameter]"
+    ]
+
+
+def test_kernel_blacklist() -> None:
+    """The kernel compares the names byte by byte, and only the last parameter counts."""
+    assert found("", line="module_blacklist=snd-x,d,c.ko,ext4,nosuch") == [
+        "/proc/cmdline:1: error: module_blacklist=snd-x has no effect: the kernel compares each character, use snd_x "
+        "[dash]",
+        "/proc/cmdline:1: error: module_blacklist=c.ko has no effect: the kernel compares each character, use c [dash]",
+        "/proc/cmdline:1: warning: module_blacklist=ext4 has no effect: ext4 is built into the kernel [builtin]",
+        "/proc/cmdline:1: warning: module_blacklist=nosuch has no effect: no such module [unknown-module]",
+    ]
+    (said,) = found("", line="module_blacklist=a module_blacklist=b")
+    assert "[overridden]" in said
+    assert found("", line="module_blacklist=a module_blacklist=a,b -- module_blacklist=c") == []
+
+
+def boot(text: str, line: str = "", config: str = "") -> list[str]:
+    """Findings in /etc/modules-load.d/m.conf."""
+    catalog = Catalog([Layer(MODULES, lambda name: INDEX[name].encode() if name in INDEX else None)])
+    listed = modules_load_d.parse([ConfFile("/etc/modules-load.d/m.conf", text)], cmdline.parse(line))
+    setup = Setup(Snapshot(catalog, parse([ConfFile(PATH, config)])), listed)
+    return [str(finding).removeprefix("/etc/modules-load.d/") for finding in lint(setup)]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("d x=1\n", "boot"),
+        ("d.ko\n", "boot"),
+        ("d.ko.xz\n", "boot"),
+        ("/lib/modules/6.1.0/kernel/d.ko\n", "boot"),
+        ("kernel/d\n", "boot"),
+        ("a,d\n", "boot"),
+        ("d*\n", "boot"),
+        ("x=1\n", "boot"),
+        ("nosuch\n", "unknown-module"),
+        ("\0\0\0", "nul"),
+    ],
+)
+def test_boot_list(text: str, code: str) -> None:
+    (said,) = boot(text)
+    assert said.startswith("m.conf:1: error: ")
+    assert f"[{code}]" in said
+
+
+def test_boot_list_that_works() -> None:
+    """Modules, aliases and builtins; a comment begins with `#` or `;`."""
+    assert boot("d\nnet-pf-4\next4\n# x y\n; z\nsnd-x\npci:v0000aa\n") == []
+
+
+def test_boot_list_of_blacklisted_modules() -> None:
+    assert boot("d\n", config="blacklist d\n") == [
+        "m.conf:1: warning: d is not loaded at boot: d is blacklisted at /etc/modprobe.d/x.conf:1 [blacklist]"
+    ]
+    assert boot("", line="modules_load=nosuch") == [
+        "/proc/cmdline:1: error: no such module or alias nosuch: nothing is loaded at boot [unknown-module]"
+    ]
+
+
+def test_codes_are_documented() -> None:
+    """docs/LINT.md has a row for each code, and for no other."""
+    text = (Path(__file__).parents[3] / "docs/LINT.md").read_text()
+    assert sorted(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == sorted(CODES)
 
 
 # ── the program ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,16 +333,41 @@ def test_program(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(root / "lib/modprobe.d/x.conf", "options d x=1\n")
     write(root / "lib/modprobe.d/empty.conf", "options d x=1\n")
     write(root / "lib/modprobe.d/null.conf", "options d x=1\n")
+    write(root / "run/modprobe.d/x.conf", "")
     write(root / "run/modprobe.d/empty.conf", "")
     (root / "run/modprobe.d/null.conf").symlink_to("/dev/null")
-    (root / "etc/modprobe.d/dir.conf").mkdir()
     assert program.main(["--root", str(root)]) == 1
     out, err = capsys.readouterr()
-    assert out.splitlines() == [
-        "/etc/modprobe.d/x.conf:1: error: options for nosuch: no such module or alias",
-        "/lib/modprobe.d/x.conf: warning: not read: /etc/modprobe.d/x.conf has the same name and takes precedence",
+    hidden = "x.conf: warning: not read: /etc/modprobe.d/x.conf has the same name and takes precedence [not-read]"
+    usual = [
+        "/etc/modprobe.d/x.conf:1: error: options for nosuch: no such module or alias [unknown-module]",
+        f"/run/modprobe.d/{hidden}",
     ]
+    assert out.splitlines() == usual
     assert err.splitlines() == [f"kmodd lint: kernel {RELEASE}", "kmodd lint: errors: 1, warnings: 1"]
+    assert program.main(["--root", str(root), "-v"]) == 1
+    assert capsys.readouterr().out.splitlines() == [usual[0], f"/lib/modprobe.d/{hidden}", usual[1]]
+
+
+def test_files_of_packages_are_shown_on_demand(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A conffile as dpkg has installed it is the package's; once it is changed, it is the administrator's."""
+    line = "options nosuch x=1\n"
+    digest = md5(line.encode(), usedforsecurity=False).hexdigest()
+    status = f"Package: x\nConffiles:\n /etc/modprobe.d/x.conf {digest}\n /etc/other {digest}\n"
+    write(root / "var/lib/dpkg/status", status)
+    write(root / "etc/modprobe.d/x.conf", line)
+    write(root / "usr/lib/modprobe.d/y.conf", line)
+    assert program.main(["--root", str(root), "--kernel", RELEASE]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert program.main(["--root", str(root), "--kernel", RELEASE, "-v"]) == 0
+    out, err = capsys.readouterr()
+    assert [text.partition(": ")[0] for text in out.splitlines()] == [
+        "/etc/modprobe.d/x.conf:1",
+        "/usr/lib/modprobe.d/y.conf:1",
+    ]
+    assert err == "kmodd lint: errors: 0, warnings: 2\n"
+    write(root / "etc/modprobe.d/x.conf", f"# mine\n{line}")
+    assert program.main(["--root", str(root), "--kernel", RELEASE]) == 1
 
 
 def test_program_is_content(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

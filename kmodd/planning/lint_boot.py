@@ -1,0 +1,62 @@
+"""Checks of the boot list and of the module lists on the kernel command line."""
+
+from __future__ import annotations
+
+from kmodd.config.cmdline import PATH
+from kmodd.errors import Where
+from kmodd.index.catalog import Snapshot, lookup_or_nothing
+from kmodd.names import MODULE_SUFFIXES, module_of_path
+from kmodd.planning.findings import Finding, error, of_problem, warning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kmodd.config.modules_load_d import BootList
+
+
+def check_boot_list(snapshot: Snapshot, boot: BootList) -> Iterator[Finding]:
+    """Find lines of modules-load.d, and names of `modules_load=`, that load nothing."""
+    for problem in boot.problems:
+        yield of_problem(problem)
+    for module in boot.modules:
+        if written := _no_name(module.name):
+            yield error(module.at, "boot", f"{module.name} {written}")
+            continue
+        hits = lookup_or_nothing(module.name, snapshot)
+        if not hits:
+            yield error(
+                module.at, "unknown-module", f"no such module or alias {module.name}: nothing is loaded at boot"
+            )
+        lines = [snapshot.lines.blacklist(hit.module) for hit in hits if not hit.builtin]
+        if lines and all(lines):
+            where = lines[0].at if lines[0] else ""
+            text = f"{module.name} is not loaded at boot: {hits[0].module} is blacklisted at {where}"
+            yield warning(module.at, "blacklist", text)
+
+
+def _no_name(name: str) -> str:
+    """Return why a text that is no name of a module loads nothing, or an empty text."""
+    base = name.rpartition("/")[2]
+    if "/" in name or base.endswith(MODULE_SUFFIXES):
+        what = "is a path" if "/" in name else "is the name of a file"
+        return f"{what}: expected a module's name, `{module_of_path(base) or 'NAME'}`"
+    if "," in name:
+        return "is no module's name: expected one name in each line"
+    if any(character in name for character in "*?[]") and ":" not in name:
+        return "is no module's name: wildcards are not supported here"
+    return "" if "=" not in name or ":" in name else "is no module's name: options belong in modprobe.d"
+
+
+def check_kernel_blacklist(snapshot: Snapshot) -> Iterator[Finding]:
+    """Find names of `module_blacklist=` that the kernel never compares equal to a module's (kernel/module/main.c)."""
+    for entry in snapshot.config.kernel_blacklist:
+        plain = module_of_path(entry.module)
+        option = f"module_blacklist={entry.module} has no effect"
+        if plain != entry.module:
+            yield error(Where(PATH, 1), "dash", f"{option}: the kernel compares each character, use {plain}")
+        elif snapshot.catalog.is_builtin(plain):
+            text = f"{option}: {plain} is built into the kernel"
+            yield warning(Where(PATH, 1), "builtin", text)
+        elif snapshot.catalog.dep(plain) is None:
+            yield warning(Where(PATH, 1), "unknown-module", f"{option}: no such module")
