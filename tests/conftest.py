@@ -63,10 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
-def _turn(item: pytest.Item) -> int:
+def _turn(item: pytest.Item) -> tuple[int, bool]:
     turn = max(number if item.get_closest_marker(name) else 0 for number, name in enumerate(SLOWEST_LAST, 1))
     # With several processes the long ones come first: when the first guest boots, the others are through.
-    return -turn if hasattr(item.config, "workerinput") and not item.get_closest_marker("vm") else turn
+    # The files of tests/property take longest: if one of them came last, the other processes would wait for it.
+    first = -turn if hasattr(item.config, "workerinput") and not item.get_closest_marker("vm") else turn
+    return first, not item.nodeid.startswith("tests/property/")
 
 
 @pytest.hookimpl(optionalhook=True)
