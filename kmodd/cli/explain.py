@@ -11,7 +11,8 @@ import stat
 import sys
 
 from kmodd.cli.options import OptionError, Options
-from kmodd.dataclass import dataclass
+from kmodd.config.kmodd_conf import Settings
+from kmodd.dataclass import dataclass, replace
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_settings
 from kmodd.host.tree import Tree, read_file
@@ -31,6 +32,10 @@ Show what would be loaded for REQUEST, and why; nothing is loaded.
 REQUEST is a modalias, a module, an alias, the path of a module file, a /sys/… path of a device, or a /dev/… node.
 Exit status: 0 a module would be loaded or is loaded already, 1 nothing matches, 2 usage, 3 no module tree.
 """
+
+
+_AWAY = ("missing", "denied")
+"""Reasons of skips for which the answer is no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,8 @@ def main(argv: list[str]) -> int:
     except OptionError as error:
         print(f"kmodd explain: {error}\n{USAGE}", end="", file=sys.stderr)
         return 2
-    tree = Tree(root=root, release=release, extensions=read_settings(root).extensions)
+    settings = read_settings(root)
+    tree = Tree(root=root, release=release, extensions=settings.extensions)
     if tree.guessed:
         _complain(f"kernel {tree.release}, the only one below {root}")
     try:
@@ -74,23 +80,26 @@ def main(argv: list[str]) -> int:
     except NoTree as error:
         _complain(str(error))
         return 3
-    return _explain(options.operands, tree, as_json)
+    return _explain(options.operands, tree, settings, as_json)
 
 
-def _explain(requests: list[str], tree: Tree, as_json: bool) -> int:
+def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool) -> int:
     snapshot = tree.quick_snapshot()
     loaded = tree.loaded()
     status = 0
     for text in requests:
         question = question_of(text, tree, snapshot)
         options = options_of(question.origin)
+        if settings.foreign_modules:
+            options = replace(options, foreign=True)
         plans = tuple(
-            resolve(Request(name, question.origin), snapshot, loaded, options, tree.present) for name in question.names
+            resolve(Request(name, question.origin), snapshot, loaded, options, tree.present, foreign=tree.foreign)
+            for name in question.names
         )
         plan = _joined(question, plans)
         answer = json_line(question.kind, plan) if as_json else text_of(plan, _name(question, tree))
         sys.stdout.buffer.write(os.fsencode(answer + "\n"))
-        if all(isinstance(entry, Skip) and entry.reason == "missing" for goal in plan.goals for entry in goal.entries):
+        if all(isinstance(entry, Skip) and entry.reason in _AWAY for goal in plan.goals for entry in goal.entries):
             status = 1
     sys.stdout.flush()
     for problem in snapshot.problems:

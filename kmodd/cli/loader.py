@@ -20,12 +20,13 @@ Fork loaders for the connection passed by systemd, or descriptor N. Options may 
 
   --tree DIR  accept module files below DIR, in place of the usual trees
   --conf DIR  accept install and remove commands from files in DIR, in place of the usual directories
-  --sys DIR   in place of /sys"""
+  --sys DIR   in place of /sys
+  --root DIR  prefix of the path of kmodd.conf"""
 
 
 def main(argv: list[str]) -> int:
     """Serve the connection of `--fd N`, or the one passed by systemd; return 0 at its end, 2 for wrong usage."""
-    given: dict[str, list[str]] = {"--fd": [], "--tree": [], "--conf": [], "--sys": []}
+    given: dict[str, list[str]] = {"--fd": [], "--tree": [], "--conf": [], "--sys": [], "--root": []}
     for option, value in zip(argv[::2], argv[1::2], strict=False):
         given.get(option, []).append(value)
     fd = _connection(given["--fd"])
@@ -34,8 +35,11 @@ def main(argv: list[str]) -> int:
         return 2
     usual = Trusted()
     trusted = Trusted(
-        tuple(given["--tree"]) or usual.trees, tuple(given["--conf"]) or usual.conf, *given["--sys"][-1:]
-    )  # fmt: skip
+        tuple(given["--tree"]) or usual.trees,
+        tuple(given["--conf"]) or usual.conf,
+        (given["--sys"] or [usual.sys])[-1],
+        (given["--root"] or [usual.root])[-1],
+    )
     os.set_inheritable(fd, False)
     # Outside systemd, signals that stop the daemon are sent to all its processes, and loaders must survive them.
     spawner_process.run(fd, LinuxKernel(), trusted, SignalsBlocked() if given["--fd"] else None)

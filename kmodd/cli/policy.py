@@ -136,7 +136,7 @@ def _test(options: argparse.Namespace) -> int:
     is_device = question.kind in ("modalias", "sysfs") or (question.kind == "dev" and question.origin == "coldplug")
     origin: Origin = options.origin or ("uevent" if is_device else "request")
     query = _query(options, origin, is_device, tree)
-    probe_options = replace(options_of(origin), ignore_loaded=True)
+    probe_options = replace(options_of(origin), ignore_loaded=True, foreign=True)
     policy = Policy("enforce", parsed.rules)
     status = 0
     for name in question.names:

@@ -34,7 +34,7 @@ EXTENSIONS = {
 }
 """Key of the file → the field of modprobe_d.Extensions."""
 
-_SWITCHES = {"NoticeEdits": "notice_edits", "KernelRequests": "kernel_requests"}
+_SWITCHES = {"NoticeEdits": "notice_edits", "KernelRequests": "kernel_requests", "ForeignModules": "foreign_modules"}
 _NUMBERS = {
     # key → field, minimum, maximum
     "Lanes": ("lanes", 1, 64),
@@ -63,6 +63,8 @@ class Settings:
     """Detect configuration files edited in place, without a reload; libkmod only detects a changed directory."""
     kernel_requests: bool = True
     """Serve the kernel's own requests."""
+    foreign_modules: bool = False
+    """Load module files that are not root's alone for devices, at boot and for the kernel's requests."""
     lanes: int = 1
     """Maximum number of modules loaded concurrently for devices and at boot."""
     stuck_after: int = 60

@@ -315,7 +315,7 @@ class Daemon:
                 self._dispatcher.drop_question(batch)
             case ReadAhead(paths):
                 for path in paths:
-                    read_ahead(self._tree.real(path))
+                    read_ahead(self._tree.real(path), self._tree.trees)
             case Log(record):
                 self._journal.write(record)
             case Finish(job):

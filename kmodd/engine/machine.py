@@ -36,6 +36,9 @@ class Machine(Protocol):
     def present(self, path: str) -> bool:
         """Whether the file printed as `path` exists."""
 
+    def foreign(self, path: str) -> str:
+        """Why the module file printed as `path` is not root's alone, as a predicate; empty: it is, or is missing."""
+
     def loaded(self) -> Loaded:
         """The modules that the kernel has now."""
 

@@ -189,7 +189,7 @@ class Scheduler:
         """Have the disk read the files of a job that was just planned, but for the one that a loader is at."""
         running = self._state.in_flight.is_running(job)
         if isinstance(job, Job) and (running or self._state.in_flight.is_ready(job)):
-            files = dict.fromkeys(step.path for step in job.plan.steps if isinstance(step, Insmod))
+            files = dict.fromkeys(step.path for step in job.plan.steps if isinstance(step, Insmod) and not step.foreign)
             if paths := tuple(files)[running:]:
                 self._state.emit(ReadAhead(paths))
 

@@ -186,7 +186,10 @@ class SystemState:
         if self.snapshot is None:
             raise NoTree(self.no_tree)
         options, judge = options_of(request.origin), self.policy.judge_of(request)
-        return resolve(request, self.snapshot, self.loaded(), options, self.machine.present, judge)
+        if self.settings.foreign_modules:
+            options = replace(options, foreign=True)
+        machine = self.machine
+        return resolve(request, self.snapshot, self.loaded(), options, machine.present, judge, machine.foreign)
 
     def job(self, request: Request) -> AnyJob:
         """The job of `request` now, not begun. Raises NoTree."""

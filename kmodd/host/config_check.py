@@ -72,13 +72,16 @@ def read_setup(tree: Tree, snapshot: Snapshot, packed_budget: int | None = None)
               if os.path.lexists(root + path)]  # fmt: skip
     files += _unreadable(root, _single_files(tree))
     known = {finding.at.file for finding in files}
-    problems = (*read_settings(root).problems, *read_rules(root).problems, *_depmod_problems(root, tree.release))
+    settings = read_settings(root)
+    problems = (*settings.problems, *read_rules(root).problems, *_depmod_problems(root, tree.release))
     return Setup(
         snapshot,
         read_boot_list(root),
         tuple(files),
         tuple(problem for problem in problems if problem.at.line or problem.at.file not in known),
         _ParameterReader(tree, packed_budget).of_file,
+        # In the daemon's loop, the status of thousands of files would take too long.
+        (lambda _: "") if settings.foreign_modules or packed_budget is not None else tree.foreign,
         lambda: _shipped(root),
     )
 
@@ -228,14 +231,16 @@ class _ParameterReader:
     def of_file(self, path: str) -> frozenset[str] | None:
         """Return the names of the parameters of a module file; None if it cannot be read within the budget."""
         if path not in self._found:
-            self._found[path] = self._read(self._tree.real(path))
+            self._found[path] = self._read(path)
         return self._found[path]
 
-    def _read(self, real: str) -> frozenset[str] | None:
+    def _read(self, path: str) -> frozenset[str] | None:
+        real = self._tree.real(path)
         try:
-            status = os.stat(real)
-            if not stat.S_ISREG(status.st_mode):
+            found = self._tree.find(path)  # a file system of a user may never answer
+            if not found or found.why or not found.status:
                 return None
+            status = found.status
             if self._left is not None and is_packed(real):
                 if status.st_size > self._left:
                     return None

@@ -18,6 +18,9 @@ from kmodd.text import decode
 CONF_DIRS = ("/etc/kmodd", "/run/kmodd", "/usr/local/lib/kmodd", "/usr/lib/kmodd")
 """Highest priority first. The first kmodd.conf is read, then the drop-ins of all (systemd.unit(5))."""
 
+LASTING_DIRS = tuple(directory for directory in CONF_DIRS if not directory.startswith("/run/"))
+"""Those that the daemon cannot write."""
+
 FLAGS_DIR = "/run/kmodd/flags"
 """A file NAME in it sets `flag=NAME` of policy.d."""
 
@@ -25,12 +28,12 @@ BOOT_DIRS = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modul
 """modules-load.d(5)."""
 
 
-def read_settings(root: str) -> Settings:
+def read_settings(root: str, directories: tuple[str, ...] = CONF_DIRS) -> Settings:
     """Return the settings of kmodd.conf and its drop-ins below `root`, with the problems found in them."""
-    mains = [f"{directory}/kmodd.conf" for directory in CONF_DIRS]
+    mains = [f"{directory}/kmodd.conf" for directory in directories]
     main = next((path for path in mains if os.path.exists(root + path)), None)
     drop_ins = modprobe_d.ordered(
-        [(f"{directory}/kmodd.conf.d", _names(f"{root}{directory}/kmodd.conf.d")) for directory in CONF_DIRS],
+        [(f"{directory}/kmodd.conf.d", _names(f"{root}{directory}/kmodd.conf.d")) for directory in directories],
         suffixes=(".conf",),
     )
     return kmodd_conf.parse(_files(root, [*([main] if main else []), *drop_ins]))

@@ -51,8 +51,12 @@ class HostMachine:
         return self._tree.is_current(snapshot)
 
     def present(self, path: str) -> bool:
-        """Whether the file printed as `path` exists."""
-        return self._tree.present(path)
+        """Whether the file printed as `path` exists; True where it lies behind a place that may not answer."""
+        return self._tree.find(path) is not None
+
+    def foreign(self, path: str) -> str:
+        """Why the module file printed as `path` is not root's alone, as a predicate; empty: it is, or is missing."""
+        return self._tree.foreign(path)
 
     def loaded(self) -> Loaded:
         """The modules that the kernel has now."""

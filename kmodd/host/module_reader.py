@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from kmodd.host.file_owner import open_file
 from kmodd.names import MODULE_SUFFIXES
 
 _ELF = b"\x7fELF"
@@ -43,10 +44,13 @@ def read_module(path: str) -> bytes:
         os.close(fd)
 
 
-def read_ahead(path: str) -> None:
-    """Have the kernel read a file into the page cache, without waiting. Errors are left to the later open(2)."""
+def read_ahead(path: str, trees: tuple[str, ...]) -> None:
+    """Have the kernel read a file of these trees into the page cache, without waiting.
+
+    Errors, and a file that is not root's alone, are left to the later open(2).
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # opening a pipe must not block
+        fd = open_file(path, trees)
     except (OSError, ValueError):
         return
     try:

@@ -12,6 +12,7 @@ import stat
 from kmodd.config import cmdline, modprobe_d
 from kmodd.config.modprobe_d import DROP_IN, ConfFile, Config, Extensions
 from kmodd.errors import NoTree
+from kmodd.host.file_owner import Found, find
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
 from kmodd.index.catalog import Catalog, Mark, Snapshot
 from kmodd.index.layer import INDEXES, TEXT_OF, Layer
@@ -82,6 +83,23 @@ class Tree:
         except (OSError, ValueError):
             return False
         return True
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """The directories, with root, below which module files lie."""
+        return tuple(map(self.real, TREES)) if self._prefix is None else (os.path.dirname(self.directory),)
+
+    def find(self, path: str) -> Found | None:
+        """Return what is known of the module file at a printed path without opening it; None: it is missing."""
+        try:
+            return find(self.real(path), self.trees)
+        except (OSError, ValueError):
+            return None
+
+    def foreign(self, path: str) -> str:
+        """Return why the module file at a printed path is not root's alone; empty: it is, or is missing."""
+        found = self.find(path)
+        return found.why if found else ""
 
     def loaded(self) -> Loaded:
         """Return the modules that are loaded now; none if /proc/modules is missing below root."""

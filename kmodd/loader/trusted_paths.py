@@ -1,9 +1,10 @@
 """Which files a loader accepts: those of the module trees and configuration directories that only root can write.
 
-The daemon, which is not trusted, names a path; the loader opens it and checks the open file, so no other file can take
-its place between check and use. The path of the open file, links resolved, must lie below a configured directory. The
-file and each directory from there down must be owned by root (or the uid of this process) and not be writable by group
-or others.
+The daemon, which is not trusted, names a path, and the loader checks what it leads to. A module file must be named
+below a configured tree, and be root's alone (`host/file_owner.py`), unless kmodd.conf has ForeignModules=yes: its
+status is read, then it is opened, and the open file must be the same one. A configuration file is opened, then checked;
+its path, links resolved, must lie below a configured directory. The file and each directory from there down must be
+owned by root (or the uid of this process) and not be writable by group or others.
 """
 
 from __future__ import annotations
@@ -13,12 +14,8 @@ import os
 import stat
 
 from kmodd.dataclass import dataclass
+from kmodd.host.file_owner import FLAGS, OTHERS_WRITE, is_named_below, open_file
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
-
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-"""O_NONBLOCK: opening a pipe, which is then refused, must not wait for its writer."""
-
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +28,18 @@ class Trusted:
     """Files with install and remove commands must lie directly in one of these."""
     sys: str = "/sys"
     """Where sysfs is mounted."""
+    root: str = ""
+    """Prefix of the path of kmodd.conf."""
 
     @classmethod
     def below(cls, root: str) -> Trusted:
         """Return the usual directories of a system whose root directory is `root`."""
-        return cls(tuple(root + tree for tree in TREES), tuple(root + folder for folder in CONFIG_DIRS), f"{root}/sys")
+        trees, conf = tuple(root + tree for tree in TREES), tuple(root + folder for folder in CONFIG_DIRS)
+        return cls(trees, conf, f"{root}/sys", root)
 
     def words(self) -> list[str]:
         """Return these directories as command-line options of `kmodd loader`."""
-        options = [("--tree", self.trees), ("--conf", self.conf), ("--sys", (self.sys,))]
+        options = [("--tree", self.trees), ("--conf", self.conf), ("--sys", (self.sys,)), ("--root", (self.root,))]
         return [word for option, paths in options for path in paths for word in (option, path)]
 
     def open_module(self, path: str) -> int:
@@ -47,15 +47,20 @@ class Trusted:
 
         Raises OSError: EACCES if a loader does not accept the file, with the rule in strerror; else that of open(2).
         """
-        fd = os.open(path, _FLAGS)
         try:
-            real = _real_path(fd)
-            if not _passes_quickly(fd, real, self.trees):
-                _check(fd, real, _tree_of(real, self.trees))
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
+            return open_file(path, self.trees)
+        except OSError as error:
+            if error.errno != errno.EACCES or not is_named_below(path, self.trees) or not self._takes_foreign():
+                raise
+        from kmodd.loader.foreign_file import open_in_child  # only here: hardly any loader needs it
+
+        return open_in_child(path)
+
+    def _takes_foreign(self) -> bool:
+        """Return whether kmodd.conf says so, in a directory that the daemon cannot write."""
+        from kmodd.host.config_files import LASTING_DIRS, read_settings
+
+        return read_settings(self.root, LASTING_DIRS).foreign_modules
 
     def open_config(self, path: str) -> int:
         """Open a configuration file for reading and return the descriptor. Raises OSError as `open_module` does.
@@ -74,7 +79,7 @@ class Trusted:
             _check_directories(folder, folder)
             return folder if os.path.dirname(real) == folder else "/"
 
-        fd = os.open(path, _FLAGS)
+        fd = os.open(path, FLAGS)
         try:
             real = _real_path(fd)
             _check(fd, real, top_of(real))
@@ -82,34 +87,6 @@ class Trusted:
             os.close(fd)
             raise
         return fd
-
-
-def _passes_quickly(fd: int, real: str, trees: tuple[str, ...]) -> bool:
-    """Return whether the open file passes `_check` below one of the trees; False if `_check` has to decide.
-
-    Takes a third of the time: a tree is recognized by device and inode, without resolving its links.
-    """
-    tops = []
-    for tree in trees:
-        try:
-            status = os.stat(tree)
-        except OSError:
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            tops.append((status.st_dev, status.st_ino))
-    ours = (0, os.geteuid())
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        return False
-    folder = real
-    while status.st_uid in ours and not status.st_mode & _OTHERS_WRITE:
-        if (status.st_dev, status.st_ino) in tops:
-            return True
-        folder = folder[: folder.rfind("/")]
-        if not folder:
-            return False
-        status = os.lstat(folder)
-    return False
 
 
 def _check(fd: int, real: str, top: str) -> None:
@@ -153,7 +130,7 @@ def _check_owner(status: os.stat_result, subject: str) -> None:
     """
     if status.st_uid not in (0, os.geteuid()):
         raise OSError(errno.EACCES, f"{subject}is owned by uid {status.st_uid}, not by root")
-    if status.st_mode & _OTHERS_WRITE:
+    if status.st_mode & OTHERS_WRITE:
         who = "others" if status.st_mode & stat.S_IWOTH else f"its group, gid {status.st_gid}"
         raise OSError(errno.EACCES, f"{subject}is writable by {who}")
 

@@ -10,7 +10,7 @@ def text_of(plan: Plan, name: str = "") -> str:
     """Return the plan as text, one line per entry, without the final LF. name: the device's name, if known."""
     steps, skips = plan.steps, plan.skips
     lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}{quoted(name)}"]
-    lines += [f"load {step.module} {_what(step)}   because {step.because}" for step in steps]
+    lines += [f"load {step.module} {_what(step)}   because {step.because}{_whose(step)}" for step in steps]
     lines += [f"skip {skip.module}   because {_why(skip)}" for skip in skips]
     return "\n".join(lines)
 
@@ -47,6 +47,11 @@ def _count(number: int, noun: str) -> str:
 def _what(step: Step) -> str:
     command = step.path if isinstance(step, Insmod) else f"install {step.command}"
     return f"{command} {step.options.strip()}".rstrip()
+
+
+def _whose(step: Step) -> str:
+    """Return that the file of a step is not root's alone; empty if it is."""
+    return f"; its file {step.foreign}" if isinstance(step, Insmod) and step.foreign else ""
 
 
 def _why(skip: Skip) -> str:

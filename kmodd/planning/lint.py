@@ -37,6 +37,12 @@ def _unknown(_path: str) -> None:
     """The parameters of no module are known."""
 
 
+_FOREIGN = (
+    "not loaded for devices, at boot and for the kernel's requests: it {}; give root a copy of the file, "
+    "or set ForeignModules=yes in kmodd.conf"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """The configuration to check."""
@@ -48,6 +54,8 @@ class Setup:
     problems: tuple[Problem, ...] = ()
     """Problems of kmodd.conf, policy.d and depmod.d."""
     parameters: Parameters = _unknown
+    foreign: Callable[[str], str] = lambda _: ""
+    """Returns why the module file at a path is not root's alone, as a predicate; empty for files that are loaded."""
     shipped: Callable[[], frozenset[str]] = frozenset
     """Returns the files in /etc that are as their package has them; called if there is a finding in /etc."""
 
@@ -59,6 +67,7 @@ def lint(setup: Setup) -> tuple[Finding, ...]:
     found += chain.from_iterable(check(snapshot) for check in CHECKS)
     found += check_options(snapshot, setup.parameters)
     found += check_boot_list(snapshot, setup.boot)
+    found += _foreign(setup)
     shipped = setup.shipped() if any(finding.at.file.startswith("/etc/") for finding in found) else frozenset()
     marked = (_marked(finding, shipped) for finding in found)
     return tuple(sorted(marked, key=lambda finding: (finding.at.file, finding.at.line)))
@@ -66,7 +75,7 @@ def lint(setup: Setup) -> tuple[Finding, ...]:
 
 def _marked(finding: Finding, shipped: frozenset[str]) -> Finding:
     """Return a finding in a file as its package has it as a warning, any other unchanged."""
-    if finding.at.file in shipped or _is_packaged(finding.at):
+    if finding.code != "foreign" and (finding.at.file in shipped or _is_packaged(finding.at)):
         return replace(finding, severity="warning", shipped=True)
     return finding
 
@@ -113,6 +122,14 @@ def _several(names: Sequence[str]) -> str:
 
 def _resolves(names: Iterable[str], snapshot: Snapshot) -> bool:
     return any(lookup_or_nothing(name, snapshot) for name in names)
+
+
+def _foreign(setup: Setup) -> Iterator[Finding]:
+    """Find module files that are not root's alone, which devices do not get."""
+    catalog = setup.snapshot.catalog
+    for path in [line.path for name in catalog.names() if (line := catalog.dep(name))]:
+        if why := setup.foreign(path):
+            yield warning(Where(path, 0), "foreign", _FOREIGN.format(why))
 
 
 # ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -66,6 +66,8 @@ class Outcome:
     """failed: the kernel or the module's init refused, not the loader or an install command."""
     evidence: tuple[tuple[str, str], ...] = ()
     """Further journal fields: messages of the kernel, its stack."""
+    foreign: str = ""
+    """Why the file is not root's alone, as a predicate; empty: it is, or none was used."""
     load_error: LoadError | None = None
     """Explanation of the kernel's errno."""
 

@@ -60,6 +60,8 @@ class Insmod:
     because: Reason
     required: bool = True
     """Whether its failure ends the goal; that of a softdep does not."""
+    foreign: str = ""
+    """Why the file is not root's alone, as a predicate (`host/file_owner.py`); empty: it is."""
 
 
 @dataclass(frozen=True, slots=True)

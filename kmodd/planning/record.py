@@ -60,6 +60,8 @@ def record_of(outcome: Outcome, repeated: int = 0) -> Record:
         priority = DEBUG  # the administrator wants it so
     if outcome.result == "nomatch" and outcome.request.origin in ("boot", "operator"):
         priority = WARNING  # an administrator wrote that name
+    if outcome.foreign:
+        priority = min(priority, WARNING)
     request = outcome.request
     fields = [
         ("KMODD_RESULT", outcome.result),
@@ -88,7 +90,7 @@ def record_of(outcome: Outcome, repeated: int = 0) -> Record:
     fields += [("KMODD_DEVPATH", device) for device in request.devices]
     if request.device_count > len(request.devices):
         fields.append(("KMODD_DEVICES_COUNT", str(request.device_count)))
-    sentence = _sentence(outcome)
+    sentence = _sentence(outcome) + (f"; its file {outcome.foreign}" if outcome.foreign else "")
     if repeated:
         fields.append(("KMODD_REPEATED", str(repeated)))
         sentence += f"; {repeated} more like this since the last record"

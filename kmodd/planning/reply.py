@@ -40,7 +40,7 @@ class Reply:
 
 def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: KernelFacts | None = None) -> Outcome:
     """Return the outcome of a step from its reply. `facts` help to explain why the kernel refused a module."""
-    path = step.path if isinstance(step, Insmod) else ""
+    path, foreign = (step.path, step.foreign) if isinstance(step, Insmod) else ("", "")
     at = step.at if isinstance(step, Install | RemoveCommand) else None
     detail = reply.detail
     code = reply.errno
@@ -61,7 +61,7 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: 
         refusal = of_load(step.module, code, facts) if result == "failed" else of_removal(code, facts)
     return Outcome(
         request, step.module, result, step.because, path, code, reply.usec, at,
-        detail=detail, by_kernel=by_kernel, load_error=refusal,
+        detail=detail, by_kernel=by_kernel, foreign=foreign, load_error=refusal,
     )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def outcome_of_death(request: Request, step: Step | RemovalStep, state: State | 
     state: the module's in /proc/modules afterwards. An oops ends the loader and leaves the module `coming`; a kill
     leaves it live or absent. usec: µs that the step took.
     """
-    path = step.path if isinstance(step, Insmod) else ""
+    path, foreign = (step.path, step.foreign) if isinstance(step, Insmod) else ("", "")
     at = step.at if isinstance(step, Install | RemoveCommand) else None
     result: Result
     if isinstance(step, Rmmod | RemoveCommand):
@@ -79,4 +79,4 @@ def outcome_of_death(request: Request, step: Step | RemovalStep, state: State | 
     else:
         result = "loaded" if state == "live" else "crashed" if state else "failed"
     detail = "its loader was killed" if result in ("failed", "not_removed") else ""
-    return Outcome(request, step.module, result, step.because, path, 0, usec, at, detail=detail)
+    return Outcome(request, step.module, result, step.because, path, 0, usec, at, detail=detail, foreign=foreign)

@@ -19,7 +19,7 @@ from kmodd.errors import UnmatchedBracket
 from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
 from kmodd.names import ModuleName, module_of_path
-from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip
+from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip, Step
 from kmodd.planning.request import Origin, Request
 
 TYPE_CHECKING = False
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
+    from kmodd.errors import Where
     from kmodd.planning.policy import PolicyDecision
 
     Judge = Callable[[str], PolicyDecision]
@@ -49,6 +50,8 @@ class ProbeOptions:
     """Assume that no module is loaded (modprobe -D)."""
     paths: bool = False
     """The request may be the path of a file; never set for requests of the kernel."""
+    foreign: bool = False
+    """Load files that are not root's alone; else they are denied."""
 
 
 def options_of(origin: Origin) -> ProbeOptions:
@@ -59,7 +62,7 @@ def options_of(origin: Origin) -> ProbeOptions:
         case "request":
             return ProbeOptions()
         case "operator":
-            return ProbeOptions(paths=True)
+            return ProbeOptions(paths=True, foreign=True)
 
 
 def resolve(
@@ -69,14 +72,16 @@ def resolve(
     options: ProbeOptions,
     present: Callable[[str], bool],
     judge: Judge | None = None,
+    foreign: Callable[[str], str] = lambda _: "",
 ) -> Plan:
     """Return the plan that loads the modules of `request`, each entry with its reason.
 
     The plan has no goals if nothing matches, or if the request has an unmatched bracket.
     loaded: the modules that the kernel has. present: whether the file of a dependency exists, by its path as printed.
-    judge: the policy; None: all modules are allowed.
+    judge: the policy; None: all modules are allowed. foreign: why the file at a path is not root's alone, as a
+    predicate; empty if it is.
     """
-    planner = _Planner(snapshot, loaded, options, present, judge)
+    planner = _Planner(snapshot, loaded, options, present, judge, foreign)
     if options.paths and request.text.startswith("/"):
         return Plan(request, (planner.goal_of_file(request),))
     try:
@@ -107,6 +112,14 @@ def joined_params(params: tuple[str, ...]) -> str:
         quote = '"' if equals and " " in value and value[0] not in "\"'" else ""
         text += f"{' ' if text else ''}{key}{equals}{quote}{value}{quote}"
     return text
+
+
+def foreign_rule(path: str, why: str) -> str:
+    """Return the rule that denies a file that is not root's alone: which file, why, and what to do about it."""
+    return (
+        f"ForeignModules=no: {path} {why}; give root a copy of the file, load it with modprobe, "
+        "or set ForeignModules=yes in kmodd.conf"
+    )
 
 
 # Tests compare kmod's messages too. Debian's build prefixes each with its place in the source.
@@ -173,8 +186,10 @@ class _Planner:
         options: ProbeOptions,
         present: Callable[[str], bool],
         judge: Judge | None = None,
+        foreign: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._judge = judge
+        self._foreign = foreign
         self._snapshot = snapshot
         self._lines = snapshot.lines
         self._extensions = snapshot.config.extensions
@@ -234,11 +249,12 @@ class _Planner:
         return Goal(target.name, self._judged(entries), self.taken_complaints())
 
     def _judged(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        """Return the entries with those that policy denies as skips; if a required one is denied, all steps are."""
-        if self._judge is None:
-            return entries
-        judged = ((entry.module, self._judge(entry.module)) for entry in entries if not isinstance(entry, Skip))
-        refused: dict[str, PolicyDecision] = {module: judgement for module, judgement in judged if judgement.refused}
+        """Return the entries with those that are denied as skips; if a required one is denied, all steps are."""
+        refused: dict[str, tuple[str, Where | None]] = {
+            entry.module: refusal
+            for entry in entries
+            if not isinstance(entry, Skip) and (refusal := self._refusal(entry))
+        }
         if not refused:
             return entries
         needed = next((entry.module for entry in entries if entry.required and entry.module in refused), None)
@@ -248,10 +264,19 @@ class _Planner:
             if isinstance(entry, Skip) or culprit is None:
                 left.append(entry)
                 continue
-            judgement = refused[culprit]
-            rule = judgement.text if culprit == entry.module else f"{judgement.text} (for {culprit})"
-            left.append(Skip(entry.module, "denied", entry.because, judgement.at, rule, entry.required))
+            text, at = refused[culprit]
+            rule = text if culprit == entry.module else f"{text} (for {culprit})"
+            left.append(Skip(entry.module, "denied", entry.because, at, rule, entry.required))
         return tuple(left)
+
+    def _refusal(self, step: Step) -> tuple[str, Where | None] | None:
+        """Return the rule that denies a step, and its line; None: nothing denies it."""
+        decision = self._judge(step.module) if self._judge else None
+        if decision and decision.refused:
+            return decision.text, decision.at
+        if isinstance(step, Insmod) and step.foreign and not self._probe_options.foreign:
+            return foreign_rule(step.path, step.foreign), None
+        return None
 
     # ── order (__kmod_module_get_probe_list, __kmod_module_fill_softdep) ──
 
@@ -312,7 +337,7 @@ class _Planner:
             return Install(key.name, command.command, text, command.at, because, required)
         path = self._path(key)
         if path:
-            return Insmod(key.name, path, text, because, required)
+            return Insmod(key.name, path, text, because, required, self._foreign(path))
         if self._is_builtin(key):
             return Skip(key.name, "builtin", because, required=required)
         return Skip(key.name, "missing", because, required=required)

@@ -84,6 +84,29 @@ def test_text_of_install_options_and_no_match(root: Path, capfdbinary: pytest.Ca
     ]
 
 
+def test_a_file_that_is_not_roots_is_denied_to_devices_and_named_for_an_operator(
+    root: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    tree = f"/lib/modules/{rootfs.RELEASE}"
+    (root / "home").mkdir(mode=0o777)
+    (root / "home").chmod(0o777)
+    loop = root / tree[1:] / "kernel/drivers/block/loop.ko"
+    loop.rename(root / "home/loop.ko")
+    loop.symlink_to(root / "home/loop.ko")
+    why = f"is a link to {root}/home/loop.ko, and {root}/home is writable by others"
+    path = f"{tree}/kernel/drivers/block/loop.ko"
+    devname = root / tree[1:] / "modules.devname"
+    devname.write_text("loop loop-control c10:237\n")
+    (root / tree[1:] / "modules.alias").write_text("alias char-major-10-237 loop\n")
+    assert explain.main([*base(root), "/dev/loop-control", "loop"]) == 1
+    denied, loaded = capfdbinary.readouterr().out.decode().split("loop → ")
+    assert f"skip loop   because denied by ForeignModules=no: {path} {why}; give root a copy" in denied
+    assert loaded == f"1 step, 0 skips\nload loop {path}   because asked for; its file {why}\n"
+    (root / "etc/kmodd").mkdir()
+    (root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nForeignModules=yes\n")
+    assert explain.main([*base(root), "/dev/loop-control"]) == 0
+
+
 @pytest.mark.parametrize(
     ("request_", "kind", "status"),
     [

@@ -54,26 +54,39 @@ def test_a_module_writable_by_others_is_refused(
     assert len(kernel.calls) == 1
 
 
-def test_a_sticky_directory_is_refused_too(served: Served, tmp_path: Path) -> None:
+@pytest.mark.root
+def test_in_a_sticky_directory_only_roots_entries_are_accepted(served: Served, tmp_path: Path) -> None:
     path = tree(tmp_path)
     spoil(path.parent, "sticky")
-    assert "writable by others" in served.do(InsmodRequest(str(path), "")).detail
+    assert served.do(InsmodRequest(str(path), "")).errno == 0
+    os.chown(path, 65534, -1)
+    assert "owned by uid 65534" in served.do(InsmodRequest(str(path), "")).detail
 
 
-def test_links_within_the_tree_are_followed_and_others_refused(kernel: FakeKernel, tmp_path: Path) -> None:
+def test_links_are_followed_to_what_is_roots_and_nothing_is_named_outside_of_a_tree(
+    kernel: FakeKernel, tmp_path: Path
+) -> None:
     """weak-updates links one kernel's module into another's tree; a build folder may be writable by any user."""
     path = tree(tmp_path / "modules")
-    outside = tree(tmp_path / "build")
-    (path.parent / "weak.ko").symlink_to(path)
-    (path.parent / "dkms.ko").symlink_to(outside)
+    outside = tree(tmp_path / "store")
+    loose = tree(tmp_path / "build")
+    spoil(loose.parent, "others")
+    for name, target in (("weak", path), ("store", outside), ("dkms", loose)):
+        (path.parent / f"{name}.ko").symlink_to(target)
     served = Served(kernel, Trusted((str(tmp_path / "modules"), str(tmp_path / "none"))))
     try:
         assert served.do(InsmodRequest(f"{path.parent}/weak.ko", "")).errno == 0
-        for name in (f"{path.parent}/dkms.ko", str(outside), f"{tmp_path}/modules/../build/6.1/kernel/a.ko"):
+        assert served.do(InsmodRequest(f"{path.parent}/store.ko", "")).errno == 0
+        elsewhere = f"is not below {tmp_path}/modules or {tmp_path}/none"
+        for name, why in (
+            (f"{path.parent}/dkms.ko", f"is a link to {loose}, and {loose.parent} is writable by others"),
+            (str(outside), elsewhere),
+            (f"{tmp_path}/modules/../store/6.1/kernel/a.ko", elsewhere),
+        ):
             answer = served.do(InsmodRequest(name, ""))
             assert (answer.errno, answer.stage) == (errno.EACCES, "file")
-            assert answer.detail == f"{name}: is {outside}, which is not below {tmp_path}/modules or {tmp_path}/none"
-        assert kernel.calls == [("a.ko", "", 0)]
+            assert answer.detail == f"{name}: {why}"
+        assert kernel.calls == [("a.ko", "", 0)] * 2
     finally:
         served.close()
 
@@ -93,7 +106,7 @@ def test_a_folder_with_the_prefix_of_the_tree_is_outside(kernel: FakeKernel, tmp
     path = tree(tmp_path / "modules-of-mine")
     served = Served(kernel, Trusted((str(tmp_path / "modules"),)))
     try:
-        assert "which is not below" in served.do(InsmodRequest(str(path), "")).detail
+        assert "is not below" in served.do(InsmodRequest(str(path), "")).detail
     finally:
         served.close()
 
@@ -159,5 +172,5 @@ def test_places_as_options_say_the_same_again(tmp_path: Path) -> None:
     words = Trusted.below("/x").words()
     assert words[:4] == ["--tree", "/x/lib/modules", "--tree", "/x/usr/lib/modules"]
     assert words[4:6] == ["--conf", "/x/etc/modprobe.d"]
-    assert words[-2:] == ["--sys", "/x/sys"]
+    assert words[-4:] == ["--sys", "/x/sys", "--root", "/x"]
     assert Trusted.below("") == Trusted()

@@ -246,7 +246,7 @@ main()
     spawner, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, spawner, asked:
-        ours.send(encode_request(InsmodRunRequest((InsmodRequest("/nowhere.ko", ""),), ("nowhere",))))
+        ours.send(encode_request(InsmodRunRequest((InsmodRequest("/lib/modules/nowhere.ko", ""),), ("nowhere",))))
         ours.shutdown(socket.SHUT_WR)
         socket.send_fds(spawner, [b"loader"], [theirs.fileno()])
         spawner.shutdown(socket.SHUT_WR)

@@ -392,3 +392,24 @@ def test_program_shows_bytes_as_they_are(root: Path, capfdbinary: pytest.Capture
     path.write_bytes(b"options \xff x=1\n")
     assert program.main(["--root", str(root)]) == 1
     assert b"options for \xff: no such module" in capfdbinary.readouterr().out
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_file_that_is_not_roots_is_a_finding_unless_it_is_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], allowed: bool
+) -> None:
+    tree = tmp_path / MODULES[1:]
+    tree.mkdir(parents=True)
+    (tree / "modules.dep").write_text("a.ko:\nb.ko:\nc.ko:\n")
+    for name in "ab":
+        (tree / f"{name}.ko").touch()
+    (tree / "a.ko").chmod(0o666)
+    if allowed:
+        (tmp_path / "etc/kmodd").mkdir(parents=True)
+        (tmp_path / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nForeignModules=yes\n")
+    assert program.main(["--root", str(tmp_path), "--kernel", RELEASE]) == 0
+    expected = (
+        f"{MODULES}/a.ko: warning: not loaded for devices, at boot and for the kernel's requests: it is writable by "
+        "others; give root a copy of the file, or set ForeignModules=yes in kmodd.conf [foreign]\n"
+    )
+    assert capsys.readouterr().out == ("" if allowed else expected)
