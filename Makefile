@@ -196,6 +196,7 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 uninstall: ## remove exactly what `make install` placed, by its manifest; same DESTDIR and PREFIX
 	@list=$$(mktemp); trap 'rm -f "$$list"' EXIT
 	cp "$(DESTDIR)$(LIB)/manifest" "$$list" || { echo "Failed to read the manifest, kmodd is not installed in $(DESTDIR)$(LIB)" >&2; exit 1; }
+	rm -f "$(DESTDIR)$(LIB)"/byte-code.*
 	$(call remove,$$list)
 	$(catalogue)
 

@@ -81,13 +81,29 @@ def use(folder: str) -> None:
     sys.meta_path.insert(0, ByteCodeFile(folder, loads(os.read(file, size)), file, HEADER + size))
 
 
+def stale() -> tuple[str, str] | None:
+    """Return the installed file, if only other versions of Python can use it, with what that means and what to do.
+
+    None: this Python has a file, or kmodd runs from sources without one.
+    """
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    own = path_of(folder)
+    found = sorted(name for name in os.listdir(folder) if name.startswith("byte-code.") and not name.endswith(".new"))
+    if not found or os.path.basename(own) in found:
+        return None
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    command = f"{sys.executable} -BI {folder}/kmodd/cli/byte_code.py {folder} {folder}"
+    text = f"not of Python {version}, so every start of kmodd compiles its sources; run as root: {command}"
+    return f"{folder}/{found[0]}", text
+
+
 def path_of(folder: str) -> str:
     """Return the file of this version of Python."""
     return f"{folder}/byte-code.{sys.implementation.cache_tag}"
 
 
 def write(folder: Path, installed: str) -> None:
-    """Compile all sources below `folder` into its file. Raises OSError, SyntaxError.
+    """Compile all sources below `folder` into its file, and remove other versions'. Raises OSError, SyntaxError.
 
     installed: the folder's path once it is installed, for tracebacks.
     """
@@ -106,6 +122,9 @@ def write(folder: Path, installed: str) -> None:
     with open(f"{target}.new", "wb") as file:
         file.writelines((MAGIC_NUMBER, *(size.to_bytes(4) for size in sizes), listed, code))
     os.replace(f"{target}.new", target)
+    for other in folder.glob("byte-code.*"):
+        if str(other) != target:
+            other.unlink()
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from kmodd.errors import NoTree
+from kmodd.cli import byte_code
+from kmodd.errors import NoTree, Where
 from kmodd.host.config_check import read_setup
 from kmodd.host.config_files import read_settings
 from kmodd.host.tree import Tree
+from kmodd.planning.findings import warning
 from kmodd.planning.lint import lint
 from kmodd.text import encode
 
@@ -24,6 +26,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--kernel", metavar="RELEASE", help="kernel release (default: the running one)")
     parser.add_argument("-v", "--verbose", action="store_true", help="also show findings in files of packages")
     options = parser.parse_args(argv)
+    if not options.root and (stale := byte_code.stale()):
+        print(warning(Where(stale[0], 0), "byte-code", stale[1]), flush=True)
     tree = Tree(options.root, options.kernel, extensions=read_settings(options.root).extensions)
     if tree.guessed:
         print(f"kmodd lint: kernel {tree.release}", file=sys.stderr)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from kmodd.cli import byte_code
 from kmodd.cli.client import NotRunning, call
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.text import duration
@@ -55,4 +56,6 @@ def main(argv: list[str]) -> int:
         print(f"autoclean: {each['module']} in {duration(max(each['left_usec'], 0))}, unless used")
     for problem in status["problems"]:
         print(f"problem: {problem}")
+    if stale := byte_code.stale():
+        print(f"problem: {stale[0]}: {stale[1]}")
     return 0

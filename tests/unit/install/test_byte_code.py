@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.control_server import ControlServer
 from tests.installation import run
 
 
@@ -80,3 +83,35 @@ def test_tracebacks_name_the_source(installed: Path) -> None:
     lib = str(installed / "lib/kmodd")
     done = run(["/usr/bin/python3", "-BIc", f"import sys; sys.path.insert(0, {lib!r}); {code.format(lib)}"])
     assert "lib/kmodd/kmodd/names.py" in done.stdout
+
+
+def status(installed: Path, server: ControlServer) -> str:
+    """The output of `kmodd status`, which `server` answers."""
+    command = [str(installed / "bin/kmodd"), "status", "--socket", server.socket.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert select.select([server.socket], [], [], 60)[0]
+        server.socket.accept()
+        connection = server.socket.connections[-1]
+        while process.poll() is None and select.select([connection], [], [], 60)[0]:
+            server.socket.receive(connection)
+            server.handler.handle_calls()
+            if not server.socket.connections:
+                break
+        return process.communicate(timeout=60)[0]
+
+
+def test_lint_and_status_name_the_command_after_an_upgrade_of_python(installed: Path, server: ControlServer) -> None:
+    """The file is of another Python; the command makes one of this Python, and removes the other."""
+    lint = [str(installed / "bin/kmodd"), "lint", "--kernel", "none"]
+    for said in (run(lint).stdout, status(installed, server)):
+        assert "byte-code" not in said
+    old = bundle(installed).rename(bundle(installed).with_suffix(".cpython-310"))
+    said = run(lint).stdout
+    assert said.startswith(f"{old}: warning: not of Python 3.")
+    assert f"problem: {old}: not of Python 3." in status(installed, server)
+    (command,) = re.findall(r"run as root: (.*) \[byte-code\]$", said, re.MULTILINE)
+    assert run(command.split()).returncode == 0
+    assert not old.exists()
+    for said in (run(lint).stdout, status(installed, server)):
+        assert "byte-code" not in said
+    assert single_files(installed) == []
