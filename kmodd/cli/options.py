@@ -21,15 +21,17 @@ class Options:
     Iteration raises OptionError at an invalid option, after the options before it have taken effect.
     """
 
-    def __init__(self, argv: list[str], short: str, long: dict[str, str]) -> None:
+    def __init__(self, argv: list[str], short: str, long: dict[str, str], own: tuple[str, ...] = ()) -> None:
         """Store the command line without parsing it.
 
         short: letters, each followed by `:` if it takes a value; the code of a short option is its letter.
-        long: name → code, followed by `:` if it takes a value.
+        long: name → code, followed by `:` if it takes a value. own: names among them that cannot be abbreviated,
+        so that options that only kmodd has change no abbreviation of kmod's.
         """
         self.operands: list[str] = []
         self._words = list(argv)
         self._long = long
+        self._own = own
         self._short = {}
         for index, letter in enumerate(short):
             if letter != ":":
@@ -81,7 +83,7 @@ class Options:
     def _full_name(self, given: str, word: str) -> str:
         if given in self._long:
             return given
-        matching = [name for name in self._long if name.startswith(given)]
+        matching = [name for name in self._long if name.startswith(given) and name not in self._own]
         if not matching:
             raise OptionError(f"unrecognized option '--{word}'")
         if len({self._long[name] for name in matching}) > 1:

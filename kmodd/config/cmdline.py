@@ -42,7 +42,7 @@ class CommandLine:
     remarks: tuple[Problem, ...] = ()
     """Parts that have no effect."""
     complaints: tuple[str, ...] = ()
-    """Messages of Debian 12's kmod for standard error."""
+    """Messages of kmod for standard error."""
 
     def config(self, extensions: Extensions = DROP_IN) -> Config:
         """Return the part to merge after all files of modprobe.d.
@@ -147,7 +147,7 @@ def _complaint(module: str) -> str:
     """Return kmod's message about an invalid module name; kmod replaces the dashes before the unmatched bracket."""
     end = bad_bracket(module)
     return (
-        "libkmod: ERROR ../libkmod/libkmod-config.c:489 kcmdline_parse_result: "
+        "libkmod: ERROR: kcmdline_parse_result: "
         "Ignoring bad option on kernel command line while parsing module name: "
         f"'{underscores(module[:end])}{module[end:]}'"
     )

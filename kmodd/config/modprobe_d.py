@@ -115,7 +115,7 @@ class Config:
     remarks: tuple[Problem, ...] = ()
     """Parts of valid lines that kmod ignores without a message."""
     complaints: tuple[str, ...] = ()
-    """Messages of Debian 12's kmod about invalid lines, for standard error, printed with -q too."""
+    """Messages of kmod about invalid lines, for standard error, printed with -q too."""
     extensions: Extensions = DROP_IN
 
 
@@ -129,8 +129,8 @@ class ConfFile:
 
 # ── selection of files ───────────────────────────────────────────────────────────────────────────────────────────────
 
-SUFFIXES = (".conf", ".alias")
-"""Suffixes of configuration files; Debian 12's kmod also reads `*.alias` (conf_files_filter_out)."""
+SUFFIXES = (".conf",)
+"""Suffixes of configuration files; kmod 30 also reads `*.alias` (conf_files_filter_out)."""
 
 
 def ordered(places: Iterable[tuple[str, Iterable[str]] | str], suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
@@ -157,9 +157,6 @@ def ordered(places: Iterable[tuple[str, Iterable[str]] | str], suffixes: tuple[s
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_EOF_BYTE = "\udcff"
-"""kmod stores the EOF of getc(3) as a byte after a backslash at the end of the file (freadline_wrapped)."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Line:
@@ -175,7 +172,7 @@ class _Line:
 
     @property
     def text(self) -> str:
-        r"""Text as kmod reads it (freadline_wrapped): `\` LF is dropped, `\x` is `x`, in comments too; NUL ends it."""
+        r"""Text as kmod 34 reads it: `\` LF and a last `\` are dropped, `\x` is `x`, in comments too; NUL ends it."""
         text = "".join(read for _, read in _characters(self.raw)) if "\\" in self.raw else self.raw
         return text.partition("\0")[0]
 
@@ -198,7 +195,7 @@ def _characters(raw: str) -> Iterator[tuple[int, str]]:
             at += 1
         else:
             escaped = raw[at + 1 : at + 2]
-            yield at, {"": _EOF_BYTE, "\n": ""}.get(escaped, escaped)
+            yield at, "" if escaped == "\n" else escaped
             at += 2
 
 
@@ -355,12 +352,12 @@ def _problem(file: str, line: _Line, index: int, expected: str, code: str = "syn
 def _invalid_line(file: str, line: _Line, word: str, bad: SyntaxProblem) -> Config:
     """Return a Config with the problem of an invalid line, and kmod's message about it. word: its first word."""
     if bad.deprecated:
-        kmod = f"708 kmod_config_parse: {file}: command {word} is deprecated and not parsed anymore"
+        kmod = f"{file}: command {word} is deprecated and not parsed anymore"
     else:
-        kmod = f"712 kmod_config_parse: {file} line {line.last_number}: ignoring bad line starting with '{word}'"
+        kmod = f"{file} line {line.last_number}: ignoring bad line starting with '{word}'"
     return Config(
         problems=(_problem(file, line, bad.index, bad.expected),),
-        complaints=(f"libkmod: ERROR ../libkmod/libkmod-config.c:{kmod}",),
+        complaints=(f"libkmod: ERROR: kmod_config_parse: {kmod}",),
     )
 
 
@@ -443,7 +440,7 @@ def merge(parts: Iterable[Config], extensions: Extensions = DROP_IN) -> Config:
 
 
 def dump(config: Config) -> str:
-    """Return the configuration part of `modprobe -c`, in kmod 30's order and spelling; the indexes' part follows it."""
+    """Return the configuration part of `modprobe -c`, in kmod's order and spelling; the indexes' part follows it."""
     lines = [f"blacklist {entry.module}" for entry in config.blacklist]
     lines += [f"install {entry.pattern} {entry.command}" for entry in config.installs]
     lines += [f"remove {entry.pattern} {entry.command}" for entry in config.removes]

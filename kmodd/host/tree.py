@@ -247,7 +247,7 @@ class Tree:
                 continue
             if is_dir:
                 complaints.append(
-                    "libkmod: ERROR ../libkmod/libkmod-config.c:772 conf_files_filter_out: "
+                    "libkmod: ERROR: conf_files_filter_out: "
                     f"Directories inside directories are not supported: {path}/{name}"
                 )
                 continue

@@ -1,8 +1,9 @@
-"""Build `modules.*.bin` indexes from all rows at once, in the layout of kmod 33 and before.
+"""Build `modules.*.bin` indexes from all rows at once, in the layout of kmod 34.
 
 `bin_reader` documents the format. Its `build` inserts rows one by one; here the rows are sorted first, so that each
-node is complete when the walk over the keys leaves it. This is the order of the file: a node follows its subtrees, the
-root is last (kmod index_write__node).
+node is complete when the walk over the keys leaves it. In the file a node precedes its subtrees, of which that of the
+smallest byte is first (kmod index_write__node). This is the reverse of a walk from the largest key to the smallest that
+writes a node after its subtrees, so places are counted from the end of the file until all nodes are known.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _PREFIX = 0x80000000
 _VALUES = 0x40000000
 _CHILDREN = 0x20000000
+_FLAGS = _PREFIX | _VALUES | _CHILDREN
 
 Row = tuple[bytes, int, bytes]
 """Key, priority, value."""
@@ -51,43 +53,43 @@ def build(rows: Iterable[Row]) -> bytes:
     if not b"".join(keys).isascii():
         bad = next(key for key in keys if not key.isascii())
         raise ParseError(decode(bad))
-    writer.trie(keys, blobs)
+    writer.trie(keys[::-1], blobs[::-1])
     return writer.file()
 
 
 class _Writer:
-    """Writes nodes in the order of the file."""
+    """Writes nodes from the end of the file to its beginning."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes | bytearray] = []
-        self.at = HEADER
+        self.parts: list[bytes] = []
+        """Nodes, the last of the file first; the table of one with children is added by `file`."""
+        self.tables: list[tuple[int, bytes, list[tuple[int, int]], bytes]] = []
+        """Nodes with children: index in `parts`, prefix with its NUL, byte and word of each child, values."""
+        self.size = 0
+        """Bytes from the beginning of the last written node to the end of the file."""
         self.root = 0
 
     def node(self, prefix: bytes, children: list[tuple[int, int]], values: bytes) -> int:
-        """Write a node, and return the word that points at it. children: byte and word of each, sorted by byte."""
-        word = self.at
+        """Write a node, and return the word that points at it, with the distance from the end of the file.
+
+        children: byte and word of each, sorted by descending byte.
+        """
+        flags = 0
         if prefix:
-            word |= _PREFIX
-            self.parts.append(prefix + b"\0")
-            self.at += len(prefix) + 1
+            flags |= _PREFIX
+            prefix += b"\0"
+        self.size += len(prefix) + len(values)
         if children:
-            word |= _CHILDREN
-            first, last = children[0][0], children[-1][0]
-            table = bytearray(2 + 4 * (last - first + 1))
-            table[0], table[1] = first, last
-            for byte, child in children:
-                slot = 4 * (byte - first)
-                table[slot + 2 : slot + 6] = child.to_bytes(4, "big")
-            self.parts.append(table)
-            self.at += len(table)
+            flags |= _CHILDREN
+            self.size += 2 + 4 * (children[0][0] - children[-1][0] + 1)
+            self.tables.append((len(self.parts), prefix, children, values))
         if values:
-            word |= _VALUES
-            self.parts.append(values)
-            self.at += len(values)
-        return word
+            flags |= _VALUES
+        self.parts.append(prefix + values)
+        return self.size | flags
 
     def trie(self, keys: list[bytes], blobs: list[bytes]) -> None:
-        """Write all nodes for distinct, sorted keys. blobs: the encoded values of each key.
+        """Write all nodes for distinct keys, sorted in descending order. blobs: the encoded values of each key.
 
         `path` has the nodes from the root to the last key: depth (length of the key up to the end of the node's
         prefix), written children, values. The length of the common beginning of two keys follows from the first bit
@@ -111,21 +113,32 @@ class _Writer:
                 if children:
                     siblings.append((before[edge], self.node(before[edge + 1 : depth], children, values)))
                     continue
+                flags = _VALUES
                 if edge + 1 < depth:
                     values = before[edge + 1 : depth] + b"\0" + values
-                    siblings.append((before[edge], self.at | _PREFIX | _VALUES))
-                else:
-                    siblings.append((before[edge], self.at | _VALUES))
+                    flags |= _PREFIX
                 write(values)
-                self.at += len(values)
-            if key:
+                self.size += len(values)
+                siblings.append((before[edge], self.size | flags))
+            if path[-1][0] < length:
                 path.append((length, [], blob))
-            elif blob:
-                path[0] = (0, path[0][1], blob)
+            elif blob:  # the key begins the ones before it
+                path[-1] = (length, path[-1][1], blob)
             before = key
         _, children, values = path[0]
         self.root = self.node(b"", children, values)
 
     def file(self) -> bytes:
         """Return header and nodes."""
-        return b"".join([*(word.to_bytes(4, "big") for word in (MAGIC, VERSION, self.root)), *self.parts])
+        total = HEADER + self.size
+        for index, prefix, children, values in self.tables:
+            first, last = children[-1][0], children[0][0]
+            table = bytearray(2 + 4 * (last - first + 1))
+            table[0], table[1] = first, last
+            for byte, word in children:
+                slot = 4 * (byte - first)
+                place = (word & _FLAGS) + total - (word & ~_FLAGS)
+                table[slot + 2 : slot + 6] = place.to_bytes(4, "big")
+            self.parts[index] = prefix + table + values
+        root = (self.root & _FLAGS) + total - (self.root & ~_FLAGS)
+        return b"".join([*(word.to_bytes(4, "big") for word in (MAGIC, VERSION, root)), *reversed(self.parts)])

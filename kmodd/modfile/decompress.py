@@ -26,6 +26,8 @@ _MAGIC: tuple[tuple[bytes, Compression], ...] = (
     (b"\xfd7zXZ\x00", "xz"),
     (_GZIP, "gzip"),
 )
+_ZSTD_HEAD = 18
+"""Most bytes of the header of a zstd frame (RFC 8878, 3.1.1.1)."""
 _PIECE = 1 << 18
 """Bytes read and unpacked at a time; the most that is unpacked beyond the limit."""
 
@@ -43,7 +45,7 @@ def unpack(file: IO[bytes], name: Compression, limit: int = UNPACKED_LIMIT) -> b
 
     name: its format, as `compression` returns it. limit: bytes that the image may have.
     Raises OSError: EINVAL for damaged data, EFBIG for an image beyond the limit, ENOMEM, ENOSYS without a library for
-    the format, and what reading the file raises. A zstd file that is cut off gives what there is, as in kmod.
+    the format, and what reading the file raises.
     """
     try:
         return b"".join(chunks(file, name, limit))
@@ -117,9 +119,16 @@ def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
     except ImportError:
         raise OSError(errno.ENOSYS, "compressed with zstd; install python3-zstandard to unpack it") from None
     try:
+        head = file.read(_ZSTD_HEAD)
+        expected = zstandard.get_frame_parameters(head).content_size % zstandard.CONTENTSIZE_UNKNOWN
+        file.seek(0)
         stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)
+        size = 0
         while chunk := stream.read(_PIECE):
+            size += len(chunk)
             yield chunk
+        if size < expected:  # the reader ends silently where the file is cut off
+            raise _damaged("zstd", "cut off")
     except zstandard.ZstdError as error:
         raise _damaged("zstd", error) from None
 

@@ -73,7 +73,7 @@ def member(path: str, directory: str) -> Member:
 def arranged(members: Sequence[Member], order: bytes | None, file: str) -> tuple[list[Member], tuple[Complaint, ...]]:
     """Return the modules in depmod's order, and complaints about modules.order.
 
-    Listed modules come first, each at the position of its last line; the rest follow in the order of kmod's hash table.
+    Listed modules come first, in the order of their first lines; the rest follow in the order of kmod's hash table.
     order: content of modules.order, None without such a file. An unterminated or overlong line voids the whole file.
     file: its path, for complaints.
     """
@@ -86,7 +86,8 @@ def arranged(members: Sequence[Member], order: bytes | None, file: str) -> tuple
         if bad:
             complaints = (Complaint("ERROR", f"{file}:{bad} corrupted line misses '\\n'"),)
         else:
-            places = {decode(line): number for number, line in enumerate(lines) if line}
+            for number, line in enumerate(filter(None, lines)):
+                places.setdefault(decode(line), number)
     listed = [each for each in members if each.listed_as in places]
     listed.sort(key=lambda each: places[each.listed_as])
     others = [each for each in members if each.listed_as not in places]

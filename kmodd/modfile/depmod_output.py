@@ -1,7 +1,6 @@
 """Build the content of every index file that depmod writes, in its order, with complaints.
 
-People and kmodd read the text files, kmod reads the `.bin` files. All are byte-identical to those of kmod 30;
-modules.weakdep, which kmod 30 lacks, is identical to that of kmod 34.
+People and kmodd read the text files, kmod reads the `.bin` files. All are byte-identical to those of kmod 34.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ _STT_REGISTER = 13
 _STB_WEAK = 2
 _SHN_ABS = 0xFFF1
 _CRC = b"__crc_"
+_VERSION_SIZE = 64
+"""Bytes of an entry of __versions, on 32-bit and 64-bit machines."""
 _NO_CRC = 0xFFFFFFFFFFFFFFFF
 """kmod's value for a CRC whose offset is outside its section."""
 
@@ -172,22 +174,17 @@ class Image:
         return [text for text in section.split(b"\0") if text] if len(section) > 1 else []
 
     def versions(self) -> list[tuple[bytes, int]]:
-        """Return the entries of __versions: name, without a leading dot, and CRC. Raises ElfError.
-
-        A name that fills its field extends to the next NUL, as in libkmod.
-        """
+        """Return the entries of __versions: name, without a leading dot, and CRC. Raises ElfError."""
         section = self.section(b"__versions")
         if not section:
             return []
-        if len(section) % 64:
+        if len(section) % _VERSION_SIZE:
             raise ElfError(errno.EINVAL, "__versions is not a table of 64-byte entries")
         entries: list[tuple[bytes, int]] = []
         for crc, field in self._form.version.iter_unpack(section):
             name, nul, _ = field.partition(b"\0")
             if not nul:
-                start = self._sections[b"__versions"][0] + 64 * len(entries) + 64 - len(field)
-                end = self._data.find(b"\0", start)
-                name = self._data[start : end if end >= 0 else len(self._data)]
+                raise ElfError(errno.EINVAL, "a name in __versions does not end in a NUL byte")
             entries.append((name[1:] if name[:1] == b"." else name, crc))
         return entries
 
@@ -227,11 +224,11 @@ class Image:
         return Versions(tuple(exports), tuple(crcs.get(name, 0) for name in names), tuple(weak))
 
     def _usable_versions(self) -> list[tuple[bytes, int]]:
-        """Return `versions`, or nothing for a table of a wrong size (kmod_elf_get_dependency_symbols)."""
-        try:
-            return self.versions()
-        except ElfError:
-            return []
+        """Return `versions`, or nothing for a table of a wrong size (kmod_elf_get_dependency_symbols).
+
+        Raises ElfError.
+        """
+        return [] if len(self.section(b"__versions") or b"") % _VERSION_SIZE else self.versions()
 
     def _symbols(self) -> tuple[bytes, bytes]:
         """Return .symtab and .strtab. Raises ElfError."""

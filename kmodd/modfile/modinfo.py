@@ -61,7 +61,7 @@ def info(data: bytes, with_build_id: bool = False) -> Info:
     """
     section = Image(data).section(b".modinfo")
     if section is None:
-        raise ElfError(errno.ENOENT, "no .modinfo")
+        raise ElfError(errno.ENODATA, "no .modinfo")
     strings = section.lstrip(b"\0")
     texts = [text for text in strings.split(b"\0") if text] if len(strings) > 1 else []
     return Info(tuple(map(field, texts)), parse(data), _build_id(data) if with_build_id else b"")

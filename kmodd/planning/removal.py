@@ -1,6 +1,6 @@
 """Plan and execute removals: `Request` and `Snapshot` in, `RemovalPlan` out; `RemovalJob` is a plan in execution.
 
-The rules are those of kmod 30's `modprobe -r` (kmod tools/modprobe.c), including corner cases:
+The rules are those of kmod 34's `modprobe -r` (kmod tools/modprobe.c), including corner cases:
 
 - A module that is not loaded needs no removal, unless it has a remove command.
 - The order is: modules of the post-softdeps, last one first; on request, modules that use the module; the module, if
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 200
 """Limit of nested softdeps. Deeper ones are a mistake, and kmod would crash."""
 
-_NO_SOFTDEP = (
-    "../libkmod/libkmod-module.c:1567 lookup_softdep() failed to lookup soft dependency '{}', continuing anyway."
-)
+_NO_SOFTDEP = "failed to lookup dependency '{}', continuing anyway."
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,17 +176,34 @@ def compressed(place: Place) -> None:
 
 
 def packed_by_zstd(place: Place) -> None:
-    """zstd with and without the size of what is in it, and in two frames."""
+    """zstd as kernels make it."""
     import zstandard
 
     course(place)
     plain = (place.compiled / "mod1.ko").read_bytes()
     (place.directory / "kernel" / "mod1.ko").unlink()
+    place.write("kernel/mod1.ko.zst", zstandard.ZstdCompressor().compress(plain))
+
+
+def odd_zstd(place: Place) -> None:
+    """zstd without the size of what is in it, and in two frames."""
+    import zstandard
+
+    packed_by_zstd(place)
+    plain = (place.compiled / "mod1.ko").read_bytes()
     pack = zstandard.ZstdCompressor().compress
-    place.write("kernel/mod1.ko.zst", pack(plain))
     place.write("kernel/sizeless.ko.zst", zstandard.ZstdCompressor(write_content_size=False).compress(plain))
     place.write("kernel/frames.ko.zst", pack(plain[:5000]) + pack(plain[5000:]))
-    place.write("kernel/cut.ko.zst", pack(plain)[:500])
+
+
+def cut_zstd(place: Place) -> None:
+    """zstd that is cut off."""
+    import zstandard
+
+    packed_by_zstd(place)
+    place.write(
+        "kernel/cut.ko.zst", zstandard.ZstdCompressor().compress((place.compiled / "mod1.ko").read_bytes())[:500]
+    )
 
 
 def damaged_packs(place: Place) -> None:
@@ -304,8 +321,8 @@ CASES = (
         Case(build.__name__, build)
         for build in (
             *(course, aliases, unlisted, no_build_files, odd_order, twice_in_order, empty_order, odd_builtins),
-            *(duplicates, names, links, dead_links, cycle, compressed, packed_by_zstd, damaged_packs, broken),
-            *(stripped, versions),
+            *(duplicates, names, links, dead_links, cycle, compressed, packed_by_zstd, odd_zstd, cut_zstd),
+            *(damaged_packs, broken, stripped, versions),
         )
     ),
     *(_case(name, _configured(text), "-C {root}/c VERSION") for name, text in CONFIGS.items()),

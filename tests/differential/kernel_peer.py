@@ -1,4 +1,4 @@
-"""The real kmod of Debian 12 on a `FakeMachine`: its module calls go to that, over a socket.
+"""A real kmod on a `FakeMachine`: its module calls go to that, over a socket.
 
 `kmod_peer.py` leads its paths below a root; this adds the three calls that load and remove.
 """
@@ -85,7 +85,7 @@ long syscall(long number, ...)
 
 
 class KernelPeer:
-    """kmod 30 with a kernel. A test that needs it fails where it is absent."""
+    """A kmod with a kernel. A test that needs it fails where it is absent."""
 
     def __init__(self, peer: KmodPeer, folder: Path) -> None:
         """Compiles its library in `folder`."""

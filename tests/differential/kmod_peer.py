@@ -1,4 +1,4 @@
-"""The real modprobe of Debian 12 on another root, beside `kmodd modprobe --root DIR`.
+"""The real modprobe of Debian 12 or 13 on another root, beside `kmodd modprobe --root DIR`.
 
 A little library is put before libc (LD_PRELOAD) that leads paths below /etc/modprobe.d, /lib/modules, /proc/cmdline and
 the like to the same path below a root, and answers uname with another release. Neither root nor namespaces are needed.
@@ -6,6 +6,7 @@ the like to the same path below a root, and answers uname with another release. 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -93,10 +94,28 @@ int uname(struct utsname *names)
 """
 
 _POINTER = re.compile(rb"ctx=0x[0-9a-f]+")
+_PLACES = (
+    re.compile(rb"^(libkmod: ERROR) \.\./libkmod/[a-z-]+\.c:\d+ (\w+: )", re.MULTILINE),
+    re.compile(rb"^(\w+: \w+: )\.\./libkmod/[a-z-]+\.c:\d+ \w+\(\) ", re.MULTILINE),
+)
+"""The place in the source, in messages of kmod 30's library; kmod 34 leaves it out."""
+
+
+def without_places(messages: bytes) -> bytes:
+    """Messages of kmod 30 as kmod 34 prints them: the row "place in the source" of docs/COMPAT.md."""
+    return _PLACES[1].sub(rb"\1", _PLACES[0].sub(rb"\1: \2", messages))
 
 
 _NEEDED_BY_34 = ("libc6", "libzstd1", "liblzma5", "zlib1g", "libssl3t64")
 """Packages with the libraries of Debian 13's kmod, beside its own."""
+
+_DECOMPRESSOR = re.compile(rb"^\w+: ERROR: (?:\w+: )?(?:xz|zstd): .*\n", re.MULTILINE)
+"""The reason of the decompressor, in messages of kmod 34."""
+
+
+def without_decompressor(messages: bytes) -> bytes:
+    """Messages of kmod 34 without the row "the reason of a decompressor" of docs/COMPAT.md."""
+    return _DECOMPRESSOR.sub(b"", messages)
 
 
 class KmodPeer:
@@ -126,25 +145,31 @@ class KmodPeer:
         # Where the machine's own is run, its words are the program's path alone and the name goes in by argv[0].
         run = [name, *argv] if len(words) == 1 else [*words, *argv]
         done = subprocess.run(run, executable=words[0], env=env, capture_output=True)
-        return Said(done.stdout, _POINTER.sub(b"ctx=0x0", done.stderr), done.returncode)
+        return Said(
+            done.stdout, _POINTER.sub(b"ctx=0x0", without_decompressor(without_places(done.stderr))), done.returncode
+        )
 
 
 def kmod_30(folder: Path) -> KmodPeer:
-    """The machine's own, which must be Debian 12's."""
+    """Debian 12's, which must be the machine's own."""
     program = shutil.which("modprobe", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     assert program, "no modprobe to compare with: install kmod"
     version = subprocess.run([program, "-V"], capture_output=True, text=True).stdout.partition("\n")[0]
-    assert version == "kmod version 30", f"{program} is {version}; the contract is Debian 12's kmod version 30"
+    assert version == "kmod version 30", f"{program} is {version}; Debian 12's is compared with"
     path: str = program
     return KmodPeer(lambda _: [path], folder)
 
 
 def kmod_34(folder: Path) -> KmodPeer:
     """Debian 13's, run with the loader and the libraries of its own suite. Raises trees.Unavailable."""
-    system = folder / "trixie"
-    shutil.copytree(trees.kmod_package("trixie"), system, symlinks=True)
-    for name in _NEEDED_BY_34:
-        trees.unpack(trees.newest(name, "trixie", ""), system)
+    packages = [trees.newest(name, "trixie", "") for name in ("kmod", "libkmod2", *_NEEDED_BY_34)]
+    recipe = repr([(package.name, package.version) for package in packages]).encode()
+
+    def fill(root: Path) -> None:
+        for package in packages:
+            trees.unpack(package, root)
+
+    system = trees.cached(f"kmod-with-libraries-{hashlib.sha256(recipe).hexdigest()[:12]}", fill)
     (loader,) = system.glob("usr/lib/*/ld-linux*.so.*")
     program = system / "usr" / "bin" / "kmod"
     return KmodPeer(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from kmodd.index.bin_reader import BinIndex
 from tests import suites, trees
 from tests.rootfs import Said
 from tests.tool import difference
@@ -118,6 +119,8 @@ def _files(folder: Path) -> dict[str, str]:
         for path in (Path(where, name) for name in (*folders, *names)):
             if path.is_symlink():
                 what = f"link to {path.readlink()}"
+            elif path.name.startswith("modules.") and path.suffix == ".bin":
+                what = repr(list(BinIndex(path.read_bytes(), path.name).entries()))  # in the layout of 30, or of 34
             elif path.is_file():
                 what = hashlib.sha256(path.read_bytes()).hexdigest()
             else:

@@ -1,4 +1,4 @@
-"""`depmod`: output and exit status of Debian 12's kmod 30, with -m and -o of kmod 34; docs/COMPAT.md lists differences.
+"""`depmod`: output and exit status of kmod 34.2; docs/COMPAT.md lists differences.
 
 Either all index files are replaced or none. Module files that have not changed since the last run are not read again.
 """
@@ -135,7 +135,7 @@ def _named_modules(options: DepmodOptions) -> list[Seen]:
         if rival is not None:
             what = f"kmod_module '{member.name}' already exists with different path"
             where = f"new-path='{path}' old-path='{rival.member.path}'"
-            say("ERROR", f"../libkmod/libkmod-module.c:428 kmod_module_new_from_path() {what}: {where}")
+            say("ERROR", f"{what}: {where}")
             raise fatal(f"could not create module {path}: File exists")
         found[member.name] = Seen(member, stamp_of(status))
     return list(found.values())
@@ -270,10 +270,9 @@ def _print(texts: Iterable[str | bytes]) -> None:
 
 
 def _show(index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes]) -> None:
-    """Print all text files one after another (-n); modules.weakdep, unknown to kmod 30, only if it is not empty."""
+    """Print all text files one after another (-n)."""
     files, complaints = depmod_output.texts(index, dep_lines, symbols)
-    has_weakdeps = any(facts.weakdeps for facts in index.facts)
-    _print(data for name, data in files if name != "modules.weakdep" or has_weakdeps)
+    _print(data for _, data in files)
     complain(complaints)
 
 

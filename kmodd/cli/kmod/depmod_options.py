@@ -36,12 +36,14 @@ Options:
 \t-h, --help           show this help
 
 The following options are useful for people managing distributions:
-\t-b, --basedir=DIR    Use an image of a module tree.
+\t-b, --basedir=DIR    Root path (default: /).
+\t-m, --moduledir=DIR  Module directory (default: /lib/modules).
+\t-o, --outdir=DIR     Output root path (default: same as <basedir>).
 \t-F, --filesyms=FILE  Use the file instead of the
 \t                     current kernel symbols.
 \t-E, --symvers=FILE   Use Module.symvers file to check
 \t                     symbol versions."""
-"""Output of `depmod -h` of kmod 30."""
+"""Output of `depmod -h` of kmod 34.2."""
 
 _SHORT = "aAb:m:o:C:E:F:euqrvnP:wVh"
 _LONG = {
@@ -135,7 +137,7 @@ def reason(error: OSError) -> str:
 def read_options(words: list[str]) -> DepmodOptions:
     """Parse the command line. Raises Stop for -V, -h, and after a message for invalid options."""
     options = DepmodOptions()
-    parser = Options(words, _SHORT, _LONG)
+    parser = Options(words, _SHORT, _LONG, ("unresolved-error", "quiet", "map", "root", "no-cache"))
     try:
         for code, value in parser:
             _take(code, value, options)

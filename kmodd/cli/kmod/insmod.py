@@ -1,4 +1,4 @@
-"""`insmod`: load a module file without its dependencies, with output and exit status of Debian 12's kmod 30.
+"""`insmod`: load a module file without its dependencies, with output and exit status of kmod 34.
 
 Messages of the kernel log about a failure follow kmod's own message if the log can be read.
 """
@@ -16,20 +16,23 @@ from kmodd.names import module_of_path
 
 HELP = """\
 Usage:
-\tinsmod [options] filename [args]
+\tinsmod [options] filename [module options]
 Options:
+\t-f, --force       DANGEROUS: forces a module load, may cause
+\t                  data corruption and crash your machine
+\t-s, --syslog      print to syslog, not stderr
+\t-v, --verbose     enables more messages
 \t-V, --version     show version
 \t-h, --help        show this help"""
 LONG = {
+    "force": "f",
+    "syslog": "s",
+    "verbose": "v",
     "version": "V",
     "help": "h",
-    # kmod 34
-    "force": "f",
+    # not in kmod 34
     "force-modversion": "force-modversion",
     "force-vermagic": "force-vermagic",
-    "syslog": "syslog",
-    "verbose": "v",
-    # kmodd extensions
     "root": "root:",
 }
 _WORDS = {
@@ -55,7 +58,7 @@ def main(argv: list[str], machine: Machine | None = None) -> int:
 def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
     flags: set[str] = set()
     root = ""
-    options = Options(argv, "psfvVh", LONG)
+    options = Options(argv, "psfvVh", LONG, ("force-modversion", "force-vermagic", "root"))
     try:
         for code, value in options:
             match code:
@@ -72,7 +75,7 @@ def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
     except OptionError as error:
         messages.say(f"insmod: {error}")
         return 1
-    messages.syslog = "syslog" in flags
+    messages.syslog = "s" in flags
     match options.operands:
         case []:
             messages.log(ERR, "missing filename.")

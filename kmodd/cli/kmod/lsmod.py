@@ -1,6 +1,6 @@
 """`lsmod`: list loaded modules from a single read of /proc/modules, which is consistent while modules come and go.
 
-The table is that of Debian 12's kmod 30, the options are those of kmod 34, and `--json` is an extension.
+Output and exit status are those of kmod 34; `--json` is an extension.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
 
     argv: the command line without the program's name.
     """
-    options = Options(argv, "svVh", _LONG)
+    options = Options(argv, "svVh", _LONG, ("json", "root"))
     as_json, root = False, ""
     try:
         for code, value in options:
@@ -49,14 +49,13 @@ def main(argv: list[str]) -> int:
         print(f"lsmod: {error}", file=sys.stderr)
         return 1
     if options.operands:
-        print("Usage: lsmod", file=sys.stderr)
+        print("lsmod: ERROR: too many arguments provided.", file=sys.stderr)
         return 1
     try:
         loaded = read_loaded(root)
     except OSError as error:
-        place = "libkmod: ERROR ../libkmod/libkmod-module.c:1725 kmod_module_new_from_loaded:"
-        print(f"{place} could not open /proc/modules: {error.strerror}", file=sys.stderr)
-        print(f"Error: could not get list of modules: {error.strerror}", file=sys.stderr)
+        print(f"lsmod: ERROR: could not open /proc/modules: {error.strerror}", file=sys.stderr)
+        print(f"lsmod: ERROR: could not get list of modules: {error.strerror}", file=sys.stderr)
         return 1
     sys.stdout.write(_json(loaded, root) if as_json else table(loaded, root))
     return 0

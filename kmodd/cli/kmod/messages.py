@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 _WORDS = {CRIT: "FATAL", ERR: "ERROR", WARNING: "WARNING", NOTICE: "NOTICE", INFO: "INFO", DEBUG: "DEBUG"}
 
-VERSION = "kmod version 30"
-FEATURES = "+ZSTD +XZ +ZLIB +LIBCRYPTO -EXPERIMENTAL"
-"""kmodd supports ZLIB; Debian 12 builds kmod without it."""
+VERSION = "kmod version 34.2"
+FEATURES = "+ZSTD +XZ +ZLIB +OPENSSL"
+"""kmodd supports ZLIB; Debian builds kmod without it."""
 
 
 def own_reasons(reply: Reply) -> list[str]:

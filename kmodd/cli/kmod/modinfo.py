@@ -1,4 +1,4 @@
-"""`modinfo`: output and exit status of Debian 12's kmod 30, and `--json`; docs/COMPAT.md lists differences."""
+"""`modinfo`: output and exit status of kmod 34.2, and `--json`; docs/COMPAT.md lists differences."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
 def _read_options(argv: list[str]) -> _ModinfoOptions | int:
     """Parse the command line; return the options, or the exit status after -V, -h or an error."""
     options = _ModinfoOptions()
-    parser = Options(argv, _SHORT, _LONG)
+    parser = Options(argv, _SHORT, _LONG, ("root", "json"))
     try:
         for code, value in parser:
             match code:
@@ -301,8 +301,7 @@ def _all_fields(info: Info, end: bytes) -> bytes:
         if end == b"\0":
             out += key + b"=" + value + end
         else:
-            # kmod 30 pads keys longer than 15 bytes: it passes a negative width to printf(3)
-            out += key + b":" + b" " * abs(15 - len(key)) + value + end
+            out += b"%-16s%s%s" % (key + b":", value, end)
     for parameter in _parameters(info):
         words = _words(parameter.description, parameter.type, b"")
         out += b"%-16s%s:%s%s" % (b"parm:", parameter.name, words, end)

@@ -1,4 +1,4 @@
-"""`modprobe`: output and exit status of Debian 12's kmod 30; docs/COMPAT.md lists differences and their reasons.
+"""`modprobe`: output and exit status of kmod 34.2; docs/COMPAT.md lists differences and their reasons.
 
 The plan is made by `kmodd.planning.resolve`, as in the daemon. It is printed as by kmod, sent to the daemon
 (`modprobe_remote`), or carried out in this process (`modprobe_execute`).
@@ -7,6 +7,7 @@ The plan is made by `kmodd.planning.resolve`, as in the daemon. It is printed as
 from __future__ import annotations
 
 import os
+import stat
 
 from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, Stop
 from kmodd.cli.kmod.modprobe_options import ModprobeOptions, read_options, words_of_environment
@@ -240,13 +241,22 @@ def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, m
     params = () if "a" in options.flags else tuple(options.operands[1:])
     plan = resolve(Request(wanted, "operator", params=params), snapshot, tree.loaded(), probe_options, tree.present)
     _complain(plan.complaints, messages)
-    if is_path and not tree.present(wanted):
-        messages.log(_level(options), f"Failed to get module from path {text}: No such file or directory")
+    if is_path and (why := _unusable(tree.real(wanted))):
+        messages.log(_level(options), f"Failed to get module from path {text}: {why}")
         return None
     if not plan.goals:
         _not_found(text, tree, options, messages)
         return None
     return plan
+
+
+def _unusable(path: str) -> str:
+    """Return why a path is not that of a module file, or an empty text."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return "" if stat.S_ISREG(mode) else "Not a regular file"
 
 
 def _show_goals(plan: Plan, options: ModprobeOptions, messages: Messages) -> int:

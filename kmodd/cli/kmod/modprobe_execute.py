@@ -1,4 +1,4 @@
-"""modprobe in this process: print, carry out and log each step of a plan, with the messages of kmod 30.
+"""modprobe in this process: print, carry out and log each step of a plan, with the messages of kmod 34.
 
 Plans are made by `kmodd.planning.resolve` and `kmodd.planning.removal`. Steps carried out by the daemon are reported
 with the same functions (`modprobe_remote`).
@@ -27,11 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_LIBRARY = "../libkmod/libkmod-module.c"
-_NO_FILE = _LIBRARY + ":895 kmod_module_insert_module() could not find module by name='{}'"
-_COMMAND_FAILED = _LIBRARY + ":1047 command_do() Error running install command '{}' for module {}: retcode {}"
-_NOT_REMOVED = _LIBRARY + ":856 kmod_module_remove_module() could not remove '{}': {}"
-"""Debian's kmod prefixes messages of its library with their place in the source."""
+_NO_FILE = "could not find module by name='{}'"
+_COMMAND_FAILED = "Error running install command '{}' for module {}: retcode {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +232,5 @@ def log_removal(module: str, result: str, code: int, is_command: bool, how: How,
             messages.log(ERR, f"could not remove '{module}': The kernel has not finished the removal")
         case "not_removed" if is_command:
             messages.log(how.level, f"Error running remove command for {module}")
-        case "not_removed" if how.insert_options.wait_msec:
-            messages.log(ERR, f"could not remove '{module}': {os.strerror(code)}")
         case "not_removed":
-            messages.log(ERR, _NOT_REMOVED.format(module, os.strerror(code)))
+            messages.log(ERR, f"could not remove '{module}': {os.strerror(code)}")

@@ -21,7 +21,7 @@ Management Options:
 \t-r, --remove                Remove modules instead of inserting
 \t    --remove-dependencies   Deprecated: use --remove-holders
 \t    --remove-holders        Also remove module holders (use together with -r)
-\t-w, --wait <MSEC>           When removing a module, wait up to MSEC for
+\t-w, --wait=<MSEC>           When removing a module, wait up to MSEC for
 \t                            module's refcount to become 0 so it can be
 \t                            removed (use together with -r)
 \t    --first-time            Fail if module already inserted or removed
@@ -54,7 +54,7 @@ General Options:
 \t-v, --verbose               enables more messages
 \t-V, --version               show version
 \t-h, --help                  show this help"""
-"""Output of `modprobe -h` of kmod 30."""
+"""Output of `modprobe -h` of kmod 34.2."""
 
 _SHORT = "arw:RibfDcnC:d:S:sqvVh"
 LONG = {
@@ -93,6 +93,8 @@ LONG = {
     "no-daemon": "no-daemon",
 }
 
+_OWN = ("show-alias", "root", "json", "no-daemon")
+
 
 @dataclass(slots=True)
 class ModprobeOptions:
@@ -113,7 +115,7 @@ class ModprobeOptions:
 
     @property
     def is_shown(self) -> bool:
-        """Whether actions are printed (kmod 30: -n alone prints nothing)."""
+        """Whether actions are printed (-n alone prints nothing)."""
         return "D" in self.flags or self.verbose > WARNING
 
     @property
@@ -125,7 +127,7 @@ class ModprobeOptions:
 def read_options(words: list[str], messages: Messages) -> ModprobeOptions:
     """Parse the command line. Raises Stop for -V, -h, and after a message for invalid options."""
     options = ModprobeOptions()
-    parser = Options(words, _SHORT, LONG)
+    parser = Options(words, _SHORT, LONG, _OWN)
     try:
         for code, value in parser:
             match code:

@@ -14,7 +14,7 @@ from kmodd.modfile.elf import ElfError, Image
 def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:
     """Print the symbols of a module and return 0, or 1 after an error message.
 
-    text: path of a module file, or as with kmod 34 a module name. wanted: imported symbols, else exported ones.
+    text: path of a module file, or the name of a module. wanted: imported symbols, else exported ones.
     """
     path = text
     if not tree.present(text):
@@ -26,7 +26,7 @@ def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:
     try:
         image = Image(read_module(tree.real(path)))
         rows = image.versions() if wanted else _exports(image)
-        code = 0 if rows else errno.ENODATA
+        code = 0 if rows or (wanted and image.section(b"__versions") is not None) else errno.ENODATA
     except OSError as error:
         rows, code = [], error.errno or errno.EIO
     except ElfError as error:

@@ -1,4 +1,4 @@
-"""`rmmod`: unload modules by name or file, with output and exit status of Debian 12's kmod 30."""
+"""`rmmod`: unload modules by name or file, with output and exit status of kmod 34."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from kmodd.names import ModuleName, module_name, module_of_path
 
 HELP = """\
 Usage:
-\trmmod [options] modulename ...
+\trmmod [options] [list of modulenames]
 Options:
-\t-f, --force       forces a module unload and may crash your
-\t                  machine. This requires Forced Module Removal
-\t                  option in your kernel. DANGEROUS
+\t-f, --force       DANGEROUS: forces a module unload and may
+\t                  crash your machine
 \t-s, --syslog      print to syslog, not stderr
 \t-v, --verbose     enables more messages
 \t-V, --version     show version
 \t-h, --help        show this help"""
-LONG = {"force": "f", "syslog": "s", "verbose": "v", "version": "V", "wait": "w", "help": "h", "root": "root:"}
-_NOT_REMOVED = "../libkmod/libkmod-module.c:856 kmod_module_remove_module() could not remove '{}': {}"
+LONG = {"force": "f", "syslog": "s", "verbose": "v", "version": "V", "help": "h", "root": "root:"}
+_NOT_REMOVED = "could not remove '{}': {}"
 
 
 def main(argv: list[str], machine: Machine | None = None) -> int:
@@ -40,7 +39,7 @@ def main(argv: list[str], machine: Machine | None = None) -> int:
 
 def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
     force, root = False, ""
-    options = Options(argv, "fsvVwh", LONG)
+    options = Options(argv, "fsvVh", LONG, ("root",))
     try:
         for code, value in options:
             match code:
@@ -56,9 +55,6 @@ def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
                 case "h":
                     messages.show(HELP)
                     return 0
-                case "w":
-                    messages.log(ERR, "unexpected getopt_long() value 'w'.")
-                    return 1
     except OptionError as error:
         messages.say(f"rmmod: {error}")
         return 1

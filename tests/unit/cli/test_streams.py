@@ -60,7 +60,9 @@ def test_messages_go_to_syslog_if_standard_error_is_closed(root: Path, tmp_path:
             assert (done.returncode, done.stdout) == (1, b"")
             got = [syslog.recv(4096) for _ in range(count)]
             if streams:
-                assert re.fullmatch(rb"<27>.* modprobe: libkmod: ERROR .* 'nonsense'\0?", got[0]), "LOG_DAEMON, LOG_ERR"
+                assert re.fullmatch(rb"<27>.* modprobe: libkmod: ERROR: .* 'nonsense'\0?", got[0]), (
+                    "LOG_DAEMON, LOG_ERR"
+                )
                 assert re.fullmatch(rb"<26>.* modprobe: FATAL: Module nosuch not found in .*", got[1]), "LOG_CRIT"
                 assert done.stderr == b""
             else:

@@ -71,12 +71,21 @@ def test_sparc_registers_are_not_needed_symbols() -> None:
     assert Image(Maker(True, ">", 22).symbols(*symbols).image()).needs() == [b"register", b"real"]
 
 
-@pytest.mark.parametrize(("table", "more"), [(b"x" * 63, b""), (b"x" * 64, b"x" * 56 + b"yz"), (b"", b"")])
-def test_bad_versions_leave_the_needs_of_the_symbols(table: bytes, more: bytes) -> None:
+@pytest.mark.parametrize("table", [b"x" * 63, b""])
+def test_versions_of_a_wrong_size_leave_the_needs_of_the_symbols(table: bytes) -> None:
     """kmod_elf_get_dependency_symbols; beside kmod itself in differential/test_depmod.py."""
     maker = Maker().add(b"__versions", table).add(b".behind", b"yz\0").symbols((b"a", GLOBAL, UNDEFINED, 0))
+    assert Image(maker.image()).needs() == [b"a"]
+
+
+def test_a_name_that_fills_its_field_of_versions_is_an_error() -> None:
+    """kmod 30 reads on into the next section."""
+    maker = Maker().add(b"__versions", b"x" * 64).add(b".behind", b"yz\0").symbols((b"a", GLOBAL, UNDEFINED, 0))
     image = Image(maker.image())
-    assert image.needs() == [b"a"] + ([more] if more else [])
+    with pytest.raises(ElfError):
+        image.versions()
+    with pytest.raises(ElfError):
+        image.needs()
 
 
 def test_a_name_outside_of_the_strings() -> None:
