@@ -21,6 +21,8 @@ export SUITE
 endif
 # Of all tests, not of a selection: a process for each processor.
 PARALLEL = $(if $(filter tests,$(TESTS)),--numprocesses auto --maxprocesses 4)
+# Simulated boots, about 20 a second for each processor.
+SEEDS ?= 1-2000
 LONG_SEEDS ?= 20
 LONG_CHAOS_SEC ?= 1800
 LIB   = $(PREFIX)/lib/kmodd
@@ -30,7 +32,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo shell test test-long run install uninstall deb bench bench-vm lint clean needs
+.PHONY: help demo shell test test-long simulate run install uninstall deb bench bench-vm lint clean needs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +53,9 @@ test-long: needs $(VENV)/ready ## run what does not fit into test: marker long, 
 		KMODD_SEED=$$seed $(PY) -m pytest $(PARALLEL) tests/property
 	done
 	KMODD_CHAOS_SEC=$(LONG_CHAOS_SEC) $(PY) -m pytest tests/vm/test_chaos.py
+
+simulate: needs $(VENV)/ready ## boot simulated machines, SEEDS=FIRST-LAST; results add up in build/simulation.json; SEEDS=N repeats one
+	@$(PY) -m tests.simulation $(SEEDS) $(ARGS)
 
 run: needs $(VENV)/ready ## run the daemon on this host from the checkout; dry run where it cannot or must not load (ARGS=...)
 	@exec $(PY) -m kmodd.cli run --here fixtures/here $(ARGS)

@@ -1,0 +1,277 @@
+"""The daemon on a simulated machine: the real engine and start-up phases in the loop of kmodd/daemon/main.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from kmodd.daemon.startup import Startup
+from kmodd.engine.engine import Engine
+from kmodd.engine.events import (
+    Advance,
+    AskStack,
+    BootFinished,
+    BootListRead,
+    Command,
+    DevicesFound,
+    DropStack,
+    Event,
+    FilesChanged,
+    Finish,
+    Log,
+    MarkPolicy,
+    NotStarted,
+    PolicyMarks,
+    ReadAhead,
+    ReloadRequested,
+    Replay,
+    ReplayDevices,
+    Requested,
+    SealRequested,
+    StackRead,
+    StartBatch,
+    Started,
+    StartProbe,
+    StopBatch,
+    Tick,
+    TurnAway,
+    UeventReceived,
+    UeventsLost,
+    WatchOpened,
+)
+from kmodd.errors import assert_never
+from kmodd.kernel import uevent
+from kmodd.planning.record import Record
+from kmodd.planning.request import Request
+from kmodd.state import quarantine
+from kmodd.state.quarantine import Quarantine
+from tests.simulation.files import SimMachine
+from tests.simulation.loaders import Loaders
+from tests.world import device as device_event
+
+ROUNDS = 400
+"""Rounds of Advance in a row after which the engine counts as running in circles."""
+
+
+class Killed(Exception):
+    """The daemon is killed here."""
+
+
+class Observer(Protocol):
+    """Sees what the engine is given and gives back."""
+
+    def before(self, event: Event) -> None:
+        """The engine is about to handle an event."""
+
+    def after(self, event: Event, commands: list[Command]) -> None:
+        """The engine has handled it, and nothing is carried out yet."""
+
+    def answered(self, request: Request) -> None:
+        """A caller got an answer."""
+
+    def logged(self, record: Record) -> None:
+        """A record was written."""
+
+    def moved(self, before: str, after: str) -> None:
+        """The start-up went from one phase to another."""
+
+    def stuck_in_circle(self) -> None:
+        """Advance has more to do after ROUNDS rounds."""
+
+
+class Run:
+    """What outlives the daemon: files below /run."""
+
+    def __init__(self) -> None:
+        self.marks = PolicyMarks()
+        self.standing = ""
+        self.is_full = False
+        """Writes fail."""
+
+
+class SimDaemon:
+    """One daemon, from its start to its end."""
+
+    def __init__(self, machine: SimMachine, loaders: Loaders, run: Run, observer: Observer) -> None:
+        self._machine = machine
+        self._loaders = loaders
+        self._run = run
+        self._observer = observer
+        self.left: int | None = None
+        """Number of events until the daemon is killed; None: it is not."""
+        self.has_answered_stacks = True
+        """Questions for stacks are answered at once."""
+        self.questions: list[int] = []
+        self.socket: list[str] = []
+        """Uevents that the daemon has not read."""
+        self.has_overflowed = False
+        self.calls: list[Request] = []
+        """Requests of callers that the daemon has not read."""
+        self.orders: list[Event] = []
+        """Reloads and seals that the daemon has not read."""
+        self._seen_version = machine.files.version
+        self._age = -1
+        self._startup = Startup()
+        self._now = 0.0
+        machine.has_watch = False
+        self.engine = Engine(machine, run.marks, self._read_quarantine(), uuid="ours", expects_watch=True)
+
+    def _read_quarantine(self) -> Quarantine:
+        """As QuarantineFile does."""
+        if not self._run.standing:
+            return Quarantine()
+        found = quarantine.of_text(self._run.standing)
+        there = self._machine.kernel.devices
+        for path in {device for devices in found.removed.values() for device in devices}:
+            if path.rpartition("/")[2] not in there:
+                found.leave(path)
+        return found
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Read everything, the boot list and sysfs. Raises Killed."""
+        self._now = now
+        self.handle(Started())
+        self.handle(BootListRead(self._machine.files.boot_list()))
+        self.handle(DevicesFound(self._sysfs()))
+        self._startup.begin(now)
+
+    def round(self, now: float) -> None:
+        """Handle what can be read, then all that is due, until only an event or time can go on. Raises Killed."""
+        self._now = now
+        self._read()
+        for _ in range(ROUNDS):
+            self._round()
+            if not self.engine.can_advance(now):
+                break
+        else:
+            self._observer.stuck_in_circle()
+        deadline = self.engine.deadline(now)
+        for _ in range(4):
+            if deadline is None or deadline > now or self.engine.can_advance(now):
+                return
+            self._round()
+            deadline = self.engine.deadline(now)
+        self._observer.stuck_in_circle()
+
+    def _read(self) -> None:
+        self._receive()
+        for event in self._loaders.messages():
+            self.handle(event)
+        for number in self.questions if self.has_answered_stacks else ():
+            self.handle(StackRead(number, ("[<0>] msleep+0x2d/0x40",)))
+        if self.has_answered_stacks:
+            self.questions.clear()
+        for request in self._pop_calls():
+            self.handle(Requested(request))
+        orders, self.orders = self.orders, []
+        for event in orders:
+            self.handle(event)
+            if isinstance(event, ReloadRequested):
+                self.handle(BootListRead(self._machine.files.boot_list()))
+
+    def _pop_calls(self) -> list[Request]:
+        calls, self.calls = self.calls, []
+        return calls
+
+    def _receive(self) -> None:
+        datagrams, self.socket = self.socket, []
+        lost, self.has_overflowed = self.has_overflowed, False
+        for datagram in datagrams:
+            self.handle(UeventReceived(uevent.parse(datagram.encode())))
+        if lost:
+            self.handle(UeventsLost())
+
+    def _round(self) -> None:
+        engine, now = self.engine, self._now
+        if self._machine.has_watch and self._seen_version != self._machine.files.version:
+            self._seen_version = self._machine.files.version
+            self.handle(FilesChanged())
+        self.handle(Tick())
+        is_answered = not engine.state.queue.boot_left or bool(engine.state.system.no_tree)
+        self._note_phase(lambda: self._startup.finish_boot_list(now, is_answered=is_answered))
+        self.handle(Advance())
+        late = not engine.can_advance(now) or now >= self._startup.until
+        if late and self._startup.can_open(now, devices_answered=engine.devices_answered):
+            self._machine.has_watch = True
+            self._seen_version = self._machine.files.version
+            self.handle(WatchOpened())
+            self._note_phase(self._startup.finish)
+        if engine.devices_answered:
+            self.handle(BootFinished())
+        self._write_quarantine()
+
+    def _note_phase(self, step: Callable[[], object]) -> None:
+        before = self._startup.phase
+        step()
+        self._observer.moved(before, self._startup.phase)
+
+    def _write_quarantine(self) -> None:
+        kept = self.engine.state.quarantine
+        if kept.age != self._age and not self._run.is_full:
+            self._run.standing, self._age = kept.to_text(), kept.age
+
+    def deadline(self) -> float | None:
+        """When the loop wakes up by itself (s)."""
+        times = (self.engine.deadline(self._now), self._startup.deadline())
+        return min((each for each in times if each is not None), default=None)
+
+    # -- the engine --------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        """Have the engine handle an event, and carry out its commands. Raises Killed."""
+        if self.left is not None:
+            if self.left <= 0:
+                raise Killed
+            self.left -= 1
+        self._observer.before(event)
+        commands = self.engine.handle(event, self._now)
+        self._observer.after(event, commands)
+        for command in commands:
+            for caused in self._execute(command):
+                self.handle(caused)
+
+    def _execute(self, command: Command) -> list[Event]:
+        match command:
+            case StartBatch():
+                if self._loaders.why_not:
+                    return [NotStarted(command.batch, self._loaders.why_not)]
+                return self._loaders.start(command)
+            case StopBatch(batch):
+                self._loaders.stop(batch)
+            case AskStack(batch):
+                self.questions.append(batch)
+            case DropStack(batch):
+                self.questions = [each for each in self.questions if each != batch]
+            case Log(record):
+                self._observer.logged(record)
+            case Finish(job):
+                self._observer.answered(job.plan.request)
+            case TurnAway(request):
+                self._observer.answered(request)
+            case ReplayDevices(replay):
+                self.handle(DevicesFound(self._sysfs(replay), replay))
+            case MarkPolicy(marks):
+                if not self._run.is_full:
+                    self._run.marks = marks
+            case ReadAhead() | StartProbe():
+                pass
+            case _:
+                assert_never(command)
+        return []
+
+    def _sysfs(self, replay: Replay | None = None) -> tuple[uevent.Uevent, ...]:
+        """The devices of sysfs; for drift those without a live driver."""
+        kernel, files = self._machine.kernel, self._machine.files
+        found = []
+        for name, alias in kernel.devices.items():
+            drivers = files.matches(alias)
+            is_bound = any(kernel.state(each) == "live" for each in drivers)
+            if replay != "drift" or not is_bound:
+                found.append(device_event(alias, name))
+        return tuple(found)
+
+    def tell(self, order: str) -> None:
+        """An administrator reloads, or sets or removes the seal."""
+        self.orders.append(ReloadRequested() if order == "reload" else SealRequested(order == "seal"))

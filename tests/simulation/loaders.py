@@ -1,0 +1,190 @@
+"""Loader processes of a simulated machine: each is at one step of one batch, and its messages wait to be read."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+
+from kmodd.engine.events import Event, LoaderDied, LoaderNamed, LoaderReplied, StartBatch
+from kmodd.planning.plan import Insmod, Install, RemovalStep, Rmmod, Step
+from kmodd.planning.reply import Reply, Stage
+from tests.simulation.files import Files
+from tests.simulation.kernel import Call, Kernel
+
+FIRST_PID = 4001
+
+
+@dataclass(eq=False)
+class Loader:
+    """A loader with a batch."""
+
+    pid: int
+    batch: int
+    steps: list[Step | RemovalStep]
+    """What is left, the current step first."""
+    call: Call | None = None
+    """The current step's, where it has not returned."""
+    is_begun: bool = False
+    """The current step has begun."""
+    has_done: int = 0
+    """Number of steps that have ended."""
+    is_stopping: bool = False
+    is_orphan: bool = False
+    """The daemon that started it is gone."""
+    outbox: list[Event] = field(default_factory=list)
+    """Messages that the daemon has not read."""
+    is_over: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module of the current step; empty: the batch is over."""
+        return "" if self.is_over else self.steps[0].module
+
+
+class Loaders:
+    """All loaders that have or had a batch."""
+
+    def __init__(self, kernel: Kernel, files: Files) -> None:
+        self.kernel = kernel
+        self.files = files
+        self.all: list[Loader] = []
+        self.why_not = ""
+        """Why none can be started; empty: one can."""
+        self.names_late = False
+        """Loaders tell their process number with their first message."""
+        self._pid = FIRST_PID
+
+    def start(self, command: StartBatch) -> list[Event]:
+        """Give a batch to a new loader. Returns what the daemon knows at once."""
+        loader = Loader(self._pid, command.batch, list(command.steps))
+        self._pid += 1
+        self.all.append(loader)
+        named = LoaderNamed(loader.batch, loader.pid)
+        if self.names_late:
+            loader.outbox.append(named)
+            return []
+        return [named]
+
+    def stop(self, batch: int) -> None:
+        """Have a loader end after the current step."""
+        for loader in self.all:
+            loader.is_stopping = loader.is_stopping or (loader.batch == batch and not loader.is_orphan)
+
+    def busy(self) -> list[Loader]:
+        """The loaders whose batch is not over."""
+        return [loader for loader in self.all if not loader.is_over]
+
+    def at(self, module: str) -> Loader | None:
+        """The first loader whose current step is for `module`."""
+        return next((loader for loader in self.all if loader.module == module), None)
+
+    def messages(self) -> list[Event]:
+        """Take what the loaders have sent to the daemon."""
+        found = []
+        for loader in self.all:
+            found += loader.outbox
+            loader.outbox.clear()
+        self.all = [loader for loader in self.all if not loader.is_over]
+        return found
+
+    def orphan(self) -> None:
+        """The daemon is gone: each loader ends after its current step, and its messages are lost."""
+        for loader in self.all:
+            loader.is_orphan = loader.is_stopping = True
+            loader.outbox.clear()
+            if not loader.is_begun:
+                loader.is_over = True
+        self.all = [loader for loader in self.all if not loader.is_over]
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    def begin(self, loader: Loader, now: float) -> None:
+        """The loader begins its current step, if it has not yet."""
+        if loader.is_over or loader.is_begun:
+            return
+        step = loader.steps[0]
+        if loader.has_done and (loader.is_stopping or step.module in self.kernel.modules):
+            self._reply(loader, errno.ECANCELED, "none")
+            return
+        loader.is_begun = True
+        if isinstance(step, Insmod):
+            if self.files.is_hidden or step.module in self.files.missing:
+                self._reply(loader, errno.ENOENT, "file")
+                return
+            self._called(loader, self.kernel.load(step.module, loader.pid, now))
+        elif isinstance(step, Rmmod):
+            self._called(loader, self.kernel.remove(step.module, loader.pid))
+
+    def _called(self, loader: Loader, result: Call | int) -> None:
+        if isinstance(result, Call):
+            loader.call = result
+        else:
+            self._reply(loader, result, "kernel")
+
+    def finish(self, loader: Loader, now: float) -> bool:
+        """Have the current step end if it can, by what the init does. Returns whether anything has changed."""
+        was_begun = loader.is_begun
+        self.begin(loader, now)
+        if loader.is_over or not loader.is_begun:
+            return True
+        call = loader.call
+        if call is None:
+            self._run_command(loader)
+            return True
+        if (code := self.kernel.settle(call, now)) is not None:
+            self._reply(loader, code, "kernel")
+            return True
+        ends = self.kernel.init(call.module).ends
+        in_init = not (call.waits_for or call.removes or call.is_blocked or self.kernel.next_ask(call))
+        if in_init and ends == "oopses":
+            self.kernel.crash(call)
+            self.die(loader)
+            return True
+        if in_init and ends == "waits":
+            self.kernel.go_live(call)
+        if not self.kernel.can_finish(call):
+            return not was_begun
+        code = self.kernel.finish(call)
+        self._reply(loader, code, "kernel")
+        return True
+
+    def _run_command(self, loader: Loader) -> None:
+        """An install command loads its module, a remove command removes it, if the init function allows that."""
+        step = loader.steps[0]
+        init = self.kernel.init(step.module)
+        if init.errno or init.ends != "returns":
+            self._reply(loader, errno.EINVAL, "command", "exit 1")
+            return
+        if isinstance(step, Install):
+            self.kernel.set_live(step.module)
+            if self.kernel.state(step.module) != "live":
+                self._reply(loader, errno.EINVAL, "command", "exit 1")
+                return
+        elif isinstance(call := self.kernel.remove(step.module, loader.pid), Call):
+            self.kernel.finish(call)
+        self._reply(loader, 0, "command")
+
+    def _reply(self, loader: Loader, code: int, stage: Stage, detail: str = "") -> None:
+        loader.call = None
+        is_last = len(loader.steps) == 1
+        loader.is_begun = False
+        if code or is_last or loader.is_orphan:
+            loader.is_over = True
+        else:
+            loader.steps.pop(0)
+            loader.has_done += 1
+        if not loader.is_orphan:
+            loader.outbox.append(LoaderReplied(loader.batch, Reply(code, stage, 7, detail)))
+
+    def die(self, loader: Loader) -> None:
+        """The loader ends without an answer."""
+        begun = loader.is_begun or loader.has_done > 0
+        loader.is_over, loader.call = True, None
+        if not loader.is_orphan:
+            loader.outbox.append(LoaderDied(loader.batch, begun))
+
+    def kill(self, loader: Loader, *, ends_init: bool) -> None:
+        """The loader is killed."""
+        if loader.call:
+            self.kernel.kill(loader.call, ends_init=ends_init)
+        self.die(loader)

@@ -1,0 +1,81 @@
+"""Brings a simulated machine to rest: every load ends, time passes, and a new daemon finds nothing to do."""
+
+from __future__ import annotations
+
+from kmodd.state.result_cache import SOON
+from tests.simulation.invariants import Violation
+from tests.simulation.simulation import Simulation
+
+MAX_WAKES = 3000
+"""Times that the daemon may wake up by itself until it rests."""
+
+RETRIES_TAKE = 30
+"""Seconds within which all retries of a transient error are over."""
+
+CALM = (
+    "spawner on", "names now", "stacks on", "trace on", "hold off", "run ok", "unhide", "start", "tell unseal", "round",
+)  # fmt: skip
+
+
+def rest(sim: Simulation) -> None:
+    """Have all loads end, first all but those that hang, then these; then restart the daemon. Raises Violation."""
+    sim.play(CALM)
+    if sim.daemon and sim.daemon.engine.state.system.settings.reconcile_every < RETRIES_TAKE:
+        for name, init in sim.kernel.inits.items():
+            if init.errno in SOON:
+                sim.do(f"init {name} refuses ENODEV")  # the search for drift would begin new retries without end
+    settle(sim)
+    for name, init in sim.kernel.inits.items():
+        if init.ends in ("hangs", "waits"):
+            sim.do(f"init {name} ok")
+    settle(sim)
+    if sim.daemon:
+        sim.do(f"wait {sim.daemon.engine.state.system.settings.reconcile_every + 1}")
+    settle(sim)
+    sim.invariants.at_rest()
+    _restart(sim)
+
+
+def settle(sim: Simulation) -> None:
+    """Play until nothing is under way but what hangs. Raises Violation."""
+    stuck_after = sim.daemon.engine.state.system.settings.stuck_after if sim.daemon else 60
+    end, wakes = sim.now + 4000 + 200 * stuck_after, 0
+    while not _step(sim):
+        deadline = sim.daemon.deadline() if sim.daemon else None
+        if deadline is None:
+            raise Violation("sleeps", f"nothing wakes the daemon: {sim.invariants.summary()}")
+        wakes += 1
+        if wakes > MAX_WAKES or sim.now > end:
+            raise Violation("restless", f"{wakes} wakes, {sim.invariants.summary()}")
+        sim.now = max(sim.now + 0.001, deadline)
+
+
+def _step(sim: Simulation) -> bool:
+    """Have all that can end now end. Returns whether the machine is at rest."""
+    sim.do("round")
+    has_moved = True
+    while has_moved:
+        has_moved = False
+        for loader in sim.loaders.busy():
+            has_moved = sim.loaders.finish(loader, sim.now) or has_moved
+        for call in [call for call in sim.kernel.calls if call.pid == 0 or call.is_killed]:
+            has_moved = sim.finish_other(call) or has_moved
+        sim.do("round")
+        has_moved = has_moved or sim.has_unread()
+    if sim.daemon is None:
+        return True
+    engine = sim.daemon.engine
+    waits = engine.state.retries.deadline() or engine.state.supply.is_off(sim.now)
+    return engine.is_idle and not waits and not sim.callers and not engine.can_advance(sim.now)
+
+
+def _restart(sim: Simulation) -> None:
+    """A new daemon loads nothing that a device wants, unless a record has said why it was not loaded before."""
+    before, told = set(sim.kernel.modules), dict(sim.invariants.told)
+    sim.play(("kill-daemon", "start", "round"))
+    settle(sim)
+    sim.invariants.at_rest()
+    wanted = {module for alias in sim.kernel.devices.values() for module in sim.files.matches(alias)}
+    for name in sorted(wanted & set(sim.kernel.modules) - before - set(sim.files.boot)):
+        if told.get(name, "loaded") in ("loaded", "live", "removed"):
+            raise Violation("restart", f"only a new daemon loads {name}; last record before: {told.get(name)}")
