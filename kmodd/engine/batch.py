@@ -33,6 +33,8 @@ class Batch:
     | stuck    | reply to a step that is not the last     | detached | nothing; a late record                   |
     | stalled  | reply to a step that is not the last     | detached | nothing; a late record                   |
     | stuck    | last reply, failed step, loader died     | done     | nothing; a late record                   |
+    | stuck    | step not begun                           | done     | nothing; devices are asked for again     |
+    | stalled  | step not begun                           | done     | nothing                                  |
     | stalled  | last reply, failed step, loader died     | done     | nothing; a late record                   |
     | detached | reply to a step that is not the last     | detached | nothing; a late record                   |
     | detached | last reply, failed step, loader died     | done     | nothing; a late record                   |

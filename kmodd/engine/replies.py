@@ -53,6 +53,8 @@ class Replies:
             self._scheduler.step_ended(job, outcome, batch, is_over=is_over)
         elif outcome:
             self._ended_late(outcome, counted_as_loaded=was == "stalled")
+        elif was == "stuck":
+            state.invalidate("late_result")  # its loader was late, and the module was never tried
 
     def _update_loaded(self, batch: Batch, event: LoaderReplied | LoaderDied) -> None:
         """Follow what the step has done to the list of loaded modules."""

@@ -172,6 +172,37 @@ def test_the_end_of_a_stuck_batch_is_recorded(world: World, end: End, result: st
     assert world.replays == ["all"]
 
 
+def test_a_stuck_batch_whose_step_was_never_begun_is_tried_again(world: World) -> None:
+    """Its loader did not run for StuckAfterSec=, by SIGSTOP or for lack of memory; then it was told to end."""
+    batch = start(world)
+    world.finish("a")
+    world.pass_time(61)
+    world.answer_stack()
+    world.pass_time(0)
+    assert (batch.state, batch.module) == ("stuck", "c")
+    world.told()
+    world.skip("c")
+    assert (batch.state, world.told()) == ("done", [])
+    world.advance()
+    assert world.replays == ["all"]
+
+
+def test_a_stalled_batch_whose_step_was_never_begun_is_done(world: World) -> None:
+    """Another process has loaded the module meanwhile."""
+    batch = start(world)
+    world.finish("a")
+    world.add_live("c")
+    world.pass_time(61)
+    world.answer_stack()
+    world.pass_time(0)
+    assert (batch.state, batch.module) == ("stalled", "c")
+    world.told()
+    world.skip("c")
+    assert (batch.state, world.told()) == ("done", [])
+    world.advance()
+    assert world.replays == []
+
+
 def test_the_end_of_a_stalled_batch_is_recorded_once(world: World) -> None:
     """It was recorded as loaded when it was given up."""
     batch = start(world, "pci:v2")
