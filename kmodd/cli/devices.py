@@ -53,6 +53,10 @@ def main(argv: list[str]) -> int:
     for sysfs, line in lines.items():
         sys.stdout.buffer.write(os.fsencode(f"{line}{quoted(called.get(sysfs, ''))}\n"))
     sys.stdout.flush()
+    for problem in snapshot.catalog.problems:
+        print(f"kmodd devices: {problem}", file=sys.stderr)
+    if snapshot.catalog.is_damaged:
+        return 3
     return 1 if options.unbound and lines else 0
 
 

@@ -30,7 +30,8 @@ USAGE = """usage: kmodd explain [--json] [--root DIR] [--kernel RELEASE] REQUEST
 
 Show what would be loaded for REQUEST, and why; nothing is loaded.
 REQUEST is a modalias, a module, an alias, the path of a module file, a /sys/… path of a device, or a /dev/… node.
-Exit status: 0 a module would be loaded or is loaded already, 1 nothing matches, 2 usage, 3 no module tree.
+Exit status: 0 a module would be loaded or is loaded already, 1 nothing matches, 2 usage, 3 no module tree
+or a damaged index.
 """
 
 
@@ -104,7 +105,7 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
     sys.stdout.flush()
     for problem in snapshot.problems:
         _complain(problem.with_caret())
-    return status
+    return 3 if status and snapshot.catalog.is_damaged else status
 
 
 def _name(question: Question, tree: Tree) -> str:

@@ -36,12 +36,15 @@ def main(argv: list[str]) -> int:
     except NoTree as error:
         print(f"kmodd lint: {error}", file=sys.stderr)
         return 3
-    found = lint(read_setup(tree, tree.quick_snapshot()))
+    snapshot = tree.quick_snapshot()
+    found = lint(read_setup(tree, snapshot))
     findings = [finding for finding in found if options.verbose or not finding.shipped]
     text = "".join(f"{finding}\n" for finding in findings)
     sys.stdout.buffer.write(encode(text))
     sys.stdout.flush()
+    for problem in snapshot.catalog.problems:
+        print(f"kmodd lint: {problem}", file=sys.stderr)
     errors = sum(finding.severity == "error" for finding in findings)
     if findings:
         print(f"kmodd lint: errors: {errors}, warnings: {len(findings) - errors}", file=sys.stderr)
-    return 1 if errors else 0
+    return 3 if snapshot.catalog.is_damaged else 1 if errors else 0

@@ -25,7 +25,7 @@ USAGE = """usage: kmodd lookup [--root DIR] [--kernel RELEASE] [ALIAS…]
 
 Print for each alias, module or modalias a line: the alias, a TAB, and the matching modules, best first.
 Without ALIAS, read aliases from standard input, one per line. Blacklists are ignored.
-Exit status: 0 all aliases matched, 1 one did not, 2 usage, 3 no module tree.
+Exit status: 0 all aliases matched, 1 one did not, 2 usage, 3 no module tree or a damaged index.
 """
 
 
@@ -63,7 +63,9 @@ def main(argv: list[str]) -> int:
         all_matched = False
     for problem in snapshot.problems:
         print(f"kmodd lookup: {problem.with_caret()}", file=sys.stderr)
-    return 0 if all_matched else 1
+    if all_matched:
+        return 0
+    return 3 if snapshot.catalog.is_damaged else 1
 
 
 def _look_up(batches: Iterator[list[bytes]] | list[list[bytes]], snapshot: Snapshot) -> bool:

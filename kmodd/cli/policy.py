@@ -145,7 +145,11 @@ def _test(options: argparse.Namespace) -> int:
         _print(f"{name} {_requester_in_words(asked)}\n" + "".join(_decisions(plan, policy, asked)))
         if _is_denied(plan, policy, asked):
             status = 1
-    return status if question.names else 1
+    for problem in snapshot.catalog.problems:
+        _complain(str(problem))
+    if status == 0 and question.names:
+        return 0
+    return 3 if snapshot.catalog.is_damaged else 1
 
 
 def _query(options: argparse.Namespace, origin: Origin, is_device: bool, tree: Tree) -> PolicyQuery:

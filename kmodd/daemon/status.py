@@ -30,6 +30,9 @@ class Facts:
     """Start of the daemon (monotonic, seconds)."""
 
 
+_MAX_PROBLEMS = 10
+"""Problems of the indexes that are listed."""
+
 NO_WATCH = "no inotify: new modules and files are noticed with the next event only"
 
 
@@ -89,10 +92,11 @@ def status(
 
 def _problems(facts: Facts, engine: Engine, lacks: Sequence[str]) -> list[str]:
     """What is wrong now, or works less well than it could."""
-    kernel = read_facts(facts.root)
+    kernel, snapshot = read_facts(facts.root), engine.state.system.snapshot
     found = (
         engine.state.system.no_tree,
         engine.state.supply.why,
+        *(str(problem) for problem in (snapshot.catalog.problems[:_MAX_PROBLEMS] if snapshot else ())),
         "kernel.panic_on_oops=1: a module that crashes takes the machine down" if kernel.panic_on_oops else "",
         "kernel.modules_disabled=1: nothing can be loaded until the next boot" if kernel.modules_disabled else "",
     )

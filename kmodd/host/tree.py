@@ -15,9 +15,10 @@ from kmodd.errors import NoTree
 from kmodd.host.file_owner import Found, find
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
 from kmodd.index.catalog import Catalog, Mark, Snapshot
-from kmodd.index.layer import INDEXES, TEXT_OF, Layer
+from kmodd.index.layer import INDEXES, TEXT_OF, Layer, LayerIndexes
 from kmodd.kernel import proc_modules
 from kmodd.kernel.proc_modules import Loaded
+from kmodd.names import MODULE_SUFFIXES
 from kmodd.text import decode
 
 TYPE_CHECKING = False
@@ -107,13 +108,21 @@ class Tree:
         return proc_modules.NOTHING_LOADED if data is None else proc_modules.parse_modules(decode(data))
 
     def check(self) -> None:
-        """Raise NoTree if the module directory is missing, or has neither modules.dep nor modules.dep.bin."""
+        """Raise NoTree if the module directory is missing, or its modules.dep and modules.dep.bin are, or are damaged.
+
+        An empty modules.dep is damaged only if the tree has modules.
+        """
         directory = self.real(self.directory)
         if not os.path.isdir(directory):
             kernel = f"the running kernel {self.release}" if self._is_running() else f"kernel {self.release}"
             raise NoTree(f"no module tree for {kernel}: {directory} does not exist")
         if not any(os.path.exists(f"{directory}/{name}") for name in ("modules.dep", "modules.dep.bin")):
             raise NoTree(f"no module index for kernel {self.release}: no {directory}/modules.dep; run depmod")
+        if _begins_with_text(f"{directory}/modules.dep"):
+            return
+        indexes = LayerIndexes(self._layer(self.directory), like_kmod=False)
+        if not indexes.names() and indexes.is_damaged:
+            raise NoTree(f"no module index for kernel {self.release}: {directory}/{indexes.problems[0]}")
 
     def snapshot(self) -> Snapshot:
         """Return `read`, after `check`. Raises NoTree."""
@@ -215,7 +224,7 @@ class Tree:
             return text is not None and twin is not None and text[3] + _STALE_NS < twin[3]
 
         label = directory.removeprefix(self.directory + "/") + "/" if directory != self.directory else ""
-        return Layer(self.directory, read, is_stale, label)
+        return Layer(self.directory, read, is_stale, lambda: _has_modules(real), label)
 
     def _config_places(self, complaints: list[str]) -> list[tuple[str, list[str]] | str]:
         """Return directories with their file names, and single files given by `-C`; highest priority first."""
@@ -278,6 +287,20 @@ def read_file(path: str) -> bytes | None:
             return file.read()
     except (OSError, ValueError):
         return None
+
+
+def _begins_with_text(path: str) -> bool:
+    """Return whether a file has content other than NUL bytes, which a power cut may leave."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(1) not in (b"", b"\0")
+    except OSError:
+        return False
+
+
+def _has_modules(directory: str) -> bool:
+    """Return whether there is a module file below a directory."""
+    return any(name.endswith(MODULE_SUFFIXES) for _, _, names in os.walk(directory) for name in names)
 
 
 def _names(directory: str) -> list[str]:

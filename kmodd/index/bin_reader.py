@@ -85,6 +85,10 @@ class BinIndex:
             raise self._error(4, f"major version {self._word(4) >> 16}, expected {VERSION >> 16}")
         self._root = self._word(8)
 
+    def has_entries(self) -> bool:
+        """Return whether the file has a root node; depmod writes none without entries."""
+        return bool(self._root & _OFFSET)
+
     def get(self, key: str) -> str | None:
         """Return the first value of exactly this key, or None (kmod index_mm_search). Raises ParseError."""
         rest = encode(key)

@@ -57,6 +57,11 @@ class Catalog:
         """The problems in the indexes that have been read so far."""
         return tuple(problem for layer in self.layers for problem in layer.problems)
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether an index that has been read so far lacks entries: a name without a match may have one."""
+        return any(layer.is_damaged for layer in self.layers)
+
     def load(self) -> None:
         """Read every index except that of symbols now, not at the first query."""
         for layer in self.layers:

@@ -1,7 +1,8 @@
 """Query the index files of one module directory, which are read at the first query and kept.
 
 Each index has two forms, a text and a `.bin` (the text of modules.builtin.alias.bin is modules.builtin.modinfo).
-`LayerIndexes` documents which one is read. A damaged `.bin` is a Problem, and the text is read instead.
+`LayerIndexes` documents which one is read. A damaged form is a Problem, and the other one is read instead: after a
+power cut, a file may be empty or end in the middle of a line.
 """
 
 from __future__ import annotations
@@ -28,8 +29,18 @@ TEXT_OF = {"modules.builtin.alias": "modules.builtin.modinfo"}
 INDEXES = ("modules.dep", "modules.alias", "modules.symbols", "modules.builtin", "modules.builtin.alias")
 """Names of the indexes with two forms; the second has the suffix `.bin`."""
 
+_OF_DEPMOD = ("modules.dep", "modules.alias", "modules.symbols")
+"""The indexes that depmod writes in both forms; one of no bytes is damaged, unless there are no modules."""
+_OF_THE_KERNEL = ("modules.builtin", *TEXT_OF.values())
+"""The texts that are installed with the kernel."""
+_NUL = b"\0"
+
 
 def _never(_: str) -> bool:
+    return False
+
+
+def _no() -> bool:
     return False
 
 
@@ -43,6 +54,8 @@ class Layer:
     """Returns the content of an index file by its base name, or None without such a file."""
     is_stale: Callable[[str], bool] = _never
     """Returns whether the text of an index, named as in INDEXES, is older than its `.bin`."""
+    has_modules: Callable[[], bool] = _no
+    """Returns whether the directory has module files, for an empty modules.dep."""
     label: str = ""
     """Prefix of the names of index files in messages; empty for the base of the tree."""
 
@@ -76,6 +89,8 @@ class LayerIndexes:
         self._builtins: frozenset[str] | None = None
         self._tries: dict[str, AliasTrie] = {}
         self.problems: list[Problem] = []
+        self.is_damaged = False
+        """Whether an index read so far has entries in neither form but should have some."""
 
     def load(self) -> None:
         """Read the indexes that every plan needs. Symbols are rarely used, and half as big as the rest."""
@@ -216,27 +231,72 @@ class LayerIndexes:
     # ── selection of the form ──
 
     def _open(self, name: str) -> bytes | BinIndex:
-        """Open the index in the form to read, once. Return empty bytes if it has none."""
+        """Open the index in the form to read, once; if it is damaged, in the other one."""
         if name not in self._opened:
-            forms = [self._text, self._bin]
+            self._opened[name] = b""  # `_should_have_entries` queries other indexes, which may query this one
+            text, twin = TEXT_OF.get(name, name), name + ".bin"
             if self._like_kmod or self._layer.is_stale(name):
-                forms.reverse()
-            found = next((index for form in forms if (index := form(name)) is not None), None)
-            self._opened[name] = b"" if found is None else found
+                found = self._bin(name) or self._or_else(twin, text, self._whole_text(name))
+            else:
+                found = self._whole_text(name)
+                found = self._or_else(text, twin, self._bin(name)) if found is None else found
+            self._opened[name] = self._rest(name) if found is None else found
         return self._opened[name]
 
     def _text(self, name: str) -> bytes | None:
         return self._layer.read(TEXT_OF.get(name, name))
 
+    def _whole_text(self, name: str) -> bytes | None:
+        """Return the text of an index, or None without one and if it is damaged."""
+        data = self._text(name)
+        if data is None or (not data and name in _OF_DEPMOD):
+            return None
+        end = _end(name)
+        if data and not data.endswith(end):
+            what = f"ends in the middle of a {'string' if end == _NUL else 'line'}"
+            self._add_problem(TEXT_OF.get(name, name), what, data.count(end) + 1)
+            return None
+        if end != _NUL and _NUL in data:
+            self._add_problem(name, "contains NUL bytes")
+            return None
+        return data
+
     def _bin(self, name: str) -> BinIndex | None:
+        """Return the `.bin` of an index, or None without one and if it is damaged."""
         data = self._layer.read(name + ".bin")
         if not data:  # depmod without modules.builtin leaves an empty modules.builtin.bin
             return None
         try:
             return BinIndex(data, self._file(name + ".bin"))
         except ParseError as error:
-            self._add_problem(error)
+            self._add_error(error)
             return None
+
+    def _or_else(self, file: str, other: str, found: bytes | BinIndex | None) -> bytes | BinIndex | None:
+        """Return what was `found` in the file `other`; report it if depmod's `file` is empty and should not be."""
+        has_entries = found.has_entries() if isinstance(found, BinIndex) else bool(found)
+        if has_entries and other.removesuffix(".bin") in _OF_DEPMOD and self._layer.read(file) == b"":
+            self._add_problem(file, f"empty; {other} is read instead")
+        return found
+
+    def _rest(self, name: str) -> bytes:
+        """Return what can be used of an index that is whole in neither form."""
+        data, twin = self._text(name), self._file(name + ".bin")
+        if not data:
+            is_empty = data is not None or self._layer.read(name + ".bin") == b""
+            if name in _OF_DEPMOD and is_empty and self._should_have_entries(name):
+                self._add_problem(name if data is not None else name + ".bin", "empty")
+                self.is_damaged = True
+            self.is_damaged |= any(problem.at.file == twin for problem in self.problems)
+            return b""
+        self.is_damaged = True
+        return data[: data.rfind(_end(name)) + 1]
+
+    def _should_have_entries(self, name: str) -> bool:
+        """Return whether an empty index is the result of a power cut, and not that of depmod without modules."""
+        if name != "modules.dep":
+            return bool(self.names())
+        return any(self.dump(other) for other in ("modules.alias", "modules.symbols")) or self._layer.has_modules()
 
     def _query(self, name: str, query_bin: Callable[[BinIndex], T], query_text: Callable[[bytes], T]) -> T:
         """Query an index in the form to read. If its .bin is damaged, read the text from now on."""
@@ -245,13 +305,18 @@ class LayerIndexes:
             try:
                 return query_bin(index)
             except ParseError as error:
-                self._add_problem(error)
-                index = self._opened[name] = self._text(name) or b""
+                self._add_error(error)
+                text = self._whole_text(name)
+                index = self._opened[name] = self._rest(name) if text is None else text
         return query_text(index)
 
-    def _add_problem(self, error: ParseError) -> None:
+    def _add_error(self, error: ParseError) -> None:
         file, _, what = str(error).partition(": ")
-        problem = Problem(Where(file, 0), 0, "", what)
+        self._add_problem(file.removeprefix(self._layer.label), what)
+
+    def _add_problem(self, file: str, what: str, line: int = 0) -> None:
+        remedy = "reinstall the kernel" if file in _OF_THE_KERNEL else "run depmod"
+        problem = Problem(Where(self._file(file), line), 0, "", f"{what}; {remedy}")
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -260,3 +325,8 @@ class LayerIndexes:
 
     def _absolute(self, path: str) -> str:
         return path if path.startswith("/") else f"{self._layer.directory}/{path}"
+
+
+def _end(name: str) -> bytes:
+    """Return the end of each entry in the text of an index."""
+    return _NUL if name in TEXT_OF else b"\n"

@@ -57,7 +57,7 @@ def _run(options: DepmodOptions) -> int:
         return 0
     kernel = _kernel_symbols(options)
     seen = _all_modules(options) if is_all else _named_modules(options)
-    order = _open("modules.order", options)
+    order = _order(options)
     file = f"{options.directory}/modules.order"
     members, complaints = depmod_graph.arranged([each.member for each in seen], order, file)
     complain(complaints)
@@ -262,6 +262,16 @@ def _open(name: str, options: DepmodOptions) -> bytes | None:
         return None
 
 
+def _order(options: DepmodOptions) -> bytes | None:
+    """Return the content of modules.order, or None after a warning."""
+    try:
+        os.scandir(options.root + options.directory).close()
+    except OSError as error:
+        say("WARNING", f"could not open directory {options.directory}: {reason(error)}")
+        return None
+    return _open("modules.order", options)
+
+
 def _print(texts: Iterable[str | bytes]) -> None:
     sys.stdout.flush()
     for text in texts:
@@ -277,7 +287,14 @@ def _show(index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes
 
 
 def _write(options: DepmodOptions, index: depmod_graph.Index, dep_lines: list[bytes], symbols: list[bytes]) -> int:
-    """Build all index files, then replace them together; return 0. Raises Stop after an error message."""
+    """Build all index files, then replace them together; return 0. Raises Stop after an error message.
+
+    The module directory is never made: files named on the command line do not make a tree of a release that is gone.
+    """
+    try:
+        os.scandir(options.root + options.directory).close()
+    except OSError as error:
+        raise fatal(f"could not open directory {options.directory}: {reason(error)}") from None
     binaries, complaints = depmod_output.binaries(index, dep_lines, symbols, "w" in options.flags)
     complain(complaints)
     for source, make in (

@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kmodd.errors import Problem
     from kmodd.index.catalog import Snapshot
 
 _SHORT = "adlpn0mF:k:b:Vh"
@@ -109,6 +110,8 @@ def main(argv: list[str]) -> int:
         for module in modules:
             if not _print_module(module, options, finder):
                 status = 1
+    for problem in finder.problems:
+        _error(str(problem))
     return status
 
 
@@ -185,6 +188,11 @@ class _Finder:
         if catalog.is_builtin(name):
             return [self._module(name, True)]
         return [self._module(match.module, True) for match in catalog.builtin_aliases(name)[:1]]
+
+    @property
+    def problems(self) -> Iterable[Problem]:
+        """The damaged indexes among those that were read."""
+        return self._read.catalog.problems if self._read else ()
 
     def builtin_fields(self, name: str) -> tuple[Field, ...] | None:
         """Return a module's fields in modules.builtin.modinfo, or None if there is no such file."""

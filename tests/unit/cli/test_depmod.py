@@ -257,3 +257,16 @@ def test_threads_read_the_same_as_one(tree: Path, monkeypatch: pytest.MonkeyPatc
     packed = contents(tree)
     assert packed["modules.alias"] == plain["modules.alias"]
     assert packed["modules.dep"].replace(b".xz", b"") == plain["modules.dep"]
+
+
+@pytest.mark.parametrize("has_out", [False, True])
+def test_the_tree_of_a_kernel_that_is_gone_is_not_made(tree: Path, has_out: bool, tmp_path: Path) -> None:
+    module, base = str(tree / "kernel/m0.ko"), ["-b", str(tmp_path)]
+    out = ["-o", str(tmp_path / "out")] if has_out else []
+    said = ours(tool.main, [*base, *out, "9.9.9-gone", module])
+    assert (said.status, said.out) == (1, b"")
+    gone = f"could not open directory {tmp_path}/lib/modules/9.9.9-gone: No such file or directory\n"
+    assert said.err.decode() == f"depmod: WARNING: {gone}depmod: FATAL: {gone}"
+    assert not (tmp_path / "lib/modules/9.9.9-gone").exists()
+    assert not (tmp_path / "out").exists()
+    assert ours(tool.main, [*base, *out, VERSION, module]).status == 0, "the control"

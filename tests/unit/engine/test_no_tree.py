@@ -55,3 +55,20 @@ def test_a_tree_that_disappears_while_it_is_read_loses_no_request(
     world.settle()
     assert world.calls == ["c"]
     assert world.replays == ["all"], "the first device is asked again"
+
+
+def test_an_index_emptied_by_a_power_cut_is_recorded_and_its_repair_used(tmp_path: Path) -> None:
+    world = World(tmp_path, has_tree=False)
+    (tmp_path / "hidden").rename(world.modules)
+    whole = (world.modules / "modules.dep").read_bytes()
+    (world.modules / "modules.dep").write_bytes(b"")
+    world.plug("pci:v2")
+    world.settle()
+    assert world.calls == []
+    assert world.state.system.no_tree.endswith("/modules.dep: empty; run depmod")
+    assert world.told()[0] == (NO_TREE[-4:], "")
+    (world.modules / "modules.dep").write_bytes(whole)
+    world.reload()
+    world.settle()
+    assert world.calls == ["c"]
+    assert not world.state.system.no_tree

@@ -150,7 +150,7 @@ def test_which_twin_is_read(files: dict[str, bytes], is_stale: bool, like_kmod: 
 def test_a_damaged_bin_is_reported_and_the_text_is_read() -> None:
     shot = snapshot(TEXTS | {"modules.dep.bin": b"rubbish of more than twelve bytes"}, like_kmod=True)
     assert names(lookup("ext4", shot)) == ["ext4"]
-    assert "modules.dep.bin: offset 0: magic 72756262, expected b007f457" in map(str, shot.problems)
+    assert "modules.dep.bin: offset 0: magic 72756262, expected b007f457; run depmod" in map(str, shot.problems)
 
 
 def test_damage_found_later_is_reported_once_and_the_text_is_read() -> None:
