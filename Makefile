@@ -206,7 +206,7 @@ uninstall: ## remove exactly what `make install` placed, by its manifest; same D
 	$(catalogue)
 
 # Built from a copy: debhelper works in the folder of its sources, and cleans it.
-deb: NEEDS = make gcc libc6-dev dpkg-dev debhelper dh-python python3
+deb: NEEDS = build-essential debhelper dh-python python3
 deb: needs ## build a Debian package for this suite: dist/kmodd_*.deb
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT
 	mkdir -p "$$work/kmodd" dist

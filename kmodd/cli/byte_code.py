@@ -34,24 +34,35 @@ class ByteCodeFile:
         self._entries = entries
         self._file = file
         self._start = start
+        self._is_pinned = False
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         """Return how to import a module; None if it is not in the file or its source has changed."""
         if name not in self._entries:
             return None
-        source, seconds, size, _, _ = self._entries[name]
+        source = self._entries[name][0]
         origin = f"{self._folder}/{source}"
-        try:
-            found = os.stat(origin)
-        except OSError:
-            return None
-        if (int(found.st_mtime), found.st_size) != (seconds, size):
+        if not self._is_pinned and not self._is_valid(name):
             return None
         spec = ModuleSpec(name, self, origin=origin)  # type: ignore[arg-type]  # a loader by its methods
         spec.has_location = True  # sets __file__
         if source.endswith("__init__.py"):
             spec.submodule_search_locations = [os.path.dirname(origin)]
         return spec
+
+    def _is_valid(self, name: str) -> bool:
+        """Return whether the source of a module has the time and size that it had when the file was written."""
+        source, seconds, size, _, _ = self._entries[name]
+        try:
+            found = os.stat(f"{self._folder}/{source}")
+        except OSError:
+            return False
+        return (int(found.st_mtime), found.st_size) == (seconds, size)
+
+    def pin(self) -> None:
+        """Import modules as their sources are now, whatever happens to these later."""
+        self._entries = {name: entry for name, entry in self._entries.items() if self._is_valid(name)}
+        self._is_pinned = True
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Have the import system create an ordinary module."""
@@ -79,6 +90,17 @@ def use(folder: str) -> None:
         os.close(file)
         return
     sys.meta_path.insert(0, ByteCodeFile(folder, loads(os.read(file, size)), file, HEADER + size))
+
+
+def pin() -> None:
+    """Import from the present file until the process ends.
+
+    For the daemon and the spawner, which import some modules late: an upgrade may have replaced the sources by then,
+    and two versions must not mix.
+    """
+    for finder in sys.meta_path:
+        if isinstance(finder, ByteCodeFile):
+            finder.pin()
 
 
 def stale() -> tuple[str, str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from kmodd.cli import byte_code
 from kmodd.host.signals import SignalsBlocked
 from kmodd.loader import spawner_process
 from kmodd.loader.syscalls import LinuxKernel
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     if fd is None or len(argv) != 2 * sum(map(len, given.values())):
         print(_USAGE, file=sys.stderr)
         return 2
+    byte_code.pin()
     usual = Trusted()
     trusted = Trusted(
         tuple(given["--tree"]) or usual.trees,

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 
+from kmodd.cli import byte_code
 from kmodd.cli.options import OptionError, Options
 from kmodd.cli.streams import log_stream
 from kmodd.errors import KmoddError, NoTree
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> int:
         print(USAGE, end="")
         return 0
     root, path = given.get("root", ""), given.get("socket", CONTROL_SOCKET)
+    byte_code.pin()
     gc.disable()  # until READY
     try:
         notify = Notify()

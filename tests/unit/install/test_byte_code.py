@@ -78,6 +78,36 @@ def test_an_edited_source_is_compiled_again(installed: Path) -> None:
     assert run([installed / "bin/kmodd", "--version"]).stdout.startswith("edited ")
 
 
+@pytest.mark.parametrize(("pin", "imported"), [("byte_code.pin()", "old"), ("", "new")])
+def test_a_pinned_process_outlives_an_upgrade(installed: Path, pin: str, imported: str) -> None:
+    """A module that it imports after its source was replaced fits those that it has, without the pin it does not."""
+    lib = installed / "lib/kmodd"
+    code = (
+        f"import sys; sys.path.insert(0, {str(lib)!r})\n"
+        f"from kmodd.cli import byte_code; byte_code.use({str(lib)!r}); {pin}\n"
+        f"open({str(lib / 'kmodd/text.py')!r}, 'w').write('NEW = 1')\n"
+        "import kmodd.text; print('new' if hasattr(kmodd.text, 'NEW') else 'old')"
+    )
+    assert run(["/usr/bin/python3", "-BISXutf8", "-c", code]).stdout == f"{imported}\n"
+
+
+@pytest.mark.parametrize("verb", ["run", "loader"])
+def test_daemon_and_spawner_are_pinned(installed: Path, verb: str) -> None:
+    """All sources are looked at once they start; a tool, the control, looks only at those that it imports."""
+
+    def looked_at(*words: str) -> int:
+        command = ["strace", "-f", "-e", "trace=%stat,%lstat,newfstatat", str(installed / "bin/kmodd"), *words]
+        traced = run(command).stdout
+        return len(set(re.findall(r"lib/kmodd/kmodd/(\S+)\.py\"", traced)))
+
+    every = len(list((installed / "lib/kmodd/kmodd").rglob("*.py")))
+    # Each ends at once, for lack of a module tree and of a connection.
+    missing = str(installed / "missing")
+    words = ["run", "--root", missing, "--here", missing] if verb == "run" else ["loader", "--fd", "0"]
+    assert looked_at(*words) >= every
+    assert looked_at(verb, "--help") < every
+
+
 def test_tracebacks_name_the_source(installed: Path) -> None:
     code = "from kmodd.cli import byte_code; byte_code.use({0!r}); import kmodd.names; kmodd.names.module_name(3)"
     lib = str(installed / "lib/kmodd")
