@@ -6,6 +6,7 @@ import importlib.util
 import marshal
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import CodeType
@@ -25,6 +26,17 @@ def test_byte_code_is_there_valid_and_names_the_final_path(image: Path) -> None:
         code = marshal.loads(data[16:])
         assert isinstance(code, CodeType)
         assert code.co_filename == f"/{source.relative_to(image)}"
+
+
+def test_no_source_makes_python_warn(image: Path, tmp_path: Path) -> None:
+    """Python compiles at the installation, or at each start where the byte code is of another Python."""
+    bad = tmp_path / "bad.py"
+    bad.write_text(r'"\*"' + "\n")
+    compiling = [PYTHON, "-I", "-W", "error", "-m", "compileall", "-q", "-f"]
+    assert run([*compiling, bad]).returncode != 0, "control"
+    copy = tmp_path / "kmodd"
+    shutil.copytree(image / "usr/lib/kmodd", copy)
+    assert run([*compiling, copy]).stdout == ""
 
 
 def test_the_launcher_runs_and_uses_the_byte_code(prefix: Path) -> None:
