@@ -179,7 +179,10 @@ def _config(options: DepmodOptions) -> DepmodConfig:
             places.append(path)
         elif options.config_paths or (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))
-            places.append((path, _config_names(path, options.root)))
+            if names := _config_names(
+                path, options.root
+            ):  # empty as kmod 34 ships them: nothing to import a parser for
+                places.append((path, names))
     if not places:
         return PLAIN
     from kmodd.config.modprobe_d import ConfFile, ordered

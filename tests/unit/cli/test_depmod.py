@@ -206,10 +206,12 @@ def test_a_new_directory_is_left_empty_by_a_failure(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_imports_little() -> None:
-    """A run over plain modules needs no decompressor, no ELF library, no parser of modprobe.d."""
+def test_it_imports_little(tmp_path: Path) -> None:
+    """A run over plain modules needs no decompressor, no ELF library, no parser of modprobe.d; kmod 34's directories of
+    depmod.d are empty.
+    """
     code = (
-        "import sys; from kmodd.cli.kmod.depmod import main; main(['-n', '-b', '/nowhere', '6.1']); "
+        f"import sys; from kmodd.cli.kmod.depmod import main; main(['-n', '-C{tmp_path}', '-b/nowhere', '6.1']); "
         "print(sorted(set(sys.modules) & set(sys.argv[1:])))"
     )
     names = ["elftools", "lzma", "zstandard", "json", "asyncio", "argparse", "pyudev", "varlink",
