@@ -24,6 +24,7 @@ _MORE = ("pahole", "ca-certificates", "git")
 
 _ENTER = """
 root=$1; script=$2; shift 2
+mount --bind "$root" "$root"
 while [ $# -gt 0 ]; do
     mkdir -p "$root$2"
     mount --bind "$1" "$root$2"
@@ -54,8 +55,7 @@ def packages() -> list[str]:
 
 def chroot(suite: str) -> Path:
     """The root of a suite's chroot, made if need be, in a minute or two. Raises suites.Unavailable."""
-    found = [trees.newest(name, suite, "") for name in packages()]
-    recipe = json.dumps([(package.name, package.version) for package in found])
+    recipe = json.dumps(suites.versions(suite, packages()), sort_keys=True)
 
     def fill(folder: Path) -> None:
         words, text = suites.bootstrap(suite, folder / "root", packages())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,16 @@ def sources(suite: str) -> str:
     if not lines:
         raise Unavailable("apt has no list of Debian packages: apt-get update")
     return "".join(f"{line}\n" for line in lines)
+
+
+def versions(suite: str, packages: Sequence[str]) -> dict[str, str]:
+    """Ask apt once: package → version. Raises Unavailable."""
+    text = run(["apt-cache", *apt_options(suite), "show", "--no-all-versions", *packages])
+    found = dict(re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)", text, re.MULTILINE))
+    missing = sorted(set(packages) - set(found))
+    if missing:
+        raise Unavailable(f"{suite} has no package {', '.join(missing)}")
+    return found
 
 
 def bootstrap(suite: str, root: Path, packages: Sequence[str]) -> tuple[list[str], str]:

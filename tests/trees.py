@@ -95,8 +95,18 @@ def kmod_package(suite: str) -> Path:
     def fill(root: Path) -> None:
         unpack(programs, root)
         unpack(library, root)
+        for link in root.glob("*bin/*"):  # Debian 12's are absolute
+            if link.is_symlink() and link.readlink().is_absolute():
+                target = os.path.relpath(f"{root}{link.readlink()}", link.parent)
+                link.unlink()
+                link.symlink_to(target)
 
     return cached(f"kmod_{programs.version}", fill)
+
+
+def modprobe_30() -> Path:
+    """Debian 12's modprobe, which runs with the libraries of later suites too. Raises Unavailable."""
+    return kmod_package("bookworm") / "sbin" / "modprobe"
 
 
 def kernel_image(root: Path) -> Path:

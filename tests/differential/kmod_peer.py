@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -151,13 +150,9 @@ class KmodPeer:
 
 
 def kmod_30(folder: Path) -> KmodPeer:
-    """Debian 12's, which must be the machine's own."""
-    program = shutil.which("modprobe", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    assert program, "no modprobe to compare with: install kmod"
-    version = subprocess.run([program, "-V"], capture_output=True, text=True).stdout.partition("\n")[0]
-    assert version == "kmod version 30", f"{program} is {version}; Debian 12's is compared with"
-    path: str = program
-    return KmodPeer(lambda _: [path], folder)
+    """Debian 12's. Raises suites.Unavailable."""
+    program = str(trees.modprobe_30().resolve())
+    return KmodPeer(lambda _: [program], folder)
 
 
 def kmod_34(folder: Path) -> KmodPeer:

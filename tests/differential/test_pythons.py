@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ REPOSITORY = Path(__file__).parents[2]
 CHECKERS = ("ruff", "mypy")
 
 _TESTS = """
+cp /mnt/resolv.conf /etc/resolv.conf
+apt-get update -qq
 python3 -m venv --system-site-packages /venv
 cd /kmodd
 /venv/bin/python -m pip install --quiet --no-index --find-links /wheels {packages}
@@ -27,18 +30,18 @@ cd /kmodd
 
 
 def _wheels(folder: Path, packages: list[str], version: str) -> None:
-    """Download wheels for another Python: the chroot has no network."""
+    """Download wheels for another Python, as this machine's pip is configured."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
     subprocess.run([*pip, f"--python-version={version}", f"--dest={folder}", *packages], check=True)
 
 
 def _copy(folder: Path) -> None:
     """The files that git knows, as they are now."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
-    for name in listed.stdout.decode().split("\0"):
-        if (REPOSITORY / name).is_file():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True).stdout
+    for name in listed.decode().split("\0")[:-1]:
+        if os.path.lexists(REPOSITORY / name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, folder / name)
+            shutil.copy2(REPOSITORY / name, folder / name, follow_symlinks=False)
 
 
 @pytest.mark.parametrize("suite", suites.SUITES)
@@ -48,12 +51,13 @@ def test_unit_and_property_tests_pass(suite: str, tmp_path: Path) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     wanted = project["project"]["optional-dependencies"]["test"]
     packages = [each for each in wanted if not each.startswith(CHECKERS)]
-    wheels, copy, venv = tmp_path / "wheels", tmp_path / "kmodd", tmp_path / "venv"
-    for folder in (wheels, copy, venv):
+    wheels, copy, venv, network = (tmp_path / name for name in ("wheels", "kmodd", "venv", "network"))
+    for folder in (wheels, copy, venv, network):
         folder.mkdir()
+    shutil.copy("/etc/resolv.conf", network)
     _wheels(wheels, packages, asked.output.strip())
     _copy(copy)
-    binds = {wheels: "/wheels", copy: "/kmodd", venv: "/venv"}
+    binds = {wheels: "/wheels", copy: "/kmodd", venv: "/venv", network: "/mnt", suites.cache(): "/kmodd/.cache"}
     said = chroots.run(root, _TESTS.format(packages=" ".join(packages), tests="tests/unit tests/property"), binds)
     assert said.status == 0, said.output
     assert "failed 0, skipped 0" in said.output.splitlines()[-1], said.output

@@ -14,7 +14,6 @@ import hashlib
 import json
 import lzma
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -98,7 +97,7 @@ def ensure_image(suite: str = "") -> Image:
     require("apt-cache", "apt")
     try:
         suite = suite or suites.chosen()
-        kernel, versions = trees.suite_tree(suite), _versions(suite)
+        kernel, versions = trees.suite_tree(suite), suites.versions(suite, GUEST_PACKAGES)
     except suites.Unavailable as error:
         raise VmError(f"{error}; apt-get update may help") from error
     versions["kernel"] = kernel.name
@@ -118,19 +117,6 @@ def require(program: str, package: str) -> None:
     """Raise VmError with the package's name if `program` is not installed."""
     if shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin") is None:
         raise VmError(f"{program} is missing: apt-get install {package}")
-
-
-# ── what apt says ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _versions(suite: str) -> dict[str, str]:
-    """Ask apt once: package → version of what the guest holds. Raises suites.Unavailable."""
-    text = suites.run(["apt-cache", *suites.apt_options(suite), "show", "--no-all-versions", *GUEST_PACKAGES])
-    found = dict(re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)", text, re.MULTILINE))
-    missing = sorted(set(GUEST_PACKAGES) - set(found))
-    if missing:
-        raise suites.Unavailable(f"{suite} has no package {', '.join(missing)}")
-    return found
 
 
 # ── the build ──────────────────────────────────────────────────────────────────────────────────────────────────────
