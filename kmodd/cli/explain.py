@@ -30,13 +30,9 @@ USAGE = """usage: kmodd explain [--json] [--root DIR] [--kernel RELEASE] REQUEST
 
 Show what would be loaded for REQUEST, and why; nothing is loaded.
 REQUEST is a modalias, a module, an alias, the path of a module file, a /sys/… path of a device, or a /dev/… node.
-Exit status: 0 a module would be loaded or is loaded already, 1 nothing matches, 2 usage, 3 no module tree
-or a damaged index.
+Exit status: 0 a module would be loaded or is loaded already, 1 nothing matches or it is blocked, 2 usage,
+3 no module tree or a damaged index.
 """
-
-
-_AWAY = ("missing", "denied")
-"""Reasons of skips for which the answer is no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
     status = 0
     for text in requests:
         question = question_of(text, tree, snapshot)
-        options = options_of(question.origin)
+        options = replace(options_of(question.origin), kernel_blacklist=True)
         if settings.foreign_modules:
             options = replace(options, foreign=True)
         plans = tuple(
@@ -100,12 +96,22 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
         plan = _joined(question, plans)
         answer = json_line(question.kind, plan) if as_json else text_of(plan, _name(question, tree))
         sys.stdout.buffer.write(os.fsencode(answer + "\n"))
-        if all(isinstance(entry, Skip) and entry.reason in _AWAY for goal in plan.goals for entry in goal.entries):
+        if not any(_comes(goal) for goal in plan.goals):
             status = 1
     sys.stdout.flush()
     for problem in snapshot.problems:
         _complain(problem.with_caret())
     return 3 if status and snapshot.catalog.is_damaged else status
+
+
+def _comes(goal: Goal) -> bool:
+    """Return whether the module of a goal would be in the kernel: it is there, or there is a step that loads it.
+
+    A blacklisted one counts: `modprobe NAME` loads it.
+    """
+    there = ("live", "builtin", "blacklisted")
+    entries = [entry for entry in goal.entries if entry.module == goal.module]
+    return any(not isinstance(entry, Skip) or entry.reason in there for entry in entries)
 
 
 def _name(question: Question, tree: Tree) -> str:

@@ -92,8 +92,13 @@ class KernelRequests:
 
 
 def is_there(job: Job) -> bool:
-    """The exit status of `modprobe -q` as a word: the last of its goals counts, and a blacklisted one is no failure."""
+    """The exit status of `modprobe -q` as a word: the last of its goals counts, and a blacklisted one is no failure.
+
+    Nor is one that an install command such as /bin/true keeps out.
+    """
     if not job.plan.goals:
         return False
     target = job.plan.goals[-1].module
-    return any(each.module == target and (each.ok or each.result == "blacklisted") for each in job.outcomes)
+    ends = [each for each in job.outcomes if each.module == target]
+    is_kept_out = [each.result in ("blacklisted", "blocked") and not each.errno for each in ends]
+    return any(is_kept_out) or any(each.ok for each in ends)

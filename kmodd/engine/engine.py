@@ -97,6 +97,8 @@ class Engine:
         self._reconcile_at: float | None = None
         self.problems: Sequence[Problem] = ()
         """Lines that the last reload could not use."""
+        self._is_checked = True
+        """The configuration was searched for mistakes since it was read."""
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take one event at `now` (monotonic, seconds). Returns what the daemon is to do, in order."""
@@ -159,6 +161,7 @@ class Engine:
                     state.policy.finish_boot()
                     if state.policy.mode != "off":
                         state.invalidate("policy_changed")
+                self._check_configuration()
                 state.reporter.end_coldplug()
             case _:
                 assert_never(event)
@@ -282,6 +285,7 @@ class Engine:
         """Read indexes and configuration again."""
         state = self.state
         self.problems, changed = state.system.reload()
+        self._is_checked = False
         if changed:
             state.invalidate("index_changed")
         elif not state.system.no_tree:
@@ -290,6 +294,14 @@ class Engine:
             state.queue.cancel_replay()
         deadline = state.now + state.system.settings.reconcile_every
         self._reconcile_at = deadline if self._reconcile_at is None else min(self._reconcile_at, deadline)
+
+    def _check_configuration(self) -> None:
+        """Write the mistakes in the configuration, which no request shows; not while devices wait."""
+        state = self.state
+        if self._is_checked or state.system.snapshot is None or state.system.no_tree:
+            return
+        self._is_checked = True
+        state.reporter.log_findings(state.machine.findings(state.system.snapshot))
 
     def _refresh(self) -> None:
         """Read again if anything changed on disk; else this costs a few stat calls."""

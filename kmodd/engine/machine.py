@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Protocol
 
     from kmodd.config.kmodd_conf import Settings
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kmodd.config.policy_d import Parsed
     from kmodd.index.catalog import Mark, Snapshot
     from kmodd.kernel.proc_modules import Loaded
+    from kmodd.planning.findings import Finding
     from kmodd.planning.load_errors import KernelFacts
 else:
     Protocol = object
@@ -53,6 +54,9 @@ class Machine(Protocol):
 
     def flags(self) -> frozenset[str]:
         """The policy flags that are set."""
+
+    def findings(self, snapshot: Snapshot) -> Sequence[Finding]:
+        """The mistakes in the configuration, except those in files of packages."""
 
     def facts(self) -> KernelFacts:
         """What may keep the kernel from taking a module."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from kmodd.engine.state import EngineState
-from kmodd.planning.outcome import KEPT_OUT, Outcome, not_attempted
+from kmodd.planning.outcome import KEPT_OUT, Outcome, not_attempted, of_refusal
 from kmodd.planning.plan import Step
 from kmodd.planning.request import Request
 
@@ -29,6 +29,9 @@ def preflight_outcome(state: EngineState, request: Request, step: Step) -> Outco
         return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
     if state.quarantine.is_kept_out(name, request):
         return not_attempted(request, step, KEPT_OUT)
+    # A command that keeps a module out is the administrator's will, not a failure; modprobe prints its failure.
+    if request.origin != "operator" and (blocked := of_refusal(request, step)):
+        return blocked
     refusal = state.results.refusal(name)
     if refusal and request.synthetic and not request.again:
         detail = f"it has refused with {errno.errorcode.get(refusal, refusal)}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from kmodd.dataclass import dataclass, field
+from kmodd.dataclass import dataclass, field, replace
 from kmodd.engine.events import Command, Log, MarkPolicy, PolicyMarks
-from kmodd.errors import Problem
+from kmodd.errors import Problem, Where
+from kmodd.planning.findings import Finding
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Plan, Reason
 from kmodd.planning.record import (
@@ -25,7 +26,14 @@ from kmodd.text import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+
+MAX_FINDINGS = 64
+"""Number of mistakes in the configuration that are written after one reload."""
+
+MAX_BLOCKED = 1024
+"""Number of blocked modules that are remembered, so that each is one notice."""
 
 
 @dataclass(slots=True)
@@ -68,6 +76,10 @@ def _is_no_news(outcome: Outcome) -> bool:
     return outcome.request.origin == "reconcile" and (refused_before or outcome.result in ("live", "builtin"))
 
 
+def _fields_of(at: Where) -> tuple[tuple[str, str], ...]:
+    return ("KMODD_FILE", at.file), ("KMODD_LINE", str(at.line))
+
+
 class Reporter:
     """Emits records as commands."""
 
@@ -76,6 +88,10 @@ class Reporter:
         self._coldplug: _Coldplug | None = None
         self.counters = Counters()
         self._rate_limiter = RateLimiter()
+        self._said: set[tuple[Where, str]] = set()
+        """Place and text of each mistake in the configuration that was written."""
+        self._blocked: set[tuple[str, str]] = set()
+        """Module and line of each record of a blocked module."""
         self._now = 0.0
 
     def set_time(self, now: float) -> None:
@@ -91,10 +107,22 @@ class Reporter:
         """Write one record."""
         self._emit(Log(record))
 
+    def log_findings(self, findings: Sequence[Finding]) -> None:
+        """Write the mistakes in the configuration that were not written before."""
+        new = [finding for finding in findings if (finding.at, finding.text) not in self._said]
+        for finding in new[:MAX_FINDINGS]:
+            priority = WARNING if finding.severity == "error" else NOTICE
+            self.log(Record(BAD_INPUT, priority, finding.message, _fields_of(finding.at)))
+        if len(new) > MAX_FINDINGS:
+            more = f"{len(new) - MAX_FINDINGS} more mistakes in the configuration: see `kmodd lint`"
+            self.log(Record(BAD_INPUT, WARNING, more))
+        # Mistakes that are gone are forgotten: they are news if they come back.
+        self._said = {(finding.at, finding.text) for finding in findings}
+
     def log_problem(self, problem: Problem) -> None:
         """Write that a line of a file could not be used."""
-        fields = (("KMODD_FILE", problem.at.file), ("KMODD_LINE", str(problem.at.line)))
-        self.log(Record(BAD_INPUT, WARNING, str(problem), fields))
+        self._said.add((problem.at, problem.expected))
+        self.log(Record(BAD_INPUT, WARNING, str(problem), _fields_of(problem.at)))
 
     def log_outcomes(self, outcomes: list[Outcome], results: ResultCache) -> None:
         """Write the outcomes of steps and skips; a request without a match once for each alias, as `results` knows."""
@@ -107,7 +135,20 @@ class Reporter:
                 continue
             repeated = self._rate_limiter.admit(outcome, self._now)
             if repeated is not None:
-                self.log(record_of(outcome, repeated))
+                record = record_of(outcome, repeated)
+                self.log(replace(record, priority=INFO) if self._was_blocked(outcome) else record)
+
+    def _was_blocked(self, outcome: Outcome) -> bool:
+        """Whether the same line blocked the same module before: that was recorded as a notice."""
+        if outcome.result != "blocked":
+            return False
+        place = (outcome.module, str(outcome.at))
+        if place in self._blocked:
+            return True
+        if len(self._blocked) >= MAX_BLOCKED:
+            self._blocked.clear()
+        self._blocked.add(place)
+        return False
 
     def _is_summed_up(self, outcome: Outcome) -> bool:
         """Whether the record at the end of coldplug covers it: a live module that was recorded when it was loaded."""

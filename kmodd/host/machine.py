@@ -13,11 +13,16 @@ from kmodd.host.kernel_facts import read_facts
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Mark, Snapshot
 from kmodd.kernel.proc_modules import Loaded
+from kmodd.planning.findings import Finding
 from kmodd.planning.load_errors import KernelFacts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+
+PACKED_BUDGET = 2**20
+"""Bytes of compressed module files that a check of the configuration unpacks: 50 ms, and 5 MB of memory."""
 
 
 class HostMachine:
@@ -77,6 +82,14 @@ class HostMachine:
     def flags(self) -> frozenset[str]:
         """The policy flags that are set."""
         return read_flags(self._tree.root)
+
+    def findings(self, snapshot: Snapshot) -> Sequence[Finding]:
+        """The mistakes in the configuration, except those in files of packages."""
+        from kmodd.host.config_check import read_setup  # only here: nothing waits for it
+        from kmodd.planning.lint import lint
+
+        found = lint(read_setup(self._tree, snapshot, packed_budget=PACKED_BUDGET))
+        return [finding for finding in found if not finding.shipped]
 
     def facts(self) -> KernelFacts:
         """What may keep the kernel from taking a module."""

@@ -10,8 +10,8 @@ def text_of(plan: Plan, name: str = "") -> str:
     """Return the plan as text, one line per entry, without the final LF. name: the device's name, if known."""
     steps, skips = plan.steps, plan.skips
     lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}{quoted(name)}"]
-    lines += [f"load {step.module} {_what(step)}   because {step.because}{_whose(step)}" for step in steps]
-    lines += [f"skip {skip.module}   because {_why(skip)}" for skip in skips]
+    lines += [_step_line(step) for step in steps]
+    lines += [_skip_line(skip) for skip in skips]
     return "\n".join(lines)
 
 
@@ -34,7 +34,13 @@ def as_object(kind: str, plan: Plan) -> dict[str, object]:
         "kind": kind,
         "steps": [_json_step(step) for step in plan.steps],
         "skips": [
-            {"module": skip.module, "reason": skip.reason, **_json_where(skip.at), "rule": skip.rule or None}
+            {
+                "module": skip.module,
+                "reason": skip.reason,
+                **_json_where(skip.at),
+                "rule": skip.rule or None,
+                "of": skip.of or None,
+            }
             for skip in plan.skips
         ],
     }
@@ -44,19 +50,22 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _what(step: Step) -> str:
-    command = step.path if isinstance(step, Insmod) else f"install {step.command}"
-    return f"{command} {step.options.strip()}".rstrip()
+def _step_line(step: Step) -> str:
+    """Return `load NAME PATH [options]   because …`, or `run COMMAND for NAME   because …` for an install command."""
+    if isinstance(step, Insmod):
+        what = f"{step.path} {step.options.strip()}".rstrip()
+        whose = f"; its file {step.foreign}" if step.foreign else ""
+        return f"load {step.module} {what}   because {step.because}{whose}"
+    command = step.command.replace("$CMDLINE_OPTS", step.options.strip()).strip()
+    return f"run {command} for {step.module}   because of install at {step.at}; {step.because}"
 
 
-def _whose(step: Step) -> str:
-    """Return that the file of a step is not root's alone; empty if it is."""
-    return f"; its file {step.foreign}" if isinstance(step, Insmod) and step.foreign else ""
-
-
-def _why(skip: Skip) -> str:
+def _skip_line(skip: Skip) -> str:
     """Return why a module is skipped, and why it is in the plan."""
-    return skip.why() if skip.reason == "no_match" else f"{skip.why()}; {skip.because}"
+    if skip.reason == "blocked":
+        return f"blocked {skip.module}   {skip.at} {skip.rule}   because {skip.because}"
+    why = skip.why() if skip.reason == "no_match" else f"{skip.why()}; {skip.because}"
+    return f"skip {skip.module}   because {why}"
 
 
 def _json_step(step: Step) -> dict[str, object]:

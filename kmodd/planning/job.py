@@ -72,7 +72,8 @@ class Job:
     def finish(self, outcome: Outcome) -> None:
         """Record the outcome of the step that `next_step` returned."""
         entry = self.plan.goals[self._goal].entries[self._entry]
-        if not outcome.ok and not isinstance(entry, Skip) and entry.required:
+        passes = outcome.ok or (outcome.result == "blocked" and not outcome.errno)
+        if not passes and not isinstance(entry, Skip) and entry.required:
             self._failed = f"{outcome.module} {_WHY.get(outcome.result, 'failed')}"
         self._add(outcome)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
-from kmodd.planning.plan import Reason, Skip
+from kmodd.planning.plan import Insmod, Install, Reason, Skip, Step, refusal_of
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -12,8 +14,8 @@ if TYPE_CHECKING:
     from typing import Literal, Protocol
 
     Result = Literal[
-        "loaded", "live", "builtin", "blacklisted", "denied", "missing", "failed", "crashed", "stuck", "nomatch",
-        "not_attempted", "removed", "in_use", "absent", "not_removed",
+        "loaded", "live", "builtin", "blacklisted", "denied", "blocked", "missing", "failed", "crashed", "stuck",
+        "nomatch", "not_attempted", "removed", "in_use", "absent", "not_removed",
     ]  # fmt: skip
     """Values of the journal field KMODD_RESULT; the last four are results of removals."""
 else:
@@ -59,7 +61,9 @@ class Outcome:
     at: Where | None = None
     """Line of the blacklist, of the policy rule, or of the install command."""
     rule: str = ""
-    """denied: the policy rule."""
+    """denied: the policy rule. blocked: what blocks the module."""
+    command: str = ""
+    """The install command that is run, or would be, in place of the load."""
     detail: str = ""
     """Further reason for the message: a failed dependency, a dry run."""
     by_kernel: bool = False
@@ -79,8 +83,23 @@ class Outcome:
 
 def of_skip(request: Request, skip: Skip) -> Outcome:
     """Return the outcome of a skip, which needs no execution."""
+    if skip.reason == "depends":
+        return Outcome(request, skip.module, "not_attempted", skip.because, detail=f"{skip.of} is blocked")
     result: Result = "nomatch" if skip.reason == "no_match" else skip.reason
-    return Outcome(request, skip.module, result, skip.because, at=skip.at, rule=skip.rule)
+    number = errno.EPERM if result == "blocked" else 0
+    return Outcome(request, skip.module, result, skip.because, errno=number, at=skip.at, rule=skip.rule)
+
+
+def of_refusal(request: Request, step: Step) -> Outcome | None:
+    """Return the outcome of a step whose command is known to load nothing, None for any other step.
+
+    errno is 0 for a command that succeeds, as /bin/true: what needs the module is tried, as by kmod.
+    """
+    status = refusal_of(step.command) if isinstance(step, Install) else None
+    if status is None or isinstance(step, Insmod):
+        return None
+    rule, number = f"install {step.command.strip()}", errno.EPERM if status else 0
+    return Outcome(request, step.module, "blocked", step.because, errno=number, at=step.at, rule=rule)
 
 
 class Planned(Protocol):
@@ -97,4 +116,5 @@ class Planned(Protocol):
 
 def not_attempted(request: Request, step: Planned, why: str) -> Outcome:
     """Return the outcome of a planned step that was not tried. why: the reason, for the message."""
-    return Outcome(request, step.module, "not_attempted", step.because, detail=why)
+    at, command = (step.at, step.command.strip()) if isinstance(step, Install) else (None, "")
+    return Outcome(request, step.module, "not_attempted", step.because, at=at, detail=why, command=command)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from typing import Literal
 
     Cause = Literal["asked", "alias", "dep", "softdep_pre", "softdep_post", "boot"]
-    SkipReason = Literal["builtin", "live", "blacklisted", "denied", "missing", "crashed", "no_match"]
+    SkipReason = Literal[
+        "builtin", "live", "blacklisted", "blocked", "denied", "missing", "crashed", "depends", "no_match"
+    ]
 else:
     Cause = SkipReason = str
 
@@ -78,6 +80,26 @@ class Install:
     required: bool = True
 
 
+_REFUSERS = frozenset(("true", "false", "exit", ":"))
+_FOLDERS = frozenset(("", "/bin", "/sbin", "/usr/bin", "/usr/sbin"))
+
+
+def refusal_of(command: str) -> int | None:
+    """Return the exit status of an install command that is known to load nothing, None for any other command.
+
+    Such commands are /bin/false, /bin/true, `exit 1` and their kin, which keep a module out.
+    """
+    if not set(command).isdisjoint(";&|<>$`()\n"):
+        return None
+    words = command.partition(" #")[0].split()
+    folder, slash, name = words[0].rpartition("/") if words else ("", "", "")
+    if name not in _REFUSERS or folder not in _FOLDERS or (slash and name in ("exit", ":")):
+        return None
+    if name == "exit":
+        return int(words[1]) & 255 if len(words) == 2 and words[1].isdecimal() else None
+    return int(name == "false")
+
+
 @dataclass(frozen=True, slots=True)
 class Skip:
     """A module that is not loaded, and why."""
@@ -86,15 +108,19 @@ class Skip:
     reason: SkipReason
     because: Reason
     at: Where | None = None
-    """blacklisted, denied: line of the blacklist or of the policy rule."""
+    """blacklisted, blocked, denied: line of the blacklist or of the policy rule."""
     rule: str = ""
-    """denied: text of the policy rule."""
+    """denied: text of the policy rule. blocked: what blocks the module."""
     required: bool = True
     """missing: whether that ends the goal, as for a step."""
+    of: str = ""
+    """depends: the module that it needs and that is blocked."""
 
     def why(self) -> str:
         """Return the reason as text: `blacklisted at FILE:LINE`, `live`, `builtin`."""
         words = {"no_match": "no match", "missing": "its file is missing"}.get(self.reason, self.reason)
+        if self.reason == "depends":
+            words = f"it needs {self.of}, which is blocked"
         if self.rule:
             words += f" by {self.rule}"
         return f"{words} at {self.at}" if self.at else words

@@ -35,6 +35,7 @@ KINDS: dict[Result, tuple[str, int]] = {
     "in_use": ("f10d", NOTICE),
     "absent": ("f10e", NOTICE),
     "not_removed": ("f10f", ERR),
+    "blocked": ("f110", NOTICE),
 }
 
 
@@ -141,6 +142,8 @@ def _sentence(outcome: Outcome) -> str:
         case "denied":
             at = f" at {outcome.at}" if outcome.at else ""  # a seal has no line
             return f"Not loading {name}{whom}: denied by {outcome.rule}{at}; {because}"
+        case "blocked":
+            return f"Not loading {name}{whom}: blocked by {outcome.rule} at {outcome.at}; {because}"
         case "missing":
             missing = f"file {outcome.path} is missing" if outcome.path else "its file is not in the module tree"
             return f"Could not load {name}{whom}: {missing}; {because}{detail}"
@@ -166,6 +169,9 @@ def _sentence(outcome: Outcome) -> str:
             return f"Could not remove {name} after {took}: {_reason(outcome)}; {because}"
         case "not_attempted" if outcome.request.removing:
             return f"Not removing {name}: {outcome.detail}; {because}"
+        case "not_attempted" if outcome.detail == DRY_RUN and outcome.command:
+            where = f"the install command of {name} at {outcome.at}"
+            return f"Would run {outcome.command}, {where},{whom or ' in place of a load'}, {because}"
         case "not_attempted" if outcome.detail == DRY_RUN:
             return f"Would load {name}{whom}, {because}"
         case "not_attempted":

@@ -48,6 +48,8 @@ class ProbeOptions:
     """Ignore install command and softdeps of the requested module itself (modprobe -i)."""
     ignore_loaded: bool = False
     """Assume that no module is loaded (modprobe -D)."""
+    kernel_blacklist: bool = True
+    """Do not plan to load what `module_blacklist=` has the kernel refuse. kmod tries it (modprobe)."""
     paths: bool = False
     """The request may be the path of a file; never set for requests of the kernel."""
     foreign: bool = False
@@ -62,7 +64,7 @@ def options_of(origin: Origin) -> ProbeOptions:
         case "request":
             return ProbeOptions()
         case "operator":
-            return ProbeOptions(paths=True, foreign=True)
+            return ProbeOptions(kernel_blacklist=False, paths=True, foreign=True)
 
 
 def resolve(
@@ -242,7 +244,25 @@ class _Planner:
         entries = tuple(
             self._entry(key, why, draft, target, params if key == target else "") for key, why in draft.order
         )
-        return Goal(target.name, self._judged(entries), self.taken_complaints())
+        return Goal(target.name, self._without_blocked(self._judged(entries)), self.taken_complaints())
+
+    def _without_blocked(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """Return the entries with those that the kernel refuses as skips; if a required one is, all steps are."""
+        refused = {line.module: line.at for line in self._snapshot.config.kernel_blacklist}
+        if not refused or not self._probe_options.kernel_blacklist:
+            return entries
+        blocked = {entry.module for entry in entries if isinstance(entry, Insmod) and entry.module in refused}
+        needed = next((entry.module for entry in entries if entry.required and entry.module in blocked), None)
+        left: list[Entry] = []
+        for entry in entries:
+            if isinstance(entry, Insmod) and entry.module in blocked:
+                at, option = refused[entry.module], f"module_blacklist={entry.module}"
+                left.append(Skip(entry.module, "blocked", entry.because, at, option, entry.required))
+            elif not isinstance(entry, Skip) and needed:
+                left.append(Skip(entry.module, "depends", entry.because, required=entry.required, of=needed))
+            else:
+                left.append(entry)
+        return tuple(left)
 
     def _judged(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """Return the entries with those that are denied as skips; if a required one is denied, all steps are."""

@@ -25,7 +25,19 @@ MAX_NAMES = 4096
 """Limit of cached aliases, above what a large machine has; it bounds memory, as others choose the names."""
 
 _FINAL = frozenset(
-    ("loaded", "live", "builtin", "nomatch", "blacklisted", "denied", "missing", "crashed", "stuck", "in_use")
+    (
+        "loaded",
+        "live",
+        "builtin",
+        "nomatch",
+        "blacklisted",
+        "blocked",
+        "denied",
+        "missing",
+        "crashed",
+        "stuck",
+        "in_use",
+    )
 )
 
 

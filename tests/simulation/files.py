@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kmodd.config import kmodd_conf, modprobe_d, policy_d
@@ -14,6 +14,7 @@ from kmodd.errors import NoTree, Where
 from kmodd.index.catalog import Catalog, Mark, Snapshot
 from kmodd.index.layer import Layer
 from kmodd.kernel.proc_modules import Loaded, parse_modules
+from kmodd.planning.findings import Finding
 from kmodd.planning.load_errors import KernelFacts
 from tests.simulation.kernel import Kernel
 
@@ -174,6 +175,10 @@ class SimMachine:
     def flags(self) -> frozenset[str]:
         """The flags of now."""
         return frozenset(self.files.flags)
+
+    def findings(self, snapshot: Snapshot) -> Sequence[Finding]:
+        """The configuration has no mistakes."""
+        return ()
 
     def facts(self) -> KernelFacts:
         """Nothing keeps the kernel from taking a module."""

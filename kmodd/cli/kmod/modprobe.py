@@ -233,6 +233,7 @@ def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, m
     is_path = text.startswith(("/", "./"))
     wanted = f"{os.getcwd()}/{text}" if text.startswith("./") else text
     probe_options = ProbeOptions(
+        kernel_blacklist=False,
         blacklist="always" if "b" in options.flags else "alias",
         ignore_install="i" in options.flags,
         ignore_loaded="D" in options.flags,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FAILURES = {
     "failed": errno.EIO, "missing": errno.ENOENT, "crashed": errno.EIO, "not_attempted": errno.EIO,
-    "denied": errno.EPERM, "stuck": errno.EBUSY,
+    "denied": errno.EPERM, "blocked": errno.EPERM, "stuck": errno.EBUSY,
 }  # fmt: skip
 """Result of a module that is not loaded → errno if the result has none."""
 

@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 
 from kmodd.cli import explain, lookup
+from kmodd.cli.kmod import modprobe
 from kmodd.cli.options import OptionError, Options
 from tests import rootfs
 
@@ -78,7 +79,7 @@ def test_text_of_install_options_and_no_match(root: Path, capfdbinary: pytest.Ca
     assert explain.main([*base(root), "tun", "nosuch"]) == 1
     assert capfdbinary.readouterr().out.decode().splitlines() == [
         "tun → 1 step, 0 skips",
-        "load tun install /bin/tun $CMDLINE_OPTS a=1   because asked for",
+        "run /bin/tun a=1 for tun   because of install at /etc/modprobe.d/a.conf:2; asked for",
         "nosuch → 0 steps, 1 skip",
         "skip nosuch   because no match",
     ]
@@ -134,15 +135,36 @@ def test_json_of_every_kind_of_entry(root: Path) -> None:
         "because": {"kind": "alias", "of": "fs-ext4", "pattern": "fs-ext4", "file": "modules.alias", "line": line},
     }
     assert alias["steps"][0]["because"]["kind"] == "softdep_pre"
-    assert alias["skips"] == [{"module": "jbd2", "reason": "live", "file": None, "line": None, "rule": None}]
+    nothing = {"file": None, "line": None, "rule": None, "of": None}
+    assert alias["skips"] == [{"module": "jbd2", "reason": "live", **nothing}]
     assert tun["steps"][0]["action"] == "install"
     assert tun["steps"][0]["path"] == "/bin/tun $CMDLINE_OPTS"
     assert tun["steps"][0]["options"] == "a=1"
     assert device["skips"][0] | {"rule": None} == {
         "module": "e1000e", "reason": "blacklisted", "file": "/etc/modprobe.d/a.conf", "line": 1, "rule": None,
+        "of": None,
     }  # fmt: skip
     assert builtin["skips"][0]["reason"] == "builtin"
     assert ghost["skips"][0]["reason"] == "missing"
+
+
+def test_what_the_kernel_refuses_is_not_loaded(root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """ext4 needs jbd2. modprobe shows what it would try, as kmod does."""
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/modules").write_text("")
+    (root / "proc/cmdline").write_text("quiet module_blacklist=jbd2\n")
+    assert explain.main([*base(root), "ext4"]) == 1
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert not [line for line in lines if line.startswith("load ")]
+    assert "blocked jbd2   /proc/cmdline:1 module_blacklist=jbd2   because dependency of ext4" in lines
+    assert "skip ext4   because it needs jbd2, which is blocked; asked for" in lines
+    (answer,) = answers(root, "ext4")
+    reasons = {skip["module"]: (skip["reason"], skip["of"]) for skip in answer["skips"]}
+    assert (reasons["jbd2"], reasons["ext4"]) == (("blocked", None), ("depends", "jbd2"))
+    assert modprobe.main(["--root", str(root), "-S", rootfs.RELEASE, "-D", "ext4"]) == 0
+    assert b"jbd2.ko" in capfdbinary.readouterr().out
+    (root / "proc/cmdline").write_text("quiet module_blacklist=jbd-2\n")
+    assert explain.main([*base(root), "ext4"]) == 0
 
 
 def test_bytes_that_are_no_text_survive(root: Path) -> None:

@@ -347,7 +347,7 @@ def test_an_operator_does_not_wait_for_the_devices_before_the_module(joined: Wor
 def test_a_job_planned_ahead_does_not_try_another_loader_at_once(world: World) -> None:
     """a has an install command, so its job is in no batch with d."""
     world.add_files("d", "e")
-    (world.root / "etc/modprobe.d/i.conf").write_text("install a /bin/true\n")
+    (world.root / "etc/modprobe.d/i.conf").write_text("install a /sbin/load-a\n")
     deps = ["a.ko:", "b.ko: a.ko", "c.ko:", "d.ko:", "e.ko:"]
     world.index(deps, [f"alias pci:v{number}* {name}" for number, name in enumerate("bcd", 1)])
     plug_three(world)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from kmodd.errors import Where
+from kmodd.names import ModuleName
 from kmodd.planning import record
 from kmodd.planning.load_errors import of_load
-from kmodd.planning.outcome import Outcome, Result
-from kmodd.planning.plan import Reason
+from kmodd.planning.outcome import DRY_RUN, Outcome, Result, not_attempted
+from kmodd.planning.plan import Insmod, Install, Reason
 from kmodd.planning.record import DEBUG, ERR, INFO, NOTICE, WARNING, record_of
 from kmodd.planning.request import Request
 
@@ -44,6 +45,17 @@ def test_many_devices_are_named_up_to_sixteen_and_counted() -> None:
     assert sum(name == "KMODD_DEVPATH" for name, _ in told.fields) == 16
     assert ("KMODD_DEVICES_COUNT", "1536") in told.fields
     assert "for 1536 devices, first cpu0" in told.message
+
+
+def test_a_dry_run_names_the_command_that_would_run() -> None:
+    at = Where("/etc/modprobe.d/a.conf", 3)
+    step = Install(ModuleName("usb_storage"), "/bin/mount-it $CMDLINE_OPTS", "a=1", at, MATCHED)
+    assert record_of(not_attempted(CARD, step, DRY_RUN)).message == (
+        "Would run /bin/mount-it $CMDLINE_OPTS, the install command of usb_storage at /etc/modprobe.d/a.conf:3, "
+        "for 0000:01:00.0, because alias matched pci:v* of modules.alias:7"
+    )
+    load = Insmod(ModuleName("usb_storage"), "/x.ko", "", MATCHED)
+    assert record_of(not_attempted(CARD, load, DRY_RUN)).message.startswith("Would load usb_storage for 0000:01:00.0,")
 
 
 @pytest.mark.parametrize(

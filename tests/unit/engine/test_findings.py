@@ -1,0 +1,73 @@
+"""Mistakes in the configuration are in the log, each once, when the devices are answered."""
+
+from __future__ import annotations
+
+from kmodd.engine.reporter import MAX_FINDINGS
+from kmodd.planning.record import BAD_INPUT, NOTICE, WARNING
+from tests.world import World
+
+
+def said(world: World) -> list[str]:
+    """The mistakes written since the last call."""
+    messages = [record.message for record in world.records if record.message_id == BAD_INPUT]
+    world.records.clear()
+    return messages
+
+
+def configure(world: World, text: str, name: str = "etc/modprobe.d/x.conf") -> None:
+    """Write a file and have everything read again."""
+    path = world.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    world.reload()
+
+
+def test_a_mistake_is_written_once(world: World) -> None:
+    world.finish_boot()
+    assert said(world) == []
+    configure(world, "options c x = 1\n")
+    assert said(world) == []  # devices may wait
+    world.finish_boot()
+    text = "/etc/modprobe.d/x.conf:1: blanks around `=` in the options of c: expected `x=1` [blank]"
+    assert said(world) == [text]
+    world.finish_boot()
+    world.reload()
+    world.finish_boot()
+    assert said(world) == []
+    configure(world, "options c x=1\n")
+    world.finish_boot()
+    assert said(world) == []
+    configure(world, "options c x = 1\n")
+    world.finish_boot()
+    assert said(world) == [text]
+
+
+def test_an_invalid_line_is_not_written_again(world: World) -> None:
+    """It is a warning of the reload itself."""
+    configure(world, "frob\n")
+    world.finish_boot()
+    (message,) = said(world)
+    assert message.startswith("/etc/modprobe.d/x.conf:1:1: expected alias")
+
+
+def test_files_and_levels(world: World) -> None:
+    configure(world, "blacklist c\n", "etc/modprobe.d/blacklist-c")
+    configure(world, "nosuch\n", "etc/modules-load.d/x.conf")
+    configure(world, "blacklist nosuch\n", "etc/modprobe.d/x.conf")
+    configure(world, "blacklist nosuch\n", "usr/lib/modprobe.d/y.conf")
+    world.records.clear()
+    world.finish_boot()
+    levels = {record.message.partition(": ")[0]: record.priority for record in world.records}
+    assert levels == {
+        "/etc/modprobe.d/blacklist-c": WARNING,
+        "/etc/modprobe.d/x.conf:1": NOTICE,
+        "/etc/modules-load.d/x.conf:1": WARNING,
+    }
+
+
+def test_a_thousand_mistakes_are_bounded(world: World) -> None:
+    configure(world, "options nosuch x=1\n" * 1000)
+    world.finish_boot()
+    messages = said(world)
+    assert len(messages) == MAX_FINDINGS + 1
+    assert messages[-1] == f"{1000 - MAX_FINDINGS} more mistakes in the configuration: see `kmodd lint`"
