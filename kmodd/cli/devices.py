@@ -1,7 +1,7 @@
-"""`kmodd devices`: list every device with a modalias, its driver, the modules that match, and its name.
+"""`kmodd devices`: list every device that asks for modules, its driver, the modules that match, and its name.
 
-Only links and `modalias` files are read, which take no lock: a device whose probe hangs or crashed does not block the
-list, and has no name in it.
+Links and `modalias` files take no lock; `uevent` files of devices without a `modalias` file are read in a child
+process. A device whose probe hangs or crashed does not block the list, and has no name in it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import os
 import sys
 
 from kmodd.errors import NoTree
-from kmodd.host import coldplug
+from kmodd.host import coldplug, uevent_files
 from kmodd.host.tree import Tree
 from kmodd.host.udev_names import names_of
 from kmodd.index.catalog import lookup_or_nothing
+from kmodd.kernel.uevent import Uevent
+from kmodd.planning.device_requests import wanted
 from kmodd.planning.explain import quoted
 
 
@@ -22,7 +24,7 @@ def main(argv: list[str]) -> int:
     """Print the list and return 0; 1 if --unbound lists a device; 3 without a module tree."""
     parser = argparse.ArgumentParser(
         "kmodd devices",
-        description="List devices that have a modalias: path, driver (- for none), matching modules, and in quotes the "
+        description="List devices that ask for modules: path, driver (- for none), matching modules, and in quotes the "
         "name in udev's database, if any.",
     )
     parser.add_argument("--unbound", action="store_true", help="only devices without a driver that a module matches")
@@ -37,10 +39,8 @@ def main(argv: list[str]) -> int:
         return 3
     snapshot, loaded = tree.quick_snapshot(), tree.loaded()
     lines: dict[str, str] = {}
-    for event in coldplug.replay(options.root, unbound=options.unbound):
-        names = dict.fromkeys(
-            hit.module for alias in event.modaliases for hit in lookup_or_nothing(alias, snapshot)
-        )  # fmt: skip
+    for event, texts in _requests(options.root, unbound=options.unbound):
+        names = dict.fromkeys(hit.module for text in texts for hit in lookup_or_nothing(text, snapshot))
         if options.unbound and not names:
             continue
         states = {
@@ -58,6 +58,14 @@ def main(argv: list[str]) -> int:
     if snapshot.catalog.is_damaged:
         return 3
     return 1 if options.unbound and lines else 0
+
+
+def _requests(root: str, *, unbound: bool) -> list[tuple[Uevent, list[str]]]:
+    """Return each device with what it asks for: its modaliases, and the modules of udev's other rules."""
+    events = [*coldplug.replay(root, unbound=unbound), *uevent_files.replay(root, unbound=unbound)]
+    events.sort(key=lambda event: event.devpath)
+    asking = ((event, [request.text for request in wanted(event, "coldplug")]) for event in events)
+    return [(event, texts) for event, texts in asking if texts]
 
 
 def _driver(folder: str) -> str:

@@ -92,6 +92,16 @@ def _links(sys: str, subsystems: tuple[str, ...] = ()) -> Iterator[tuple[str, st
                 yield f"{folder}/{name}", subsystem
 
 
+def device_links(root: str) -> Iterator[tuple[str, str]]:
+    """Yield (devpath, subsystem) of each device of a bus. root: prefix of /sys."""
+    sys = f"{root}/sys"
+    for subsystem in _names(f"{sys}/bus"):
+        folder = f"{sys}/bus/{subsystem}/devices"
+        for name in _names(folder):
+            if devpath := _devpath(f"{folder}/{name}", sys):
+                yield devpath, subsystem
+
+
 def _devpath(link: str, sys: str) -> str:
     """Return the path below /sys of the device that a link points to; empty if it is no device link."""
     try:

@@ -245,13 +245,14 @@ def test_devices_puts_the_name_behind_all_columns(
     """Who cuts a line at blanks finds path, driver and modules where they were."""
     said = [uevent.parse(f"add@{path[4:]}\0SUBSYSTEM=mem\0MODALIAS=pci:v1\0".encode()) for path in (LO, NULL)]
     monkeypatch.setattr("kmodd.host.coldplug.replay", lambda *_, **__: iter(said))
+    monkeypatch.setattr("kmodd.host.uevent_files.replay", lambda *_, **__: iter(()))
     database.write("c1:3", INTEL)
     assert devices.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"{LO[4:]}  -  b", f'{NULL[4:]}  -  b  "Intel Corporation 82574L"']
+    assert lines == [f'{NULL[4:]}  -  b  "Intel Corporation 82574L"', f"{LO[4:]}  -  b"]
     monkeypatch.setitem(sys.modules, "pyudev", None)
     assert devices.main(["--unbound"]) == 1
-    assert capsys.readouterr().out.splitlines() == [f"{LO[4:]}  -  b", f"{NULL[4:]}  -  b"]
+    assert capsys.readouterr().out.splitlines() == [f"{NULL[4:]}  -  b", f"{LO[4:]}  -  b"]
 
 
 @pytest.mark.root
