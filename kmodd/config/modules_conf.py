@@ -77,12 +77,18 @@ class _Entry:
     statements: dict[str, list[_Statement]] = field(default_factory=dict)
     """Directive → its lines that are in effect."""
 
+    @property
+    def has_commands(self) -> bool:
+        """Whether a request for the name does more than to load modules."""
+        return bool(self.hooks or any(self.lists.values()))
+
 
 def convert(file: ConfFile) -> Conversion:
     """Convert an old configuration to modprobe.d. Raises nothing; a line without an equivalent is a Problem.
 
     `alias X off` and `alias X null` become `install X /bin/true`; above and below become a softdep; pre-install and
-    post-install enclose `/sbin/modprobe --ignore-install`. Shell commands are copied.
+    post-install enclose `/sbin/modprobe --ignore-install`. Shell commands are copied. An alias with commands of its own
+    becomes an install line, as kmod looks up an alias first, and then runs the commands of the module only.
     """
     problems: list[Problem] = []
     entries: dict[str, _Entry] = {}
@@ -237,7 +243,7 @@ def _lines(entry: _Entry, entries: dict[str, _Entry], problems: list[Problem]) -
         for word in ("options", *_LISTS, *_HOOKS):
             problems.extend(line.problem(f"never used: {name} is {target}") for line in lines_of.get(word, ()))
         return
-    if target:
+    if target and not entry.has_commands:
         yield f"alias {name} {target}"
     if target is None:
         problems.extend(line.problem("circular alias") for line in lines_of["alias"])
@@ -248,13 +254,18 @@ def _lines(entry: _Entry, entries: dict[str, _Entry], problems: list[Problem]) -
         problems.extend(line.problem(reason) for line in lines_of["alias"])
     for options in entry.options:
         yield f"options {name} {options}"
-    yield from _commands(name, entry, problems)
+    yield from _commands(name, entry, target or "", problems)
 
 
 def _target(alias: str, entries: dict[str, _Entry]) -> str | None:
-    """Return the final target of an alias, or None for a circle; modutils resolved chains of aliases, kmod does not."""
+    """Return the final target of an alias, or None for a circle; modutils resolved chains of aliases, kmod does not.
+
+    A name with commands is a target, too: it becomes an install line.
+    """
     seen = set()
     while (further := entries.get(underscores(alias))) and further.alias and further.alias != alias:
+        if further.has_commands and further.alias not in ("off", "null"):
+            return alias
         if alias in seen:
             return None
         seen.add(alias)
@@ -262,8 +273,11 @@ def _target(alias: str, entries: dict[str, _Entry]) -> str | None:
     return alias
 
 
-def _commands(name: str, entry: _Entry, problems: list[Problem]) -> Iterator[str]:
-    """Yield at most one install, remove and softdep line for a name: kmod uses the first of several."""
+def _commands(name: str, entry: _Entry, target: str, problems: list[Problem]) -> Iterator[str]:
+    """Yield at most one install, remove and softdep line for a name: kmod uses the first of several.
+
+    target: the module that the name is an alias of; empty: it is a module itself.
+    """
     below, above = entry.lists.get("below", []), entry.lists.get("above", [])
     hooks = entry.hooks
     either, each = entry.lists.get("probe", []), entry.lists.get("probeall", [])
@@ -274,9 +288,13 @@ def _commands(name: str, entry: _Entry, problems: list[Problem]) -> Iterator[str
             problems.extend(line.problem(f"{name} has `install` too") for line in entry.statements.get(word, ()))
         install = install or [_probe(either) if either else _probe_all(each)]
     before, after = _grouped(hooks.get("pre-install", [])), _grouped(hooks.get("post-install", []))
-    if install or before or after:
+    if install and target:
+        why = "not used: the name has commands of its own"
+        problems.extend(line.problem(why) for line in entry.statements["alias"])
+    if install or before or after or (target and entry.has_commands):
         # A softdep would disable the install line (kmod issue 446), so the line loads what is above and below.
-        body = install or [f"/sbin/modprobe --ignore-install {name} $CMDLINE_OPTS"]
+        load = f"/sbin/modprobe {target}" if target else f"/sbin/modprobe --ignore-install {name}"
+        body = install or [f"{load} $CMDLINE_OPTS"]
         first = f"/sbin/modprobe -qa {' '.join(below)}; " if below else ""
         last = f" && {{ /sbin/modprobe -qa {' '.join(above)} || :; }}" if above else ""
         alone = len(before + body + after) == 1 and not above
@@ -285,17 +303,21 @@ def _commands(name: str, entry: _Entry, problems: list[Problem]) -> Iterator[str
         pre = f" pre: {' '.join(below)}" if below else ""
         post = f" post: {' '.join(above)}" if above else ""
         yield f"softdep {name}{pre}{post}"
-    yield from _removal(name, hooks, either or each)
+    yield from _removal(name, hooks, either or each, target if entry.has_commands else "")
 
 
-def _removal(name: str, hooks: dict[str, list[str]], probed: list[str]) -> Iterator[str]:
-    """Yield the remove line of a name, if any. probed: modules of its `probe` or `probeall`."""
+def _removal(name: str, hooks: dict[str, list[str]], probed: list[str], target: str) -> Iterator[str]:
+    """Yield the remove line of a name, if any.
+
+    probed: modules of its `probe` or `probeall`. target: the module that its install line loads; empty: itself.
+    """
     remove = _grouped(hooks.get("remove", []))
     if probed and not remove:
         remove = [f"/sbin/modprobe -ra {' '.join(reversed(probed))}"]
     before, after = _grouped(hooks.get("pre-remove", [])), _grouped(hooks.get("post-remove", []))
-    if before or remove or after:
-        commands = [*before, *(remove or [f"/sbin/modprobe -r --ignore-remove {name}"]), *after]
+    if before or remove or after or target:
+        unload = f"/sbin/modprobe -r {target}" if target else f"/sbin/modprobe -r --ignore-remove {name}"
+        commands = [*before, *(remove or [unload]), *after]
         yield f"remove {name} {_ungrouped(commands[0]) if len(commands) == 1 else ' && '.join(commands)}"
 
 

@@ -135,6 +135,40 @@ def test_hooks() -> None:
     assert lines("remove foo a") == ["remove foo a"]
 
 
+def test_hooks_of_an_alias() -> None:
+    """kmod looks up an alias before an install line of the same name, so there is no alias line."""
+    assert lines("alias sound-slot-0 maestro3", "post-install sound-slot-0 /usr/bin/mixer --load || :") == [
+        "install sound-slot-0 /sbin/modprobe maestro3 $CMDLINE_OPTS && { /usr/bin/mixer --load || :; }",
+        "remove sound-slot-0 /sbin/modprobe -r maestro3",
+    ]
+    assert lines("alias sound es1370", "pre-remove sound /bin/save", "options sound x=1") == [
+        "options sound x=1",
+        "install sound /sbin/modprobe es1370 $CMDLINE_OPTS",
+        "remove sound { /bin/save; } && /sbin/modprobe -r es1370",
+    ]
+    assert lines("alias eth0 ne", "below eth0 8390", "above eth0 x") == [
+        "install eth0 /sbin/modprobe -qa 8390; /sbin/modprobe ne $CMDLINE_OPTS && { /sbin/modprobe -qa x || :; }",
+        "remove eth0 /sbin/modprobe -r ne",
+    ]
+
+
+def test_an_alias_of_an_alias_with_hooks() -> None:
+    """The name with the hooks is an install line, to which an alias leads."""
+    assert lines("alias char-major-14 sound-slot-0", "alias sound-slot-0 sb", "post-install sound-slot-0 x") == [
+        "alias char-major-14 sound-slot-0",
+        "install sound-slot-0 /sbin/modprobe sb $CMDLINE_OPTS && { x; }",
+        "remove sound-slot-0 /sbin/modprobe -r sb",
+    ]
+
+
+def test_an_alias_with_its_own_install_command() -> None:
+    converted = read("alias x y", "install x z")
+    assert converted.text == "install x z\nremove x /sbin/modprobe -r y\n"
+    assert [str(problem) for problem in converted.problems] == [
+        "modules.conf:1:1: not used: the name has commands of its own"
+    ]
+
+
 def test_hooks_and_softdeps_of_one_module() -> None:
     """A softdep would disable the install line (kmod issue 446), so the line does its work."""
     assert lines("below a b", "above a c", "pre-install a x") == [
