@@ -12,6 +12,7 @@ from kmodd.loader.pool import Loader
 from kmodd.loader.protocol import (
     InsmodRequest,
     InsmodRunRequest,
+    OfferedRequest,
     ProbeRequest,
     ShellRequest,
 )
@@ -45,7 +46,7 @@ class Served:
         self.thread.join(WAIT)
         assert not self.thread.is_alive()
 
-    def do(self, call: InsmodRequest | ShellRequest | ProbeRequest) -> Reply:
+    def do(self, call: InsmodRequest | OfferedRequest | ShellRequest | ProbeRequest) -> Reply:
         assert self.lane.start(InsmodRunRequest((call,), ("a",)) if isinstance(call, InsmodRequest) else call)
         answer = self.lane.receive()
         assert isinstance(answer, Reply)

@@ -10,6 +10,7 @@ from kmodd.host.paths import CONTROL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -27,16 +28,20 @@ class Refused(KmoddError):
         self.parameters = parameters
 
 
-def call(method: str, path: str = CONTROL_SOCKET, **parameters: Any) -> dict[str, Any]:
+def call(method: str, path: str = CONTROL_SOCKET, offers: Sequence[int] = (), **parameters: Any) -> dict[str, Any]:
     """Call `io.kmodd.METHOD` and return the parameters of the reply.
 
-    Waits without a limit. Raises NotRunning if there is no daemon or no reply, Refused if the reply is an error.
+    offers: descriptors to send with the call. Waits without a limit. Raises NotRunning if there is no daemon or no
+    reply, Refused if the reply is an error.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         answer = bytearray()
         try:
             connection.connect(path)
-            connection.sendall(json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}).encode() + b"\0")
+            frame = json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}).encode() + b"\0"
+            if offers:
+                frame = frame[socket.send_fds(connection, [frame], offers) :]
+            connection.sendall(frame)
             while not answer.endswith(b"\0"):
                 data = connection.recv(65536)
                 if not data:

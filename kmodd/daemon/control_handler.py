@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from kmodd.daemon import status
@@ -22,6 +23,7 @@ from kmodd.host.varlink_server import (
     StatusCall,
     UnloadCall,
 )  # fmt: skip
+from kmodd.planning.plan import Insmod
 from kmodd.planning.removal import RemovalJob
 from kmodd.planning.request import RemovalOptions, Request
 
@@ -58,6 +60,12 @@ class _Settling:
     """Requests of other callers at that time. Later ones are not waited for: there may be no end of them."""
 
 
+def _close_files(request: Request) -> None:
+    """Close what came with a request."""
+    for _, offer in request.files:
+        os.close(offer)
+
+
 class ControlHandler:
     """Holds the calls that wait."""
 
@@ -86,8 +94,8 @@ class ControlHandler:
                 self._socket.answer(connection, self._actions.status())
             case ExplainCall(text):
                 self._explain(connection, text)
-            case LoadCall(text, parameters):
-                self._order(connection, Request(text, "operator", params=parameters))
+            case LoadCall():
+                self._load(connection, call)
             case UnloadCall(text, first_time, go_on):
                 removing = RemovalOptions(first_time=first_time, ends_at_failure=not go_on)
                 self._order(connection, Request(text, "operator", removing=removing))
@@ -108,6 +116,30 @@ class ControlHandler:
         if no_tree := self._engine.state.system.no_tree:
             self._socket.refuse(connection, "NoModuleTree", {"message": no_tree})
         return bool(no_tree)
+
+    def _load(self, connection: Connection, call: LoadCall) -> None:
+        printed = (path.removeprefix(self._root) for path in call.files)
+        files = tuple(zip(printed, call.offers, strict=True))
+        request = Request(call.request, "operator", params=call.parameters, files=files)
+        if needed := self._needed_files(request):
+            _close_files(request)
+            self._socket.refuse(connection, "FilesNeeded", {"files": needed})
+        else:
+            self._order(connection, request)
+
+    def _needed_files(self, request: Request) -> list[str]:
+        """The files, with root, of the plan for `request` that are not root's alone and not opened by its caller."""
+        self._actions.handle(CheckFiles())
+        try:
+            steps = self._engine.state.system.plan(request).steps
+        except NoTree:
+            return []
+        found = (
+            self._root + step.path
+            for step in steps
+            if isinstance(step, Insmod) and step.foreign and step.offered is None
+        )
+        return list(dict.fromkeys(found))
 
     def _order(self, connection: Connection, request: Request) -> None:
         self._waiting.append((request, connection))
@@ -139,6 +171,7 @@ class ControlHandler:
 
     def turned_away(self, request: Request, why: Busy) -> bool:
         """A request is not taken: answer its caller. Return whether it had one."""
+        _close_files(request)
         for waiter in self._waiting:
             if waiter[0] is request:
                 self._waiting.remove(waiter)
@@ -151,6 +184,7 @@ class ControlHandler:
 
     def finished(self, job: AnyJob) -> None:
         """A job is complete: answer the caller who ordered it."""
+        _close_files(job.plan.request)
         for waiter in self._waiting:
             request, connection = waiter
             if request is job.plan.request or request == job.plan.request:

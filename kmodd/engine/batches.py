@@ -27,6 +27,8 @@ def run_of(job: AnyJob, may_follow: MayFollow) -> tuple[Insmod, ...]:
     if not isinstance(job, Job):
         return ()
     files, size = job.run(lambda step: may_follow(job, step), MAX_FILES_IN_BATCH), 0
+    if files and files[0].offered is not None:
+        return files[:1]
     for count, file in enumerate(files):
         size += _size(file)
         if count and size > MAX_BATCH_TEXT:

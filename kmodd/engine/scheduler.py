@@ -133,6 +133,8 @@ class Scheduler:
 
     def _may_follow(self, job: Job, step: Step) -> bool:
         """Whether a file can be given to a loader together with the one before it."""
+        if isinstance(step, Insmod) and step.offered is not None:
+            return False  # a datagram for each descriptor
         if self._is_taken(step.module, job) or self._state.is_starting(step.module):
             return False
         return preflight_outcome(self._state, job.plan.request, step) is None

@@ -12,7 +12,7 @@ import socket
 import struct
 
 import kmodd
-from kmodd.dataclass import dataclass
+from kmodd.dataclass import dataclass, field, replace
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.unix_listener import UnixListener
 from kmodd.text import encode
@@ -28,6 +28,8 @@ MAX_FRAME = 64 * 1024
 """Bytes of one call, including its NUL."""
 MAX_TEXT = 4096
 """Characters of one name or parameter; the longest modalias has a few hundred."""
+MAX_OFFERS = 64
+"""Descriptors that come with one call: as many as a module may have dependencies that are not root's."""
 MAX_UNREAD = 4 * 1024 * 1024
 """Bytes of unread replies after which a caller is disconnected."""
 
@@ -52,6 +54,10 @@ class LoadCall:
 
     request: str
     parameters: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    """Module files that the caller has opened."""
+    offers: tuple[int, ...] = ()
+    """Descriptor of the offer of each file, which the receiver of the call closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,8 @@ class _Interface:
     def Explain(self, request: str) -> None:
         raise _Called(ExplainCall(request))
 
-    def Load(self, request: str, parameters: list[str] | None) -> None:
-        raise _Called(LoadCall(request, tuple(parameters or ())))
+    def Load(self, request: str, parameters: list[str] | None, files: list[str] | None) -> None:
+        raise _Called(LoadCall(request, tuple(parameters or ()), tuple(files or ())))
 
     def Unload(self, request: str, first_time: bool | None, go_on: bool | None) -> None:
         raise _Called(UnloadCall(request, bool(first_time), bool(go_on)))
@@ -118,14 +124,16 @@ class _Interface:
         raise _Called(ReloadCall())
 
 
-def _invalid_parameter(call: MethodCall) -> str:
+def _invalid_parameter(call: MethodCall, connection: Connection) -> str:
     """Return the name of the first invalid parameter of a call; empty if all are valid."""
+    if isinstance(call, LoadCall) and connection.uid == 0 and len(call.files) not in (0, len(connection.offers)):
+        return "files"
     if isinstance(call, SettleCall):
         usec = call.timeout_usec
         return "timeout_usec" if usec is not None and not 0 <= usec < 2**63 else ""
     if isinstance(call, ExplainCall) and call.request.startswith(("/", ".")):
         return "request"  # whether a file exists may be secret, and the look-up may block
-    texts = [getattr(call, "request", ""), *getattr(call, "parameters", ())]
+    texts = [getattr(call, "request", ""), *getattr(call, "parameters", ()), *getattr(call, "files", ())]
     return "request" if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts) else ""
 
 
@@ -144,6 +152,8 @@ class Connection:
     socket: socket.socket
     uid: int
     """SO_PEERCRED, from when it connected."""
+    offers: list[int] = field(default_factory=list)
+    """Descriptors received with the bytes in `unread`; those of the first call, as more calls with some do not come."""
     unread: bytes = b""
     """Received bytes: an incomplete frame, or calls after the one that is waiting."""
     unsent: bytes = b""
@@ -158,6 +168,11 @@ class Connection:
     def fileno(self) -> int:
         """Return the descriptor of the connection."""
         return self.socket.fileno()
+
+    def close_offers(self) -> None:
+        """Close the descriptors that no call has taken."""
+        while self.offers:
+            os.close(self.offers.pop())
 
 
 class ControlSocket:
@@ -196,14 +211,19 @@ class ControlSocket:
     def receive(self, connection: Connection) -> None:
         """Read from a caller, for `next_call`; drop the connection if it has ended or exceeds the limit."""
         try:
-            data = connection.socket.recv(MAX_FRAME)
+            if connection.uid == 0:
+                data, offers, _, _ = socket.recv_fds(connection.socket, MAX_FRAME, MAX_OFFERS, socket.MSG_CMSG_CLOEXEC)
+                connection.offers += offers
+            else:
+                data = connection.socket.recv(MAX_FRAME)  # the kernel closes what came with it
         except BlockingIOError:
             return
         except OSError:
             data = b""
         connection.unread += data
         connection.ended = not data
-        if len(connection.unread) > 2 * MAX_FRAME or (connection.ended and not self._is_pending(connection)):
+        too_much = len(connection.unread) > 2 * MAX_FRAME or len(connection.offers) > MAX_OFFERS
+        if too_much or (connection.ended and not self._is_pending(connection)):
             self.drop(connection)
 
     @staticmethod
@@ -228,7 +248,11 @@ class ControlSocket:
             if not nul:
                 return None
             connection.unread = rest
-            if call := self._parse(connection, frame):
+            call = self._parse(connection, frame)
+            if isinstance(call, LoadCall) and call.files:
+                call, connection.offers = replace(call, offers=tuple(connection.offers)), []
+            connection.close_offers()
+            if call:
                 connection.waiting = True
                 return call
         return None
@@ -242,7 +266,7 @@ class ControlSocket:
             for reply in self._varlink().handle(frame):
                 self._send(connection, reply + b"\0")
         except _Called as called:
-            if name := _invalid_parameter(called.call):
+            if name := _invalid_parameter(called.call, connection):
                 refusal = {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": name}}
                 self._reply(connection, refusal)
                 return None
@@ -308,6 +332,7 @@ class ControlSocket:
         """Close a connection."""
         if connection in self.connections:
             self.connections.remove(connection)
+        connection.close_offers()
         connection.socket.close()
 
     def close(self) -> None:

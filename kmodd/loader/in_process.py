@@ -14,6 +14,7 @@ import time
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import assert_never
+from kmodd.host.file_owner import open_regular
 from kmodd.host.signals import SignalsBlocked
 from kmodd.loader.actions import LOADER_MARK, open_module, run_command
 from kmodd.loader.syscalls import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
@@ -72,7 +73,8 @@ class Machine:
         begin = time.monotonic_ns()
         match step:
             case Insmod():
-                code, stage, detail = self.insert(real(step.path), step.options, insert_options.load_flags)
+                flags = insert_options.load_flags
+                code, stage, detail = self.insert(real(step.path), step.options, flags, not step.foreign)
             case Rmmod():
                 code, stage, detail = self.remove(step.module, insert_options), "kernel", ""
             case Install():
@@ -90,13 +92,13 @@ class Machine:
         # Only an exit status counts, not death by a signal (libkmod-module.c, command_do).
         return (errno.EINVAL if status > 0 else 0), "command", str(max(status, 0))
 
-    def insert(self, path: str, options: str, flags: int) -> tuple[int, Stage, str]:
+    def insert(self, path: str, options: str, flags: int, is_roots: bool = True) -> tuple[int, Stage, str]:
         """Load one module file; return errno (0 on success), its stage, and a reason if errno says too little.
 
-        flags: of finit_module.
+        flags: of finit_module. is_roots: False for a file that must be a regular one, and is opened without waiting.
         """
         try:
-            give = open_module(path, flags)
+            give = open_module(path, flags, None if is_roots else lambda path, _: open_regular(path))
             if os.path.getsize(path) < SHORTEST:
                 return errno.EINVAL, "file", f"{path}: too short for a module"
         except OSError as error:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 
 from kmodd.dataclass import dataclass
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.protocol import MAX_STEP, LoaderRequest, StopRequest, decode_reply, encode_request
+from kmodd.loader.protocol import MAX_STEP, LoaderRequest, OfferedRequest, StopRequest, decode_reply, encode_request
 from kmodd.loader.spawner import Spawner
 from kmodd.planning.reply import Reply
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
 
 STILLBORN_PAUSE = 5.0
 """Seconds without new spare loaders after one died before it sent its pid."""
@@ -53,7 +50,10 @@ class Loader:
     def start(self, request: LoaderRequest) -> bool:
         """Send a request. Return False if the loader is gone and has started nothing of it."""
         try:
-            self.connection.send(encode_request(request))
+            if isinstance(request, OfferedRequest):
+                socket.send_fds(self.connection, [encode_request(request)], [request.offer])
+            else:
+                self.connection.send(encode_request(request))
         except (BrokenPipeError, ConnectionResetError):
             return False
         self.busy, self.stopped = True, False

@@ -40,6 +40,17 @@ class InsmodRunRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferedRequest:
+    """A module file that an operator's process has opened."""
+
+    path: str
+    """For messages."""
+    options: str
+    offer: int = -1
+    """Descriptor of its offer (`foreign_file`), which goes with the datagram; -1: none came."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequest:
     """End the current run after the present file. Has no reply of its own."""
 
@@ -74,7 +85,7 @@ class ProbeRequest:
     """An entry of its `devices` directory."""
 
 
-LoaderRequest = InsmodRunRequest | RmmodRequest | ShellRequest | ProbeRequest | StopRequest
+LoaderRequest = InsmodRunRequest | OfferedRequest | RmmodRequest | ShellRequest | ProbeRequest | StopRequest
 """All requests to a loader. Each has one Reply; InsmodRunRequest has one for each file, StopRequest none."""
 
 
@@ -86,6 +97,8 @@ def encode_request(request: LoaderRequest) -> bytes:
             words = ["insmod"]
             for step, module in zip(steps, modules, strict=True):
                 words += (step.path, step.options, module)
+        case OfferedRequest(path, options, _):
+            words = ["offered", path, options]  # the offer is sent beside them
         case RmmodRequest(module):
             words = ["rmmod", module]
         case ShellRequest(module, at, real_file, options):
@@ -108,6 +121,8 @@ def decode_request(datagram: bytes) -> LoaderRequest:
     match words:
         case ["insmod", _, *_] if len(words) % 3 == 1:
             return InsmodRunRequest(tuple(map(InsmodRequest, words[1::3], words[2::3])), tuple(words[3::3]))
+        case ["offered", path, options]:
+            return OfferedRequest(path, options)
         case ["rmmod", module]:
             return RmmodRequest(module)
         case ["install", module, file, line, real_file, options]:

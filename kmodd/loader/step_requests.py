@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from kmodd.errors import assert_never
-from kmodd.loader.protocol import InsmodRequest, InsmodRunRequest, LoaderRequest, RmmodRequest, ShellRequest
+from kmodd.loader.protocol import (
+    InsmodRequest,
+    InsmodRunRequest,
+    LoaderRequest,
+    OfferedRequest,
+    RmmodRequest,
+    ShellRequest,
+)
 from kmodd.planning.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 
 TYPE_CHECKING = False
@@ -18,10 +25,12 @@ def request_for(steps: tuple[Step | RemovalStep, ...], real: Callable[[str], str
     """
     step = steps[0]
     match step:
+        case Insmod() if step.offered is not None:
+            request: LoaderRequest = OfferedRequest(step.path, step.options, step.offered)
         case Insmod():
             files = [each for each in steps if isinstance(each, Insmod)]
             requests = tuple(InsmodRequest(real(each.path), each.options) for each in files)
-            request: LoaderRequest = InsmodRunRequest(requests, tuple(each.module for each in files))
+            request = InsmodRunRequest(requests, tuple(each.module for each in files))
         case Install():
             request = ShellRequest(step.module, step.at, real(step.at.file), step.options)
         case Rmmod():

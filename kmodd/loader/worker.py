@@ -5,7 +5,8 @@ Module files come in runs, so that the daemon need not wake up between two modul
 fails; it also ends, with stage `none`, before a file if another request has arrived, the daemon has closed the
 connection, or the module is loaded or being loaded already.
 
-The daemon is not trusted. Module files and install commands are accepted from the files of `Trusted` only; the device
+The daemon is not trusted. Module files and install commands are accepted from the files of `Trusted` only, and module
+files that an operator's process has opened and passed through the daemon (`foreign_file`); the device
 of a probe is checked in `protocol`. Module options, names of modules to remove and $CMDLINE_OPTS are not checked; a
 removal is never forced. The loader does not plan, and reads neither uevents nor the kernel log.
 
@@ -18,9 +19,11 @@ imports, take as long as the interpreter.
 
 from __future__ import annotations
 
+import _socket  # not socket: see spawner_process
 import errno
 import os
 import select
+import sys
 import time
 
 from kmodd.errors import assert_never
@@ -30,6 +33,7 @@ from kmodd.loader.protocol import (
     MAX_STEP,
     InsmodRequest,
     InsmodRunRequest,
+    OfferedRequest,
     ProbeRequest,
     RmmodRequest,
     ShellRequest,
@@ -45,28 +49,53 @@ if TYPE_CHECKING:
     from kmodd.loader.trusted_paths import Trusted
 
 
+_FD_BYTES = 4
+"""Bytes of a descriptor in a control message (SCM_RIGHTS in unix(7))."""
+
+
 def serve(connection: int, kernel: Kernel, trusted: Trusted) -> None:
     """Carry out the requests of a connection, an open descriptor, until the peer closes it."""
     name_process("kmodd-loader")
     signals_blocked = SignalsBlocked()
+    peer = _socket.socket(fileno=connection)
     try:
         os.write(connection, b"%d" % os.getpid())
-        while datagram := os.read(connection, MAX_STEP):
-            try:
-                request = decode_request(datagram)
-            except ValueError as why:
-                os.write(connection, encode_reply(Reply(errno.EPROTO, "file", 0, f"invalid request: {why}")))
-                continue
+        while True:
+            datagram, offer = _receive(peer)
+            if not datagram:
+                return
             with signals_blocked:  # also between the files of a run, or the daemon would take the rest for lost
-                match request:
-                    case StopRequest():
-                        pass  # the run has already ended
-                    case InsmodRunRequest(steps, modules):
-                        _run(steps, modules, connection, kernel, trusted)
-                    case _:
-                        _serve_step(request, connection, kernel, trusted)
+                _serve(datagram, offer, connection, kernel, trusted)
+            if offer >= 0:
+                os.close(offer)
     except (BrokenPipeError, ConnectionResetError):
         pass  # The daemon is gone; the next one reads the outcome from /proc/modules.
+    finally:
+        peer.detach()
+
+
+def _serve(datagram: bytes, offer: int, connection: int, kernel: Kernel, trusted: Trusted) -> None:
+    """Carry out one request. `offer`: the descriptor that came with it, -1 without one."""
+    try:
+        request = decode_request(datagram)
+    except ValueError as why:
+        os.write(connection, encode_reply(Reply(errno.EPROTO, "file", 0, f"invalid request: {why}")))
+        return
+    match request:
+        case StopRequest():
+            pass  # the run has already ended
+        case InsmodRunRequest(steps, modules):
+            _run(steps, modules, connection, kernel, trusted)
+        case OfferedRequest(path, options):
+            _serve_step(OfferedRequest(path, options, offer), connection, kernel, trusted)
+        case _:
+            _serve_step(request, connection, kernel, trusted)
+
+
+def _receive(peer: _socket.socket) -> tuple[bytes, int]:
+    """Return the next datagram, empty at the end, and the descriptor that came with it, -1 without one."""
+    datagram, control, _, _ = peer.recvmsg(MAX_STEP, _socket.CMSG_LEN(_FD_BYTES), _socket.MSG_CMSG_CLOEXEC)
+    return datagram, next((int.from_bytes(data[:_FD_BYTES], sys.byteorder) for *_, data in control), -1)
 
 
 def _run(
@@ -84,7 +113,7 @@ def _run(
             return
 
 
-_Step = InsmodRequest | RmmodRequest | ShellRequest | ProbeRequest
+_Step = InsmodRequest | OfferedRequest | RmmodRequest | ShellRequest | ProbeRequest
 
 
 def _serve_step(request: _Step, connection: int, kernel: Kernel, trusted: Trusted) -> int:
@@ -103,6 +132,13 @@ def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
             case InsmodRequest(path, options):
                 stage, opening = "file", path
                 give = open_module(path, opener=lambda path, _: trusted.open_module(path))
+                stage, opening = "kernel", ""
+                give(kernel, options)
+            case OfferedRequest(path, options, offer):
+                from kmodd.loader.foreign_file import take  # only here: hardly any loader needs it
+
+                stage, opening = "file", path
+                give = open_module(path, opener=lambda _path, _flags: take(offer))
                 stage, opening = "kernel", ""
                 give(kernel, options)
             case RmmodRequest(module):

@@ -64,6 +64,8 @@ class Insmod:
     """Whether its failure ends the goal; that of a softdep does not."""
     foreign: str = ""
     """Why the file is not root's alone, as a predicate (`host/file_owner.py`); empty: it is."""
+    offered: int | None = None
+    """Descriptor of the caller's offer of that file; None: the loader opens the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,9 @@ class Request:
     """Known paths of devices beyond MAX_DEVICES; policy considers them, the journal omits them."""
     params: tuple[str, ...] = ()
     """operator: module parameters."""
+    files: tuple[tuple[str, int], ...] = ()
+    """operator: module files that are not root's alone, which the caller has opened: path as printed, and descriptor of
+    its offer (`loader/foreign_file.py`)."""
     at: Where | None = None
     """boot: the line that lists the module."""
     synthetic: bool = False

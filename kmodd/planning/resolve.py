@@ -14,7 +14,7 @@ As in kmod, a module reached by an alias is another object than the same module 
 from __future__ import annotations
 
 from kmodd.config.modprobe_d import Blacklist, Command, Softdep
-from kmodd.dataclass import dataclass, field
+from kmodd.dataclass import dataclass, field, replace
 from kmodd.errors import UnmatchedBracket
 from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
@@ -24,7 +24,7 @@ from kmodd.planning.request import Origin, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Literal
 
     from kmodd.errors import Where
@@ -114,6 +114,13 @@ def joined_params(params: tuple[str, ...]) -> str:
         quote = '"' if equals and " " in value and value[0] not in "\"'" else ""
         text += f"{' ' if text else ''}{key}{equals}{quote}{value}{quote}"
     return text
+
+
+def _offered(entry: Entry, offers: Mapping[str, int]) -> Entry:
+    """Return a step for a file that the caller has offered with that offer, any other entry unchanged."""
+    if isinstance(entry, Insmod) and entry.foreign and entry.path in offers:
+        return replace(entry, offered=offers[entry.path])
+    return entry
 
 
 def foreign_rule(path: str, why: str) -> str:
@@ -241,8 +248,10 @@ class _Planner:
         draft = _Draft()
         _walk(self._enter(target, because, draft, is_target=True))
         params = joined_params(request.params)
+        offers = dict(request.files)
         entries = tuple(
-            self._entry(key, why, draft, target, params if key == target else "") for key, why in draft.order
+            _offered(self._entry(key, why, draft, target, params if key == target else ""), offers)
+            for key, why in draft.order
         )
         return Goal(target.name, self._without_blocked(self._judged(entries)), self.taken_complaints())
 

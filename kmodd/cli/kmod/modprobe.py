@@ -238,9 +238,12 @@ def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, m
         ignore_install="i" in options.flags,
         ignore_loaded="D" in options.flags,
         paths=True,
+        foreign=True,
     )
     params = () if "a" in options.flags else tuple(options.operands[1:])
-    plan = resolve(Request(wanted, "operator", params=params), snapshot, tree.loaded(), probe_options, tree.present)
+    request = Request(wanted, "operator", params=params)
+    foreign = (lambda _: "") if is_path or options.is_dry else tree.foreign
+    plan = resolve(request, snapshot, tree.loaded(), probe_options, tree.present, foreign=foreign)
     _complain(plan.complaints, messages)
     if is_path and (why := _unusable(tree.real(wanted))):
         messages.log(_level(options), f"Failed to get module from path {text}: {why}")

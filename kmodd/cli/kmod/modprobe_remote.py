@@ -11,9 +11,11 @@ import os
 from kmodd.cli.client import NotRunning, Refused, call
 from kmodd.cli.kmod.messages import ERR, Messages
 from kmodd.cli.kmod.modprobe_execute import How, log_insertion, log_missing, log_removal
+from kmodd.host.file_owner import open_regular
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.loader.in_process import must_not_wait
+from kmodd.names import module_of_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +27,40 @@ _FAILURES = {
     "denied": errno.EPERM, "blocked": errno.EPERM, "stuck": errno.EBUSY,
 }  # fmt: skip
 """Result of a module that is not loaded → errno if the result has none."""
+
+
+_TRIES = 3
+"""Calls in which files are opened: a link may be replaced meanwhile."""
+
+
+class _FilesNeeded(Exception):
+    """The daemon does not open these files."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+
+
+class _NotOpened(Exception):
+    """A file that the daemon does not open cannot be opened here either; the text says why."""
+
+    def __init__(self, path: str, error: OSError) -> None:
+        super().__init__(f"{path}: {error.strerror}")
+        self.module = module_of_path(path)
+        self.code = error.errno or errno.EIO
+
+
+def _offer(path: str) -> int:
+    """Open a module file and return the descriptor of its offer. Raises _NotOpened, PermissionError."""
+    from kmodd.loader.foreign_file import offer  # only here: hardly any call needs it
+
+    try:
+        fd = open_regular(path)
+    except OSError as error:
+        raise _NotOpened(path, error) from None
+    try:
+        return offer(fd)
+    finally:
+        os.close(fd)
 
 
 class Daemon:
@@ -48,7 +84,11 @@ class Daemon:
         not_found: prints the error for a name without modules, and returns the status.
         """
         with KernelLog() as log:
-            reply = self._call("Load", request=text, parameters=list(params))
+            try:
+                reply = self._load(text, params)
+            except _NotOpened as error:
+                log_insertion(error.module, error.code, (f"kmodd says: {error}",), self._messages)
+                return 1
             if reply is None:
                 return None
             for complaint in reply["complaints"]:
@@ -88,11 +128,36 @@ class Daemon:
             log_removal(result["module"], result["result"], result["errno"], False, self._how, self._messages)
         return 1 if reply["failed"] else 0
 
-    def _call(self, method: str, **parameters: Any) -> dict[str, Any] | None:
-        """Call the daemon; return the reply, or None if it refused or attempted no step."""
+    def _load(self, text: str, params: tuple[str, ...]) -> dict[str, Any] | None:
+        """Have the daemon load a name; open the files for it that are not root's alone, which it does not touch.
+
+        Return the reply, or None as `_call` does. Raises _NotOpened.
+        """
+        offered: dict[str, int] = {}
         try:
-            reply = call(method, self._path, **parameters)
-        except (NotRunning, Refused):
+            for _ in range(_TRIES):
+                files: dict[str, Any] = {"files": list(offered)} if offered else {}
+                try:
+                    return self._call("Load", tuple(offered.values()), request=text, parameters=list(params), **files)
+                except _FilesNeeded as needed:
+                    for path in needed.paths:
+                        offered[path] = _offer(path)
+            return None
+        except PermissionError:  # of `offer`, without CAP_SYS_ADMIN
+            return None
+        finally:
+            for fd in offered.values():
+                os.close(fd)
+
+    def _call(self, method: str, offers: tuple[int, ...] = (), **parameters: Any) -> dict[str, Any] | None:
+        """Call the daemon; return the reply, or None if it refused or attempted no step. Raises _FilesNeeded."""
+        try:
+            reply = call(method, self._path, offers, **parameters)
+        except Refused as refused:
+            if refused.error == "io.kmodd.FilesNeeded":
+                raise _FilesNeeded(refused.parameters["files"]) from None
+            return None
+        except NotRunning:
             return None
         results = reply["results"]
         attempted = [result for result in results if result["result"] != "not_attempted"]

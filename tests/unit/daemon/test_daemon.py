@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ class Running:
                 return line
         pytest.fail(f"no line with {text!r} within {seconds} s; there were: {seen}")
 
-    def call(self, method: str, **parameters: object) -> dict[str, object]:
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return call(method, self.socket_path, **parameters)
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import stat
@@ -14,6 +15,7 @@ import pytest
 from kmodd.host.varlink_server import (
     MAX_CONNECTIONS,
     MAX_FRAME,
+    MAX_OFFERS,
     ControlSocket,
     ExplainCall,
     LoadCall,
@@ -101,6 +103,57 @@ def test_garbage_closes_its_connection_only(control: ControlSocket, garbage: byt
             assert control.next_call(bad.connection) is None
     assert bad.connection not in control.connections
     assert good.call("io.kmodd.Status") == StatusCall()
+
+
+@pytest.mark.root
+def test_descriptors_of_root_come_with_the_call_and_those_of_others_do_not(control: ControlSocket) -> None:
+    frame = b'{"method": "io.kmodd.Load", "parameters": {"request": "dummy", "files": ["/a.ko"]}}\0'
+    before = len(os.listdir("/proc/self/fd"))
+    with open(os.devnull, "rb") as file:
+        root, other = Caller(control), Caller(control)
+        other.connection.uid = 65534
+        for caller in (root, other):
+            socket.send_fds(caller.socket, [frame], [file.fileno()])
+            control.receive(caller.connection)
+        call = control.next_call(root.connection)
+        assert isinstance(call, LoadCall)
+        assert (call.files, len(call.offers)) == (("/a.ko",), 1)
+        assert os.path.sameopenfile(call.offers[0], file.fileno())
+        os.close(call.offers[0])
+        assert control.next_call(other.connection) is None
+        assert other.answers()[0]["error"] == "io.kmodd.NotPermitted"
+    for caller in (root, other):
+        control.drop(caller.connection)
+        caller.socket.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.root
+def test_descriptors_without_use_are_closed(control: ControlSocket) -> None:
+    """More or fewer than files, with another call, or without end."""
+    caller = Caller(control)
+    before = len(os.listdir("/proc/self/fd"))
+    for method, parameters in (
+        ("Load", {"request": "dummy", "files": ["/a.ko", "/b.ko"]}),
+        ("Load", {"request": "dummy", "files": []}),
+        ("Status", {}),
+    ):
+        frame = json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}).encode() + b"\0"
+        with open(os.devnull, "rb") as file:
+            socket.send_fds(caller.socket, [frame], [file.fileno()])
+        control.receive(caller.connection)
+        call = control.next_call(caller.connection)
+        assert not isinstance(call, LoadCall) or call.offers == ()
+        if call:
+            control.answer(caller.connection, {})
+        caller.answers()
+        assert len(os.listdir("/proc/self/fd")) == before
+    with open(os.devnull, "rb") as file:
+        for _ in range(MAX_OFFERS + 1):
+            socket.send_fds(caller.socket, [b"{"], [file.fileno()])
+            control.receive(caller.connection)
+    assert caller.connection not in control.connections
+    assert len(os.listdir("/proc/self/fd")) < before
 
 
 def test_all_users_may_read_and_root_may_change(control: ControlSocket) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.loader.foreign_file import offer, open_in_child, take
-from kmodd.loader.protocol import InsmodRequest
+from kmodd.loader.protocol import InsmodRequest, OfferedRequest
 from kmodd.loader.trusted_paths import Trusted
 from tests import hanging_file_system
 from tests.fakes import FakeKernel
@@ -123,6 +123,28 @@ def test_what_a_process_without_rights_can_offer_is_refused(tmp_path: Path, clai
         with pytest.raises(OSError, match="was not sent by root") as error:
             take(theirs.fileno())
         assert error.value.errno == errno.EACCES
+
+
+@pytest.mark.root
+def test_a_loader_takes_what_root_offers_and_nothing_that_the_daemon_makes_up(
+    served: Served, kernel: FakeKernel, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.ko"
+    path.write_bytes(b"\x7fELF module")
+    with open(path, "rb") as file:
+        offered = offer(file.fileno())
+        assert served.do(OfferedRequest("/lib/modules/6.1/a.ko", "x=1", offered)).errno == 0
+        os.close(offered)
+        assert kernel.calls == [("a.ko", "x=1", 0)]
+        answer = served.do(OfferedRequest("/lib/modules/6.1/a.ko", "", file.fileno()))
+        assert (answer.errno, answer.stage) == (errno.EACCES, "file")
+        assert answer.detail.startswith("/lib/modules/6.1/a.ko: was not sent with its descriptor")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            socket.send_fds(ours, [b"module"], [file.fileno()])
+            answer = served.do(OfferedRequest("/lib/modules/6.1/a.ko", "", theirs.fileno()))
+            assert answer.detail == "/lib/modules/6.1/a.ko: was not sent by root"
+    assert len(kernel.calls) == 1
 
 
 def test_an_empty_offer_is_refused_without_waiting() -> None:

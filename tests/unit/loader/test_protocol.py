@@ -12,6 +12,7 @@ from kmodd.loader.protocol import (
     InsmodRequest,
     InsmodRunRequest,
     LoaderRequest,
+    OfferedRequest,
     ProbeRequest,
     RmmodRequest,
     ShellRequest,
@@ -27,7 +28,7 @@ from kmodd.planning.reply import Reply
 @pytest.mark.parametrize(
     "call",
     [InsmodRunRequest((InsmodRequest("/é\udcff.ko", "x=a\nb\tc"), InsmodRequest("/b.ko", "")), ("é", "b")),
-     RmmodRequest("a"), StopRequest(),
+     OfferedRequest("/é\udcff.ko", "x=a b"), RmmodRequest("a"), StopRequest(),
      ShellRequest("foo", Where("/etc/a b.conf", 7), "/real/\udc80", ""), ProbeRequest("pci", "0000:00:1f.2")],
 )  # fmt: skip
 def test_requests_survive_encoding(call: LoaderRequest) -> None:
