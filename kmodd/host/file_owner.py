@@ -189,11 +189,14 @@ def _mount_id(path: str) -> str:
 def _mount_id_of(fd: int) -> str:
     """Return the number of the mount of an open file as text (/proc/PID/fdinfo in proc(5)); empty: unknown."""
     try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-            lines = file.read().splitlines()
+        info = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(info, 1024).decode("ascii")
+        finally:
+            os.close(info)
     except OSError:
         return ""
-    return next((line.split()[1] for line in lines if line.startswith("mnt_id:")), "")
+    return text.partition("mnt_id:")[2].partition("\n")[0].strip()
 
 
 def _file_system(mount: str) -> str:
