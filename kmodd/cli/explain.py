@@ -86,7 +86,7 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
     status = 0
     for text in requests:
         question = question_of(text, tree, snapshot)
-        options = replace(options_of(question.origin), kernel_blacklist=True)
+        options = replace(options_of(question.origin), kernel_blacklist=True, relative_paths=True)
         if settings.foreign_modules:
             options = replace(options, foreign=True)
         plans = tuple(
@@ -145,7 +145,8 @@ def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
         names = _names_of_node(text, tree)
         return Question(text, "dev", names, "coldplug" if names and ":" in names[0] else "request")
     if text.startswith(("/", "./", "../")):
-        return Question(text, "file", (os.path.abspath(text) if text.startswith(".") else text,), "operator")
+        absolute = text.startswith("/") or tree.root  # --root is the prefix of absolute paths only
+        return Question(text, "file", (text if absolute else os.path.abspath(text),), "operator")
     if ":" in text:
         return Question(text, "modalias", (text,), "coldplug")
     name = text.replace("-", "_")

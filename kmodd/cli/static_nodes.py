@@ -9,6 +9,7 @@ import sys
 
 from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass
+from kmodd.host.paths import TREES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def main(argv: list[str]) -> int:
     except OptionError as error:
         sys.stderr.write(f"static-nodes: {error}\n")
         return 1
-    path = f"/lib/modules/{release or os.uname().release}/modules.devname"
+    release = release or os.uname().release
+    tree = next((tree for tree in TREES if os.path.isdir(f"{root}{tree}/{release}")), TREES[0])
+    path = f"{tree}/{release}/modules.devname"
     try:
         with open(root + path, "rb") as file:
             data = file.read()

@@ -198,10 +198,11 @@ class Tree:
         return None
 
     def _find_directory(self) -> str:
-        if self._prefix is not None:
-            path = f"{self._prefix}/lib/modules/{self.release}"
-            return path if path.startswith("/") else f"{os.getcwd()}/{path}"
-        usual, other = (f"{tree}/{self.release}" for tree in TREES)
+        """Return the first module directory that exists, /lib/modules before /usr/lib/modules; else the first."""
+        prefix = self._prefix or ""
+        if prefix and not prefix.startswith("/"):
+            prefix = f"{os.getcwd()}/{prefix}"
+        usual, other = (f"{prefix}{tree}/{self.release}" for tree in TREES)
         if not os.path.isdir(self.real(usual)) and os.path.isdir(self.real(other)):
             return other
         return usual

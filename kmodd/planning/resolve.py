@@ -52,6 +52,8 @@ class ProbeOptions:
     """Do not plan to load what `module_blacklist=` has the kernel refuse. kmod tries it (modprobe)."""
     paths: bool = False
     """The request may be the path of a file; never set for requests of the kernel."""
+    relative_paths: bool = False
+    """That path may be relative to the working directory, which `--root` is not put before."""
     foreign: bool = False
     """Load files that are not root's alone; else they are denied."""
 
@@ -84,7 +86,7 @@ def resolve(
     predicate; empty if it is.
     """
     planner = _Planner(snapshot, loaded, options, present, judge, foreign)
-    if options.paths and request.text.startswith("/"):
+    if options.paths and request.text.startswith(("/", "./", "../") if options.relative_paths else "/"):
         return Plan(request, (planner.goal_of_file(request),))
     try:
         hits = planner.look_up(request.text)

@@ -9,6 +9,7 @@ import sys
 from kmodd.cli.kmod.messages import FEATURES, VERSION, Stop
 from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
+from kmodd.host.paths import TREES
 from kmodd.modfile.depmod_graph import Complaint
 
 TYPE_CHECKING = False
@@ -153,7 +154,9 @@ def read_options(words: list[str]) -> DepmodOptions:
         options.release = os.uname().release
     base = absolute(options.values["b"]) if "b" in options.values else ""
     out = absolute(options.values["o"]) if "o" in options.values else base
-    modules = options.values.get("m", "/lib/modules").lstrip("/")
+    trees = [options.values["m"]] if "m" in options.values else TREES
+    present = (tree for tree in trees if os.path.isdir(f"{options.root}{base}/{tree.lstrip('/')}/{options.release}"))
+    modules = next(present, trees[0]).lstrip("/")
     options.directory = f"{base}/{modules}/{options.release}"
     options.out_directory = f"{out}/{modules}/{options.release}"
     return options

@@ -83,6 +83,8 @@ class _Module:
 
     name: str
     path: str | None
+    real: str = ""
+    """The path to open."""
 
 
 def main(argv: list[str]) -> int:
@@ -173,7 +175,7 @@ class _Finder:
         """Return the module of a file, or all modules that match a name. Raises UnmatchedBracket."""
         if not self._options.by_name and self._is_file(name):
             path = name if name.startswith("/") else f"{os.getcwd()}/{name}"
-            return [_Module(module_of_path(path), path)]
+            return [_Module(module_of_path(path), path, self._real(name))]
         from kmodd.index.catalog import Hit, lookup
         from kmodd.names import module_name
 
@@ -206,14 +208,19 @@ class _Finder:
 
     def _is_file(self, name: str) -> bool:
         try:
-            is_regular = stat.S_ISREG(os.stat(self._options.root + name).st_mode)
+            is_regular = stat.S_ISREG(os.stat(self._real(name)).st_mode)
         except (OSError, ValueError):
             return False
         return is_regular and is_module_file(name)
 
     def _module(self, name: str, builtin: bool) -> _Module:
         entry = None if builtin else self._snapshot().catalog.dep(name)
-        return _Module(name, entry.path if entry and entry.path else None)
+        path = entry.path if entry and entry.path else None
+        return _Module(name, path, self._real(path or ""))
+
+    def _real(self, path: str) -> str:
+        """Return the path to open: --root is the prefix of absolute paths only."""
+        return self._options.root + path if path.startswith("/") else path
 
     def _directory(self) -> str:
         from kmodd.host.tree import Tree
@@ -274,7 +281,7 @@ def _info(module: _Module, options: _ModinfoOptions, finder: _Finder) -> Info | 
     """Return the information of a module, or None after an error message."""
     try:
         if module.path is not None:
-            return modinfo.info(read_module(options.root + module.path), with_build_id=options.json)
+            return modinfo.info(read_module(module.real), with_build_id=options.json)
         fields = finder.builtin_fields(module.name)
         if fields is None:  # builds of old kernels produce no such file
             return Info(())

@@ -231,7 +231,8 @@ def _kind(text: str, snapshot: Snapshot) -> str:
 def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, messages: Messages) -> Plan | None:
     """Return the plan for a name, or None after an error message if nothing matches."""
     is_path = text.startswith(("/", "./"))
-    wanted = f"{os.getcwd()}/{text}" if text.startswith("./") else text
+    # --root is the prefix of absolute paths: a relative one is below the working directory in all tools.
+    wanted = f"{os.getcwd()}/{text}" if text.startswith("./") and not tree.root else text
     probe_options = ProbeOptions(
         kernel_blacklist=False,
         blacklist="always" if "b" in options.flags else "alias",
@@ -239,6 +240,7 @@ def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, m
         ignore_loaded="D" in options.flags,
         paths=True,
         foreign=True,
+        relative_paths=True,
     )
     params = () if "a" in options.flags else tuple(options.operands[1:])
     request = Request(wanted, "operator", params=params)
