@@ -35,6 +35,9 @@ _CONFFILE = re.compile(rb"^ (/etc/(?:modprobe|modules-load|depmod)\.d/\S+|/etc/m
 _LEFTOVER = re.compile(r".*(~|\.bak|\.old|\.orig|\.save|\.swp|\.disabled|\.off|\.dpkg-\w+|\.ucf-\w+|\.rpm\w+)")
 """Names of copies that editors, packages and people make of a file that is not to be read."""
 
+_HIDDEN = ("/home/", "/root/", "/run/user/")
+"""Directories that the daemon's sandbox does not show (ProtectHome=)."""
+
 _ABANDONED = {
     "/etc/modprobe.conf": "move it to /etc/modprobe.d/local.conf",
     "/etc/modprobe.conf.local": "move it to /etc/modprobe.d/local.conf",
@@ -82,6 +85,7 @@ def read_setup(tree: Tree, snapshot: Snapshot, packed_budget: int | None = None)
         _ParameterReader(tree, packed_budget).of_file,
         # In the daemon's loop, the status of thousands of files would take too long.
         (lambda _: "") if settings.foreign_modules or packed_budget is not None else tree.foreign,
+        lambda path: path.startswith(_HIDDEN) or tree.present(path),
         lambda: _shipped(root),
     )
 

@@ -15,8 +15,8 @@ else:
     Severity = str
 
 CODES = (
-    "alias", "blacklist", "blank", "boot", "builtin", "byte-code", "comment", "continued", "cr-lf", "dash", "foreign",
-    "nul", "not-read", "overridden", "prefix", "quote", "softdep", "surplus", "syntax", "unknown-module",
+    "alias", "blacklist", "blank", "boot", "builtin", "byte-code", "command", "comment", "continued", "cr-lf", "dash",
+    "foreign", "nul", "not-read", "overridden", "prefix", "quote", "softdep", "surplus", "syntax", "unknown-module",
     "unknown-parameter", "unreadable",
 )  # fmt: skip
 """Codes of findings; docs/LINT.md explains each."""

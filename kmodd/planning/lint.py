@@ -6,6 +6,7 @@ warning: packages are made for many kernels, and the administrator does not edit
 
 from __future__ import annotations
 
+import re
 from itertools import chain
 
 from kmodd.config import cmdline, modprobe_d
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 _PACKAGED = ("/usr/lib/", "/lib/")
 _SHOWN = 3
 """Maximum number of names in a finding, where there may be hundreds."""
+_PROGRAM = re.compile(r"(?:^|[;&|({!]|\b(?:then|else|do|if|while|exec)\b)\s*(/[\w./+-]+)(?=[\s;&|)}]|$)")
+"""A program of a shell command that is named by its path."""
+_EVERYWHERE = frozenset(
+    f"{folder}/{name}" for folder in ("/bin", "/sbin", "/usr/bin", "/usr/sbin")
+    for name in ("modprobe", "insmod", "rmmod", "true", "false", "sh", "echo", "test", "sleep", "logger")
+)  # fmt: skip
+"""Programs of every system, also if another root is checked that has only its module tree."""
 _OFF = ("off", "null")
 """Targets of an alias that is meant to lead to no module."""
 
@@ -56,6 +64,8 @@ class Setup:
     parameters: Parameters = _unknown
     foreign: Callable[[str], str] = lambda _: ""
     """Returns why the module file at a path is not root's alone, as a predicate; empty for files that are loaded."""
+    present: Callable[[str], bool] = lambda _: True
+    """Returns whether a program exists."""
     shipped: Callable[[], frozenset[str]] = frozenset
     """Returns the files in /etc that are as their package has them; called if there is a finding in /etc."""
 
@@ -67,6 +77,7 @@ def lint(setup: Setup) -> tuple[Finding, ...]:
     found += chain.from_iterable(check(snapshot) for check in CHECKS)
     found += check_options(snapshot, setup.parameters)
     found += check_boot_list(snapshot, setup.boot)
+    found += _missing_programs(snapshot, setup.present)
     found += _foreign(setup)
     shipped = setup.shipped() if any(finding.at.file.startswith("/etc/") for finding in found) else frozenset()
     marked = (_marked(finding, shipped) for finding in found)
@@ -311,6 +322,18 @@ def _disabled_commands(snapshot: Snapshot) -> Iterator[Finding]:
             if softdep and _resolves((*softdep.pre, *softdep.post), snapshot):
                 text = f"install command of {name} is never run: the softdep at {softdep.at} takes precedence"
                 yield error(install.at, "overridden", f"{text}, unless SoftdepKeepsInstall=yes is set in kmodd.conf")
+
+
+def _missing_programs(snapshot: Snapshot, present: Callable[[str], bool]) -> Iterator[Finding]:
+    """Find install and remove lines with a program that does not exist."""
+    config = snapshot.config
+    for kind, commands in (("install", config.installs), ("remove", config.removes)):
+        for command in commands:
+            programs = dict.fromkeys(_PROGRAM.findall(command.command.partition(" #")[0]))
+            missing = [path for path in programs if path not in _EVERYWHERE and not present(path)]
+            if missing:
+                text = f"{kind} command of {command.pattern}: no such program {_several(missing)}"
+                yield warning(command.at, "command", text)
 
 
 def _alias_before(name: str, snapshot: Snapshot) -> Where | None:

@@ -42,7 +42,11 @@ def found(
         ConfFile(PATH, text),
     ]
     config = merge([parse(files), cmdline.parse(line).config(extensions)], extensions)
-    setup = Setup(Snapshot(catalog, config), parameters=lambda path: PARAMETERS.get(path.rpartition("/")[2]))
+    setup = Setup(
+        Snapshot(catalog, config),
+        parameters=lambda path: PARAMETERS.get(path.rpartition("/")[2]),
+        present=lambda path: not path.startswith("/gone/"),
+    )
     return [str(finding).removeprefix("/etc/modprobe.d/") for finding in lint(setup)]
 
 
@@ -210,6 +214,8 @@ def test_shadowed_files() -> None:
         ("alias x d\nblacklist c\0d\n\0\n", "nul", "x.conf:2:"),
         ("softdep net-pf-4 pre: d\n", "softdep", "net_pf_4 is an alias of b at"),
         ("blacklist net-pf-4\n", "blacklist", "net_pf_4 is an alias of b at"),
+        ("install d /sbin/modprobe -i d && { /gone/mixer --load || :; }\n", "command", "program /gone/mixer [command]"),
+        ("remove d /gone/a;/gone/b\n", "command", "program /gone/a, /gone/b [command]"),
         ("alias x d\ninstall x echo\n", "overridden", "alias at /etc/modprobe.d/x.conf:1"),
         ("alias x* d\nremove xy echo\n", "overridden", "alias at /etc/modprobe.d/x.conf:1"),
     ],
@@ -227,6 +233,7 @@ def test_part_without_effect(text: str, code: str, says: str) -> None:
         "alias net-pf-4 off\nalias d null\n",
         "blacklist c # why\nalias x d # why\n",
         "install d /bin/true # why\n",
+        "install d /sbin/modprobe -i d < /gone/x # /gone/y\n",
         'options d x=1 name="a # b" count=2 dyndbg=+p async_probe=1\n',
         "options d x=1 \\\n  y=2\n",
         "options a name= x\n",
