@@ -36,6 +36,10 @@ _HOOKS = ("pre-install", "install", "post-install", "pre-remove", "remove", "pos
 _LISTS = ("above", "below", "probe", "probeall")
 _STATEMENT = re.compile(r"(?:(add)\s+)?([^\s=]+)\s*(=?)\s*(.*)")
 _EXPANDED = re.compile(r"[`$]")
+_AUTOCLEAN = re.compile(r"""(\bmodprobe(?:\s+-\S+)*)\s+(["']?)(?:-k|--autoclean)\2(?=\s)""")
+"""The option of modutils that marks a module for autoclean; kmod's modprobe ends with an error for it."""
+_OLD_OPTION = re.compile(r"""\bmodprobe(?:\s+["']?-\S+)*?\s+["']?-[a-zA-Z]*([tlok])""")
+"""Other options of modutils' modprobe that kmod's does not have."""
 _INSMOD_BY_NAME = re.compile(r"\binsmod\s+(?:-\S+\s+)*[^-/.\s]")
 
 
@@ -174,7 +178,11 @@ def _add(entries: dict[str, _Entry], statement: _Statement, problems: list[Probl
             entry.lists[word] = []
         entry.lists.setdefault(word, []).extend(_module(each) for each in value.split())
     else:
+        while value != (without := _AUTOCLEAN.sub(r"\1", value)):
+            value = without
         entry.hooks.setdefault(word, []).append(value)
+        if match := _OLD_OPTION.search(value):
+            problems.append(statement.problem(f"converted, but modprobe has no option -{match[1]} any more"))
         if _INSMOD_BY_NAME.search(value):
             problems.append(statement.problem("converted, but insmod now requires the path of a file; use modprobe"))
     entry.statements.setdefault(word, []).append(statement)

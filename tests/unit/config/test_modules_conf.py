@@ -263,6 +263,37 @@ def test_conditions() -> None:
     assert [problem.at.line for problem in converted.problems] == [1, 2, 3, 4, 7]
 
 
+WORDS = ("pre-install", "install", "post-install", "pre-remove", "remove", "post-remove", "above", "below", "probe")
+
+
+@pytest.mark.parametrize("alias", ["alias x m", "alias y x", "alias x off", "options x a=1"])
+@pytest.mark.parametrize("first", WORDS)
+@pytest.mark.parametrize("second", [*WORDS, "probeall"])
+def test_no_line_hides_another(alias: str, first: str, second: str) -> None:
+    """A name has an alias line or lines that are run, never both: kmod looks up an alias first."""
+    for order in ([alias, f"{first} x b", f"{second} x c"], [f"{first} x b", f"{second} x c", alias]):
+        config = parse_file(ConfFile("x", read(*order).text))
+        aliases = {line.pattern for line in config.aliases}
+        assert aliases.isdisjoint(line.pattern for line in (*config.installs, *config.removes))
+        assert aliases.isdisjoint(line.pattern for line in config.softdeps)
+        assert not config.softdeps or not config.installs
+
+
+def test_options_of_the_old_modprobe() -> None:
+    """kmod's modprobe does not know -k and fails, and with it the module that the line is for."""
+    load = "/sbin/modprobe --ignore-install mga $CMDLINE_OPTS"
+    for option in ("-k", '"-k"', "'-k'", "-q -k", "--autoclean", "-k -k"):
+        kept = " -q" if "-q" in option else ""
+        line = f'pre-install mga /sbin/modprobe {option} "agpgart"'
+        assert lines(line) == [f'install mga {{ /sbin/modprobe{kept} "agpgart"; }} && {load}']
+    assert lines("pre-install mga modprobe agp-k && x -k y") == [
+        f"install mga {{ modprobe agp-k && x -k y; }} && {load}"
+    ]
+    assert messages("pre-install mga modprobe -t net ne") == [
+        "modules.conf:1:1: converted, but modprobe has no option -t any more"
+    ]
+
+
 def test_insmod_by_name() -> None:
     """It is converted all the same."""
     converted = read("install a /sbin/insmod -f b; x")
