@@ -43,6 +43,13 @@ STEPS = 16
 """Files of one batch (docs/design/loading.md)."""
 
 
+PLANNED_AHEAD = 4
+"""Jobs of devices that are planned ahead (docs/design/engine.md)."""
+
+REFUSED = frozenset({"failed", "crashed", "missing", "denied", "blacklisted"})
+"""Results that keep out the modules that need the module, too."""
+
+
 class Violation(Exception):
     """An invariant does not hold."""
 
@@ -63,6 +70,8 @@ class Seen:
     """Module → devices for which it gave it to a loader."""
     removed: dict[str, set[str]] = field(default_factory=dict)
     """Module that was removed → those devices that are still there."""
+    left: set[str] = field(default_factory=set)
+    """Devices that have gone."""
     batches: dict[int, tuple[Batch, str]] = field(default_factory=dict)
     """Number → batch, and its state."""
     loaded: int = 0
@@ -89,8 +98,8 @@ class Invariants:
         """Rules, mode and seal at the last event."""
         self.told: dict[str, str] = {}
         """Module → result of its last record."""
-        self.told_aliases: dict[str, str] = {}
-        """Modalias → result of the last record about it."""
+        self._refused: set[str] = set()
+        """Modules that have a record of REFUSED since they were loaded last."""
         self.events = 0
         self.devices: set[str] = set()
         """All devices that were there."""
@@ -132,6 +141,7 @@ class Invariants:
                 self._read_uevent(uevent.action, uevent.subsystem, uevent.sysname, uevent.devpath)
             case DevicesFound(events):
                 self.devices.update(each.devpath for each in events)
+                self._seen.left -= self.devices.intersection(each.devpath for each in events)
             case LoaderReplied(number, reply) if number in batches:
                 step = batches[number].step
                 if isinstance(step, Insmod) and not reply.errno:
@@ -150,13 +160,32 @@ class Invariants:
                 seen.removed.pop(name, None)
             else:
                 seen.live.discard(name)
+                self._note_asked()
                 if name in seen.asked:
                     seen.removed[name] = set(seen.asked[name])
         elif action == "remove":
             for devices in (*seen.asked.values(), *seen.removed.values()):
                 devices.discard(path)
+            seen.left.add(path)
         else:
             self.devices.add(path)
+            seen.left.discard(path)
+
+    def _note_asked(self) -> None:
+        """Note the devices whose jobs are under way, for each module that they are for."""
+        if self._engine:
+            in_flight = self._engine.state.in_flight
+            jobs = [*(job for _, _, job in in_flight.parked), *(job for _, job in in_flight.ready)]
+            for batch in in_flight.batches.values():
+                jobs += batch.jobs[batch.done :]
+            for job in jobs:
+                self._note_goals(job)
+
+    def _note_goals(self, job: AnyJob) -> None:
+        if isinstance(job, Job) and job.plan.request.origin != "operator":
+            for goal in job.plan.goals:
+                asked = self._seen.asked.setdefault(goal.module, set())
+                asked |= set(job.plan.request.devices) - self._seen.left
 
     def after(self, event: Event, commands: list[Command]) -> None:
         """The engine has handled it: check the batches, then each command."""
@@ -241,8 +270,11 @@ class Invariants:
     def _check_lanes(self, batch: Batch, engine: Engine) -> None:
         """Devices use at most the lanes; a number that was lowered lets those go on that run."""
         if batch.is_interactive():
-            if engine.state.in_flight.interactive() > MAX_INTERACTIVE:
-                self._fail("lanes", f"{engine.state.in_flight.interactive()} loaders for callers")
+            awaited = [
+                each.job.plan.request.origin for each in engine.state.in_flight.batches.values() if each.is_awaited
+            ]
+            if len(awaited) > MAX_INTERACTIVE or awaited.count("operator") > 1:
+                self._fail("lanes", f"{len(awaited)} loaders, {awaited.count('operator')} for operators")
             return
         used = sum(not each.is_interactive() for each in engine.state.in_flight.batches.values() if each.is_awaited)
         if used > max(engine.state.system.settings.lanes, self._most_serial):
@@ -261,7 +293,6 @@ class Invariants:
         self._check_removed(name, job, who)
         if isinstance(step, Insmod) and isinstance(job, Job):
             self._check_order(step, job, before, who)
-        self._seen.asked.setdefault(name, set()).update(request.devices)
 
     def _check_others(self, step: Step, job: AnyJob, batch: Batch, who: str) -> None:
         """No other loader of this daemon is at the module, or will be; an init may ask for a later file of its run."""
@@ -349,6 +380,7 @@ class Invariants:
     def _check_finished(self, job: AnyJob) -> None:
         """A complete job: each entry of its plan has an outcome, and its caller was not answered before."""
         request = job.plan.request
+        self._note_goals(job)
         if request.is_interactive and request.removing is None and id(request) not in self._asked:
             self._fail("answered twice", request.text)
         if isinstance(job, Job):
@@ -365,9 +397,12 @@ class Invariants:
         """A record is written."""
         fields = dict(record.fields)
         if "KMODD_RESULT" in fields:
-            self.told_aliases[fields["KMODD_ALIAS"]] = fields["KMODD_RESULT"]
-            if "KMODD_MODULE" in fields:
-                self.told[fields["KMODD_MODULE"]] = fields["KMODD_RESULT"]
+            module, result = fields.get("KMODD_MODULE", ""), fields["KMODD_RESULT"]
+            self.told[module] = result
+            if result in REFUSED:
+                self._refused.add(module)
+            elif result == "loaded":
+                self._refused.discard(module)
 
     def moved(self, before: str, after: str) -> None:
         """The start-up may have gone to another phase."""
@@ -446,7 +481,7 @@ class Invariants:
         counts = {
             "devices in the queue": (len(state.queue.devices), texts),
             "parked jobs": (len(state.in_flight.parked), texts + callers),
-            "planned jobs": (len(state.in_flight.ready), 4 + STEPS + texts),
+            "planned jobs": (len(state.in_flight.ready), PLANNED_AHEAD + STEPS * state.system.settings.lanes),
             "batches": (len(state.in_flight.batches), state.system.settings.lanes + callers + hung + 3),
             "answers owed": (len(state.in_flight.interactive_requests()), callers + 50),
             "commands": (len(self._sim.loaders.all), len(self._sim.kernel.needs) + callers + hung + 60),
@@ -467,6 +502,9 @@ class Invariants:
             self._fail("restless", self.summary())
         if state.queue.boot_left and not state.system.no_tree:
             self._fail("boot list", f"{sorted(state.queue.boot_left)} unanswered")
+        counted = state.reporter.counters.results.get("loaded", 0)
+        if counted < self._seen.loaded:
+            self._fail("counters", f"{self._seen.loaded} modules were loaded, {counted} are counted")
         if self._sim.callers:
             self._fail("unanswered", " ".join(request.text for request, _ in self._sim.callers.values()))
         for name, alias in self._sim.kernel.devices.items():
@@ -475,15 +513,33 @@ class Invariants:
     def _check_device(self, device: str, alias: str) -> None:
         files, kernel = self._sim.files, self._sim.kernel
         for module in files.matches(alias):
-            if kernel.state(module) == "live" or files.is_blacklisted(module):
+            if kernel.state(module) == "live" or files.is_blacklisted(module) or self._is_out(module, device):
                 continue
-            if self.told.get(module, "loaded") in ("loaded", "live", "removed") and not self._is_out(module, device):
-                self._fail("lost", f"{device} ({alias}) has no {module}; last record: {self.told.get(module)}")
+            if not self._is_explained(module):
+                self._fail(f"lost, {self.told.get(module)}", f"{device} ({alias}) has no {module}")
+
+    def _is_explained(self, module: str) -> bool:
+        """Whether a record that still holds says why the module is not loaded."""
+        match self.told.get(module, ""):
+            case "missing":
+                return bool(self._sim.files.missing) or module not in self._sim.files.needs
+            case "not_attempted" | "stuck":
+                needs = (module, *self._sim.files.all_needs(module))
+                return any(each in self._refused or self._is_crashed(each) or self._is_gone(each) for each in needs)
+            case result:
+                return result in REFUSED
+
+    def _is_crashed(self, module: str) -> bool:
+        return module in self._sim.kernel.modules and self._sim.kernel.modules[module].is_crashed
+
+    def _is_gone(self, module: str) -> bool:
+        """Whether the module was removed while a device that had asked for it was there."""
+        return bool(self._seen.removed.get(module))
 
     def _is_out(self, module: str, device: str) -> bool:
         """Whether the module was removed on purpose, or the administrator overrides the device."""
-        kept = self._engine.state.quarantine.removed if self._engine else {}
-        return device in kept.get(module, set()) or device.rpartition("/")[2] in self._sim.files.overridden
+        is_removed = device in self._seen.removed.get(module, set())
+        return is_removed or device.rpartition("/")[2] in self._sim.files.overridden
 
     def summary(self) -> str:
         """What the engine waits for."""

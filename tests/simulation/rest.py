@@ -13,13 +13,15 @@ RETRIES_TAKE = 30
 """Seconds within which all retries of a transient error are over."""
 
 CALM = (
-    "spawner on", "names now", "stacks on", "trace on", "hold off", "run ok", "unhide", "start", "tell unseal", "round",
+    "spawner on", "names now", "stacks on", "trace on", "hold off", "run ok", "unhide", "start", "round",
 )  # fmt: skip
 
 
 def rest(sim: Simulation) -> None:
     """Have all loads end, first all but those that hang, then these; then restart the daemon. Raises Violation."""
     sim.play(CALM)
+    if sim.daemon and sim.daemon.engine.state.policy.sealed:
+        sim.do("tell unseal")  # only then: it replays sysfs, which would find what was lost
     if sim.daemon and sim.daemon.engine.state.system.settings.reconcile_every < RETRIES_TAKE:
         for name, init in sim.kernel.inits.items():
             if init.errno in SOON:
@@ -29,6 +31,7 @@ def rest(sim: Simulation) -> None:
         if init.ends in ("hangs", "waits"):
             sim.do(f"init {name} ok")
     settle(sim)
+    sim.invariants.at_rest()  # before the search for drift, which would find what was lost
     if sim.daemon:
         sim.do(f"wait {sim.daemon.engine.state.system.settings.reconcile_every + 1}")
     settle(sim)
@@ -61,7 +64,7 @@ def _step(sim: Simulation) -> bool:
         for call in [call for call in sim.kernel.calls if call.pid == 0 or call.is_killed]:
             has_moved = sim.finish_other(call) or has_moved
         sim.do("round")
-        has_moved = has_moved or sim.has_unread()
+        has_moved = has_moved or sim.has_unread() or any(not loader.is_begun for loader in sim.loaders.busy())
     if sim.daemon is None:
         return True
     engine = sim.daemon.engine
