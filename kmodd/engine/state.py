@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         "index_changed", "index_reread", "policy_changed", "seal_removed", "events_lost", "module_removed",
         "command_ran", "load_failed", "removal_ended", "foreign_load_ended", "late_result",
     ]  # fmt: skip
-    Results = Literal["", "modules", "index"]
+    Results = Literal["", "denied", "modules", "index"]
 else:
     Cause = Results = str
 
@@ -42,7 +42,7 @@ class Invalidation:
     batches: bool = False
     """Batches: each loader ends after its current step, and the rest is planned again."""
     results: Results = ""
-    """Cached results: all ("modules"), and also which requests without a match were recorded ("index")."""
+    """Cached results: of denied requests, all ("modules"), and also which requests without a match were recorded."""
     missing_files: bool = False
     """Requests that wait for a missing module file."""
     devices: bool = False
@@ -51,7 +51,7 @@ class Invalidation:
 
 INVALIDATIONS: dict[Cause, Invalidation] = {
     "index_changed": Invalidation(plans=True, batches=True, results="index", missing_files=True, devices=True),
-    "index_reread": Invalidation(devices=True),
+    "index_reread": Invalidation(results="denied", devices=True),
     "policy_changed": Invalidation(plans=True, batches=True, results="modules"),
     "seal_removed": Invalidation(plans=True, batches=True, results="modules", devices=True),
     "events_lost": Invalidation(plans=True, results="modules", devices=True),
@@ -144,6 +144,8 @@ class EngineState:
             self.results.forget_index()
         elif drop.results == "modules":
             self.results.forget_modules()
+        elif drop.results == "denied":
+            self.results.forget_denied()
         if drop.missing_files:
             self.retries.forget_files()
         if drop.devices:

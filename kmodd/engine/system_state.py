@@ -37,6 +37,11 @@ LOADED_LIMIT = 1.0
 """Seconds after which /proc/modules is read again: no event tells that another process begins to load."""
 
 
+def _decisive(settings: Settings) -> tuple[object, ...]:
+    """The settings on which the answers to devices rest."""
+    return settings.extensions, settings.notice_edits, settings.foreign_modules
+
+
 class SystemState:
     """Reads files when it is asked to, or asked whether they changed."""
 
@@ -74,13 +79,13 @@ class SystemState:
         problems = (*problems, *broken)
         if not self._has_tree():
             return (), False
-        before = self.settings.extensions, self.settings.notice_edits
+        before = _decisive(self.settings)
         marks = self.snapshot.marks if self.snapshot else None
         # Dropped first, so that the new one uses its memory: both at once leave 10 MB full of holes.
         self.snapshot = None
         snapshot = self.machine.read_tree(settings.extensions, settings.notice_edits)
         changed = bool(self.no_tree) or marks != snapshot.marks
-        changed = changed or policy_changed or before != (settings.extensions, settings.notice_edits)
+        changed = changed or policy_changed or before != _decisive(settings)
         self.no_tree = ""
         self.snapshot, self.settings, self._is_first = snapshot, settings, False
         problems = (*problems, *snapshot.problems)

@@ -128,8 +128,8 @@ def _offered(entry: Entry, offers: Mapping[str, int]) -> Entry:
 def foreign_rule(path: str, why: str) -> str:
     """Return the rule that denies a file that is not root's alone: which file, why, and what to do about it."""
     return (
-        f"ForeignModules=no: {path} {why}; give root a copy of the file, load it with modprobe, "
-        "or set ForeignModules=yes in kmodd.conf"
+        f"ForeignModules=no: {path} {why}; give root a copy of the file and run `kmodd reload`, load it with "
+        "modprobe, or set ForeignModules=yes in kmodd.conf"
     )
 
 

@@ -47,6 +47,8 @@ class ResultCache:
     def __init__(self) -> None:
         self._known: dict[str, float | None] = {}
         """Alias → time of the last request if a module refused (time.monotonic), else None."""
+        self._denied: set[str] = set()
+        """Aliases with a module that was denied."""
         self._said: set[str] = set()
         """Aliases without a match that were logged."""
         self._refused: dict[str, int] = {}
@@ -84,6 +86,9 @@ class ResultCache:
                 return
         if len(self._known) >= MAX_NAMES:
             self._known.clear()
+            self._denied.clear()
+        if any(outcome.result == "denied" for outcome in outcomes):
+            self._denied.add(alias)
         self._known[alias] = now if refused else None
 
     def first_nomatch(self, alias: str) -> bool:
@@ -99,9 +104,16 @@ class ResultCache:
         """Drop the result of `alias`: the cause of its failure is gone."""
         self._known.pop(alias, None)
 
+    def forget_denied(self) -> None:
+        """Drop the results of denied requests: a module file may have become root's."""
+        for alias in self._denied:
+            self._known.pop(alias, None)
+        self._denied.clear()
+
     def forget_modules(self) -> None:
         """Drop all results after a removed module or lost events: a module may be gone, a refusal may be obsolete."""
         self._known.clear()
+        self._denied.clear()
         self._refused.clear()
 
     def forget_index(self) -> None:

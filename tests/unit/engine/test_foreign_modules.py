@@ -35,7 +35,7 @@ def test_a_device_does_not_get_what_needs_a_foreign_file_and_the_record_says_wha
     (record,) = [each for each in world.records if each.message.startswith("Not loading a ")]
     assert record.priority == NOTICE
     assert f"denied by ForeignModules=no: {world.tree.directory}/a.ko {foreign}; give root a copy" in record.message
-    assert "load it with modprobe, or set ForeignModules=yes in kmodd.conf" in record.message
+    assert "and run `kmodd reload`, load it with modprobe, or set ForeignModules=yes in kmodd.conf" in record.message
     assert {("a", "denied"), ("b", "denied")} <= set(world.told())
     assert not [path for path in world.read_ahead if path.endswith("a.ko")]
 
@@ -88,3 +88,26 @@ def test_a_link_whose_target_is_gone_is_a_missing_file(world: World) -> None:
     world.finish("a", 2, stage="file")
     world.settle()
     assert ("a", "missing") in world.told()
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize("cause", ["setting", "reload"])
+def test_a_device_that_is_there_gets_it_when_the_reason_is_gone(world: World, cause: str) -> None:
+    """By the setting, or by `kmodd reload` after the file has become root's; with neither, the answer stands."""
+    world.plug("pci:v1")
+    world.settle()
+    world.plug("pci:v1", synthetic=True)
+    world.settle()
+    assert world.calls == []
+    if cause == "setting":
+        allow(world)
+    else:
+        (world.root / "home/a.ko").chmod(0o644)
+        world.plug("pci:v1", synthetic=True)
+        world.settle()
+        assert world.calls == []
+        world.reload()
+    assert world.replays[-1:] == ["all"] or world.state.queue.replay_is_due
+    world.plug("pci:v1", synthetic=True)
+    world.settle()
+    assert world.calls == ["a", "b"]
