@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -41,6 +42,25 @@ def course_modules(image: Image) -> dict[str, Path]:
     """Name → compiled module, for COURSE, like `fixture_modules`."""
     folder = _compiled(image)
     return {source.stem: folder / f"{source.stem}.ko" for source in COURSE}
+
+
+def course_tree(image: Image, folder: Path, place: str = "updates") -> dict[str, bytes]:
+    """The image's index files with our modules at `place`, made by kmod's depmod; path in the tree → content."""
+    source = trees.suite_tree(image.suite)
+    tree = folder / "lib/modules" / image.release
+    tree.parent.mkdir(parents=True)
+    shutil.copytree(trees.module_dir(source), tree, copy_function=lambda a, b: Path(b).symlink_to(a))
+    for index in tree.glob("modules.*"):
+        target = index.resolve()
+        index.unlink()
+        shutil.copy2(target, index)
+    files = {f"{place}/{name}.ko": path.read_bytes() for name, path in course_modules(image).items()}
+    files[f"{place}/kt_nest.ko"] = fixture_modules(image)["kt_nest"].read_bytes()
+    for path, data in files.items():
+        (tree / path).parent.mkdir(exist_ok=True)
+        (tree / path).write_bytes(data)
+    subprocess.run(["/sbin/depmod", "-b", str(folder), image.release], check=True)
+    return files | {path.name: path.read_bytes() for path in tree.glob("modules.*") if path.is_file()}
 
 
 def _compiled(image: Image) -> Path:

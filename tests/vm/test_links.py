@@ -1,7 +1,7 @@
 """Module files that are links on a real machine: to a home folder, to a store of root's, to a file system that hangs.
 
-The guest is laid out as people do: root links files into the tree and runs depmod. Witnesses: /proc/modules, the
-kernel's own trace of loads, sysfs and the journal.
+The guest is laid out as people do: root links files into the tree, for which depmod has written the indexes. Witnesses:
+/proc/modules, the kernel's own trace of loads, sysfs and the journal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.vm.devices import DEVICES
-from tests.vm.fixture_modules import course_modules
+from tests.vm.fixture_modules import course_tree
 from tests.vm.image import Image
 from tests.vm.journal import Record, text
 from tests.vm.machine import Machine
@@ -22,6 +22,7 @@ from tests.vm.scenario import plug, settle
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 HOME = "/home/student/course"
+MISC = "kernel/drivers/misc"
 STORE = "/opt/store"
 HANGING = "/srv/mnt"
 PATH = "export PATH=/usr/lib/kmodd/bin:/usr/sbin:/usr/bin:/sbin:/bin;"
@@ -37,31 +38,34 @@ time.sleep(3600)
 
 
 @pytest.fixture(scope="module")
-def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
-    course = course_modules(image)
+def guest(
+    image: Image, boot: Callable[..., AbstractContextManager[Machine]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    files = course_tree(image, tmp_path_factory.mktemp("tree"), MISC)
+    tree = f"/usr/lib/modules/{image.release}"
 
     def prepare(payload: Payload) -> None:
-        for name in ("mod1", "mod2"):
-            payload.write(f"{HOME}/{name}.ko", course[name].read_bytes())
-        payload.write(f"{HANGING}/params.ko", course["params"].read_bytes())
+        for path, data in files.items():
+            name = path.rpartition("/")[2]
+            if not path.startswith(MISC):
+                payload.write(f"{tree}/{path}", data)
+            elif name in ("mod1.ko", "mod2.ko", "params.ko"):
+                folder = HANGING if name == "params.ko" else HOME
+                payload.write(f"{folder}/{name}", data)
+                payload.link(f"{tree}/{path}", f"{folder}/{name}")
         payload.write("/root/hang.py", MOUNT)
 
     with boot("the guest with links in its tree", with_kmod=True, prepare=prepare) as machine:
-        tree = f"/lib/modules/{image.release}/kernel"
         script = [
-            "chown -R 1000:1000 /home/student",
-            f"mkdir -p {STORE} {tree}/drivers/misc",
-            *(f"ln -s {HOME}/{name}.ko {tree}/drivers/misc/" for name in ("mod1", "mod2")),
-            f"ln -s {HANGING}/params.ko {tree}/drivers/misc/",
+            f"mkdir -p {STORE}",
             *(
-                f"for f in $(find {tree}/ -name '{name}.ko*'); do mv $f {folder}; ln -s {folder}/${{f##*/}} $f; done"
+                f"for f in $(find {tree}/kernel/drivers/net -name '{name}.ko*'); "
+                f"do mv $f {folder}; ln -s {folder}/${{f##*/}} $f; done"
                 for name, folder in (("pcnet32", STORE), ("ne2k-pci", "/home/student"))
             ),
-            "chown 1000 /home/student/ne2k-pci.ko*",
-            "depmod -a",
+            "chown -R 1000:1000 /home/student",
         ]
-        machine.check("; ".join(script), 300)
-        settle(machine)
+        machine.check("; ".join(script), 120)
         yield machine
 
 

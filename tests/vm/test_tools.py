@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import lzma
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import trees
 from tests.differential.kmod_peer import without_places
-from tests.vm.fixture_modules import course_modules, fixture_modules
+from tests.vm.fixture_modules import course_tree
 from tests.vm.image import Image
 from tests.vm.journal import text
 from tests.vm.machine import Machine
@@ -105,30 +102,11 @@ def ask(machine: Machine, command: str, path: str) -> Answer:
     return Answer(int(status), out, err)
 
 
-def tree_with_course(image: Image, folder: Path) -> dict[str, bytes]:
-    """The index files of the image's tree with our modules in it, made by kmod's depmod; relative path → content."""
-    source = trees.suite_tree(image.suite)
-    tree = folder / "lib/modules" / image.release
-    tree.parent.mkdir(parents=True)
-    shutil.copytree(trees.module_dir(source), tree, copy_function=lambda a, b: Path(b).symlink_to(a))
-    for index in tree.glob("modules.*"):
-        target = index.resolve()
-        index.unlink()
-        shutil.copy2(target, index)
-    files = {f"updates/{name}.ko": path.read_bytes() for name, path in course_modules(image).items()}
-    files["updates/kt_nest.ko"] = fixture_modules(image)["kt_nest"].read_bytes()
-    for path, data in files.items():
-        (tree / path).parent.mkdir(exist_ok=True)
-        (tree / path).write_bytes(data)
-    subprocess.run(["/sbin/depmod", "-b", str(folder), image.release], check=True)
-    return files | {path.name: path.read_bytes() for path in tree.glob("modules.*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def guest(
     image: Image, boot: Callable[..., AbstractContextManager[Machine]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
-    files = tree_with_course(image, tmp_path_factory.mktemp("tree"))
+    files = course_tree(image, tmp_path_factory.mktemp("tree"))
     mod1 = files["updates/mod1.ko"]
 
     def prepare(payload: Payload) -> None:
