@@ -23,6 +23,7 @@ from tests.fake_machine import FakeMachine, fill_modules
 from tests.rootfs import Said
 
 KVM = {"kvm_intel": ("kvm", "irqbypass"), "kvm": ("irqbypass",)}
+CHAIN = {"tun": ("dummy",), "dummy": ("loop",)}
 DRIVER = "kernel/drivers/block/loop.ko"
 
 
@@ -303,6 +304,23 @@ SCENARIOS = (
             "rmmod -w loop",
             "rmmod a-b.c x",
         ],
+    ),
+    Scenario(
+        "holders of holders", ["modprobe -r -v --remove-holders loop"], needs=CHAIN, loaded=["loop", "dummy", "tun"]
+    ),
+    Scenario(
+        "holders of holders, dry",
+        ["modprobe -r -n -v --remove-holders loop"],
+        needs=CHAIN,
+        loaded=["loop", "dummy", "tun"],
+    ),
+    Scenario("holders without -r", ["modprobe -v --remove-holders tun"], loaded=["loop"]),
+    Scenario("an alias of nothing is removed", ["modprobe -r -v x"], config="alias x nosuch\nalias x other\n"),
+    Scenario(
+        "an alias of one thing is removed",
+        ["modprobe -r -v x", "modprobe -r -v x", "modprobe -r y", "modprobe -r z"],
+        config="alias x nosuch\nalias x loop\nalias y crc16\nalias z only\nremove only true\n",
+        loaded=["loop"],
     ),
     Scenario("an option that does nothing", [f"insmod -p {{tree}}/{DRIVER} 'a=b c' d"]),
     Scenario(

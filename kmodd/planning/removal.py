@@ -2,8 +2,10 @@
 
 The rules are those of kmod 34's `modprobe -r` (kmod tools/modprobe.c), including corner cases:
 
-- A module that is not loaded needs no removal, unless it has a remove command.
-- The order is: modules of the post-softdeps, last one first; on request, modules that use the module; the module, if
+- A module that is not loaded needs no removal, unless it has a remove command. If all that the name stands for are
+  aliases of modules that do not exist, nothing is found (kmod reports success).
+- The order is: modules of the post-softdeps, last one first; on request, modules that use the module, each after
+  those that use it (kmod removes only the first level); the module, if
   nothing uses it; its unused dependencies; modules of the pre-softdeps, last one first.
 - Failures of softdeps and dependencies are ignored; only the module and its holders count.
 - Dependencies are checked once, in the order of loading, so one that only another dependency uses stays.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import errno
 
 from kmodd.config.modprobe_d import Command, Softdep
-from kmodd.dataclass import dataclass, field
+from kmodd.dataclass import dataclass, field, replace
 from kmodd.errors import UnmatchedBracket
 from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import Loaded
@@ -55,6 +57,8 @@ class Removal:
     """Dependencies; each is removed if nothing uses it any more."""
     after: tuple[Removal, ...] = ()
     """Pre-softdeps, in the order of removal; their failures are ignored."""
+    exists: bool = True
+    """False: the target of an alias, neither loaded nor in the tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,14 @@ class _Planner:
         is_alias = hit.alias is not None
         because = Reason("alias" if is_alias else "asked", request.text, hit.pattern if is_alias else "", hit.at)
         self._entered.clear()
-        return self._removal(hit.module, because, 0, hit.builtin)
+        removal = self._removal(hit.module, because, 0, hit.builtin, self._options.holders)
+        known = removal.builtin or removal.command or self._snapshot.catalog.dep(hit.module) is not None
+        exists = not is_alias or bool(known) or self._loaded.state(hit.module) is not None
+        return replace(removal, exists=exists)
 
-    def _removal(self, name: ModuleName, because: Reason, depth: int, builtin: bool = False) -> Removal:
+    def _removal(
+        self, name: ModuleName, because: Reason, depth: int, builtin: bool = False, with_holders: bool = False
+    ) -> Removal:
         self._entered.add(name)
         config = self._snapshot.config
         command: Command | None = None
@@ -116,7 +125,7 @@ class _Planner:
                 pre += self._hits(line, line.pre)
                 post += self._hits(line, line.post)
         before = self._softdeps("softdep_post", name, post, depth)
-        holders = self._holders(name, depth) if self._options.holders and depth == 0 else ()
+        holders = self._holders(name, depth) if with_holders and depth < MAX_DEPTH else ()
         after = self._softdeps("softdep_pre", name, pre, depth)
         is_builtin = builtin or self._snapshot.catalog.is_builtin(name)
         return Removal(name, because, command, is_builtin, before, holders, self._deps(name), after)
@@ -137,7 +146,9 @@ class _Planner:
         module = self._loaded.modules.get(name)
         names = module.holders if module else ()
         return tuple(
-            self._removal(holder, Reason("dep", name), depth + 1) for holder in names if holder not in self._entered
+            self._removal(holder, Reason("dep", name), depth + 1, with_holders=True)
+            for holder in names
+            if holder not in self._entered
         )
 
     def _hits(self, line: Softdep, names: tuple[str, ...]) -> list[tuple[Hit, Softdep]]:
@@ -244,6 +255,9 @@ class RemovalJob:
             self.outcomes.append(Outcome(request, request.text, "nomatch", Reason("asked", request.text)))
             self.failed = True
             return errno.ENOENT
+        if not any(target.exists for target in self.plan.targets) and not self._options.ignore_loaded:
+            self.failed = True
+            return self._add_outcome(self.plan.targets[0], "nomatch", errno.ENOENT)
         for target in self.plan.targets:
             code = yield from self._remove(target, asked=True)
             self.failed = code != 0
@@ -269,10 +283,12 @@ class RemovalJob:
             code = yield from self._remove(holder, asked=False)
             if code:
                 return code
-        unchecked = removal.command or self._options.waits or self._options.ignore_loaded
-        if not unchecked and self._refcnt(removal.module) > 0:
+        # A holder takes the dependencies with it that nothing else uses.
+        swept = bool(removal.holders) and self.look().state(removal.module) is None
+        unchecked = swept or removal.command or self._options.waits or self._options.ignore_loaded
+        if not unchecked and self._refcnt(removal.module) > self._going(removal):
             return self._add_outcome(removal, "in_use", errno.EBUSY)
-        code = yield from self._itself(removal)
+        code = 0 if swept else (yield from self._itself(removal))
         if code:
             return code
         if not removal.command:
@@ -296,6 +312,12 @@ class RemovalJob:
         if isinstance(step, RemoveCommand) and self._options.ends_at_failure:
             raise _Ended
         return outcome.errno or errno.EINVAL
+
+    def _going(self, removal: Removal) -> int:
+        """Return how many holders count as removed although they are loaded: those of a dry run."""
+        module = self.look().modules.get(removal.module) if self._options.holders else None
+        removed = {outcome.module for outcome in self.outcomes if outcome.result == "removed"}
+        return sum(holder in removed for holder in module.holders) if module else 0
 
     def _refcnt(self, name: str) -> int:
         """Return the reference count of a module, -1 if it is not loaded, being unloaded, or the kernel has none."""

@@ -25,6 +25,16 @@ Capture = pytest.CaptureFixture[bytes]
 
 DIFFERENT: Mapping[tuple[int, str, str], str] = {
     (34, "an option that does nothing", f"insmod -p {{tree}}/{DRIVER} 'a=b c' d"): "`insmod -p`",
+    **{
+        (version, scenario, command): row
+        for version in (30, 34)
+        for scenario, command, row in (
+            ("holders of holders", "modprobe -r -v --remove-holders loop", "holders of holders"),
+            ("holders of holders, dry", "modprobe -r -n -v --remove-holders loop", "holders of holders"),
+            ("holders without -r", "modprobe -v --remove-holders tun", "`--remove-holders` without `-r`"),
+            ("an alias of nothing is removed", "modprobe -r -v x", "`modprobe -r` of an alias to nothing"),
+        )
+    },
     (30, "files", "rmmod -w loop"): "`rmmod -w`",
     (30, "options of the tools", "insmod -h"): "-h",
     (30, "options of the tools", "rmmod -h"): "-h",

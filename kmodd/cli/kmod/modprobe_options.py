@@ -151,6 +151,8 @@ def read_options(words: list[str], messages: Messages) -> ModprobeOptions:
                     options.handed_down.append("-s")
                 case "w":
                     options.wait_msec = _number(value, messages)
+                case "remove-holders":
+                    options.flags |= {code, "r"}
                 case "V":
                     messages.show(f"{VERSION}\n{FEATURES}")
                     raise Stop(0)

@@ -1,6 +1,6 @@
 """modprobe, insmod, rmmod and lsmod at work on a fake machine: texts and status, in this process and by the daemon.
 
-fixtures/acting/expected has what each command of tests/acting.py says and does; kmod 30 says and does the very same
+fixtures/acting/expected has what each command of tests/acting.py says and does; kmod 34 says and does the very same
 (tests/differential/test_acting.py). `KMODD_WRITE_EXPECTED=1` writes it again.
 """
 

@@ -93,6 +93,42 @@ def test_holders_go_first(tmp_path: Path) -> None:
     ]
 
 
+CHAIN = {"loop": (1, "tun,"), "tun": (1, "fuse,"), "fuse": (0, "")}
+
+
+def test_holders_of_holders_go_before_them(tmp_path: Path) -> None:
+    job = Played(tmp_path / "r", "", CHAIN).run("loop", holders=True)
+    assert said(job) == [("fuse", "removed"), ("tun", "removed"), ("loop", "removed")]
+    control = Played(tmp_path / "control", "", CHAIN).run("loop")
+    assert said(control) == [("loop", "in_use")]
+
+
+def test_a_holder_in_use_by_a_program_keeps_the_rest(tmp_path: Path) -> None:
+    job = Played(tmp_path / "r", "", CHAIN | {"tun": (2, "fuse,")}).run("loop", holders=True)
+    assert (said(job), job.failed) == ([("fuse", "removed"), ("tun", "in_use")], True)
+
+
+def test_holders_of_softdeps_stay(tmp_path: Path) -> None:
+    loaded = {"crc16": (0, ""), **CHAIN}
+    job = Played(tmp_path / "r", "softdep crc16 post: loop\n", loaded).run("crc16", holders=True, ends_at_failure=False)
+    assert said(job) == [("loop", "in_use"), ("crc16", "removed")]
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ("alias x nosuch\nalias x none\n", [("nosuch", "nomatch")]),
+        ("alias x nosuch\nalias x crc16\n", []),
+        ("alias x nosuch\nremove nosuch true\n", [("nosuch", "removed")]),
+        ("alias x gone\n", [("gone", "removed")]),
+    ],
+)
+def test_an_alias_to_nothing_is_not_found(tmp_path: Path, config: str, found: list[tuple[str, str]]) -> None:
+    """Neither in the tree nor loaded, and no remove command; crc16 is in the tree, `gone` only in the kernel."""
+    job = Played(tmp_path / "r", config, {"gone": (0, "")}).run("x")
+    assert (said(job), job.failed) == (found, found == [("nosuch", "nomatch")])
+
+
 def test_a_holder_that_stays_keeps_it(tmp_path: Path) -> None:
     loaded = {"loop": (1, "tun,"), "tun": (0, "")}
     job = Played(tmp_path / "r", "", loaded).run("loop", refuse={"tun": errno.EBUSY}, holders=True)
