@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+from tests.vm.image import Image
 from tests.vm.payload import REPOSITORY
 
 pytestmark = pytest.mark.vm
 
 
-def _demo(*arguments: str) -> tuple[int, str]:
+def _demo(suite: str, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.vm.demo", *arguments],
         cwd=REPOSITORY,
+        env=os.environ | {"SUITE": suite},
         stdout=subprocess.PIPE,
         text=True,
         timeout=900,
@@ -25,8 +28,8 @@ def _demo(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(960)
-def test_demo_loads_every_driver_and_says_why() -> None:
-    status, output = _demo()
+def test_demo_loads_every_driver_and_says_why(image: Image) -> None:
+    status, output = _demo(image.suite)
     assert status == 0, output
     found = re.fullmatch(r"demo: OK, (\d+) devices, (\d+) modules", output.splitlines()[-1])
     assert found, output
@@ -36,8 +39,8 @@ def test_demo_loads_every_driver_and_says_why() -> None:
 
 
 @pytest.mark.timeout(960)
-def test_demo_fails_without_kmodd() -> None:
-    status, output = _demo("--without-kmodd")
+def test_demo_fails_without_kmodd(image: Image) -> None:
+    status, output = _demo(image.suite, "--without-kmodd")
     assert status == 1, output
     assert output.splitlines()[-1].startswith("demo: FAILED, "), output
     # the drivers did come, so nothing but the question of who loaded them made it fail
