@@ -199,7 +199,7 @@ def child(what: str, file: Path, tree: Path) -> None:
 def cached(names: list[str], tree: Path) -> None:
     """Print the cost of a cached look-up in all sources."""
     from kmodd.config.modprobe_d import Config
-    from kmodd.host.tree import read_file
+    from kmodd.host.regular_files import read_file
     from kmodd.index.catalog import Catalog, Snapshot, lookup
     from kmodd.index.layer import Layer
 

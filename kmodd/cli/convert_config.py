@@ -7,6 +7,7 @@ import sys
 
 from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.modules_conf import convert
+from kmodd.host.regular_files import read_given
 from kmodd.text import decode, encode
 
 
@@ -20,8 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("file", metavar="FILE", help="old configuration file; - for standard input")
     path = parser.parse_args(argv).file
     try:
-        with open(0 if path == "-" else path, "rb") as file:
-            text = decode(file.read())
+        text = decode(read_given(0 if path == "-" else path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         print(f"kmodd convert-config: Failed to read {path}: {reason}", file=sys.stderr)

@@ -15,7 +15,8 @@ from kmodd.config.kmodd_conf import Settings
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_settings
-from kmodd.host.tree import Tree, read_file
+from kmodd.host.regular_files import read_file
+from kmodd.host.tree import Tree
 from kmodd.index import text_files
 from kmodd.index.catalog import Snapshot
 from kmodd.kernel.uevent import Uevent

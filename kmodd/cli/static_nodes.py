@@ -10,6 +10,7 @@ import sys
 from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass
 from kmodd.host.paths import TREES
+from kmodd.host.regular_files import read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ def main(argv: list[str]) -> int:
     tree = next((tree for tree in TREES if os.path.isdir(f"{root}{tree}/{release}")), TREES[0])
     path = f"{tree}/{release}/modules.devname"
     try:
-        with open(root + path, "rb") as file:
-            data = file.read()
+        data = read_regular(root + path)
     except FileNotFoundError:
         sys.stderr.write(f"Warning: {path} not found - ignoring\n")
         return 0

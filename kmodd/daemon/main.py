@@ -63,8 +63,9 @@ from kmodd.host.machine import HostMachine
 from kmodd.host.module_reader import read_ahead
 from kmodd.host.netlink import KernelEvents, Overrun, Refused
 from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.host.regular_files import read_file
 from kmodd.host.sd_notify import Notify
-from kmodd.host.tree import Tree, read_file
+from kmodd.host.tree import Tree
 from kmodd.host.varlink_server import Connection, ControlSocket
 from kmodd.kernel.firmware import WORD as FIRMWARE_WORD
 from kmodd.kernel.uevent import Uevent

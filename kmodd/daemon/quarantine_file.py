@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 
+from kmodd.host.regular_files import read_regular
 from kmodd.state import quarantine
 from kmodd.state.quarantine import Quarantine
+from kmodd.text import decode
 
 STANDING = "/run/kmodd/standing"
 
@@ -28,8 +30,7 @@ class QuarantineFile:
         A device that has gone since then is forgotten: the next one at its place is new.
         """
         try:
-            with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
-                text = file.read()
+            text = decode(read_regular(self._path))
             found = quarantine.of_text(text)
         except (OSError, ValueError):
             return Quarantine()

@@ -45,15 +45,6 @@ def write_aside(path: str, data: bytes, mode: int = 0o644) -> None:
         _remove([beside])
 
 
-def read_if_there(path: str) -> bytes | None:
-    """Return the content of a file, or None if it cannot be read."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except (OSError, ValueError):
-        return None
-
-
 def _write(path: str, data: bytes, mode: int, sync: bool = True) -> None:
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
     try:

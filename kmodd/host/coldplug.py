@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from kmodd.host.regular_files import read_file
 from kmodd.kernel.uevent import Uevent
 from kmodd.text import decode
 
@@ -115,7 +116,7 @@ def _devpath(link: str, sys: str) -> str:
 def _text(path: str) -> bytes:
     """Return the content of a sysfs attribute; empty if it cannot be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError:
         return b""
     try:
@@ -136,7 +137,6 @@ def _names(folder: str) -> list[str]:
 def last_seqnum(root: str) -> int:
     """Return SEQNUM of the kernel's last uevent; 0 if sysfs does not have it."""
     try:
-        with open(f"{root}/sys/kernel/uevent_seqnum") as file:
-            return int(file.read())
-    except (OSError, ValueError):
+        return int(read_file(f"{root}/sys/kernel/uevent_seqnum") or b"0")
+    except ValueError:
         return 0

@@ -16,7 +16,8 @@ from kmodd.errors import Problem, Where
 from kmodd.host.config_files import BOOT_DIRS, CONF_DIRS, read_boot_list, read_rules, read_settings
 from kmodd.host.module_reader import is_packed, read_module
 from kmodd.host.paths import CONFIG_DIRS, DEPMOD_DIRS, SOFTDEP_FILES
-from kmodd.host.tree import Tree, read_file
+from kmodd.host.regular_files import read_file
+from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
 from kmodd.index.layer import INDEXES, TEXT_OF
 from kmodd.modfile import modinfo

@@ -11,7 +11,8 @@ from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.modules_load_d import BootList
 from kmodd.config.policy_d import Parsed
 from kmodd.errors import Problem, Where
-from kmodd.host.tree import mark_of, read_file
+from kmodd.host.regular_files import read_file
+from kmodd.host.tree import mark_of
 from kmodd.index.catalog import Mark
 from kmodd.text import decode
 

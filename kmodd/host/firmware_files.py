@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from kmodd.host.tree import mark_of, read_file
+from kmodd.host.regular_files import read_file
+from kmodd.host.tree import mark_of
 from kmodd.index.catalog import Mark
 from kmodd.text import decode
 

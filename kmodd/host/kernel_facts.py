@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmodd.config import cmdline
-from kmodd.host.tree import read_file
+from kmodd.host.regular_files import read_file
 from kmodd.planning.load_errors import KernelFacts, Lockdown
 from kmodd.text import decode
 

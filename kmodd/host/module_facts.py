@@ -7,9 +7,10 @@ import threading
 import time
 
 from kmodd.errors import ParseError
-from kmodd.host.atomic_files import read_if_there, write_aside
+from kmodd.host.atomic_files import write_aside
 from kmodd.host.module_reader import is_packed, read_module
 from kmodd.host.module_search import Seen
+from kmodd.host.regular_files import read_file
 from kmodd.modfile import depmod_cache, depmod_graph, elf
 from kmodd.modfile.depmod_cache import Entry
 from kmodd.modfile.elf import ElfError, Facts, Image, Versions
@@ -33,7 +34,7 @@ def cached(path: str, directory: str) -> tuple[dict[str, Entry], str]:
 
     The reason is empty if the cache is valid or missing.
     """
-    data = read_if_there(path)
+    data = read_file(path)
     if data is None:
         return {}, ""
     try:

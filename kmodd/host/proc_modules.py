@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from kmodd.host.regular_files import read_regular
 from kmodd.kernel import proc_modules
 from kmodd.kernel.proc_modules import Loaded, LoadedModule
 from kmodd.text import decode
@@ -11,8 +12,7 @@ from kmodd.text import decode
 
 def read_loaded(root: str = "") -> Loaded:
     """Return all loaded modules, from one read of /proc/modules. Raises OSError."""
-    with open(f"{root}/proc/modules", "rb", buffering=0) as file:
-        return proc_modules.parse_modules(decode(file.read()))
+    return proc_modules.parse_modules(decode(read_regular(f"{root}/proc/modules")))
 
 
 def holders(module: LoadedModule, root: str = "") -> tuple[str, ...]:

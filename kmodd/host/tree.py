@@ -11,9 +11,10 @@ import stat
 
 from kmodd.config import cmdline, modprobe_d
 from kmodd.config.modprobe_d import DROP_IN, ConfFile, Config, Extensions
-from kmodd.errors import NoTree
+from kmodd.errors import NoTree, Problem, Where
 from kmodd.host.file_owner import Found, find
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
+from kmodd.host.regular_files import open_regular, read_file, read_given, why_unreadable
 from kmodd.index.catalog import Catalog, Mark, Snapshot
 from kmodd.index.layer import INDEXES, TEXT_OF, Layer, LayerIndexes
 from kmodd.kernel import proc_modules
@@ -161,15 +162,29 @@ class Tree:
         places = [f"{layer}/{name}" for layer in self._layer_dirs() for name in SOFTDEP_FILES]
         files = []
         complaints: list[str] = []
+        problems = []
         for path in modprobe_d.ordered([*places, *self._config_places(complaints)]):
-            data = read_file(self.real(path))
+            data = self._read_config(path)
             if data:
                 files.append(ConfFile(path, decode(data)))
-        parts = [Config(complaints=tuple(complaints)), *(modprobe_d.parse_file(file) for file in files)]
+            elif data is None and (why := why_unreadable(self.real(path))):
+                complaints.append(f"libkmod: ERROR kmodd: ignoring {path}: {why}")
+                problems.append(Problem(Where(path, 0), 0, "", f"{why}, expected a configuration file"))
+        own = Config(complaints=tuple(complaints), problems=tuple(problems))
+        parts = [own, *(modprobe_d.parse_file(file) for file in files)]
         line = read_file(self.real(cmdline.PATH))
         if line is not None:
             parts.append(cmdline.parse(decode(line)).config(self.extensions))
         return modprobe_d.merge(parts, self.extensions)
+
+    def _read_config(self, path: str) -> bytes | None:
+        """Return the content of a file of configuration, or None; only one of `-C` may be a pipe."""
+        if self._config_paths is None or path not in self._config_paths:
+            return read_file(self.real(path))
+        try:
+            return read_given(self.real(path))
+        except OSError:
+            return None
 
     def _read(self, marks: tuple[tuple[str, Mark], ...], like_kmod: bool = False) -> Snapshot:
         layers = [self._layer(directory) for directory in self._layer_dirs()]
@@ -281,22 +296,16 @@ class Tree:
         return tuple((path, mark_of(self.real(path))) for path in paths)
 
 
-def read_file(path: str) -> bytes | None:
-    """Return the content of a file, or None if it cannot be read."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except (OSError, ValueError):
-        return None
-
-
 def _begins_with_text(path: str) -> bool:
     """Return whether a file has content other than NUL bytes, which a power cut may leave."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(1) not in (b"", b"\0")
-    except OSError:
+        fd = open_regular(path)
+    except (OSError, ValueError):
         return False
+    try:
+        return os.read(fd, 1) not in (b"", b"\0")
+    finally:
+        os.close(fd)
 
 
 def _has_modules(directory: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from kmodd.host.regular_files import open_regular
 from kmodd.loader.syscalls import COMPRESSED_FILE, Kernel
 
 TYPE_CHECKING = False
@@ -38,8 +39,7 @@ def open_module(
     Raises OSError: that of opening, and for what cannot be unpacked those of `kmodd.modfile.decompress.unpack`, which
     has a limit of size. A file that goes to the kernel as it is has none here.
     """
-    flags_of_open = os.O_RDONLY | os.O_CLOEXEC
-    fd = opener(path, flags_of_open) if opener else os.open(path, flags_of_open)
+    fd = opener(path, os.O_RDONLY | os.O_CLOEXEC) if opener else open_regular(path)
     try:
         packed = _compression(fd)
         if packed and packed != _kernel_unpacks():

@@ -21,6 +21,7 @@ from kmodd.host.atomic_files import replace_all
 from kmodd.host.module_reader import is_module_file
 from kmodd.host.module_search import Search, Seen, stamp_of
 from kmodd.host.paths import DEPMOD_DIRS
+from kmodd.host.regular_files import read_given, read_regular
 from kmodd.modfile import depmod_cache, depmod_graph, depmod_output
 from kmodd.modfile.depmod_cache import Entry
 from kmodd.modfile.depmod_graph import Complaint, Unusable
@@ -73,7 +74,7 @@ def _run(options: DepmodOptions) -> int:
     if errno.ENOSYS in problems.values():
         say("ERROR", "modules are compressed with zstd; install python3-zstandard to read them")
     if errno.EFBIG in problems.values():
-        say("ERROR", "unpacked size exceeds 1 GiB, the limit for a compressed module: damaged or no module")
+        say("ERROR", "size, unpacked, exceeds 1 GiB, the limit for a module: damaged or no module")
     index = depmod_graph.resolve(members, [entry.facts for entry in entries], kernel, options.prefix)
     if "e" in options.flags:
         versions = [cache_file.read_versions(options.root + each.path) for each in members]
@@ -151,8 +152,7 @@ def _kernel_symbols(options: DepmodOptions) -> dict[bytes, int]:
             continue
         path = options.values[code]
         try:
-            with open(options.root + path, "rb") as file:
-                symbols, complaints = parsed(file.read(), path, options.prefix)
+            symbols, complaints = parsed(read_given(options.root + path), path, options.prefix)
         except OSError as error:
             raise fatal(f"could not load {path}: {reason(error)}") from None
         complain(complaints)
@@ -190,8 +190,8 @@ def _config(options: DepmodOptions) -> DepmodConfig:
     files = []
     for path in ordered(places, (".conf",)):
         try:
-            with open(options.root + path, "rb") as file:
-                files.append(ConfFile(path, os.fsdecode(file.read())))
+            read = read_given if path in options.config_paths else read_regular
+            files.append(ConfFile(path, os.fsdecode(read(options.root + path))))
         except OSError as error:
             say("ERROR", f"file parse {path}: {reason(error)}")
     config = parse(files, options.release)
@@ -258,8 +258,7 @@ def _microseconds(path: str) -> int:
 def _open(name: str, options: DepmodOptions) -> bytes | None:
     """Return the content of a file of the kernel build, or None after a warning."""
     try:
-        with open(f"{options.root}{options.directory}/{name}", "rb") as file:
-            return file.read()
+        return read_regular(f"{options.root}{options.directory}/{name}")
     except OSError as error:
         say("WARNING", f"could not open {name} at {options.directory}: {reason(error)}")
         return None

@@ -198,9 +198,9 @@ class _Finder:
 
     def builtin_fields(self, name: str) -> tuple[Field, ...] | None:
         """Return a module's fields in modules.builtin.modinfo, or None if there is no such file."""
-        from kmodd.host.atomic_files import read_if_there
+        from kmodd.host.regular_files import read_file
 
-        data = read_if_there(f"{self._directory()}/modules.builtin.modinfo")
+        data = read_file(f"{self._directory()}/modules.builtin.modinfo")
         if data is None:
             return None
         start = os.fsencode(name) + b"."

@@ -10,6 +10,7 @@ import pytest
 from kmodd.config.modprobe_d import Extensions
 from kmodd.errors import NoTree
 from kmodd.host import tree as host_tree
+from kmodd.host.regular_files import read_file
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot, lookup
 from kmodd.planning.plan import Plan
@@ -217,7 +218,7 @@ def test_an_index_replaced_by_another_of_equal_size_and_time_is_noticed(root: Pa
 def test_an_index_replaced_midway_gives_no_mixture(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """depmod runs just after modules.dep was read: alias and dep must come from one run."""
     dep, alias = index(root, "modules.dep"), index(root, "modules.alias")
-    real = host_tree.read_file
+    real = read_file
     ran: list[str] = []
 
     def read(path: str) -> bytes | None:
@@ -237,7 +238,7 @@ def test_an_index_replaced_midway_gives_no_mixture(root: Path, monkeypatch: pyte
 
 def test_an_index_that_never_rests_ends_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = iter(range(10**6))
-    real = host_tree.read_file
+    real = read_file
 
     def read(path: str) -> bytes | None:
         if path.endswith("modules.dep"):
