@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _BY_HAND = Reason("asked", "")
 
+_NO_SHELL = 127
+"""Exit status of a command whose shell does not start (system(3))."""
+
 SHORTEST = 6
 """Bytes of the shortest file that kmod accepts as a module (libkmod-file.c)."""
 
@@ -87,8 +90,11 @@ class Machine:
 
     def _command(self, command: str, options: str, module: str) -> tuple[int, Stage, str]:
         """Run a command; return EINVAL or 0, the stage, and the exit status as text."""
-        with SignalsBlocked():
-            status = run_command(command, options, module, self.env)
+        try:
+            with SignalsBlocked():
+                status = run_command(command, options, module, self.env)
+        except OSError:  # E2BIG for more than 128 KiB of options
+            status = _NO_SHELL
         # Only an exit status counts, not death by a signal (libkmod-module.c, command_do).
         return (errno.EINVAL if status > 0 else 0), "command", str(max(status, 0))
 
