@@ -31,3 +31,21 @@ def duration(usec: int) -> str:
     if big >= 60:
         big, small, unit, part = (big // 60, big % 60, "h", "min")
     return f"{big}{unit} {small}{part}" if small else f"{big}{unit}"
+
+
+def escaped_end(raw: bytes, limit: int) -> str:
+    r"""Return the end of what a program wrote as one line of printable text, for a journal field or a message.
+
+    Other characters, line ends among them, are escaped as in C (`\n`, `\x1b`), a backslash is doubled, and line ends at
+    the end are dropped. limit: bytes of the result.
+    """
+    kept: list[str] = []
+    for char in reversed(decode(raw.rstrip(b"\r\n")[-limit:])):
+        if char == "\\" or not char.isprintable():
+            byte = ord(char) - 0xDC00
+            char = f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
+        limit -= len(char.encode())
+        if limit < 0:
+            break
+        kept.append(char)
+    return "".join(reversed(kept))

@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "/usr/bin/python3"
 UNITS = (
-    "kmodd.service", "kmodd-loader.socket", "kmodd-loader@.service", "kmodd-restore-udev.service",
+    "kmodd.service", "kmodd-command.socket", "kmodd-command@.service", "kmodd-loader.socket", "kmodd-loader@.service",
+    "kmodd-restore-udev.service",
     "kmodd-stack.socket", "kmodd-stack@.service",
 )  # fmt: skip
 NO_NETWORK = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]

@@ -28,6 +28,7 @@ VERBS = {
     "static-nodes": "print the device nodes whose opening loads a module",
     "complete": "",
     "loader": "",
+    "command": "",
     "request": "",
 }
 """Verb → its line in the help; an empty text hides an internal verb."""

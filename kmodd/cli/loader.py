@@ -20,7 +20,7 @@ usage: kmodd loader [--fd N] [OPTION…]
 Fork loaders for the connection passed by systemd, or descriptor N. Options may be repeated:
 
   --tree DIR  accept module files below DIR, in place of the usual trees
-  --conf DIR  accept install and remove commands from files in DIR, in place of the usual directories
+  --conf DIR  run install and remove commands from files in DIR, in place of the usual directories (with --fd)
   --sys DIR   in place of /sys
   --root DIR  prefix of the path of kmodd.conf"""
 
@@ -52,5 +52,10 @@ def _connection(numbers: list[str]) -> int | None:
     """Return the descriptor to serve, or None."""
     if numbers:
         return int(numbers[-1]) if numbers[-1].isdigit() else None
+    return passed_connection()
+
+
+def passed_connection() -> int | None:
+    """Return the descriptor of the connection that systemd has passed to this process, or None (sd_listen_fds(3))."""
     is_ours = os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1"
     return _FIRST_PASSED_FD if is_ours else None

@@ -1,8 +1,10 @@
-"""Carries the engine's batches to loaders and their answers back as events: a `Dispatcher`."""
+"""Carries the engine's batches to loaders and command runners, and their answers back as events: a `Dispatcher`."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import time
 
 from kmodd.engine.events import (
     AskStack,
@@ -17,8 +19,9 @@ from kmodd.engine.events import (
 )
 from kmodd.loader.kernel_stack import StackQuestion
 from kmodd.loader.pool import Died, Loader, LoaderPool
-from kmodd.loader.protocol import LoaderRequest, ProbeRequest
+from kmodd.loader.protocol import CommandRequest, LoaderRequest, ProbeRequest
 from kmodd.loader.step_requests import request_for
+from kmodd.planning.reply import Reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ class Dispatcher:
         self._loaders: dict[int, Loader] = {}
         self._left: dict[int, int] = {}
         """Number of answers that the loader of a batch owes."""
+        self._commands: dict[int, float] = {}
+        """When the command of a batch was started (monotonic, seconds); its process serves no other batch."""
         self._questions: dict[int, StackQuestion] = {}
         self._stillborn = 0
         """Loaders that have ended without a word since one last answered."""
@@ -57,7 +62,10 @@ class Dispatcher:
 
     def start(self, command: StartBatch) -> list[Event]:
         """Give a batch to a loader. Returns what there is to tell the engine at once."""
-        return self._start(command.batch, request_for(command.steps, self._real), len(command.steps))
+        request = request_for(command.steps, self._real)
+        if isinstance(request, CommandRequest):
+            return self._start_command(command.batch, request)
+        return self._start(command.batch, request, len(command.steps))
 
     def start_probe(self, command: StartProbe) -> list[Event]:
         """Give a probe to a loader."""
@@ -83,6 +91,21 @@ class Dispatcher:
             self._pool.lost(loader)
         self._stillborn = 0
         return [NotStarted(batch, why)]
+
+    def _start_command(self, batch: int, request: CommandRequest) -> list[Event]:
+        """Have the command of a batch run. One that cannot be started has failed: no loader would help."""
+        runner = None
+        try:
+            runner = self._pool.open_runner()
+            if not runner.start(request):
+                raise OSError(errno.EPIPE, "the process that runs commands has ended at once")
+        except (OSError, ValueError) as error:
+            if runner:
+                runner.close()
+            code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+            return [LoaderReplied(batch, Reply(code, "command", 0, _not_run(request.kind, error)))]
+        self._loaders[batch], self._left[batch], self._commands[batch] = runner, 1, time.monotonic()
+        return []
 
     def stop(self, batch: int) -> None:
         """Have the loader of a batch end after the current step."""
@@ -119,6 +142,8 @@ class Dispatcher:
         batch = next((number for number, each in self._loaders.items() if each is loader), None)
         had_pid = loader.pid
         heard = loader.receive()
+        if batch in self._commands and heard is not None:
+            return self._command_ended(batch, loader, heard)
         if isinstance(heard, Died):
             self._pool.lost(loader)
             if batch is None:
@@ -139,10 +164,25 @@ class Dispatcher:
         self._stillborn = 0
         return [LoaderReplied(batch, heard)]
 
+    def _command_ended(self, batch: int, runner: Loader, heard: Reply | Died) -> list[Event]:
+        """A command runner has replied or ended."""
+        self.drop_question(batch)
+        del self._loaders[batch], self._left[batch]
+        usec = int((time.monotonic() - self._commands.pop(batch)) * 1e6)
+        runner.close()
+        if isinstance(heard, Died):
+            why = "the process that ran it ended without an answer" if runner.pid else "the process did not start"
+            heard = Reply(errno.EIO, "command", usec, why)
+        return [LoaderReplied(batch, heard)]
+
     def close(self) -> None:
-        """Let the loaders go; one that is in a module's init ends after it."""
+        """Let the loaders go: a module's init and a command go on, and their processes end after them."""
         for batch in list(self._questions):
             self.drop_question(batch)
         for loader in self._loaders.values():
             loader.close()
         self._pool.close()
+
+
+def _not_run(kind: str, error: Exception) -> str:
+    return f"Failed to start the {kind} command: {error}"

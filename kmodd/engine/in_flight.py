@@ -8,6 +8,7 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass, field
 from kmodd.engine.batch import Batch
 from kmodd.engine.events import AnyJob
+from kmodd.kernel.requester import Requester
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -103,7 +104,10 @@ class InFlight:
         return False
 
     def hangs_on(self, name: str, job: AnyJob) -> bool:
-        """Whether the load of `name` cannot end before `job`: an init on the way made the kernel ask for `job`."""
+        """Whether the load of `name` cannot end before `job`.
+
+        An init, or a process of an install command, on the way made the kernel ask for `job`.
+        """
         asker = job.plan.request.requester
         names, seen = [name], set[str]()
         while asker and names:
@@ -111,16 +115,16 @@ class InFlight:
             for batch in self.awaited():
                 if batch.module != held:
                     continue
-                if batch.pid == asker.pid:
+                if _is_by(asker, batch.pid):
                     return True
                 names += (each for each in self._asked_by(batch.pid) if each not in seen)
         return False
 
     def _asked_by(self, pid: int) -> list[str]:
-        """The modules that are loaded or waited for because this process made the kernel ask."""
+        """The modules that are in flight or waited for because this process, or its command, made the kernel ask."""
         jobs = [(batch.module, batch.job) for batch in self.awaited()] + [(name, job) for name, _, job in self.parked]
         askers = ((name, job.plan.request.requester) for name, job in jobs)
-        return [name for name, asker in askers if asker and asker.pid == pid]
+        return [name for name, asker in askers if asker and _is_by(asker, pid)]
 
     # -- changes -----------------------------------------------------------------------------------------------
 
@@ -157,3 +161,8 @@ class InFlight:
                 del self.parked[number]
                 return generation, job
         return None
+
+
+def _is_by(asker: Requester, pid: int) -> bool:
+    """Whether `asker` is the loader `pid`, or belongs to the command that the runner `pid` has started; 0: unknown."""
+    return pid != 0 and pid in (asker.pid, asker.command)

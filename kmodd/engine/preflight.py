@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 
 from kmodd.engine.state import EngineState
-from kmodd.planning.outcome import KEPT_OUT, Outcome, not_attempted, of_refusal
-from kmodd.planning.plan import Step
+from kmodd.planning.outcome import HAS_PARAMETERS, KEPT_OUT, Outcome, not_attempted, of_refusal
+from kmodd.planning.plan import Install, Step
 from kmodd.planning.request import Request
 
 
@@ -32,6 +32,8 @@ def preflight_outcome(state: EngineState, request: Request, step: Step) -> Outco
     # A command that keeps a module out is the administrator's will, not a failure; modprobe prints its failure.
     if request.origin != "operator" and (blocked := of_refusal(request, step)):
         return blocked
+    if request.params and isinstance(step, Install):
+        return not_attempted(request, step, HAS_PARAMETERS)
     refusal = state.results.refusal(name)
     if refusal and request.synthetic and not request.again:
         detail = f"it has refused with {errno.errorcode.get(refusal, refusal)}"

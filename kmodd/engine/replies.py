@@ -25,7 +25,8 @@ class Replies:
         """A loader has finished a step, or ended at it."""
         state = self._state
         if isinstance(event, LoaderReplied):
-            state.supply.succeed()
+            if event.reply.stage not in ("command", "signal"):
+                state.supply.succeed()
             begun = event.reply.stage != "none"
         else:
             begun = event.begun

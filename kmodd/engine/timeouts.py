@@ -11,7 +11,7 @@ from kmodd.engine.batch import Batch
 from kmodd.engine.in_flight import InFlight
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.planning.outcome import Outcome
-from kmodd.planning.plan import Insmod
+from kmodd.planning.plan import Insmod, Install, RemoveCommand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,10 +86,13 @@ def _evidence(batch: Batch) -> tuple[tuple[str, str], ...]:
 
 
 def _hang(batch: Batch, now: float) -> Overdue:
+    step = batch.step
     where = f", in {batch.stack[0].split()[-1]}" if batch.stack else ""
+    at = step.at if isinstance(step, Install | RemoveCommand) else None
+    what = f"the command of {at}" if at else "it"
     outcome = Outcome(
-        batch.job.plan.request, batch.module, "stuck", batch.step.because, batch.path,
-        duration_usec=batch.usec(now), detail=f"it is left alone{where}; the others go on", evidence=_evidence(batch),
+        batch.job.plan.request, batch.module, "stuck", step.because, batch.path, duration_usec=batch.usec(now), at=at,
+        detail=f"{what} is left alone{where}; the others go on", evidence=_evidence(batch),
     )  # fmt: skip
     return Overdue(batch, outcome)
 

@@ -21,3 +21,5 @@ SOFTDEP_FILES = ("modules.softdep", "modules.weakdep")
 CONTROL_SOCKET = "/run/kmodd/io.kmodd"
 LOADER_SOCKET = "/run/kmodd/loader"
 """kmodd-loader.socket."""
+COMMAND_SOCKET = "/run/kmodd/command"
+"""kmodd-command.socket."""

@@ -63,14 +63,14 @@ def requester_of(tid: int, asked_ns: int, initial: Namespaces, proc: str = "/pro
     except OSError:
         return None
     try:
-        return _read(folder, asked_ns, initial)
+        return _read(folder, asked_ns, initial, proc)
     except (OSError, ValueError, LookupError):
         return None
     finally:
         os.close(folder)
 
 
-def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
+def _read(folder: int, asked_ns: int, initial: Namespaces, proc: str) -> Requester | None:
     # `Name:` comes first and has its line ends escaped, so the process cannot forge the lines below.
     status = _text(folder, "status")
     container = _namespaces("", folder) != initial
@@ -87,6 +87,7 @@ def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
     head, _, fields = _text(folder, "stat").rpartition(")")
     if not _made_request(folder, fields.split(), asked_ns):
         return None
+    unit = unit_of(cgroup)
     return Requester(
         pid=int(_first_word(status, "Tgid")),
         comm=head.partition("(")[2],
@@ -94,9 +95,24 @@ def _read(folder: int, asked_ns: int, initial: Namespaces) -> Requester | None:
         uid=int(_first_word(status, "Uid")),
         loginuid=None if loginuid == _UNSET else loginuid,
         cgroup=cgroup,
-        unit=unit_of(cgroup),
+        unit=unit,
         container=container,
+        command=_runner_above(fields, proc) if not unit or unit.startswith("kmodd-command@") else 0,
     )
+
+
+def _runner_above(fields: str, proc: str) -> int:
+    """Return the ID of the nearest ancestor that runs a command for the daemon; 0: there is none, or it has ended.
+
+    It adopts the orphans of its command (kmodd/loader/command_runner.py). fields: of `stat`, from the third on.
+    """
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        while (pid := int(fields.split(None, 2)[1])) > 1:
+            with open(f"{proc}/{pid}/stat", "rb") as file:
+                head, _, fields = decode(file.read()).rpartition(")")
+            if head.partition("(")[2] == "kmodd-command":
+                return pid
+    return 0
 
 
 def _first_word(status: str, key: str) -> str:

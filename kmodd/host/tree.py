@@ -24,7 +24,7 @@ from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 EXTENSIONS = "index.d"
 """Directory in the module directory; each of its subdirectories has the indexes of a system extension, which take
@@ -157,14 +157,17 @@ class Tree:
         """Return whether no file that `snapshot` was read from has changed since, by stat(2) of each."""
         return bool(snapshot.marks) and snapshot.marks == self._marks()
 
-    def config(self) -> Config:
-        """Read modprobe.d and the kernel command line."""
+    def config(self, read: Callable[[str], bytes | None] | None = None) -> Config:
+        """Read modprobe.d and the kernel command line.
+
+        read: returns the content of the configuration file at a path to open; None: `read_file`.
+        """
         places = [f"{layer}/{name}" for layer in self._layer_dirs() for name in SOFTDEP_FILES]
         files = []
         complaints: list[str] = []
         problems = []
         for path in modprobe_d.ordered([*places, *self._config_places(complaints)]):
-            data = self._read_config(path)
+            data = read(self.real(path)) if read else self._read_config(path)
             if data:
                 files.append(ConfFile(path, decode(data)))
             elif data is None and (why := why_unreadable(self.real(path))):

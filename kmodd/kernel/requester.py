@@ -24,3 +24,5 @@ class Requester:
     """The systemd unit of the cgroup; empty if there is none."""
     container: bool
     """The user or PID namespace is not that of PID 1. Capabilities are no criterion: they are full in a container."""
+    command: int = 0
+    """ID of the runner of the install or remove command that the process belongs to; 0: it belongs to none."""

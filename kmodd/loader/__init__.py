@@ -5,14 +5,16 @@ With the capability, under systemd in the sandbox of kmodd-loader@.service:
   worker           carries out the requests of one connection
   protocol         parses those requests; nothing in them is trusted
   trusted_paths    decides which module and configuration files are accepted
-  actions          gives a module file to the kernel, runs an install or remove command
+  actions          gives a module file to the kernel
   syscalls         finit_module, init_module, delete_module
-Of other folders they import `host.signals`, `host.paths`, what unpacks a compressed module, and `config.modprobe_d`
-for install and remove commands.
+Of other folders they import `host.signals`, `host.paths`, and what unpacks a compressed module.
+
+With all capabilities and no sandbox, under systemd in kmodd-command@.service:
+  command_runner   runs one install or remove command, read from its line in modprobe.d
 
 In the daemon, without the capability:
   spawner          connects to a spawner, or starts one
-  pool             one connection for each loader
+  pool             one connection for each loader and command runner
   kernel_stack     asks for the kernel stack of a loader
   step_requests    a plan's step as a request, a reply as an outcome
   capabilities     gives up capabilities for good

@@ -1,8 +1,8 @@
-"""The actions of a loader and of the tools: give a module file to the kernel, run an install or remove command.
+"""Give a module file to the kernel, and run an install or remove command: for loaders, command runners and tools.
 
 Runs with CAP_SYS_MODULE in a loader, with the rights of the caller in a tool. Nothing is checked here: a loader passes
-an `opener` that checks the file, and reads the command from a checked file. Separate from `protocol`, which a tool does
-not need.
+an `opener` that checks the file, and a command runner reads the command from a checked file. Separate from `protocol`,
+which a tool does not need.
 """
 
 from __future__ import annotations
@@ -15,15 +15,9 @@ from kmodd.loader.syscalls import COMPRESSED_FILE, Kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from kmodd.modfile.decompress import Compression
-
-
-LOADER_MARK = "KMODD_LOADER"
-"""Environment variable of a command that a loader runs. A modprobe in it must not wait for the daemon, whose loader
-waits for the command.
-"""
 
 
 def open_module(
@@ -92,18 +86,29 @@ def _kernel_unpacks() -> str:
         return ""
 
 
-def run_command(command: str, options: str, module: str, env: Mapping[str, str]) -> int:
-    """Run an install or remove command with /bin/sh, as kmod does with system(3), and wait for it.
+def start_command(
+    command: str, options: str, module: str, env: Mapping[str, str], files: Sequence[tuple[int | str, ...]] = ()
+) -> int:
+    """Start an install or remove command with /bin/sh, as kmod does with system(3), and return its pid.
 
-    `options` replaces $CMDLINE_OPTS unquoted, and `module` is in MODPROBE_MODULE (libkmod-module.c).
-    Returns the exit status, or the negative number of the signal that killed it. Raises OSError if /bin/sh does not
-    start.
+    `options` replaces $CMDLINE_OPTS unquoted, and `module` is in MODPROBE_MODULE (libkmod-module.c). `files`: the
+    file_actions of os.posix_spawn. Raises OSError if /bin/sh does not start.
     """
     # The caller has blocked all signals; the command must not inherit that.
-    child = os.posix_spawn(
+    return os.posix_spawn(
         "/bin/sh",
         ["sh", "-c", command.replace("$CMDLINE_OPTS", options)],
         {**env, "MODPROBE_MODULE": module},
+        file_actions=files,
         setsigmask=[],
     )
+
+
+def run_command(command: str, options: str, module: str, env: Mapping[str, str]) -> int:
+    """Run a command as `start_command` does, and wait for it.
+
+    Returns the exit status, or the negative number of the signal that killed it. Raises OSError if /bin/sh does not
+    start.
+    """
+    child = start_command(command, options, module, env)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -16,7 +16,7 @@ from kmodd.dataclass import dataclass
 from kmodd.errors import assert_never
 from kmodd.host.file_owner import open_regular
 from kmodd.host.signals import SignalsBlocked
-from kmodd.loader.actions import LOADER_MARK, open_module, run_command
+from kmodd.loader.actions import open_module, run_command
 from kmodd.loader.syscalls import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.names import ModuleName, module_of_path
 from kmodd.planning.outcome import Outcome
@@ -33,6 +33,12 @@ _BY_HAND = Reason("asked", "")
 
 _NO_SHELL = 127
 """Exit status of a command whose shell does not start (system(3))."""
+
+COMMAND_UNIT = b"/kmodd-command@"
+"""Part of the cgroup of a command under systemd, as systemd spells it."""
+
+WAITS_FOR_CHILDREN = (b"kmodd-command", b"kmodd-loader", b"kthreadd")
+"""Processes that may wait for a modprobe below them. kmodd-loader: of an earlier version, which ran commands itself."""
 
 SHORTEST = 6
 """Bytes of the shortest file that kmod accepts as a module (libkmod-file.c)."""
@@ -165,22 +171,24 @@ def _to_journal(outcome: Outcome) -> None:
 
 
 def must_not_wait() -> bool:
-    """Return whether a loader may be waiting for this process, which must then not wait for the daemon.
+    """Return whether a loader or command may be waiting for this process, which must then not wait for the daemon.
 
-    True in an install or remove command of a loader, recognized by LOADER_MARK in the environment or, as the command
-    may have changed that, by a kmodd-loader among the ancestors. True below kthreadd (pid 2), where the kernel runs
-    modprobe: the request may come from a module's init in a loader.
+    True in an install or remove command that the daemon has started: its runner is among the ancestors, as it takes in
+    the orphans of the command (`command_runner`), or, from a PID namespace of its own, in the cgroup. Neither depends
+    on the environment. True below kthreadd (pid 2), where the kernel runs modprobe: the request may come from a
+    module's init in a loader.
     """
-    if LOADER_MARK in os.environ:
-        return True
-    pid = os.getppid()
-    while pid > 1:
+    with contextlib.suppress(OSError), open("/proc/self/cgroup", "rb") as file:
+        if COMMAND_UNIT in file.read():
+            return True
+    pid = "self"  # not getppid(2): it is 0 in a PID namespace of its own, even with the host's /proc
+    while pid not in ("0", "1"):
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 name, _, rest = file.read().partition(b"(")[2].rpartition(b")")
         except OSError:
             return False
-        if name in (b"kmodd-loader", b"kthreadd"):
+        if name in WAITS_FOR_CHILDREN and pid != "self":
             return True
-        pid = int(rest.split()[1])
+        pid = rest.split()[1].decode()
     return False

@@ -1,4 +1,4 @@
-"""The daemon's connections to its loaders: `Loader` for one process, `LoaderPool` for those that are idle.
+"""The daemon's connections to its loaders and command runners: `Loader` for one process, `LoaderPool` starts them.
 
 This runs in the daemon, without CAP_SYS_MODULE. It never kills a loader: it closes the connection, and the loader ends
 once its request is done.
@@ -12,8 +12,17 @@ import socket
 import time
 
 from kmodd.dataclass import dataclass
+from kmodd.host.paths import COMMAND_SOCKET
 from kmodd.loader.kernel_stack import StackQuestion
-from kmodd.loader.protocol import MAX_STEP, LoaderRequest, OfferedRequest, StopRequest, decode_reply, encode_request
+from kmodd.loader.protocol import (
+    MAX_STEP,
+    CommandRequest,
+    LoaderRequest,
+    OfferedRequest,
+    StopRequest,
+    decode_reply,
+    encode_request,
+)
 from kmodd.loader.spawner import Spawner
 from kmodd.planning.reply import Reply
 
@@ -31,7 +40,7 @@ class Died:
 
 @dataclass(slots=True, eq=False)
 class Loader:
-    """The connection to one loader process."""
+    """The connection to one loader or command runner."""
 
     connection: socket.socket
     pid: int = 0
@@ -47,7 +56,7 @@ class Loader:
         """Return the descriptor of the connection."""
         return self.connection.fileno()
 
-    def start(self, request: LoaderRequest) -> bool:
+    def start(self, request: LoaderRequest | CommandRequest) -> bool:
         """Send a request. Return False if the loader is gone and has started nothing of it."""
         try:
             if isinstance(request, OfferedRequest):
@@ -133,6 +142,19 @@ class LoaderPool:
                 self._spawner = None
         self._spawner = Spawner.of_systemd()
         return loader_on(self._spawner.connect())
+
+    def open_runner(self) -> Loader:
+        """Return a new command runner, without waiting for it to start. Raises OSError: none can be started."""
+        if self._spawner and self._spawner.pid:
+            return loader_on(self._spawner.connect_runner())
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        connection.setblocking(False)  # a full queue is an error
+        try:
+            connection.connect(COMMAND_SOCKET)
+        except OSError as error:
+            connection.close()
+            raise OSError(error.errno, error.strerror, COMMAND_SOCKET) from None
+        return loader_on(connection)
 
     def ask_stack(self, pid: int) -> StackQuestion | None:
         """Ask for the kernel stack of the loader `pid`; return None if that is not possible."""

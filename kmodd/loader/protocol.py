@@ -1,8 +1,9 @@
-"""The protocol between the daemon and a loader: one datagram for each request and each reply.
+"""The protocol between the daemon and a loader or command runner: one datagram for each request and each reply.
 
 A datagram is words separated by NUL, which no path, name or option can contain. A loader parses requests with
-`decode_request`, which checks their form and the names in a ProbeRequest. Paths are checked when they are opened
-(`trusted_paths`). A module name, and module options, reach the kernel as they are.
+`decode_request`, which checks their form and the names in a ProbeRequest; a command runner parses its one request with
+`decode_command`. Paths are checked when they are opened (`trusted_paths`). A module name, and module options, reach the
+kernel as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,14 @@ from kmodd.text import decode, encode
 
 MAX_STEP = 65536
 """Bytes of one datagram, in either direction."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    CommandKind = Literal["install", "remove"]
+else:
+    CommandKind = str
 
 _STAGES: tuple[Stage, ...] = ("file", "kernel", "command", "signal", "none")
 _MAX_NAME = 255
@@ -63,16 +72,17 @@ class RmmodRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ShellRequest:
-    """Run the install or remove command of a configuration line. The loader reads the command from the file itself."""
+class CommandRequest:
+    """Run the command of a configuration line. The runner reads the command and its options from the files itself."""
 
+    kind: CommandKind
     module: str
     at: Where
     """File and line of the command."""
     real_file: str
     """`at.file` with `--root`, to open."""
-    options: str
-    """Replaces $CMDLINE_OPTS in the command (modprobe.d(5))."""
+    alias: str = ""
+    """The alias by which `options` lines may name the module, too; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +95,11 @@ class ProbeRequest:
     """An entry of its `devices` directory."""
 
 
-LoaderRequest = InsmodRunRequest | OfferedRequest | RmmodRequest | ShellRequest | ProbeRequest | StopRequest
+LoaderRequest = InsmodRunRequest | OfferedRequest | RmmodRequest | ProbeRequest | StopRequest
 """All requests to a loader. Each has one Reply; InsmodRunRequest has one for each file, StopRequest none."""
 
 
-def encode_request(request: LoaderRequest) -> bytes:
+def encode_request(request: LoaderRequest | CommandRequest) -> bytes:
     """Return `request` as one datagram. Raises ValueError if it exceeds MAX_STEP, or if a word contains NUL."""
     words: list[str]
     match request:
@@ -101,17 +111,17 @@ def encode_request(request: LoaderRequest) -> bytes:
             words = ["offered", path, options]  # the offer is sent beside them
         case RmmodRequest(module):
             words = ["rmmod", module]
-        case ShellRequest(module, at, real_file, options):
-            words = ["install", module, at.file, str(at.line), real_file, options]
+        case CommandRequest(kind, module, at, real_file, alias):
+            words = [kind, module, at.file, str(at.line), real_file, alias]
         case ProbeRequest(bus, device):
             words = ["probe", bus, device]
         case StopRequest():
             words = ["stop"]
     datagram = encode("\0".join(words))
     if len(datagram) > MAX_STEP:
-        raise ValueError(f"loader request of {len(datagram)} bytes exceeds the limit of {MAX_STEP}")
+        raise ValueError(f"request of {len(datagram)} bytes exceeds the limit of {MAX_STEP}")
     if datagram.count(b"\0") >= len(words):
-        raise ValueError("loader request contains NUL in a word")
+        raise ValueError("request contains NUL in a word")
     return datagram
 
 
@@ -125,8 +135,6 @@ def decode_request(datagram: bytes) -> LoaderRequest:
             return OfferedRequest(path, options)
         case ["rmmod", module]:
             return RmmodRequest(module)
-        case ["install", module, file, line, real_file, options]:
-            return ShellRequest(module, Where(file, int(line)), real_file, options)
         case ["probe", bus, device]:
             if not _is_name(bus) or " " in bus or not _is_name(device):
                 raise ValueError(f"{device!r} on bus {bus!r} is not a valid device name")
@@ -136,6 +144,15 @@ def decode_request(datagram: bytes) -> LoaderRequest:
     raise ValueError(f"unknown request {words[0]!r} with {len(words) - 1} words")
 
 
+def decode_command(datagram: bytes) -> CommandRequest:
+    """Parse a request to a command runner from one datagram. Raises ValueError if it is none."""
+    match decode(datagram).split("\0"):
+        case ["install" | "remove" as kind, module, file, line, real_file, alias]:
+            return CommandRequest(kind, module, Where(file, int(line)), real_file, alias)
+        case words:
+            raise ValueError(f"unknown request {words[0]!r} with {len(words) - 1} words")
+
+
 def _is_name(name: str) -> bool:
     """Return whether `name` is one valid path component in /sys/bus, such as "Fixed MDIO bus.0" or "soc@0:ports,1"."""
     is_plain = name.isascii() and name.isprintable() and "/" not in name
@@ -143,15 +160,17 @@ def _is_name(name: str) -> bool:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Return `reply` as one datagram, its detail cut to MAX_STEP / 8 characters."""
+    """Return `reply` as one datagram, its detail and its output cut to MAX_STEP / 8 characters."""
     words = f"{reply.errno}\0{reply.stage}\0{reply.usec}\0{reply.detail[: MAX_STEP // 8]}"
+    if reply.status:
+        words += f"\0{reply.status}\0{reply.output[: MAX_STEP // 8]}"
     return encode(words)
 
 
 def decode_reply(datagram: bytes) -> Reply:
     """Parse a reply from one datagram. Raises ValueError if it is none."""
-    code, stage, usec, detail = decode(datagram).split("\0", 3)
+    code, stage, usec, detail, *command = decode(datagram).split("\0", 5)
     for known in _STAGES:
         if stage == known:
-            return Reply(int(code), known, int(usec), detail)
+            return Reply(int(code), known, int(usec), detail, *command)
     raise ValueError(f"unknown stage {stage!r}")

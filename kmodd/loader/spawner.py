@@ -2,9 +2,9 @@
 
 Under systemd the spawner is an instance of `kmodd-loader@.service`, started by connecting to that unit's socket.
 Without systemd the daemon starts it and then gives up its own capabilities (`capabilities`). This file runs in the
-daemon, which can send two messages on the SOCK_SEQPACKET connection, each with one descriptor; neither has a reply:
-`loader` passes the spawner's end of a connection to a new loader, `stack PID` where to write /proc/PID/stack of one of
-the spawner's own loaders.
+daemon, which can send three messages on the SOCK_SEQPACKET connection, each with one descriptor; none has a reply:
+`loader` passes the spawner's end of a connection to a new loader, `command`, without systemd, to a new command runner,
+`stack PID` where to write /proc/PID/stack of one of the spawner's own loaders.
 
 A fork of a running Python takes milliseconds, a new Python in a sandbox of its own half a second under an emulator.
 This file imports little, so that the daemon can start a spawner before its other imports.
@@ -76,6 +76,10 @@ class Spawner:
         Raises OSError: the spawner is gone, or its queue is full.
         """
         return self._ask(b"loader", socket.SOCK_SEQPACKET)
+
+    def connect_runner(self) -> socket.socket:
+        """Return a connection to a new command runner as `connect` does, of a spawner that this process has started."""
+        return self._ask(b"command", socket.SOCK_SEQPACKET)
 
     def ask_stack(self, pid: int) -> socket.socket:
         """Return a stream of the kernel stack of the loader `pid`, empty if it is none of this spawner's.

@@ -2,7 +2,8 @@
 
 Its peer is the daemon that started it; under systemd, where the socket is /run/kmodd/loader, any process of root. A
 peer can do two things: have a loader forked, which then checks its requests itself (`worker`), and read the kernel
-stack of a loader of this spawner. Any other message has no effect.
+stack of a loader of this spawner. The daemon that started it can also have a command runner forked (`command_runner`);
+under systemd that is a unit of its own, as a spawner there is in a sandbox. Any other message has no effect.
 
 It reaps its loaders, and ends when its peer has closed the connection and the last loader has ended. Under systemd the
 unit lasts as long as that.
@@ -21,7 +22,7 @@ from kmodd.loader import worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import NoReturn
 
     from kmodd.host.signals import SignalsBlocked
@@ -95,19 +96,21 @@ class _Spawner:
             self._peer.close()
         for theirs in passed:
             if message == b"loader":
-                self._fork(theirs)
+                self._fork(theirs, self._be_loader)
+            elif message == b"command" and self._blocked:
+                self._fork(theirs, self._be_runner)
             else:
                 _send_stack(message, theirs, self.loaders)
             os.close(theirs)
 
-    def _fork(self, theirs: int) -> None:
-        """Fork a loader for this connection. If that fails, the connection closes, which the daemon notices."""
+    def _fork(self, theirs: int, serve: Callable[[int], None]) -> None:
+        """Fork a process for this connection. If that fails, the connection closes, which the daemon notices."""
         try:
             pid = os.fork()
         except OSError:
             return
         if not pid:
-            self._be_loader(theirs)
+            self._be(serve, theirs)
         self.loaders[pid] = -1
         try:
             self.loaders[pid] = os.pidfd_open(pid)
@@ -115,8 +118,18 @@ class _Spawner:
             return  # too many descriptors: see _REAP_INTERVAL
         self._poll.register(self.loaders[pid], select.POLLIN)
 
-    def _be_loader(self, theirs: int) -> NoReturn:
-        """Serve `theirs` as a loader in the forked child, then exit."""
+    def _be_loader(self, theirs: int) -> None:
+        if self._blocked:
+            self._blocked.__exit__()
+        worker.serve(theirs, self._kernel, self._trusted)
+
+    def _be_runner(self, theirs: int) -> None:
+        from kmodd.loader import command_runner  # here: most spawners fork none
+
+        command_runner.serve(theirs, self._trusted)
+
+    def _be(self, serve: Callable[[int], None], theirs: int) -> NoReturn:
+        """Call `serve` in the forked child, then exit."""
         status = 1
         try:
             os.setsid()  # so that a command that signals its process group does not reach the others
@@ -124,9 +137,7 @@ class _Spawner:
             for fd in self.loaders.values():
                 if fd >= 0:
                     os.close(fd)
-            if self._blocked:
-                self._blocked.__exit__()
-            worker.serve(theirs, self._kernel, self._trusted)
+            serve(theirs)
             status = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())

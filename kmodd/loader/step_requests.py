@@ -1,15 +1,15 @@
-"""From the steps of a plan to a request for a loader."""
+"""From the steps of a plan to a request for a loader or a command runner."""
 
 from __future__ import annotations
 
 from kmodd.errors import assert_never
 from kmodd.loader.protocol import (
+    CommandRequest,
     InsmodRequest,
     InsmodRunRequest,
     LoaderRequest,
     OfferedRequest,
     RmmodRequest,
-    ShellRequest,
 )
 from kmodd.planning.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def request_for(steps: tuple[Step | RemovalStep, ...], real: Callable[[str], str]) -> LoaderRequest:
+def request_for(steps: tuple[Step | RemovalStep, ...], real: Callable[[str], str]) -> LoaderRequest | CommandRequest:
     """Return the request for one step, or for a run of several Insmod steps.
 
     real: maps a printed path to the path to open.
@@ -26,17 +26,17 @@ def request_for(steps: tuple[Step | RemovalStep, ...], real: Callable[[str], str
     step = steps[0]
     match step:
         case Insmod() if step.offered is not None:
-            request: LoaderRequest = OfferedRequest(step.path, step.options, step.offered)
+            request: LoaderRequest | CommandRequest = OfferedRequest(step.path, step.options, step.offered)
         case Insmod():
             files = [each for each in steps if isinstance(each, Insmod)]
             requests = tuple(InsmodRequest(real(each.path), each.options) for each in files)
             request = InsmodRunRequest(requests, tuple(each.module for each in files))
         case Install():
-            request = ShellRequest(step.module, step.at, real(step.at.file), step.options)
+            request = CommandRequest("install", step.module, step.at, real(step.at.file), step.alias)
         case Rmmod():
             request = RmmodRequest(step.module)
         case RemoveCommand():
-            request = ShellRequest(step.module, step.at, real(step.at.file), "")
+            request = CommandRequest("remove", step.module, step.at, real(step.at.file))
         case _:
             assert_never(step)
     return request

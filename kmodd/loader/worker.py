@@ -5,10 +5,10 @@ Module files come in runs, so that the daemon need not wake up between two modul
 fails; it also ends, with stage `none`, before a file if another request has arrived, the daemon has closed the
 connection, or the module is loaded or being loaded already.
 
-The daemon is not trusted. Module files and install commands are accepted from the files of `Trusted` only, and module
-files that an operator's process has opened and passed through the daemon (`foreign_file`); the device
-of a probe is checked in `protocol`. Module options, names of modules to remove and $CMDLINE_OPTS are not checked; a
-removal is never forced. The loader does not plan, and reads neither uevents nor the kernel log.
+The daemon is not trusted. Module files are accepted from the files of `Trusted` only, and those that an operator's
+process has opened and passed through the daemon (`foreign_file`); the device of a probe is checked in `protocol`.
+Module options and names of modules to remove are not checked; a removal is never forced. The loader does not plan, runs
+no commands, and reads neither uevents nor the kernel log.
 
 It ends when its connection closes, but not during a request: all signals are blocked until the request is done, as an
 init that is killed leaves hardware half set up.
@@ -28,7 +28,7 @@ import time
 
 from kmodd.errors import assert_never
 from kmodd.host.signals import SignalsBlocked
-from kmodd.loader.actions import LOADER_MARK, open_module, run_command
+from kmodd.loader.actions import open_module
 from kmodd.loader.protocol import (
     MAX_STEP,
     InsmodRequest,
@@ -36,7 +36,6 @@ from kmodd.loader.protocol import (
     OfferedRequest,
     ProbeRequest,
     RmmodRequest,
-    ShellRequest,
     StopRequest,
     decode_request,
     encode_reply,
@@ -113,7 +112,7 @@ def _run(
             return
 
 
-_Step = InsmodRequest | OfferedRequest | RmmodRequest | ShellRequest | ProbeRequest
+_Step = InsmodRequest | OfferedRequest | RmmodRequest | ProbeRequest
 
 
 def _serve_step(request: _Step, connection: int, kernel: Kernel, trusted: Trusted) -> int:
@@ -143,10 +142,6 @@ def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
                 give(kernel, options)
             case RmmodRequest(module):
                 kernel.delete_module(module, os.O_NONBLOCK)
-            case ShellRequest():
-                stage, opening = "command", "/bin/sh"
-                stage, detail = _run_command_at(request, trusted)
-                code = errno.EINVAL if detail else 0
             case ProbeRequest(bus, device):
                 with open(f"{trusted.sys}/bus/{bus}/drivers_probe", "wb", buffering=0) as file:
                     file.write(device.encode())
@@ -156,40 +151,6 @@ def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
         code = error.errno or errno.EIO
         detail = f"{opening}: {error.strerror}" if opening else ""
     return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
-
-
-def _run_command_at(request: ShellRequest, trusted: Trusted) -> tuple[Stage, str]:
-    """Run the install or remove command of a configuration line, read from the file, which `trusted` checks.
-
-    Returns the stage and why the command failed; the reason is empty on success.
-    """
-    from kmodd.config import modprobe_d  # here: most loaders run no command
-
-    try:
-        with open(
-            request.real_file, encoding="utf-8", errors="surrogateescape", newline="",
-            opener=lambda path, _: trusted.open_config(path),
-        ) as file:  # fmt: skip
-            config = modprobe_d.parse_file(modprobe_d.ConfFile(request.at.file, file.read()))
-    except OSError as error:
-        return "command", f"{request.at.file}: {error.strerror}"
-    kind, command = next(
-        (
-            (kind, line.command)
-            for kind, lines in (("install", config.installs), ("remove", config.removes))
-            for line in lines
-            if line.at == request.at
-        ),
-        ("", ""),
-    )
-    if not command:
-        return "command", f"{request.at}: the line is no longer an install or remove command"
-    status = run_command(command, request.options, request.module, {**os.environ, LOADER_MARK: str(os.getpid())})
-    if status < 0:
-        import signal
-
-        return "signal", f"{kind} command of {request.at} was killed by {signal.Signals(-status).name}"
-    return "command", f"{kind} command of {request.at} exited with status {status}" if status else ""
 
 
 def name_process(name: str) -> None:

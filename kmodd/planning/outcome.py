@@ -32,7 +32,13 @@ OVERRIDDEN = "its device has driver_override set, or is locked by a running prob
 """Details of steps that a replay of sysfs does not attempt."""
 
 ASKS_FOR_ITSELF = "it is already being loaded, and its init waits for this request"
-"""Detail of a request by a module's init for itself, or for a module that waits for it: waiting would deadlock."""
+"""Detail of a request by a module's init for itself, or for a module that waits for it: waiting would deadlock.
+
+The same for a process of an install command.
+"""
+
+HAS_PARAMETERS = "its install command takes options from modprobe.d only; run modprobe for parameters of this call"
+"""Detail of an operator's request with parameters: a command that the daemon has run gets none from the daemon."""
 
 
 @dataclass(frozen=True, slots=True)

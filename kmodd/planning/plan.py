@@ -77,9 +77,11 @@ class Install:
     """Verbatim, with `$CMDLINE_OPTS` not yet replaced."""
     options: str
     at: Where
-    """Line of the command; the loader reads the command from there."""
+    """Line of the command; its runner reads the command from there."""
     because: Reason
     required: bool = True
+    alias: str = ""
+    """The alias by which `options` lines may name the module, too; empty: none."""
 
 
 _REFUSERS = frozenset(("true", "false", "exit", ":"))

@@ -36,6 +36,10 @@ class Reply:
     """Duration in µs."""
     detail: str = ""
     """The reason in words if errno says too little."""
+    status: str = ""
+    """Exit status of a command, or the name of the signal that killed it; empty if none ended."""
+    output: str = ""
+    """The last part of what the command wrote, escaped."""
 
 
 def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: KernelFacts | None = None) -> Outcome:
@@ -59,9 +63,11 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: 
     refusal = None
     if by_kernel and code:
         refusal = of_load(step.module, code, facts) if result == "failed" else of_removal(code, facts)
+    fields = (("KMODD_COMMAND_STATUS", reply.status), ("KMODD_COMMAND_OUTPUT", reply.output))
     return Outcome(
         request, step.module, result, step.because, path, code, reply.usec, at,
         detail=detail, by_kernel=by_kernel, foreign=foreign, load_error=refusal,
+        evidence=tuple((name, value) for name, value in fields if value),
     )  # fmt: skip
 
 

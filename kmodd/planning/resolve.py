@@ -361,7 +361,7 @@ class _Planner:
         options = self._options(key)
         text = f"{options} {params}" if options else params
         if command:
-            return Install(key.name, command.command, text, command.at, because, required)
+            return Install(key.name, command.command, text, command.at, because, required, key.alias or "")
         path = self._path(key)
         if path:
             return Insmod(key.name, path, text, because, required, self._foreign(path))

@@ -38,6 +38,7 @@ COMMANDS = {
     "static-nodes": ("--root ROOT --kernel REL",),
     "complete": ("requests", "operand"),
     "loader": ("operand",),
+    "command": ("operand",),
     "request": (),  # becomes modprobe; tests/unit/install has its tests
 }  # fmt: skip
 """Verb → its command lines here; each has `--help` too."""
@@ -76,7 +77,7 @@ def test_every_verb_is_here() -> None:
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_a_broken_stream_changes_nothing_but_what_is_lost(verb: str, root: Path) -> None:
     lines = [(line, BROKEN) for line in COMMANDS[verb]]
-    if verb not in ("loader", "request"):
+    if verb not in ("loader", "command", "request"):
         lines.append(("--help", (">/dev/full",)))
     for line, every in lines:
         words = [verb, *line.replace("ROOT", str(root)).replace("REL", RELEASE).split()]

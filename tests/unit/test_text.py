@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.text import decode, duration, encode
+from kmodd.text import decode, duration, encode, escaped_end
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,23 @@ def test_durations_are_formatted_as_systemd_does(usec: int, text: str) -> None:
 @given(st.binary())
 def test_any_bytes_survive_decoding(raw: bytes) -> None:
     assert encode(decode(raw)) == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"", ""), (b"a\nb\n\n", r"a\nb"), (b"a\tb\x00\x1b[1m", r"a\tb\x00\x1b[1m"), ("é\u2028".encode(), r"é\u2028"),
+        (b"\xff\xc3", r"\xff\xc3"), (b"C:\\n", r"C:\\n"),
+    ],
+)  # fmt: skip
+def test_output_is_escaped_to_one_line(raw: bytes, text: str) -> None:
+    assert escaped_end(raw, 100) == text
+
+
+@given(st.binary(), st.integers(0, 20))
+def test_escaped_output_is_printable_and_the_end_of_the_whole(raw: bytes, limit: int) -> None:
+    """The cut may divide a character of UTF-8, whose bytes are escaped then, but no escape."""
+    end = escaped_end(raw, limit)
+    assert len(end.encode()) <= limit
+    assert end.isprintable()
+    assert limit < len(raw) or escaped_end(raw, 10**6).endswith(end)

@@ -28,7 +28,6 @@ from kmodd.engine.events import (
 )
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.loader import in_process
-from kmodd.loader.actions import LOADER_MARK
 from kmodd.loader.in_process import InsertOptions, Machine
 from kmodd.planning.outcome import Outcome
 from tests import rootfs
@@ -141,14 +140,12 @@ def test_without_a_daemon_the_tool_does_it_itself(
     assert machine.loaded == ["loop"]
 
 
-def test_the_environments_mark_and_the_processes_above_us_keep_us_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processes_above_us_keep_us_from_waiting() -> None:
+    """A runner of commands, or a loader of an earlier version, which ran commands itself."""
     Path("/proc/self/comm").write_text("pytest")  # another test may have had a loader in a thread
     assert not in_process.must_not_wait()
-    with monkeypatch.context() as patch:
-        patch.setenv(LOADER_MARK, "1")
-        assert in_process.must_not_wait()
     program = "from kmodd.loader.in_process import must_not_wait; print(must_not_wait())"
-    for name, answer in (("kmodd-other", "False"), ("kmodd-loader", "True")):
+    for name, answer in (("kmodd-other", "False"), ("kmodd-command", "True"), ("kmodd-loader", "True")):
         # printf is a builtin, so /proc/self is the shell
         script = f"printf {name} > /proc/self/comm; env -i /bin/sh -c \"$0 -c '{program}'; true\"; true"
         done = subprocess.run(["/bin/sh", "-c", script, sys.executable], cwd=ROOT, capture_output=True, text=True)

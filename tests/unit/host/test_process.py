@@ -133,3 +133,37 @@ def test_a_thread_of_this_process() -> None:
     finally:
         done.set()
         thread.join()
+
+
+# -- processes of install commands ---------------------------------------------------------------------------------
+
+
+def below(root: Path, *above: tuple[int, str, int]) -> Namespaces:
+    """The thread's process with ancestors: number, name, and number of the parent."""
+    initial = played(root)
+    stat = root / "179/stat"
+    stat.write_text(stat.read_text().replace(" D 1 178", f" D {above[0][0]} 178"))
+    for pid, name, parent in above:
+        (root / str(pid)).mkdir()
+        (root / str(pid) / "stat").write_text(f"{pid} ({name}) S {parent} 1 1 0\n")
+    return initial
+
+
+@pytest.mark.parametrize(
+    ("unit", "command"), [("kmodd-command@3-7-0.service", 40), ("", 40), ("kmodd-loader@3-7-0.service", 0)]
+)
+def test_a_process_of_a_command_is_known_by_its_runner(tmp_path: Path, unit: str, command: int) -> None:
+    """The unit saves the look at all ancestors of other processes; without systemd there is none."""
+    initial = below(tmp_path, (50, "sh) S 1", 40), (40, "kmodd-command", 1))
+    (tmp_path / "179/cgroup").write_text(f"0::/system.slice/{unit}\n" if unit else "0::/\n")
+    found = asked(tmp_path, initial)
+    assert found
+    assert (found.unit, found.command) == (unit, command)
+
+
+def test_a_process_whose_runner_has_ended_belongs_to_no_command(tmp_path: Path) -> None:
+    initial = below(tmp_path, (50, "sh", 40))
+    (tmp_path / "179/cgroup").write_text("0::/\n")
+    found = asked(tmp_path, initial)
+    assert found
+    assert found.command == 0

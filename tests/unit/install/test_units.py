@@ -59,6 +59,17 @@ def test_a_loader_alone_has_cap_sys_module() -> None:
     assert "\nCapabilityBoundingSet=CAP_SYS_MODULE CAP_NET_ADMIN\n" in lane
 
 
+def test_commands_run_without_a_sandbox_and_end_with_no_other_unit() -> None:
+    """As under udevd: what is not set here is as for any service of root."""
+    unit = (ROOT / "systemd/kmodd-command@.service").read_text()
+    keys = {line.partition("=")[0] for line in unit.splitlines() if "=" in line and not line.startswith("#")}
+    assert keys == {
+        "Description", "Documentation", "DefaultDependencies", "IgnoreOnIsolate", "CollectMode",
+        "ExecStart", "Slice", "KillMode", "OOMPolicy", "SyslogIdentifier",
+    }  # fmt: skip
+    assert "\nKillMode=process\n" in unit
+
+
 @pytest.mark.parametrize(
     ("unit", "most"), [("kmodd.service", 3.0), ("kmodd-loader@x.service", 3.0), ("kmodd-stack@x.service", 3.0)]
 )

@@ -18,9 +18,12 @@ import pytest
 
 from kmodd.cli import loader as program
 from kmodd.errors import Where
+from kmodd.host.signals import SignalsBlocked
+from kmodd.loader import spawner_process
 from kmodd.loader.pool import Died, Loader
-from kmodd.loader.protocol import InsmodRequest, InsmodRunRequest, ShellRequest
+from kmodd.loader.protocol import CommandRequest, InsmodRequest, InsmodRunRequest, ProbeRequest
 from kmodd.loader.spawner import Spawner
+from kmodd.loader.syscalls import LinuxKernel
 from kmodd.loader.trusted_paths import Trusted
 from kmodd.planning.reply import Reply
 
@@ -50,21 +53,46 @@ def lane_of(spawner: Spawner) -> Loader:
     return lane
 
 
-def do(lane: Loader, call: InsmodRunRequest | ShellRequest) -> Reply | Died | None:
+def runner_of(spawner: Spawner) -> Loader:
+    """Start a command runner; return the connection after its pid arrived."""
+    connection = spawner.connect_runner()
+    connection.settimeout(WAIT)
+    runner = Loader(connection)
+    assert runner.receive() is None
+    assert runner.pid
+    return runner
+
+
+def do(lane: Loader, call: InsmodRunRequest | ProbeRequest | CommandRequest) -> Reply | Died | None:
     assert lane.start(call)
     return lane.receive()
 
 
-def command(root: Path, text: str) -> ShellRequest:
+def command(root: Path, text: str) -> CommandRequest:
     """An install command on a line of its own file."""
     path = root / "etc/modprobe.d/a.conf"
     path.write_text(f"install foo {text}\n")
-    return ShellRequest("foo", Where("/etc/modprobe.d/a.conf", 1), str(path), "")
+    return CommandRequest("install", "foo", Where("/etc/modprobe.d/a.conf", 1), str(path))
+
+
+def probe(root: Path) -> ProbeRequest:
+    """A step that succeeds; it waits for a reader if its file is a pipe."""
+    path = root / "sys/bus/pci/drivers_probe"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch()
+    return ProbeRequest("pci", "0000:00:1f.2")
 
 
 def about(pid: int) -> dict[str, str]:
     """Fields of /proc/PID/status."""
     return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+
+
+def unblocked(pid: int) -> list[int]:
+    """The signals that a process does not block."""
+    blocked = int(about(pid)["SigBlk"], 16)
+    return [number for number in signal.valid_signals() if not blocked >> number - 1 & 1]
 
 
 def gone(pid: int) -> bool:
@@ -88,7 +116,7 @@ def test_loaders_are_made_by_fork_and_serve(spawner: Spawner, tmp_path: Path) ->
     for lane in (one, other):
         assert about(lane.pid)["Name"] == "kmodd-loader"
         assert int(about(lane.pid)["PPid"]) == spawner.pid
-        assert do(lane, command(tmp_path, "exit 0")) == Reply(0, "command", ANY)
+        assert do(lane, probe(tmp_path)) == Reply(0, "kernel", ANY)
     assert about(spawner.pid)["Name"] == "kmodd-spawner"
     assert os.getsid(spawner.pid) == spawner.pid, "a Ctrl-C for the daemon would reach it"
     one.close()
@@ -118,11 +146,12 @@ def test_a_loader_holds_no_descriptor_but_its_own_connection(spawner: Spawner) -
 
 
 def test_a_command_that_signals_its_group_reaches_no_other_loader(spawner: Spawner, tmp_path: Path) -> None:
-    lane, other = lane_of(spawner), lane_of(spawner)
+    lane, other = runner_of(spawner), lane_of(spawner)
+    assert about(lane.pid)["Name"] == "kmodd-command"
     answer = do(lane, command(tmp_path, "trap '' TERM; kill 0"))
     assert isinstance(answer, Reply)
     assert answer.errno == 0
-    assert do(other, command(tmp_path, "exit 0")) == Reply(0, "command", ANY)
+    assert do(other, probe(tmp_path)) == Reply(0, "kernel", ANY)
     lane.close()
     other.close()
 
@@ -216,24 +245,66 @@ def test_a_stop_signal_ends_an_idle_loader_and_not_the_spawner(spawner: Spawner)
 
 def test_a_loader_at_work_outlives_the_spawner_and_every_signal_but_kill(spawner: Spawner, tmp_path: Path) -> None:
     lane = lane_of(spawner)
-    os.mkfifo(tmp_path / "begun")
-    os.mkfifo(tmp_path / "go")
-    assert lane.start(command(tmp_path, f"echo >{tmp_path}/begun; read line <{tmp_path}/go"))
-    (tmp_path / "begun").read_text()
-    blocked = int(about(lane.pid)["SigBlk"], 16)
-    assert [number for number in signal.valid_signals() if not blocked >> number - 1 & 1] == [
-        signal.SIGKILL, signal.SIGSTOP,
-    ]  # fmt: skip
+    call = probe(tmp_path)
+    pipe = tmp_path / "sys/bus/pci/drivers_probe"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    assert lane.start(call)
+    deadline = time.monotonic() + WAIT
+    while unblocked(lane.pid) != [signal.SIGKILL, signal.SIGSTOP]:
+        assert time.monotonic() < deadline
+        os.sched_yield()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(lane.pid, number)
     os.kill(spawner.pid, signal.SIGKILL)
     assert ended(spawner)
-    (tmp_path / "go").write_text("\n")
+    assert pipe.read_text() == call.device
     answer = lane.receive()
     assert isinstance(answer, Reply)
     assert answer.errno == 0
     assert gone(lane.pid), "what waited counts when the step is over"
     lane.close()
+
+
+def test_a_command_outlives_the_daemon_the_spawner_and_stop_signals(spawner: Spawner, tmp_path: Path) -> None:
+    """Those reach all processes of the daemon where no unit separates them; the command itself can be terminated."""
+    lane = runner_of(spawner)
+    os.mkfifo(tmp_path / "begun")
+    os.mkfifo(tmp_path / "go")
+    text = f"echo $$ $PPID >{tmp_path}/begun; read line <{tmp_path}/go; echo $line >{tmp_path}/told"
+    assert lane.start(command(tmp_path, text))
+    shell, runner = map(int, (tmp_path / "begun").read_text().split())
+    assert runner == lane.pid
+    assert unblocked(runner) == [signal.SIGKILL, signal.SIGSTOP]
+    assert signal.SIGTERM in unblocked(shell)
+    assert os.getsid(shell) == runner
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(runner, number)
+    os.kill(spawner.pid, signal.SIGKILL)
+    lane.close()
+    (tmp_path / "go").write_text("on\n")
+    assert gone(runner)
+    assert (tmp_path / "told").read_text() == "on\n"
+
+
+def test_a_spawner_of_systemd_runs_no_commands(tmp_path: Path) -> None:
+    """It is in a sandbox, and kmodd-command.socket has a runner that is not."""
+    for blocked, answers in ((SignalsBlocked(), True), (None, False)):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if not pid:
+            try:
+                ours.close()
+                spawner_process.run(theirs.detach(), LinuxKernel(), Trusted.below(str(tmp_path)), blocked)
+            finally:
+                os._exit(0)
+        theirs.close()
+        connection = Spawner(ours).connect_runner()
+        connection.settimeout(WAIT)
+        assert bool(connection.recv(64)) == answers
+        connection.close()
+        ours.close()
+        os.waitpid(pid, 0)
 
 
 def test_loaders_end_with_their_connections_and_it_with_its_own_and_the_last_of_them(
@@ -244,9 +315,7 @@ def test_loaders_end_with_their_connections_and_it_with_its_own_and_the_last_of_
     spawner.close()
     other.close()
     assert gone(other.pid)
-    answer = do(lane, command(tmp_path, "exit 3"))
-    assert isinstance(answer, Reply)
-    assert "exited with status 3" in answer.detail
+    assert do(lane, ProbeRequest("usb", "1-1")) == Reply(errno.ENOENT, "kernel", ANY)
     assert os.path.exists(f"/proc/{spawner.pid}/exe"), "it has not ended"
     lane.close()
     assert gone(lane.pid)

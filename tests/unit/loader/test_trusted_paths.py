@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 
 from kmodd.errors import Where
-from kmodd.loader.protocol import (
-    InsmodRequest,
-    ShellRequest,
-)
+from kmodd.loader.protocol import CommandRequest, InsmodRequest
 from kmodd.loader.trusted_paths import Trusted
 from tests.fakes import FakeKernel
-from tests.loader_harness import Served, install_line
+from tests.loader_harness import Served, install_line, run_command
 
 
 def spoil(path: Path, how: str) -> None:
@@ -120,34 +117,35 @@ def test_a_pipe_is_refused_without_waiting(served: Served, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("how", ["group", "others", AS_ROOT])
 @pytest.mark.parametrize("place", ["a.conf", "."])
-def test_a_command_in_a_file_writable_by_others_is_not_run(
-    served: Served, tmp_path: Path, place: str, how: str
-) -> None:
+def test_a_command_in_a_file_writable_by_others_is_not_run(tmp_path: Path, place: str, how: str) -> None:
     call = install_line(tmp_path, f"touch {tmp_path}/told")
-    spoil(tmp_path / place, how)
-    answer = served.do(call)
-    assert (answer.errno, answer.stage) == (errno.EINVAL, "command")
+    spoil(tmp_path / "etc/modprobe.d" / place, how)
+    answer = run_command(Trusted.below(str(tmp_path)), call)
+    assert (answer.errno, answer.stage) == (errno.EACCES, "command")
+    assert answer.detail.startswith("/etc/modprobe.d/a.conf: ")
     assert "writable by" in answer.detail or "owned by uid 65534" in answer.detail
     assert not (tmp_path / "told").exists()
 
 
-def test_commands_are_read_from_the_configuration_only(kernel: FakeKernel, tmp_path: Path) -> None:
-    for name in ("etc/modprobe.d", "lib/modules/6.1", "home"):
+def test_commands_are_read_from_the_configuration_only(tmp_path: Path) -> None:
+    trusted = Trusted.below(str(tmp_path))
+    for name in ("lib/modules/6.1", "home"):
         (tmp_path / name).mkdir(parents=True)
-    served = Served(kernel, Trusted.below(str(tmp_path)))
-    try:
-        assert served.do(install_line(tmp_path / "etc/modprobe.d", "true")).errno == 0
-        answer = served.do(install_line(tmp_path / "home", "true"))
-        assert answer.detail.startswith(f"/etc/modprobe.d/a.conf: is not in {tmp_path}/etc/modprobe.d or ")
-        softdep = tmp_path / "lib/modules/6.1/modules.softdep"
-        softdep.write_text("# by depmod\ninstall foo true\n")
-        at = Where("/lib/modules/6.1/modules.softdep", 2)
-        assert served.do(ShellRequest("foo", at, str(softdep), "")).errno == 0
-        other = softdep.with_name("modules.order")
-        softdep.rename(other)
-        assert "is not in" in served.do(ShellRequest("foo", at, str(other), "")).detail
-    finally:
-        served.close()
+    call = install_line(tmp_path, "true")
+    assert run_command(trusted, call).errno == 0
+    elsewhere = install_line(tmp_path / "home", "true")
+    answer = run_command(trusted, elsewhere)
+    assert answer.detail.startswith(f"/etc/modprobe.d/a.conf: is not in {tmp_path}/etc/modprobe.d or ")
+    softdep = tmp_path / "lib/modules/6.1/modules.softdep"
+    softdep.write_text("# by depmod\ninstall foo true\n")
+    at = Where("/lib/modules/6.1/modules.softdep", 2)
+    assert run_command(trusted, CommandRequest("install", "foo", at, str(softdep))).errno == 0
+    other = softdep.with_name("modules.order")
+    softdep.rename(other)
+    at = Where("/lib/modules/6.1/modules.order", 2)
+    assert "is not in" in run_command(trusted, CommandRequest("install", "foo", at, str(other))).detail
+    swapped = CommandRequest("install", "foo", Where("/other.conf", 2), call.real_file)
+    assert "is not /other.conf of another root directory" in run_command(trusted, swapped).detail
 
 
 def test_a_link_out_of_the_configuration_is_followed_through_roots_directories(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from kmodd.errors import Where
 from kmodd.loader.actions import open_module
 from kmodd.loader.pool import Died, Loader
 from kmodd.loader.protocol import (
@@ -24,14 +23,13 @@ from kmodd.loader.protocol import (
     InsmodRequest,
     InsmodRunRequest,
     ProbeRequest,
-    ShellRequest,
     decode_reply,
     encode_request,
 )
 from kmodd.modfile.decompress import UNPACKED_LIMIT
 from kmodd.planning.reply import Reply
 from tests.fakes import FakeKernel
-from tests.loader_harness import WAIT, Served, install_line, module
+from tests.loader_harness import WAIT, Served, module
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -100,34 +98,9 @@ def test_a_kernel_without_finit_module_gets_the_bytes(tmp_path: Path) -> None:
     assert kernel.calls == [("a.ko", "", 0), ("plain bytes", "", -1)]
 
 
-def test_an_install_command_is_read_from_its_line_and_run(served: Served, tmp_path: Path) -> None:
-    """modprobe.d(5), install: MODPROBE_MODULE is set, $CMDLINE_OPTS replaced."""
-    told = tmp_path / "told"
-    answer = served.do(install_line(tmp_path, f'echo "$MODPROBE_MODULE:$CMDLINE_OPTS" >{told}'))
-    assert (answer.errno, answer.stage, answer.detail) == (0, "command", "")
-    assert told.read_text() == "foo:x=1 y=2\n"
-
-
-def test_a_failed_install_command_is_reported_with_its_line_and_status(served: Served, tmp_path: Path) -> None:
-    answer = served.do(install_line(tmp_path, "exit 3"))
-    assert (answer.errno, answer.stage) == (errno.EINVAL, "command")
-    assert answer.detail == "install command of /etc/modprobe.d/a.conf:2 exited with status 3"
-
-
-def test_signals_are_blocked_in_a_step_and_not_in_the_command(served: Served, tmp_path: Path) -> None:
-    answer = served.do(install_line(tmp_path, "kill -TERM $$; exit 0"))
-    assert answer.detail == "install command of /etc/modprobe.d/a.conf:2 was killed by SIGTERM"
-
-
-def test_a_line_that_was_removed_runs_nothing(served: Served, tmp_path: Path) -> None:
-    call = install_line(tmp_path, "true")
-    answer = served.do(ShellRequest(call.module, Where(call.at.file, 1), call.real_file, ""))
-    assert "the line is no longer an install or remove command" in answer.detail
-
-
 @pytest.mark.parametrize(
     "datagram",
-    [b"\0", b"\xff", b"format\0a", b"insmod", b"insmod\0/a\0", b"insmod\0/a\0\0a\0/b", b"install\0a\0b\0x\0c\0",
+    [b"\0", b"\xff", b"format\0a", b"insmod", b"insmod\0/a\0", b"insmod\0/a\0\0a\0/b", b"install\0a\0/b\x002\0/b\0",
      b"probe\0pci\0a\0"],
 )  # fmt: skip
 def test_an_invalid_request_is_refused_and_the_loader_continues(

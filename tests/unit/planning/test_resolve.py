@@ -176,6 +176,13 @@ def test_install_command_keeps_its_line_and_options() -> None:
     assert made.steps == (expected,)
 
 
+def test_install_command_knows_the_alias_that_options_may_name() -> None:
+    """Its runner looks for the options itself."""
+    (step,) = plan("eth0", "alias eth* loop\noptions eth* a=1\ninstall loop /bin/x\n").steps
+    assert isinstance(step, Install)
+    assert (step.alias, step.options.strip()) == ("eth*", "a=1")
+
+
 def test_parameters_go_to_the_target_alone() -> None:
     made = plan("ext4", "options crc16 x=1\n", params=("p",))
     assert {step.module: step.options for step in made.steps if step.options} == {"crc16": "x=1 ", "ext4": "p"}
