@@ -93,6 +93,10 @@ class Files:
         """Whether modprobe.d keeps devices from loading the module."""
         return f"blacklist {module}" in self.modprobe
 
+    def is_blocked(self, module: str) -> bool:
+        """Whether an install command succeeds without the module: what needs it is loaded all the same, as by kmod."""
+        return f"install {module} /bin/true" in self.modprobe
+
 
 class SimMachine:
     """A `Machine` without a file system."""

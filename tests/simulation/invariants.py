@@ -46,7 +46,7 @@ STEPS = 16
 PLANNED_AHEAD = 4
 """Jobs of devices that are planned ahead (docs/design/engine.md)."""
 
-REFUSED = frozenset({"failed", "crashed", "missing", "denied", "blacklisted"})
+REFUSED = frozenset({"failed", "crashed", "missing", "denied", "blacklisted", "blocked"})
 """Results that keep out the modules that need the module, too."""
 
 
@@ -330,7 +330,7 @@ class Invariants:
             return
         for needed in self._sim.files.all_needs(step.module):
             is_absent = needed not in before and self._sim.kernel.state(needed) is None
-            if is_absent and not job.begun and not self._is_loose():
+            if is_absent and not job.begun and not self._is_loose() and not self._sim.files.is_blocked(needed):
                 self._fail("dependency", f"{who} before {needed}")
 
     def _is_loose(self) -> bool:
