@@ -326,6 +326,9 @@ class Invariants:
             if missing := [name for name in early if name not in known and self._sim.kernel.state(name) != "live"]:
                 self._fail("order", f"{who} before {missing}")
             break
+        known_dead = [each for each in self._sim.files.all_needs(step.module) if each in self._seen.crashed]
+        if any(self._is_crashed(each) for each in known_dead):
+            self._fail("blocks in the kernel", f"{who}: {known_dead} has crashed")
         if not step.required:
             return
         for needed in self._sim.files.all_needs(step.module):

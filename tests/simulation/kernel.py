@@ -169,7 +169,7 @@ class Kernel:
         if call.removes:
             return True
         init = self.init(call.module)
-        hangs = init.ends in ("hangs", "waits")
+        hangs = init.ends in ("hangs", "waits") or (init.ends == "oopses" and self.state(call.module) == "coming")
         return not (call.waits_for or call.is_blocked or hangs or self.next_ask(call))
 
     def finish(self, call: Call) -> int:
@@ -178,12 +178,13 @@ class Kernel:
             self._drop(call.module)
             return self._fail(call, 0)
         init = self.init(call.module)
-        self.results[call.module] = init.errno
-        if init.errno:
+        code = 0 if self.state(call.module) == "live" else init.errno  # its init was over before
+        self.results[call.module] = code
+        if code:
             self._drop(call.module)
         else:
             self._go_live(call, init)
-        return self._fail(call, init.errno)
+        return self._fail(call, code)
 
     def go_live(self, call: Call) -> None:
         """The init is over, but the call waits for asynchronous work."""
@@ -208,11 +209,11 @@ class Kernel:
 
     def kill(self, call: Call, *, ends_init: bool) -> None:
         """The process of the call is killed. `ends_init`: its init fails with EINTR; else it goes on to its end."""
-        if call.waits_for or (call.removes and ends_init):
-            if call.removes:
-                self.modules[call.module].state = "live"
+        if call.removes:
+            call.is_killed = True  # the exit function goes on to its end
+        elif call.waits_for:
             self._fail(call, errno.EINTR)
-        elif ends_init:
+        elif ends_init and self.state(call.module) == "coming":
             self._drop(call.module)
             self._fail(call, errno.EINTR)
         else:

@@ -136,7 +136,7 @@ class Loaders:
             return True
         ends = self.kernel.init(call.module).ends
         in_init = not (call.waits_for or call.removes or call.is_blocked or self.kernel.next_ask(call))
-        if in_init and ends == "oopses":
+        if in_init and ends == "oopses" and self.kernel.state(call.module) == "coming":
             self.kernel.crash(call)
             self.die(loader)
             return True

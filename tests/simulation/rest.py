@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kmodd.state.result_cache import SOON
 from tests.simulation.invariants import Violation
+from tests.simulation.kernel import OTHERS
 from tests.simulation.simulation import Simulation
 
 MAX_WAKES = 3000
@@ -56,20 +57,27 @@ def settle(sim: Simulation) -> None:
 def _step(sim: Simulation) -> bool:
     """Have all that can end now end. Returns whether the machine is at rest."""
     sim.do("round")
-    has_moved = True
-    while has_moved:
-        has_moved = False
+    before: object = None
+    while before != (before := _progress(sim)) or sim.has_unread():
         for loader in sim.loaders.busy():
-            has_moved = sim.loaders.finish(loader, sim.now) or has_moved
-        for call in [call for call in sim.kernel.calls if call.pid == 0 or call.is_killed]:
-            has_moved = sim.finish_other(call) or has_moved
+            sim.loaders.finish(loader, sim.now)
+        for call in [call for call in sim.kernel.calls if call.pid == OTHERS or call.is_killed]:
+            sim.finish_other(call)
         sim.do("round")
-        has_moved = has_moved or sim.has_unread() or any(not loader.is_begun for loader in sim.loaders.busy())
     if sim.daemon is None:
         return True
     engine = sim.daemon.engine
     waits = engine.state.retries.deadline() or engine.state.supply.is_off(sim.now)
+    waits = waits or any(sim.kernel.state(name) != "coming" for name in engine.state.foreign.stuck())
     return engine.is_idle and not waits and not sim.callers and not engine.can_advance(sim.now)
+
+
+def _progress(sim: Simulation) -> object:
+    """What differs if anything has gone on."""
+    loaders = [
+        (each.batch, each.has_done, each.is_begun, each.call and each.call.is_blocked) for each in sim.loaders.busy()
+    ]
+    return (sim.kernel.changes, len(sim.kernel.calls), sorted(sim.callers), loaders)
 
 
 def _restart(sim: Simulation) -> None:

@@ -158,7 +158,7 @@ class Simulation:
         if call.waits_for:
             return self.kernel.settle(call, self.now) is not None or not call.waits_for
         init = self.kernel.init(call.module)
-        if init.ends == "oopses" and not call.removes:
+        if init.ends == "oopses" and not call.removes and self.kernel.state(call.module) == "coming":
             self.kernel.crash(call)
             return True
         if init.ends == "waits":
