@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 
 from kmodd.engine.state import EngineState
+from kmodd.names import module_of_path
 from kmodd.planning.outcome import HAS_PARAMETERS, KEPT_OUT, Outcome, not_attempted, of_refusal
-from kmodd.planning.plan import Install, Step
+from kmodd.planning.plan import Insmod, Install, Step
 from kmodd.planning.request import Request
 
 
@@ -27,6 +28,8 @@ def preflight_outcome(state: EngineState, request: Request, step: Step) -> Outco
         return Outcome(request, name, "crashed", step.because, detail=detail)
     if name in state.stuck():
         return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
+    if why := _blocking_dependency(state, step):
+        return not_attempted(request, step, why)
     if state.quarantine.is_kept_out(name, request):
         return not_attempted(request, step, KEPT_OUT)
     # A command that keeps a module out is the administrator's will, not a failure; modprobe prints its failure.
@@ -39,3 +42,22 @@ def preflight_outcome(state: EngineState, request: Request, step: Step) -> Outco
         detail = f"it has refused with {errno.errorcode.get(refusal, refusal)}"
         return Outcome(request, name, "not_attempted", step.because, errno=refusal, detail=detail)
     return None
+
+
+def _blocking_dependency(state: EngineState, step: Step) -> str:
+    """Why a load of `step` would only block in the kernel; empty: it would not.
+
+    The kernel waits 30 s for a dependency whose init crashed or hangs (kernel/module/main.c, resolve_symbol_wait). A
+    dependency of a softdep may fail without an effect on the steps behind it.
+    """
+    crashed, stuck = state.quarantine.crashed, state.stuck()
+    snapshot = state.system.snapshot
+    if not (crashed or stuck) or snapshot is None or not isinstance(step, Insmod):
+        return ""
+    line = snapshot.catalog.dep(step.module)
+    for name in map(module_of_path, line.deps if line else ()):
+        if state.quarantine.has_crashed(name, state.system.loaded()):
+            return f"{name} crashed in the kernel"
+        if name in stuck and state.system.loaded().state(name) != "live":
+            return f"{name} has not finished its init"
+    return ""

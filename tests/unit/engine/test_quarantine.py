@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from kmodd.state.quarantine import Quarantine
@@ -50,3 +52,26 @@ def test_what_needs_a_crashed_module_fails_with_that_reason(world: World) -> Non
     assert "a crashed in the kernel; " in again.records[1].message
     assert again.told() == [("a", "crashed"), ("b", "not_attempted")]
     assert again.calls == []
+
+
+def test_a_softdep_whose_dependency_crashed_is_not_tried(world: World) -> None:
+    """The kernel would wait 30 s for the dependency; without a softdep, its failure ends the goal before."""
+    world.index(deps=["a.ko:", "b.ko: a.ko", "c.ko:"], aliases=["alias pci:v2* c"])
+    (world.root / "etc/modprobe.d/x.conf").write_text("softdep c pre: b\n")
+    world.reload()
+    world.oops = {"a"}
+    world.plug("pci:v2")
+    world.settle()
+    assert world.calls == ["a", "c"]
+    assert ("b", "not_attempted") in world.told()
+
+
+def test_a_softdep_whose_dependency_failed_is_tried(world: World) -> None:
+    """As by kmod, which ignores failures of softdeps; the kernel refuses it at once."""
+    world.index(deps=["a.ko:", "b.ko: a.ko", "c.ko:"], aliases=["alias pci:v2* c"])
+    (world.root / "etc/modprobe.d/x.conf").write_text("softdep c pre: b\n")
+    world.reload()
+    world.refuse = {"a": errno.EIO}
+    world.plug("pci:v2")
+    world.settle()
+    assert world.calls == ["a", "b", "c"]
