@@ -87,6 +87,7 @@ def _restart(sim: Simulation) -> None:
     settle(sim)
     sim.invariants.at_rest()
     wanted = {module for alias in sim.kernel.devices.values() for module in sim.files.matches(alias)}
-    for name in sorted(wanted & set(sim.kernel.modules) - before - set(sim.files.boot)):
+    listed = {each for name in sim.files.boot for each in (name, *sim.files.all_needs(name))}  # loaded at each start
+    for name in sorted(wanted & set(sim.kernel.modules) - before - listed):
         if told.get(name, "loaded") in ("loaded", "live", "removed"):
             raise Violation("restart", f"only a new daemon loads {name}; last record before: {told.get(name)}")
