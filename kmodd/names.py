@@ -49,3 +49,16 @@ def module_name(text: str) -> ModuleName:
 def module_of_path(path: str) -> ModuleName:
     """Return the name of the module in a file: its base name up to the first `.`, with `_` (kmod path_to_modname)."""
     return module_name(path.rpartition("/")[2].partition(".")[0])
+
+
+def joined_params(params: tuple[str, ...]) -> str:
+    """Join module parameters with blanks (kmod options_from_array).
+
+    A value that has a blank and does not begin with a quote is put in double quotes.
+    """
+    text = ""
+    for param in params:
+        key, equals, value = param.partition("=")
+        quote = '"' if equals and " " in value and value[0] not in "\"'" else ""
+        text += f"{' ' if text else ''}{key}{equals}{quote}{value}{quote}"
+    return text

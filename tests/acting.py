@@ -299,7 +299,7 @@ SCENARIOS = (
             "insmod -",
             "insmod {root}/etc",
             "insmod {root}/short",
-            f"insmod {{tree}}/{DRIVER} 'a=b c' d",
+            f"insmod {{tree}}/{DRIVER} a=b d",
             "rmmod -v loop.ko",
             "rmmod -w loop",
             "rmmod a-b.c x",
@@ -322,7 +322,8 @@ SCENARIOS = (
         config="alias x nosuch\nalias x loop\nalias y crc16\nalias z only\nremove only true\n",
         loaded=["loop"],
     ),
-    Scenario("an option that does nothing", [f"insmod -p {{tree}}/{DRIVER} 'a=b c' d"]),
+    Scenario("values with blanks", [f"insmod {{tree}}/{DRIVER} 'a=b c' 'd=\"e f\"' 'g h' '' 'i=j=k l'"]),
+    Scenario("an option that does nothing", [f"insmod -p {{tree}}/{DRIVER} a=b d"]),
     Scenario(
         "options of the tools",
         ["insmod -h", "insmod --x", "insmod -z", "rmmod -h", "rmmod --x", "rmmod -fz", "lsmod x"],

@@ -18,7 +18,7 @@ from kmodd.dataclass import dataclass, field, replace
 from kmodd.errors import UnmatchedBracket
 from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
-from kmodd.names import ModuleName, module_of_path
+from kmodd.names import ModuleName, joined_params, module_of_path
 from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip, Step
 from kmodd.planning.request import Origin, Request
 
@@ -103,19 +103,6 @@ def hits_of(text: str, snapshot: Snapshot, present: Callable[[str], bool]) -> tu
         return planner.look_up(text), planner.taken_complaints()
     except UnmatchedBracket:
         return (), ()
-
-
-def joined_params(params: tuple[str, ...]) -> str:
-    """Join module parameters with blanks (kmod options_from_array).
-
-    A value that has a blank and does not begin with a quote is put in double quotes.
-    """
-    text = ""
-    for param in params:
-        key, equals, value = param.partition("=")
-        quote = '"' if equals and " " in value and value[0] not in "\"'" else ""
-        text += f"{' ' if text else ''}{key}{equals}{quote}{value}{quote}"
-    return text
 
 
 def _offered(entry: Entry, offers: Mapping[str, int]) -> Entry:

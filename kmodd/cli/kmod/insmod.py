@@ -12,7 +12,7 @@ from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages, own_reason
 from kmodd.cli.options import OptionError, Options
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.loader.in_process import InsertOptions, Machine
-from kmodd.names import module_of_path
+from kmodd.names import joined_params, module_of_path
 
 HELP = """\
 Usage:
@@ -87,7 +87,7 @@ def _run(argv: list[str], messages: Messages, machine: Machine | None) -> int:
                 force_vermagic=bool(flags & {"f", "force-vermagic"}),
             )
             real = root + path if path.startswith("/") else path
-            return _insert(path, real, " ".join(parameters), insert_options, messages, machine or Machine())
+            return _insert(path, real, joined_params(tuple(parameters)), insert_options, messages, machine or Machine())
     return 1
 
 
