@@ -61,7 +61,8 @@ def draw_machine(rng: random.Random) -> list[str]:
         one, other = rng.sample(names, 2)
         lines.append(f"config softdep {one} {rng.choice(('pre', 'post'))}: {other}")
     for _ in range(rng.choice((0, 0, 1, 2))):
-        lines.append(f"config {rng.choice(('install', 'install', 'remove'))} {rng.choice(names)} /bin/load")
+        verb, what = rng.choice((("install", "/bin/load"), ("install", "/bin/true"), ("remove", "/bin/load")))
+        lines.append(f"config {verb} {rng.choice(names)} {what}")
     lines.append(f"set Lanes {rng.choice((1, 1, 1, 2, 3))}")
     lines.append(f"set StuckAfterSec {rng.choice((5, 20, 60))}")
     lines.append(f"set ReconcileSec {rng.choice((30, 600))}")
