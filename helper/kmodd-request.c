@@ -37,8 +37,9 @@
 #define FLAG "/run/kmodd/closed"
 #endif
 #ifndef MODPROBES
-/* The package diverts kmod's program to the first name. */
-#define MODPROBES "/usr/sbin/modprobe.kmod", "/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe"
+/* The package diverts kmod's program to the first two names (debian/kmodd.postinst). */
+#define MODPROBES "/usr/sbin/modprobe.kmod", "/usr/sbin/modprobe.kmod-sbin", \
+	"/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe"
 #endif
 #ifndef PROC
 #define PROC "/proc"
@@ -176,11 +177,11 @@ static void become_modprobe(char **argv, char *const *environment)
 {
 	static const char *const modprobes[] = {MODPROBES};
 	struct statx self, other;
-	/* Without /proc, which in a chroot may be missing, only the first name cannot be this program. */
+	/* Without /proc, which in a chroot may be missing, only the first two names cannot be this program. */
 	int known = call(SYS_statx, AT_FDCWD, "/proc/self/exe", 0, STATX_INO, &self, 0) >= 0;
 
 	argv[0] = "modprobe";
-	for (unsigned i = 0; i < (known ? sizeof modprobes / sizeof *modprobes : 1); i++) {
+	for (unsigned i = 0; i < (known ? sizeof modprobes / sizeof *modprobes : 2); i++) {
 		if (call(SYS_statx, AT_FDCWD, modprobes[i], 0, STATX_INO, &other, 0) < 0)
 			continue;
 		if (known && self.stx_ino == other.stx_ino && self.stx_dev_major == other.stx_dev_major &&

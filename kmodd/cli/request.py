@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 SOCKET = "/run/kmodd/request"
 FLAG = "/run/kmodd/closed"
 MODPROBES = (
-    "/usr/sbin/modprobe.kmod", "/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe",
+    "/usr/sbin/modprobe.kmod", "/usr/sbin/modprobe.kmod-sbin",
+    "/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe", "/usr/bin/modprobe",
 )  # fmt: skip
 PROC = "/proc"
 KERNEL_LOG = "/dev/kmsg"
