@@ -107,6 +107,7 @@ def ensure_image(suite: str = "") -> Image:
     image = Image(suites.cache() / "vm" / f"{suite}-{release}-{key}", release, suite)
     if image.disk.exists():
         return image
+    image.folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(suites.cache() / "vm"):
         if not image.disk.exists():
             _build_as_root(image, kernel, recipe)
