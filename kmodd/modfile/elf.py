@@ -147,10 +147,12 @@ class Image:
         if not 0 < names_index < count:
             raise ElfError(errno.EINVAL, "no section of section names")
         headers = list(form.section.iter_unpack(data[at : at + size * count]))
-        _, names_at, names_size = headers[names_index]
+        own_name_at, names_at, names_size = headers[names_index]
         names = data[names_at : names_at + names_size]
         if not names_size or len(names) != names_size or names[-1]:
             raise ElfError(errno.EINVAL, "section names do not end in a NUL byte")
+        if own_name_at >= names_size:  # checked by kmod since 34, of this section alone
+            raise ElfError(errno.EINVAL, "the name of the section of section names is outside of it")
         self._data = data
         self._form = form
         self._machine = machine

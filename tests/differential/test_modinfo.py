@@ -1,4 +1,4 @@
-"""Our modinfo and static-nodes, and kmod 30's: equal bytes, equal status; elf.py and pyelftools: equal views.
+"""Our modinfo and static-nodes, and kmod 34's: equal bytes, equal status; elf.py and pyelftools: equal views.
 
 Every module of the full trees, files that are odd in one way each, and builtins.
 """
@@ -25,7 +25,7 @@ from kmodd.modfile import elf
 from kmodd.modfile.elf import ElfError, Image
 from kmodd.names import module_of_path
 from tests import compiled, trees
-from tests.differential.kmod_peer import KmodPeer, kmod_30
+from tests.differential.kmod_peer import KmodPeer, kmod_34
 from tests.rootfs import Said
 from tests.tool import difference, ours
 
@@ -38,7 +38,8 @@ BATCH = 500
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> KmodPeer:
-    return kmod_30(tmp_path_factory.mktemp("peer"))
+    with trees.may_be_away():
+        return kmod_34(tmp_path_factory.mktemp("peer"))
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,24 @@ def test_an_invalid_image_is_an_error(data: bytes, number: int) -> None:
     assert caught.value.number == number
 
 
+def test_only_the_section_of_names_must_have_a_name_within_them() -> None:
+    """As kmod 34, which skips every other section whose name is outside."""
+    data = Maker().add(b".modinfo", b"a=b\0").image()
+    (table,) = struct.unpack_from("<Q", data, 40)
+    count, names = struct.unpack_from("<HH", data, 60)
+
+    def without_a_name(section: int) -> bytes:
+        at = table + 64 * section
+        return data[:at] + struct.pack("<I", 1 << 20) + data[at + 4 :]
+
+    for section in range(1, count):
+        if section != names:
+            Image(without_a_name(section))
+    with pytest.raises(ElfError) as caught:
+        Image(without_a_name(names))
+    assert caught.value.number == errno.EINVAL
+
+
 def test_every_cut_is_an_error_or_an_answer() -> None:
     data = Maker().add(b".modinfo", b"a=b\0").versions((1, b"x")).symbols((b"a", GLOBAL, UNDEFINED, 0)).image()
     for length in range(len(data)):
