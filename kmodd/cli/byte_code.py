@@ -84,6 +84,11 @@ def use(folder: str) -> None:
         file = os.open(path_of(folder), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return
+    if file <= 2:  # the caller has closed a standard stream, which is opened again later (kmodd/cli/streams.py)
+        from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+        low, file = file, fcntl(file, F_DUPFD_CLOEXEC, 3)
+        os.close(low)
     head = os.read(file, HEADER)
     magic, total, size = head[:-8], int.from_bytes(head[-8:-4]), int.from_bytes(head[-4:])
     if magic != MAGIC_NUMBER or total != os.fstat(file).st_size:

@@ -108,6 +108,14 @@ def test_daemon_and_spawner_are_pinned(installed: Path, verb: str) -> None:
     assert looked_at(verb, "--help") < every
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_do_not_take_the_place_of_the_file(installed: Path, closed: str) -> None:
+    """The kernel and init systems start programs so."""
+    done = run(["sh", "-c", f'"$0" lookup --root /nowhere x {closed}', installed / "bin/kmodd"])
+    assert done.returncode == 3
+    assert "Traceback" not in done.stdout
+
+
 def test_tracebacks_name_the_source(installed: Path) -> None:
     code = "from kmodd.cli import byte_code; byte_code.use({0!r}); import kmodd.names; kmodd.names.module_name(3)"
     lib = str(installed / "lib/kmodd")
