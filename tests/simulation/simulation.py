@@ -139,6 +139,8 @@ class Simulation:
         if self.daemon:
             self.callers[id(request)] = (request, call)
             self.daemon.calls.append(request)
+        elif call:
+            call.is_blocked = False  # the helper has become modprobe, and that has ended
 
     def answer(self, request: Request) -> None:
         """The daemon answers a caller. Raises Violation for a second answer."""
