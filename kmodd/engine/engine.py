@@ -433,6 +433,8 @@ class Engine:
                 state.emit(StopBatch(late.batch.number))
             if late.batch.is_asking:
                 state.emit(DropStack(late.batch.number))
+            if late.is_live:
+                state.system.mark_loaded(late.batch.module)
             state.reporter.log_outcomes([late.stall] if late.stall else [], state.results)
             self._scheduler.give_up(late.batch, state.policy.note(late.outcome), is_live=late.is_live)
         if state.foreign.is_due(now):

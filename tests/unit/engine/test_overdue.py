@@ -96,6 +96,21 @@ def test_a_load_that_waited_for_asynchronous_work_is_counted_once(world: World) 
     assert world.replays == []
 
 
+def test_a_module_that_waits_for_asynchronous_work_is_live_for_later_requests(world: World) -> None:
+    """No uevent says so: the kernel sends that of a module before its init."""
+    world.plug("pci:v2")
+    world.advance()
+    hang(world, 59.9)
+    world.plug("pci:v1", "other")  # has the list of modules read, which is good for a while
+    world.advance()
+    world.live("c")
+    hang(world, 0.2)
+    assert ("c", "loaded") in world.told()
+    world.plug("pci:v2", "again")
+    world.advance()
+    assert world.told()[-1] == ("c", "live")
+
+
 def test_a_removal_that_hangs_is_recorded_as_a_removal(world: World) -> None:
     world.live("c")
     world.order_removal("c")
