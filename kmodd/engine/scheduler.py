@@ -204,6 +204,8 @@ class Scheduler:
             if not request.is_interactive:  # an operator's parameters, a process's rights: others may fare otherwise
                 state.results.learn(request.text, job.outcomes, state.now)
                 state.queue.answer_boot(request.text)  # a device may have joined the boot list's request
-            if state.retries.after(request, job.outcomes, state.now):
+            stuck = state.stuck()
+            is_old = any(outcome.result == "stuck" and outcome.module not in stuck for outcome in job.outcomes)
+            if state.retries.after(request, job.outcomes, state.now) or is_old:  # old: that load has ended meanwhile
                 state.results.forget(request.text)
         state.finish(job)
