@@ -7,7 +7,6 @@ import mmap
 import os
 import re
 import stat
-from hashlib import md5
 
 from kmodd.config import depmod_d, modprobe_d
 from kmodd.config.modprobe_d import ConfFile
@@ -35,6 +34,15 @@ _CONFFILE = re.compile(rb"^ (/etc/(?:modprobe|modules-load|depmod)\.d/\S+|/etc/m
 
 _LEFTOVER = re.compile(r".*(~|\.bak|\.old|\.orig|\.save|\.swp|\.disabled|\.off|\.dpkg-\w+|\.ucf-\w+|\.rpm\w+)")
 """Names of copies that editors, packages and people make of a file that is not to be read."""
+
+_COMPLAINT = re.compile(r"(.*):(\d+): (ignoring bad line .*)", re.DOTALL)
+"""A complaint of depmod: the name of a file may have colons and blanks, too."""
+
+_PARAMETER = re.compile(rb"__param_str_(\w+)\0")
+"""The symbol of a parameter. One that is set by a function (module_param_call) has no line in .modinfo."""
+
+_PLAIN_LIMIT = 8 << 20
+"""Bytes of the largest module that the daemon reads for its parameters, if it is not compressed."""
 
 _HIDDEN = ("/home/", "/root/", "/run/user/")
 """Directories that the daemon's sandbox does not show (ProtectHome=)."""
@@ -210,9 +218,9 @@ def _depmod_problems(root: str, release: str) -> Iterator[Problem]:
         if data:
             files.append(ConfFile(path, decode(data)))
     for complaint in depmod_d.parse(files, release).complaints:
-        place, _, text = complaint.partition(": ")
-        path, _, line = place.rpartition(":")
-        yield Problem(Where(path, int(line)), 0, "", text)
+        if found := _COMPLAINT.fullmatch(complaint):
+            path, line, text = found.groups()
+            yield Problem(Where(path, int(line)), 0, "", text)
 
 
 def _names(folder: str) -> list[str]:
@@ -250,10 +258,14 @@ class _ParameterReader:
                 if status.st_size > self._left:
                     return None
                 self._left -= status.st_size
-            fields = modinfo.info(read_module(real)).fields
+            elif self._left is not None and status.st_size > _PLAIN_LIMIT:
+                return None
+            image = read_module(real)
+            fields = modinfo.info(image).fields
         except (OSError, ElfError):
             return None
-        return frozenset(decode(name).replace("-", "_") for name in modinfo.parameters(fields)[0])
+        names = {*modinfo.parameters(fields)[0], *_PARAMETER.findall(image)}
+        return frozenset(decode(name).replace("-", "_") for name in names)
 
 
 # ── packages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -276,5 +288,7 @@ def _shipped(root: str) -> frozenset[str]:
 
 
 def _digest(path: str) -> str:
+    from hashlib import md5  # here: it loads libcrypto, 4 MB
+
     data = read_file(path)
     return "" if data is None else md5(data, usedforsecurity=False).hexdigest()

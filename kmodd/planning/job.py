@@ -13,7 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_WHY: Mapping[Result, str] = {"crashed": "crashed in the kernel", "stuck": "has not finished its init"}
+_WHY: Mapping[Result, str] = {
+    "crashed": "crashed in the kernel", "stuck": "has not finished its init", "blocked": "is blocked",
+}  # fmt: skip
 """Why a module is unavailable to those that need it; for other results it failed."""
 
 

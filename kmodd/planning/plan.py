@@ -100,7 +100,7 @@ def refusal_of(command: str) -> int | None:
     if name not in _REFUSERS or folder not in _FOLDERS or (slash and name in ("exit", ":")):
         return None
     if name == "exit":
-        return int(words[1]) & 255 if len(words) == 2 and words[1].isdecimal() else None
+        return int(words[1]) & 255 if len(words) == 2 and words[1].isdecimal() and len(words[1]) <= 3 else None
     return int(name == "false")
 
 
@@ -124,7 +124,7 @@ class Skip:
         """Return the reason as text: `blacklisted at FILE:LINE`, `live`, `builtin`."""
         words = {"no_match": "no match", "missing": "its file is missing"}.get(self.reason, self.reason)
         if self.reason == "depends":
-            words = f"it needs {self.of}, which is blocked"
+            words = f"{self.of} is blocked"
         if self.rule:
             words += f" by {self.rule}"
         return f"{words} at {self.at}" if self.at else words

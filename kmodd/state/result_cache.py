@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from kmodd.planning.outcome import Outcome
+from kmodd.planning.outcome import KEPT_OUT, Outcome
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -80,7 +80,10 @@ class ResultCache:
             if outcome.result == "failed" and outcome.by_kernel and outcome.errno not in SOON:
                 self._refused[outcome.module] = outcome.errno
             refused = refused or outcome.module in self._refused
+        is_held = any(outcome.result in ("blocked", "stuck") for outcome in outcomes)
         for outcome in outcomes:
+            if is_held and outcome.result == "not_attempted" and outcome.detail != KEPT_OUT:
+                continue  # as long as the module that it needs is blocked or stuck, whose end drops all results
             # Modules that were kept out are not cached: a replay skips them, a synthetic event does not.
             if outcome.result not in _FINAL and outcome.module not in self._refused:
                 return

@@ -72,6 +72,24 @@ def test_module_blacklist(world: World) -> None:
     assert not world.calls
 
 
+@pytest.mark.parametrize("line", ["module_blacklist=a", "module_blacklist=b", ""])
+def test_a_replay_of_what_is_blocked_is_answered_from_the_cache(world: World, line: str) -> None:
+    """Also where a dependency is blocked, or the module has one; each replay would repeat the records."""
+    configure(world, "" if line else "install a /bin/false\n", line)
+    assert plug(world, "pci:v1", "x")
+    world.records.clear()
+    world.replay("pci:v1")
+    world.settle()
+    assert world.records == []
+
+
+@pytest.mark.parametrize("digits", [3, 4, 5000])
+def test_an_exit_status_of_any_length(world: World, digits: int) -> None:
+    configure(world, f"install c exit {'1' * digits}\n")
+    plug(world, "pci:v2", "a")
+    assert world.calls == ([] if digits == 3 else ["c"])
+
+
 def test_module_blacklist_with_dashes_blocks_nothing(world: World) -> None:
     configure(world, line="module_blacklist=snd-c")
     (record,) = plug(world, "pci:v2", "x")

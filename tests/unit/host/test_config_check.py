@@ -161,3 +161,9 @@ def test_other_formats_are_checked_too(root: Path, path: str, text: str) -> None
 
 def test_a_root_without_configuration(root: Path) -> None:
     assert findings(root) == []
+
+
+def test_a_file_name_with_a_colon_and_a_blank(root: Path) -> None:
+    write(root / "etc/depmod.d/a: b.conf", "nonsense\n")
+    (found,) = findings(root)
+    assert str(found.at) == "/etc/depmod.d/a: b.conf:1"
