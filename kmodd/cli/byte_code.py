@@ -71,14 +71,19 @@ class ByteCodeFile:
         """Run the module's code. Raises OSError, and whatever the code raises."""
         assert module.__spec__
         _, _, _, offset, size = self._entries[module.__spec__.name]
-        code = loads(os.pread(self._file, size, self._start + offset))
+        try:
+            code = loads(os.pread(self._file, size, self._start + offset))
+        except (ValueError, EOFError, TypeError):  # blocks of zeros, as after a power cut
+            origin = str(module.__spec__.origin)
+            with open(origin, "rb") as source:
+                code = compile(source.read(), origin, "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102 (root has installed it, as the sources)
 
 
 def use(folder: str) -> None:
     """Import the modules below `folder` from its file from now on.
 
-    Without a file, with a truncated one, and with one of another Python, nothing changes.
+    Without a file, with a damaged one, and with one of another Python, nothing changes.
     """
     try:
         file = os.open(path_of(folder), os.O_RDONLY | os.O_CLOEXEC)
@@ -91,10 +96,14 @@ def use(folder: str) -> None:
         os.close(low)
     head = os.read(file, HEADER)
     magic, total, size = head[:-8], int.from_bytes(head[-8:-4]), int.from_bytes(head[-4:])
-    if magic != MAGIC_NUMBER or total != os.fstat(file).st_size:
+    try:
+        entries = loads(os.read(file, size)) if magic == MAGIC_NUMBER and total == os.fstat(file).st_size else None
+    except (ValueError, EOFError, TypeError):
+        entries = None
+    if isinstance(entries, dict):
+        sys.meta_path.insert(0, ByteCodeFile(folder, entries, file, HEADER + size))
+    else:
         os.close(file)
-        return
-    sys.meta_path.insert(0, ByteCodeFile(folder, loads(os.read(file, size)), file, HEADER + size))
 
 
 def pin() -> None:
@@ -148,6 +157,8 @@ def write(folder: Path, installed: str) -> None:
     target = path_of(str(folder))
     with open(f"{target}.new", "wb") as file:
         file.writelines((MAGIC_NUMBER, *(size.to_bytes(4) for size in sizes), listed, code))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(f"{target}.new", target)
     for other in folder.glob("byte-code.*"):
         if str(other) != target:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kmodd.cli.byte_code import HEADER
 from tests.control_server import ControlServer
 from tests.installation import run
 
@@ -56,6 +57,12 @@ def zeros(installed: Path) -> None:
     bundle(installed).write_bytes(bytes(bundle(installed).stat().st_size))
 
 
+def entries_of_zeros(installed: Path) -> None:
+    with bundle(installed).open("r+b") as file:
+        file.seek(HEADER)
+        file.write(bytes(4096))
+
+
 def of_another_python(installed: Path) -> None:
     data = bytearray(bundle(installed).read_bytes())
     data[0] ^= 1
@@ -66,10 +73,20 @@ def absent(installed: Path) -> None:
     bundle(installed).unlink()
 
 
-@pytest.mark.parametrize("damage", [truncated, empty, zeros, of_another_python, absent])
+@pytest.mark.parametrize("damage", [truncated, empty, zeros, entries_of_zeros, of_another_python, absent])
 def test_a_file_that_does_not_fit_is_not_used(installed: Path, damage: Callable[[Path], None]) -> None:
     damage(installed)
     assert "cli/__main__" in single_files(installed)
+
+
+def test_blocks_of_zeros_in_the_code_are_compiled_from_the_sources(installed: Path) -> None:
+    """As after a power cut; all code is lost here, and the list of it is whole."""
+    with bundle(installed).open("r+b") as file:
+        head = file.read(HEADER)
+        start = HEADER + int.from_bytes(head[-4:], "big")
+        file.seek(start)
+        file.write(bytes(bundle(installed).stat().st_size - start))
+    assert run([installed / "bin/kmodd", "--version"]).stdout.startswith("kmodd ")
 
 
 def test_an_edited_source_is_compiled_again(installed: Path) -> None:
