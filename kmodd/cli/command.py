@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from kmodd.cli import byte_code
 from kmodd.cli.loader import passed_connection
 from kmodd.loader import command_runner
 from kmodd.loader.trusted_paths import Trusted
@@ -19,5 +20,6 @@ def main(argv: list[str]) -> int:
         print(_USAGE, file=sys.stderr)
         return 2
     os.set_inheritable(fd, False)
+    byte_code.pin()  # the command may outlive these sources, as in an upgrade
     command_runner.serve(fd, Trusted())
     return 0
