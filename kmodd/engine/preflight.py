@@ -35,7 +35,7 @@ def preflight_outcome(state: EngineState, request: Request, step: Step) -> Outco
     # A command that keeps a module out is the administrator's will, not a failure; modprobe prints its failure.
     if request.origin != "operator" and (blocked := of_refusal(request, step)):
         return blocked
-    if request.params and isinstance(step, Install):
+    if request.params and isinstance(step, Install) and step.because.kind in ("asked", "alias"):
         return not_attempted(request, step, HAS_PARAMETERS)
     refusal = state.results.refusal(name)
     if refusal and request.synthetic and not request.again:
