@@ -94,6 +94,8 @@ def start_command(
     `options` replaces $CMDLINE_OPTS unquoted, and `module` is in MODPROBE_MODULE (libkmod-module.c). `files`: the
     file_actions of os.posix_spawn. Raises OSError if /bin/sh does not start.
     """
+    from signal import SIGPIPE, SIGXFSZ  # here: few loaders run commands
+
     # The caller has blocked all signals; the command must not inherit that.
     return os.posix_spawn(
         "/bin/sh",
@@ -101,6 +103,7 @@ def start_command(
         {**env, "MODPROBE_MODULE": module},
         file_actions=files,
         setsigmask=[],
+        setsigdef=(SIGPIPE, SIGXFSZ),  # Python ignores them, and `yes | head` would never end
     )
 
 
