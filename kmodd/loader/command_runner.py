@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -36,6 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kmodd.config.modprobe_d import Config
     from kmodd.host.journal import Journal
     from kmodd.loader.trusted_paths import Trusted
     from kmodd.planning.outcome import Result
@@ -46,6 +48,8 @@ OUTPUT_LIMIT = 4096
 
 _MAX_SHOWN = 80
 """Characters of the last line of output in a message."""
+
+_MODULE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 
 _OF_THE_SOCKET = ("LISTEN_", "REMOTE_")
 """Environment variables that systemd sets for the runner, not for the command (systemd.exec(5))."""
@@ -88,9 +92,10 @@ def serve(connection: int, trusted: Trusted, journal: Callable[[], Journal] | No
             opened = journal() if journal else _journal()
             opened.write(_late_record(request, reply))
             opened.close()
-    os.close(connection)
-    if run:
-        run.wait_for_rest()
+    finally:
+        os.close(connection)
+        if run:
+            run.wait_for_rest()
 
 
 def _prepare() -> None:
@@ -113,41 +118,27 @@ def _usec(begin: int) -> int:
 
 def _start(request: CommandRequest, trusted: Trusted) -> _Run:
     """Read the command and its options, and start it. Raises OSError: a file is not accepted, or no shell starts."""
-    root = request.real_file.removesuffix(request.at.file)
+    root = trusted.root  # of this process: below another one the daemon could have written files
     if request.real_file != root + request.at.file:
-        raise OSError(errno.EACCES, f"is not {request.at.file} of another root directory", request.real_file)
-    command = _command(request, trusted)
-    options, notes = "", list[str]()
+        raise OSError(errno.EACCES, f"is not {root}{request.at.file}", request.real_file)
+    if not _MODULE.fullmatch(request.module):  # the command may pass $MODPROBE_MODULE on to a shell
+        raise OSError(errno.EINVAL, f"{request.module!r} is no name of a module", str(request.at))
+    config, notes = _config(root, trusted)
+    command = _command(request, trusted, config)
+    options = ""
     if request.kind == "install" and "$CMDLINE_OPTS" in command:
-        options, notes = _options(request, root, trusted)
+        options = _options(request, root, config)
+    else:
+        notes = []
     try:
         return _Run(command, options, request.module, "".join(notes).encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise OSError(error.errno, error.strerror, "/bin/sh") from None
 
 
-def _command(request: CommandRequest, trusted: Trusted) -> str:
-    """Return the command of the line. Raises OSError."""
-    try:
-        text = _read(request.real_file, trusted)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, request.at.file) from None
-    config = modprobe_d.parse_file(modprobe_d.ConfFile(request.at.file, decode(text)))
-    lines = config.installs if request.kind == "install" else config.removes
-    line = next((line for line in lines if line.at == request.at), None)
-    if line is None:
-        article = "an" if request.kind == "install" else "a"
-        raise OSError(errno.EINVAL, f"the line is not {article} {request.kind} command any more", str(request.at))
-    own_name = module_name(line.pattern.partition(".")[0])  # as the look-up by the name of a command has it
-    if request.module != own_name and not Patterns([line.pattern]).fitting(request.module):
-        raise OSError(errno.EINVAL, f"the {request.kind} command is not for {request.module}", str(request.at))
-    return line.command
-
-
-def _options(request: CommandRequest, root: str, trusted: Trusted) -> tuple[str, list[str]]:
-    """Return the module's options, joined with blanks, and a line of text for each file that was not accepted."""
-    from kmodd.host.tree import Tree  # here: a device waits, and few commands need these
-    from kmodd.index.catalog import ConfigLines, Snapshot, lookup_or_nothing
+def _config(root: str, trusted: Trusted) -> tuple[Config, list[str]]:
+    """Return the configuration, and a line of text for each file that was not accepted."""
+    from kmodd.host.tree import Tree  # here: the runner replies to the daemon before
 
     notes = []
 
@@ -155,21 +146,52 @@ def _options(request: CommandRequest, root: str, trusted: Trusted) -> tuple[str,
         try:
             return _read(path, trusted)
         except OSError as error:
-            if error.errno != errno.ENOENT:
+            if error.errno != errno.ENOENT and not _is_mask(path):
                 notes.append(f"kmodd: Ignoring options in {path}: {error.strerror}\n")
             return None
 
-    tree = Tree(root)
-    config = tree.config(read)
+    return Tree(root).config(read), notes
+
+
+def _is_mask(path: str) -> bool:
+    """Return whether a file is a link to /dev/null, which hides files of its name (modprobe.d(5))."""
+    return os.path.realpath(path) == os.devnull
+
+
+def _command(request: CommandRequest, trusted: Trusted, config: Config) -> str:
+    """Return the command of the line, which must be in force for the module. Raises OSError."""
+    try:
+        text = _read(request.real_file, trusted)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, request.at.file) from None
+    own = modprobe_d.parse_file(modprobe_d.ConfFile(request.at.file, decode(text)))
+    if request.at not in [line.at for line in (own.installs if request.kind == "install" else own.removes)]:
+        article = "an" if request.kind == "install" else "a"
+        raise OSError(errno.EINVAL, f"the line is not {article} {request.kind} command any more", str(request.at))
+    in_force = config.installs if request.kind == "install" else config.removes
+    matching = (line for line in in_force if Patterns([line.pattern]).fitting(request.module))
+    # The second: as the look-up by the name of a command has it.
+    named = (line for line in in_force if module_name(line.pattern.partition(".")[0]) == request.module)
+    for line in (next(matching, None), next(named, None)):
+        if line and line.at == request.at:
+            return line.command
+    raise OSError(errno.EINVAL, f"the {request.kind} command is not for {request.module}", str(request.at))
+
+
+def _options(request: CommandRequest, root: str, config: Config) -> str:
+    """Return the module's options, joined with blanks."""
+    from kmodd.host.tree import Tree  # here: few commands need these
+    from kmodd.index.catalog import ConfigLines, Snapshot, lookup_or_nothing
+
     lines = ConfigLines(config)
     alias = request.alias
     if any(option.module == alias for option in config.options) and not any(
         line.pattern == alias and line.module == request.module for line in config.aliases
     ):
         # The daemon may name any alias; without the check, that of another module with other options.
-        hits = lookup_or_nothing(alias, Snapshot(tree.quick_snapshot().catalog, config))
+        hits = lookup_or_nothing(alias, Snapshot(Tree(root).quick_snapshot().catalog, config))
         alias = alias if any(hit.module == request.module for hit in hits) else ""
-    return " ".join([line.text for line in lines.options(request.module, alias) if line.text]), notes
+    return " ".join([line.text for line in lines.options(request.module, alias) if line.text])
 
 
 def _read(path: str, trusted: Trusted) -> bytes:

@@ -70,6 +70,14 @@ class Trusted:
         module tree.
         """
 
+        # Before anything is opened, as opening may have an effect, and by the name alone: a link in its place could
+        # lead to different directories for the open and for the check.
+        if os.path.basename(path) in SOFTDEP_FILES:
+            if not is_named_below(path, self.trees):
+                raise OSError(errno.EACCES, f"is not below {_either(self.trees)}")
+        elif os.path.dirname(path) not in self.conf:
+            raise OSError(errno.EACCES, f"is not in {_either(self.conf)}")
+
         def top_of(real: str) -> str:
             if os.path.basename(real) in SOFTDEP_FILES:  # written by depmod
                 return _tree_of(real, self.trees)

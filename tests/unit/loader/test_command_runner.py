@@ -51,6 +51,36 @@ def test_the_command_is_read_from_its_line_and_runs_with_module_and_options(tmp_
     assert (answer.status, answer.output) == ("0", "foo:x=1 y=2")
 
 
+@pytest.mark.parametrize("module", ["foo -C /tmp x", "foo;id", "-foo", "foo\n", "", "$(id)"])
+def test_a_module_whose_name_is_more_than_a_word_is_refused(tmp_path: Path, module: str) -> None:
+    """The command may hand $MODPROBE_MODULE to a shell; a wildcard matches each of these."""
+    conf(tmp_path, "install * echo ran $MODPROBE_MODULE\n")
+    at = Where("/etc/modprobe.d/b.conf", 1)
+    trusted = Trusted.below(str(tmp_path))
+    good = CommandRequest("install", "foo", at, f"{tmp_path}{at.file}")
+    assert run_command(trusted, good).output == "ran foo"
+    answer = run_command(trusted, replace(good, module=module))
+    assert (answer.errno, answer.output) == (errno.EINVAL, "")
+
+
+def test_a_line_that_is_not_in_force_is_refused(tmp_path: Path) -> None:
+    """Of a file that is hidden, of one without .conf, and behind another line for the module."""
+    trusted = Trusted.below(str(tmp_path))
+    hidden = conf(tmp_path, "install foo echo ran\n", "hidden.conf")
+    call = CommandRequest("install", "foo", Where("/etc/modprobe.d/hidden.conf", 1), str(hidden))
+    assert run_command(trusted, call).output == "ran"
+    conf(tmp_path, "install foo echo earlier\n", "a.conf")
+    assert "is not for foo" in run_command(trusted, call).detail
+    disabled = conf(tmp_path, "install bar echo ran\n", "x.conf.disabled")
+    call = CommandRequest("install", "bar", Where("/etc/modprobe.d/x.conf.disabled", 1), str(disabled))
+    assert "is not for bar" in run_command(trusted, call).detail
+
+
+def test_a_pipeline_ends_as_in_a_shell(tmp_path: Path) -> None:
+    """Python ignores SIGPIPE, and children would inherit that."""
+    assert run(tmp_path, "yes | head -n 1").output == "y"
+
+
 def test_it_starts_with_a_usual_umask_an_empty_input_and_no_descriptor_of_the_runner(tmp_path: Path) -> None:
     answer = run(tmp_path, "umask; pwd; cat; env | grep -c -e ^LISTEN -e ^REMOTE; ls -l /proc/self/fd | grep -c socket")
     assert answer.output == r"0022\n/\n0\n0"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kmodd.dataclass import replace
 from kmodd.errors import Where
 from kmodd.loader.protocol import CommandRequest, InsmodRequest
 from kmodd.loader.trusted_paths import Trusted
@@ -128,24 +129,49 @@ def test_a_command_in_a_file_writable_by_others_is_not_run(tmp_path: Path, place
 
 
 def test_commands_are_read_from_the_configuration_only(tmp_path: Path) -> None:
-    trusted = Trusted.below(str(tmp_path))
-    for name in ("lib/modules/6.1", "home"):
+    trusted, release = Trusted.below(str(tmp_path)), os.uname().release
+    for name in (f"lib/modules/{release}", "home"):
         (tmp_path / name).mkdir(parents=True)
     call = install_line(tmp_path, "true")
     assert run_command(trusted, call).errno == 0
     elsewhere = install_line(tmp_path / "home", "true")
     answer = run_command(trusted, elsewhere)
-    assert answer.detail.startswith(f"/etc/modprobe.d/a.conf: is not in {tmp_path}/etc/modprobe.d or ")
-    softdep = tmp_path / "lib/modules/6.1/modules.softdep"
-    softdep.write_text("# by depmod\ninstall foo true\n")
-    at = Where("/lib/modules/6.1/modules.softdep", 2)
-    assert run_command(trusted, CommandRequest("install", "foo", at, str(softdep))).errno == 0
+    assert answer.detail == f"{elsewhere.real_file}: is not {tmp_path}/etc/modprobe.d/a.conf"
+    softdep = tmp_path / f"lib/modules/{release}/modules.softdep"
+    softdep.write_text("# by depmod\ninstall bar true\n")
+    at = Where(f"/lib/modules/{release}/modules.softdep", 2)
+    assert run_command(trusted, CommandRequest("install", "bar", at, str(softdep))).errno == 0
     other = softdep.with_name("modules.order")
     softdep.rename(other)
-    at = Where("/lib/modules/6.1/modules.order", 2)
-    assert "is not in" in run_command(trusted, CommandRequest("install", "foo", at, str(other))).detail
+    at = Where(f"/lib/modules/{release}/modules.order", 2)
+    assert "is not in" in run_command(trusted, CommandRequest("install", "bar", at, str(other))).detail
     swapped = CommandRequest("install", "foo", Where("/other.conf", 2), call.real_file)
-    assert "is not /other.conf of another root directory" in run_command(trusted, swapped).detail
+    assert f"is not {tmp_path}/other.conf" in run_command(trusted, swapped).detail
+
+
+def test_another_root_directory_is_refused_even_if_its_configuration_is_a_link_to_the_usual_one(tmp_path: Path) -> None:
+    """Below it a daemon that was taken over could write proc/cmdline, whose options become words of the shell."""
+    call = install_line(tmp_path, "echo $CMDLINE_OPTS")
+    other = tmp_path / "run/r"
+    (other / "etc").mkdir(parents=True)
+    (other / "etc/modprobe.d").symlink_to(tmp_path / "etc/modprobe.d")
+    (other / "proc").mkdir()
+    (other / "proc/cmdline").write_text("foo.x=$(id)\n")
+    answer = run_command(Trusted.below(str(tmp_path)), replace(call, real_file=f"{other}{call.at.file}"))
+    assert (answer.errno, answer.output) == (errno.EACCES, "")
+
+
+def test_a_file_is_not_opened_before_its_directory_is_known(tmp_path: Path) -> None:
+    """A link in the place of the directory could lead elsewhere between the open and the check."""
+    trusted = Trusted.below(str(tmp_path))
+    conf = tmp_path / "etc/modprobe.d"
+    conf.mkdir(parents=True)
+    (conf / "a.conf").touch()
+    (tmp_path / "link").symlink_to(conf)
+    os.close(trusted.open_config(f"{conf}/a.conf"))
+    for path in (f"{tmp_path}/link/a.conf", f"{conf}/../modprobe.d/a.conf", f"{tmp_path}/link/modules.softdep"):
+        with pytest.raises(PermissionError):
+            trusted.open_config(path)
 
 
 def test_a_link_out_of_the_configuration_is_followed_through_roots_directories(tmp_path: Path) -> None:
