@@ -44,8 +44,8 @@ _PARAMETER = re.compile(rb"__param_str_(\w+)\0")
 _PLAIN_LIMIT = 8 << 20
 """Bytes of the largest module that the daemon reads for its parameters, if it is not compressed."""
 
-_HIDDEN = ("/home/", "/root/", "/run/user/")
-"""Directories that the daemon's sandbox does not show (ProtectHome=)."""
+_LOCAL = ("/usr/", "/bin/", "/sbin/", "/lib/", "/etc/")
+"""Directories of programs that the daemon looks for: others may be on a server that does not answer, or automounted."""
 
 _ABANDONED = {
     "/etc/modprobe.conf": "move it to /etc/modprobe.d/local.conf",
@@ -94,7 +94,7 @@ def read_setup(tree: Tree, snapshot: Snapshot, packed_budget: int | None = None)
         _ParameterReader(tree, packed_budget).of_file,
         # In the daemon's loop, the status of thousands of files would take too long.
         (lambda _: "") if settings.foreign_modules or packed_budget is not None else tree.foreign,
-        lambda path: path.startswith(_HIDDEN) or tree.present(path),
+        lambda path: (packed_budget is not None and not path.startswith(_LOCAL)) or tree.present(path),
         lambda: _shipped(root),
     )
 
