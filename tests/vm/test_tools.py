@@ -78,7 +78,7 @@ SESSION = (
     f"insmod {FILES}/nosuch.ko",
     "modprobe --remove-holders -r -v nosuch",
     "modprobe mod2",
-    "modprobe -r --remove-holders -v mod1",
+    "modprobe -r -v mod2",
     "lsmod",
 )
 

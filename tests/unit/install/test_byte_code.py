@@ -147,7 +147,7 @@ def status(installed: Path, server: ControlServer) -> str:
         assert select.select([server.socket], [], [], 60)[0]
         server.socket.accept()
         connection = server.socket.connections[-1]
-        while process.poll() is None and select.select([connection], [], [], 60)[0]:
+        while connection.fileno() >= 0 and process.poll() is None and select.select([connection], [], [], 60)[0]:
             server.socket.receive(connection)
             server.handler.handle_calls()
             if not server.socket.connections:
