@@ -233,6 +233,8 @@ class Engine:
             self._module_event(event)
         elif event.action == "remove":
             state.quarantine.leave(event.devpath)
+        elif event.action == "add" and not event.synthetic:
+            state.quarantine.arrive(event.devpath)
         state.queue.add_event(event, origin, drift=drift)
 
     def _module_event(self, event: Uevent) -> None:
@@ -240,7 +242,8 @@ class Engine:
         state = self.state
         if event.action == "add" and not event.synthetic:
             state.system.mark_loaded(event.sysname)
-            state.quarantine.load(event.sysname)
+            if state.quarantine.load(event.sysname):
+                state.invalidate("removal_undone")
         elif event.action == "remove":
             state.quarantine.remove(event.sysname)
             state.autoclean.gone(event.sysname)  # if it is back later, another process has loaded it

@@ -62,16 +62,28 @@ class Quarantine:
             self.removed[module] = set(self._asked[module])
             self.age += 1
 
-    def load(self, module: str) -> None:
-        """Record that `module` is loaded again."""
-        if self.removed.pop(module, None) is not None:
+    def load(self, module: str) -> bool:
+        """Record that `module` is loaded again. Return whether it was kept out for a device until now."""
+        devices = self.removed.pop(module, None)
+        if devices is not None:
             self.age += 1
+        return bool(devices)
 
     def leave(self, device: str) -> None:
         """Forget an unplugged device: the next one at its path is a new device."""
         for known in (*self._asked.values(), *self.removed.values()):
             known.discard(device)
         self.age += 1
+
+    def arrive(self, device: str) -> None:
+        """Keep nothing out for a device that was plugged in: what was removed was for an earlier one at its path.
+
+        `leave` may have missed that one: its event was lost, or its request was resolved only after it.
+        """
+        for known in self.removed.values():
+            if device in known:
+                known.discard(device)
+                self.age += 1
 
     def is_kept_out(self, module: str, request: Request) -> bool:
         """Return whether `request` is a replay for a device that was present when `module` was removed.

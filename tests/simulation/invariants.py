@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kmodd.engine.batch import Batch
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import (
+    Advance,
     AnyJob,
     AskStack,
     Command,
@@ -26,6 +27,7 @@ from kmodd.engine.events import (
     TurnAway,
     UeventReceived,
 )
+from kmodd.kernel.uevent import Uevent
 from kmodd.planning.job import Job
 from kmodd.planning.plan import Insmod, Install, Skip, Step
 from kmodd.planning.record import Record
@@ -48,6 +50,10 @@ PLANNED_AHEAD = 4
 
 REFUSED = frozenset({"failed", "crashed", "missing", "denied", "blacklisted", "blocked"})
 """Results that keep out the modules that need the module, too."""
+
+
+NOT_REMOVED = frozenset({"in_use", "absent", "not_removed"})
+"""Results of removals that change nothing: what was told about the load before still holds."""
 
 
 class Violation(Exception):
@@ -97,7 +103,7 @@ class Invariants:
         self._in_force: tuple[tuple[str, ...], str, bool] = ((), "off", False)
         """Rules, mode and seal at the last event."""
         self.told: dict[str, str] = {}
-        """Module → result of its last record."""
+        """Module → result of its last record, but for NOT_REMOVED."""
         self._refused: set[str] = set()
         """Modules that have a record of REFUSED since they were loaded last."""
         self.events = 0
@@ -138,7 +144,7 @@ class Invariants:
             case Requested(request):
                 self._asked[id(request)] = request
             case UeventReceived(uevent):
-                self._read_uevent(uevent.action, uevent.subsystem, uevent.sysname, uevent.devpath)
+                self._read_uevent(uevent)
             case DevicesFound(events):
                 self.devices.update(each.devpath for each in events)
                 self._seen.left -= self.devices.intersection(each.devpath for each in events)
@@ -151,10 +157,10 @@ class Invariants:
                 if event.begun and module and module.is_crashed:
                     self._seen.crashed.add(batches[number].module)
 
-    def _read_uevent(self, action: str, subsystem: str, name: str, path: str) -> None:
-        seen = self._seen
-        if subsystem == "module":
-            if action == "add":
+    def _read_uevent(self, event: Uevent) -> None:
+        seen, name, path = self._seen, event.sysname, event.devpath
+        if event.subsystem == "module":
+            if event.action == "add":
                 if self._sim.kernel.state(name) == "live":
                     seen.live.add(name)
                 seen.removed.pop(name, None)
@@ -163,13 +169,16 @@ class Invariants:
                 self._note_asked()
                 if name in seen.asked:
                     seen.removed[name] = set(seen.asked[name])
-        elif action == "remove":
+        elif event.action == "remove":
             for devices in (*seen.asked.values(), *seen.removed.values()):
                 devices.discard(path)
             seen.left.add(path)
         else:
             self.devices.add(path)
             seen.left.discard(path)
+            if not event.synthetic:
+                for devices in seen.removed.values():
+                    devices.discard(path)
 
     def _note_asked(self) -> None:
         """Note the devices whose jobs are under way, for each module that they are for."""
@@ -193,6 +202,8 @@ class Invariants:
         engine = self._engine
         if engine is None:
             return
+        if isinstance(event, Advance):
+            self._note_asked()
         self._check_batches(event, engine)
         self._check_policy(engine)
         for command in commands:
@@ -401,7 +412,8 @@ class Invariants:
         fields = dict(record.fields)
         if "KMODD_RESULT" in fields:
             module, result = fields.get("KMODD_MODULE", ""), fields["KMODD_RESULT"]
-            self.told[module] = result
+            if result not in NOT_REMOVED:
+                self.told[module] = result
             if result in REFUSED:
                 self._refused.add(module)
             elif result == "loaded":

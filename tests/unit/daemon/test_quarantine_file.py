@@ -33,14 +33,15 @@ def test_a_quarantine_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_the_file_is_written_with_each_change_and_not_without(tmp_path: Path) -> None:
     path = tmp_path / "standing"
     file, quarantine = QuarantineFile(str(path)), Quarantine()
-    quarantine.asks("y", ("/devices/1",))
+    quarantine.asks("y", ("/devices/1", "/devices/2"))
     file.write(quarantine)
     assert not path.exists()
     live = parse_modules("y 1 0 - Live 0x0\n")
-    changes: list[Callable[[], None]] = [
+    changes: list[Callable[[], object]] = [
         lambda: quarantine.crash("x"),
         lambda: quarantine.remove("y"),
         lambda: quarantine.leave("/devices/1"),
+        lambda: quarantine.arrive("/devices/2"),
         lambda: quarantine.load("y"),
         lambda: quarantine.forgive(live),
     ]
@@ -50,6 +51,7 @@ def test_the_file_is_written_with_each_change_and_not_without(tmp_path: Path) ->
         assert of_text(path.read_text()).to_text() == quarantine.to_text()
         path.write_text("as it was")
         quarantine.load("z")
+        quarantine.arrive("/devices/3")
         assert not quarantine.has_crashed("z", live)
         file.write(quarantine)
         assert path.read_text() == "as it was"

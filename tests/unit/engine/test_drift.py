@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -153,3 +154,48 @@ def test_a_new_device_at_the_same_place_gets_a_module_that_was_removed(world: Wo
     find_drift(world)
     world.settle()
     assert world.calls == ["c", "c"]
+
+
+def test_a_device_that_left_before_its_turn_keeps_nothing_out_for_the_next_one_at_its_place(world: World) -> None:
+    """Its request is resolved after it has left, and records it as one that asked for c."""
+    add_device(world, "pci:v2")
+    world.plug("pci:v2", "dev0")
+    world.unplug("dev0")
+    world.settle()
+    world.live()
+    world.module_event("remove", "c")
+    find_drift(world)
+    world.settle()
+    assert world.calls == ["c"]  # a control: without its event, no device is a new one
+    world.plug("pci:v2", "dev0")
+    world.advance()
+    world.die("c")
+    find_drift(world)
+    world.settle()
+    assert world.calls == ["c", "c", "c"]
+
+
+def test_a_module_that_is_loaded_again_lets_devices_have_what_needs_it(world: World) -> None:
+    """b needs a, and its device does not get it while a is kept out."""
+    world.index(["a.ko:", "b.ko: a.ko"], ["alias pci:v1* a", "alias pci:v1* b"])
+    world.reload()
+    world.refuse = {"b": errno.EIO}
+    world.plug("pci:v1", "dev0")
+    world.settle()
+    world.live()
+    world.module_event("remove", "a")
+    world.refuse = {}
+    world.replay_device("pci:v1", "dev0")
+    world.settle()
+    assert world.calls == ["a", "b"]
+    world.forget()
+    world.module_event("add", "c")
+    world.advance()
+    assert world.replays == []  # a control: nothing was kept out
+    world.live("a")
+    world.module_event("add", "a")
+    world.advance()
+    assert world.replays == ["all"]
+    world.replay_device("pci:v1", "dev0")
+    world.settle()
+    assert world.calls == ["a", "b", "b"]
