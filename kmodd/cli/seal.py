@@ -83,7 +83,7 @@ def _rehearse() -> int:
 
 
 def _record(line: str) -> dict[str, object] | None:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(line)
         return record if isinstance(record, dict) else None
     return None

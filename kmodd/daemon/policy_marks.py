@@ -24,10 +24,10 @@ def write_marks(marks: PolicyMarks) -> list[str]:
     failed = []
     for path, is_set in ((SEALED, marks.sealed), (CLOSED, marks.closed), (BOOTED, marks.booted)):
         try:
-            if is_set:
-                with open(path, "w"):
+            if is_set and not os.path.exists(path):  # what exists may be a FIFO, whose opening waits
+                with open(path, "x"):
                     pass
-            elif os.path.exists(path):
+            elif not is_set and os.path.lexists(path):
                 os.unlink(path)
         except OSError as error:
             action = "create" if is_set else "remove"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.host.regular_files import read_file
+from kmodd.host.regular_files import names_in, read_file
 from kmodd.kernel.uevent import Uevent
 from kmodd.text import decode
 
@@ -37,12 +37,12 @@ def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
     texts: dict[str, tuple[str, bytes]] = {}
     for path, subsystem in _links(sys):
         # The file first, then the link's target: most devices have no such file, and a device may vanish in between.
-        if (text := _text(f"{path}/modalias")) and (devpath := _devpath(path, sys)):
+        if (text := read_attribute(f"{path}/modalias")) and (devpath := _devpath(path, sys)):
             texts.setdefault(devpath, (subsystem, text))
     # All processors share one `modalias`, at the root of their subsystem (drivers/base/cpu.c).
-    for subsystem in _names(f"{sys}/devices/system"):
+    for subsystem in names_in(f"{sys}/devices/system"):
         devpath = f"/devices/system/{subsystem}"
-        if text := _text(f"{sys}{devpath}/modalias"):
+        if text := read_attribute(f"{sys}{devpath}/modalias"):
             texts.setdefault(devpath, (subsystem, text))
     for devpath, (subsystem, text) in sorted(texts.items()):
         if unbound and os.path.islink(f"{sys}{devpath}/driver"):
@@ -87,18 +87,18 @@ def _write_add(fd: int, uuid: str) -> None:
 def _links(sys: str, subsystems: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """Yield (path, subsystem) of each entry of these buses and classes, else of all: device links and a few files."""
     for kind, inner in (("bus", "/devices"), ("class", "")):
-        for subsystem in subsystems or _names(f"{sys}/{kind}"):
+        for subsystem in subsystems or names_in(f"{sys}/{kind}"):
             folder = f"{sys}/{kind}/{subsystem}{inner}"
-            for name in _names(folder):
+            for name in names_in(folder):
                 yield f"{folder}/{name}", subsystem
 
 
 def device_links(root: str) -> Iterator[tuple[str, str]]:
     """Yield (devpath, subsystem) of each device of a bus. root: prefix of /sys."""
     sys = f"{root}/sys"
-    for subsystem in _names(f"{sys}/bus"):
+    for subsystem in names_in(f"{sys}/bus"):
         folder = f"{sys}/bus/{subsystem}/devices"
-        for name in _names(folder):
+        for name in names_in(folder):
             if devpath := _devpath(f"{folder}/{name}", sys):
                 yield devpath, subsystem
 
@@ -113,7 +113,7 @@ def _devpath(link: str, sys: str) -> str:
     return devpath if devpath.startswith("/devices/") else ""
 
 
-def _text(path: str) -> bytes:
+def read_attribute(path: str) -> bytes:
     """Return the content of a sysfs attribute; empty if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
@@ -125,13 +125,6 @@ def _text(path: str) -> bytes:
         return b""
     finally:
         os.close(fd)
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
 
 
 def last_seqnum(root: str) -> int:

@@ -15,7 +15,7 @@ from kmodd.errors import Problem, Where
 from kmodd.host.config_files import BOOT_DIRS, CONF_DIRS, read_boot_list, read_rules, read_settings
 from kmodd.host.module_reader import is_packed, read_module
 from kmodd.host.paths import CONFIG_DIRS, DEPMOD_DIRS, SOFTDEP_FILES
-from kmodd.host.regular_files import read_file
+from kmodd.host.regular_files import names_in, read_file
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
 from kmodd.index.layer import INDEXES, TEXT_OF
@@ -211,7 +211,7 @@ def _depmod_problems(root: str, release: str) -> Iterator[Problem]:
         real = os.path.realpath(root + directory)
         if real not in seen and os.path.isdir(real):
             seen.add(real)
-            places.append((directory, _names(real)))
+            places.append((directory, names_in(real)))
     files = []
     for path in modprobe_d.ordered(places, (".conf",)):
         data = read_file(root + path) if os.path.isfile(root + path) else None
@@ -221,13 +221,6 @@ def _depmod_problems(root: str, release: str) -> Iterator[Problem]:
         if found := _COMPLAINT.fullmatch(complaint):
             path, line, text = found.groups()
             yield Problem(Where(path, int(line)), 0, "", text)
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 # ── modules ──────────────────────────────────────────────────────────────────────────────────────────────────────────

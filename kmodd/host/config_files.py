@@ -11,7 +11,7 @@ from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.modules_load_d import BootList
 from kmodd.config.policy_d import Parsed
 from kmodd.errors import Problem, Where
-from kmodd.host.regular_files import read_file
+from kmodd.host.regular_files import names_in, read_file
 from kmodd.host.tree import mark_of
 from kmodd.index.catalog import Mark
 from kmodd.text import decode
@@ -34,7 +34,7 @@ def read_settings(root: str, directories: tuple[str, ...] = CONF_DIRS) -> Settin
     mains = [f"{directory}/kmodd.conf" for directory in directories]
     main = next((path for path in mains if os.path.exists(root + path)), None)
     drop_ins = modprobe_d.ordered(
-        [(f"{directory}/kmodd.conf.d", _names(f"{root}{directory}/kmodd.conf.d")) for directory in directories],
+        [(f"{directory}/kmodd.conf.d", names_in(f"{root}{directory}/kmodd.conf.d")) for directory in directories],
         suffixes=(".conf",),
     )
     return kmodd_conf.parse(_files(root, [*([main] if main else []), *drop_ins]))
@@ -47,7 +47,7 @@ def settings_directories(root: str) -> list[str]:
 
 def settings_marks(root: str) -> tuple[tuple[str, Mark], ...]:
     """Return path and mark of kmodd.conf, each drop-in and each file of policy.d, to detect a change."""
-    paths = [f"{folder}/{name}" for folder in _folders(root) for name in sorted(_names(folder))]
+    paths = [f"{folder}/{name}" for folder in _folders(root) for name in names_in(folder)]
     return tuple((path, mark_of(path)) for path in paths if path.endswith(".conf"))
 
 
@@ -58,7 +58,7 @@ def _folders(root: str) -> list[str]:
 def read_boot_list(root: str) -> BootList:
     """Return what to load at boot: from the kernel command line, /etc/modules and modules-load.d below `root`."""
     paths = modules_load_d.ordered(
-        [(directory, _names(root + directory)) for directory in BOOT_DIRS],
+        [(directory, names_in(root + directory)) for directory in BOOT_DIRS],
         etc_modules=os.path.isfile(root + modules_load_d.ETC_MODULES),
     )
     line = read_file(root + cmdline.PATH)
@@ -72,7 +72,7 @@ def read_rules(root: str) -> Parsed:
     A file that cannot be read is a problem too: without its rules, more might be allowed.
     """
     folders = [f"{directory}/policy.d" for directory in CONF_DIRS]
-    paths = modprobe_d.ordered([(folder, _names(root + folder)) for folder in folders], suffixes=(".conf",))
+    paths = modprobe_d.ordered([(folder, names_in(root + folder)) for folder in folders], suffixes=(".conf",))
     files = []
     unreadable = []
     for path in paths:
@@ -98,7 +98,7 @@ def read_flags(root: str) -> frozenset[str]:
         return frozenset()
     if not stat.S_ISDIR(about.st_mode) or not _trusted(about) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return frozenset()
-    return frozenset(name for name in _names(folder) if _is_flag(f"{folder}/{name}"))
+    return frozenset(name for name in names_in(folder) if _is_flag(f"{folder}/{name}"))
 
 
 def _below_root(root: str, path: str) -> str:
@@ -125,11 +125,3 @@ def _trusted(about: os.stat_result) -> bool:
 def _files(root: str, paths: list[str] | tuple[str, ...]) -> list[ConfFile]:
     read = [(path, read_file(root + path)) for path in paths]
     return [ConfFile(path, decode(data)) for path, data in read if data is not None]
-
-
-def _names(folder: str) -> list[str]:
-    """Return the names in a directory, in any order; empty if it cannot be read."""
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []

@@ -15,6 +15,7 @@ import os
 import stat
 
 from kmodd.dataclass import dataclass
+from kmodd.host import regular_files
 
 FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 """O_NONBLOCK: opening a pipe, which is then refused, must not wait for its writer."""
@@ -77,15 +78,16 @@ def open_file(path: str, trees: tuple[str, ...]) -> int:
 
 
 def open_regular(path: str) -> int:
-    """Open a file that belongs to anyone, without waiting, and return the descriptor, which the caller closes.
+    """Open a module file that belongs to anyone, without waiting, and return the descriptor, which the caller closes.
 
     Raises OSError: EACCES if it is not a regular file; else that of open(2).
     """
-    fd = os.open(path, FLAGS)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EACCES, "is not a regular file")
-    return fd
+    try:
+        return regular_files.open_regular(path)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EISDIR):
+            raise OSError(errno.EACCES, "is not a regular file") from None
+        raise
 
 
 def is_named_below(path: str, trees: tuple[str, ...]) -> bool:

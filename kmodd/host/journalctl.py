@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import subprocess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import IO
+
+_LONGEST = 1 << 20
+"""Characters of the longest line that can be a record; one of kmodd has a few thousand."""
 
 
 @contextlib.contextmanager
@@ -20,7 +25,7 @@ def journal_records(source: str | None, since: str | None, *, boot: bool = False
     """
     if source is not None:
         with open(0 if source == "-" else source, encoding="utf-8", errors="surrogateescape") as file:
-            yield file
+            yield _lines(file)
         return
     command = ["journalctl", "--output=json", "--all", "--quiet", "--no-pager", "_UID=0", "SYSLOG_IDENTIFIER=kmodd"]
     if boot:
@@ -30,6 +35,14 @@ def journal_records(source: str | None, since: str | None, *, boot: bool = False
         command.append(f"--since=-{since}" if is_span else f"--since={since}")
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape") as process:
         assert process.stdout is not None
-        yield process.stdout
+        yield _lines(process.stdout)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    """Yield the lines of a file. Raises OSError: EFBIG for a line without an end, as that of a device."""
+    while line := file.readline(_LONGEST):
+        if len(line) == _LONGEST:
+            raise OSError(errno.EFBIG, f"a line has more than {_LONGEST >> 20} MiB, so it is no record")
+        yield line

@@ -1,4 +1,4 @@
-"""Read files without waiting and with a limit of size, whatever lies in their place.
+"""Read files and directories without waiting and with a limit of size, whatever lies in their place.
 
 A directory of configuration or indexes may have a FIFO, whose open(2) waits for a writer, a device, whose opening has
 effects, or a file that grows or is larger than memory.
@@ -68,6 +68,14 @@ def open_regular(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def names_in(directory: str) -> list[str]:
+    """Return the names in a directory in byte order; none if it cannot be read."""
+    try:
+        return sorted(os.listdir(directory), key=os.fsencode)
+    except (OSError, ValueError):
+        return []
 
 
 def why_unreadable(path: str) -> str:

@@ -14,7 +14,7 @@ from kmodd.config.modprobe_d import DROP_IN, ConfFile, Config, Extensions
 from kmodd.errors import NoTree, Problem, Where
 from kmodd.host.file_owner import Found, find
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
-from kmodd.host.regular_files import open_regular, read_file, read_given, why_unreadable
+from kmodd.host.regular_files import names_in, open_regular, read_file, read_given, why_unreadable
 from kmodd.index.catalog import Catalog, Mark, Snapshot
 from kmodd.index.layer import INDEXES, TEXT_OF, Layer, LayerIndexes
 from kmodd.kernel import proc_modules
@@ -228,7 +228,7 @@ class Tree:
     def _layer_dirs(self) -> list[str]:
         """Return the directories with indexes by precedence: those of extensions by name, then the tree's own."""
         extensions = f"{self.directory}/{EXTENSIONS}"
-        return [f"{extensions}/{name}" for name in _names(self.real(extensions))] + [self.directory]
+        return [f"{extensions}/{name}" for name in names_in(self.real(extensions))] + [self.directory]
 
     def _layer(self, directory: str) -> Layer:
         real = self.real(directory)
@@ -266,7 +266,7 @@ class Tree:
 
     def _config_names(self, path: str, complaints: list[str]) -> list[str]:
         names = []
-        for name in _names(self.real(path)):
+        for name in names_in(self.real(path)):
             if name.startswith(".") or not name.endswith(modprobe_d.SUFFIXES):
                 continue
             try:
@@ -314,14 +314,6 @@ def _begins_with_text(path: str) -> bool:
 def _has_modules(directory: str) -> bool:
     """Return whether there is a module file below a directory."""
     return any(name.endswith(MODULE_SUFFIXES) for _, _, names in os.walk(directory) for name in names)
-
-
-def _names(directory: str) -> list[str]:
-    """Return the names in a directory in byte order; empty if it cannot be read."""
-    try:
-        return sorted(os.listdir(directory), key=os.fsencode)
-    except (OSError, ValueError):
-        return []
 
 
 def mark_of(path: str) -> Mark:

@@ -13,7 +13,7 @@ import signal
 import struct
 
 from kmodd.host import child_reader
-from kmodd.host.coldplug import device_links
+from kmodd.host.coldplug import device_links, read_attribute
 from kmodd.kernel.uevent import Uevent
 from kmodd.text import decode
 
@@ -69,7 +69,7 @@ def _read_some(paths: Sequence[str], first: int, texts: list[bytes]) -> tuple[in
 
     def read(pipe: int) -> None:
         for number in range(first, len(paths)):
-            text = _content(paths[number])
+            text = read_attribute(paths[number])
             os.write(pipe, _HEAD.pack(number, len(text)) + text)
 
     child = child_reader.start(read)
@@ -95,17 +95,3 @@ def _read_some(paths: Sequence[str], first: int, texts: list[bytes]) -> tuple[in
         return at, True
     finally:
         os.close(pipe)
-
-
-def _content(path: str) -> bytes:
-    """Return the content of a sysfs attribute, at most a page; empty if it cannot be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(fd, 4096)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,21 @@ def test_wrong_calls(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
         program.main(words)
     assert stopped.value.code == 2
     assert "usage: kmodd policy" in capsys.readouterr().err
+
+
+def test_rules_are_not_suggested_from_a_file_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """A device has a line that fills the memory."""
+    status, shown, said = run(capsys, "suggest", "--from", "/dev/zero")
+    assert (status, shown) == (1, "")
+    assert said == "kmodd policy: Failed to read /dev/zero: a line has more than 1 MiB, so it is no record\n"
+
+
+def test_rules_are_suggested_from_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """As that of `--from <(journalctl …)`."""
+    ours, theirs = os.pipe()
+    os.write(theirs, b"no record\n")
+    os.close(theirs)
+    status, _, said = run(capsys, "suggest", "--from", f"/dev/fd/{ours}")
+    os.close(ours)
+    assert status == 0
+    assert "Ignoring 1 lines that are not JSON records" in said

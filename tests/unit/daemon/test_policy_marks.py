@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,13 @@ def test_a_mark_that_cannot_be_made_is_named(run: Path) -> None:
     run.rmdir()
     (message,) = write_marks(PolicyMarks(closed=True))
     assert message.startswith(f"Failed to create {run}/closed: No such file or directory")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_mark_that_is_a_fifo_is_not_opened(run: Path, there: bool) -> None:
+    """Opening it would wait for a reader. Control: without it the mark is a file."""
+    if there:
+        os.mkfifo(run / "sealed")
+    assert write_marks(PolicyMarks(sealed=True)) == []
+    assert (run / "sealed").is_fifo() is there
+    assert read_marks() == PolicyMarks(sealed=True)
