@@ -92,6 +92,11 @@ def parse(files: Iterable[ConfFile]) -> Settings:
     broken = policy_broken = False
     for file in files:
         section = ""
+        if "\0" in file.text:  # what stood there is unknown
+            number = file.text.count("\n", 0, file.text.index("\0")) + 1
+            expected = "expected text without NUL bytes; restore the file, which may be damaged"
+            problems.append(Problem(Where(file.path, number), 0, "", expected))
+            broken = policy_broken = True
         for number, line in _lines(file.text):
             at = Where(file.path, number)
             if header := re.fullmatch(r"\[(.*)\]", line):

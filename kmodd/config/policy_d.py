@@ -114,6 +114,12 @@ def parse(files: Iterable[ConfFile]) -> Parsed:
     return Parsed(tuple(rules), tuple(problems))
 
 
+def parse_rule(text: str, at: Where) -> Rule:
+    """Return the rule of a single line. Raises SyntaxProblem, ValueError if the line has none."""
+    (rule,) = _rules_of(text, at)
+    return rule
+
+
 def uid_range(text: str) -> tuple[int, int] | None:
     """Return the first and last user ID of `5`, `5-9` or `5-`, or None for any other text."""
     match = re.fullmatch(r"([0-9]{1,10})(?:(-)([0-9]{1,10})?)?", text, re.ASCII)
@@ -134,6 +140,10 @@ _VALUE = r'(!?)(?:"([^"]*)"|([^",]*))'
 
 def _rules_of(line: str, at: Where) -> Iterator[Rule]:
     """Yield the rule of a line, if any. Raises SyntaxProblem."""
+    if "\0" in line:
+        raise SyntaxProblem(
+            line.index("\0"), "expected a rule without NUL bytes; restore the file, which may be damaged"
+        )
     words = list(_words(line))
     if not words:
         return

@@ -96,6 +96,8 @@ def _problems(facts: Facts, engine: Engine, lacks: Sequence[str]) -> list[str]:
     found = (
         engine.state.system.no_tree,
         engine.state.supply.why,
+        engine.state.system.broken,
+        engine.state.policy.broken,
         *(str(problem) for problem in (snapshot.catalog.problems[:_MAX_PROBLEMS] if snapshot else ())),
         "kernel.panic_on_oops=1: a module that crashes takes the machine down" if kernel.panic_on_oops else "",
         "kernel.modules_disabled=1: nothing can be loaded until the next boot" if kernel.modules_disabled else "",

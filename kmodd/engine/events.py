@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kmodd.config.modules_load_d import BootList
+from kmodd.config.policy_d import Rule
 from kmodd.dataclass import dataclass
 from kmodd.kernel.kmsg import KernelLine
 from kmodd.kernel.uevent import Uevent
@@ -273,6 +274,8 @@ class PolicyMarks:
     """The kernel's helper refuses what the daemon does not answer."""
     booted: bool = False
     """All devices of this boot were answered."""
+    rules: tuple[Rule, ...] | None = None
+    """The last rules of policy.d without a mistake; None: there were none in this boot."""
 
 
 @dataclass(frozen=True, slots=True)

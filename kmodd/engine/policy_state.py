@@ -1,12 +1,13 @@
 """The policy of now: rules, mode, phase, seal and flags. A `PolicyState`.
 
-A broken rule file keeps the old rules. Where the policy is enforced, the kernel's helper refuses what the daemon does
-not answer (MarkPolicy): otherwise flooding or crashing the daemon would circumvent it.
+A mistake in the rules keeps the last valid ones, also those of an earlier daemon of this boot. Where the policy is
+enforced, the kernel's helper refuses what the daemon does not answer (MarkPolicy): otherwise flooding or crashing the
+daemon would circumvent it.
 """
 
 from __future__ import annotations
 
-from kmodd.config.policy_d import Mode, Parsed, Phase
+from kmodd.config.policy_d import Mode, Phase
 from kmodd.dataclass import replace
 from kmodd.engine.events import PolicyMarks
 from kmodd.engine.machine import Machine
@@ -31,9 +32,10 @@ class PolicyState:
         self._machine = machine
         self._reporter = reporter
         self._policy = Policy("off")
-        self._parsed = Parsed()
+        self._valid = marks.rules
+        """The last rules without a mistake; None: there are none."""
+        self._problems: tuple[Problem, ...] = ()
         self._has_flags = False
-        self._is_first = True
         self.booting = not marks.booted
         """Not all devices of the boot are answered yet."""
         self.was_closed = marks.closed
@@ -60,23 +62,34 @@ class PolicyState:
         """Whether requests can be refused."""
         return self.mode == "enforce" or self.sealed
 
+    @property
+    def broken(self) -> str:
+        """The first mistake in policy.d and what applies instead; empty: there is none, or nothing is judged."""
+        if not self._problems or not self.is_on:
+            return ""
+        applied = "the earlier rules apply" if self._valid is not None else "only requests known as root's are allowed"
+        return f"{self._problems[0]}; until this is corrected, {applied}, and all valid deny rules"
+
     def reload(self, mode: Mode) -> tuple[tuple[Problem, ...], bool]:
-        """Read the rules again: all of the new ones or, if they are broken, all of the old ones.
+        """Read the rules again; if they have mistakes, `rules_in_force` says which apply.
 
         Returns the lines that could not be used, and whether anything is different now.
         """
         parsed = self._machine.rules()
-        problems = parsed.problems
-        if parsed.problems and not self._is_first:
-            message = "The rules in policy.d are invalid; keeping all earlier rules"
+        rules = policy.rules_in_force(parsed, self._valid)
+        changed = rules != self._policy.rules or mode != self.mode
+        self._policy = Policy(mode, rules)
+        self._has_flags = any(condition.key == "flag" for rule in rules for condition in rule.conditions)
+        is_new = parsed.problems != self._problems
+        self._problems = parsed.problems
+        if not parsed.problems:
+            self._valid = rules
+        elif self.is_on and (is_new or changed):
+            kept = "keeping all earlier rules" if self._valid is not None else "denying requests not known as root's"
+            message = f"The rules in policy.d are invalid; {kept}, and applying its valid deny rules"
             self._reporter.log(Record(BAD_INPUT, ERR, message))
-            parsed = self._parsed
-        changed = parsed.rules != self._parsed.rules or mode != self.mode
-        self._parsed, self._is_first = parsed, False
-        self._policy = Policy(mode, parsed.rules)
-        self._has_flags = any(condition.key == "flag" for rule in parsed.rules for condition in rule.conditions)
         self._mark()
-        return problems, changed
+        return parsed.problems, changed
 
     def seal(self, sealed: bool) -> None:
         """Refuse all that no rule allows, or stop to. It is recorded."""
@@ -91,7 +104,7 @@ class PolicyState:
         self._mark()
 
     def _mark(self) -> None:
-        self._reporter.mark_policy(PolicyMarks(self.sealed, self.is_enforced, not self.booting))
+        self._reporter.mark_policy(PolicyMarks(self.sealed, self.is_enforced, not self.booting, self._valid))
 
     def judge_of(self, request: Request) -> Callable[[str], PolicyDecision] | None:
         """The judge of this request's modules; None: the policy is off."""

@@ -51,6 +51,8 @@ class SystemState:
         self._reporter = reporter
         self.settings = Settings()
         self._is_first = True
+        self.broken = ""
+        """The first mistake in kmodd.conf and what applies instead; empty: there is none that matters."""
         self._settings_marks: tuple[tuple[str, Mark], ...] = ()
         self.snapshot: Snapshot | None = None
         self.no_tree = ""
@@ -108,15 +110,18 @@ class SystemState:
     def _read_settings(self) -> tuple[Settings, tuple[Problem, ...]]:
         """Read kmodd.conf; where it is invalid and there are earlier settings, keep those."""
         settings = self.machine.settings()
+        self.broken = ""
         if settings.broken and not self._is_first:
             message = "kmodd.conf is invalid; keeping all earlier settings"
             self._reporter.log(Record(BAD_INPUT, ERR, message))
+            self.broken = f"{settings.problems[0]}; until this is corrected, all earlier settings apply"
             return self.settings, settings.problems
         if settings.policy_broken or (settings.broken and self.policy.was_closed):
             # Without earlier settings, this is the mistake that lets nothing in.
             message = "kmodd.conf is invalid; enforcing the policy as a safe default"
             if not self.no_tree:
                 self._reporter.log(Record(BAD_INPUT, ERR, message))
+            self.broken = f"{settings.problems[0]}; until this is corrected, the policy is enforced"
             return replace(settings, policy="enforce"), settings.problems
         return settings, settings.problems
 

@@ -10,6 +10,7 @@ from kmodd.config.kmodd_conf import Settings
 from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.modules_load_d import BootList
 from kmodd.config.policy_d import Parsed
+from kmodd.dataclass import replace
 from kmodd.errors import Problem, Where
 from kmodd.host.regular_files import names_in, read_file
 from kmodd.host.tree import mark_of
@@ -30,14 +31,18 @@ BOOT_DIRS = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modul
 
 
 def read_settings(root: str, directories: tuple[str, ...] = CONF_DIRS) -> Settings:
-    """Return the settings of kmodd.conf and its drop-ins below `root`, with the problems found in them."""
+    """Return the settings of kmodd.conf and its drop-ins below `root`, with the problems found in them.
+
+    With a file that cannot be read, the intended mode of the policy is unknown.
+    """
     mains = [f"{directory}/kmodd.conf" for directory in directories]
-    main = next((path for path in mains if os.path.exists(root + path)), None)
-    drop_ins = modprobe_d.ordered(
-        [(f"{directory}/kmodd.conf.d", names_in(f"{root}{directory}/kmodd.conf.d")) for directory in directories],
-        suffixes=(".conf",),
-    )
-    return kmodd_conf.parse(_files(root, [*([main] if main else []), *drop_ins]))
+    main = next((path for path in mains if os.path.lexists(root + path)), None)
+    folders = [f"{directory}/kmodd.conf.d" for directory in directories]
+    files, unreadable = _all_files(root, folders, [main] if main else [])
+    settings = kmodd_conf.parse(files)
+    if not unreadable:
+        return settings
+    return replace(settings, problems=(*unreadable, *settings.problems), broken=True, policy_broken=True)
 
 
 def settings_directories(root: str) -> list[str]:
@@ -69,18 +74,9 @@ def read_boot_list(root: str) -> BootList:
 def read_rules(root: str) -> Parsed:
     """Return the rules of policy.d below `root`, with the problems found.
 
-    A file that cannot be read is a problem too: without its rules, more might be allowed.
+    A file or directory that cannot be read is a problem too: without its rules, more might be allowed.
     """
-    folders = [f"{directory}/policy.d" for directory in CONF_DIRS]
-    paths = modprobe_d.ordered([(folder, names_in(root + folder)) for folder in folders], suffixes=(".conf",))
-    files = []
-    unreadable = []
-    for path in paths:
-        data = read_file(_below_root(root, path))
-        if data is None:
-            unreadable.append(Problem(Where(path, 0), 0, "", "expected a readable file, or none"))
-        else:
-            files.append(ConfFile(path, decode(data)))
+    files, unreadable = _all_files(root, [f"{directory}/policy.d" for directory in CONF_DIRS])
     parsed = policy_d.parse(files)
     return Parsed(parsed.rules, (*unreadable, *parsed.problems))
 
@@ -99,6 +95,30 @@ def read_flags(root: str) -> frozenset[str]:
     if not stat.S_ISDIR(about.st_mode) or not _trusted(about) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return frozenset()
     return frozenset(name for name in names_in(folder) if _is_flag(f"{folder}/{name}"))
+
+
+def _all_files(root: str, folders: list[str], first: list[str] | None = None) -> tuple[list[ConfFile], list[Problem]]:
+    """Return the files `first` and those of the directories, in order, and what cannot be read."""
+    files, unreadable, places = [], [], []
+    for folder in folders:
+        try:
+            places.append((folder, os.listdir(root + folder)))
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) or any(map(os.path.islink, _upwards(root, folder))):
+                expected = f"expected a readable directory, or none: {error.strerror}"
+                unreadable.append(Problem(Where(folder, 0), 0, "", expected))
+    for path in [*(first or []), *modprobe_d.ordered(places, suffixes=(".conf",))]:
+        data = read_file(_below_root(root, path))
+        if data is None:
+            unreadable.append(Problem(Where(path, 0), 0, "", "expected a readable file, or none"))
+        else:
+            files.append(ConfFile(path, decode(data)))
+    return files, unreadable
+
+
+def _upwards(root: str, folder: str) -> tuple[str, str]:
+    """Return the path of a directory and of the one above, either of which may be a link that leads nowhere."""
+    return root + folder, root + os.path.dirname(folder)
 
 
 def _below_root(root: str, path: str) -> str:

@@ -25,7 +25,7 @@ from kmodd.config.policy_d import (
     uid_range,
 )
 from kmodd.dataclass import dataclass
-from kmodd.errors import Problem, UnmatchedBracket, Where, assert_never
+from kmodd.errors import UnmatchedBracket, Where, assert_never
 from kmodd.index import fnmatch, fnmatch_regex
 from kmodd.kernel.requester import Requester
 from kmodd.names import underscores
@@ -141,13 +141,22 @@ class Policy:
         return PolicyDecision(found.verdict, found, enforced)
 
 
-def load(mode: Mode, parsed: Parsed) -> Policy | tuple[Problem, ...]:
-    """Return the policy of the parsed files, or their problems if there are any.
+def rules_in_force(parsed: Parsed, valid: Sequence[Rule] | None) -> tuple[Rule, ...]:
+    """Return the rules to apply: those of `parsed` or, if it has mistakes, rules that allow no more than `valid` do.
 
-    With problems, a reload keeps the previous policy. At the first start there is none, and the caller uses the rules
-    of the valid lines (`parsed.rules`).
+    With mistakes, the deny rules that could be read hold too. Without earlier rules, all requests of processes that are
+    not known as root's are denied as well, because a line that could not be read may have meant them.
+
+    valid: the last rules without a mistake; None: there are none.
     """
-    return parsed.problems or Policy(mode, parsed.rules)
+    if not parsed.problems:
+        return parsed.rules
+    denies = [rule for rule in parsed.rules if rule.verdict == "deny"]
+    if valid is None:
+        at = parsed.problems[0].at
+        return (*denies, Rule(at, "deny uid=!0 (policy.d is invalid)", "deny", (Condition("uid", (), ("0",)),)))
+    known = {rule.conditions for rule in valid if rule.verdict == "deny"}
+    return (*(rule for rule in denies if rule.conditions not in known), *valid)
 
 
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────

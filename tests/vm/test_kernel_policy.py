@@ -15,7 +15,7 @@ import pytest
 from kmodd.planning.policy import SEALED
 from kmodd.planning.record import SEAL
 from tests.vm.devices import DEVICES
-from tests.vm.faults import MODPROBE, appear, record_of, until_state
+from tests.vm.faults import MODPROBE, appear, record_of, restart, until_state
 from tests.vm.image import Image
 from tests.vm.journal import Record, text
 from tests.vm.machine import Machine
@@ -30,6 +30,8 @@ RULES = "/etc/kmodd/policy.d"
 ALG, SCTP, KEY, PHONET, KCM, LLC = (
     "socket 38 5 0", "socket 2 1 132", "socket 15 3 2", "socket 35 2 0", "socket 41 5 0", "socket 26 2 0",
 )  # fmt: skip
+TIPC = "socket 30 2 0"
+KEPT_RULES = "/run/kmodd/rules"
 MODULES_DISABLED = "/proc/sys/kernel/modules_disabled"
 
 
@@ -94,6 +96,26 @@ def test_hardware_gets_its_drivers_and_what_these_ask_for(guest: Machine) -> Non
     assert told == ["kmodd-loader", "0", "no"]
     assert text(record, "KMODD_REQUESTER_UNIT").startswith("kmodd-loader@")
     assert "RTL8211E" in guest.check("readlink /sys/bus/mdio_bus/devices/kt_mdio-0:00/driver")
+
+
+def test_a_mistake_in_the_rules_allows_nothing(guest: Machine) -> None:
+    """After a crash the last valid rules hold; at a boot, requests of root are served, and devices."""
+    status = "kmodd status --json"
+    assert json.loads(guest.check(status))["problems"] == []
+    guest.check(f"rm {RULES}/{PRESET}; echo 'deny orgin=request uid=!0' >{RULES}/10-typo.conf")
+    for lose in ("systemctl kill --signal=KILL --kill-who=main kmodd", f"rm {KEPT_RULES}"):
+        guest.check(lose)
+        restart(guest)
+        settle(guest)
+        assert f"{RULES}/10-typo.conf:1:6" in json.loads(guest.check(status))["problems"][0]
+        assert f"{RULES}/10-typo.conf:1:6" in guest.run("kmodd lint").output
+        mark = guest.journal.mark()
+        assert use(guest, "user", TIPC).only == errno.EAFNOSUPPORT
+        asked(guest, "tipc", "denied", mark)
+    assert use(guest, "root", TIPC).only == 0
+    assert plug(guest, DEVICES["i6300esb"]).faults() == []
+    guest.check(f"rm {RULES}/10-typo.conf; ln -s {PRESETS}/{PRESET} {RULES}/; kmodd reload")
+    assert json.loads(guest.check(status))["problems"] == []
 
 
 def test_observed_it_is_loaded_and_told_what_would_have_been(guest: Machine) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from kmodd.config import kmodd_conf
 from kmodd.config.modprobe_d import ConfFile, Extensions
+from kmodd.errors import Where
 from kmodd.host.config_files import read_boot_list, read_settings
 
 
@@ -81,6 +82,31 @@ def test_folders_and_masking(tmp_path: Path) -> None:
     (tmp_path / "etc/kmodd/kmodd.conf.d/10-a.conf").symlink_to("/dev/null")
     put(tmp_path, "etc/kmodd/kmodd.conf.d/30-c.conf", "[Kmodd]\nSoftdepKeepsInstall=no\n")
     assert read_settings(str(tmp_path)) == kmodd_conf.Settings()
+
+
+@pytest.mark.parametrize("path", ["kmodd.conf", "kmodd.conf.d/10-a.conf", "kmodd.conf.d"])
+def test_a_file_that_cannot_be_read_leaves_the_policy_unknown(path: str, tmp_path: Path) -> None:
+    """A link that leads nowhere; the other files are read."""
+    put(tmp_path, "usr/lib/kmodd/kmodd.conf.d/20-b.conf", "[Kmodd]\nLanes=3\n")
+    assert not read_settings(str(tmp_path)).broken
+    link = tmp_path / "etc/kmodd" / path
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/nowhere")
+    settings = read_settings(str(tmp_path))
+    assert (settings.broken, settings.policy_broken, settings.lanes) == (True, True, 3)
+    (problem,) = settings.problems
+    assert problem.at == Where(f"/etc/kmodd/{path}", 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["\0" * 30, "[Kmodd]\nLanes=3\n# Policy\0", "[Kmodd]\nAutoclean=x\0\n", "[Else]\nx=\0\n"]
+)
+def test_nul_bytes_leave_the_policy_unknown(text: str) -> None:
+    """A power cut may leave them in place of any line."""
+    settings = kmodd_conf.parse([ConfFile("/etc/kmodd/kmodd.conf", text)])
+    assert (settings.broken, settings.policy_broken) == (True, True)
+    assert "NUL bytes" in settings.problems[0].expected
+    assert settings.problems[0].at.line == text.partition("\0")[0].count("\n") + 1
 
 
 def test_the_boot_list_of_a_machine(tmp_path: Path) -> None:

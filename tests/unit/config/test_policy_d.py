@@ -97,6 +97,8 @@ def test_the_origins_are_those_of_requests() -> None:
         ("deny flag=../x", 11, "expected the name of a file in /run/kmodd/flags"),
         ("deny origin=uevent uid=0", 20, "uid= needs origin=request or operator"),
         ("deny exe=/x origin=boot,uevent", 13, "exe= needs origin=request or operator"),
+        ("deny module=a\0", 14, "expected a rule without NUL bytes"),
+        ("# a comment\0", 12, "expected a rule without NUL bytes"),
         ("deny origin=boot,!boot", 6, "expected an origin that is not excluded"),
     ],
 )
@@ -156,7 +158,7 @@ def _values(key: Key) -> st.SearchStrategy[str]:
         return st.integers(0, MAX_UID).map(str) | st.integers(0, MAX_UID).map("{}-".format)
     if key == "flag":
         return st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True)
-    return st.text(st.characters(blacklist_characters='"\n[]'), min_size=1)
+    return st.text(st.characters(blacklist_characters='"\n\0[]'), min_size=1)
 
 
 @st.composite

@@ -7,22 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from kmodd.config.policy_d import parse_rule
 from kmodd.daemon import policy_marks
 from kmodd.daemon.policy_marks import read_marks, write_marks
+from kmodd.dataclass import replace
 from kmodd.engine.events import PolicyMarks
+from kmodd.errors import Where
 
 MARKS = [
     PolicyMarks(),
     PolicyMarks(closed=True),
     PolicyMarks(booted=True),
     PolicyMarks(sealed=True, closed=True, booted=True),
+    PolicyMarks(rules=(parse_rule("deny uid=!0", Where("/etc/kmodd/policy.d/x.conf", 3)),)),
 ]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What stands for /run/kmodd."""
-    for name in ("CLOSED", "SEALED", "BOOTED"):
+    for name in ("CLOSED", "SEALED", "BOOTED", "RULES"):
         monkeypatch.setattr(policy_marks, name, str(tmp_path / name.lower()))
     return tmp_path
 
@@ -30,11 +34,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("marks", MARKS)
 @pytest.mark.parametrize("before", MARKS)
 def test_marks_are_read_as_they_were_written_last(run: Path, before: PolicyMarks, marks: PolicyMarks) -> None:
+    """The rules stay until others are valid."""
     assert write_marks(before) == []
     assert write_marks(marks) == []
-    assert read_marks() == marks
+    assert read_marks() == replace(marks, rules=before.rules if marks.rules is None else marks.rules)
     assert {path.name for path in run.iterdir()} == {
-        name for name in ("sealed", "closed", "booted") if getattr(marks, name)
+        *(name for name in ("sealed", "closed", "booted") if getattr(marks, name)),
+        *(["rules"] if before.rules is not None or marks.rules is not None else []),
     }
 
 

@@ -84,7 +84,7 @@ def test_the_boot_is_not_repeated_by_a_restart(tmp_path: Path) -> None:
     phases = [first.state.policy.phase]
     first.finish_boot()
     assert [*phases, first.state.policy.phase] == ["boot", "running"]
-    assert first.marks == PolicyMarks(sealed=False, closed=False, booted=True)
+    assert first.marks == PolicyMarks(sealed=False, closed=False, booted=True, rules=())
     assert World(tmp_path / "second", marks=first.marks).state.policy.phase == "running"
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.policy_d import MAX_UID, VERDICTS, Condition, Mode, Parsed, Phase, Rule, parse
 from kmodd.dataclass import replace
-from kmodd.errors import Where
+from kmodd.errors import Problem, Where
 from kmodd.kernel.requester import Requester
-from kmodd.planning.policy import SEALED, Policy, PolicyDecision, PolicyQuery, asking_of, load
+from kmodd.planning.policy import SEALED, Policy, PolicyDecision, PolicyQuery, asking_of, rules_in_force
 from kmodd.planning.request import Request
 
 FILE = "/etc/kmodd/policy.d/10-x.conf"
 
 
 def policy(text: str, mode: Mode = "enforce") -> Policy:
-    found = load(mode, parse([ConfFile(FILE, text)]))
-    assert isinstance(found, Policy), found
-    return found
+    found = parse([ConfFile(FILE, text)])
+    assert found.problems == ()
+    return Policy(mode, found.rules)
 
 
 def process(uid: int = 1000, container: bool = False, exe: str = "/usr/bin/x", unit: str = "x.service") -> Requester:
@@ -184,11 +184,12 @@ def test_a_seal_refuses_all_without_a_rule() -> None:
     assert not policy("allow device=/devices/b").judge(two, "x").refused
 
 
-def test_a_broken_file_gives_no_policy() -> None:
-    """A broken rule file keeps the old rules."""
-    found = load("enforce", parse([ConfFile(FILE, "allow *\ndenyy *\n")]))
-    assert isinstance(found, tuple)
-    assert [str(problem.at) for problem in found] == [f"{FILE}:2"]
+def test_a_mistake_is_the_place_of_the_rule_that_stands_for_it() -> None:
+    """Without earlier rules; the record of what it denies names the line to correct."""
+    rules = rules_in_force(parse([ConfFile(FILE, "allow *\ndenyy *\n")]), None)
+    decision = Policy("enforce", rules).judge(asked(), "af_alg")
+    assert (decision.refused, str(decision.at)) == (True, f"{FILE}:2")
+    assert decision.text == "deny uid=!0 (policy.d is invalid)"
 
 
 def test_the_asking_of_a_request() -> None:
@@ -240,5 +241,21 @@ def test_unknown_never_gets_more_than_any_user_would(those: list[Rule], module: 
     assert unknown.refused or not any(judgement.refused for judgement in known)
 
 
-def test_parsed_without_problems_is_a_policy() -> None:
-    assert isinstance(load("off", Parsed()), Policy)
+MISTAKE = Problem(Where(FILE, 9), 1, "denyy *", "expected allow, deny or log")
+
+
+@settings(max_examples=40)
+@given(some_rules(), some_rules() | st.none(), st.sampled_from(("a", "b1", "a_b", "c")), st.sampled_from((0, 33, 2000)))
+def test_rules_with_a_mistake_allow_no_more_than_the_valid_ones(
+    broken: list[Rule], valid: list[Rule] | None, module: str, uid: int
+) -> None:
+    """And each deny rule of theirs holds, whatever stands before it."""
+    for asking in (asked(process(uid)), device("/devices/x")):
+        found = Policy("enforce", rules_in_force(Parsed(tuple(broken), (MISTAKE,)), valid)).judge(asking, module)
+        before = Policy("enforce", valid or []).judge(asking, module)
+        known = {rule.conditions for rule in valid or [] if rule.verdict == "deny"}
+        denies = [rule for rule in broken if rule.verdict == "deny" and rule.conditions not in known]
+        is_denied = any(Policy("enforce", [rule]).judge(asking, module).refused for rule in denies)
+        is_unknown = valid is None and asking.origin == "request" and uid != 0
+        assert found.refused == (before.refused or is_denied or is_unknown)
+    assert rules_in_force(Parsed(tuple(broken)), valid) == tuple(broken)  # without a mistake
