@@ -87,7 +87,7 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
     status = 0
     for text in requests:
         question = question_of(text, tree, snapshot)
-        options = replace(options_of(question.origin), kernel_blacklist=True, relative_paths=True)
+        options = replace(options_of(question.origin), blocked=True, relative_paths=True)
         if settings.foreign_modules:
             options = replace(options, foreign=True)
         plans = tuple(

@@ -6,7 +6,7 @@ import errno
 
 from kmodd.engine.state import EngineState
 from kmodd.names import module_of_path
-from kmodd.planning.outcome import HAS_PARAMETERS, KEPT_OUT, Outcome, not_attempted, of_refusal
+from kmodd.planning.outcome import HAS_PARAMETERS, KEPT_OUT, Outcome, not_attempted
 from kmodd.planning.plan import Insmod, Install, Step
 from kmodd.planning.request import Request
 
@@ -32,9 +32,6 @@ def preflight_outcome(state: EngineState, request: Request, step: Step) -> Outco
         return not_attempted(request, step, why)
     if state.quarantine.is_kept_out(name, request):
         return not_attempted(request, step, KEPT_OUT)
-    # A command that keeps a module out is the administrator's will, not a failure; modprobe prints its failure.
-    if request.origin != "operator" and (blocked := of_refusal(request, step)):
-        return blocked
     if request.params and isinstance(step, Install) and step.because.kind in ("asked", "alias"):
         return not_attempted(request, step, HAS_PARAMETERS)
     refusal = state.results.refusal(name)

@@ -90,6 +90,8 @@ class Reporter:
         self._rate_limiter = RateLimiter()
         self._said: set[tuple[Where, str]] = set()
         """Place and text of each mistake in the configuration that was written."""
+        self._boot: set[tuple[Where, str]] = set()
+        """Line and name of each record about the boot list: `log_findings` does not repeat it."""
         self._blocked: set[tuple[str, str]] = set()
         """Module and line of each record of a blocked module."""
         self._now = 0.0
@@ -109,7 +111,8 @@ class Reporter:
 
     def log_findings(self, findings: Sequence[Finding]) -> None:
         """Write the mistakes in the configuration that were not written before."""
-        new = [finding for finding in findings if (finding.at, finding.text) not in self._said]
+        said = {(finding.at, finding.text) for finding in findings if (finding.at, finding.boot_name) in self._boot}
+        new = [finding for finding in findings if (finding.at, finding.text) not in self._said | said]
         for finding in new[:MAX_FINDINGS]:
             priority = WARNING if finding.severity == "error" else NOTICE
             self.log(Record(BAD_INPUT, priority, finding.message, _fields_of(finding.at)))
@@ -135,6 +138,8 @@ class Reporter:
                 continue
             repeated = self._rate_limiter.admit(outcome, self._now)
             if repeated is not None:
+                if outcome.request.origin == "boot" and outcome.request.at:
+                    self._boot.add((outcome.request.at, outcome.request.text))
                 record = record_of(outcome, repeated)
                 self.log(replace(record, priority=INFO) if self._was_blocked(outcome) else record)
 

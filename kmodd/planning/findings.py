@@ -35,6 +35,8 @@ class Finding:
     """The line and a caret, each after an LF (`Problem.shown`)."""
     shipped: bool = False
     """Whether the file is as its package has it: the mistake is not the administrator's."""
+    boot_name: str = ""
+    """Name in the boot list that loads nothing, which the daemon also records when it boots; empty: another mistake."""
 
     def __str__(self) -> str:
         """Return `FILE:LINE: error: TEXT [CODE]`, without LINE for a whole file; then a bad line with a caret."""

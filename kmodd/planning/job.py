@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _WHY: Mapping[Result, str] = {
-    "crashed": "crashed in the kernel", "stuck": "has not finished its init", "blocked": "is blocked",
+    "crashed": "crashed in the kernel", "stuck": "has not finished its init",
 }  # fmt: skip
 """Why a module is unavailable to those that need it; for other results it failed."""
 
@@ -74,8 +74,7 @@ class Job:
     def finish(self, outcome: Outcome) -> None:
         """Record the outcome of the step that `next_step` returned."""
         entry = self.plan.goals[self._goal].entries[self._entry]
-        passes = outcome.ok or (outcome.result == "blocked" and not outcome.errno)
-        if not passes and not isinstance(entry, Skip) and entry.required:
+        if not outcome.ok and not isinstance(entry, Skip) and entry.required:
             self._failed = f"{outcome.module} {_WHY.get(outcome.result, 'failed')}"
         self._add(outcome)
 

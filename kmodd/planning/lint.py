@@ -32,6 +32,8 @@ _SHOWN = 3
 """Maximum number of names in a finding, where there may be hundreds."""
 _PROGRAM = re.compile(r"(?:^|[;&|({!]|\b(?:then|else|do|if|while|exec)\b)\s*(/[\w./+-]+)(?=[\s;&|)}]|$)")
 """A program of a shell command that is named by its path."""
+_GUARD = re.compile(r"(?:\s-[efsx]|\bcommand -v|\bwhich|\btype)\s+[\"']?(/[\w./+-]+)")
+"""A program that the command looks for, as in `[ -x /sbin/x ] && /sbin/x`: without it, another part is run."""
 _EVERYWHERE = frozenset(
     f"{folder}/{name}" for folder in ("/bin", "/sbin", "/usr/bin", "/usr/sbin")
     for name in ("modprobe", "insmod", "rmmod", "true", "false", "sh", "echo", "test", "sleep", "logger")
@@ -329,8 +331,11 @@ def _missing_programs(snapshot: Snapshot, present: Callable[[str], bool]) -> Ite
     config = snapshot.config
     for kind, commands in (("install", config.installs), ("remove", config.removes)):
         for command in commands:
-            programs = dict.fromkeys(_PROGRAM.findall(command.command.partition(" #")[0]))
-            missing = [path for path in programs if path not in _EVERYWHERE and not present(path)]
+            text = command.command.partition(" #")[0]
+            known = _EVERYWHERE.union(_GUARD.findall(text))
+            missing = [
+                path for path in dict.fromkeys(_PROGRAM.findall(text)) if path not in known and not present(path)
+            ]
             if missing:
                 text = f"{kind} command of {command.pattern}: no such program {_several(missing)}"
                 yield warning(command.at, "command", text)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from kmodd.config.cmdline import PATH
+from kmodd.dataclass import replace
 from kmodd.errors import Where
-from kmodd.index.catalog import Snapshot, lookup_or_nothing
+from kmodd.index.catalog import Snapshot
+from kmodd.kernel.proc_modules import NOTHING_LOADED
 from kmodd.names import MODULE_SUFFIXES, module_of_path
 from kmodd.planning.findings import Finding, error, of_problem, warning
+from kmodd.planning.plan import Skip
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import options_of, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,16 +28,20 @@ def check_boot_list(snapshot: Snapshot, boot: BootList) -> Iterator[Finding]:
         if written := _no_name(module.name):
             yield error(module.at, "boot", f"{module.name} {written}")
             continue
-        hits = lookup_or_nothing(module.name, snapshot)
-        if not hits:
-            yield error(
-                module.at, "unknown-module", f"no such module or alias {module.name}: nothing is loaded at boot"
-            )
-        lines = [snapshot.lines.blacklist(hit.module) for hit in hits if not hit.builtin]
-        if lines and all(lines):
-            where = lines[0].at if lines[0] else ""
-            text = f"{module.name} is not loaded at boot: {hits[0].module} is blacklisted at {where}"
-            yield warning(module.at, "blacklist", text)
+        plan = resolve(Request(module.name, "boot"), snapshot, NOTHING_LOADED, options_of("boot"), lambda _: True)
+        if not plan.goals:
+            text = f"no such module or alias {module.name}: nothing is loaded at boot"
+            yield replace(error(module.at, "unknown-module", text), boot_name=module.name)
+            continue
+        ends = [entry for goal in plan.goals for entry in goal.entries if entry.module == goal.module]
+        kept_out = [
+            end for end in ends if isinstance(end, Skip) and end.reason in ("blacklisted", "blocked", "depends")
+        ]
+        if kept_out and all(end in kept_out or (isinstance(end, Skip) and end.reason == "builtin") for end in ends):
+            end = kept_out[0]
+            why = end.why() if end.reason == "depends" else f"{end.module} is {end.why()}"
+            text = f"{module.name} is not loaded at boot: {why}"
+            yield replace(warning(module.at, "blacklist", text), boot_name=module.name)
 
 
 def _no_name(name: str) -> str:

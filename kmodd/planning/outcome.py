@@ -6,7 +6,7 @@ import errno
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
-from kmodd.planning.plan import Insmod, Install, Reason, Skip, Step, refusal_of
+from kmodd.planning.plan import Install, Reason, Skip
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -92,20 +92,8 @@ def of_skip(request: Request, skip: Skip) -> Outcome:
     if skip.reason == "depends":
         return Outcome(request, skip.module, "not_attempted", skip.because, detail=f"{skip.of} is blocked")
     result: Result = "nomatch" if skip.reason == "no_match" else skip.reason
-    number = errno.EPERM if result == "blocked" else 0
+    number = errno.EPERM if result == "blocked" and not skip.passes else 0
     return Outcome(request, skip.module, result, skip.because, errno=number, at=skip.at, rule=skip.rule)
-
-
-def of_refusal(request: Request, step: Step) -> Outcome | None:
-    """Return the outcome of a step whose command is known to load nothing, None for any other step.
-
-    errno is 0 for a command that succeeds, as /bin/true: what needs the module is tried, as by kmod.
-    """
-    status = refusal_of(step.command) if isinstance(step, Install) else None
-    if status is None or isinstance(step, Insmod):
-        return None
-    rule, number = f"install {step.command.strip()}", errno.EPERM if status else 0
-    return Outcome(request, step.module, "blocked", step.because, errno=number, at=step.at, rule=rule)
 
 
 class Planned(Protocol):

@@ -119,6 +119,8 @@ class Skip:
     """missing: whether that ends the goal, as for a step."""
     of: str = ""
     """depends: the module that it needs and that is blocked."""
+    passes: bool = False
+    """blocked: whether what needs it is tried all the same, as after a command that succeeds (/bin/true)."""
 
     def why(self) -> str:
         """Return the reason as text: `blacklisted at FILE:LINE`, `live`, `builtin`."""

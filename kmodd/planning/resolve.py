@@ -19,7 +19,7 @@ from kmodd.errors import UnmatchedBracket
 from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
 from kmodd.names import ModuleName, joined_params, module_of_path
-from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip, Step
+from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip, Step, refusal_of
 from kmodd.planning.request import Origin, Request
 
 TYPE_CHECKING = False
@@ -48,8 +48,8 @@ class ProbeOptions:
     """Ignore install command and softdeps of the requested module itself (modprobe -i)."""
     ignore_loaded: bool = False
     """Assume that no module is loaded (modprobe -D)."""
-    kernel_blacklist: bool = True
-    """Do not plan to load what `module_blacklist=` has the kernel refuse. kmod tries it (modprobe)."""
+    blocked: bool = True
+    """Skip what an install command or `module_blacklist=` is known to keep out. kmod tries it (modprobe)."""
     paths: bool = False
     """The request may be the path of a file; never set for requests of the kernel."""
     relative_paths: bool = False
@@ -66,7 +66,7 @@ def options_of(origin: Origin) -> ProbeOptions:
         case "request":
             return ProbeOptions()
         case "operator":
-            return ProbeOptions(kernel_blacklist=False, paths=True, foreign=True)
+            return ProbeOptions(blocked=False, paths=True, foreign=True)
 
 
 def resolve(
@@ -159,6 +159,24 @@ class _Draft:
     """Set each time a module is added to the order; the last value counts for all its positions."""
 
 
+def _blocked(entry: Entry, refused: Mapping[ModuleName, Where]) -> Skip | None:
+    """Return a step as a skip if its command, or `module_blacklist=`, is known to keep the module out, else None.
+
+    refused: the modules of `module_blacklist=`, with its place.
+    """
+    if isinstance(entry, Skip):
+        return None
+    status: int | None = 1
+    at: Where | None
+    if isinstance(entry, Install):
+        status, at, rule = refusal_of(entry.command), entry.at, f"install {entry.command.strip()}"
+    else:
+        at, rule = refused.get(entry.module), f"module_blacklist={entry.module}"
+    if status is None or at is None:
+        return None
+    return Skip(entry.module, "blocked", entry.because, at, rule, entry.required, passes=not status)
+
+
 def _walk(steps: _Steps) -> None:
     """Run all parts, depth first, without recursion: chains of softdeps may exceed Python's recursion limit."""
     waiting = [steps]
@@ -242,25 +260,27 @@ class _Planner:
             _offered(self._entry(key, why, draft, target, params if key == target else ""), offers)
             for key, why in draft.order
         )
-        return Goal(target.name, self._without_blocked(self._judged(entries)), self.taken_complaints())
+        return Goal(target.name, self._without_blocked(self._judged(entries), target.name), self.taken_complaints())
 
-    def _without_blocked(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        """Return the entries with those that the kernel refuses as skips; if a required one is, all steps are."""
-        refused = {line.module: line.at for line in self._snapshot.config.kernel_blacklist}
-        if not refused or not self._probe_options.kernel_blacklist:
+    def _without_blocked(self, entries: tuple[Entry, ...], target: str) -> tuple[Entry, ...]:
+        """Return the entries with those that are known to be kept out as skips.
+
+        If what the target requires, or the target itself, is kept out, nothing else of the goal is of use and left.
+        """
+        if not self._probe_options.blocked:
             return entries
-        blocked = {entry.module for entry in entries if isinstance(entry, Insmod) and entry.module in refused}
-        needed = next((entry.module for entry in entries if entry.required and entry.module in blocked), None)
-        left: list[Entry] = []
-        for entry in entries:
-            if isinstance(entry, Insmod) and entry.module in blocked:
-                at, option = refused[entry.module], f"module_blacklist={entry.module}"
-                left.append(Skip(entry.module, "blocked", entry.because, at, option, entry.required))
-            elif not isinstance(entry, Skip) and needed:
-                left.append(Skip(entry.module, "depends", entry.because, required=entry.required, of=needed))
-            else:
-                left.append(entry)
-        return tuple(left)
+        refused = {line.module: line.at for line in self._snapshot.config.kernel_blacklist}
+        blocked = {index: skip for index, entry in enumerate(entries) if (skip := _blocked(entry, refused))}
+        culprits = [skip for skip in blocked.values() if skip.module == target or (skip.required and not skip.passes)]
+        if not culprits:
+            return tuple(blocked.get(index, entry) for index, entry in enumerate(entries))
+        own = [skip for skip in culprits if skip.module == target]
+        of = culprits[0].module
+        return tuple(own) or tuple(culprits) + tuple(
+            entry if isinstance(entry, Skip) else Skip(entry.module, "depends", entry.because, of=of)
+            for entry in entries
+            if entry.module == target
+        )
 
     def _judged(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """Return the entries with those that are denied as skips; if a required one is denied, all steps are."""

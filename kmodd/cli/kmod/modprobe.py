@@ -234,7 +234,7 @@ def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, m
     # --root is the prefix of absolute paths: a relative one is below the working directory in all tools.
     wanted = f"{os.getcwd()}/{text}" if text.startswith("./") and not tree.root else text
     probe_options = ProbeOptions(
-        kernel_blacklist=False,
+        blocked=False,
         blacklist="always" if "b" in options.flags else "alias",
         ignore_install="i" in options.flags,
         ignore_loaded="D" in options.flags,

@@ -167,6 +167,21 @@ def test_what_the_kernel_refuses_is_not_loaded(root: Path, capfdbinary: pytest.C
     assert explain.main([*base(root), "ext4"]) == 0
 
 
+def test_what_an_install_command_keeps_out_is_blocked(root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As the daemon has it; another command is shown as a step."""
+    conf = root / "etc/modprobe.d/zz.conf"
+    conf.parent.mkdir(parents=True, exist_ok=True)
+    conf.write_text("install appletalk /bin/false\n")
+    assert explain.main([*base(root), "appletalk"]) == 1
+    assert capfdbinary.readouterr().out.decode().splitlines() == [
+        "appletalk → 0 steps, 1 skip",
+        "blocked appletalk   /etc/modprobe.d/zz.conf:1 install /bin/false   because asked for",
+    ]
+    conf.write_text("install appletalk /opt/false\n")
+    assert explain.main([*base(root), "appletalk"]) == 0
+    assert b"run /opt/false for appletalk" in capfdbinary.readouterr().out
+
+
 def test_bytes_that_are_no_text_survive(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kmodd.cli", "explain", *base(root), b"x\xff:\xe4"],

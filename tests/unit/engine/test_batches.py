@@ -128,7 +128,7 @@ def test_a_job_planned_ahead_is_planned_again_when_an_operator_removes_a_module(
 
 
 def test_no_outcome_is_lost_when_there_are_fewer_lanes(world: World) -> None:
-    (world.root / "etc/modprobe.d/i.conf").write_text("install b /bin/true\n")  # no batch of a and b
+    (world.root / "etc/modprobe.d/i.conf").write_text("install b /bin/x\n")  # no batch of a and b
     world.configure("[Kmodd]\nLanes=2\n")
     world.reload()
     world.plug("pci:v2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kmodd.engine.reporter import MAX_FINDINGS
 from kmodd.planning.record import BAD_INPUT, NOTICE, WARNING
 from tests.world import World
@@ -63,6 +65,30 @@ def test_files_and_levels(world: World) -> None:
         "/etc/modprobe.d/x.conf:1": NOTICE,
         "/etc/modules-load.d/x.conf:1": WARNING,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("nosuch", "", "No module for nosuch"),
+        ("c", "blacklist c\n", "Not loading c: blacklisted at "),
+        ("c", "install c /bin/false\n", "Not loading c: blocked by install /bin/false at "),
+        ("b", "install a /bin/false\n", "Not loading b: a is blocked"),
+    ],
+)
+def test_a_name_of_the_boot_list_is_one_message(world: World, name: str, text: str, says: str) -> None:
+    """The record of the boot says it; the check of the configuration does not repeat it. Control: the name below."""
+    configure(world, f"{name}\nother\n", "etc/modules")
+    configure(world, text)
+    world.settle()
+    world.records.clear()
+    world.boot_list(name)
+    world.settle()
+    world.finish_boot()
+    messages = [record.message for record in world.records]
+    (ours,) = [each for each in messages if each.startswith((says, "/etc/modules:1: "))]
+    assert ours.startswith(says)
+    assert "no such module or alias other" in " ".join(record.message for record in world.records)
 
 
 def test_a_thousand_mistakes_are_bounded(world: World) -> None:

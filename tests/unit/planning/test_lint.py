@@ -216,6 +216,7 @@ def test_shadowed_files() -> None:
         ("blacklist net-pf-4\n", "blacklist", "net_pf_4 is an alias of b at"),
         ("install d /sbin/modprobe -i d && { /gone/mixer --load || :; }\n", "command", "program /gone/mixer [command]"),
         ("remove d /gone/a;/gone/b\n", "command", "program /gone/a, /gone/b [command]"),
+        ("install d [ -x /gone/a ] && /gone/b\n", "command", "program /gone/b [command]"),
         ("alias x d\ninstall x echo\n", "overridden", "alias at /etc/modprobe.d/x.conf:1"),
         ("alias x* d\nremove xy echo\n", "overridden", "alias at /etc/modprobe.d/x.conf:1"),
     ],
@@ -244,6 +245,9 @@ def test_part_without_effect(text: str, code: str, says: str) -> None:
         "alias x own\ninstall own echo\n",
         "blacklist a\ninstall a /bin/false\n",
         "options d x=1\n\n",
+        "install d [ -x /gone/p ] && /gone/p; /sbin/modprobe -i d\n",
+        "install d if test -e '/gone/p'; then /gone/p; fi\n",
+        "remove d command -v /gone/p >/dev/null && /gone/p\n",
     ],
 )
 def test_part_with_an_effect(text: str) -> None:
@@ -275,7 +279,8 @@ def boot(text: str, line: str = "", config: str = "") -> list[str]:
     """Findings in /etc/modules-load.d/m.conf."""
     catalog = Catalog([Layer(MODULES, lambda name: INDEX[name].encode() if name in INDEX else None)])
     listed = modules_load_d.parse([ConfFile("/etc/modules-load.d/m.conf", text)], cmdline.parse(line))
-    setup = Setup(Snapshot(catalog, parse([ConfFile(PATH, config)])), listed)
+    merged = merge([parse([ConfFile(PATH, config)]), cmdline.parse(line).config(DROP_IN)], DROP_IN)
+    setup = Setup(Snapshot(catalog, merged), listed)
     return [str(finding).removeprefix("/etc/modules-load.d/") for finding in lint(setup)]
 
 
@@ -303,6 +308,24 @@ def test_boot_list(text: str, code: str) -> None:
 def test_boot_list_that_works() -> None:
     """Modules, aliases and builtins; a comment begins with `#` or `;`."""
     assert boot("d\nnet-pf-4\next4\n# x y\n; z\nsnd-x\npci:v0000aa\n") == []
+
+
+@pytest.mark.parametrize("name", ["b", "net-pf-4"])
+@pytest.mark.parametrize(
+    ("config", "line", "says"),
+    [
+        ("install b /bin/false\n", "", "b is blocked by install /bin/false at /etc/modprobe.d/x.conf:1"),
+        ("install b /bin/true\n", "", "b is blocked by install /bin/true at /etc/modprobe.d/x.conf:1"),
+        ("install a exit 1\n", "", "a is blocked"),
+        ("", "module_blacklist=b", "b is blocked by module_blacklist=b at /proc/cmdline:1"),
+        ("install a /bin/true\n", "", ""),
+        ("install b /opt/false\n", "", ""),
+    ],
+)
+def test_boot_list_of_blocked_modules(name: str, config: str, line: str, says: str) -> None:
+    """b needs a: the daemon loads it at boot where the command for a succeeds, or another one is run for b."""
+    said = [text for text in boot(f"{name}\n", line, config) if text.startswith("m.conf")]
+    assert said == ([f"m.conf:1: warning: {name} is not loaded at boot: {says} [blacklist]"] if says else [])
 
 
 def test_boot_list_of_blacklisted_modules() -> None:

@@ -33,7 +33,7 @@ def steps(config: str, request: str, *params: str, options: ProbeOptions | None 
     catalog = Catalog([Layer("/m", lambda name: INDEX[name].encode() if name in INDEX else None)])
     snapshot = Snapshot(catalog, parse([ConfFile("x.conf", config)]))
     asked = Request(request, "operator", params=params)
-    return resolve(asked, snapshot, NOTHING_LOADED, options or ProbeOptions(), lambda path: True).steps
+    return resolve(asked, snapshot, NOTHING_LOADED, options or ProbeOptions(blocked=False), lambda path: True).steps
 
 
 def plan(config: str, request: str, *params: str, options: ProbeOptions | None = None) -> list[str]:

@@ -183,6 +183,30 @@ def test_install_command_knows_the_alias_that_options_may_name() -> None:
     assert (step.alias, step.options.strip()) == ("eth*", "a=1")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "loads", "skips"),
+    [
+        ("appletalk", "install appletalk /bin/false\n", [], ["appletalk blocked"]),
+        ("appletalk", "install appletalk /bin/true\n", [], ["appletalk blocked"]),
+        ("appletalk", "install psnap /bin/false\n", [], ["psnap blocked", "appletalk depends"]),
+        ("appletalk", "install psnap /bin/true\n", ["llc", "appletalk"], ["psnap blocked"]),
+        ("loop", "softdep loop pre: crc16\ninstall crc16 /bin/false\n", ["loop"], ["crc16 blocked"]),
+        ("appletalk", "install psnap /opt/false\n", ["llc", "psnap", "appletalk"], []),
+    ],
+)
+def test_what_a_command_keeps_out_is_blocked(name: str, text: str, loads: list[str], skips: list[str]) -> None:
+    """What needs it does not come if the command fails, and nothing else of the goal is in the plan then.
+
+    The modprobe tool runs the command, as kmod does.
+    """
+    made = plan(name, text)
+    assert sorted(steps(made)) == sorted(loads)
+    assert [f"{skip.module} {skip.reason}" for skip in made.skips] == skips
+    as_kmod = plan(name, text, options=ProbeOptions(blocked=False))
+    assert not as_kmod.skips
+    assert any(isinstance(step, Install) for step in as_kmod.steps)
+
+
 def test_parameters_go_to_the_target_alone() -> None:
     made = plan("ext4", "options crc16 x=1\n", params=("p",))
     assert {step.module: step.options for step in made.steps if step.options} == {"crc16": "x=1 ", "ext4": "p"}
