@@ -49,7 +49,7 @@ def test_all_files_that_end_in_conf() -> None:
 
 
 def test_the_four_directories_of_the_synopsis() -> None:
-    """SYNOPSIS: /lib, /usr/local/lib, /run, /etc: the last has the highest priority; one name is one file."""
+    """ "Once a file of a given filename is loaded, any file of the same name in subsequent directories is ignored" """
     directories = [
         ("/etc/modprobe.d", ["mine.conf", "both.conf"]),
         ("/run/modprobe.d", ["run.conf", "both.conf"]),
@@ -65,14 +65,24 @@ def test_the_four_directories_of_the_synopsis() -> None:
 
 
 def test_an_empty_file_masks() -> None:
-    """A copy in a directory of higher priority hides the others, even an empty one."""
+    """ "Configuration files can either be completely replaced (by having a new configuration file with the same name in
+    a directory of higher priority)", even by an empty one."""
     text = {"/etc/modprobe.d/x.conf": "", "/lib/modprobe.d/x.conf": "blacklist floppy"}
     paths = ordered([("/etc/modprobe.d", ["x.conf"]), ("/lib/modprobe.d", ["x.conf"])])
     assert parse(ConfFile(path, text[path]) for path in paths) == Config()
 
 
+def test_a_later_file_replaces_a_part() -> None:
+    """ "or partially replaced (by having a configuration file that is ordered later)": the last value counts."""
+    text = {"/etc/modprobe.d/a.conf": "options m x=1 y=1", "/lib/modprobe.d/b.conf": "options m x=2"}
+    paths = ordered([("/etc/modprobe.d", ["a.conf"]), ("/lib/modprobe.d", ["b.conf"])])
+    config = parse(ConfFile(path, text[path]) for path in paths)
+    assert [entry.text for entry in config.options] == ["x=1 y=1", "x=2"]
+
+
 def test_order_is_that_of_strcmp() -> None:
-    """conf_files_insert_sorted compares base names with strcmp: bytes, not letters, across directories."""
+    """ "All configuration files are sorted in lexicographic order, regardless of the directory they reside in":
+    conf_files_insert_sorted compares base names with strcmp: bytes, not letters, across directories."""
     names = ["b.conf", "Z.conf", "a.conf", "ä.conf", "a-b.conf", "a.b.conf", "10.conf", "9.conf"]
     order = ["10.conf", "9.conf", "Z.conf", "a-b.conf", "a.b.conf", "a.conf", "b.conf", "ä.conf"]
     assert ordered([("/d", names)]) == tuple(f"/d/{name}" for name in order)
@@ -279,7 +289,7 @@ def test_install_and_softdep_of_one_module_are_both_kept() -> None:
 
 
 def test_weakdep() -> None:
-    """kmod 33 and later: "weakdep modulename modules..."; the names are kept as written."""
+    """ "The weakdep command allows you to specify weak module dependencies"; the names are kept as written."""
     assert read("weakdep a-b c-d  e").weakdeps == (Weakdep("a_b", ("c-d", "e"), at(1)),)
 
 
