@@ -1,4 +1,4 @@
-"""kmodd-request, compiled both ways and in Python, started as the kernel starts it.
+"""kmodd-request, compiled both ways, for arm64 and in Python, started as the kernel starts it.
 
 With the kernel's environment and without one open file (kernel/umh.c, call_usermodehelper_exec_async;
 kernel/module/kmod.c, call_modprobe).
@@ -28,6 +28,8 @@ LIMIT = 1
 PATIENCE = 60
 """The same where the test answers."""
 KINDS = ("bare", "libc", "python")
+CROSS = "arm64"
+"""Compiled like "bare" by a cross compiler, and run by QEMU's user mode emulation."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Helper:
     @property
     def command(self) -> list[str]:
         if self.kind != "python":
-            return [str(self.folder / f"kmodd-request-{self.limit}")]
+            return [*(["qemu-aarch64-static"] if self.kind == CROSS else []), self._program]
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r}); from kmodd.cli import request as it\n"
             f"it.SOCKET, it.FLAG, it.KERNEL_LOG = {self.socket!r}, {str(self.flag)!r}, {str(self.log)!r}\n"
@@ -71,6 +73,10 @@ class Helper:
             "sys.exit(it.main(sys.argv[1:]))"
         )
         return [sys.executable, "-BISXutf8", "-c", code]
+
+    @property
+    def _program(self) -> str:
+        return str(self.folder / f"kmodd-request-{self.limit}")
 
     def build(self) -> None:
         """Compile the helper with the Makefile's flags and its own paths."""
@@ -82,10 +88,11 @@ class Helper:
         paths = {"SOCKET": self.socket, "FLAG": self.flag, "KERNEL_LOG": self.log, "PROC": self.parent.parent}
         own = [f'-D{name}="{path}"' for name, path in paths.items()]
         own.append("-DMODPROBES=" + ", ".join(f'"{path}"' for path in self.modprobes))
-        bare = flags["BARE"] if self.kind == "bare" else []
-        command = ["gcc", *flags["HELPER_FLAGS"], "-Wextra", "-Werror", *bare, *own, str(SOURCE)]
+        bare = flags["BARE"] if self.kind in ("bare", CROSS) else []
+        compiler = "aarch64-linux-gnu-gcc" if self.kind == CROSS else "gcc"
+        command = [compiler, *flags["HELPER_FLAGS"], "-Wextra", "-Werror", *bare, *own, str(SOURCE)]
         for self.limit in (PATIENCE, LIMIT):
-            subprocess.run([*command, f"-DACCEPT_LIMIT={self.limit}", "-o", *self.command], check=True)
+            subprocess.run([*command, f"-DACCEPT_LIMIT={self.limit}", "-o", self._program], check=True)
 
     def reset(self) -> None:
         """As on a machine without kmodd: a modprobe, a kernel log; the helper's parent is a kernel thread."""

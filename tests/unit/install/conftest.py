@@ -9,7 +9,7 @@ import pytest
 
 from kmodd.host.helper_socket import RequestSocket
 from tests.installation import make
-from tests.request_helper import KINDS, PATIENCE, Helper
+from tests.request_helper import CROSS, KINDS, PATIENCE, Helper
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +46,16 @@ def helpers(built: dict[str, Helper]) -> Iterator[list[Helper]]:
         helper.clean()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="session")
+def cross(tmp_path_factory: pytest.TempPathFactory) -> Helper:
+    it = Helper(tmp_path_factory.mktemp(CROSS), CROSS)
+    it.build()
+    return it
+
+
+@pytest.fixture(params=[*KINDS, pytest.param(CROSS, marks=pytest.mark.long)])
 def helper(built: dict[str, Helper], request: pytest.FixtureRequest) -> Iterator[Helper]:
-    it = built[request.param]
+    it: Helper = request.getfixturevalue("cross") if request.param == CROSS else built[request.param]
     it.reset()
     yield it
     it.clean()
