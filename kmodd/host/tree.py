@@ -68,7 +68,7 @@ class Tree:
         self.release = release or only or os.uname().release
         self.guessed = only is not None
         self.directory = self._find_directory()
-        """The module directory, as printed."""
+        """The module directory, as printed; while there is none, `check` looks for it again."""
 
     def configure(self, extensions: Extensions, notice_edits: bool) -> None:
         """Set what the next `read` goes by; see the attributes."""
@@ -113,6 +113,8 @@ class Tree:
 
         An empty modules.dep is damaged only if the tree has modules.
         """
+        if not self._has_directory():
+            self.directory = self._find_directory()
         directory = self.real(self.directory)
         if not os.path.isdir(directory):
             kernel = f"the running kernel {self.release}" if self._is_running() else f"kernel {self.release}"
@@ -198,6 +200,8 @@ class Tree:
     def directories(self) -> list[str]:
         """Return the directories, with root, in which a change may make a snapshot outdated; some may not exist."""
         layers = [*self._layer_dirs(), f"{self.directory}/{EXTENSIONS}"]
+        if not self._has_directory():
+            layers += self._module_dirs()
         paths = CONFIG_DIRS if self._config_paths is None else self._config_paths
         return [self.real(path) for path in (*layers, *paths)]
 
@@ -215,12 +219,19 @@ class Tree:
                 return names[0]
         return None
 
-    def _find_directory(self) -> str:
-        """Return the first module directory that exists, /lib/modules before /usr/lib/modules; else the first."""
+    def _has_directory(self) -> bool:
+        return os.path.isdir(self.real(self.directory))
+
+    def _module_dirs(self) -> list[str]:
+        """Return where the module directory may be: in /lib/modules, then in /usr/lib/modules."""
         prefix = self._prefix or ""
         if prefix and not prefix.startswith("/"):
             prefix = f"{os.getcwd()}/{prefix}"
-        usual, other = (f"{prefix}{tree}/{self.release}" for tree in TREES)
+        return [f"{prefix}{tree}/{self.release}" for tree in TREES]
+
+    def _find_directory(self) -> str:
+        """Return the first module directory that exists, else the first."""
+        usual, other = self._module_dirs()
         if not os.path.isdir(self.real(usual)) and os.path.isdir(self.real(other)):
             return other
         return usual

@@ -75,6 +75,22 @@ def test_usr_lib_modules_serves_where_lib_has_none(root: Path) -> None:
     assert plan(tree, tree.snapshot(), "loop").steps[0].module == "loop"
 
 
+def test_a_tree_that_appears_late_is_found_in_both_places(root: Path) -> None:
+    """As with a late mount on a system whose /usr is not merged: both places are watched until one has the tree."""
+    away, release = root / "away", rootfs.RELEASE
+    (root / "lib" / "modules").rename(away)
+    tree = Tree(str(root), release)
+    places = {f"{root}{place}/{release}" for place in ("/lib/modules", "/usr/lib/modules")}
+    with pytest.raises(NoTree, match=f"{root}/lib/modules/{release} does not exist"):
+        tree.snapshot()
+    assert places <= set(tree.directories())
+    (root / "usr" / "lib").mkdir(parents=True)
+    away.rename(root / "usr" / "lib" / "modules")
+    assert plan(tree, tree.snapshot(), "loop").steps[0].module == "loop"
+    assert tree.directory == f"/usr/lib/modules/{release}"
+    assert f"{root}/lib/modules/{release}" not in tree.directories(), "the other place matters while there is no tree"
+
+
 def test_printed_paths_have_no_root_and_a_module_dir_is_printed(root: Path, tmp_path: Path) -> None:
     tree = Tree(str(root))
     (step,) = plan(tree, tree.snapshot(), "loop").steps
