@@ -150,6 +150,8 @@ def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
     except OSError as error:
         code = error.errno or errno.EIO
         detail = f"{opening}: {error.strerror}" if opening else ""
+    except MemoryError:
+        code, detail = errno.ENOMEM, f"{opening}: not enough memory to read the module" if opening else ""
     return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
 
 

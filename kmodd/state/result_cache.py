@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SOON = frozenset((errno.EBUSY, errno.EINTR, errno.EAGAIN))
-"""Transient errors, from another load of the module or a signal. They are retried soon and never cached."""
+SOON = frozenset((errno.EBUSY, errno.EINTR, errno.EAGAIN, errno.ENOMEM))
+"""Transient errors: another load of the module, a signal, no memory left. They are retried soon and never cached."""
 
 REFUSAL_STANDS = 10.0
 """Seconds since the last request in which a refusal also holds for new devices."""
@@ -39,6 +39,12 @@ _FINAL = frozenset(
         "in_use",
     )
 )
+
+
+def is_transient(outcome: Outcome) -> bool:
+    """Return whether the reason of a failure may be gone soon. A loader may lack memory too, to unpack a module."""
+    by_memory = outcome.errno == errno.ENOMEM
+    return outcome.result == "failed" and outcome.errno in SOON and (outcome.by_kernel or by_memory)
 
 
 class ResultCache:

@@ -1,7 +1,7 @@
 """Requests to retry, and when: `Retries`.
 
-Transient errors (EBUSY, EINTR, EAGAIN) are retried soon and a few times, a missing file when it appears. All other
-failures wait for a cause that the daemon sees anyway: a new index, a removed module, a new device.
+Transient errors (EBUSY, EINTR, EAGAIN, ENOMEM) are retried soon and a few times, a missing file when it appears. All
+other failures wait for a cause that the daemon sees anyway: a new index, a removed module, a new device.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass, field, replace
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.request import Request
-from kmodd.state.result_cache import SOON
+from kmodd.state.result_cache import is_transient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Retries:
         again = replace(request, again=True)
         passing = False
         for outcome in outcomes:
-            passing = passing or (outcome.result == "failed" and outcome.by_kernel and outcome.errno in SOON)
+            passing = passing or is_transient(outcome)
             if outcome.result == "missing" and outcome.path:
                 self.missing(outcome.path, again)
         if not passing:

@@ -12,7 +12,7 @@ from kmodd.state.queue import DeviceQueue
 from tests.world import World
 
 
-@pytest.mark.parametrize("code", [errno.EBUSY, errno.EINTR])
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EINTR, errno.ENOMEM])
 def test_a_refusal_that_passes_by_itself_is_tried_again_five_times(world: World, code: int) -> None:
     world.refuse["c"] = code
     world.plug("pci:v2")
@@ -26,6 +26,17 @@ def test_a_refusal_that_passes_by_itself_is_tried_again_five_times(world: World,
     world.plug("pci:v2", "another")
     world.settle()
     assert world.told()[-1] == ("c", "loaded")
+
+
+@pytest.mark.parametrize(("code", "calls"), [(errno.ENOMEM, ["c", "c"]), (errno.EACCES, ["c"])])
+def test_a_loader_without_memory_to_unpack_a_module_tries_again(world: World, code: int, calls: list[str]) -> None:
+    """Another error of the file does not pass by itself."""
+    world.plug("pci:v2")
+    world.advance()
+    world.finish("c", code, stage="file")
+    world.pass_time(1.0)
+    world.settle()
+    assert world.calls == calls
 
 
 @pytest.mark.parametrize("code", [errno.ENODEV, errno.EINVAL, errno.ENOENT, errno.ENOEXEC])

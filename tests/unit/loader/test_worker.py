@@ -26,6 +26,7 @@ from kmodd.loader.protocol import (
     decode_reply,
     encode_request,
 )
+from kmodd.loader.trusted_paths import Trusted
 from kmodd.modfile.decompress import UNPACKED_LIMIT
 from kmodd.planning.reply import Reply
 from tests.fakes import FakeKernel
@@ -45,6 +46,22 @@ def test_the_kernels_errno_is_returned(served: Served, kernel: FakeKernel, tmp_p
     kernel.refuse["a.ko"] = code
     answer = served.do(InsmodRequest(module(tmp_path, "a.ko"), ""))
     assert (answer.errno, answer.stage) == (code, "kernel")
+
+
+class _Exhausted(FakeKernel):
+    """As where the memory for the image of a module is missing."""
+
+    def init_module(self, image: bytes, options: str) -> None:
+        raise MemoryError
+
+
+def test_a_lack_of_memory_is_an_errno_and_the_loader_goes_on(tmp_path: Path) -> None:
+    kernel = _Exhausted()
+    served = Served(kernel, Trusted((str(tmp_path),)))
+    answer = served.do(InsmodRequest(module(tmp_path, "a.ko", gzip.compress(b"image")), ""))
+    assert (answer.errno, answer.stage) == (errno.ENOMEM, "kernel")
+    assert served.do(InsmodRequest(module(tmp_path, "b.ko"), "")).errno == 0
+    served.close()
 
 
 def test_a_missing_file_is_not_an_unknown_symbol(served: Served, tmp_path: Path) -> None:
