@@ -140,7 +140,7 @@ class Daemon:
         self._pool = LoaderPool(spawner)
         self._kernel_log: KernelMessages | None = _or_none(KernelMessages)
         self._dispatcher = Dispatcher(self._pool, tree.real, self._latest_kernel_log)
-        self._quarantine_file = QuarantineFile(root=tree.root) if options.run else None
+        self._quarantine_file = QuarantineFile(root=tree.root, warn=self._warn_once) if options.run else None
         quarantine = self._quarantine_file.read() if self._quarantine_file else Quarantine()
         marks = policy_marks.read_marks() if options.run else PolicyMarks()
         self._uuid = "-".join(os.urandom(size).hex() for size in (4, 2, 2, 2, 6))
@@ -455,7 +455,9 @@ class Daemon:
     def _lacks(self) -> list[str]:
         has_modules = self._options.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         has_watch, has_log = self._engine.state.system.is_watched, self._kernel_log is not None
-        return status.lacks(modules=has_modules, watch=has_watch, log=has_log, buffer=self._uevents.buffer_forced)
+        lacks = status.lacks(modules=has_modules, watch=has_watch, log=has_log, buffer=self._uevents.buffer_forced)
+        problem = self._quarantine_file.problem if self._quarantine_file else ""
+        return [*lacks, problem] if problem else lacks
 
     def _ask_devices(self) -> None:
         """Have devices without a modalias file send their uevent; a dry run leaves everything alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from kmodd.host.regular_files import read_regular
@@ -10,16 +9,23 @@ from kmodd.state import quarantine
 from kmodd.state.quarantine import Quarantine
 from kmodd.text import decode
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 STANDING = "/run/kmodd/standing"
 
 
 class QuarantineFile:
     """Reads it once, writes it whenever it changed."""
 
-    def __init__(self, path: str = STANDING, root: str = "") -> None:
-        """`root`: of the machine whose devices are there or not."""
+    def __init__(self, path: str = STANDING, root: str = "", warn: Callable[[str], None] = lambda _: None) -> None:
+        """`root`: of the machine whose devices are there or not. `warn`: takes `problem` at each failure to write."""
         self._path = path
         self._root = root
+        self._warn = warn
+        self.problem = ""
+        """Why the file is out of date; empty: it is not."""
         self._written = ""
         self._age = -1
         """Of what was written, or need not be."""
@@ -41,15 +47,20 @@ class QuarantineFile:
         return found
 
     def write(self, now: Quarantine) -> None:
-        """Replace the file, if anything changed; where it cannot be written, the next daemon knows less."""
+        """Replace the file if anything changed. Where it cannot be written (a full /run), the next call tries again."""
         if now.age == self._age:
             return  # as mostly, and asked in each round of the loop
         text = now.to_text() if now.crashed or now.removed or self._written else ""
         if text == self._written:
             self._age = now.age
             return
-        with contextlib.suppress(OSError):
+        try:
             with open(f"{self._path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
             os.rename(f"{self._path}.new", self._path)
-            self._written, self._age = text, now.age
+        except OSError as error:
+            lost = "the next daemon does not know which modules have crashed or were removed"
+            self.problem = f"Failed to write {self._path}: {error.strerror}; {lost}"
+            self._warn(self.problem)
+            return
+        self._written, self._age, self.problem = text, now.age, ""

@@ -58,6 +58,25 @@ def test_the_file_is_written_with_each_change_and_not_without(tmp_path: Path) ->
     assert not quarantine.crashed
 
 
+def test_a_file_that_cannot_be_written_is_a_problem_until_it_can(tmp_path: Path) -> None:
+    folder = tmp_path / "kmodd"
+    warnings: list[str] = []
+    file, quarantine = QuarantineFile(str(folder / "standing"), warn=warnings.append), Quarantine()
+    file.write(quarantine)
+    assert (file.problem, warnings) == ("", []), "there is nothing to write"
+    quarantine.crash("x")
+    file.write(quarantine)
+    assert file.problem == (
+        f"Failed to write {folder}/standing: No such file or directory; "
+        "the next daemon does not know which modules have crashed or were removed"
+    )
+    file.write(quarantine)
+    assert warnings == [file.problem] * 2
+    folder.mkdir()
+    file.write(quarantine)
+    assert (file.problem, file.read().crashed) == ("", {"x"})
+
+
 def test_a_device_that_left_while_no_daemon_ran_is_forgotten(tmp_path: Path) -> None:
     """The next one at its place is new, and gets its driver."""
     (tmp_path / "sys/devices/1").mkdir(parents=True)

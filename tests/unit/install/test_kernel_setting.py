@@ -124,6 +124,17 @@ def test_emptied_while_kmodd_runs_stays_empty(setting: Setting) -> None:
     assert setting.value == ""
 
 
+def test_a_value_that_cannot_be_kept_stays(setting: Setting) -> None:
+    """With a full /run, the former value could not be restored."""
+    former = setting.run / "kernel.modprobe"
+    former.symlink_to("/dev/full")
+    said = setting("set")
+    assert f"Failed to write {former}: kernel.modprobe stays /sbin/modprobe" in said
+    assert (setting.value, os.path.lexists(former)) == ("/sbin/modprobe", False)
+    assert setting("set") == ""  # there is space again
+    assert setting.value == str(setting.helper)
+
+
 def test_without_the_daemons_socket_nothing_is_set(setting: Setting) -> None:
     (setting.run / "request").unlink()
     assert setting("set") == ""
