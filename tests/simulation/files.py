@@ -50,6 +50,7 @@ class Files:
     is_hidden: bool = False
     """The module tree is gone."""
     was_hidden: bool = False
+    was_unindexed: bool = False
 
     def change(self, *, index: bool = False) -> None:
         """Something was written."""
@@ -70,7 +71,8 @@ class Files:
         match name:
             case "modules.dep":
                 known = [module for module in self.needs if module not in self.unindexed]
-                lines = [f"{each}.ko:{''.join(f' {dep}.ko' for dep in self.all_needs(each))}\n" for each in known]
+                needs = {each: [dep for dep in self.all_needs(each) if dep in known] for each in known}
+                lines = [f"{each}.ko:{''.join(f' {dep}.ko' for dep in needs[each])}\n" for each in known]
             case "modules.alias":
                 lines = [f"alias {alias} {module}\n" for alias, module in self.aliases if module not in self.unindexed]
             case _:

@@ -348,12 +348,13 @@ class Invariants:
                 self._fail("dependency", f"{who} before {needed}")
 
     def _is_loose(self) -> bool:
-        """Whether files were missing, or a module went unseen: a plan may lack what the kernel needs.
+        """Whether files or lines of the index were missing, or a module went unseen: a plan may lack what it needs.
 
         Where the file of a dependency is missing, the module is tried without all of them, as by kmod.
         """
         return (
             bool(self._sim.files.missing)
+            or self._sim.files.was_unindexed
             or self._sim.files.was_hidden
             or any("remove@/module" in each for each in self._unread())
         )
@@ -409,6 +410,7 @@ class Invariants:
 
     def logged(self, record: Record) -> None:
         """A record is written."""
+        self._sim.records.append(record)
         fields = dict(record.fields)
         if "KMODD_RESULT" in fields:
             module, result = fields.get("KMODD_MODULE", ""), fields["KMODD_RESULT"]
@@ -529,6 +531,8 @@ class Invariants:
         files, kernel = self._sim.files, self._sim.kernel
         for module in files.matches(alias):
             if kernel.state(module) == "live" or files.is_blacklisted(module) or self._is_out(module, device):
+                continue
+            if files.is_blocked(module):
                 continue
             if not self._is_explained(module):
                 self._fail(f"lost, {self.told.get(module)}", f"{device} ({alias}) has no {module}")

@@ -85,6 +85,10 @@ class Kernel:
     """Module → errno of its last load."""
     changes: int = 0
     """Number of changes of the list of modules."""
+    begun: list[str] = field(default_factory=list)
+    """Modules whose init has begun, in order (trace event module:module_load)."""
+    returned: list[tuple[int, str, int]] = field(default_factory=list)
+    """Process number, module and errno of each finit_module that has returned."""
 
     # -- what can be read --------------------------------------------------------------------------------------
 
@@ -119,7 +123,8 @@ class Kernel:
     def load(self, name: str, pid: int, now: float) -> Call | int:
         """Call finit_module. Returns the call, or its errno where it returns at once."""
         if (module := self.modules.get(name)) and module.state != "coming":
-            return errno.EEXIST if module.state == "live" else errno.EBUSY
+            self.returned.append((pid, name, errno.EEXIST if module.state == "live" else errno.EBUSY))
+            return self.returned[-1][2]
         call = Call(pid, name, waits_for=name if module else "", since=now)
         self.calls.append(call)
         return call if module or (code := self._resolve(call, now)) is None else self._fail(call, code)
@@ -138,6 +143,7 @@ class Kernel:
             call.waits_for = call.module
             return None
         self.modules[call.module] = Module("coming", self.needs.get(call.module, ()), call)
+        self.begun.append(call.module)
         self.changes += 1
         return None
 
@@ -149,8 +155,8 @@ class Kernel:
         if waits_for == call.module:
             if state == "coming":
                 return None
-            if self.shares_results and self.results.get(call.module) == 0:
-                return self._fail(call, 0)
+            if self.shares_results and call.module in self.results:
+                return self._fail(call, self.results[call.module])
             return self._fail(call, errno.EEXIST if state == "live" else errno.EBUSY)
         if state == "coming" and now - call.since <= DEPENDENCY_WAIT:
             return None
@@ -169,8 +175,15 @@ class Kernel:
         if call.removes:
             return True
         init = self.init(call.module)
-        hangs = init.ends in ("hangs", "waits") or (init.ends == "oopses" and self.state(call.module) == "coming")
-        return not (call.waits_for or call.is_blocked or hangs or self.next_ask(call))
+        hangs = init.ends == "hangs" or (init.ends == "oopses" and self.state(call.module) == "coming")
+        return not (call.waits_for or call.is_blocked or hangs or self.waits_for_work(call) or self.next_ask(call))
+
+    def waits_for_work(self, call: Call) -> bool:
+        """Whether the call waits for asynchronous work, of any module, when its init succeeds (do_init_module)."""
+        init = self.init(call.module)
+        works = [each for each in self.calls if self.init(each.module).ends == "waits" and not each.removes]
+        is_held = any(each is call or self.state(each.module) == "live" for each in works)
+        return is_held and init.ends in ("returns", "waits") and not init.errno
 
     def finish(self, call: Call) -> int:
         """Have a call return. Returns its errno."""
@@ -214,6 +227,7 @@ class Kernel:
         elif call.waits_for:
             self._fail(call, errno.EINTR)
         elif ends_init and self.state(call.module) == "coming":
+            self.results[call.module] = errno.EINTR
             self._drop(call.module)
             self._fail(call, errno.EINTR)
         else:
@@ -237,6 +251,8 @@ class Kernel:
 
     def _fail(self, call: Call, code: int) -> int:
         self.calls.remove(call)
+        if not call.removes:
+            self.returned.append((call.pid, call.module, code))
         return code
 
     def _drop(self, name: str) -> None:
@@ -251,6 +267,7 @@ class Kernel:
         """The module was loaded before, or by an install command."""
         if name not in self.modules and all(self.state(needed) == "live" for needed in self.needs.get(name, ())):
             self.modules[name] = Module("live", self.needs.get(name, ()))
+            self.begun.append(name)
             self.changes += 1
             self.uevents.append(f"add@/module/{name}\0SUBSYSTEM=module\0")
 

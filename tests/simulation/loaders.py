@@ -140,7 +140,7 @@ class Loaders:
             self.kernel.crash(call)
             self.die(loader)
             return True
-        if in_init and ends == "waits":
+        if in_init and self.kernel.waits_for_work(call):
             self.kernel.go_live(call)
         if not self.kernel.can_finish(call):
             return not was_begun
@@ -149,18 +149,18 @@ class Loaders:
         return True
 
     def _run_command(self, loader: Loader) -> None:
-        """An install command loads its module, a remove command removes it, if the init function allows that."""
+        """An install command loads its module (but /bin/true), a remove command removes it, if the init allows that."""
         step = loader.steps[0]
         init = self.kernel.init(step.module)
         if init.errno or init.ends != "returns":
             self._reply(loader, errno.EINVAL, "command", "exit 1")
             return
-        if isinstance(step, Install):
+        if isinstance(step, Install) and step.command != "/bin/true":
             self.kernel.set_live(step.module)
             if self.kernel.state(step.module) != "live":
                 self._reply(loader, errno.EINVAL, "command", "exit 1")
                 return
-        elif isinstance(call := self.kernel.remove(step.module, loader.pid), Call):
+        elif not isinstance(step, Install) and isinstance(call := self.kernel.remove(step.module, loader.pid), Call):
             self.kernel.finish(call)
         self._reply(loader, 0, "command")
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 
 from kmodd.kernel.requester import Requester
+from kmodd.planning.record import Record
 from kmodd.planning.request import RemovalOptions, Request
 from tests.simulation.coverage import Coverage
 from tests.simulation.daemon import Killed, Run, SimDaemon
@@ -45,6 +46,7 @@ class Simulation:
         """The requester of a kernel request is known."""
         self.holds_uevents = False
         """Uevents reach the socket late."""
+        self.records: list[Record] = []
         self.log: list[str] = []
         """Lines and what the engine made of them."""
 
@@ -163,7 +165,7 @@ class Simulation:
         if init.ends == "oopses" and not call.removes and self.kernel.state(call.module) == "coming":
             self.kernel.crash(call)
             return True
-        if init.ends == "waits":
+        if self.kernel.waits_for_work(call) and not (call.removes or call.is_blocked or self.kernel.next_ask(call)):
             before = self.kernel.changes
             self.kernel.go_live(call)
             return self.kernel.changes != before
@@ -256,6 +258,7 @@ def _file(sim: Simulation, name: str) -> None:
 
 def _unindex(sim: Simulation, name: str) -> None:
     sim.files.unindexed.add(name)
+    sim.files.was_unindexed = True
     sim.files.change(index=True)
 
 
