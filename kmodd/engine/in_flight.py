@@ -39,7 +39,8 @@ class InFlight:
 
     def has_room(self) -> bool:
         """Whether one more request of a device may be planned."""
-        return len(self.ready) < MAX_READY and self._parked_devices() < MAX_PARKED
+        has_place = len(self.parked) < MAX_PARKED or self._parked_devices() < MAX_PARKED
+        return len(self.ready) < MAX_READY and has_place
 
     def serial(self) -> int:
         """Number of batches that hold one of the lanes for devices."""

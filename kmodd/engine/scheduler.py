@@ -25,9 +25,13 @@ class Scheduler:
 
     def can_resume(self) -> bool:
         """Whether a job that waits for a load or a loader can go on."""
-        parked = ((name, job) for name, _, job in self._state.in_flight.parked)
-        waiting = (*parked, *(("", job) for _, job in self._state.in_flight.ready))
-        return any(self._is_free(name, job) for name, job in waiting)
+        in_flight = self._state.in_flight
+        if not (in_flight.parked or in_flight.ready):
+            return False
+        has_lane = not self._state.is_full()
+        if in_flight.ready and has_lane:
+            return True
+        return any(self._is_free(name, job, has_lane=has_lane) for name, _, job in in_flight.parked)
 
     def resume(self) -> None:
         """Go on with the jobs that waited for a load that has ended, or for a loader, and log what they came to."""
@@ -67,10 +71,12 @@ class Scheduler:
         Of a run that was stopped the jobs come back in their order.
         """
         state = self._state
-        if released := state.in_flight.pop_released(self._is_free):
+        if not (state.in_flight.parked or state.in_flight.ready):
+            return None
+        has_lane = not state.is_full()
+        if released := state.in_flight.pop_released(lambda name, job: self._is_free(name, job, has_lane=has_lane)):
             return released
-        ready = state.in_flight.ready
-        if ready and self._has_lane(ready[0][1]) and not state.supply.is_off(state.now):
+        if state.in_flight.ready and has_lane and not state.supply.is_off(state.now):
             return state.in_flight.pop_ready()
         return None
 
@@ -88,9 +94,9 @@ class Scheduler:
         """Whether a load of `name` is under way, ours or another's, that `job` waits for."""
         return self._state.in_flight.is_taken(name, job) or name in self._state.foreign.awaited()
 
-    def _is_free(self, name: str, job: AnyJob) -> bool:
-        """Whether a job that waits for `name` can go on."""
-        return self._has_lane(job) and not self._is_taken(name, job)
+    def _is_free(self, name: str, job: AnyJob, *, has_lane: bool) -> bool:
+        """Whether a job that waits for `name` can go on. `has_lane`: a lane for devices is free."""
+        return (has_lane or job.plan.request.is_interactive) and not self._is_taken(name, job)
 
     # -- a job's way -------------------------------------------------------------------------------------------
 

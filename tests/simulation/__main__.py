@@ -40,8 +40,8 @@ def smaller(seed: int) -> tuple[list[str], str]:
 
 def explain(seed: int) -> int:
     """Repeat one seed to the step; print the log of its shrunk script if it fails. Returns the exit status."""
-    boot, _ = play_boot(seed)
-    print(f"seed {seed}: faults {', '.join(boot.faults)}; digest {boot.digest}")
+    boot, sim = play_boot(seed)
+    print(f"seed {seed}: faults {', '.join(boot.faults)}; digest {sim.digest()}")
     if not boot.kind:
         print("all invariants hold")
         return 0

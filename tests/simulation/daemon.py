@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -41,6 +42,7 @@ from kmodd.engine.events import (
 )
 from kmodd.errors import assert_never
 from kmodd.kernel import uevent
+from kmodd.kernel.uevent import Uevent
 from kmodd.planning.record import Record
 from kmodd.planning.request import Request
 from kmodd.state import quarantine
@@ -51,6 +53,16 @@ from tests.world import device as device_event
 
 ROUNDS = 400
 """Rounds of Advance in a row after which the engine counts as running in circles."""
+
+
+@functools.cache
+def _parsed(datagram: str) -> Uevent:
+    return uevent.parse(datagram.encode())
+
+
+@functools.cache
+def _device(alias: str, name: str) -> Uevent:
+    return device_event(alias, name)
 
 
 class Killed(Exception):
@@ -179,7 +191,7 @@ class SimDaemon:
         datagrams, self.socket = self.socket, []
         lost, self.has_overflowed = self.has_overflowed, False
         for datagram in datagrams:
-            self.handle(UeventReceived(uevent.parse(datagram.encode())))
+            self.handle(UeventReceived(_parsed(datagram)))
         if lost:
             self.handle(UeventsLost())
 
@@ -269,7 +281,7 @@ class SimDaemon:
             drivers = files.matches(alias)
             is_bound = any(kernel.state(each) == "live" for each in drivers)
             if replay != "drift" or not is_bound:
-                found.append(device_event(alias, name))
+                found.append(_device(alias, name))
         return tuple(found)
 
     def tell(self, order: str) -> None:

@@ -94,8 +94,10 @@ class Invariants:
         self._coverage = coverage
         self._engine: Engine | None = None
         self._seen = Seen()
-        self._before: dict[int, tuple[str, int, int]] = {}
-        """Batch → state, number of finished steps, number of steps, before the current event."""
+        self._before: tuple[str, int, int] = ("", 0, 0)
+        """State, number of finished steps, number of steps of the batch whose loader the last event was about."""
+        self._noted: dict[int, AnyJob] = {}
+        """Jobs under way whose goals are noted, by id."""
         self._asked: dict[int, Request] = {}
         """Requests that the daemon has read and not answered; the object is kept, so that its id is its own."""
         self._most_serial = 0
@@ -128,18 +130,20 @@ class Invariants:
         """The daemon was killed."""
         self._engine = None
         self._asked.clear()
-        self._before.clear()
+        self._noted.clear()
 
     # -- events ------------------------------------------------------------------------------------------------
 
     def before(self, event: Event) -> None:
         """The engine is about to handle an event."""
         self.events += 1
-        self._sim.log.append(f"{self._sim.now:.2f} {short(event)}")
+        self._sim.happened.append((self._sim.now, event))
         if self._engine is None:
             return
         batches = self._engine.state.in_flight.batches
-        self._before = {number: (each.state, each.done, len(each.steps)) for number, each in batches.items()}
+        if isinstance(event, LoaderReplied | LoaderDied) and event.batch in batches:
+            batch = batches[event.batch]
+            self._before = (batch.state, batch.done, len(batch.steps))
         match event:
             case Requested(request):
                 self._asked[id(request)] = request
@@ -184,11 +188,14 @@ class Invariants:
         """Note the devices whose jobs are under way, for each module that they are for."""
         if self._engine:
             in_flight = self._engine.state.in_flight
-            jobs = [*(job for _, _, job in in_flight.parked), *(job for _, job in in_flight.ready)]
+            jobs = {id(job): job for _, _, job in in_flight.parked}
+            jobs |= {id(job): job for _, job in in_flight.ready}
             for batch in in_flight.batches.values():
-                jobs += batch.jobs[batch.done :]
-            for job in jobs:
-                self._note_goals(job)
+                jobs |= {id(job): job for job in batch.jobs[batch.done :]}
+            for number, job in jobs.items():
+                if number not in self._noted:
+                    self._note_goals(job)
+            self._noted = jobs
 
     def _note_goals(self, job: AnyJob) -> None:
         if isinstance(job, Job) and job.plan.request.origin != "operator":
@@ -198,7 +205,7 @@ class Invariants:
 
     def after(self, event: Event, commands: list[Command]) -> None:
         """The engine has handled it: check the batches, then each command."""
-        self._sim.log += [f"      -> {line}" for command in commands if (line := short(command))]
+        self._sim.happened += commands
         engine = self._engine
         if engine is None:
             return
@@ -226,8 +233,8 @@ class Invariants:
         for number, batch in batches.items():
             seen.batches.setdefault(number, (batch, batch.state))
         for number, (batch, was) in list(seen.batches.items()):
-            state, done, count = self._before.get(number, (was, 0, len(batch.steps)))
             is_hers = isinstance(event, LoaderReplied | LoaderDied) and event.batch == number
+            state, done, count = self._before if is_hers else (was, 0, len(batch.steps))
             if is_hers or batch.state != was:
                 word = self._word_of(event, batch, done, count) if is_hers else self._overdue(batch)
                 row = (state, word, str(batch.state))

@@ -10,6 +10,7 @@ import errno
 import hashlib
 from collections.abc import Callable, Iterable
 
+from kmodd.engine.events import Command, Event
 from kmodd.kernel.requester import Requester
 from kmodd.planning.record import Record
 from kmodd.planning.request import RemovalOptions, Request
@@ -19,6 +20,7 @@ from tests.simulation.files import Files, SimMachine
 from tests.simulation.invariants import Invariants
 from tests.simulation.kernel import OTHERS, Call, Kernel
 from tests.simulation.loaders import Loaders
+from tests.simulation.short import short
 from tests.world import requester
 
 ENDS = {"ok": "returns", "oops": "oopses", "hang": "hangs", "async": "waits"}
@@ -47,8 +49,8 @@ class Simulation:
         self.holds_uevents = False
         """Uevents reach the socket late."""
         self.records: list[Record] = []
-        self.log: list[str] = []
-        """Lines and what the engine made of them."""
+        self.happened: list[str | tuple[float, Event] | Command] = []
+        """Lines, events with their time, and commands."""
 
     # -- lines -------------------------------------------------------------------------------------------------
 
@@ -60,12 +62,25 @@ class Simulation:
     def do(self, line: str) -> None:
         """Play one line. Raises Violation."""
         verb, *words = line.split(" ")
-        self.log.append(f"== {line}")
+        self.happened.append(f"== {line}")
         try:
             VERBS[verb](self, *words)
             self._go_on()
         except Killed:
             self.end_daemon()
+
+    @property
+    def log(self) -> list[str]:
+        """What has happened, as text: lines and what the engine made of them."""
+        found = []
+        for what in self.happened:
+            if isinstance(what, str):
+                found.append(what)
+            elif isinstance(what, tuple):
+                found.append(f"{what[0]:.2f} {short(what[1])}")
+            elif line := short(what):
+                found.append(f"      -> {line}")
+        return found
 
     def digest(self) -> str:
         """A hash of everything that has happened."""
@@ -106,7 +121,7 @@ class Simulation:
         """The daemon is killed; its callers are let go, its loaders end after their current step."""
         if self.daemon is None:
             return
-        self.log.append("      killed")
+        self.happened.append("      killed")
         self.daemon = None
         self.invariants.daemon_ends()
         self.loaders.orphan()
