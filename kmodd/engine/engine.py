@@ -385,6 +385,7 @@ class Engine:
                 job = state.system.job(request)
         if not isinstance(job, Job) or request.origin == "operator":
             return job
+        job.note_ages(state.system.index_age, state.results.age)
         for goal in job.plan.goals:
             state.quarantine.asks(goal.module, request.devices)
         job.keep_out(state.quarantine.kept_out((goal.module for goal in job.plan.goals), request))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from kmodd.dataclass import replace
 from kmodd.engine.batch import Batch
-from kmodd.engine.events import LoaderDied, LoaderReplied
+from kmodd.engine.events import AnyJob, LoaderDied, LoaderReplied
 from kmodd.engine.scheduler import Scheduler
 from kmodd.engine.state import EngineState
 from kmodd.kernel.kmsg import crash_lines
-from kmodd.planning.outcome import Outcome
+from kmodd.planning.job import Job
+from kmodd.planning.outcome import DEPENDENCY_REMOVED, Outcome
 from kmodd.planning.plan import Insmod
 from kmodd.planning.record import after_all
 from kmodd.planning.reply import outcome_of, outcome_of_death
@@ -48,6 +49,7 @@ class Replies:
         outcome = state.policy.note(self._outcome(batch, event)) if begun else None
         if outcome and was == "running":
             batch.catch_up()
+            outcome = self._blame_removal(outcome, job)
         if not is_over:
             batch.next_step(state.now)
         if was == "running":
@@ -80,6 +82,14 @@ class Replies:
         state.quarantine.crash(step.module)
         lines = crash_lines(event.kernel_log)
         return replace(outcome, evidence=(("KMODD_KERNEL_LOG", "\n".join(lines)),)) if lines else outcome
+
+    def _blame_removal(self, outcome: Outcome, job: AnyJob) -> Outcome:
+        """Say so where the kernel has refused the module because another one was removed since it was planned."""
+        if outcome.result != "failed" or not outcome.by_kernel or not isinstance(job, Job):
+            return outcome
+        loaded = self._state.machine.loaded()
+        is_whole = all(loaded.state(name) == "live" for name in job.leans_on())
+        return outcome if is_whole else replace(outcome, detail=DEPENDENCY_REMOVED)
 
     def _ended_late(self, outcome: Outcome, *, counted_as_loaded: bool) -> None:
         """A load that was given up has ended: what depended on it is tried again."""

@@ -106,6 +106,9 @@ class Scheduler:
         if self._dry_run:
             job.abandon(DRY_RUN)
         while step := self._next_step(job):
+            if self._is_outdated(job):
+                self._plan_again(job)
+                return
             is_taken = self._is_taken(step.module, job)
             is_foreign = not is_taken and isinstance(step, Insmod) and state.is_starting(step.module)
             if is_taken or is_foreign:
@@ -121,6 +124,15 @@ class Scheduler:
                 self._start(job, step)
             return
         self._end(job)
+
+    def _is_outdated(self, job: AnyJob) -> bool:
+        """Whether a job that has begun must not go on by its plan, as indexes or configuration have changed.
+
+        A caller's job goes on, as modprobe does with the files that it has read at its start.
+        """
+        if not isinstance(job, Job) or not job.begun or job.plan.request.is_interactive:
+            return False
+        return job.index_age != self._state.system.index_age
 
     def _next_step(self, job: AnyJob) -> Step | RemovalStep | None:
         """The step that the job needs a loader for; steps before it that need none are finished on the way."""
@@ -208,10 +220,9 @@ class Scheduler:
             state.invalidate("removal_ended")
         else:
             if not request.is_interactive:  # an operator's parameters, a process's rights: others may fare otherwise
-                state.results.learn(request.text, job.outcomes, state.now)
+                if job.results_age == state.results.age:
+                    state.results.learn(request.text, job.outcomes, state.now)
                 state.queue.answer_boot(request.text)  # a device may have joined the boot list's request
-            stuck = state.stuck()
-            is_old = any(outcome.result == "stuck" and outcome.module not in stuck for outcome in job.outcomes)
-            if state.retries.after(request, job.outcomes, state.now) or is_old:  # old: that load has ended meanwhile
+            if state.retries.after(request, job.outcomes, state.now):
                 state.results.forget(request.text)
         state.finish(job)

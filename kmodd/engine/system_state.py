@@ -58,7 +58,9 @@ class SystemState:
         self.no_tree = ""
         """Why there is no current snapshot; empty: there is one."""
         self.generation = 0
-        """Grows when an earlier plan may be out of date."""
+        """Grows when a plan that has not begun may be out of date."""
+        self.index_age = 0
+        """Grows when indexes or configuration have changed."""
         self.watch_expected = False
         """Files will be watched, and all are checked then; until then only a request without a match checks them."""
         self._checked: tuple[int | None, float] = (None, 0.0)
@@ -88,6 +90,7 @@ class SystemState:
         snapshot = self.machine.read_tree(settings.extensions, settings.notice_edits)
         changed = bool(self.no_tree) or marks != snapshot.marks
         changed = changed or policy_changed or before != _decisive(settings)
+        self.index_age += changed
         self.no_tree = ""
         self.snapshot, self.settings, self._is_first = snapshot, settings, False
         problems = (*problems, *snapshot.problems)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kmodd.dataclass import dataclass, field
 from kmodd.planning.outcome import KEPT_OUT, Outcome, Result, not_attempted, of_skip
-from kmodd.planning.plan import Insmod, Plan, Skip, Step
+from kmodd.planning.plan import Insmod, Install, Plan, Skip, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class Job:
     """Number of outcomes that `pop_outcomes` has returned."""
     kept_out: frozenset[str] = frozenset()
     """Goals that an administrator excluded: neither they nor their dependencies are tried."""
+    index_age: int = 0
+    """SystemState.index_age that it was planned for."""
+    results_age: int = 0
+    """ResultCache.age that it was planned for."""
     _failed: str = ""
     """Which required module of the current goal failed and how; the rest of the goal is not attempted."""
 
@@ -112,8 +116,25 @@ class Job:
             first = 0
         return tuple(files)
 
+    def note_ages(self, index_age: int, results_age: int) -> None:
+        """Note for which files and results the job was planned."""
+        self.index_age, self.results_age = index_age, results_age
+
+    def leans_on(self) -> list[str]:
+        """Return the modules of the current goal that its current step needs: loaded, or found live, before it.
+
+        Without those of commands, which need not load what they stand for.
+        """
+        goal = self.plan.goals[self._goal]
+        before = zip(reversed(goal.entries[: self._entry]), reversed(self.outcomes), strict=False)
+        return [
+            outcome.module
+            for entry, outcome in before
+            if entry.required and outcome.result in ("loaded", "live") and not isinstance(entry, Install)
+        ]
+
     def begin(self) -> None:
-        """Note that a loader has begun with a step: the job is never planned again."""
+        """Note that a loader has begun with a step, so that the kernel may have changed by it."""
         self.begun = True
 
     def pop_outcomes(self) -> list[Outcome]:

@@ -37,6 +37,10 @@ ASKS_FOR_ITSELF = "it is already being loaded, and its init waits for this reque
 The same for a process of an install command.
 """
 
+LOADER_KILLED = "its loader was killed"
+DEPENDENCY_REMOVED = "a module that it needs was removed meanwhile"
+"""Details of failures that need not repeat."""
+
 HAS_PARAMETERS = "its install command takes options from modprobe.d only; run modprobe for parameters of this call"
 """Detail of an operator's request with parameters: a command that the daemon has run gets none from the daemon."""
 

@@ -225,7 +225,7 @@ class RemovalJob:
         self._over = self.failed = True
 
     def begin(self) -> None:
-        """Note that a loader has begun with a step: the job is never planned again."""
+        """Note that a loader has begun with a step, so that the kernel may have changed by it."""
         self.begun = True
 
     def pop_outcomes(self) -> list[Outcome]:

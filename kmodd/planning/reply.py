@@ -7,7 +7,7 @@ import errno
 from kmodd.dataclass import dataclass
 from kmodd.kernel.proc_modules import State
 from kmodd.planning.load_errors import KernelFacts, of_load, of_removal
-from kmodd.planning.outcome import Outcome, Result
+from kmodd.planning.outcome import LOADER_KILLED, Outcome, Result
 from kmodd.planning.plan import Insmod, Install, RemovalStep, RemoveCommand, Rmmod, Step
 from kmodd.planning.request import Request
 
@@ -84,5 +84,5 @@ def outcome_of_death(request: Request, step: Step | RemovalStep, state: State | 
         result = "not_removed" if state else "removed"
     else:
         result = "loaded" if state == "live" else "crashed" if state else "failed"
-    detail = "its loader was killed" if result in ("failed", "not_removed") else ""
+    detail = LOADER_KILLED if result in ("failed", "not_removed") else ""
     return Outcome(request, step.module, result, step.because, path, 0, usec, at, detail=detail, foreign=foreign)

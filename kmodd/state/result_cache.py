@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from kmodd.planning.outcome import KEPT_OUT, Outcome
+from kmodd.planning.outcome import DEPENDENCY_REMOVED, KEPT_OUT, LOADER_KILLED, Outcome
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -44,7 +44,8 @@ _FINAL = frozenset(
 def is_transient(outcome: Outcome) -> bool:
     """Return whether the reason of a failure may be gone soon. A loader may lack memory too, to unpack a module."""
     by_memory = outcome.errno == errno.ENOMEM
-    return outcome.result == "failed" and outcome.errno in SOON and (outcome.by_kernel or by_memory)
+    by_chance = outcome.detail in (LOADER_KILLED, DEPENDENCY_REMOVED)
+    return outcome.result == "failed" and (by_chance or (outcome.errno in SOON and (outcome.by_kernel or by_memory)))
 
 
 class ResultCache:
@@ -57,6 +58,8 @@ class ResultCache:
         """Aliases with a module that was denied."""
         self._said: set[str] = set()
         """Aliases without a match that were logged."""
+        self.age = 0
+        """Grows when results that were found earlier, or are being found, may no longer hold."""
         self._refused: dict[str, int] = {}
         """Module → errno of its refusal."""
 
@@ -83,7 +86,7 @@ class ResultCache:
         """Cache `outcomes` for `alias`, unless another try may differ without a cause. now: time.monotonic."""
         refused = False
         for outcome in outcomes:
-            if outcome.result == "failed" and outcome.by_kernel and outcome.errno not in SOON:
+            if outcome.result == "failed" and outcome.by_kernel and not is_transient(outcome):
                 self._refused[outcome.module] = outcome.errno
             refused = refused or outcome.module in self._refused
         is_held = any(outcome.result in ("blocked", "stuck") for outcome in outcomes)
@@ -121,6 +124,7 @@ class ResultCache:
 
     def forget_modules(self) -> None:
         """Drop all results after a removed module or lost events: a module may be gone, a refusal may be obsolete."""
+        self.age += 1
         self._known.clear()
         self._denied.clear()
         self._refused.clear()

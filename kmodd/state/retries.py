@@ -1,7 +1,8 @@
 """Requests to retry, and when: `Retries`.
 
-Transient errors (EBUSY, EINTR, EAGAIN, ENOMEM) are retried soon and a few times, a missing file when it appears. All
-other failures wait for a cause that the daemon sees anyway: a new index, a removed module, a new device.
+Transient failures (EBUSY, EINTR, EAGAIN, ENOMEM, a killed loader, a dependency that was removed meanwhile) are retried
+soon and a few times, a missing file when it appears. All other failures wait for a cause that the daemon sees anyway: a
+new index, a removed module, a new device.
 """
 
 from __future__ import annotations

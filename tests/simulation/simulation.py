@@ -289,8 +289,9 @@ def _hide(sim: Simulation) -> None:
 
 
 def _unhide(sim: Simulation) -> None:
-    sim.files.is_hidden = False
-    sim.files.change()
+    if sim.files.is_hidden:  # a change would have sysfs replayed, and what was lost found
+        sim.files.is_hidden = False
+        sim.files.change()
 
 
 # -- verbs: devices, people, processes -------------------------------------------------------------------------------
