@@ -42,10 +42,26 @@ def escaped_end(raw: bytes, limit: int) -> str:
     kept: list[str] = []
     for char in reversed(decode(raw.rstrip(b"\r\n")[-limit:])):
         if char == "\\" or not char.isprintable():
-            byte = ord(char) - 0xDC00
-            char = f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
+            char = _escaped_char(char)
         limit -= len(char.encode())
         if limit < 0:
             break
         kept.append(char)
     return "".join(reversed(kept))
+
+
+def printable(text: str) -> str:
+    r"""Return a text for a terminal: characters that are not printable are escaped as in C (`\x1b`, `\n`, `\u202e`).
+
+    These are control characters, line ends, and those that change the direction of text. Bytes that are not UTF-8 stay.
+    """
+    return text if text.isprintable() else "".join(map(_printable_char, text))
+
+
+def _printable_char(char: str) -> str:
+    return char if char.isprintable() or "\udc80" <= char <= "\udcff" else _escaped_char(char)
+
+
+def _escaped_char(char: str) -> str:
+    byte = ord(char) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()

@@ -21,7 +21,7 @@ class ControlServer:
     def __init__(self, world: World, socket: ControlSocket) -> None:
         self.world = world
         self.socket = socket
-        self.facts = status.Facts("6", "", dry_run=False, since=0.0)
+        self.facts = status.Facts("6", "", "/lib/modules/6", dry_run=False, since=0.0)
         actions = Actions(self._handle, self._reload, self._status)
         self.handler = ControlHandler(world.engine, socket, actions, str(world.root))
         world.listeners.append(self.handler)

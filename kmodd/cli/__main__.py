@@ -6,8 +6,8 @@ import gc
 import os
 import sys
 
-import kmodd
 from kmodd.cli.streams import close_streams, open_streams
+from kmodd.cli.verb import columns, help_width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ VERBS = {
     "seal": "refuse modules that no rule allows; rehearse, undo, or disable module loading in the kernel",
     "policy": "check the rules of policy.d, test them, or suggest some",
     "convert-config": "convert an old conf.modules or modules.conf to modprobe.d",
-    "static-nodes": "print the device nodes whose opening loads a module",
     "complete": "",
     "loader": "",
     "command": "",
     "request": "",
+    "static-nodes": "",
 }
-"""Verb → its line in the help; an empty text hides an internal verb."""
+"""Verb → its line in the help; an empty text hides an internal verb, and one of kmod's."""
 
 TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
 """kmod's tools; each is also a verb of kmodd."""
@@ -39,13 +39,14 @@ TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
 
 def usage() -> str:
     """Return the text of --help."""
-    words = "\n".join(f"  {verb:16}{text}" for verb, text in VERBS.items() if text)
-    tools = "\n".join(f"  {tool:16}as kmod's" for tool in TOOLS)
+    width = help_width()
+    verbs = [(f"  {verb}", text) for verb, text in VERBS.items() if text]
+    tools = [(f"  {tool}", "as kmod's") for tool in (*TOOLS, "static-nodes")]
     return (
         "usage: kmodd VERB [OPTION…]\n\n"
         "Load kernel modules on request of devices, the kernel or users, and record the reason.\n"
-        f"\nverbs:\n{words}\n\ntools:\n{tools}\n\n"
-        "See `kmodd VERB --help` for details, and `journalctl -t kmodd` for what was loaded and why.\n"
+        f"\nverbs:\n{columns(verbs, width, 18)}\ntools:\n{columns(tools, width, 18)}\n"
+        "See `kmodd help VERB` for details, and `journalctl -t kmodd` for what was loaded and why.\n"
     )
 
 
@@ -61,19 +62,25 @@ def main(argv: list[str] | None = None) -> int:
         return _run(called, words)
     match words:
         case ["--version" | "-V", *_]:
-            print(f"kmodd {kmodd.__version__}")
+            from kmodd.cli.features import version
+
+            print(version())
             return 0
-        case ["--help" | "-h" | "help", *_]:
+        case ["help", verb, *_] if verb in VERBS or verb in TOOLS:
+            return _run(verb, ["--help"])
+        case ["--help" | "-h" | "help"]:
             print(usage(), end="")
             return 0
         case [verb, *rest] if verb in VERBS or verb in TOOLS:
             return _run(verb, rest)
-        case [verb, *_]:
-            known = ", ".join([*(word for word, text in VERBS.items() if text), *TOOLS])
-            print(f"kmodd: Unknown verb {verb!r}; expected one of {known}", file=sys.stderr)
+        case ["--help" | "-h" | "help", verb, *_] | [verb, *_]:
+            from kmodd.cli.similar import hint
+
+            known = [*(word for word, text in VERBS.items() if text), *TOOLS, "help"]
+            print(f"kmodd: unknown verb {verb!r}{hint(verb, known) or '; see `kmodd help`'}", file=sys.stderr)
             return 2
         case _:
-            print(usage(), end="", file=sys.stderr)
+            print("kmodd: VERB is missing; see `kmodd help`", file=sys.stderr)
             return 2
 
 
@@ -101,8 +108,6 @@ def _run(verb: str, words: list[str]) -> int:
         status: int = program.main(words)
     except KeyboardInterrupt:
         return 130
-    except SystemExit as end:  # of argparse
-        return end.code if isinstance(end.code, int) else 1 if end.code else 0
     return status
 
 

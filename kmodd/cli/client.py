@@ -28,13 +28,16 @@ class Refused(KmoddError):
         self.parameters = parameters
 
 
-def call(method: str, path: str = CONTROL_SOCKET, offers: Sequence[int] = (), **parameters: Any) -> dict[str, Any]:
+def call(
+    method: str, path: str = CONTROL_SOCKET, offers: Sequence[int] = (), limit: float | None = None, **parameters: Any
+) -> dict[str, Any]:
     """Call `io.kmodd.METHOD` and return the parameters of the reply.
 
-    offers: descriptors to send with the call. Waits without a limit. Raises NotRunning if there is no daemon or no
-    reply, Refused if the reply is an error.
+    offers: descriptors to send with the call. limit: seconds to wait at most; None: no limit. Raises NotRunning if
+    there is no daemon or no reply, Refused if the reply is an error.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(limit)
         answer = bytearray()
         try:
             connection.connect(path)
@@ -48,7 +51,7 @@ def call(method: str, path: str = CONTROL_SOCKET, offers: Sequence[int] = (), **
                     raise NotRunning("the daemon closed the connection without a reply")
                 answer += data
         except OSError as error:
-            raise NotRunning(f"the daemon is not running: {path}: {error.strerror}") from None
+            raise NotRunning(f"the daemon is not running: {error.strerror or 'no reply in time'}: {path}") from None
     reply = json.loads(answer[:-1])
     if "error" in reply:
         raise Refused(reply["error"], reply.get("parameters", {}))

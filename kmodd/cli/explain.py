@@ -10,7 +10,8 @@ import os
 import stat
 import sys
 
-from kmodd.cli.options import OptionError, Options
+from kmodd.cli.daemon_tree import tree_for
+from kmodd.cli.verb import JSON, KERNEL, ROOT, Verb
 from kmodd.config.kmodd_conf import Settings
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import NoTree
@@ -27,13 +28,23 @@ from kmodd.planning.request import Origin, Request
 from kmodd.planning.resolve import options_of, resolve
 from kmodd.text import decode
 
-USAGE = """usage: kmodd explain [--json] [--root DIR] [--kernel RELEASE] REQUEST…
-
-Show what would be loaded for REQUEST, and why; nothing is loaded.
-REQUEST is a modalias, a module, an alias, the path of a module file, a /sys/… path of a device, or a /dev/… node.
-Exit status: 0 a module would be loaded or is loaded already, 1 nothing matches or it is blocked, 2 usage,
-3 no module tree or a damaged index.
-"""
+VERB = Verb(
+    "explain",
+    "Show what would be loaded for REQUEST, and why; nothing is loaded. REQUEST is a modalias, a module, an alias, the "
+    "path of a module file, a /sys/… path of a device, or a /dev/… node.",
+    (JSON, ROOT, KERNEL),
+    "REQUEST…",
+    (
+        (0, "a module would be loaded or is loaded already"),
+        (1, "nothing matches, or it is blocked"),
+        (3, "no module tree, or a damaged index"),
+    ),
+    (
+        ("explain /sys/class/net/eth0", "What drives this device, and why?"),
+        ("explain pci:v00008086d000010D3sv00008086sd0000A01Fbc02sc00i00", "What matches a modalias?"),
+        ("explain --json e1000e | jq -r '.steps[].path'", "The files that loading e1000e takes."),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,39 +57,26 @@ class Question:
     names: tuple[str, ...]
     origin: Origin
     """The origin to resolve it for: the blacklist hides more from a device than from an operator."""
+    why: str = ""
+    """Why there are no names, as a predicate: `has no modalias`."""
 
 
 def main(argv: list[str]) -> int:
     """Explain each request; return 0 if each one matches, 1 if not, 2 for wrong usage, 3 without a module tree."""
-    options = Options(argv, "h", {"json": "json", "root": "root:", "kernel": "kernel:", "help": "h"})
-    root, release, as_json = "", None, False
-    try:
-        for code, value in options:
-            match code:
-                case "json":
-                    as_json = True
-                case "root":
-                    root = value
-                case "kernel":
-                    release = value
-                case _:
-                    print(USAGE, end="")
-                    return 0
-        if not options.operands:
-            raise OptionError("no REQUEST specified")
-    except OptionError as error:
-        print(f"kmodd explain: {error}\n{USAGE}", end="", file=sys.stderr)
-        return 2
+    given = VERB.parse(argv, 1)
+    if isinstance(given, int):
+        return given
+    root = given.get("root")
     settings = read_settings(root)
-    tree = Tree(root=root, release=release, extensions=settings.extensions)
+    tree = tree_for(root, given.get("kernel") or None, settings.extensions)
     if tree.guessed:
-        _complain(f"kernel {tree.release}, the only one below {root}")
+        VERB.complain(f"kernel {tree.release}, the only one below {root}")
     try:
         tree.check()
     except NoTree as error:
-        _complain(str(error))
+        VERB.complain(str(error))
         return 3
-    return _explain(options.operands, tree, settings, as_json)
+    return _explain(given.operands, tree, settings, "json" in given)
 
 
 def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool) -> int:
@@ -95,14 +93,28 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
             for name in question.names
         )
         plan = _joined(question, plans)
-        answer = json_line(question.kind, plan) if as_json else text_of(plan, _name(question, tree))
-        sys.stdout.buffer.write(os.fsencode(answer + "\n"))
         if not any(_comes(goal) for goal in plan.goals):
             status = 1
+        if as_json:
+            if question.why:
+                VERB.complain(f"{text} {question.why}")
+            sys.stdout.buffer.write(os.fsencode(json_line(question.kind, plan) + "\n"))
+        else:
+            answer = text_of(plan, _name(question, tree), question.why) + _similar(question, plan, snapshot)
+            sys.stdout.buffer.write(os.fsencode(answer + "\n"))
     sys.stdout.flush()
     for problem in snapshot.problems:
-        _complain(problem.with_caret())
+        VERB.complain(problem.with_caret())
     return 3 if status and snapshot.catalog.is_damaged else status
+
+
+def _similar(question: Question, plan: Plan, snapshot: Snapshot) -> str:
+    """Return `; did you mean …?` for a name that matches nothing, but is like a module's; else an empty text."""
+    if question.kind != "alias" or plan.steps or [skip.reason for skip in plan.skips] != ["no_match"]:
+        return ""
+    from kmodd.cli.similar import hint  # only for a mistake
+
+    return hint(question.text.replace("-", "_"), snapshot.catalog.names())
 
 
 def _comes(goal: Goal) -> bool:
@@ -135,16 +147,14 @@ def _joined(question: Question, plans: tuple[Plan, ...]) -> Plan:
 
 
 def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
-    """Return the kind of request that `text` is, and its names; print an error if there are none."""
+    """Return the kind of request that `text` is, and its names."""
     if text.startswith("/sys/"):
         names = _requests_of_device(tree.real(text))
-        if not names:
-            reason = "has no modalias" if tree.present(text) else "does not exist"
-            _complain(f"{text} {reason}")
-        return Question(text, "sysfs", names, "coldplug")
+        why = "" if names else "has no modalias" if tree.present(text) else "does not exist"
+        return Question(text, "sysfs", names, "coldplug", why)
     if text.startswith("/dev/"):
-        names = _names_of_node(text, tree)
-        return Question(text, "dev", names, "coldplug" if names and ":" in names[0] else "request")
+        names, why = _names_of_node(text, tree)
+        return Question(text, "dev", names, "coldplug" if names and ":" in names[0] else "request", why)
     if text.startswith(("/", "./", "../")):
         absolute = text.startswith("/") or tree.root  # --root is the prefix of absolute paths only
         return Question(text, "file", (text if absolute else os.path.abspath(text),), "operator")
@@ -176,22 +186,21 @@ def _modaliases(directory: str) -> tuple[str, ...]:
     return tuple(line.removeprefix("MODALIAS=") for line in decode(data).splitlines() if line.startswith("MODALIAS="))
 
 
-def _names_of_node(path: str, tree: Tree) -> tuple[str, ...]:
+def _names_of_node(path: str, tree: Tree) -> tuple[tuple[str, ...], str]:
     """Return the modaliases of a node's device, else the names that the kernel requests when the node is opened.
 
-    A node that does not exist is looked up in modules.devname.
+    A node that does not exist is looked up in modules.devname. With no names, the second text is the reason.
     """
     try:
         status = os.stat(tree.real(path))
     except (OSError, ValueError):
         return _names_of_devname(path, tree)
     if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        _complain(f"{path} is not a device node")
-        return ()
+        return (), "is not a device node"
     kind = "char" if stat.S_ISCHR(status.st_mode) else "block"
     major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
     names = _modaliases_above(tree.real(f"/sys/dev/{kind}/{major}:{minor}"), tree.real("/sys/devices"))
-    return names or _names_of_number(kind, major, minor)
+    return names or _names_of_number(kind, major, minor), ""
 
 
 def _modaliases_above(link: str, top: str) -> tuple[str, ...]:
@@ -207,19 +216,14 @@ def _modaliases_above(link: str, top: str) -> tuple[str, ...]:
     return ()
 
 
-def _names_of_devname(path: str, tree: Tree) -> tuple[str, ...]:
+def _names_of_devname(path: str, tree: Tree) -> tuple[tuple[str, ...], str]:
     data = read_file(tree.real(f"{tree.directory}/modules.devname")) or b""
     for node in text_files.devnames(data, "modules.devname")[0]:
         if path == f"/dev/{node.node}":
-            return _names_of_number("char" if node.kind == "c" else "block", node.major, node.minor)
-    _complain(f"{path} does not exist, also not in modules.devname")
-    return ()
+            return _names_of_number("char" if node.kind == "c" else "block", node.major, node.minor), ""
+    return (), "does not exist, also not in modules.devname"
 
 
 def _names_of_number(kind: str, major: int, minor: int) -> tuple[str, ...]:
     """Return the names that the kernel requests in turn (fs/char_dev.c base_probe, block/genhd.c)."""
     return f"{kind}-major-{major}-{minor}", f"{kind}-major-{major}"
-
-
-def _complain(text: str) -> None:
-    print(f"kmodd explain: {text}", file=sys.stderr)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from kmodd.cli.options import OptionError, Options
+from kmodd.cli.daemon_tree import tree_for
 from kmodd.cli.streams import output_is_lost
+from kmodd.cli.verb import KERNEL, ROOT, Verb
 from kmodd.errors import NoTree
-from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.text import decode
 
@@ -21,48 +21,47 @@ LIMIT = 4096
 _FEW = 8
 """Up to so many aliases are looked up in the .bin files; for more, building a trie from the text files pays."""
 
-USAGE = """usage: kmodd lookup [--root DIR] [--kernel RELEASE] [ALIAS…]
-
-Print for each alias, module or modalias a line: the alias, a TAB, and the matching modules, best first.
-Without ALIAS, read aliases from standard input, one per line. Blacklists are ignored.
-Exit status: 0 all aliases matched, 1 one did not, 2 usage, 3 no module tree or a damaged index.
-"""
+VERB = Verb(
+    "lookup",
+    "Print for each alias, module or modalias a line: the alias, a TAB, and the matching modules, best first. Without "
+    "ALIAS, read aliases from standard input, one a line. Blacklists are ignored.",
+    (ROOT, KERNEL),
+    "[ALIAS…]",
+    (
+        (0, "all aliases matched"),
+        (1, "one did not"),
+        (3, "no module tree, or a damaged index"),
+    ),
+    (
+        ("lookup fs-ext4 net-pf-10", "Which modules are these?"),
+        ("lookup < aliases", "Look up the lines of a file, or what another program writes to a pipe."),
+    ),
+)
 
 
 def main(argv: list[str]) -> int:
-    """Look up the arguments, or the lines of standard input; return the exit status in USAGE."""
-    options = Options(argv, "h", {"root": "root:", "kernel": "kernel:", "help": "h"})
-    root, release = "", None
-    try:
-        for code, value in options:
-            match code:
-                case "root":
-                    root = value
-                case "kernel":
-                    release = value
-                case _:
-                    print(USAGE, end="")
-                    return 0
-    except OptionError as error:
-        print(f"kmodd lookup: {error}\n{USAGE}", end="", file=sys.stderr)
-        return 2
-    tree = Tree(root=root, release=release)
+    """Look up the arguments, or the lines of standard input; return the exit status in its help."""
+    given = VERB.parse(argv)
+    if isinstance(given, int):
+        return given
+    root = given.get("root")
+    tree = tree_for(root, given.get("kernel") or None)
     if tree.guessed:
-        print(f"kmodd lookup: kernel {tree.release}, the only one below {root}", file=sys.stderr)
+        VERB.complain(f"kernel {tree.release}, the only one below {root}")
     try:
         tree.check()
     except NoTree as error:
-        print(f"kmodd lookup: {error}", file=sys.stderr)
+        VERB.complain(f"{error}")
         return 3
-    aliases = [os.fsencode(word) for word in options.operands]
+    aliases = [os.fsencode(word) for word in given.operands]
     snapshot = tree.quick_snapshot(like_kmod=bool(aliases) and len(aliases) <= _FEW)
     try:
         all_matched = _look_up([aliases] if aliases else _lines_of_stdin(), snapshot)
     except OSError as error:
-        print(f"kmodd lookup: Failed to read standard input: {error.strerror}", file=sys.stderr)
+        VERB.complain(f"Failed to read standard input: {error.strerror}")
         all_matched = False
     for problem in snapshot.problems:
-        print(f"kmodd lookup: {problem.with_caret()}", file=sys.stderr)
+        VERB.complain(f"{problem.with_caret()}")
     if all_matched:
         return 0
     return 3 if snapshot.catalog.is_damaged else 1
@@ -78,7 +77,7 @@ def _look_up(batches: Iterator[list[bytes]] | list[list[bytes]], snapshot: Snaps
             number += 1
             if len(alias) > LIMIT or b"\0" in alias:
                 what = "contains a NUL byte" if b"\0" in alias[:LIMIT] else f"is longer than {LIMIT:,} bytes"
-                print(f"kmodd lookup: line {number} {what}", file=sys.stderr)
+                VERB.complain(f"line {number} {what}")
                 all_matched = False
                 continue
             modules = dict.fromkeys(hit.module for hit in lookup_or_nothing(decode(alias), snapshot))

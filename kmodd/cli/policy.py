@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import pwd
 import subprocess
@@ -10,7 +9,8 @@ import sys
 from datetime import datetime
 
 from kmodd.cli.explain import question_of
-from kmodd.config.policy_d import MAX_UID, NONE, WORDS
+from kmodd.cli.verb import KERNEL, ROOT, Given, Option, Verb
+from kmodd.config.policy_d import MAX_UID, NONE, PHASES, WORDS
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
@@ -21,7 +21,7 @@ from kmodd.names import module_name
 from kmodd.planning.plan import Plan, Skip
 from kmodd.planning.policy import Policy, PolicyDecision, PolicyQuery
 from kmodd.planning.policy_history import Uses, read, suggest
-from kmodd.planning.request import Origin, Request
+from kmodd.planning.request import ORIGINS, Origin, Request
 from kmodd.planning.resolve import options_of, resolve
 from kmodd.text import encode
 
@@ -29,80 +29,113 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kmodd.config.policy_d import Phase
+
 _SESSION = "session-1.scope"
 """The unit of a logged-in user's processes."""
 
 
+def _words(condition: str) -> str:
+    return ", ".join(WORDS[condition])
+
+
+CHECK = Verb(
+    "policy check",
+    "Check the rules of policy.d for mistakes.",
+    (ROOT,),
+    status=((0, "no mistakes"), (1, "mistakes")),
+    examples=(("policy check", "Are there mistakes in the rules of this machine?"),),
+)
+TEST = Verb(
+    "policy test",
+    "Show the decision of the rules for each module of REQUEST, loaded or not, as in mode enforce. REQUEST is a name, "
+    "alias, modalias or path, as in `kmodd explain`.",
+    (
+        Option("--as", "requesting user (default: unknown)", "USER"),
+        Option("--container", "the process is in a container"),
+        Option("--exe", "program of the process", "PATH"),
+        Option("--unit", f"systemd unit of the process, {NONE} for none (default: {_SESSION})", "UNIT"),
+        Option("--origin", f"{_words('origin')} (default: request for names, uevent for devices)", "ORIGIN"),
+        Option("--subsystem", "subsystem of the device (default: prefix of a modalias)", "SUBSYSTEM"),
+        Option("--device", "/devices/… path of the device", "PATH"),
+        Option("--phase", f"{_words('phase')} (default: running)", "PHASE"),
+        Option("--flag", "a flag that is set, repeatable (default: those set now)", "NAME"),
+        ROOT, KERNEL,
+    ),
+    "REQUEST",
+    ((0, "allowed"), (1, "denied, or nothing matches"), (3, "no module tree")),
+    (
+        ("policy test net-pf-38 --as games", "May a user make the kernel load it?"),
+        ("policy test net-pf-38 --as games --unit cups.service", "And a service?"),
+    ),
+)  # fmt: skip
+SUGGEST = Verb(
+    "policy suggest",
+    "Print rules that allow the kernel requests that succeeded according to the journal, and deny all other requests "
+    "by processes.",
+    (
+        Option("--since", "7d, 12h, or a date (default: all of the journal)", "SPAN"),
+        Option("--unit", "suggest rules for processes of this unit only", "UNIT"),
+        Option("--from", "records of `journalctl --output=json --all`; - for standard input", "FILE"),
+    ),
+    status=((0, "done"), (1, "the records cannot be read")),
+    examples=(("policy suggest --since 7d > /etc/kmodd/policy.d/60-known.conf", "Rules for what a week has shown."),),
+)
+VERB = Verb(
+    "policy",
+    "Check, test or suggest rules of policy.d, which say what modules may be loaded for whom. `kmodd policy WORD "
+    "--help` has the options of each word.",
+    operands="check | test | suggest",
+    examples=(
+        ("policy check", "Are there mistakes in the rules?"),
+        ("policy test net-pf-38 --as games", "What do they decide?"),
+        ("policy suggest --since 7d", "Rules for what a week has shown."),
+    ),
+)
+SUBVERBS = {"check": CHECK, "test": TEST, "suggest": SUGGEST}
+
+
 def main(argv: list[str]) -> int:
     """Run check, test or suggest; return the exit status that its help documents, 2 for wrong usage."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if (
-        options.word == "test"
-        and options.uid is None
-        and (options.exe or options.container or options.unit != _SESSION)
-    ):
-        parser.error("--exe, --unit and --container require --as")
-    match options.word:
+    word = argv[0] if argv else ""
+    if word not in SUBVERBS:
+        given = VERB.parse(argv, 1)
+        return given if isinstance(given, int) else VERB.refuse(f"unknown word {given.operands[0]!r}")
+    operands = 1 if word == "test" else 0
+    given = SUBVERBS[word].parse(argv[1:], operands, operands)
+    if isinstance(given, int):
+        return given
+    match word:
         case "check":
-            return _check(options.root)
+            return _check(given.get("root"))
         case "test":
-            return _test(options)
+            return _test(given)
         case _:
-            return _suggest(options)
+            return _suggest(given)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("kmodd policy", description="Check, test or suggest rules of policy.d.")
-    words = parser.add_subparsers(dest="word", required=True, metavar="check | test | suggest")
-    check = words.add_parser("check", help="check for mistakes", epilog="Exit status: 0 no mistakes, 1 mistakes.")
-    check.add_argument("--root", default="", metavar="DIR", help="prefix of all paths")
-    _test_parser(words.add_parser(
-        "test",
-        help="test a request against the rules",
-        description="Show the decision of the rules for each module of REQUEST, loaded or not, as in mode enforce.",
-        epilog="Exit status: 0 allowed, 1 denied or nothing matches, 3 no module tree.",
-    ))  # fmt: skip
-    offer = words.add_parser(
-        "suggest",
-        help="suggest rules from the journal",
-        description="Print rules that allow the kernel requests that succeeded according to the journal, and deny all "
-        "other requests by processes.",
-    )
-    offer.add_argument("--since", metavar="SPAN", help="7d, 12h, or a date (default: all of the journal)")
-    offer.add_argument("--unit", default="", help="suggest rules for processes of this unit only")
-    offer.add_argument(
-        "--from",
-        dest="source",
-        metavar="FILE",
-        help="records of `journalctl --output=json --all`; - for standard input",
-    )
-    return parser
-
-
-def _test_parser(test: argparse.ArgumentParser) -> None:
-    test.add_argument("request", metavar="REQUEST", help="name, alias, modalias or path, as in `kmodd explain`")
-    test.add_argument("--as", dest="uid", type=_uid, metavar="USER", help="requesting user (default: unknown)")
-    test.add_argument("--container", action="store_true", help="the process is in a container")
-    test.add_argument("--exe", default="", metavar="PATH", help="program of the process")
-    test.add_argument("--unit", default=_SESSION, help="systemd unit of the process, - for none (default: %(default)s)")
-    test.add_argument("--origin", choices=WORDS["origin"], help="(default: request for names, uevent for devices)")
-    test.add_argument("--subsystem", help="subsystem of the device (default: prefix of a modalias)")
-    test.add_argument("--device", metavar="PATH", help="/devices/… path of the device")
-    test.add_argument("--phase", choices=WORDS["phase"], default="running", help="(default: running)")
-    test.add_argument("--flag", action="append", metavar="NAME", help="a flag that is set (default: those set now)")
-    test.add_argument("--root", default="", metavar="DIR", help="prefix of all paths")
-    test.add_argument("--kernel", metavar="RELEASE", help="kernel release (default: the running one)")
+def _wrong_test(given: Given) -> str:
+    """Return what is wrong with the options of `test`; empty: nothing."""
+    if "as" not in given and ({"exe", "container"} & given.values.keys() or given.get("unit", _SESSION) != _SESSION):
+        return "--exe, --unit and --container require --as"
+    for name in ("origin", "phase"):
+        if name in given and given.get(name) not in WORDS[name]:
+            return f"invalid --{name} {given.get(name)!r}; expected {_words(name)}"
+    try:
+        _uid(given.get("as", "0"))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _uid(text: str) -> int:
-    """Return the uid of a user's number or name. Raises ArgumentTypeError."""
+    """Return the uid of a user's number or name. Raises ValueError."""
     try:
         uid = int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
     except KeyError:
-        raise argparse.ArgumentTypeError(f"unknown user {text!r}") from None
+        raise ValueError(f"unknown user {text!r}") from None
     if uid > MAX_UID:
-        raise argparse.ArgumentTypeError(f"uid {uid} out of range")
+        raise ValueError(f"uid {uid} out of range")
     return uid
 
 
@@ -119,23 +152,29 @@ def _check(root: str) -> int:
 # ── test ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _test(options: argparse.Namespace) -> int:
-    tree = Tree(root=options.root, release=options.kernel, extensions=read_settings(options.root).extensions)
+def _test(given: Given) -> int:
+    if wrong := _wrong_test(given):
+        return TEST.refuse(wrong)
+    root, asked_for = given.get("root"), given.operands[0]
+    tree = Tree(root=root, release=given.get("kernel") or None, extensions=read_settings(root).extensions)
     if tree.guessed:
-        _complain(f"kernel {tree.release}, the only one below {options.root}")
+        _complain(f"kernel {tree.release}, the only one below {root}")
     try:
         tree.check()
     except NoTree as error:
         _complain(str(error))
         return 3
-    parsed = read_rules(options.root)
+    parsed = read_rules(root)
     for problem in parsed.problems:
         _complain(f"Ignoring invalid rule: {problem}")
     snapshot = tree.quick_snapshot()
-    question = question_of(options.request, tree, snapshot)
+    question = question_of(asked_for, tree, snapshot)
+    if question.why:
+        _complain(f"{asked_for} {question.why}")
     is_device = question.kind in ("modalias", "sysfs") or (question.kind == "dev" and question.origin == "coldplug")
-    origin: Origin = options.origin or ("uevent" if is_device else "request")
-    query = _query(options, origin, is_device, tree)
+    usual: Origin = "uevent" if is_device else "request"
+    origin: Origin = next((word for word in ORIGINS if word == given.get("origin")), usual)
+    query = _query(given, origin, is_device, tree)
     probe_options = replace(options_of(origin), ignore_loaded=True, foreign=True)
     policy = Policy("enforce", parsed.rules)
     status = 0
@@ -152,22 +191,24 @@ def _test(options: argparse.Namespace) -> int:
     return 3 if snapshot.catalog.is_damaged else 1
 
 
-def _query(options: argparse.Namespace, origin: Origin, is_device: bool, tree: Tree) -> PolicyQuery:
+def _query(given: Given, origin: Origin, is_device: bool, tree: Tree) -> PolicyQuery:
     """Return the query that the options describe; a /sys path adds its subsystem and device."""
-    subsystem, device = options.subsystem or "", options.device or ""
-    path = os.path.realpath(tree.real(options.request)) if options.request.startswith("/sys/") else ""
+    request, subsystem, device = given.operands[0], given.get("subsystem"), given.get("device")
+    path = os.path.realpath(tree.real(request)) if request.startswith("/sys/") else ""
     if path:
         device = device or path.removeprefix(os.path.realpath(tree.real("/sys")))
         subsystem = subsystem or os.path.basename(os.path.realpath(f"{path}/subsystem"))
     elif is_device:
-        subsystem = subsystem or options.request.partition(":")[0]
+        subsystem = subsystem or request.partition(":")[0]
     requester = None
-    if options.uid is not None:
-        unit = "" if options.unit == NONE else options.unit
-        requester = Requester(0, "", options.exe, options.uid, None, "", unit, options.container)
-    flags = read_flags(options.root) if options.flag is None else frozenset(options.flag)
+    if "as" in given:
+        unit = given.get("unit", _SESSION)
+        uid, container = _uid(given.get("as")), "container" in given
+        requester = Requester(0, "", given.get("exe"), uid, None, "", "" if unit == NONE else unit, container)
+    flags = frozenset(given.values["flag"]) if "flag" in given else read_flags(given.get("root"))
+    phase: Phase = next((phase for phase in PHASES if phase == given.get("phase")), "running")
     devices = (device,) if device else ()
-    return PolicyQuery(origin, options.request, options.phase, subsystem, devices, requester, flags)
+    return PolicyQuery(origin, request, phase, subsystem, devices, requester, flags)
 
 
 def _requester_in_words(query: PolicyQuery) -> str:
@@ -208,12 +249,12 @@ def _is_denied(plan: Plan, policy: Policy, query: PolicyQuery) -> bool:
 # ── suggest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _suggest(options: argparse.Namespace) -> int:
+def _suggest(given: Given) -> int:
     try:
-        with journal_records(options.source, options.since) as lines:
+        with journal_records(given.get("from") or None, given.get("since") or None) as lines:
             found = read(lines)
     except OSError as error:
-        _complain(f"Failed to read {options.source or 'the journal'}: {error.strerror}")
+        _complain(f"Failed to read {given.get('from') or 'the journal'}: {error.strerror}")
         return 1
     except subprocess.CalledProcessError:
         return 1  # journalctl has printed the reason
@@ -223,7 +264,7 @@ def _suggest(options: argparse.Namespace) -> int:
         _complain(f"Ignoring {found.unreadable} lines that are not JSON records")
     if not found.uses:
         _complain("No kernel requests found in the journal; the span may be too short, or the policy mode off")
-    _print(_header(found, options.unit) + suggest(found.uses, options.unit))
+    _print(_header(found, given.get("unit")) + suggest(found.uses, given.get("unit")))
     return 0
 
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.cli.verb import NOT_RUNNING, SOCKET, Verb
 from kmodd.host.paths import CONTROL_SOCKET
+
+VERB = Verb(
+    "reload",
+    "Reload indexes and configuration of the daemon, and wait until this is done. Lines that could not be used are "
+    "printed; the rest is in effect. `systemctl reload kmodd` does the same.",
+    (SOCKET,),
+    status=((0, "reloaded"), (1, "refused"), (3, "no module tree"), NOT_RUNNING),
+    examples=(("reload", "After a change of the boot list; other changes are noticed without it."),),
+)
 
 
 def main(argv: list[str]) -> int:
     """Return 0 when reloaded, 1 if the daemon refuses, 3 without a module tree, 7 if the daemon is not running."""
-    parser = argparse.ArgumentParser(
-        "kmodd reload", description="Reload indexes and configuration of the daemon, and wait until this is done."
-    )
-    parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
-    options = parser.parse_args(argv)
+    given = VERB.parse(argv, most=0)
+    if isinstance(given, int):
+        return given
     try:
-        problems = call("Reload", options.socket)["problems"]
+        problems = call("Reload", given.get("socket", CONTROL_SOCKET))["problems"]
     except NotRunning as error:
-        print(f"kmodd reload: {error}", file=sys.stderr)
+        VERB.complain(f"{error}")
         return 7
     except Refused as refused:
-        print(f"kmodd reload: {refused.parameters.get('message', refused)}", file=sys.stderr)
+        VERB.complain(f"{refused.parameters.get('message', refused)}")
         return 3 if refused.error == "io.kmodd.NoModuleTree" else 1
     for problem in problems:
-        print(f"kmodd reload: Ignored: {problem}", file=sys.stderr)
+        VERB.complain(f"Ignored: {problem}")
     return 0

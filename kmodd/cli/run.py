@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 
 from kmodd.cli import byte_code
-from kmodd.cli.options import OptionError, Options
 from kmodd.cli.streams import log_stream
+from kmodd.cli.verb import KERNEL, ROOT, SOCKET, Option, Verb
 from kmodd.errors import KmoddError, NoTree
+from kmodd.host.own_directory import own_directory
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.sd_notify import Notify
 from kmodd.loader.spawner import Spawner
@@ -18,57 +18,53 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kmodd.host.tree import Tree
 
-USAGE = f"""usage: kmodd run [OPTION…]
-
-Load kernel modules for devices and kernel requests, and log each load to the journal (journalctl -t kmodd).
-
-  --dry-run         resolve and log requests, load nothing
-  --root DIR        prefix of all paths that are read
-  --kernel RELEASE  kernel release (default: the running one)
-  -v, --verbose     show debug records on a terminal
-  --socket PATH     control socket (default {CONTROL_SOCKET})
-  --here FIXTURE    demonstration on any machine: if modules cannot be loaded, say why and continue as with --dry-run,
-                    using FIXTURE/lib/modules if there is no module tree
-"""
-
-_LONG = {
-    "dry-run": "dry-run", "root": "root:", "kernel": "kernel:", "verbose": "v", "socket": "socket:", "here": "here:",
-    "help": "h",
-}  # fmt: skip
+VERB = Verb(
+    "run",
+    "Run the daemon: load kernel modules for devices and kernel requests, and log each load to the journal.",
+    (
+        Option("--dry-run", "resolve and log requests, load nothing"),
+        Option("-v, --verbose", "show debug records on a terminal"),
+        Option(
+            "--here",
+            "demonstration on any machine: if modules cannot be loaded, say why and continue as with --dry-run, "
+            "using FIXTURE/lib/modules if there is no module tree",
+            "FIXTURE",
+        ),
+        ROOT, KERNEL, SOCKET,
+    ),
+    status=((0, "stopped by a signal"), (1, "failed to start")),
+    examples=(
+        ("run --dry-run", "Show what would be loaded on this machine."),
+        ("run --dry-run --root /mnt", "The same for the system below /mnt, with this machine's events."),
+    ),
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
     """Run the daemon until it is stopped and return 0; 1 if it fails to start, 2 for wrong usage."""
-    options = Options(argv, "vh", _LONG)
-    try:
-        given = dict(options)
-        if options.operands:
-            raise OptionError(f"unexpected operand '{options.operands[0]}'")
-    except OptionError as error:
-        print(f"kmodd run: {error}\n{USAGE}", end="", file=sys.stderr)
-        return 2
-    if "h" in given:
-        print(USAGE, end="")
-        return 0
-    root, path = given.get("root", ""), given.get("socket", CONTROL_SOCKET)
+    given = VERB.parse(argv, most=0)
+    if isinstance(given, int):
+        return given
+    root, path = given.get("root"), given.get("socket", CONTROL_SOCKET)
     byte_code.pin()
     gc.disable()  # until READY
     try:
         notify = Notify()
-        spawner = _ask_for_spawner() if notify.under_systemd and not {"dry-run", "here"} & given.keys() else None
+        wants_spawner = notify.under_systemd and "dry-run" not in given and "here" not in given
+        spawner = _ask_for_spawner() if wants_spawner else None
         # Imported here, so that the spawner, another Python, starts while this one imports.
         from kmodd.daemon.main import Daemon, DaemonOptions
         from kmodd.host.journal import open_journal
         from kmodd.host.tree import Tree
         from kmodd.planning.record import DEBUG, INFO
 
-        tree = Tree(root=root, release=given.get("kernel"))
+        tree = Tree(root=root, release=given.get("kernel") or None)
         if tree.guessed:
-            print(f"kmodd run: kernel {tree.release}, the only one below {root}", file=sys.stderr)
+            VERB.complain(f"kernel {tree.release}, the only one below {root}")
         dry_run = "dry-run" in given
         if "here" in given:
-            tree, dry_run = _here(tree, given["here"], dry_run)
-        lowest = DEBUG if "v" in given else INFO
+            tree, dry_run = _here(tree, given.get("here"), dry_run)
+        lowest = DEBUG if "verbose" in given else INFO
         journal = open_journal(under_systemd=notify.under_systemd, lowest=lowest, stream=log_stream())
         daemon_options = DaemonOptions(
             dry_run=dry_run,
@@ -78,7 +74,7 @@ def main(argv: list[str]) -> int:
         )
         daemon = Daemon(tree, journal, notify, daemon_options, spawner)
     except (KmoddError, OSError, ImportError) as error:
-        print(f"kmodd run: Failed to start: {error}", file=sys.stderr)
+        VERB.complain(f"Failed to start: {error}")
         return 1
     daemon.run()
     return 0
@@ -96,7 +92,7 @@ def _control_path(path: str) -> str:
     """Return the control socket's path: for users other than root, the default is in their runtime directory."""
     if path != CONTROL_SOCKET or os.geteuid() == 0:
         return path
-    own = os.environ.get("XDG_RUNTIME_DIR")
+    own = own_directory(create=True)
     if not own:
         import tempfile  # imported here: it costs as much as all of kmodd, and a service does not need it
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import subprocess
-import sys
 from collections import Counter
 
 from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, Option, Verb, seconds_of
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
 from kmodd.host.journal import JournalSocket
@@ -22,38 +21,52 @@ from kmodd.planning.policy import Policy
 from kmodd.planning.policy_history import sealed_asking
 from kmodd.planning.record import NOTICE, SEAL, Record
 
+VERB = Verb(
+    "seal",
+    "Refuse modules that no rule of policy.d allows. Without --permanent, the daemon enforces the seal, until --undo "
+    "or the next boot.",
+    (
+        Option("--rehearse", "show what a seal would have refused since boot"),
+        Option("--undo", "lift the seal"),
+        Option(
+            "--permanent",
+            "disable module loading in the kernel until the next boot (kernel.modules_disabled=1), once all pending "
+            "events are handled and the modules of SealRequires= are live",
+        ),
+        Option("-t, --timeout", f"seconds to wait at most for --permanent (default: {DEFAULT_TIMEOUT})", "SEC"),
+        SOCKET,
+    ),
+    status=((0, "done"), (1, "failed, or a rehearsed seal would refuse a load"), NOT_RUNNING),
+    examples=(
+        ("seal --rehearse", "Which loads since boot would a seal have refused?"),
+        ("seal", "Seal until the next boot."),
+    ),
+)
+_WAYS = ("rehearse", "undo", "permanent")
+
 
 def main(argv: list[str]) -> int:
     """Return 0 on success, 1 on failure or if a rehearsed seal refuses a load, 7 if the daemon is not running."""
-    parser = argparse.ArgumentParser(
-        "kmodd seal",
-        description="Refuse modules that no rule of policy.d allows. Without --permanent, the daemon enforces the "
-        "seal, until --undo or the next boot.",
-    )
-    ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--rehearse", action="store_true", help="show what a seal would have refused since boot")
-    ways.add_argument("--undo", action="store_true", help="lift the seal")
-    ways.add_argument(
-        "--permanent", action="store_true",
-        help="disable module loading in the kernel until the next boot (kernel.modules_disabled=1), once all pending "
-        "events are handled and the modules of SealRequires= are live",
-    )  # fmt: skip
-    parser.add_argument(
-        "--timeout", type=float, default=120, metavar="SEC", help="for --permanent (default: %(default)s)"
-    )
-    parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
-    options = parser.parse_args(argv)
+    given = VERB.parse(argv, most=0)
+    if isinstance(given, int):
+        return given
+    ways = [way for way in _WAYS if way in given]
+    if len(ways) > 1:
+        return VERB.refuse(f"--{ways[0]} and --{ways[1]} exclude each other")
+    timeout_usec, socket = seconds_of(given.get("timeout", DEFAULT_TIMEOUT)), given.get("socket", CONTROL_SOCKET)
+    if timeout_usec is None:
+        return VERB.refuse(f"invalid --timeout {given.get('timeout')!r}; expected seconds")
     try:
-        if options.rehearse:
+        if "rehearse" in given:
             return _rehearse()
-        if options.permanent:
-            return _permanent(options.socket, options.timeout)
-        call("Seal", options.socket, sealed=not options.undo)
+        if "permanent" in given:
+            return _permanent(socket, timeout_usec)
+        call("Seal", socket, sealed="undo" not in given)
     except NotRunning as error:
-        print(f"kmodd seal: {error}", file=sys.stderr)
+        VERB.complain(f"{error}")
         return 7
     except (Refused, OSError, subprocess.CalledProcessError) as error:
-        print(f"kmodd seal: {error}", file=sys.stderr)
+        VERB.complain(f"{error}")
         return 1
     return 0
 
@@ -62,7 +75,7 @@ def _rehearse() -> int:
     """Print the loads since boot, by the journal, that a seal would have refused; return 1 if there are any, else 0."""
     parsed = read_rules("")
     for problem in parsed.problems:
-        print(f"kmodd seal: Ignoring invalid rule: {problem}", file=sys.stderr)
+        VERB.complain(f"Ignoring invalid rule: {problem}")
     policy, flags = Policy("enforce", parsed.rules), read_flags("")
     refused: Counter[str] = Counter()
     unreadable = 0
@@ -75,10 +88,10 @@ def _rehearse() -> int:
                 query, module = found
                 refused[f"{module} by {query.origin}: {query.request}"] += 1
     if unreadable:
-        print(f"kmodd seal: Ignoring {unreadable} lines that are not JSON records", file=sys.stderr)
+        VERB.complain(f"Ignoring {unreadable} lines that are not JSON records")
     for what, count in sorted(refused.items()):
         print(f"{what}{f', {count} times' if count > 1 else ''}")
-    print(f"kmodd seal: A seal would have refused {len(refused)} different loads since boot", file=sys.stderr)
+    VERB.complain(f"A seal would have refused {len(refused)} different loads since boot")
     return 1 if refused else 0
 
 
@@ -98,19 +111,19 @@ def _builtin(names: list[str]) -> set[str]:
     return {name for name in names if catalog.is_builtin(name)}
 
 
-def _permanent(socket: str, seconds: float) -> int:
+def _permanent(socket: str, timeout_usec: int) -> int:
     """Set kernel.modules_disabled once all events are handled, if the required modules are live; return 0, else 1.
 
-    seconds: time limit for the events. Raises NotRunning, Refused, OSError.
+    timeout_usec: time limit for the events, µs. Raises NotRunning, Refused, OSError.
     """
-    call("Settle", socket, timeout_usec=int(seconds * 1e6))
+    call("Settle", socket, timeout_usec=timeout_usec)
     loaded = read_loaded()
     required = [name.replace("-", "_") for name in read_settings("").seal_requires]
     absent = [name for name in required if loaded.state(name) != "live"]
     builtin = _builtin(absent) if absent else set()
     missing = [name for name in absent if name not in builtin]
     if missing:
-        print(f"kmodd seal: Failed to seal: required modules not live: {' '.join(missing)}", file=sys.stderr)
+        VERB.complain(f"Failed to seal: required modules not live: {' '.join(missing)}")
         return 1
     with open(MODULES_DISABLED, "w") as file:
         file.write("1")

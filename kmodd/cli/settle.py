@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, TIMEOUT, Verb, seconds_of
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.text import duration
 
-
-def _seconds(text: str) -> float:
-    """Parse a number of seconds for argparse, which reports the option and the value on ValueError."""
-    seconds = float(text)
-    if not 0 <= seconds < 1e9:
-        raise ValueError(text)
-    return seconds
+VERB = Verb(
+    "settle",
+    "Wait until every event that the kernel has sent so far is handled and no module is loading.",
+    (TIMEOUT, SOCKET),
+    status=((0, "settled"), (1, "timed out; what is loading is printed"), (3, "no module tree"), NOT_RUNNING),
+    examples=(
+        ("settle && mount /mnt/backup", "Go on when all devices have their drivers."),
+        ("settle --timeout 10", "Wait for ten seconds at most."),
+    ),
+)
 
 
 def main(argv: list[str]) -> int:
     """Return 0 when settled, 1 on timeout, 3 without a module tree, 7 if the daemon is not running."""
-    parser = argparse.ArgumentParser(
-        "kmodd settle",
-        description="Wait until every event that the kernel has sent so far is handled and no module is loading.",
-    )
-    parser.add_argument("-t", "--timeout", type=_seconds, default=120, metavar="SECONDS", help="default %(default)s")
-    parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
-    options = parser.parse_args(argv)
-    timeout_usec = int(options.timeout * 1e6)
+    given = VERB.parse(argv, most=0)
+    if isinstance(given, int):
+        return given
+    timeout_usec = seconds_of(given.get("timeout", DEFAULT_TIMEOUT))
+    if timeout_usec is None:
+        return VERB.refuse(f"invalid --timeout {given.get('timeout')!r}; expected seconds")
     try:
-        call("Settle", options.socket, timeout_usec=timeout_usec)
+        call("Settle", given.get("socket", CONTROL_SOCKET), timeout_usec=timeout_usec)
     except NotRunning as error:
-        print(f"kmodd settle: {error}", file=sys.stderr)
+        VERB.complain(f"{error}")
         return 7
     except Refused as refused:
         if refused.error != "io.kmodd.TimedOut":
-            print(f"kmodd settle: {refused.parameters.get('message', refused)}", file=sys.stderr)
+            VERB.complain(f"{refused.parameters.get('message', refused)}")
             return 3
         stuck = ", ".join(refused.parameters.get("stuck", ())) or "none; events keep arriving"
-        print(f"kmodd settle: Timed out after {duration(timeout_usec)}; loading: {stuck}", file=sys.stderr)
+        VERB.complain(f"Timed out after {duration(timeout_usec)}; loading: {stuck}")
         return 1
     return 0

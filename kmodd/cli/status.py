@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 
 from kmodd.cli import byte_code
 from kmodd.cli.client import NotRunning, call
+from kmodd.cli.verb import NOT_RUNNING, SOCKET, Option, Verb
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.text import duration
 
@@ -20,18 +19,26 @@ def _activity(lane: dict[str, Any]) -> str:
     return f"loading {lane['module']} for {duration(lane['since_usec'])}" if lane.get("module") else "idle"
 
 
+VERB = Verb(
+    "status",
+    "Show the state of the daemon.",
+    (Option("--json", "print the reply of io.kmodd.Status as one line"), SOCKET),
+    status=((0, "running"), NOT_RUNNING),
+    examples=(("status", "What is it doing?"), ("status --json | jq .counts", "Outcomes by result.")),
+)
+
+
 def main(argv: list[str]) -> int:
     """Print the state and return 0; 7 if the daemon is not running."""
-    parser = argparse.ArgumentParser("kmodd status", description="Show the state of the daemon.")
-    parser.add_argument("--json", action="store_true", help="print the reply of io.kmodd.Status")
-    parser.add_argument("--socket", default=CONTROL_SOCKET, help="control socket (default %(default)s)")
-    options = parser.parse_args(argv)
+    given = VERB.parse(argv, most=0)
+    if isinstance(given, int):
+        return given
     try:
-        status = call("Status", options.socket)
+        status = call("Status", given.get("socket", CONTROL_SOCKET))
     except NotRunning as error:
-        print(f"kmodd status: {error}", file=sys.stderr)
+        VERB.complain(str(error))
         return 7
-    if options.json:
+    if "json" in given:
         print(json.dumps(status))
         return 0
     dry = ", dry run: nothing is loaded" if status["dry_run"] else ""

@@ -153,7 +153,7 @@ class Daemon:
 
             capabilities.drop(frozenset(("CAP_SYS_PTRACE",)))
         now = time.monotonic()
-        self._facts = status.Facts(tree.release, tree.root, options.dry_run, now)
+        self._facts = status.Facts(tree.release, tree.root, tree.directory, options.dry_run, now)
         actions = Actions(self._handle, self._reload, self._status)
         self._control_handler = ControlHandler(self._engine, self._control, actions, tree.root)
         self._kernel: KernelRequests | None = None

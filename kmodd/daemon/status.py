@@ -25,6 +25,8 @@ class Facts:
 
     release: str
     root: str
+    directory: str
+    """The module directory, as printed."""
     dry_run: bool
     since: float
     """Start of the daemon (monotonic, seconds)."""
@@ -62,6 +64,7 @@ def status(
         "version": kmodd.__version__,
         "release": facts.release,
         "root": facts.root,
+        "directory": facts.directory,
         "dry_run": facts.dry_run,
         "uptime_usec": int((now - facts.since) * 1e6),
         "events": state.reporter.counters.events,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from kmodd.errors import Where
 from kmodd.planning.plan import Insmod, Plan, Reason, Skip, Step
+from kmodd.text import printable
 
 
-def text_of(plan: Plan, name: str = "") -> str:
-    """Return the plan as text, one line per entry, without the final LF. name: the device's name, if known."""
-    steps, skips = plan.steps, plan.skips
-    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skips), 'skip')}{quoted(name)}"]
+def text_of(plan: Plan, name: str = "", why: str = "") -> str:
+    """Return the plan as text, one line per entry, without the final LF, characters that are not
+    printable escaped. name: the device's name, if known. why: why the request names nothing, as a predicate; empty: it
+    does.
+    """
+    steps = plan.steps
+    skipped = [f"skip {plan.request.text}   because it {why}"] if why else list(map(_skip_line, plan.skips))
+    quoted = f'  "{name}"' if name else ""
+    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skipped), 'skip')}{quoted}"]
     lines += [_step_line(step) for step in steps]
-    lines += [_skip_line(skip) for skip in skips]
-    return "\n".join(lines)
-
-
-def quoted(name: str) -> str:
-    """Return a device's name as the last column of a line, in quotes after two blanks; empty for no name."""
-    return f'  "{name}"' if name else ""
+    return "\n".join(map(printable, [*lines, *skipped]))
 
 
 def json_line(kind: str, plan: Plan) -> str:

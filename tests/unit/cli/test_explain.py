@@ -83,6 +83,11 @@ def test_text_of_install_options_and_no_match(root: Path, capfdbinary: pytest.Ca
         "nosuch → 0 steps, 1 skip",
         "skip nosuch   because no match",
     ]
+    assert explain.main([*base(root), "kvm-intell"]) == 1
+    assert capfdbinary.readouterr() == (
+        "kvm-intell → 0 steps, 1 skip\nskip kvm-intell   because no match; did you mean 'kvm_intel'?\n".encode(),
+        b"",
+    )
 
 
 def test_a_file_that_is_not_roots_is_denied_to_devices_and_named_for_an_operator(
@@ -228,9 +233,18 @@ def test_a_device_minds_the_blacklist_as_udevd_does(root: Path) -> None:
 def test_a_sysfs_path_without_a_modalias_is_reported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     device(root, "devices/x", uevent="A=b\n")
     assert explain.main([*base(root), "/sys/devices/x", "/sys/none"]) == 1
-    err = capsys.readouterr().err
-    assert "kmodd explain: /sys/devices/x has no modalias\n" in err
-    assert "kmodd explain: /sys/none does not exist\n" in err
+    out, err = capsys.readouterr()
+    assert (out.splitlines(), err) == (
+        [
+            "/sys/devices/x → 0 steps, 1 skip",
+            "skip /sys/devices/x   because it has no modalias",
+            "/sys/none → 0 steps, 1 skip",
+            "skip /sys/none   because it does not exist",
+        ],
+        "",
+    )
+    assert explain.main(["--json", *base(root), "/sys/none"]) == 1
+    assert capsys.readouterr().err == "kmodd explain: /sys/none does not exist\n"
 
 
 def test_dev_node_that_does_not_exist_may_be_a_static_one(root: Path) -> None:
@@ -266,7 +280,7 @@ def test_a_file_below_dev_that_is_no_device_node(root: Path, capsys: pytest.Capt
     (root / "dev").mkdir()
     (root / "dev" / "x").write_text("")
     assert explain.main([*base(root), "/dev/x"]) == 1
-    assert "kmodd explain: /dev/x is not a device node" in capsys.readouterr().err
+    assert "skip /dev/x   because it is not a device node\n" in capsys.readouterr().out
 
 
 # ── usage ────────────────────────────────────────────────────────────────────────────────────────────────────────────

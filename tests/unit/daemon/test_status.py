@@ -9,7 +9,7 @@ from tests.world import RELEASE, World
 
 
 def problems(world: World) -> list[str]:
-    facts = Facts(RELEASE, str(world.root), False, 0.0)
+    facts = Facts(RELEASE, str(world.root), f"/lib/modules/{RELEASE}", False, 0.0)
     found = status(facts, world.engine, (), (), 0, world.now)["problems"]
     assert isinstance(found, list)
     return found

@@ -90,8 +90,8 @@ def test_blocks_of_zeros_in_the_code_are_compiled_from_the_sources(installed: Pa
 
 
 def test_an_edited_source_is_compiled_again(installed: Path) -> None:
-    source = installed / "lib/kmodd/kmodd/cli/__main__.py"
-    source.write_text(source.read_text().replace('print(f"kmodd {', 'print(f"edited {'))
+    source = installed / "lib/kmodd/kmodd/cli/features.py"
+    source.write_text(source.read_text().replace('return f"kmodd {', 'return f"edited {'))
     assert run([installed / "bin/kmodd", "--version"]).stdout.startswith("edited ")
 
 

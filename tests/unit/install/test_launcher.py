@@ -41,7 +41,7 @@ def test_no_source_makes_python_warn(image: Path, tmp_path: Path) -> None:
 
 def test_the_launcher_runs_and_uses_the_byte_code(prefix: Path) -> None:
     done = run([prefix / "bin/kmodd", "--version"])
-    assert (done.returncode, done.stdout) == (0, f"kmodd {kmodd.__version__}\n")
+    assert (done.returncode, done.stdout.split(" (")[0]) == (0, f"kmodd {kmodd.__version__}")
     shebang = (prefix / "bin/kmodd").read_text().splitlines()[0]
     traced = run(["strace", "-f", "-e", "trace=%file", prefix / "bin/kmodd", "--version"]).stdout
     opened = re.findall(r'openat\(AT_FDCWD, "([^"]+)", [^)]*\) = \d', traced)
@@ -57,7 +57,7 @@ def test_the_launcher_runs_and_uses_the_byte_code(prefix: Path) -> None:
 def test_the_environment_cannot_change_what_is_imported(prefix: Path, tmp_path: Path) -> None:
     (tmp_path / "kmodd.py").write_text("raise SystemExit('hijacked')")
     done = run([prefix / "bin/kmodd", "--version"], PYTHONPATH=str(tmp_path), PYTHONHOME=str(tmp_path))
-    assert done.stdout == f"kmodd {kmodd.__version__}\n"
+    assert done.stdout.startswith(f"kmodd {kmodd.__version__} (")
 
 
 def test_the_distributions_modules_and_the_vendored_ones_are_within_reach(prefix: Path) -> None:

@@ -301,7 +301,5 @@ def test_out_of_a_real_journal() -> None:
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["nonsense"], ["suggest", "x"]):
-        with pytest.raises(SystemExit) as stopped:
-            program.main(argv)
-        assert stopped.value.code == 2
-    assert "usage: kmodd policy" in capsys.readouterr().err
+        assert program.main(argv) == 2
+        assert "; see `kmodd policy" in capsys.readouterr().err

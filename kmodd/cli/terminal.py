@@ -1,0 +1,78 @@
+"""Tables and colours: on a terminal the table fits its width; elsewhere it is complete, and without colours."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from kmodd.text import encode, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal, TextIO
+
+    Colour = Literal["", "red", "yellow", "green", "bold"]
+else:
+    Colour = str
+
+_CODES = {"red": "\x1b[0;1;31m", "yellow": "\x1b[0;1;33m", "green": "\x1b[0;32m", "bold": "\x1b[0;1m"}
+"""As systemctl's: an error, a warning, what is well, a heading (systemd, src/basic/terminal-util.h)."""
+_END = "\x1b[0m"
+_GAP = "  "
+_LEAST = 6
+"""Columns that a shortened cell keeps."""
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Return whether to write colours: to a terminal that has them, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def paint(text: str, colour: Colour, stream: TextIO) -> str:
+    """Return the text with the codes of a colour, or as it is where there are none."""
+    return f"{_CODES[colour]}{text}{_END}" if colour and has_colour(stream) else text
+
+
+def columns_of(stream: TextIO) -> int | None:
+    """Return the columns of a terminal, COLUMNS before what it says itself; None: it is no terminal."""
+    if not stream.isatty():
+        return None
+    told = os.environ.get("COLUMNS", "")
+    try:
+        return int(told) if told.isdecimal() and int(told) else os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], shrinks: int, colours: Sequence[Colour] = ()) -> str:
+    """Return a table with a line for each row; every cell is escaped to printable characters.
+
+    header: the names of its columns. shrinks: number of the column that is shortened first where the terminal is too
+    narrow, then the others from the left. colours: of the rows, on a terminal.
+    """
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(header))]
+    limit = columns_of(sys.stdout)
+    if limit is not None:
+        for number in (shrinks, *range(len(header))):
+            excess = sum(widths) + len(_GAP) * (len(widths) - 1) - limit
+            if excess > 0:
+                widths[number] = max(widths[number] - excess, min(widths[number], _LEAST))
+    lines = []
+    for number, row in enumerate(cells):
+        colour = "bold" if number == 0 else colours[number - 1] if colours else ""
+        line = _GAP.join(_fitted(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        lines.append(paint(line, colour, sys.stdout) + "\n")
+    return "".join(lines)
+
+
+def _fitted(cell: str, width: int) -> str:
+    return cell.ljust(width) if len(cell) <= width else cell[: width - 1] + "…"
+
+
+def show(text: str) -> None:
+    """Write a text to standard output; in a locale without UTF-8 too, and bytes that are not UTF-8 as they came."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(encode(text))
+    sys.stdout.flush()
