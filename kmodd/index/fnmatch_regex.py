@@ -59,15 +59,16 @@ is tried first: fields of fixed width take half the time. Other texts are matche
 @lru_cache(maxsize=4096)
 def compiled(pattern: str) -> Fits:
     """Return the test for a bytewise pattern. The results for the last 4,096 patterns are cached."""
-    expression = _regex(pattern)
+    brackets = _Brackets(pattern + _END)
+    expression = _regex(pattern, brackets)
     if expression is None:
-        return lambda text, at: walk(pattern, text, at)
+        return lambda text, at: walk(pattern, text, at, brackets)
     if pattern in SHORT_CUTS:
         expression = f"{SHORT_CUTS[pattern]}|{expression}"
     return re.compile(expression, re.DOTALL).fullmatch
 
 
-def _regex(pattern: str) -> str | None:
+def _regex(pattern: str, brackets: _Brackets) -> str | None:
     """Return the regular expression for a pattern, or None if a bracket may end at more than one place."""
     runs: list[list[str]] = [[]]  # parts before, between and after the `*`: one expression for each byte
     source = pattern + _END
@@ -80,7 +81,7 @@ def _regex(pattern: str) -> str | None:
         elif char == "?":
             runs[-1].append(".")
         elif char == "[":
-            members = _members(source, at)
+            members = dict(brackets.members(at))
             if len(members) > 1:
                 return None
             at, accepted = members.popitem() if members else (len(pattern), "")
@@ -103,12 +104,13 @@ def _first_match(run: list[str]) -> str:
     return f"(?>.*?{''.join(run)})" if run else ""
 
 
-def walk(pattern: str, text: str, at: int) -> bool:
+def walk(pattern: str, text: str, at: int, brackets: _Brackets | None = None) -> bool:
     """Return whether `text` from `at` on matches: step by step in glibc's order, backtracking to the last `*` only.
 
-    For bytewise patterns without a regular expression; correct for all.
+    For bytewise patterns without a regular expression; correct for all. brackets: those of the pattern, if known.
     """
     source = pattern + _END
+    brackets = brackets or _Brackets(source)
     here = 0
     star = -1  # position in the pattern after the last `*`
     retry = at  # position in the text where the pattern after the last `*` was tried last
@@ -119,7 +121,7 @@ def walk(pattern: str, text: str, at: int) -> bool:
             continue
         if source[here] == _END and at == len(text):
             return True
-        after = _step(source, here, text[at]) if at < len(text) else -1
+        after = _step(source, brackets, here, text[at]) if at < len(text) else -1
         if after >= 0:
             here = after
             at += 1
@@ -130,153 +132,155 @@ def walk(pattern: str, text: str, at: int) -> bool:
             here, at = star, retry
 
 
-def _step(source: str, here: int, char: str) -> int:
+def _step(source: str, brackets: _Brackets, here: int, char: str) -> int:
     """Return the position after the element at `here` (not a `*`) if the element matches `char`, else -1."""
     match source[here]:
         case "?":
             return here + 1
         case "[":
-            return _bracket(source, here + 1, char)
+            return next((end for end, chars in brackets.members(here + 1).items() if char in chars), -1)
         case "\\":
             return here + 2 if source[here + 1] == char else -1
         case literal:
             return here + 1 if literal == char else -1
 
 
-@lru_cache(maxsize=256)
-def _cached_members(source: str, at: int) -> dict[int, str]:
-    members: dict[int, str] = {}
-    for char in _BYTES:
-        after = _bracket(source, at, char)
-        if after >= 0:
-            members[after] = members.get(after, "") + char
-    return members
+_UNCLOSED: Final = -1
+"""In place of the end of a bracket: there is no `]`, so its `[` is an ordinary byte."""
+_INVALID: Final = -2
+"""In place of the end of a bracket: it is invalid, and matches nothing."""
 
 
-def _members(source: str, at: int) -> dict[int, str]:
-    """Return, for each position where the bracket that opens before `at` may end, the bytes that it matches.
+class _Brackets:
+    """The brackets of a pattern.
 
-    Usually there is one position. An empty dict: the bracket matches no byte.
+    What was found from a position on is kept, so that a pattern with many unclosed brackets is read in linear time.
     """
-    return dict(_cached_members(source, at))
 
+    __slots__ = ("_ends", "_members", "_source", "_unclosed")
 
-class _Unclosed(Exception):
-    """The bracket is not closed: its `[` is an ordinary byte."""
+    def __init__(self, source: str) -> None:
+        """`source`: the pattern with _END."""
+        self._source = source
+        self._members: dict[int, dict[int, str]] = {}
+        self._ends: dict[int, int] = {}
+        """Position in a bracket that has matched already → its end."""
+        self._unclosed = set[int]()
+        """Positions of elements from which on the bracket is closed for no byte."""
 
+    def members(self, at: int) -> dict[int, str]:
+        """Return, for each position where the bracket that opens before `at` may end, the bytes that it matches.
 
-class _Malformed(Exception):
-    """The bracket is invalid: the pattern matches nothing."""
+        Usually there is one position. An empty dict: the bracket matches no byte.
+        """
+        if at not in self._members:
+            self._members[at] = self._read(at)
+        return self._members[at]
 
+    def _read(self, at: int) -> dict[int, str]:
+        """Read the elements up to the `]`. A byte ends the search at the first element that contains it."""
+        is_negated = self._source[at] in "!^"
+        left = dict.fromkeys(_BYTES)
+        found: list[tuple[str, int]] = []  # bytes of an element, and where the bracket ends for them
+        visited: list[tuple[int, bool]] = []  # elements, and whether the bracket is unclosed for their bytes
+        here, rest_end = at + is_negated, _UNCLOSED
+        while here not in self._unclosed and self._source[here] != _END:
+            chars, after, is_valid = self._element(here)
+            end = self._end(after) if chars else _UNCLOSED
+            new = [char for char in chars if char in left]
+            for char in new:
+                del left[char]
+            found.append(("".join(new), end))
+            visited.append((here, end == _UNCLOSED))
+            here = after
+            if not is_valid or self._source[here] == "]":
+                rest_end = here + 1 if is_valid else _INVALID
+                break
+        if rest_end == _UNCLOSED:
+            for place, is_unclosed in reversed(visited):
+                if not is_unclosed:
+                    break
+                self._unclosed.add(place)
+        rest = "".join(left)
+        members: dict[int, str] = {}
+        for chars, end in [(rest, rest_end)] if is_negated else found:
+            if chars and end >= 0:
+                members[end] = members.get(end, "") + chars
+        if any(end == _UNCLOSED and "[" in chars for chars, end in (*found, (rest, rest_end))):
+            members[at] = "["
+        return members
 
-def _bracket(source: str, at: int, char: str) -> int:
-    """Return the position after the bracket that opens before `at` if the bracket matches `char`, else -1."""
-    negated = source[at] in "!^"
-    try:
-        found, after = _find(source, at + negated, char)
-        if found:
-            after = _skip(source, after)
-    except _Unclosed:
-        return at if char == "[" else -1
-    except _Malformed:
-        return -1
-    return after if found != negated else -1
+    def _element(self, here: int) -> tuple[str, int, bool]:
+        """Read a class, `[=x=]`, one byte or a range: `x`, `\\x`, `[.x.]`, `x-y`.
 
-
-def _find(source: str, at: int, char: str) -> tuple[bool, int]:
-    """Read members up to one that contains `char`, or to the `]`. Return whether one does, and the position after it.
-
-    Raises _Unclosed or _Malformed.
-    """
-    next_char = source[at]
-    at += 1
-    while True:
-        low = next_char
-        if low == _END:
-            raise _Unclosed
+        Return its bytes, the position after it, and False if the bracket is invalid for all other bytes.
+        """
+        source = self._source
+        low, at = source[here], here + 1
+        least = _END + "]"  # a `-` before one of these makes no range
         if low == "[" and (named := re.compile(_CLASS).match(source, at)):
-            if named[1] not in _CLASSES:
-                raise _Malformed
-            if char in _CLASSES[named[1]]:
-                return True, named.end()
-            next_char, at = source[named.end()], named.end() + 1
-        elif low == "[" and (equal := re.compile(_EQUAL).match(source, at)):
-            if char == equal[1]:
-                return True, equal.end()
-            next_char, at = source[equal.end()], equal.end() + 1
-        else:
-            found, next_char, at = _range(source, at, low, char)
-            if found:
-                return True, at
-        if next_char == "]":
-            return False, at
+            name = named[1]
+            return "".join(sorted(_CLASSES.get(name, ()))), named.end(), name in _CLASSES
+        if low == "[" and (equal := re.compile(_EQUAL).match(source, at)):
+            return equal[1], equal.end(), True
+        if low == "[" and source[at] == ".":
+            low, at = self._symbol(at)
+            least = _END
+        elif low == "\\":
+            low, at = source[at], at + 1
+        if low in ("", _END):
+            return "", at, False
+        if source[at] != "-" or source[at + 1] in least:
+            return low, at, source[at : at + 2] != f"-{_END}"
+        high, after = source[at + 1], at + 2
+        if high == "]":
+            return "", at, True
+        if high == "[" and source[after] == ".":
+            high, after = self._symbol(after)
+        elif high == "\\":
+            high, after = source[after], after + 1
+        if high in ("", _END):
+            return "", after, False
+        return "".join(map(chr, range(ord(low), ord(high) + 1))), after, True
 
+    def _symbol(self, at: int) -> tuple[str, int]:
+        """Return the byte of `[.x.]`, empty if it is invalid, and the position after it. at: its first `.`.
 
-def _range(source: str, at: int, low: str, char: str) -> tuple[bool, str, int]:
-    """Read one byte or a range: `x`, `\\x`, `[.x.]`, `x-y`. Raises _Malformed.
+        The C locale has no longer names.
+        """
+        return (self._source[at + 1], at + 4) if self._source[at + 2 : at + 4] == ".]" else ("", at)
 
-    at: position after `low`, the first byte. Return whether it contains `char`, the next byte if not, and the position
-    after the bytes read.
-    """
-    if low == "[" and source[at] == ".":
-        low, at = _symbol(source, at)
-        is_range = source[at] == "-" and source[at + 1] != _END
-    else:
-        if low == "\\":
-            low = source[at]
-            at += 1
-            if low == _END:
-                raise _Malformed
-        is_range = source[at] == "-" and source[at + 1] not in (_END, "]")
-    if not is_range and char == low:
-        return True, "", at
-    next_char = source[at]
-    at += 1
-    if next_char != "-" or source[at] == "]":
-        return False, next_char, at
-    high = source[at]
-    at += 1
-    if high == "[" and source[at] == ".":
-        high, at = _symbol(source, at)
-    elif high == "\\":
-        high = source[at]
-        at += 1
-    if high == _END:
-        raise _Malformed
-    if low <= char <= high:
-        return True, "", at
-    return False, source[at], at + 1
+    def _end(self, at: int) -> int:
+        """Return the end of a bracket that has matched before `at`; _UNCLOSED or _INVALID if it has none."""
+        passed = []
+        while (end := self._ends.get(at)) is None:
+            passed.append(at)
+            if self._source[at] == _END:
+                end = _UNCLOSED
+            elif self._source[at] == "]":
+                end = at + 1
+            elif (at := self._skip(at)) < 0:
+                end = _INVALID
+            if end is not None:
+                break
+        self._ends.update(dict.fromkeys(passed, end))
+        return end
 
-
-def _symbol(source: str, at: int) -> tuple[str, int]:
-    """Return the byte of `[.x.]` and the position after it. at: its first `.`. The C locale has no longer names."""
-    end = source.find(".]", at + 1)
-    if end != at + 2:
-        raise _Malformed
-    return source[at + 1], end + 2
-
-
-def _skip(source: str, at: int) -> int:
-    """Return the position after the `]` of a bracket that matched before `at`. Raises _Unclosed or _Malformed."""
-    while (char := source[at]) != "]":
-        at += 1
-        if char == _END:
-            raise _Unclosed
+    def _skip(self, at: int) -> int:
+        """Return the position after the next element of a bracket that has matched; _INVALID: there is none."""
+        source = self._source
+        char, at = source[at], at + 1
         if char == "\\":
-            if source[at] == _END:
-                raise _Malformed
-            at += 1
-        elif char == "[" and source[at] == ":":
+            return at + 1 if source[at] != _END else _INVALID
+        if char != "[":
+            return at
+        if source[at] == ":":
             named = re.compile(_CLASS).match(source, at)
-            at = named.end() if named else at
-        elif char == "[" and source[at] == "=":
+            return named.end() if named else at
+        if source[at] == "=":
             equal = re.compile(_EQUAL).match(source, at)
-            if not equal:
-                raise _Malformed
-            at = equal.end()
-        elif char == "[" and source[at] == ".":
+            return equal.end() if equal else _INVALID
+        if source[at] == ".":
             end = source.find(".]", at + 1)
-            if end < 0:
-                raise _Malformed
-            at = end + 2
-    return at + 1
+            return end + 2 if end >= 0 else _INVALID
+        return at
