@@ -54,6 +54,7 @@ from kmodd.errors import Where, assert_never
 from kmodd.host.machine import HostMachine
 from kmodd.host.tree import Tree
 from kmodd.kernel import uevent
+from kmodd.kernel.kmsg import KernelLine
 from kmodd.kernel.requester import Requester
 from kmodd.kernel.uevent import Uevent
 from kmodd.loader.pool import Loader
@@ -365,7 +366,7 @@ class World:
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(line for line in lines if not line.startswith(f"{name} ")))
 
-    def die(self, module: str, *, begun: bool = True, kernel_log: tuple[str, ...] = ()) -> None:
+    def die(self, module: str, *, begun: bool = True, kernel_log: tuple[KernelLine, ...] = ()) -> None:
         """The loader has ended at this step; after an oops /proc/modules has the module as `Loading` (see oops)."""
         batch = self.batch(module)
         del self.started[batch.number]
@@ -373,7 +374,7 @@ class World:
             self.calls.append(module)
         self.handle(LoaderDied(batch.number, begun, kernel_log))
 
-    def crash(self, module: str, *, kernel_log: tuple[str, ...] = ()) -> None:
+    def crash(self, module: str, *, kernel_log: tuple[KernelLine, ...] = ()) -> None:
         """The init of the module oopses: the kernel keeps its name, the loader is gone."""
         with (self.root / "proc/modules").open("a") as file:
             file.write(f"{module} 1 1 - Loading 0x0\n")

@@ -17,6 +17,7 @@ from kmodd.engine.events import (
     StartBatch,
     StartProbe,
 )
+from kmodd.kernel.kmsg import KernelLine
 from kmodd.loader.kernel_stack import StackQuestion
 from kmodd.loader.pool import Died, Loader, LoaderPool
 from kmodd.loader.protocol import CommandRequest, LoaderRequest, ProbeRequest
@@ -35,7 +36,7 @@ class Dispatcher:
     """Knows which loader has which batch."""
 
     def __init__(
-        self, pool: LoaderPool, real: Callable[[str], str], kernel_log: Callable[[], tuple[str, ...]] = tuple
+        self, pool: LoaderPool, real: Callable[[str], str], kernel_log: Callable[[], tuple[KernelLine, ...]] = tuple
     ) -> None:
         """`real` maps a printed path to the one to open; `kernel_log` gives the latest lines of the kernel log."""
         self._pool = pool

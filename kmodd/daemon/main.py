@@ -68,6 +68,7 @@ from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.host.varlink_server import Connection, ControlSocket
 from kmodd.kernel.firmware import WORD as FIRMWARE_WORD
+from kmodd.kernel.kmsg import KernelLine
 from kmodd.kernel.uevent import Uevent
 from kmodd.loader.kernel_stack import StackQuestion
 from kmodd.loader.pool import Loader, LoaderPool, reap
@@ -338,7 +339,7 @@ class Daemon:
                 assert_never(command)
         return ()
 
-    def _latest_kernel_log(self) -> tuple[str, ...]:
+    def _latest_kernel_log(self) -> tuple[KernelLine, ...]:
         """The latest lines of the kernel log: what it said before a loader died."""
         if self._kernel_log is None:
             return ()

@@ -93,7 +93,7 @@ class LoaderDied:
     batch: int
     begun: bool
     """False: it had not read the request."""
-    kernel_log: tuple[str, ...] = ()
+    kernel_log: tuple[KernelLine, ...] = ()
     """The latest lines of the kernel log."""
 
 

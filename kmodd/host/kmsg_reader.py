@@ -53,7 +53,7 @@ class KernelLog:
         starts = ("Loading of ", *(f"{module}: " for module in modules), *(f"Module {module} " for module in modules))
         while len(lines) < _MAX_LINES and (record := _next(self._fd)):
             line = kmsg.parse(record)
-            if line and line.text.startswith(starts):
+            if line and not line.facility and line.text.startswith(starts):
                 lines.append(line.text)
         return lines
 
@@ -97,9 +97,9 @@ class KernelMessages:
                 self._last.append(record)
         return True
 
-    def last(self, count: int = KEPT) -> tuple[str, ...]:
-        """Return the texts of the kernel's own last lines that were read, the oldest first."""
-        return tuple(line.text for line in _lines(self._last)[-count:])
+    def last(self, count: int = KEPT) -> tuple[KernelLine, ...]:
+        """Return the kernel's own last lines that were read, the oldest first."""
+        return tuple(_lines(self._last)[-count:])
 
     def close(self) -> None:
         """Close the descriptor."""

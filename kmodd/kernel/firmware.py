@@ -15,12 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MESSAGES = (
-    r".*: Direct firmware load for (.+) failed with error -2",
-    r".*: firmware: failed to load (.+) \(-2\)",
-)
-"""Messages with -ENOENT; a new file resolves no other error. The second is Debian's, sometimes printed in addition to
-the first, and also for files that are optional for the driver."""
+_MESSAGES = (("Direct firmware load for ", " failed with error -2"), ("firmware: failed to load ", " (-2)"))
+"""Beginning and end of messages with -ENOENT; a new file resolves no other error. The second is Debian's, sometimes
+printed in addition to the first, and also for files that are optional for the driver."""
 
 WORD = b"firmware"
 """Part of every log record with one of these messages."""
@@ -41,12 +38,17 @@ class MissingFirmware:
 
 
 def missing_firmware(line: KernelLine) -> MissingFirmware | None:
-    """Return the missing firmware that `line` reports, or None for another line or one written by a process."""
-    if line.facility:
+    """Return the missing firmware that `line` reports, or None for another line or one written by a process.
+
+    The message follows `DRIVER DEVICE: `, with the device of the record (drivers/base/core.c, __dev_printk). What a
+    device calls itself comes later in a line.
+    """
+    if line.facility or not line.device.startswith("+"):
         return None
-    for message in _MESSAGES:
-        if match := re.fullmatch(message, line.text):
-            return MissingFirmware(match[1], line.subsystem, line.device)
+    message = line.text.partition(f" {line.device.partition(':')[2]}: ")[2]
+    for begin, end in _MESSAGES:
+        if message.startswith(begin) and message.endswith(end) and len(message) > len(begin) + len(end):
+            return MissingFirmware(message[len(begin) : -len(end)], line.subsystem, line.device)
     return None
 
 

@@ -11,14 +11,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_RECORD = rb"(\d{1,4}),(\d{1,20}),(\d{1,20}),[^;\n]*;([^\n]*)\n?((?: [^\n]*\n?)*)"
-"""`6,1234,5678,-;TEXT`, then a line ` KEY=VALUE` for each field (Documentation/ABI/testing/dev-kmsg)."""
+_NUMBERS = (4, 20, 20)
+"""Most digits of the numbers at the beginning of a record: facility and priority, sequence, time."""
 
 MAX_CRASH_LINES = 40
 
-_NEW_CRASH = ("BUG: ", "kernel BUG at ", "Unable to handle kernel ", "general protection fault")
-_CRASH = r"Oops\b|Internal error: |(?:divide error|invalid opcode|stack segment|double fault)\b|.*\[#\d+\]"
-"""First lines of die(); `[#N]` counts the crashes since boot, on all architectures (arch/*/kernel/traps.c, others)."""
+_CRASH_LEVEL = 4
+"""Least urgent priority of the lines of a crash: warning, the kernel's default."""
+_ALERT = ("BUG: ", "kernel BUG at ", "Unable to handle kernel ", "Internal error: ")
+_ALERT_LEVEL = 2
+"""Least urgent priority of _ALERT: critical. Warnings may begin with a name that a process gives itself."""
+_NUMBERED = re.compile(r"[^\[\]]*\[#\d+\](?: [A-Z][A-Z0-9_]*)*")
+"""A line of die(): `Oops: 0002 [#1] PREEMPT SMP`. The number counts the crashes since boot, on all architectures
+(arch/*/kernel/traps.c, others). Nothing follows but words of the configuration."""
 _CRASH_ENDS = "---[ end trace"
 
 
@@ -43,31 +48,40 @@ class KernelLine:
 
 def parse(record: bytes) -> KernelLine | None:
     """Parse a record of /dev/kmsg. Return None if it has another format."""
-    match = re.fullmatch(_RECORD, record)
-    if not match:
+    head, semicolon, rest = record.partition(b";")
+    numbers = head.split(b",", 3)
+    text, _, below = rest.partition(b"\n")
+    lines = below.removesuffix(b"\n").split(b"\n") if below else []
+    if not semicolon or b"\n" in head or len(numbers) < 4 or not all(line.startswith(b" ") for line in lines):
+        return None
+    if not all(each.isdigit() and len(each) <= most for each, most in zip(numbers, _NUMBERS, strict=False)):
         return None
     fields = dict.fromkeys((b"SUBSYSTEM", b"DEVICE"), b"")
-    for line in match[5].splitlines():
+    for line in lines:
         key, _, value = line[1:].partition(b"=")
         if key in fields:
             fields[key] = value
-    facility, priority = divmod(int(match[1]), 8)
+    facility, priority = divmod(int(numbers[0]), 8)
     subsystem, device = (decode(value) for value in fields.values())
-    return KernelLine(priority, int(match[2]), int(match[3]), decode(match[4]), subsystem, device, facility)
+    return KernelLine(priority, int(numbers[1]), int(numbers[2]), decode(text), subsystem, device, facility)
 
 
-def crash_lines(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return the lines of the latest oops in `lines`, MAX_CRASH_LINES at most; none if there is no oops.
+def crash_lines(lines: Iterable[KernelLine]) -> tuple[str, ...]:
+    """Return the texts of the latest oops in `lines`, MAX_CRASH_LINES at most; none if there is no oops.
 
-    The first line names the cause: `BUG: kernel NULL pointer dereference, address: …`.
+    The first line names the cause: `BUG: kernel NULL pointer dereference, address: …`. Lines about a device are none of
+    an oops, nor informational ones: both may contain what a device or a process calls itself.
     """
     crash: list[str] = []
     is_open = False
     for line in lines:
+        if line.facility or line.device or line.subsystem or line.priority > _CRASH_LEVEL:
+            continue
         is_open = is_open and len(crash) < MAX_CRASH_LINES
-        if line.startswith(_NEW_CRASH) or (not is_open and re.match(_CRASH, line)):
+        is_alert = line.priority <= _ALERT_LEVEL and line.text.startswith(_ALERT)
+        if is_alert or (not is_open and _NUMBERED.fullmatch(line.text)):
             crash, is_open = [], True
         if is_open:
-            crash.append(line)
-            is_open = not line.startswith(_CRASH_ENDS)
+            crash.append(line.text)
+            is_open = not line.text.startswith(_CRASH_ENDS)
     return tuple(crash)

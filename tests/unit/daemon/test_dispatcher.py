@@ -20,6 +20,7 @@ from kmodd.engine.events import (
     StartBatch,
     StartProbe,
 )
+from kmodd.kernel.kmsg import KernelLine
 from kmodd.loader import worker
 from kmodd.loader.pool import LoaderPool, loader_on
 from kmodd.loader.protocol import ProbeRequest, StopRequest, decode_request, encode_reply
@@ -87,12 +88,15 @@ def test_an_answer_before_the_end_is_not_lost(far: Far) -> None:
     assert far.hear() == [LoaderDied(1, begun=True)]
 
 
+OOPS = KernelLine(4, 1, 1, "Oops: 0002 [#1]")
+
+
 def test_the_kernel_log_comes_with_the_end(far: Far) -> None:
-    dispatcher = Dispatcher(far.pool, str, lambda: ("Oops: 0002 [#1]",))
+    dispatcher = Dispatcher(far.pool, str, lambda: (OOPS,))
     dispatcher.start(StartBatch(1, BOTH))
     far.socket.recv(65536)
     far.socket.close()
-    assert dispatcher.on_loader(far.loader) == [LoaderDied(1, begun=True, kernel_log=("Oops: 0002 [#1]",))]
+    assert dispatcher.on_loader(far.loader) == [LoaderDied(1, begun=True, kernel_log=(OOPS,))]
 
 
 def test_a_loader_terminated_during_an_init_finishes_its_batch(world: World) -> None:

@@ -18,7 +18,8 @@ RELEASE = "6.1.0-56-amd64"
     [
         (b"r8169 0000:01:00.0: Direct firmware load for rtl_nic/rtl8168g-2.fw failed with error -2", WANTED.name),
         (b"r8169 0000:01:00.0: firmware: failed to load rtl_nic/rtl8168g-2.fw (-2)", WANTED.name),
-        (b"b43 ssb0:0: Direct firmware load for a b.fw failed with error -2", "a b.fw"),
+        (b"snd hda 0000:01:00.0: Direct firmware load for a b.fw failed with error -2", "a b.fw"),
+        (b"b43 ssb0:0: Direct firmware load for a b.fw failed with error -2", None),
         (b"r8169 0000:01:00.0: Direct firmware load for rtl_nic/x.fw failed with error -11", None),
         (b"r8169 0000:01:00.0: firmware: failed to load rtl_nic/x.fw (-22)", None),
         (b"r8169 0000:01:00.0: firmware: direct-loading firmware rtl_nic/x.fw", None),
@@ -32,6 +33,20 @@ def test_the_kernels_message_names_file_and_device(text: bytes, name: str | None
     assert line
     assert missing_firmware(line) == (name and MissingFirmware(name, "pci", "+pci:0000:01:00.0"))
     assert WORD in text or not name
+
+
+@pytest.mark.parametrize("end", [b"", b" 0003:046D:C31C.0001: Direct firmware load for x failed with error -2"])
+def test_a_device_cannot_forge_a_firmware_message_by_its_name(end: bytes) -> None:
+    """The message of a driver about the device may have the name that the device gives itself."""
+    name = b"K 0003:046D:C31C.0001: Direct firmware load for x failed with error -2" + end
+    hid = b"\n SUBSYSTEM=hid\n DEVICE=+hid:0003:046D:C31C.0001\n"
+    begin = b"4,1,2,-;hid-generic 0003:046D:C31C.0001: "
+    line = parse(begin + b"input0: USB HID v1.10 Keyboard: " + name + hid)
+    assert line
+    assert missing_firmware(line) is None
+    real = parse(begin + b"Direct firmware load for x failed with error -2" + hid)
+    assert real
+    assert missing_firmware(real) == MissingFirmware("x", "hid", "+hid:0003:046D:C31C.0001")
 
 
 def test_a_process_cannot_forge_a_firmware_message() -> None:
