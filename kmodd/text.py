@@ -13,6 +13,18 @@ def decode(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def unsigned(digits: bytes) -> int:
+    """Return a decimal number with an optional sign as sscanf(3) of glibc reads it for `%u`: 32 bits of it.
+
+    A number that does not fit in 64 bits counts as the highest.
+    """
+    number = digits.lstrip(b"+-").lstrip(b"0")
+    value = int(number or b"0") if len(number) <= 20 else 1 << 64
+    if value >= 1 << 64:
+        return 0xFFFFFFFF
+    return (-value if digits.startswith(b"-") else value) & 0xFFFFFFFF
+
+
 def duration(usec: int) -> str:
     """Format a time span for a message: `7us`, `614ms`, `3.8s`, `2min 5s`, `1h 3min`.
 

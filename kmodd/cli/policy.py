@@ -131,7 +131,7 @@ def _wrong_test(given: Given) -> str:
 def _uid(text: str) -> int:
     """Return the uid of a user's number or name. Raises ValueError."""
     try:
-        uid = int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
+        uid = int(text[:18]) if text.isdecimal() else pwd.getpwnam(text).pw_uid
     except KeyError:
         raise ValueError(f"unknown user {text!r}") from None
     if uid > MAX_UID:

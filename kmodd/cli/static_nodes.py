@@ -11,6 +11,7 @@ from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass
 from kmodd.host.paths import TREES
 from kmodd.host.regular_files import read_regular
+from kmodd.text import unsigned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def parse(data: bytes) -> tuple[list[Node], list[bytes]]:
             if match is None:
                 bad.append(piece)
                 continue
-            major, minor = (int(number) & 0xFFFFFFFF for number in match.groups()[3:])
+            major, minor = map(unsigned, match.groups()[3:])
             nodes.append(Node(match[1], match[2], match[3], major, minor))
     return nodes, bad
 

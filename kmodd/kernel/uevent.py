@@ -9,6 +9,9 @@ from kmodd.dataclass import dataclass
 from kmodd.errors import ParseError
 from kmodd.text import decode
 
+_MAX_DIGITS = 20
+"""Digits of the highest SEQNUM, an unsigned number of 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Uevent:
@@ -78,8 +81,8 @@ def from_properties(action: str, devpath: str, pairs: list[bytes]) -> Uevent:
             case "SUBSYSTEM":
                 subsystem = value
             case "SEQNUM":
-                if not raw_value.isdigit():
-                    raise ParseError(f"SEQNUM {value!r}; expected a decimal number")
+                if not raw_value.isdigit() or len(raw_value) > _MAX_DIGITS:
+                    raise ParseError(f"SEQNUM {value[:80]!r}; expected a decimal number")
                 seqnum = int(raw_value)
             case "SYNTH_UUID":
                 synthetic = True

@@ -13,7 +13,7 @@ from kmodd.index import bin_writer, text_files
 from kmodd.modfile.depmod_graph import SYMBOL_BUCKETS, Complaint, Index, Unusable, bucket, raw_lines
 from kmodd.modfile.elf import strings
 from kmodd.names import module_of_path, underscores
-from kmodd.text import decode, encode
+from kmodd.text import decode, encode, unsigned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _devnames(index: Index) -> tuple[bytes, list[Complaint]]:
             if alias.startswith(b"devname:"):
                 node = alias.removeprefix(b"devname:")
             elif match := _NODE.match(alias):
-                major, minor = (int(number) & 0xFFFFFFFF for number in match.groups()[1:])
+                major, minor = map(unsigned, match.groups()[1:])
                 numbers = b"%c%d:%d" % (match[1][:1], major, minor)
             if node is not None and numbers is not None:
                 break

@@ -176,7 +176,7 @@ def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[
 
 def _requester(record: Mapping[str, object]) -> Requester | None:
     uid, pid = text_of(record, "KMODD_REQUESTER_UID"), text_of(record, "KMODD_REQUESTER_PID")
-    if not (uid.isdecimal() and pid.isdecimal()):
+    if not all(re.fullmatch("[0-9]{1,10}", number, re.ASCII) for number in (uid, pid)):
         return None
     exe, unit = text_of(record, "KMODD_REQUESTER_EXE"), text_of(record, "KMODD_REQUESTER_UNIT")
     container = text_of(record, "KMODD_REQUESTER_CONTAINER") == "yes"

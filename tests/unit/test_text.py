@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.text import decode, duration, encode, escaped_end
+from kmodd.text import decode, duration, encode, escaped_end, unsigned
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,14 @@ def test_escaped_output_is_printable_and_the_end_of_the_whole(raw: bytes, limit:
     assert len(end.encode()) <= limit
     assert end.isprintable()
     assert limit < len(raw) or escaped_end(raw, 10**6).endswith(end)
+
+
+@pytest.mark.parametrize(
+    "digits", [b"0", b"+7", b"-5", b"4294967296", b"18446744073709551615", b"18446744073709551616",
+               b"-18446744073709551616", b"0" * 5000 + b"9", b"1" * 5000, b"-" + b"1" * 5000],
+)  # fmt: skip
+def test_an_unsigned_number_is_read_as_by_the_c_library(digits: bytes) -> None:
+    """Of any length: int() refuses more than 4,300 digits."""
+    read = ctypes.c_uint(12345)
+    assert ctypes.CDLL(None).sscanf(digits, b"%u", ctypes.byref(read)) == 1
+    assert unsigned(digits) == read.value

@@ -131,6 +131,18 @@ def compat(rule: Rule) -> Path:
     return rule.root / "run/udev/rules.d/80-debian-compat.rules"
 
 
+def test_a_name_with_a_line_end_leaves_nothing_behind(rule: Rule) -> None:
+    """Its lines stay in effect, which is reported; the other files are masked."""
+    copy = compat(rule)
+    (rule.root / "usr/lib/udev/rules.d/81-a\nb.rules").write_text(COMPAT)
+    said = rule("mask")
+    assert "81-a: no such file" in said
+    assert "cannot open" not in said.lower()
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["80-debian-compat.rules", "80-drivers.rules"]
+    rule("unmask")
+    assert list(copy.parent.iterdir()) == []
+
+
 def test_a_load_line_among_others_is_hidden(rule: Rule) -> None:
     copy = compat(rule)
     rule("mask")

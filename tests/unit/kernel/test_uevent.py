@@ -60,6 +60,7 @@ def test_bytes_that_are_not_utf8_survive() -> None:
         (b"add@/x\0nonsense\0", "KEY=VALUE"),
         (b"add@/x\0=value\0", "KEY=VALUE"),
         (b"add@/x\0SEQNUM=-1\0", "decimal"),
+        (b"add@/x\0SEQNUM=" + b"1" * 5000 + b"\0", "decimal"),
         (b"add@/x\0SEQNUM=\xb2\0", "decimal"),
     ],
 )
