@@ -1,4 +1,4 @@
-"""The package and machines for it, made once for each suite."""
+"""The package and machines for it, made once for each suite and file of tests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ import pytest
 from tests import suites
 from tests.package.chroots import BARE, BUILD, Machine, build_script, copy_sources, system
 
-OTHERS = [suite for suite in suites.SUITES if suite != suites.own()]
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test a parameter for its suite; other suites than the machine's own are long, unless marked `suites`."""
+    own = any("suite" in mark.args for mark in metafunc.definition.iter_markers("parametrize"))
+    if own or "suite" not in metafunc.fixturenames:
+        return
+    everywhere = metafunc.definition.get_closest_marker("suites") is not None
+    marks = [] if everywhere else [pytest.mark.long]
+    others = [pytest.param(suite, marks=marks) for suite in suites.SUITES if suite != suites.own()]
+    metafunc.parametrize("suite", [suites.own(), *others], indirect=True, scope="module")
 
 
-@pytest.fixture(scope="module", params=[suites.own(), *(pytest.param(each, marks=pytest.mark.long) for each in OTHERS)])
+@pytest.fixture(scope="module")
 def suite(request: pytest.FixtureRequest) -> str:
-    """The machine's own suite; the others in `make test-long`."""
+    """The parameter's suite."""
     return str(request.param)
 
 

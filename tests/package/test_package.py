@@ -14,19 +14,12 @@ import pytest
 
 import kmodd
 from tests.installation import ROOT, make
-from tests.package.chroots import LISTED, Machine, build_script, copy_sources
+from tests.package.chroots import CALLING, INSTALL, LISTED, Machine, build_script, copy_sources
 
 pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.timeout(1800)]
 
 Make = Callable[[], Machine]
 
-CALLING = """
-( while [ ! -e /tmp/stop ]; do
-    if /sbin/modprobe --version >/tmp/said 2>&1; then echo >>/tmp/called; else cat /tmp/said >>/tmp/failed; fi
-done ) &
-called() { touch /tmp/stop; wait; wc -l </tmp/called; ! cat /tmp/failed 2>/dev/null; }
-"""
-"""Shell: call modprobe again and again; `called` prints how often, and fails if one call has failed."""
 COMPILED = """
 import glob, importlib.util as util, os, sys
 sources = glob.glob("/usr/lib/kmodd/**/*.py", recursive=True)
@@ -34,7 +27,6 @@ missing = [name for name in sources if not os.path.exists(util.cache_from_source
 print("compiled", len(sources) > 80, missing, *glob.glob("/usr/lib/kmodd/byte-code.*"), sys.implementation.cache_tag)
 """
 """Python: whether each source has byte code, and the file with that of all."""
-INSTALL = "dpkg --install /mnt/kmodd.deb >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }\n"
 
 
 def test_the_changelog_has_the_version() -> None:
@@ -64,6 +56,7 @@ def test_lintian_finds_no_errors(builder: Machine) -> None:
     assert "E: kmodd: statically-linked-binary" in builder.run(f"{command} --no-override", expect=2)
 
 
+@pytest.mark.suites
 def test_install_upgrade_remove_and_purge(bare: Make) -> None:
     """Of both packages; modprobe works at every moment, and purge leaves the machine as it was."""
     said = bare().run(
