@@ -173,7 +173,8 @@ def test_under_an_enforced_policy_only_a_stop_puts_back(
     setting("set")
     setting.close()
     setting.systemd(job, system)
-    assert ("requests for modules are refused" in setting("unset", result)) != back
+    said = "The policy is no longer enforced" if back else "requests for modules are refused"
+    assert said in setting("unset", result)
     assert setting.value == ("/sbin/modprobe" if back else str(setting.helper))
     setting("set")  # it starts again
     setting("unset")
@@ -194,6 +195,19 @@ def test_the_package_keeps_the_value(packaged: Setting) -> None:
     for verb in ("set", "set", "unset", "set", "restore"):
         packaged(verb)
         assert (packaged.value, packaged.former) == (value, None)
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_with_the_package_a_stop_ends_an_enforced_policy(packaged: Setting, back: bool) -> None:
+    """As without it, also in what is said; the end of a daemon that is not stopped leaves the flag."""
+    packaged("set")
+    packaged.close()
+    packaged.systemd("stop" if back else "")
+    said = "The policy is no longer enforced" if back else "requests for modules are refused"
+    assert said in packaged("unset", "success")
+    assert (packaged.run / "closed").exists() != back
+    packaged("unset")
+    assert packaged("unset") == ""
 
 
 def test_the_package_replaces_make_install(setting: Setting) -> None:
