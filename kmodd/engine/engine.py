@@ -242,8 +242,8 @@ class Engine:
         state = self.state
         if event.action == "add" and not event.synthetic:
             state.system.mark_loaded(event.sysname)
-            if state.quarantine.load(event.sysname):
-                state.invalidate("removal_undone")
+            if state.quarantine.load(event.sysname) or state.results.refusal(event.sysname):
+                state.invalidate("obstacle_gone")
         elif event.action == "remove":
             state.quarantine.remove(event.sysname)
             state.autoclean.gone(event.sysname)  # if it is back later, another process has loaded it

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Cause = Literal[
         "index_changed", "index_reread", "policy_changed", "seal_removed", "events_lost", "module_removed",
-        "removal_undone", "command_ran", "load_failed", "removal_ended", "foreign_load_ended", "late_result",
+        "obstacle_gone", "command_ran", "load_failed", "removal_ended", "foreign_load_ended", "late_result",
     ]  # fmt: skip
     Results = Literal["", "denied", "modules", "index"]
 else:
@@ -56,7 +56,8 @@ INVALIDATIONS: dict[Cause, Invalidation] = {
     "seal_removed": Invalidation(plans=True, batches=True, results="modules", devices=True),
     "events_lost": Invalidation(plans=True, results="modules", devices=True),
     "module_removed": Invalidation(plans=True, results="modules"),
-    "removal_undone": Invalidation(devices=True),  # a device may lack another module that needs this one
+    # A module is live that was kept out or had refused: a device may lack another one that needs it.
+    "obstacle_gone": Invalidation(results="modules", devices=True),
     "command_ran": Invalidation(plans=True),
     "load_failed": Invalidation(loaded=True),
     "removal_ended": Invalidation(results="modules"),

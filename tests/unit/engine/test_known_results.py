@@ -65,3 +65,23 @@ def test_no_match_is_recorded_once_until_the_index_changes(world: World) -> None
     world.plug("pci:v9")
     world.settle()
     assert ("f10a", "nomatch") in world.told()
+
+
+def test_a_module_that_refused_and_is_loaded_after_all_lets_devices_have_what_needs_it(world: World) -> None:
+    """By an operator, say; without that, its devices would wait for the next search for drift."""
+    world.refuse = {"a": errno.EIO}
+    world.plug("pci:v1")
+    world.settle()
+    assert world.calls == ["a"]
+    world.module_event("add", "c")
+    world.advance()
+    assert world.replays == []  # a control: c has not refused
+    world.refuse = {}
+    world.order("a")
+    world.settle()
+    world.module_event("add", "a")
+    world.advance()
+    assert world.replays == ["all"]
+    world.replay_device("pci:v1", "0000:01:00.0")
+    world.settle()
+    assert world.calls == ["a", "a", "b"]
