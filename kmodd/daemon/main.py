@@ -20,19 +20,17 @@ from kmodd.daemon.file_changes import FileChanges
 from kmodd.daemon.kernel_requests import KernelRequests
 from kmodd.daemon.poller import Poller
 from kmodd.daemon.quarantine_file import QuarantineFile
+from kmodd.daemon.round import RoundActions, go_round
 from kmodd.daemon.startup import Startup
 from kmodd.dataclass import dataclass
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import (
-    Advance,
     AskStack,
-    BootFinished,
     BootListRead,
     Command,
     DevicesFound,
     DropStack,
     Event,
-    FilesChanged,
     Finish,
     KernelLogged,
     Log,
@@ -46,11 +44,9 @@ from kmodd.engine.events import (
     Started,
     StartProbe,
     StopBatch,
-    Tick,
     TurnAway,
     UeventReceived,
     UeventsLost,
-    WatchOpened,
 )
 from kmodd.errors import Problem, assert_never
 from kmodd.host import coldplug, netlink
@@ -161,6 +157,15 @@ class Daemon:
         self._poller = Poller()
         self._startup = Startup()
         self._file_changes = FileChanges(now)
+        self._round_actions = RoundActions(
+            handle=self._handle,
+            pop_changes=self._file_changes.pop,
+            watch_files=lambda: self._watch_files(again=True),
+            report_ready=self._report_ready,
+            open_trace=self._open_late_trace,
+            open_watch=self._open_watch,
+            settle=self._settle,
+        )
         self._waited: set[str] = set()
         """Directories in which a missing module or firmware file may appear."""
         self._warned: set[str] = set()
@@ -191,18 +196,7 @@ class Daemon:
         self._control_handler.handle_calls()
         if not self._socket_empty or self._poller.is_paused(self._uevents):
             self._receive()
-        if self._file_changes.pop(now):
-            self._handle(FilesChanged())
-            self._watch_files(again=True)
-        self._handle(Tick())
-        self._get_ready(now)  # before a thousand plans that no unit ordered after kmodd waits for
-        # Also while uevents keep coming: each round reads many of them first, and equal ones are merged by then.
-        self._handle(Advance())
-        if not self._engine.can_advance(now) or now >= self._startup.until:
-            self._open_late(now)
-        if self._engine.devices_answered:
-            self._handle(BootFinished())
-            self._settle()
+        go_round(self._engine, self._startup, self._round_actions, now)
         self._keep_spare_loader()
         self._watch_files()
         if self._quarantine_file:
@@ -384,25 +378,20 @@ class Daemon:
             self._open_trace(self._kernel)  # after a crash under an enforced policy the kernel asks already
         self._poller.add(self._kernel)
 
-    def _get_ready(self, now: float) -> None:
-        """Report READY once the boot list is answered or cannot be."""
-        state = self._engine.state
-        is_answered = not state.queue.boot_left or bool(state.system.no_tree)
-        if not self._startup.finish_boot_list(now, is_answered=is_answered):
-            return
+    def _report_ready(self) -> None:
+        """The boot list is answered, or cannot be."""
         self._notify.ready(self._ready_text)
         gc.freeze()
         gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
-        if state.policy.is_enforced and self._kernel:
+        if self._engine.state.policy.is_enforced and self._kernel:
             self._open_trace(self._kernel)  # a request of an unknown process would be refused
 
-    def _open_late(self, now: float) -> None:
-        """Open what takes long and is not needed for the first load: the trace, then the watch, each in a round."""
-        if self._kernel and self._kernel.needs_trace and self._startup.phase == "late_opens":
-            self._open_trace(self._kernel)
-        elif self._startup.can_open(now, devices_answered=self._engine.devices_answered):
-            self._open_watch(now)
-            self._startup.finish()
+    def _open_late_trace(self) -> bool:
+        """Open the trace of requests if it is needed. Returns whether it was."""
+        if self._kernel is None or not self._kernel.needs_trace:
+            return False
+        self._open_trace(self._kernel)
+        return True
 
     def _open_trace(self, kernel: KernelRequests) -> None:
         if why := kernel.open_trace():
@@ -416,7 +405,6 @@ class Daemon:
             self._machine.set_watch(watch)
             self._poller.add(watch)
             self._watch_files(again=True)
-        self._handle(WatchOpened())
 
     def _close(self) -> None:
         self._notify.stopping()

@@ -1,23 +1,20 @@
-"""The daemon on a simulated machine: the real engine and start-up phases in the loop of kmodd/daemon/main.py."""
+"""The daemon on a simulated machine: the real engine, start-up phases and order of a round (kmodd/daemon/round.py)."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Protocol
 
+from kmodd.daemon.round import RoundActions, go_round
 from kmodd.daemon.startup import Startup
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import (
-    Advance,
     AskStack,
-    BootFinished,
     BootListRead,
     Command,
     DevicesFound,
     DropStack,
     Event,
-    FilesChanged,
     Finish,
     Log,
     MarkPolicy,
@@ -34,11 +31,9 @@ from kmodd.engine.events import (
     Started,
     StartProbe,
     StopBatch,
-    Tick,
     TurnAway,
     UeventReceived,
     UeventsLost,
-    WatchOpened,
 )
 from kmodd.errors import assert_never
 from kmodd.kernel import uevent
@@ -124,6 +119,16 @@ class SimDaemon:
         self._seen_version = machine.files.version
         self._age = -1
         self._startup = Startup()
+        self._phase = self._startup.phase
+        self._actions = RoundActions(
+            handle=self.handle,
+            pop_changes=self._pop_changes,
+            watch_files=lambda: None,
+            report_ready=self._note_phase,
+            open_trace=lambda: False,
+            open_watch=self._open_watch,
+            settle=lambda: None,
+        )
         self._now = 0.0
         machine.has_watch = False
         self.engine = Engine(machine, run.marks, self._read_quarantine(), uuid="ours", expects_watch=True)
@@ -196,28 +201,23 @@ class SimDaemon:
             self.handle(UeventsLost())
 
     def _round(self) -> None:
-        engine, now = self.engine, self._now
-        if self._machine.has_watch and self._seen_version != self._machine.files.version:
-            self._seen_version = self._machine.files.version
-            self.handle(FilesChanged())
-        self.handle(Tick())
-        is_answered = not engine.state.queue.boot_left or bool(engine.state.system.no_tree)
-        self._note_phase(lambda: self._startup.finish_boot_list(now, is_answered=is_answered))
-        self.handle(Advance())
-        late = not engine.can_advance(now) or now >= self._startup.until
-        if late and self._startup.can_open(now, devices_answered=engine.devices_answered):
-            self._machine.has_watch = True
-            self._seen_version = self._machine.files.version
-            self.handle(WatchOpened())
-            self._note_phase(self._startup.finish)
-        if engine.devices_answered:
-            self.handle(BootFinished())
+        go_round(self.engine, self._startup, self._actions, self._now)
+        self._note_phase()
         self._write_quarantine()
 
-    def _note_phase(self, step: Callable[[], object]) -> None:
-        before = self._startup.phase
-        step()
-        self._observer.moved(before, self._startup.phase)
+    def _pop_changes(self, _now: float) -> bool:
+        version = self._machine.files.version
+        is_changed = self._machine.has_watch and self._seen_version != version
+        self._seen_version = version
+        return is_changed
+
+    def _open_watch(self, _now: float) -> None:
+        self._machine.has_watch = True
+        self._seen_version = self._machine.files.version
+
+    def _note_phase(self) -> None:
+        before, self._phase = self._phase, self._startup.phase
+        self._observer.moved(before, self._phase)
 
     def _write_quarantine(self) -> None:
         kept = self.engine.state.quarantine
