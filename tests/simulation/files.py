@@ -47,10 +47,13 @@ class Files:
     boot: list[str] = field(default_factory=list)
     overridden: set[str] = field(default_factory=set)
     """Devices with driver_override."""
+    was_missing: bool = False
+    """A file was missing at some time."""
+    was_unindexed: set[str] = field(default_factory=set)
+    """Modules that the index did not have at some time."""
     is_hidden: bool = False
     """The module tree is gone."""
     was_hidden: bool = False
-    was_unindexed: bool = False
 
     def change(self, *, index: bool = False) -> None:
         """Something was written."""

@@ -345,7 +345,7 @@ class Invariants:
                 self._fail("order", f"{who} before {missing}")
             break
         known_dead = [each for each in self._sim.files.all_needs(step.module) if each in self._seen.crashed]
-        if any(self._is_crashed(each) for each in known_dead):
+        if any(self._is_crashed(each) and each not in self._sim.files.was_unindexed for each in known_dead):
             self._fail("blocks in the kernel", f"{who}: {known_dead} has crashed")
         if not step.required:
             return
@@ -360,8 +360,8 @@ class Invariants:
         Where the file of a dependency is missing, the module is tried without all of them, as by kmod.
         """
         return (
-            bool(self._sim.files.missing)
-            or self._sim.files.was_unindexed
+            self._sim.files.was_missing
+            or bool(self._sim.files.was_unindexed)
             or self._sim.files.was_hidden
             or any("remove@/module" in each for each in self._unread())
         )

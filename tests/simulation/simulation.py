@@ -262,6 +262,7 @@ def _live(sim: Simulation, name: str) -> None:
 
 def _no_file(sim: Simulation, name: str) -> None:
     sim.files.missing.add(name)
+    sim.files.was_missing = True
     sim.files.change()
 
 
@@ -273,7 +274,7 @@ def _file(sim: Simulation, name: str) -> None:
 
 def _unindex(sim: Simulation, name: str) -> None:
     sim.files.unindexed.add(name)
-    sim.files.was_unindexed = True
+    sim.files.was_unindexed.add(name)
     sim.files.change(index=True)
 
 
