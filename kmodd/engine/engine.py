@@ -353,6 +353,11 @@ class Engine:
                 state.reporter.counters.add_repeat()
                 state.queue.answer_boot(request.text)
                 continue
+            if not request.is_interactive and (parked := state.in_flight.pop_parked(request.text)):
+                # Its job waits for a load: merged with it, or each event of the device would have one more job wait.
+                state.queue.add(request, first=True)
+                state.queue.add(parked.plan.request, first=True)
+                continue
             job = self._plan(request)
             self._scheduler.run(job)
             self._scheduler.read_ahead(job)

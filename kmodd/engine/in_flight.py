@@ -151,6 +151,15 @@ class InFlight:
         """The jobs of the batch that have not begun wait for a loader again, before all others."""
         self.ready[:0] = [(batch.generation, job) for job in batch.unstarted_jobs()]
 
+    def pop_parked(self, text: str) -> AnyJob | None:
+        """Take the parked job for the same text that has not begun and no caller waits for; None: there is none."""
+        for number, (_, _, job) in enumerate(self.parked):
+            request = job.plan.request
+            if request.text == text and not job.begun and not request.is_interactive:
+                del self.parked[number]
+                return job
+        return None
+
     def pop_ready(self) -> tuple[int, AnyJob]:
         """Take the first job that waits for a loader, with its generation."""
         return self.ready.pop(0)

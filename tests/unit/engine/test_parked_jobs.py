@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from kmodd.engine.in_flight import MAX_PARKED
 from tests.world import World, results
 
 
@@ -62,3 +63,23 @@ def test_an_outcome_of_a_job_that_waited_for_a_load_is_recorded_once(world: Worl
     _remove(world, "x")
     world.settle()
     assert sorted(world.told()) == [("a", "live"), ("b", "live"), ("b", "loaded")]
+
+
+def test_events_of_a_device_that_waits_for_a_load_are_one_job(world: World) -> None:
+    """The load hangs, and the device is triggered again and again: other devices still have their turn."""
+    world.configure("[Kmodd]\nLanes=2\n")
+    world.reload()
+    world.plug("pci:v1", "first")
+    world.advance()
+    assert world.batch("a").modules == ["a", "b"]
+    for number in range(MAX_PARKED + 1):
+        world.plug("pci:v1", f"device{number % 3}", synthetic=True)
+        world.advance()
+    ((_, _, job),) = world.state.in_flight.parked
+    assert sorted(job.plan.request.devices) == ["/devices/device0", "/devices/device1", "/devices/device2"]
+    world.plug("pci:v2", "other")
+    world.advance()
+    assert world.loading == ["a", "c"]
+    world.settle()
+    assert world.calls == ["a", "c", "b"] or world.calls == ["a", "b", "c"]
+    assert world.engine.is_idle
