@@ -242,7 +242,8 @@ class Engine:
         state = self.state
         if event.action == "add" and not event.synthetic:
             state.system.mark_loaded(event.sysname)
-            if state.quarantine.load(event.sysname) or state.results.refusal(event.sysname):
+            was_kept_out = state.quarantine.load(event.sysname)
+            if state.results.pop_obstacle(event.sysname) or was_kept_out:
                 state.invalidate("obstacle_gone")
         elif event.action == "remove":
             state.quarantine.remove(event.sysname)

@@ -220,6 +220,7 @@ class Scheduler:
             state.invalidate("removal_ended")
         else:
             if not request.is_interactive:  # an operator's parameters, a process's rights: others may fare otherwise
+                state.results.note_obstacles(job.outcomes)
                 if job.results_age == state.results.age:
                     state.results.learn(request.text, job.outcomes, state.now)
                 state.queue.answer_boot(request.text)  # a device may have joined the boot list's request

@@ -56,7 +56,7 @@ INVALIDATIONS: dict[Cause, Invalidation] = {
     "seal_removed": Invalidation(plans=True, batches=True, results="modules", devices=True),
     "events_lost": Invalidation(plans=True, results="modules", devices=True),
     "module_removed": Invalidation(plans=True, results="modules"),
-    # A module is live that was kept out or had refused: a device may lack another one that needs it.
+    # A module is live that was kept out or had failed: a device may lack another one that needs it.
     "obstacle_gone": Invalidation(results="modules", devices=True),
     "command_ran": Invalidation(plans=True),
     "load_failed": Invalidation(loaded=True),

@@ -13,7 +13,7 @@ from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 SOON = frozenset((errno.EBUSY, errno.EINTR, errno.EAGAIN, errno.ENOMEM))
 """Transient errors: another load of the module, a signal, no memory left. They are retried soon and never cached."""
@@ -62,6 +62,8 @@ class ResultCache:
         """Grows when results that were found earlier, or are being found, may no longer hold."""
         self._refused: dict[str, int] = {}
         """Module → errno of its refusal."""
+        self._obstacles: set[str] = set()
+        """Modules whose failure has kept a device from another module, until they are loaded."""
 
     def refusal(self, module: str) -> int:
         """Return the errno with which `module` refused to load, for any alias; 0 if it did not."""
@@ -102,6 +104,18 @@ class ResultCache:
         if any(outcome.result == "denied" for outcome in outcomes):
             self._denied.add(alias)
         self._known[alias] = now if refused else None
+
+    def note_obstacles(self, outcomes: Sequence[Outcome]) -> None:
+        """Note which modules have failed where another one was not attempted for that."""
+        failed = {outcome.module for outcome in outcomes if outcome.result == "failed"}
+        if failed and any(outcome.result == "not_attempted" for outcome in outcomes):
+            self._obstacles |= failed
+
+    def pop_obstacle(self, module: str) -> bool:
+        """Return whether `module`, which is loaded now, was noted by `note_obstacles`, and forget that."""
+        was_noted = module in self._obstacles
+        self._obstacles.discard(module)
+        return was_noted
 
     def first_nomatch(self, alias: str) -> bool:
         """Return True for the first call per alias since `forget_index`; a missing match is logged once."""

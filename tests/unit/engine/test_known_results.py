@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 
+import pytest
+
+from kmodd.planning.reply import Stage
 from tests.world import World
 
 
@@ -67,21 +70,29 @@ def test_no_match_is_recorded_once_until_the_index_changes(world: World) -> None
     assert ("f10a", "nomatch") in world.told()
 
 
-def test_a_module_that_refused_and_is_loaded_after_all_lets_devices_have_what_needs_it(world: World) -> None:
+@pytest.mark.parametrize("stage", ["kernel", "command"])
+def test_a_module_that_failed_and_is_loaded_after_all_lets_devices_have_what_needs_it(
+    world: World, stage: Stage
+) -> None:
     """By an operator, say; without that, its devices would wait for the next search for drift."""
-    world.refuse = {"a": errno.EIO}
+    if stage == "command":
+        (world.root / "etc/modprobe.d/x.conf").write_text("install a /bin/load\n")
+        world.reload()
+    world.plug("pci:v2", "other")
     world.plug("pci:v1")
-    world.settle()
-    assert world.calls == ["a"]
-    world.module_event("add", "c")
     world.advance()
-    assert world.replays == []  # a control: c has not refused
-    world.refuse = {}
-    world.order("a")
+    world.finish("c", errno.EIO)
+    world.finish("a", errno.EIO, stage=stage)
     world.settle()
+    world.module_event("remove", "x")
+    world.forget()
+    world.module_event("add", "c")  # a control: nothing needs it
+    world.advance()
+    assert world.replays == []
+    world.add_live("a")
     world.module_event("add", "a")
     world.advance()
     assert world.replays == ["all"]
     world.replay_device("pci:v1", "0000:01:00.0")
     world.settle()
-    assert world.calls == ["a", "a", "b"]
+    assert world.calls == ["c", "a", "b"]
