@@ -46,7 +46,8 @@ shell: needs $(VENV)/ready ## open a root shell in the demo's VM; ARGS="e1000e" 
 test: needs $(VENV)/ready ## set everything up, run lint and all tests except the long ones; TESTS=path::name selects
 	@$(PY) -m pytest $(PARALLEL) $(TESTS)
 
-test-long: NEEDS += gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
+# For arm64: the helper, the demo's guest, and the programs that make its image.
+test-long: NEEDS += gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static qemu-system-arm arch-test
 # LONG_SEEDS and LONG_CHAOS_SEC may be given to shorten it. pytest exits with 5 while no test has the marker `long`.
 test-long: needs $(VENV)/ready ## run what does not fit into test: marker long, property tests by 20 seeds, 30 minutes of chaos
 	@$(PY) -m pytest $(PARALLEL) -m long $(TESTS) || [ $$? = 5 ]

@@ -1,7 +1,8 @@
 """Debian suites that guests, chroots and trees are made of, and apt for each of them.
 
-The machine's own suite comes from its own apt sources; another one from the mirror that these name for the machine's
-suite, with an apt state of its own below `cache()`. The machine's apt is never changed.
+The machine's own suite comes from its own apt sources; another suite or architecture from the mirror that these name
+for the machine's suite, with an apt state of its own below `cache()`. The machine's apt is never changed.
+`architecture`: Debian's name for it; empty: the machine's own.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ def own() -> str:
     return codename if codename in SUITES else "testing"
 
 
+@functools.cache
+def own_architecture() -> str:
+    """Debian's name for the machine's architecture. Raises Unavailable without dpkg."""
+    return run(["dpkg", "--print-architecture"]).strip()
+
+
 def names(suite: str) -> set[str]:
     """What sources may call a suite: the machine's own may be listed by its codename."""
     return {suite, _codename()} if suite == own() else {suite}
@@ -52,30 +59,33 @@ def chosen() -> str:
 
 
 @functools.cache
-def apt_options(suite: str) -> tuple[str, ...]:
+def apt_options(suite: str, architecture: str = "") -> tuple[str, ...]:
     """Options for an apt that knows `suite`: none for the machine's own. Fetches the lists. Raises Unavailable."""
-    if suite == own():
+    is_own = architecture in ("", own_architecture())
+    if suite == own() and is_own:
         return ()
-    state = cache() / "trees" / f"apt-{suite}"
+    state = cache() / "trees" / (f"apt-{suite}" if is_own else f"apt-{suite}-{architecture}")
     with locked(state):
         (state / "lists" / "partial").mkdir(parents=True, exist_ok=True)
-        (state / "sources.list").write_text(f"deb {_signed()}{_mirror()} {suite} main\n")
-        options = (
+        (state / "sources.list").write_text(_line(suite))
+        options: tuple[str, ...] = (
             "-o", f"Dir::State::lists={state}/lists", "-o", f"Dir::Etc::sourcelist={state}/sources.list",
             "-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::Cache={state}", "-o", "Acquire::Languages=none",
             "-o", f"{LENIENT.split()[0]}=false",
         )  # fmt: skip
+        if not is_own:
+            options += ("-o", f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}")
         run(["apt-get", *QUIET, *options, "update"])
     return options
 
 
-def sources(suite: str) -> str:
+def sources(suite: str, architecture: str = "") -> str:
     """The suite's sources for mmdebstrap, a `deb` line each; sources of other vendors are left out.
 
     Raises Unavailable.
     """
-    if suite != own():
-        return f"deb {_signed()}{_mirror()} {suite} main\n"
+    if suite != own() or architecture not in ("", own_architecture()):
+        return _line(suite)
     line = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
     lines = sorted({*run(["apt-get", "indextargets", "--format", line, *_DEBIAN]).splitlines()})
     if not lines:
@@ -83,9 +93,9 @@ def sources(suite: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def versions(suite: str, packages: Sequence[str]) -> dict[str, str]:
+def versions(suite: str, packages: Sequence[str], architecture: str = "") -> dict[str, str]:
     """Ask apt once: package → version. Raises Unavailable."""
-    text = run(["apt-cache", *apt_options(suite), "show", "--no-all-versions", *packages])
+    text = run(["apt-cache", *apt_options(suite, architecture), "show", "--no-all-versions", *packages])
     found = dict(re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)", text, re.MULTILINE))
     missing = sorted(set(packages) - set(found))
     if missing:
@@ -93,14 +103,15 @@ def versions(suite: str, packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def bootstrap(suite: str, root: Path, packages: Sequence[str]) -> tuple[list[str], str]:
+def bootstrap(suite: str, root: Path, packages: Sequence[str], architecture: str = "") -> tuple[list[str], str]:
     """The words of an mmdebstrap that makes `root` of a suite's minimal base and `packages`, and its standard input.
 
-    Raises Unavailable.
+    Another architecture's programs must run here (`emulation.py`). Raises Unavailable.
     """
     options = ["--quiet", "--aptopt=APT::Install-Recommends false", f"--aptopt={LENIENT}"]
     words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", *options]
-    return [*words, _codename() if suite == own() else suite, str(root), "-"], sources(suite)
+    words += [f"--architectures={architecture}"] if architecture else []
+    return [*words, _codename() if suite == own() else suite, str(root), "-"], sources(suite, architecture)
 
 
 def cache() -> Path:
@@ -128,6 +139,10 @@ def run(command: Sequence[str], env: dict[str, str] | None = None, cwd: str | No
         said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise Unavailable(f"{command[0]} {command[-1]}: {said[-1]}")
     return done.stdout
+
+
+def _line(suite: str) -> str:
+    return f"deb {_signed()}{_mirror()} {_codename() if suite == own() else suite} main\n"
 
 
 def _codename() -> str:

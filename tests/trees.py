@@ -66,9 +66,9 @@ def debian_tree(flavour: str) -> Path:
     return _tree(_SUITES[series], kind, series + ".")
 
 
-def suite_tree(suite: str) -> Path:
-    """The unpacked kernel of a suite, like `debian_tree`. Raises Unavailable."""
-    return _tree(suite, "amd64", "")
+def suite_tree(suite: str, architecture: str = "") -> Path:
+    """The unpacked kernel of a suite, like `debian_tree`. `architecture`: as in `suites.py`. Raises Unavailable."""
+    return _tree(suite, architecture or "amd64", "", architecture)
 
 
 def release(root: Path) -> str:
@@ -116,8 +116,8 @@ def kernel_image(root: Path) -> Path:
 
 
 @functools.cache
-def _tree(suite: str, kind: str, prefix: str) -> Path:
-    meta = newest(f"linux-image-{kind}", suite, prefix)
+def _tree(suite: str, kind: str, prefix: str, architecture: str = "") -> Path:
+    meta = newest(f"linux-image-{kind}", suite, prefix, architecture)
     packages = _kernel_packages(meta)
 
     def fill(root: Path) -> None:
@@ -130,9 +130,9 @@ def _tree(suite: str, kind: str, prefix: str) -> Path:
     return cached(f"{packages[0].name}_{packages[0].version}", fill)
 
 
-def newest(name: str, suite: str, prefix: str) -> _Package:
+def newest(name: str, suite: str, prefix: str, architecture: str = "") -> _Package:
     """The newest version of a suite's package that begins with `prefix`. Raises Unavailable."""
-    apt = apt_options(suite)
+    apt = apt_options(suite, architecture)
     for line in run(["apt-cache", *apt, "madison", name]).splitlines():
         fields = [field.strip() for field in line.split("|")]
         origin = fields[-1] if len(fields) == 3 and fields[-1].endswith(" Packages") else ""

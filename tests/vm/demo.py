@@ -28,6 +28,7 @@ from tests.vm.trace import ModuleLoad
 
 _FIRST: Final = ("e1000e", "virtio-rng-pci", "qemu-xhci", "usb-storage")
 _AGAIN: Final = ("e1000e", "usb-storage")  # QEMU 7.2 never lets go of the xHCI controller
+_PLUG_SEC: Final = 300.0  # limit for the modules of one device; an emulated arm64 takes its time
 _printing = threading.Lock()
 
 
@@ -35,10 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Play the scenario; returns the exit status."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--without-kmodd", action="store_true", help="mask kmodd's service: the demo must fail")
+    parser.add_argument("--architecture", default="", help="of the guest, as Debian calls it: arm64 (default: amd64)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _leave)  # so that the machine is ended on the way out
     try:
-        plugs, faults = _play(with_kmodd=not options.without_kmodd)
+        plugs, faults = _play(options.architecture, with_kmodd=not options.without_kmodd)
     except VmError as error:
         _show(f"demo: FAILED, {error}")
         return 1
@@ -56,17 +58,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _play(with_kmodd: bool) -> tuple[list[Plug], list[str]]:
+def _play(architecture: str, with_kmodd: bool) -> tuple[list[Plug], list[str]]:
     """Boot, coldplug, plug, unplug, plug again; returns the plugs and what was wrong."""
     say(f"downloads and images lie in {suites.cache()}")
-    image = ensure_image()
+    image = ensure_image(architecture=architecture)
     with tempfile.TemporaryDirectory(prefix="kmodd-demo-") as scratch:
         payload = Payload.new(Path(scratch, "payload"))
-        payload.install_kmodd(image.suite)
+        payload.install_kmodd(image.suite, image.architecture)
         if not with_kmodd:
             payload.commands.append("systemctl mask kmodd.service")
         with Machine(image, payload, name="the demo's guest", on_record=_show_record) as machine:
-            state = machine.wait_boot()
+            state = machine.wait_boot(900)
             failed = machine.check("systemctl list-units --failed --plain --no-legend | busybox cut -d' ' -f1").split()
             say(f"systemd is {state}, failed units: {' '.join(failed) or 'none'}; waiting for coldplug")
             settle(machine)
@@ -86,7 +88,7 @@ def _plug_all(machine: Machine) -> list[Plug]:
     everything: list[Plug] = []
     for name in _FIRST:
         _show(f"── plugging {name}")
-        plugs[name] = plug(machine, DEVICES[name])
+        plugs[name] = plug(machine, DEVICES[name], _PLUG_SEC)
         everything.append(plugs[name])
     for name in _AGAIN:
         _show(f"── unplugging {name}, removing {' '.join(plugs[name].loaded)}")
@@ -94,7 +96,7 @@ def _plug_all(machine: Machine) -> list[Plug]:
         settle(machine)
         remove(machine, plugs[name])
         _show(f"── plugging {name} again")
-        everything.append(plug(machine, DEVICES[name]))
+        everything.append(plug(machine, DEVICES[name], _PLUG_SEC))
     return everything
 
 

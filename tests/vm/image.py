@@ -28,7 +28,7 @@ from typing import Final
 
 import zstandard
 
-from tests import suites, trees
+from tests import emulation, suites, trees
 from tests.vm import VmError, say
 
 #: Debian packages that the machine which runs the tests needs, for `apt-get install --no-install-recommends`.
@@ -66,6 +66,7 @@ class Image:
     folder: Path
     release: str  # of the kernel, as `uname -r` prints it
     suite: str  # of `suites.SUITES`
+    architecture: str = ""  # as in `suites.py`
 
     @property
     def disk(self) -> Path:
@@ -74,7 +75,7 @@ class Image:
 
     @property
     def vmlinux(self) -> Path:
-        """The kernel, an ELF file with a PVH entry."""
+        """The kernel, an ELF file with a PVH entry, or for arm64 what QEMU starts by itself."""
         return self.folder / "vmlinux"
 
     @property
@@ -88,23 +89,24 @@ class Image:
         return self.folder / "modules"
 
 
-def ensure_image(suite: str = "") -> Image:
-    """Return the image of a suite ("": `suites.chosen()`), built if need be.
+def ensure_image(suite: str = "", architecture: str = "") -> Image:
+    """Return the image of a suite ("": `suites.chosen()`) and architecture (as in `suites.py`), built if need be.
 
-    Takes a second if it is cached, about a minute if not. Building needs root or sudo.
+    Takes a second if it is cached, about a minute if not, ten for another architecture. Building needs root or sudo.
     Raises VmError if a tool is missing, the suite has no such package, or a step of the build fails.
     """
     require("apt-cache", "apt")
     try:
         suite = suite or suites.chosen()
-        kernel, versions = trees.suite_tree(suite), suites.versions(suite, GUEST_PACKAGES)
+        kernel = trees.suite_tree(suite, architecture)
+        versions = suites.versions(suite, GUEST_PACKAGES, architecture)
     except suites.Unavailable as error:
         raise VmError(f"{error}; apt-get update may help") from error
     versions["kernel"] = kernel.name
     recipe = {"recipe": _RECIPE, "initrd": INITRD_MODULES, "disk": _DISK_MIB, "versions": versions}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     release = trees.release(kernel)
-    image = Image(suites.cache() / "vm" / f"{suite}-{release}-{key}", release, suite)
+    image = Image(suites.cache() / "vm" / f"{suite}-{release}-{key}", release, suite, architecture)
     if image.disk.exists():
         return image
     image.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,8 @@ def _build_as_root(image: Image, kernel: Path, recipe: object) -> None:
     if os.geteuid() != 0:
         require("sudo", "sudo (or run as root)")
         settings = [f"KMODD_CACHE={suites.cache()}", f"PYTHONPATH={_REPOSITORY}", "KMODD_IMAGE_LOCKED=1"]
-        run(["sudo", "env", *settings, sys.executable, "-m", "tests.vm.image", image.suite], "build as root")
+        words = [sys.executable, "-m", "tests.vm.image", image.suite, image.architecture]
+        run(["sudo", "env", *settings, *words], "build as root")
         return
     started = time.monotonic()
     say(f"building {image.folder}")
@@ -148,8 +151,12 @@ def _build_as_root(image: Image, kernel: Path, recipe: object) -> None:
 
 
 def _drop_old(image: Image) -> None:
-    """Remove images of the suite that newer ones replaced; two stay, so an upgrade in mid-run does no harm."""
-    images = sorted(image.folder.parent.glob(f"{image.suite}-*/root.ext4"), key=lambda path: path.stat().st_mtime)
+    """Remove images of the suite and architecture that newer ones replaced.
+
+    Two stay, so an upgrade in mid-run does no harm.
+    """
+    mine = f"{image.suite}-*{image.architecture or suites.own_architecture()}-*/root.ext4"
+    images = sorted(image.folder.parent.glob(mine), key=lambda path: path.stat().st_mtime)
     for path in images[:-2]:
         shutil.rmtree(path.parent)
 
@@ -159,14 +166,17 @@ def _build(scratch: Path, image: Image, kernel: Path) -> Path:
     tree, made = scratch / "tree", scratch / "image"
     made.mkdir()
     say(f"fetching the base of {image.suite} and " + ", ".join(GUEST_PACKAGES))
-    words, text = suites.bootstrap(image.suite, tree, GUEST_PACKAGES)
-    run(words, "mmdebstrap", text=text)
+    words, text = suites.bootstrap(image.suite, tree, GUEST_PACKAGES, image.architecture)
+    with emulation.of(image.architecture):
+        run(words, "mmdebstrap", text=text)
     say("depmod, kernel, initrd, disk")
     modules = tree / "usr/lib/modules" / image.release
     # Copied without its owner, so it is root's. The kernel file is not read from the disk.
     shutil.copytree(trees.module_dir(kernel), modules, symlinks=True, ignore=shutil.ignore_patterns("vmlinuz"))
-    run(["chroot", str(tree), "/usr/sbin/depmod", image.release], "depmod in the tree")
-    (made / "vmlinux").write_bytes(_vmlinux(trees.kernel_image(kernel).read_bytes()))
+    with emulation.of(image.architecture):
+        run(["chroot", str(tree), "/usr/sbin/depmod", image.release], "depmod in the tree")
+    data = trees.kernel_image(kernel).read_bytes()
+    (made / "vmlinux").write_bytes(data if image.architecture == "arm64" else _vmlinux(data))
     _copy_parts(tree, modules, made)
     _settle_tree(tree)
     disk = made / "root.ext4"
@@ -265,6 +275,6 @@ def locked(place: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        print(ensure_image(*sys.argv[1:2]).folder)
+        print(ensure_image(*sys.argv[1:3]).folder)
     except VmError as error:
         sys.exit(f"vm: {error}")

@@ -7,7 +7,7 @@
         machine.plug(DEVICES["e1000e"])
 
 Emulated (`-accel tcg`), so it runs wherever QEMU does, ten to forty times slower than the host. systemd is PID 1.
-Three serial lines, all built into the kernel: ttyS0 console (kept in a file), ttyS1 root shell, ttyS2 journal.
+Three serial lines, all built into the kernel: the console (kept in a file), a root shell, the journal.
 """
 
 from __future__ import annotations
@@ -42,6 +42,30 @@ PORTS: Final = tuple(f"port{number}" for number in range(8))
 _PORT_SLOT: Final = 0x10
 _CHUNK: Final = 2048  # bytes of base64 in one line to the shell; its terminal buffers 4096
 _PR_SET_PDEATHSIG: Final = 1
+
+
+class _Kind(NamedTuple):
+    """What QEMU is to emulate for an architecture."""
+
+    program: tuple[str, str]  # and its Debian package
+    model: tuple[str, ...]
+    append: str  # to the kernel's command line
+    more_lines: tuple[str, ...]  # for the root shell and the journal; a virt machine has a single line on board
+
+
+# no_timer_check: on a busy host the emulated timer may be late, of which the kernel makes a panic.
+_PC: Final = _Kind(
+    ("qemu-system-x86_64", "qemu-system-x86"), ("-cpu", "max", "-M", "q35"), "console=ttyS0,115200 no_timer_check",
+    ("-serial", "chardev:shell", "-serial", "chardev:journal"),
+)  # fmt: skip
+_MACHINES: Final = {
+    "": _PC,
+    "amd64": _PC,
+    "arm64": _Kind(
+        ("qemu-system-aarch64", "qemu-system-arm"), ("-cpu", "cortex-a72", "-M", "virt"), "console=ttyAMA0,115200",
+        ("-device", "pci-serial,chardev=shell", "-device", "pci-serial,chardev=journal"),
+    ),
+}  # fmt: skip
 
 
 class GuestError(VmError):
@@ -98,7 +122,7 @@ class Machine:
 
     def __enter__(self) -> Machine:
         """Boot. Returns when the root shell answers, early in the boot; VmError if it does not in time."""
-        require("qemu-system-x86_64", "qemu-system-x86")
+        require(*_MACHINES[self.image.architecture].program)
         say(f"booting {self.name}: Linux {self.image.release}, {self._memory_mib} MiB, emulated")
         started = time.monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix="kmodd-vm-"))
@@ -161,8 +185,9 @@ class Machine:
 
     def _command(self, initrd: Path, sockets: Sequence[int]) -> list[str]:
         """QEMU's command line; `sockets`: inherited descriptors for QMP, shell and journal."""
-        kernel = f"console=ttyS0,115200 quiet loglevel=4 systemd.getty_auto=no panic=-1 {KERNEL_ARGUMENTS}"
-        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35"]
+        kind = _MACHINES[self.image.architecture]
+        kernel = f"{kind.append} quiet loglevel=4 systemd.getty_auto=no panic=-1 {KERNEL_ARGUMENTS}"
+        command = [kind.program[0], "-accel", "tcg,thread=multi", *kind.model]
         command += ["-smp", str(self._cpus), "-m", str(self._memory_mib)]
         command += ["-nodefaults", "-display", "none", "-no-reboot", "-S"]
         command += ["-kernel", str(self.image.vmlinux), "-initrd", str(initrd)]
@@ -172,7 +197,7 @@ class Machine:
         command += ["-chardev", f"file,id=console,path={self._folder}/console.log", "-serial", "chardev:console"]
         for name, number in zip(("qmp", "shell", "journal"), sockets, strict=True):
             command += ["-chardev", f"socket,id={name},fd={number}"]
-        command += ["-serial", "chardev:shell", "-serial", "chardev:journal", "-mon", "chardev=qmp,mode=control"]
+        command += [*kind.more_lines, "-mon", "chardev=qmp,mode=control"]
         for number, port in enumerate(PORTS):
             place = f"addr={_PORT_SLOT:#x}.{number:x},multifunction=on,chassis={number + 1},io-reserve=4096"
             command += ["-device", f"pcie-root-port,id={port},bus=pcie.0,{place}"]

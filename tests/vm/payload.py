@@ -30,6 +30,9 @@ KMOD_FILES: Final = (
     "/usr/bin/lsmod",
 )
 
+#: Of the root shell and of the journal, by architecture.
+SERIAL_LINES: Final = {"": ("ttyS1", "ttyS2"), "arm64": ("ttyS0", "ttyS1")}
+
 _INIT: Final = """\
 #!/bin/busybox sh
 b=/bin/busybox
@@ -53,13 +56,14 @@ echo switch_root >/root/sys/kernel/tracing/trace_marker
 exec $b switch_root /root /sbin/init
 """
 
-# The shell reads `D chunk` (base64, appended to the command) and answers `+`; at `R seconds` it runs the command and
-# answers a line `= status bytes`, then the output. Each chunk is acknowledged because a serial line loses input that
-# is read too late. Everything is busybox, static: dynamic linking is what an emulated machine is slowest at.
+# The shell, on the serial line SHELL, reads `D chunk` (base64, appended to the command) and answers `+`; at `R seconds`
+# it runs the command and answers a line `= status bytes`, then the output. Each chunk is acknowledged because a serial
+# line loses input that is read too late. Everything is busybox, static: dynamic linking is what an emulated machine is
+# slowest at.
 _SHELL: Final = """\
 #!/bin/busybox sh
 b=/bin/busybox
-exec </dev/ttyS1 >/dev/ttyS1
+exec </dev/SHELL >/dev/SHELL
 $b stty raw -echo
 $b mkdir -p /run/vm
 cd /root
@@ -119,23 +123,25 @@ class Payload:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(target)
 
-    def install_kmodd(self, suite: str) -> None:
+    def install_kmodd(self, suite: str, architecture: str = "") -> None:
         """Add kmodd by its own `make install` on the suite, and enable its service as an administrator would."""
-        shutil.copytree(_installed(suite), self.folder, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(_installed(suite, architecture), self.folder, symlinks=True, dirs_exist_ok=True)
         self.commands.append("systemctl enable kmodd.service")
 
 
 @functools.cache
-def _installed(suite: str) -> Path:
+def _installed(suite: str, architecture: str) -> Path:
     """What `make install` makes on a suite; once for all guests of this process (some seconds), removed at its end.
 
-    For another suite than the machine's it is run in that suite's chroot, so that the byte code is of its Python.
+    For another suite than the machine's it is run in that suite's chroot, so that the byte code is of its Python. All
+    but the helper is the same on every architecture.
     """
     say(f"make install for the guests of {suite}")
     folder = Path(tempfile.mkdtemp(prefix="kmodd-installed-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tree = folder / "tree"  # the folder itself is for its owner alone, and the guest's root takes this one's mode
-    command = "make -C {} install DESTDIR={} PREFIX=/usr"
+    compiler = " CC=aarch64-linux-gnu-gcc" if architecture == "arm64" else ""
+    command = f"make -C {{}} install DESTDIR={{}} PREFIX=/usr{compiler}"
     if suite == suites.own():
         words = command.format(REPOSITORY, tree).split()
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -159,20 +165,22 @@ def write_initrd(image: Image, payload: Payload, journal: str, target: Path) -> 
     archive.add("commands", "".join(f"{command}\n" for command in payload.commands).encode())
     if not payload.kernel_helper:
         archive.add("no-kernel-helper")
-    _add_harness(archive, journal)
+    _add_harness(archive, journal, *SERIAL_LINES.get(image.architecture, SERIAL_LINES[""]))
     archive.add_tree(payload.folder, "payload", merged_usr=True)
     target.write_bytes(archive.finish())
 
 
-def _add_harness(archive: Archive, journal: str) -> None:
-    """The two units by which the harness talks with the guest: a root shell on ttyS1, the journal on ttyS2."""
+def _add_harness(archive: Archive, journal: str, shell_line: str, journal_line: str) -> None:
+    """The two units by which the harness talks with the guest, a root shell and the journal, each on a serial line."""
     follow = f"exec journalctl --follow --no-tail --output=json --all {journal}"
     units = {
         "vm-shell": ("", "ExecStart=/usr/lib/vm-shell"),
         "vm-journal": ("After=systemd-journald.service", "ExecStart=/usr/lib/vm-journal"),
     }
-    script = f"#!/bin/busybox sh\nexec >/dev/ttyS2\n/bin/busybox stty -F /dev/ttyS2 raw -echo\n{follow}\n"
-    archive.add("payload/usr/lib/vm-shell", _SHELL.encode(), stat.S_IFREG | 0o755)
+    device = f"/dev/{journal_line}"
+    script = f"#!/bin/busybox sh\nexec >{device}\n/bin/busybox stty -F {device} raw -echo\n{follow}\n"
+    shell = _SHELL.replace("SHELL", shell_line)
+    archive.add("payload/usr/lib/vm-shell", shell.encode(), stat.S_IFREG | 0o755)
     archive.add("payload/usr/lib/vm-journal", script.encode(), stat.S_IFREG | 0o755)
     for name, (unit, service) in units.items():
         text = _UNIT.format(unit=unit, service=service)
