@@ -29,6 +29,21 @@ format:
 
 print fmt: "%s wait=%d call_site=%ps", __get_str(name), (int)REC->wait, (void *)REC->ip
 """
+EXEC_FORMAT: Final = """\
+name: sched_process_exec
+ID: 310
+format:
+\tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;
+\tfield:unsigned char common_flags;\toffset:2;\tsize:1;\tsigned:0;
+\tfield:unsigned char common_preempt_count;\toffset:3;\tsize:1;\tsigned:0;
+\tfield:int common_pid;\toffset:4;\tsize:4;\tsigned:1;
+
+\tfield:__data_loc char[] filename;\toffset:8;\tsize:4;\tsigned:1;
+\tfield:pid_t pid;\toffset:12;\tsize:4;\tsigned:1;
+\tfield:pid_t old_pid;\toffset:16;\tsize:4;\tsigned:1;
+
+print fmt: "filename=%s pid=%d old_pid=%d", __get_str(filename), REC->pid, REC->old_pid
+"""
 MISSED: Final = 1 << 31
 STORED: Final = 1 << 30
 PADDING, TIME_EXTEND, TIME_STAMP = 29, 30, 31
@@ -70,4 +85,11 @@ def request_event(tid: int, name: bytes, wait: bool = True, kind: int = 443, ord
     mark = "<" if order == "little" else ">"
     text = name + b"\0"
     data = struct.pack(f"{mark}HBBiQ?3xI", kind, 0, 0, tid, 0xFFFFFFFF81000000, wait, len(text) << 16 | 24) + text
+    return data + b"\0" * (-len(data) % 4)
+
+
+def exec_event(pid: int, old_pid: int, kind: int = 310) -> bytes:
+    """The data of a sched_process_exec event."""
+    text = b"/usr/bin/sudo\0"
+    data = struct.pack("<HBBiIii", kind, 0, 0, pid, len(text) << 16 | 20, pid, old_pid) + text
     return data + b"\0" * (-len(data) % 4)

@@ -11,7 +11,11 @@ CGROUP = "/user.slice/user-1000.slice/user@1000.service/app.slice/sshd.service"
 WHO = Requester(178, "a) S 1\nUid:\t0", "/opt/x", 1000, 1001, CGROUP, "user@1000.service", False)
 
 
-def played(root: Path, start: int = 900, state: str = "D", wchan: str = "0") -> Namespaces:
+WAITING = "call_usermodehelper_exec"
+"""The kernel function in which a thread waits for its helper."""
+
+
+def played(root: Path, start: int = 900, state: str = "D", wchan: str = WAITING) -> Namespaces:
     """Thread 179 of process 178, and PID 1; returns the initial namespaces."""
     for tid in ("1", "179"):
         (root / tid / "ns").mkdir(parents=True)

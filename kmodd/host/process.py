@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 
 from kmodd.dataclass import dataclass
 from kmodd.kernel.requester import Requester
@@ -32,6 +33,8 @@ _GONE: Final = "ZXx"
 """States of an ended thread (proc_pid_stat(5))."""
 _AT_ONCE: Final = 16384
 """Bytes of one read. The kernel generates such a file at the first read, and returns it whole if it fits."""
+_PAUSE: Final = 0.0005
+"""Seconds between two looks at a thread that is about to wait."""
 _HELPER_WAIT: Final = "call_usermodehelper"
 """Beginning of the name of the kernel function in which a thread waits for its helper (kernel/umh.c)."""
 
@@ -52,25 +55,28 @@ def initial_namespaces(proc: str = "/proc") -> Namespaces:
     return _namespaces(f"{proc}/1/")
 
 
-def requester_of(tid: int, asked_ns: int, initial: Namespaces, proc: str = "/proc") -> Requester | None:
-    """Return the process of thread `tid`, which made a request at `asked_ns` (CLOCK_BOOTTIME).
+def requester_of(
+    tid: int, asked_ns: int, initial: Namespaces, proc: str = "/proc", until: float = 0.0
+) -> Requester | None:
+    """Return the process of thread `tid`, which made a request at `asked_ns` (CLOCK_BOOTTIME) and waits for its helper.
 
-    initial: namespaces of the host. Returns None if the thread has ended, another one has its number, or a required
-    attribute cannot be read. An optional one that cannot be read is empty (a kernel thread has no program).
+    initial: namespaces of the host. until: when a thread that still runs must be waiting at the latest (monotonic,
+    seconds). Returns None if the thread does not wait for a helper, has ended, another one has its number, or a
+    required attribute cannot be read. An optional one that cannot be read is empty (a kernel thread has no program).
     """
     try:
         folder = os.open(f"{proc}/{tid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        return _read(folder, asked_ns, initial, proc)
+        return _read(folder, asked_ns, initial, proc, until)
     except (OSError, ValueError, LookupError):
         return None
     finally:
         os.close(folder)
 
 
-def _read(folder: int, asked_ns: int, initial: Namespaces, proc: str) -> Requester | None:
+def _read(folder: int, asked_ns: int, initial: Namespaces, proc: str, until: float) -> Requester | None:
     # `Name:` comes first and has its line ends escaped, so the process cannot forge the lines below.
     status = _text(folder, "status")
     container = _namespaces("", folder) != initial
@@ -83,12 +89,10 @@ def _read(folder: int, asked_ns: int, initial: Namespaces, proc: str) -> Request
         cgroup = f"\n{_text(folder, 'cgroup')}".partition("\n0::")[2].partition("\n")[0]
     with contextlib.suppress(OSError, ValueError):
         loginuid = int(_text(folder, "loginuid"))
-    # Last, to show that the thread was alive all along. The name in parentheses can contain any character.
+    # The name in parentheses can contain any character.
     head, _, fields = _text(folder, "stat").rpartition(")")
-    if not _made_request(folder, fields.split(), asked_ns):
-        return None
     unit = unit_of(cgroup)
-    return Requester(
+    requester = Requester(
         pid=int(_first_word(status, "Tgid")),
         comm=head.partition("(")[2],
         exe=exe,
@@ -99,6 +103,8 @@ def _read(folder: int, asked_ns: int, initial: Namespaces, proc: str) -> Request
         container=container,
         command=_runner_above(fields, proc) if not unit or unit.startswith("kmodd-command@") else 0,
     )
+    # Last, to show that the thread has waited all along.
+    return requester if _made_request(folder, fields.split(), asked_ns, until) else None
 
 
 def _runner_above(fields: str, proc: str) -> int:
@@ -121,16 +127,21 @@ def _first_word(status: str, key: str) -> str:
     return status[begin : status.index("\n", begin)].split(None, 1)[0]
 
 
-def _made_request(folder: int, fields: list[str], asked_ns: int) -> bool:
-    """Return whether this thread made the request, not a later one with its number.
+def _made_request(folder: int, fields: list[str], asked_ns: int, until: float) -> bool:
+    """Return whether this thread waits for a helper, and is not a later one with the number of the requester.
 
-    fields: of `stat`, from the third on. The start time has a resolution of one tick, and many programs make their
-    request within their first tick. Such a thread must be waiting for a helper, as a later one would not be.
+    fields: of `stat`, from the third on. The start time has a resolution of one tick. A thread that executes a program
+    may have taken it over, so it does not distinguish threads of a process.
     """
     state, start = fields[0], int(fields[19]) * _TICK_NS  # fields 3 and 22 of proc_pid_stat(5)
     if state in _GONE or start > asked_ns:
         return False
-    return start + _TICK_NS <= asked_ns or _text(folder, "wchan").startswith(_HELPER_WAIT)
+    while not _text(folder, "wchan").startswith(_HELPER_WAIT):
+        if state != "R" or time.monotonic() >= until:
+            return False
+        time.sleep(_PAUSE)  # the kernel starts the helper before the thread sleeps, which needs a processor for it
+        state = _text(folder, "stat").rpartition(")")[2].split(None, 1)[0]
+    return True
 
 
 def _namespaces(prefix: str, folder: int | None = None) -> Namespaces:

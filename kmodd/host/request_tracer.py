@@ -3,22 +3,28 @@
 The event fires in the context of the requester, before the kernel starts the helper. So when the helper connects, the
 event is in the trace, and the requester still waits unless it was killed.
 
+A thread that executes a program takes over number and start time of the thread that its process began with, which may
+have asked before: then /proc shows a process of another user (set-user-ID programs). So a requester is known only while
+the kernel shows it in the call that waits for the helper, if its process has executed nothing since the event and has
+not asked again. Both are in traces, which are read after the thread was seen waiting.
+
 Requires root, tracefs (unavailable in lockdown's confidentiality mode) and CAP_SYS_PTRACE (see process.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import sys
 import time
 
 from kmodd.host.process import initial_namespaces, requester_of
+from kmodd.host.trace_instance import TraceInstance
 from kmodd.kernel.ftrace import (
     ModuleRequested,
+    executed,
     module_requested,
-    parse_header_page,
+    page_start,
+    parse_exec_format,
     parse_page,
     parse_request_format,
 )
@@ -27,29 +33,69 @@ from kmodd.kernel.requester import Requester
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Final
 
 TRACEFS: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 """Mount points of tracefs (Documentation/trace/ftrace.rst), the usual one first."""
 INSTANCE: Final = "kmodd"
-_EVENT: Final = "events/module/module_request"
-_BUFFER_KB: Final = 64
+_REQUEST: Final = "events/module/module_request"
+_EXEC: Final = "events/sched/sched_process_exec"
+_REQUEST_KB: Final = 64
 """KiB for each CPU: a thousand events, while the kernel runs at most 50 helpers at a time."""
-_READS: Final = 64
-"""Pages read from one CPU at a time, four times its buffer, so that a flood of requests cannot occupy the daemon."""
-_SETTINGS: Final = (
-    ("buffer_size_kb", str(_BUFFER_KB)),
-    (f"{_EVENT}/enable", "1"),
-    ("tracing_on", "1"),
-)
+_EXEC_KB: Final = 16
+"""KiB for each CPU: some 300 events. Those since the oldest open request matter, which is milliseconds old."""
+_PATIENCE: Final = 0.005
+"""Seconds that `drain` waits, in all, for threads that the kernel has not put to sleep yet."""
+
+
+class _Execs:
+    """The programs executed lately."""
+
+    def __init__(self, instance: TraceInstance) -> None:
+        self._instance = instance
+        self._order = instance.layout.order
+        self._format = parse_exec_format(instance.format, self._order)
+        self._pages: tuple[list[bytes], list[bytes]] = ([], [])
+        """Pages of the last two calls of `read`: a request may come between the looks at requests and at programs."""
+        self._lost_ns = 0
+        """Events up to this time were lost."""
+
+    def read(self, now_ns: int) -> None:
+        """Read the events so far."""
+        new = []
+        for data in self._instance.pages():
+            if data is None or len(data) < self._instance.layout.data.offset:
+                self._lost_ns = now_ns
+                continue
+            start_ns, missed = page_start(data, self._instance.layout)
+            if missed:
+                self._lost_ns = max(self._lost_ns, start_ns)
+            new.append(data)
+        self._pages = (self._pages[1], new)
+
+    def may_have_executed(self, tid: int, since_ns: int) -> bool:
+        """Return whether the process has executed a program since then, or may have as events were lost."""
+        if since_ns <= self._lost_ns:
+            return True
+        number = tid.to_bytes(4, self._order)
+        return any(number in data and self._has(data, tid, since_ns) for pages in self._pages for data in pages)
+
+    def _has(self, data: bytes, tid: int, since_ns: int) -> bool:
+        page = parse_page(data, self._instance.layout)
+        return page.damaged or any(
+            event.timestamp_ns >= since_ns and executed(event, self._format) == tid for event in page.events
+        )
+
+    def close(self) -> None:
+        """Stop tracing."""
+        self._instance.close()
 
 
 class ModuleRequests:
     """Matches helpers to requesters. Call `match` once for each helper, before answering it."""
 
     def __init__(self, tracefs: tuple[str, ...] = TRACEFS, instance: str = INSTANCE, proc: str = "/proc") -> None:
-        """Open or create the instance and start tracing. Events that a killed daemon left unread are used.
+        """Open or create the instances and start tracing. Events that a killed daemon left unread are used.
 
         Raises OSError if tracefs is missing or not permitted, ParseError if its format is unknown.
         """
@@ -58,33 +104,23 @@ class ModuleRequests:
         place = next((place for place in tracefs if os.path.isdir(f"{place}/instances")), None)
         if place is None:
             raise FileNotFoundError(errno.ENOENT, "no tracefs with instances", tracefs[0])
-        self._folder = f"{place}/instances/{instance}"
-        self._pipes: list[int] = []
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._folder)
+        folder = f"{place}/instances/{instance}"
+        opened: list[TraceInstance] = []
         try:
-            self._start()
+            for name, event, kilobytes in ((f"{folder}-exec", _EXEC, _EXEC_KB), (folder, _REQUEST, _REQUEST_KB)):
+                opened.append(TraceInstance(name, event, kilobytes))
+            self._execs, self._requests = _Execs(opened[0]), opened[1]
+            self._layout = self._requests.layout
+            self._format = parse_request_format(self._requests.format, self._layout.order)
         except BaseException:
-            self.close()
+            for each in opened:
+                each.close()
             raise
 
-    def _start(self) -> None:
-        self._layout = parse_header_page(self._read("events/header_page"), sys.byteorder)
-        self._format = parse_request_format(self._read(f"{_EVENT}/format"), sys.byteorder)
-        if "[boot]" not in self._read("trace_clock"):  # writing it empties the buffer
-            self._write("trace_clock", "boot")
-        for cpu in sorted(os.listdir(f"{self._folder}/per_cpu")):
-            path = f"{self._folder}/per_cpu/{cpu}/trace_pipe_raw"
-            self._pipes.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        for name, value in _SETTINGS:
-            self._write(name, value)
-
     def close(self) -> None:
-        """Stop tracing and remove the instance, which the kernel keeps while another process reads it."""
-        while self._pipes:
-            os.close(self._pipes.pop())
-        with contextlib.suppress(OSError):
-            os.rmdir(self._folder)
+        """Stop tracing and remove the instances."""
+        self._requests.close()
+        self._execs.close()
 
     def match(self, name: str) -> Requester | None:
         """Return the requester on whose behalf the helper asks for `name`; None if unknown (see request_matcher.py).
@@ -96,43 +132,43 @@ class ModuleRequests:
 
     def drain(self) -> None:
         """Read the events since the last call and identify their requesters. Never raises."""
-        now = _now_ns()
-        events = sorted(self._events(now), key=lambda event: event.timestamp_ns)
-        for event in events:
-            if event.timestamp_ns + LATEST_NS > now:
-                requester = requester_of(event.tid, event.timestamp_ns, self._initial, self._proc)
-                self._open.add(event, requester, now)
+        now, until = _now_ns(), time.monotonic() + _PATIENCE
+        batch = self._events(now)
+        while batch:
+            found = [(event, self._seen_waiting(event, now, until)) for event in batch]
+            later = self._events(now)
+            self._execs.read(now)
+            for event, who in found:
+                if event.timestamp_ns + LATEST_NS > now:
+                    is_same = who is not None and not self._has_gone_on(event, [*batch, *later])
+                    self._open.add(event, who if is_same else None, now)
+            batch = later  # there are as many as helpers, which wait for the daemon: this ends
 
-    def _events(self, now: int) -> Iterator[ModuleRequested]:
-        for pipe in self._pipes:
-            for _ in range(_READS):
-                try:
-                    data = os.read(pipe, self._layout.size)
-                except BlockingIOError:
-                    break
-                except OSError:
-                    self._open.lost(now)
-                    break
-                if not data:
-                    break  # there is an event that its writer has not completed yet
-                page = parse_page(data, self._layout)
-                if page.missed or page.damaged:
-                    # Overwritten events are older than the first one left.
-                    self._open.lost(page.events[0].timestamp_ns if page.events and not page.damaged else now)
-                for event in page.events:
-                    if (request := module_requested(event, self._format)) is not None:
-                        yield request
+    def _seen_waiting(self, event: ModuleRequested, now: int, until: float) -> Requester | None:
+        """Return the process whose thread made the request and is seen waiting for a helper; None: unknown."""
+        if not event.wait or event.timestamp_ns + LATEST_NS <= now:
+            return None
+        return requester_of(event.tid, event.timestamp_ns, self._initial, self._proc, until)
 
-    def _read(self, name: str) -> str:
-        with open(f"{self._folder}/{name}", encoding="ascii", errors="replace") as file:
-            return file.read()
+    def _has_gone_on(self, event: ModuleRequested, others: list[ModuleRequested]) -> bool:
+        """Return whether the thread, or one that has its number now, may wait for a helper in another call."""
+        since = event.timestamp_ns
+        asked_again = any(other.tid == event.tid and other.timestamp_ns > since for other in others)
+        return asked_again or self._execs.may_have_executed(event.tid, since)
 
-    def _write(self, name: str, value: str) -> None:
-        fd = os.open(f"{self._folder}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, value.encode("ascii"))
-        finally:
-            os.close(fd)
+    def _events(self, now: int) -> list[ModuleRequested]:
+        """Return the new requests, oldest first."""
+        found = []
+        for data in self._requests.pages():
+            if data is None:
+                self._open.lost(now)
+                continue
+            page = parse_page(data, self._layout)
+            if page.missed or page.damaged:
+                # Overwritten events are older than the first one left.
+                self._open.lost(page.events[0].timestamp_ns if page.events and not page.damaged else now)
+            found += [request for event in page.events if (request := module_requested(event, self._format))]
+        return sorted(found, key=lambda event: event.timestamp_ns)
 
 
 def _now_ns() -> int:

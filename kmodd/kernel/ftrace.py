@@ -101,6 +101,16 @@ class RequestFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecFormat:
+    """Layout of a `sched_process_exec` event."""
+
+    order: ByteOrder
+    event_id: int
+    kind: Field
+    tid: Field
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleRequested:
     """A call of request_module() in the kernel."""
 
@@ -125,13 +135,23 @@ def parse_header_page(text: str, order: ByteOrder) -> PageLayout:
 def parse_request_format(text: str, order: ByteOrder) -> RequestFormat:
     """Parse tracefs' `events/module/module_request/format` (include/trace/events/module.h). Raises ParseError."""
     file = "module_request/format"
-    number = _ID.search(text)
-    if number is None:
-        raise ParseError(f"{file}: expected a line `ID: N`")
     kind, tid, wait, name = _fields(text, ("common_type", "common_pid", "wait", "name"), file)
     if tid.size != 4 or name.size != 4 or not _DATA_LOC.search(text):
         raise ParseError(f"{file}: expected a common_pid of 4 bytes and `__data_loc char[] name`")
-    return RequestFormat(order, int(number[1]), kind, tid, wait, name)
+    return RequestFormat(order, _event_id(text, file), kind, tid, wait, name)
+
+
+def parse_exec_format(text: str, order: ByteOrder) -> ExecFormat:
+    """Parse tracefs' `events/sched/sched_process_exec/format` (include/trace/events/sched.h). Raises ParseError."""
+    file = "sched_process_exec/format"
+    kind, tid = _fields(text, ("common_type", "common_pid"), file)
+    return ExecFormat(order, _event_id(text, file), kind, tid)
+
+
+def page_start(page: bytes, layout: PageLayout) -> tuple[int, bool]:
+    """Return the time of the first event of a page in ns, and whether events before it were overwritten."""
+    stamp, commit = (_number(page, field, layout.order) for field in (layout.stamp, layout.length))
+    return stamp, bool(commit & _MISSED)
 
 
 def parse_page(page: bytes, layout: PageLayout) -> TracePage:
@@ -179,6 +199,24 @@ def module_requested(event: TraceEvent, layout: RequestFormat) -> ModuleRequeste
     name = decode(text.partition(b"\0")[0])
     tid, wait = _number(data, layout.tid, order), _number(data, layout.wait, order)
     return ModuleRequested(event.timestamp_ns, tid, name, bool(wait))
+
+
+def executed(event: TraceEvent, layout: ExecFormat) -> int | None:
+    """Return the ID of the thread that has executed a program: that of its process, also if another thread did.
+
+    None for another event.
+    """
+    if _number(event.data, layout.kind, layout.order) != layout.event_id:
+        return None
+    return _number(event.data, layout.tid, layout.order)
+
+
+def _event_id(text: str, file: str) -> int:
+    """Return the number in a `format` file. file: name for errors. Raises ParseError."""
+    number = _ID.search(text)
+    if number is None:
+        raise ParseError(f"{file}: expected a line `ID: N`")
+    return int(number[1])
 
 
 def _head(page: bytes, at: int, order: ByteOrder) -> tuple[int, int, int]:

@@ -5,43 +5,54 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kmodd.errors import ParseError
+from kmodd.host import request_tracer
+from kmodd.host.process import requester_of
 from kmodd.host.request_tracer import ModuleRequests
 from kmodd.kernel.ftrace import TraceEvent
-from tests.pages import FORMAT, HEADER_PAGE, MISSED, page, request_event, written
+from kmodd.kernel.requester import Requester
+from tests.pages import EXEC_FORMAT, FORMAT, HEADER_PAGE, MISSED, exec_event, page, request_event, written
 from tests.played_proc import played
 
 CPUS = 2
 
 
 class PlayedTrace:
-    """A tracefs with one instance that a killed daemon left, and a /proc with the thread 179."""
+    """A tracefs with the instances that a killed daemon left, and a /proc with the thread 179 of process 178."""
 
     def __init__(self, folder: Path) -> None:
         self.place, self.proc = folder / "tracing", folder / "proc"
         self.instance = self.place / "instances/kmodd"
+        self.pipes = self._make(self.instance, "module/module_request", FORMAT)
+        self._execs = self._make(self.place / "instances/kmodd-exec", "sched/sched_process_exec", EXEC_FORMAT)
+        self.now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        played(self.proc, start=0)
+
+    @staticmethod
+    def _make(instance: Path, event: str, layout: str) -> list[int]:
+        """Make an instance; returns the ends of its pipes to write to."""
         for name, text in {
             "events/header_page": HEADER_PAGE,
-            "events/module/module_request/format": FORMAT,
-            "events/module/module_request/enable": "0",
+            f"events/{event}/format": layout,
+            f"events/{event}/enable": "0",
             "trace_clock": "[local] global boot",
             "buffer_size_kb": "1408",
             "tracing_on": "1",
         }.items():
-            path = self.instance / name
+            path = instance / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        self.pipes = []
+        pipes = []
         for cpu in range(CPUS):
-            path = self.instance / f"per_cpu/cpu{cpu}/trace_pipe_raw"
+            path = instance / f"per_cpu/cpu{cpu}/trace_pipe_raw"
             path.parent.mkdir(parents=True)
             os.mkfifo(path)
-            self.pipes.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
-        self.now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        played(self.proc, start=0)
+            pipes.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        return pipes
 
     def listen(self) -> ModuleRequests:
         return ModuleRequests((str(self.place / "nowhere"), str(self.place)), proc=str(self.proc))
@@ -49,6 +60,11 @@ class PlayedTrace:
     def happen(self, cpu: int, tid: int, name: bytes, after: int = 0, flags: int = 0) -> None:
         now = self.now + after
         os.write(self.pipes[cpu], page(now, written(now, [TraceEvent(now, request_event(tid, name))]), flags))
+
+    def execute(self, pid: int, after: int = 0, flags: int = 0) -> None:
+        """The process executes a program; with MISSED, earlier ones were lost."""
+        now = self.now + after
+        os.write(self._execs[1], page(now, written(now, [TraceEvent(now, exec_event(pid, pid + 1))]), flags))
 
 
 @pytest.fixture
@@ -115,6 +131,71 @@ def test_lost_events(trace: PlayedTrace) -> None:
     assert requests.match("net-pf-9") is None
 
 
+MSEC = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("pid", "after", "known"), [(179, MSEC, False), (179, 0, False), (179, -MSEC, True), (178, MSEC, True)]
+)
+def test_a_process_that_has_executed_a_program_since_is_unknown(
+    trace: PlayedTrace, pid: int, after: int, known: bool
+) -> None:
+    """Its thread may have taken over number and start time of the one that asked, and ask on its own."""
+    requests = trace.listen()
+    trace.happen(0, 179, b"net-pf-9")
+    trace.execute(pid, after)
+    assert (requests.match("net-pf-9") is not None) is known
+
+
+@pytest.mark.parametrize(("after", "known"), [(MSEC, False), (-MSEC, True)])
+def test_lost_programs_make_earlier_requests_unknown(trace: PlayedTrace, after: int, known: bool) -> None:
+    requests = trace.listen()
+    trace.happen(0, 179, b"net-pf-9")
+    trace.execute(5, after, MISSED)
+    assert (requests.match("net-pf-9") is not None) is known
+
+
+def test_a_program_that_was_read_with_an_earlier_request_counts(trace: PlayedTrace) -> None:
+    requests = trace.listen()
+    trace.happen(0, 179, b"fs-x", after=-2 * MSEC)
+    trace.execute(179, MSEC)
+    requests.drain()
+    trace.happen(0, 179, b"net-pf-9")
+    assert requests.match("net-pf-9") is None
+
+
+def test_a_thread_that_has_asked_again_is_unknown_for_the_first_request(trace: PlayedTrace) -> None:
+    """It may have executed a program that asks on its own; that one is known."""
+    requests = trace.listen()
+    trace.happen(0, 179, b"net-pf-38")
+    trace.happen(1, 179, b"net-pf-9", after=MSEC)
+    assert requests.match("net-pf-38") is None
+    assert requests.match("net-pf-9") is not None
+
+
+def test_a_request_during_the_look_at_its_thread_counts_as_the_second(trace: PlayedTrace) -> None:
+    """The trace is read after the thread was seen waiting, too."""
+    requests = trace.listen()
+    trace.happen(0, 179, b"net-pf-38")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def look(*about: Any) -> Requester | None:
+            patch.undo()
+            trace.happen(1, 179, b"net-pf-9", after=MSEC)
+            return requester_of(*about)
+
+        patch.setattr(request_tracer, "requester_of", look)
+        assert requests.match("net-pf-38") is None
+    assert requests.match("net-pf-9") is not None
+
+
+def test_a_thread_that_does_not_wait_is_unknown(trace: PlayedTrace) -> None:
+    requests = trace.listen()
+    (trace.proc / "179/wchan").write_text("do_epoll_wait")
+    trace.happen(0, 179, b"net-pf-9")
+    assert requests.match("net-pf-9") is None
+
+
 def test_a_damaged_page(trace: PlayedTrace) -> None:
     requests = trace.listen()
     trace.happen(0, 179, b"net-pf-9")
@@ -127,7 +208,7 @@ def test_close(trace: PlayedTrace) -> None:
     before = len(os.listdir("/proc/self/fd"))
     requests.close()
     requests.close()
-    assert len(os.listdir("/proc/self/fd")) == before - CPUS
+    assert len(os.listdir("/proc/self/fd")) == before - 2 * CPUS
 
 
 def test_no_tracefs(tmp_path: Path) -> None:
