@@ -53,7 +53,8 @@ class KernelRequests:
         requests = []
         for asked in self._socket.receive():
             requester = self._trace.match(asked.name) if self._trace else None
-            request = Request(asked.name, "request", requester=requester)
+            is_ambiguous = self._trace is not None and self._trace.was_ambiguous
+            request = Request(asked.name, "request", requester=requester, ambiguous=is_ambiguous)
             self._waiting.append((request, asked))
             requests.append(request)
         if gone := self._socket.gone():

@@ -130,6 +130,11 @@ class ModuleRequests:
         self.drain()
         return self._open.match(name, _now_ns())
 
+    @property
+    def was_ambiguous(self) -> bool:
+        """The last `match` found no requester because several had asked for the name at the same time."""
+        return self._open.was_ambiguous
+
     def drain(self) -> None:
         """Read the events since the last call and identify their requesters. Never raises."""
         now, until = _now_ns(), time.monotonic() + _PATIENCE

@@ -53,6 +53,8 @@ class OpenRequests:
         self._names: dict[str, _OpenByName] = {}
         self._count = 0
         self._blind_until_ns = 0
+        self.was_ambiguous = False
+        """The last `match` found no requester because several had asked for the name."""
 
     def __len__(self) -> int:
         return self._count
@@ -76,12 +78,14 @@ class OpenRequests:
         If several requesters differ only in PID and comm, the result is the oldest.
         """
         self._drop_old(now_ns)
+        self.was_ambiguous = False
         open_requests = self._names.get(name)
         if open_requests is None:
             return None
         who = _common_requester(open_requests) if now_ns >= self._blind_until_ns else None
         before = len(open_requests.requests)
         if who is None:
+            self.was_ambiguous = before > 1
             open_requests.close_one()
         else:
             del open_requests.requests[0]

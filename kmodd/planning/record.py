@@ -105,10 +105,10 @@ def after_all(outcome: Outcome) -> Record:
 
 
 def _of_requester(request: Request) -> list[tuple[str, str]]:
-    """Return the fields of the process that made the kernel ask, none if it is unknown."""
+    """Return the fields of the process that made the kernel ask; if it is unknown, only whether others asked, too."""
     who = request.requester
     if who is None:
-        return []
+        return [("KMODD_REQUESTER_AMBIGUOUS", "yes")] if request.ambiguous else []
     return [
         ("KMODD_REQUESTER_PID", str(who.pid)),
         ("KMODD_REQUESTER_COMM", who.comm),
@@ -193,7 +193,7 @@ def _for_whom(request: Request) -> str:
             f" for {who.exe or who.comm}[{who.pid}] of uid {who.uid}{whose}{' in a container' if who.container else ''}"
         )
     if request.origin == "request":
-        return " for the kernel"
+        return " for one of several processes that asked at once" if request.ambiguous else " for the kernel"
     if not request.devices:
         return ""
     first = request.devices[0].rpartition("/")[2]

@@ -73,6 +73,8 @@ class Request:
     """Subsystem of the device (`pci`, `usb`); empty: no device."""
     requester: Requester | None = None
     """request: the process that made the kernel ask; None: unknown."""
+    ambiguous: bool = False
+    """request: the process is unknown because several asked for the name at the same time."""
     again: bool = False
     """Whether this is a retry."""
     drift: bool = False

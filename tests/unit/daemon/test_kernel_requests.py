@@ -29,6 +29,7 @@ class Trace:
     def __init__(self) -> None:
         self.who: dict[str, Requester] = {}
         self.asked: list[str] = []
+        self.was_ambiguous = False
 
     def match(self, name: str) -> Requester | None:
         self.asked.append(name)

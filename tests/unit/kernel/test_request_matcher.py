@@ -58,6 +58,18 @@ def test_different_requesters_of_one_name_are_unknown_until_all_helpers_arrive()
         assert requests.match("net-pf-9", NOW) == ROOT
 
 
+def test_an_unknown_requester_is_ambiguous_only_if_others_asked_for_the_name() -> None:
+    requests = opened(ALICE, ROOT)
+    found = []
+    for _ in range(3):
+        found.append((requests.match("net-pf-9", NOW), requests.was_ambiguous))
+    assert found == [(None, True), (None, True), (None, False)]
+    add(requests, None)
+    assert (requests.match("net-pf-9", NOW), requests.was_ambiguous) == (None, False)
+    add(requests, ROOT)
+    assert (requests.match("net-pf-9", NOW), requests.was_ambiguous) == (ROOT, False)
+
+
 def test_a_dead_or_unwaiting_requester_is_unknown() -> None:
     for requests in (opened(None), opened(ROOT, wait=False)):
         assert requests.match("net-pf-9", NOW) is None

@@ -47,6 +47,15 @@ def test_many_devices_are_named_up_to_sixteen_and_counted() -> None:
     assert "for 1536 devices, first cpu0" in told.message
 
 
+@pytest.mark.parametrize("ambiguous", [True, False])
+def test_an_unknown_process_is_told_from_one_of_several(ambiguous: bool) -> None:
+    """A user can have root's request denied by asking for the same name again and again."""
+    request = Request("net-pf-38", "request", ambiguous=ambiguous)
+    record = record_of(Outcome(request, "af_alg", "denied", Reason("asked", "net-pf-38")))
+    fields = [value for name, value in record.fields if name.startswith("KMODD_REQUESTER_")]
+    assert (fields, "several processes" in record.message) == ((["yes"], True) if ambiguous else ([], False))
+
+
 def test_a_dry_run_names_the_command_that_would_run() -> None:
     at = Where("/etc/modprobe.d/a.conf", 3)
     step = Install(ModuleName("usb_storage"), "/bin/mount-it $CMDLINE_OPTS", "a=1", at, MATCHED)
