@@ -21,7 +21,7 @@ class ControlServer:
     def __init__(self, world: World, socket: ControlSocket) -> None:
         self.world = world
         self.socket = socket
-        self.facts = status.Facts("6", "", "/lib/modules/6", dry_run=False, since=0.0)
+        self.report = status.StatusReport(world.tree, world.engine, dry_run=False, since=0.0)
         actions = Actions(self._handle, self._reload, self._status)
         self.handler = ControlHandler(world.engine, socket, actions, str(world.root))
         world.listeners.append(self.handler)
@@ -34,7 +34,7 @@ class ControlServer:
         return tuple(self.world.engine.problems)
 
     def _status(self) -> dict[str, Any]:
-        return status.status(self.facts, self.world.engine, self.world.loaders, (), 0, self.world.now)
+        return self.report.reply(self.world.loaders, (), 0, self.world.now)
 
     def send(self, caller: Caller, method: str, **parameters: Any) -> None:
         """A caller makes a call, and the daemon handles it."""

@@ -23,13 +23,18 @@ def tree_for(root: str, release: str | None, extensions: Extensions = DROP_IN) -
 
     The daemon of `make run` has another one than the usual where this kernel has none.
     """
-    if not (root or release) and (status := daemon_status()):
-        found, directory = str(status["release"]), str(status.get("directory", ""))
-        for tree in TREES:
-            if not status["root"] and directory.endswith(f"{tree}/{found}"):
-                prefix = directory.removesuffix(f"{tree}/{found}") or None
-                return Tree(release=found, module_dir=prefix, extensions=extensions)
-    return Tree(root=root, release=release, extensions=extensions)
+    status = None if root or release else daemon_status()
+    return (tree_of(status, extensions) if status else None) or Tree(root=root, release=release, extensions=extensions)
+
+
+def tree_of(status: dict[str, Any], extensions: Extensions = DROP_IN) -> Tree | None:
+    """Return the module tree of a daemon by its state; None: it is below another root."""
+    release, directory = str(status["release"]), str(status.get("directory", ""))
+    for tree in TREES:
+        if not status["root"] and directory.endswith(f"{tree}/{release}"):
+            prefix = directory.removesuffix(f"{tree}/{release}") or None
+            return Tree(release=release, module_dir=prefix, extensions=extensions)
+    return None
 
 
 def daemon_status() -> dict[str, Any] | None:

@@ -81,9 +81,7 @@ def main(argv: list[str]) -> int:
         VERB.complain(f"{error}; the modules that match are not known")
         if unbound:
             return 3
-    look = _Look(tree, snapshot, tree.loaded(), QuarantineFile(root + STANDING, root).read().removed)
-    found = [look.at(event, requests) for event, requests in _requests(root, unbound=unbound)]
-    devices = [device for device in found if not unbound or device.state in _UNBOUND]
+    devices = _devices(tree, snapshot, unbound=unbound)
     names = {} if root else names_of([device.path for device in devices])  # udev's database describes this machine
     if "json" in given:
         show("".join(f"{json.dumps(_object(device, names.get(device.path, '')))}\n" for device in devices))
@@ -96,6 +94,18 @@ def main(argv: list[str]) -> int:
     if not snapshot or snapshot.catalog.is_damaged:
         return 3
     return 1 if unbound and devices else 0
+
+
+def without_driver(tree: Tree) -> list[str]:
+    """Return the paths of devices without a driver for which a module matches."""
+    return [device.path for device in _devices(tree, tree.quick_snapshot(), unbound=True)]
+
+
+def _devices(tree: Tree, snapshot: Snapshot | None, *, unbound: bool) -> list[_Device]:
+    root = tree.root
+    look = _Look(tree, snapshot, tree.loaded(), QuarantineFile(root + STANDING, root).read().removed)
+    found = [look.at(event, requests) for event, requests in _requests(root, unbound=unbound)]
+    return [device for device in found if not unbound or device.state in _UNBOUND]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.cli.daemon_away import not_running
 from kmodd.cli.verb import NOT_RUNNING, SOCKET, Verb
 from kmodd.host.paths import CONTROL_SOCKET
 
@@ -21,11 +22,11 @@ def main(argv: list[str]) -> int:
     given = VERB.parse(argv, most=0)
     if isinstance(given, int):
         return given
+    path = given.get("socket", CONTROL_SOCKET)
     try:
-        problems = call("Reload", given.get("socket", CONTROL_SOCKET))["problems"]
+        problems = call("Reload", path)["problems"]
     except NotRunning as error:
-        VERB.complain(f"{error}")
-        return 7
+        return not_running(VERB, error, path)
     except Refused as refused:
         VERB.complain(f"{refused.parameters.get('message', refused)}")
         return 3 if refused.error == "io.kmodd.NoModuleTree" else 1

@@ -8,6 +8,7 @@ import subprocess
 from collections import Counter
 
 from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.cli.daemon_away import not_running
 from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, Option, Verb, seconds_of
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
@@ -63,8 +64,7 @@ def main(argv: list[str]) -> int:
             return _permanent(socket, timeout_usec)
         call("Seal", socket, sealed="undo" not in given)
     except NotRunning as error:
-        VERB.complain(f"{error}")
-        return 7
+        return not_running(VERB, error, socket)
     except (Refused, OSError, subprocess.CalledProcessError) as error:
         VERB.complain(f"{error}")
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.cli.daemon_away import not_running
 from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, TIMEOUT, Verb, seconds_of
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.text import duration
@@ -24,14 +25,14 @@ def main(argv: list[str]) -> int:
     given = VERB.parse(argv, most=0)
     if isinstance(given, int):
         return given
+    path = given.get("socket", CONTROL_SOCKET)
     timeout_usec = seconds_of(given.get("timeout", DEFAULT_TIMEOUT))
     if timeout_usec is None:
         return VERB.refuse(f"invalid --timeout {given.get('timeout')!r}; expected seconds")
     try:
-        call("Settle", given.get("socket", CONTROL_SOCKET), timeout_usec=timeout_usec)
+        call("Settle", path, timeout_usec=timeout_usec)
     except NotRunning as error:
-        VERB.complain(f"{error}")
-        return 7
+        return not_running(VERB, error, path)
     except Refused as refused:
         if refused.error != "io.kmodd.TimedOut":
             VERB.complain(f"{refused.parameters.get('message', refused)}")

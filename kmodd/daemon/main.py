@@ -150,7 +150,7 @@ class Daemon:
 
             capabilities.drop(frozenset(("CAP_SYS_PTRACE",)))
         now = time.monotonic()
-        self._facts = status.Facts(tree.release, tree.root, tree.directory, options.dry_run, now)
+        self._report = status.StatusReport(tree, self._engine, dry_run=options.dry_run, since=now)
         actions = Actions(self._handle, self._reload, self._status)
         self._control_handler = ControlHandler(self._engine, self._control, actions, tree.root)
         self._kernel: KernelRequests | None = None
@@ -203,6 +203,7 @@ class Daemon:
             self._quarantine_file.write(self._engine.state.quarantine)
         self._control_handler.expire()
         self._journal.flush()
+        self._report.show(self._notify, now)
         self._notify.alive(now)
 
     def _wait(self) -> list[tuple[Any, bool]]:
@@ -315,6 +316,7 @@ class Daemon:
             case Log(record):
                 self._journal.write(record)
             case Finish(job):
+                self._report.finished(job, time.monotonic())
                 self._control_handler.finished(job)
                 if self._kernel:
                     self._kernel.finished(job)
@@ -438,15 +440,13 @@ class Daemon:
         return problems
 
     def _status(self) -> dict[str, Any]:
-        loaders, now = self._dispatcher.loaders, time.monotonic()
-        return status.status(self._facts, self._engine, loaders, self._lacks(), self._journal.lost, now)
+        return self._report.reply(self._dispatcher.loaders, self._lacks(), self._journal.lost, time.monotonic())
 
     def _lacks(self) -> list[str]:
         has_modules = self._options.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         has_watch, has_log = self._engine.state.system.is_watched, self._kernel_log is not None
         lacks = status.lacks(modules=has_modules, watch=has_watch, log=has_log, buffer=self._uevents.buffer_forced)
-        problem = self._quarantine_file.problem if self._quarantine_file else ""
-        return [*lacks, problem] if problem else lacks
+        return [*lacks, file.problem] if (file := self._quarantine_file) and file.problem else lacks
 
     def _ask_devices(self) -> None:
         """Have devices without a modalias file send their uevent; a dry run leaves everything alone."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+
 import kmodd
-from kmodd.dataclass import dataclass
 from kmodd.engine.engine import Engine
+from kmodd.engine.events import AnyJob
 from kmodd.host.kernel_facts import read_facts
+from kmodd.host.sd_notify import Notify
+from kmodd.host.tree import Tree
 from kmodd.loader.pool import Loader
 from kmodd.planning.job import Job
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Insmod
 from kmodd.planning.record import record_of
 from kmodd.planning.removal import RemovalJob
+from kmodd.state.tally import BOUNDS_USEC, Incident, Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,21 +24,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What of `Status` never changes."""
-
-    release: str
-    root: str
-    directory: str
-    """The module directory, as printed."""
-    dry_run: bool
-    since: float
-    """Start of the daemon (monotonic, seconds)."""
-
-
 _MAX_PROBLEMS = 10
 """Problems of the indexes that are listed."""
+
+SHOW_EVERY = 5.0
+"""Seconds between two lines of `systemctl status` while modules load."""
 
 NO_WATCH = "no inotify: new modules and files are noticed with the next event only"
 
@@ -49,53 +44,116 @@ def lacks(*, modules: bool, watch: bool, log: bool, buffer: bool) -> list[str]:
     return [sentence for sentence, is_there in sentences.items() if not is_there]
 
 
-def status(
-    facts: Facts,
-    engine: Engine,
-    loaders: Iterable[tuple[int | None, Loader]],
-    lacks: Sequence[str],
-    records_lost: int,
-    now: float,
-) -> dict[str, Any]:
-    """The answer to `Status`. `lacks`: what works less well here; `now` is seconds."""
-    state = engine.state
-    batches = state.in_flight.batches
-    return {
-        "version": kmodd.__version__,
-        "release": facts.release,
-        "root": facts.root,
-        "directory": facts.directory,
-        "dry_run": facts.dry_run,
-        "uptime_usec": int((now - facts.since) * 1e6),
-        "events": state.reporter.counters.events,
-        "overruns": state.reporter.counters.overruns,
-        "repeats": state.reporter.counters.repeats,
-        "waiting": len(state.queue) + len(state.in_flight.parked) + len(state.in_flight.ready),
-        "lanes": [
-            {"pid": loader.pid, "module": batches[number].module, "since_usec": batches[number].usec(now)}
-            if number in batches
-            else {"pid": loader.pid}
-            for number, loader in loaders
-            if number is None or number in batches
-        ],
-        "stuck": state.stuck(),
-        "quarantine": sorted(state.quarantine.crashed),
-        "policy": state.policy.mode,
-        "phase": state.policy.phase,
-        "autoclean": [
-            {"module": module, "left_usec": int(left * 1e6)}
-            for module, left in state.autoclean.waiting(state.system.settings, now)
-        ],
-        "counts": dict(state.reporter.counters.results),
-        "records_held_back": state.reporter.records_held_back,
-        "records_lost": records_lost,
-        "problems": _problems(facts, engine, lacks),
-    }
+class StatusReport:
+    """The state of the daemon, for callers of `Status` and the service manager."""
+
+    def __init__(self, tree: Tree, engine: Engine, *, dry_run: bool, since: float) -> None:
+        """Count from now on. since: start of the daemon (monotonic, seconds)."""
+        self._tree = tree
+        self._engine = engine
+        self._dry_run = dry_run
+        self._since = since
+        self._tally = Tally()
+        self._shown = ""
+        self._shown_at = 0.0
+
+    def finished(self, job: AnyJob, now: float) -> None:
+        """Count the outcomes of a complete job. now: monotonic, seconds."""
+        self._tally.add(job.outcomes, now)
+
+    def reply(
+        self, loaders: Iterable[tuple[int | None, Loader]], lacks: Sequence[str], records_lost: int, now: float
+    ) -> dict[str, Any]:
+        """Return the answer to `Status`. lacks: what works less well here. now: seconds."""
+        tree, state, tally = self._tree, self._engine.state, self._tally
+        batches = state.in_flight.batches
+        return {
+            "version": kmodd.__version__,
+            "release": tree.release,
+            "root": tree.root,
+            "directory": tree.directory,
+            "dry_run": self._dry_run,
+            "uptime_usec": int((now - self._since) * 1e6),
+            "events": state.reporter.counters.events,
+            "overruns": state.reporter.counters.overruns,
+            "repeats": state.reporter.counters.repeats,
+            "waiting": self._waiting(),
+            "lanes": [
+                {"pid": loader.pid, "module": batches[number].module, "since_usec": batches[number].usec(now)}
+                if number in batches
+                else {"pid": loader.pid}
+                for number, loader in loaders
+                if number is None or number in batches
+            ],
+            "stuck": state.stuck(),
+            "quarantine": sorted(state.quarantine.crashed),
+            "policy": state.policy.mode,
+            "rules": state.policy.rules,
+            "phase": state.policy.phase,
+            "autoclean": [
+                {"module": module, "left_usec": int(left * 1e6)}
+                for module, left in state.autoclean.waiting(state.system.settings, now)
+            ],
+            "counts": dict(state.reporter.counters.results),
+            "outcomes": [
+                {"source": source, "result": result, "count": count}
+                for (source, result), count in sorted(tally.results.items())
+            ],
+            "inits": {"bounds_usec": list(BOUNDS_USEC), "counts": tally.inits, "sum_usec": tally.init_usec},
+            "refusals": tally.refusals,
+            "last_failure": _incident(tally.last_failure, now),
+            "last_refusal": _incident(tally.last_refusal, now),
+            "records_held_back": state.reporter.records_held_back,
+            "records_lost": records_lost,
+            "problems": _problems(tree.root, self._engine, lacks),
+        }
+
+    def show(self, notify: Notify, now: float) -> None:
+        """Set the line of `systemctl status` if it has changed; while modules load, no more often than needed."""
+        if not self._engine.is_idle and now < self._shown_at + SHOW_EVERY:
+            return
+        text = self._line()
+        if text != self._shown:
+            self._shown, self._shown_at = text, now
+            notify.status(text)
+
+    def _line(self) -> str:
+        state = self._engine.state
+        counts, waiting = state.reporter.counters.results, self._waiting()
+        loading = [batch.module for batch in state.in_flight.awaited()]
+        parts = [
+            state.system.no_tree or ("Loading " + ", ".join(sorted(loading)) if loading else "Idle"),
+            f"{waiting} requests waiting" if waiting else "",
+            f"{counts.get('loaded', 0)} modules loaded",
+            *(
+                f"{counts[result]} {result}"
+                for result in ("failed", "crashed", "denied", "blocked")
+                if counts.get(result)
+            ),
+            f"still starting: {', '.join(state.stuck())}" if state.stuck() else "",
+        ]
+        return "; ".join(part for part in parts if part) + (" (dry run)" if self._dry_run else "")
+
+    def _waiting(self) -> int:
+        state = self._engine.state
+        return len(state.queue) + len(state.in_flight.parked) + len(state.in_flight.ready)
 
 
-def _problems(facts: Facts, engine: Engine, lacks: Sequence[str]) -> list[str]:
+def _incident(incident: Incident | None, now: float) -> dict[str, Any] | None:
+    """Return a failure or refusal without what only root may know: commands, and processes of others."""
+    if incident is None:
+        return None
+    outcome = incident.outcome
+    code = errno.errorcode.get(outcome.errno, str(outcome.errno)) if outcome.errno else ""
+    words = outcome.load_error.words if outcome.load_error else ""
+    why = str(outcome.at) if outcome.at else ", ".join(part for part in (code, words, outcome.detail) if part)
+    ago = int((now - incident.at) * 1e6)
+    return {"module": outcome.module, "result": outcome.result, "why": why, "ago_usec": ago}
+
+
+def _problems(root: str, engine: Engine, lacks: Sequence[str]) -> list[str]:
     """What is wrong now, or works less well than it could."""
-    kernel, snapshot = read_facts(facts.root), engine.state.system.snapshot
+    kernel, snapshot = read_facts(root), engine.state.system.snapshot
     found = (
         engine.state.system.no_tree,
         engine.state.supply.why,

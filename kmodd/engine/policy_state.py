@@ -53,6 +53,11 @@ class PolicyState:
         return "sealed" if self.sealed else "boot" if self.booting else "running"
 
     @property
+    def rules(self) -> int:
+        """Number of rules in force."""
+        return len(self._policy.rules)
+
+    @property
     def is_on(self) -> bool:
         """Whether anything is judged."""
         return self.mode != "off" or self.sealed

@@ -202,7 +202,7 @@ def test_what_nothing_uses_goes_with_its_dependency(cleaned: Machine) -> None:
     used = use(cleaned, "user", KEY, KCM)
     assert used.errno[KCM] == 0
     assert {"af_key", "xfrm_algo", "kcm"} <= set(cleaned.modules())
-    assert re.search(r"^autoclean: af_key in \d+(h|min)\b", cleaned.check("kmodd status"), re.MULTILINE)
+    assert re.search(r"^ *Autoclean: af_key is removed in \d+(h|min)\b", cleaned.check("kmodd status"), re.MULTILINE)
     _clean(cleaned)
     record = _removed(cleaned, "af_key", mark)
     assert f"nothing has used it for {IDLE}s" in text(record, "MESSAGE")

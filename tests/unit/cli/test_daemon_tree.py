@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from select import select
-from typing import Any
 
 import pytest
 
 from kmodd.cli import daemon_tree, explain, lookup
 from kmodd.cli.daemon_tree import daemon_status, tree_for
 from kmodd.host.own_directory import own_directory
-from kmodd.host.varlink_server import Connection, ControlSocket
 from tests import rootfs
+from tests.answering_daemon import daemon_of
 from tests.rootfs import RELEASE
-
-
-@contextmanager
-def daemon_of(folder: Path, status: dict[str, Any], calls: int = 1) -> Iterator[None]:
-    """A daemon of this user that answers so many calls."""
-    control = ControlSocket(str(folder / "io.kmodd"))
-
-    def serve() -> None:
-        left = calls
-        while left and select([control.fileno(), *map(Connection.fileno, control.connections)], [], [], 20)[0]:
-            control.accept()
-            for connection in list(control.connections):
-                control.receive(connection)
-                if control.next_call(connection):
-                    control.answer(connection, status)
-                    left -= 1
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(30)
-        control.close()
 
 
 @pytest.fixture

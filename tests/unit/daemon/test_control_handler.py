@@ -113,7 +113,7 @@ def test_status_names_what_a_loader_has(world: World, control: ControlSocket, se
     server.send(caller, "Status")
     status = caller.answers()[0]["parameters"]
     assert [lane["module"] for lane in status["lanes"]] == ["c"]
-    assert (status["release"], status["waiting"], status["problems"]) == ("6", 0, [])
+    assert (status["release"], status["waiting"], status["problems"]) == ("6.1.0-test", 0, [])
 
 
 # -- the module tree --------------------------------------------------------------------------------------------------

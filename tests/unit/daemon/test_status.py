@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kmodd.daemon.status import Facts, status
-from tests.world import RELEASE, World
+from kmodd.daemon.status import StatusReport
+from tests.world import World
 
 
 def problems(world: World) -> list[str]:
-    facts = Facts(RELEASE, str(world.root), f"/lib/modules/{RELEASE}", False, 0.0)
-    found = status(facts, world.engine, (), (), 0, world.now)["problems"]
+    found = StatusReport(world.tree, world.engine, dry_run=False, since=0.0).reply((), (), 0, world.now)["problems"]
     assert isinstance(found, list)
     return found
 

@@ -163,7 +163,7 @@ def test_lint_and_status_name_the_command_after_an_upgrade_of_python(installed: 
     old = bundle(installed).rename(bundle(installed).with_suffix(".cpython-310"))
     said = run(lint).stdout
     assert said.startswith(f"{old}: warning: not of Python 3.")
-    assert f"problem: {old}: not of Python 3." in status(installed, server)
+    assert f"Problem: {old}: not of Python 3." in status(installed, server)
     (command,) = re.findall(r"run as root: (.*) \[byte-code\]$", said, re.MULTILINE)
     assert run(command.split()).returncode == 0
     assert not old.exists()

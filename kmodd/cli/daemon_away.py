@@ -1,0 +1,65 @@
+"""Why the daemon does not run, and the command that starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from kmodd.cli.verb import Verb
+from kmodd.config import cmdline
+from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.host.regular_files import read_file
+from kmodd.text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_STATUS = 7
+_LIMIT = 10
+"""Seconds to wait for systemctl."""
+
+
+def not_running(verb: Verb, error: Exception, path: str = CONTROL_SOCKET) -> int:
+    """Print why a verb has no daemon to call, and return its exit status. path: the socket that was tried."""
+    reason = why_away(_unit(), decode(read_file(cmdline.PATH) or b"")) if path == CONTROL_SOCKET else ""
+    verb.complain(f"the daemon is not running: {reason}" if reason else str(error))
+    return _STATUS
+
+
+def why_away(unit: Mapping[str, str], command_line: str) -> str:
+    """Return why the service does not run, and the command for it; empty without systemd.
+
+    unit: properties of kmodd.service as of `systemctl show`; empty without systemd.
+    """
+    if not unit:
+        return ""
+    if unit.get("LoadState") == "not-found":
+        return "kmodd.service is not installed; install the package, or run `make install`"
+    if unit.get("LoadState") == "masked":
+        return "kmodd.service is masked; run `systemctl unmask kmodd`, then `systemctl enable --now kmodd`"
+    if "kmodd=off" in command_line.split():
+        return "kmodd=off is on the kernel command line; boot without it"
+    if unit.get("ActiveState") == "failed":
+        result = unit.get("Result", "")
+        return f"kmodd.service has failed ({result}); see `journalctl -u kmodd`, then run `systemctl restart kmodd`"
+    if unit.get("ActiveState") in ("activating", "reloading"):
+        return "kmodd.service is starting; try again, or see `systemctl status kmodd`"
+    if unit.get("ActiveState") == "active":
+        return "kmodd.service is active, but does not answer; run `systemctl restart kmodd`"
+    if unit.get("UnitFileState") == "disabled":
+        return "kmodd.service is disabled; run `systemctl enable --now kmodd`"
+    return "kmodd.service is stopped; run `systemctl start kmodd`"
+
+
+def _unit() -> dict[str, str]:
+    """Return the properties of kmodd.service; empty without systemd (sd_booted(3))."""
+    if not os.path.isdir("/run/systemd/system"):
+        return {}
+    command = ["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState,Result", "kmodd.service"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    pairs = (line.partition("=") for line in decode(done.stdout).splitlines())
+    return {key: value for key, _, value in pairs}
