@@ -9,7 +9,7 @@ from pathlib import Path
 from select import select
 from typing import Any
 
-from kmodd.host.varlink_server import ControlSocket
+from kmodd.host.varlink_server import Connection, ControlSocket
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def daemon_of(folder: Path, reply: Mapping[str, Any], calls: int = 1) -> Iterato
 
     def serve() -> None:
         left = calls
-        while left and select([control, *control.connections], [], [], 20)[0]:
+        while left and select([control.fileno(), *map(Connection.fileno, control.connections)], [], [], 20)[0]:
             control.accept()
             for connection in list(control.connections):
                 control.receive(connection)

@@ -6,6 +6,7 @@ import os
 import time
 
 from kmodd.daemon import status
+from kmodd.daemon.waits import Waits
 from kmodd.dataclass import dataclass
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import AnyJob, Busy, CheckFiles, Event, Requested, SealRequested
@@ -22,6 +23,7 @@ from kmodd.host.varlink_server import (
     SettleCall,
     StatusCall,
     UnloadCall,
+    WaitCall,
 )  # fmt: skip
 from kmodd.planning.plan import Insmod
 from kmodd.planning.removal import RemovalJob
@@ -76,10 +78,12 @@ class ControlHandler:
         self._root = root
         self._settling: list[_Settling] = []
         self._waiting: list[tuple[Request, Connection]] = []
+        self._waits = Waits(engine, socket)
 
     def deadline(self) -> float | None:
-        """When the first `Settle` call times out (monotonic, seconds); None: never."""
-        return min((waiter.deadline for waiter in self._settling if waiter.deadline is not None), default=None)
+        """When the first call times out, or is looked after (monotonic, seconds); None: never."""
+        times = [self._waits.deadline(), *(waiter.deadline for waiter in self._settling)]
+        return min((each for each in times if each is not None), default=None)
 
     def handle_calls(self) -> None:
         """Handle every call that has been received completely."""
@@ -101,6 +105,9 @@ class ControlHandler:
                 self._order(connection, Request(text, "operator", removing=removing))
             case SettleCall(timeout_usec):
                 self._settle(connection, timeout_usec)
+            case WaitCall():
+                self._actions.handle(CheckFiles())
+                self._waits.add(connection, call, time.monotonic())
             case SealCall(sealed):
                 self._actions.handle(SealRequested(sealed))
                 self._socket.answer(connection, {})
@@ -184,6 +191,7 @@ class ControlHandler:
 
     def finished(self, job: AnyJob) -> None:
         """A job is complete: answer the caller who ordered it."""
+        self._waits.finished(job)
         _close_files(job.plan.request)
         for waiter in self._waiting:
             request, connection = waiter
@@ -208,7 +216,8 @@ class ControlHandler:
                 self._socket.answer(waiter.connection, {})
 
     def expire(self) -> None:
-        """Time out `Settle` calls that are due, and forget callers that have disconnected."""
+        """Answer calls that have come to their end or timeout, and forget callers that have disconnected."""
+        self._waits.check(time.monotonic())
         if not (self._settling or self._waiting):
             return
         now = time.monotonic()

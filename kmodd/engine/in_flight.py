@@ -127,6 +127,11 @@ class InFlight:
         askers = ((name, job.plan.request.requester) for name, job in jobs)
         return [name for name, asker in askers if asker and _is_by(asker, pid)]
 
+    def jobs(self) -> list[AnyJob]:
+        """All jobs that are not complete."""
+        with_loaders = [job for batch in self.awaited() for job in (batch.job, *batch.later_jobs())]
+        return [*with_loaders, *(job for _, _, job in self.parked), *(job for _, job in self.ready)]
+
     # -- changes -----------------------------------------------------------------------------------------------
 
     def add(self, batch: Batch) -> None:

@@ -89,7 +89,19 @@ class SealCall:
     sealed: bool
 
 
-MethodCall = StatusCall | ExplainCall | LoadCall | UnloadCall | SettleCall | SealCall | ReloadCall
+@dataclass(frozen=True, slots=True)
+class WaitCall:
+    """Report when a module or a device has finished starting, or cannot any more; exactly one of both is set."""
+
+    module: str | None
+    """Name or alias."""
+    device: str | None
+    """`/devices/…` path."""
+    timeout_usec: int | None
+    """µs; None: no timeout."""
+
+
+MethodCall = StatusCall | ExplainCall | LoadCall | UnloadCall | SettleCall | SealCall | ReloadCall | WaitCall
 
 
 class _Called(Exception):
@@ -117,6 +129,9 @@ class _Interface:
     def Settle(self, timeout_usec: int | None) -> None:
         raise _Called(SettleCall(timeout_usec))
 
+    def Wait(self, module: str | None, device: str | None, timeout_usec: int | None) -> None:
+        raise _Called(WaitCall(module, device, timeout_usec))
+
     def Seal(self, sealed: bool) -> None:
         raise _Called(SealCall(sealed))
 
@@ -128,12 +143,21 @@ def _invalid_parameter(call: MethodCall, connection: Connection) -> str:
     """Return the name of the first invalid parameter of a call; empty if all are valid."""
     if isinstance(call, LoadCall) and connection.uid == 0 and len(call.files) not in (0, len(connection.offers)):
         return "files"
-    if isinstance(call, SettleCall):
+    if isinstance(call, SettleCall | WaitCall):
         usec = call.timeout_usec
-        return "timeout_usec" if usec is not None and not 0 <= usec < 2**63 else ""
+        if usec is not None and not 0 <= usec < 2**63:
+            return "timeout_usec"
+    if isinstance(call, WaitCall):
+        if bool(call.module) == bool(call.device):
+            return "module"
+        if call.device and not call.device.startswith("/devices/"):
+            return "device"
+        if call.module and call.module.startswith(("/", ".")):
+            return "module"  # as for Explain
     if isinstance(call, ExplainCall) and call.request.startswith(("/", ".")):
         return "request"  # whether a file exists may be secret, and the look-up may block
-    texts = [getattr(call, "request", ""), *getattr(call, "parameters", ()), *getattr(call, "files", ())]
+    texts = [getattr(call, "request", ""), getattr(call, "module", None) or "", getattr(call, "device", None) or ""]
+    texts += [*getattr(call, "parameters", ()), *getattr(call, "files", ())]
     return "request" if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts) else ""
 
 

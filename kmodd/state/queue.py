@@ -88,6 +88,10 @@ class DeviceQueue:
             queue.move_to_end(request.text, last=False)
         return has_room
 
+    def has_device(self, path: str) -> bool:
+        """Return whether a request of the device at `path` waits; those beyond MAX_NAMES are not known."""
+        return any(path in entry.devices for queue in (self._soon, self._later) for entry in queue.values())
+
     def take(self) -> Request | None:
         """Remove and return the first request, with all its devices; None if the queue is empty."""
         queue = self._soon or self._later

@@ -1,0 +1,68 @@
+"""`kmodd wait`: its exit status, and one line with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmodd.cli import wait
+from kmodd.cli.client import Refused
+from tests.answering_daemon import daemon_of
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "said"),
+    [
+        ("live", 0, ""),
+        ("builtin", 0, ""),
+        ("failed", 1, "kmodd wait: c: failed; see `journalctl KMODD_MODULE=c`\n"),
+    ],
+)
+def test_the_result_of_a_module(
+    tmp_path: Path, result: str, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with daemon_of(tmp_path, {"name": "c", "result": result}) as path:
+        assert wait.main(["--socket", path, "c"]) == status
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("error", "parameters", "status", "said"),
+    [
+        ("TimedOut", {"stuck": ["x"]}, 1, "timed out after 1s: c is not there; loading: x"),
+        ("UnknownName", {}, 1, "no module or alias 'c'; see `kmodd explain c`"),
+        ("Busy", {}, 1, "too many calls wait already; try again later"),
+        ("NoModuleTree", {"message": "no module tree"}, 3, "no module tree"),
+    ],
+)
+def test_a_refusal(
+    error: str, parameters: dict[str, Any], status: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def refuse(*_: object, **__: object) -> None:
+        raise Refused(f"io.kmodd.{error}", parameters)
+
+    monkeypatch.setattr(wait, "call", refuse)
+    assert wait.main(["--timeout", "1", "c"]) == status
+    assert capsys.readouterr().err == f"kmodd wait: {said}\n"
+
+
+@pytest.mark.root
+def test_a_device_that_is_none_fails_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("/sys/devices/nosuch", "/dev/null", "/sys/kernel"):
+        assert wait.main([name]) == 1
+        assert capsys.readouterr().err == f"kmodd wait: {name} is no device\n"
+
+
+def test_a_device_without_a_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with daemon_of(tmp_path, {"name": "x", "result": "answered"}) as path:
+        assert wait.main(["--socket", path, "/sys/devices/virtual/mem/null"]) == 1
+    assert "has no driver" in capsys.readouterr().err
+
+
+def test_a_timeout_that_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("soon", "-1", "nan"):
+        assert wait.main(["c", f"--timeout={word}"]) == 2
+    assert "invalid --timeout 'soon'" in capsys.readouterr().err
