@@ -180,7 +180,7 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	put 755 data/initramfs-tools/kmodd "$$share/initramfs-tools/hooks/kmodd"
 	put 755 data/dracut/module-setup.sh "$(PREFIX)/lib/dracut/modules.d/99kmodd/module-setup.sh"
 	for file in data/policy.d/*.conf; do put 644 "$$file" "$$share/kmodd/policy.d/$${file##*/}"; done
-	for unit in systemd/*.service systemd/*.socket; do
+	for unit in systemd/*.service systemd/*.socket systemd/*.timer; do
 		sed 's,/usr/\(bin\|lib\|share/doc\)/kmodd,$(PREFIX)/\1/kmodd,g' "$$unit" > "$$work/unit"
 		put 644 "$$work/unit" "$(PREFIX)/lib/systemd/system/$${unit##*/}"
 	done

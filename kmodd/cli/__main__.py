@@ -22,6 +22,7 @@ VERBS = {
     "explain": "show what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "print the modules that match an alias",
     "devices": "list devices, their drivers, and the modules that match them",
+    "metrics": "print the counters of the daemon as OpenMetrics",
     "lint": "check the configuration for mistakes",
     "seal": "refuse modules that no rule allows; rehearse, undo, or disable module loading in the kernel",
     "policy": "check the rules of policy.d, test them, or suggest some",

@@ -28,6 +28,7 @@ COMMANDS = {
     "status": ("--socket ROOT/none",),
     "reload": ("--socket ROOT/none",),
     "settle": ("--socket ROOT/none",),
+    "metrics": ("--socket ROOT/none",),
     "wait": ("--socket ROOT/none nosuch",),
     "explain": ("--root ROOT --kernel REL ext4 nosuch", ""),
     "lookup": ("--root ROOT --kernel REL ext4", "--root ROOT --kernel REL"),
