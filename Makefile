@@ -173,6 +173,8 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	# Not in bash-completion's own directory, where that package has files of these names. This directory takes precedence.
 	put 644 data/completions/bash/kmodd "$(ETC)/bash_completion.d/kmodd"
 	put 644 data/completions/zsh/_kmodd-tools "$$share/zsh/vendor-completions/_kmodd-tools"
+	put 644 data/completions/zsh/_kmodd "$$share/zsh/vendor-completions/_kmodd"
+	put 644 data/completions/fish/kmodd.fish "$$share/fish/vendor_completions.d/kmodd.fish"
 	put 644 data/completions/fish/kmodd-tools.fish "$$share/fish/vendor_completions.d/kmodd-tools.fish"
 	for tool in modprobe insmod rmmod lsmod modinfo depmod; do
 		link kmodd-tools.fish "$$share/fish/vendor_completions.d/$$tool.fish"

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "/usr/bin/python3"
 UNITS = (
     "kmodd.service", "kmodd-command.socket", "kmodd-command@.service", "kmodd-loader.socket", "kmodd-loader@.service",
-    "kmodd-restore-udev.service",
+    "kmodd-metrics.service", "kmodd-metrics.timer", "kmodd-restore-udev.service",
     "kmodd-stack.socket", "kmodd-stack@.service",
 )  # fmt: skip
 NO_NETWORK = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]

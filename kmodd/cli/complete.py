@@ -1,14 +1,16 @@
 """`kmodd complete WHAT [NAME]`: print completion candidates, one per line, for the files in `data/completions`.
 
-`modules` and `aliases` are those of the running kernel's tree, `loaded` those of /proc/modules, `parameters` those of
-module NAME, as `PARAMETER=`.
+`verbs` are those of kmodd, `options` those of a verb, each followed by a TAB and its text. `modules` and `aliases` are
+those of the running kernel's tree, `loaded` those of /proc/modules, `parameters` those of module NAME, as `PARAMETER=`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
+from kmodd.cli.verb import HELP
 from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
 
@@ -16,7 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-WHAT = ("modules", "aliases", "loaded", "parameters")
+    from kmodd.cli.verb import Option, Verb
+
+WHAT = ("verbs", "options", "modules", "aliases", "loaded", "parameters")
 
 
 def main(argv: list[str]) -> int:
@@ -28,8 +32,12 @@ def main(argv: list[str]) -> int:
         case _:
             pass
     match argv:
+        case ["verbs"]:
+            words: Iterable[str] = [f"{verb}\t{text}" for verb, text in verbs().items()]
+        case ["options", verb, *more]:
+            words = [f"{word}\t{option.text}" for option in options_of(verb, *more) for word in option.words]
         case ["modules", *_]:
-            words: Iterable[str] = Tree(root).quick_snapshot(like_kmod=True).catalog.names()
+            words = Tree(root).quick_snapshot(like_kmod=True).catalog.names()
         case ["aliases", *_]:
             words = _aliases(Tree(root))
         case ["loaded", *_]:
@@ -41,6 +49,25 @@ def main(argv: list[str]) -> int:
             return 2
     sys.stdout.buffer.write(os.fsencode("".join(f"{word}\n" for word in words)))
     return 0
+
+
+def verbs() -> dict[str, str]:
+    """Return each verb and tool with its line in the help."""
+    from kmodd.cli.__main__ import TOOLS, VERBS  # which imports this module
+
+    shown = {verb: text for verb, text in VERBS.items() if text}
+    return {**shown, **dict.fromkeys(TOOLS, "as kmod's"), "help": "show the help of a verb"}
+
+
+def options_of(verb: str, word: str = "") -> list[Option]:
+    """Return the options of a verb, or of a word of it (`policy check`); none of an unknown or internal one."""
+    from kmodd.cli.__main__ import TOOLS
+
+    if verb not in verbs() or verb in TOOLS or verb == "help":
+        return []
+    program = import_module(f"kmodd.cli.{verb.replace('-', '_')}")
+    declared: Verb = getattr(program, "SUBVERBS", {}).get(word) or program.VERB
+    return [*declared.options, HELP]
 
 
 def _aliases(tree: Tree) -> Iterable[str]:

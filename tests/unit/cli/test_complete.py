@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from kmodd.cli import complete
+from kmodd.cli.__main__ import TOOLS, VERBS
 from kmodd.cli.kmod.insmod import LONG as INSMOD
 from kmodd.cli.kmod.modprobe_options import LONG as MODPROBE
 from kmodd.cli.kmod.rmmod import LONG as RMMOD
-from tests import rootfs
+from tests import program, rootfs
 from tests.elf_maker import Maker
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,6 +62,50 @@ def test_every_option_is_offered(path: Path) -> None:
     text = path.read_text()
     for name in {*MODPROBE, *INSMOD, *RMMOD, "json"} - OURS:
         assert re.search(rf"(--|-l ){re.escape(name)}\b", text), name
+
+
+def test_verbs_and_their_options_are_those_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Completion asks `kmodd complete`, which has the declaration that the help is made from."""
+    verbs = [line.split("\t")[0] for line in offered("verbs", root=Path("/"), capsys=capsys)]
+    assert verbs == [*(verb for verb, text in VERBS.items() if text), *TOOLS, "help"]
+    for verb in [*(verb for verb, text in VERBS.items() if text), "policy test"]:
+        options = [line.split("\t")[0] for line in offered("options", *verb.split(), root=Path("/"), capsys=capsys)]
+        text = program.run([*verb.split(), "--help"]).out.decode()
+        shown = re.findall(r"^  +(-\w), (--[\w-]+)|^  +(--[\w-]+)", text, re.MULTILINE)
+        assert options == [word for words in shown for word in words if word], verb
+    for verb in ("modprobe", "help", "loader", "nosuch"):
+        assert offered("options", verb, root=Path("/"), capsys=capsys) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("stat", {"status"}),
+        ("--ver", {"--version"}),
+        ("help expl", {"explain"}),
+        ("explain --js", {"--json"}),
+        ("explain kvm_", {"kvm_intel"}),
+        ("settle --ti", {"--timeout"}),
+        ("policy te", {"test"}),
+        ("policy test --contai", {"--container"}),
+        ("modprobe -r lo", {"loop"}),
+    ],
+)
+def test_bash_of_kmodd(line: str, words: set[str], tmp_path: Path) -> None:
+    """With a script as `kmodd`: verbs and options are the real ones, modules fixed words."""
+    kmodd = tmp_path / "kmodd"
+    real = " ".join(map(shlex.quote, program.command()))
+    kmodd.write_text(
+        f"#!/bin/sh\ncase $2 in modules | loaded) printf '%s\\n' kvm_intel loop ;; *) exec {real} \"$@\" ;; esac\n"
+    )
+    kmodd.chmod(0o755)
+    script = (
+        f"source {BASH}\nCOMP_WORDS=(kmodd {line})\nCOMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+        '_kmodd\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
+    assert (set(done.stdout.split()), done.stderr) == (words, "")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,20 @@
+# fish completion for kmodd. `kmodd complete` prints verbs, options and modules.
+
+function __kmodd_verb # print the verb, and the word after it
+    for word in (commandline -opc)[2..-1]
+        string match -q -- '-*' $word; or echo $word
+    end
+end
+
+function __kmodd_is # whether the verb is one of these
+    contains -- (__kmodd_verb)[1] $argv
+end
+
+complete -c kmodd -f
+complete -c kmodd -n 'not count (__kmodd_verb) >/dev/null' -a '(kmodd complete verbs 2>/dev/null)'
+complete -c kmodd -n 'not count (__kmodd_verb) >/dev/null' -l version -d 'Show the version and the features'
+complete -c kmodd -n '__kmodd_is help' -a '(kmodd complete verbs 2>/dev/null)'
+complete -c kmodd -n 'count (__kmodd_verb) >/dev/null; and string match -q -- "-*" (commandline -ct)' -a '(kmodd complete options (__kmodd_verb)[1..2] 2>/dev/null)'
+complete -c kmodd -n '__kmodd_is explain lookup wait' -F -a '(kmodd complete modules 2>/dev/null)'
+complete -c kmodd -n '__kmodd_is policy' -a 'check test suggest'
+complete -c kmodd -n '__kmodd_is convert-config' -F
