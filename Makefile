@@ -10,7 +10,7 @@ DISTLIB ?= /usr/lib/python3/dist-packages
 # All distribution packages that demo, test and run need. This is the only list of them.
 NEEDS = python3 python3-venv python3-systemd python3-pyudev python3-pyelftools \
         systemd udev kmod libkmod2 libkmod-dev gcc libc6-dev libelf-dev strace \
-        qemu-system-x86 mmdebstrap e2fsprogs busybox-static cpio xz-utils zstd uidmap fakeroot make openssl python3-zstandard
+        qemu-system-x86 mmdebstrap e2fsprogs busybox-static cpio xz-utils zstd uidmap fakeroot make openssl python3-zstandard scdoc
 SUDO  = $(if $(filter-out 0,$(shell id -u)),sudo)
 VENV  = .venv
 PY    = $(VENV)/bin/python
@@ -25,6 +25,8 @@ PARALLEL = $(if $(filter tests,$(TESTS)),--numprocesses auto --maxprocesses 4)
 SEEDS ?= 1-2000
 LONG_SEEDS ?= 20
 LONG_CHAOS_SEC ?= 1800
+# The date in the manual pages, so that scdoc makes the same ones each time.
+MAN_DATE = 1793491200
 LIB   = $(PREFIX)/lib/kmodd
 ETC   = $(patsubst /usr/etc,/etc,$(PREFIX)/etc)
 
@@ -32,7 +34,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo shell test test-long simulate run install uninstall deb bench bench-vm lint clean needs
+.PHONY: man help demo shell test test-long simulate run install uninstall deb bench bench-vm lint clean needs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -188,6 +190,15 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	done
 	put 644 systemd/systemd-modules-load.service.d/kmodd.conf "$(PREFIX)/lib/systemd/system/systemd-modules-load.service.d/kmodd.conf"
 	put 644 systemd/kmodd.catalog "$(PREFIX)/lib/systemd/catalog/kmodd.catalog"
+	for page in docs/man/*.scd; do
+		name=$${page##*/}; name=$${name%.scd}
+		if command -v scdoc > /dev/null; then
+			SOURCE_DATE_EPOCH=$(MAN_DATE) scdoc < "$$page" > "$$work/page"
+		else
+			cp "docs/man/built/$$name" "$$work/page"
+		fi
+		put 644 "$$work/page" "$$share/man/man$${name##*.}/$$name"
+	done
 	for file in README.md CHANGELOG.md LICENSE $(wildcard docs/*.*); do put 644 "$$file" "$(PREFIX)/share/doc/kmodd/$${file##*/}"; done
 
 	new="$$work/tree$(LIB)/manifest"; old="$(DESTDIR)$(LIB)/manifest"
@@ -203,6 +214,12 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	tar -C "$$work/tree" -cf - . | tar -C "$(DESTDIR)/" -xpf - --no-same-owner --no-overwrite-dir --keep-directory-symlink
 	$(call remove,$$work/gone)
 	$(catalogue)
+
+man: ## build the manual pages that are shipped, docs/man/built, from docs/man; needs scdoc
+	@for page in docs/man/*.scd; do
+		name=$${page##*/}
+		SOURCE_DATE_EPOCH=$(MAN_DATE) scdoc < "$$page" > "docs/man/built/$${name%.scd}"
+	done
 
 uninstall: ## remove exactly what `make install` placed, by its manifest; same DESTDIR and PREFIX
 	@list=$$(mktemp); trap 'rm -f "$$list"' EXIT
