@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.rootfs import Said
@@ -21,22 +23,44 @@ def command(*argv: str) -> list[str]:
     return [sys.executable, "-BIXutf8", "-c", _LAUNCHER, str(ROOT), *argv]
 
 
-def run(argv: Sequence[str], streams: str = "", *, stdin: bytes = b"", timeout: float = 60) -> Said:
+ENVIRONMENT = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "COLUMNS": "100"}
+
+
+def run(
+    argv: Sequence[str], streams: str = "", *, stdin: bytes = b"", timeout: float = 60,
+    environment: Mapping[str, str] | None = None,
+) -> Said:  # fmt: skip
     """Run a verb of kmodd.
 
-    streams: redirections of a shell, as in `2>&-`; `|` for standard output is a pipe without a reader.
+    streams: redirections of a shell, as in `2>&-`; `|` for standard output is a pipe without a reader. environment:
+    variables in addition to ENVIRONMENT.
     """
     words = command(*argv)
     if streams not in ("", "|"):
         words = ["sh", "-c", f'exec "$@" {streams}', "sh", *words]
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "COLUMNS": "100"}
     reader, writer = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(
             words, input=stdin, stdout=writer if streams == "|" else subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment, check=False, timeout=timeout,
+            env=ENVIRONMENT | dict(environment or {}), check=False, timeout=timeout,
         )  # fmt: skip
     finally:
         os.close(writer)
     return Said(done.stdout or b"", done.stderr, done.returncode)
+
+
+def on_terminal(argv: Sequence[str], environment: Mapping[str, str]) -> bytes:
+    """Run a verb of kmodd with a terminal as standard output and standard error. Returns what that shows."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(*argv), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=ENVIRONMENT | dict(environment)
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the program has ended
+            while data := os.read(ours, 65536):
+                shown += data
+        process.wait(60)
+    os.close(ours)
+    return shown.replace(b"\r\n", b"\n")

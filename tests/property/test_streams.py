@@ -130,3 +130,69 @@ def test_no_file_becomes_a_standard_stream(root: Path) -> None:
     )
     assert said.status == 1
     assert (root / "command.conf").read_bytes() == before
+
+
+SURROUNDINGS = ({"COLUMNS": "40"}, {"COLUMNS": "0"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"LC_ALL": "C", "LANG": "C"})
+
+
+@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb not in ("loader", "command", "request")])
+def test_the_surroundings_change_no_status(verb: str, root: Path) -> None:
+    """Nor the output, where it is no terminal; the help has another width."""
+    for line in (*COMMANDS[verb][:1], "--help"):
+        words = [verb, *line.replace("ROOT", str(root)).replace("REL", RELEASE).split()]
+        normal = program.run(words)
+        for environment in SURROUNDINGS:
+            said = program.run(words, environment=environment)
+            assert b"Traceback" not in said.err
+            assert b"\x1b" not in said.out + said.err
+            if line == "--help":
+                assert said.status == normal.status, (words, environment)
+            else:
+                assert said == normal, (words, environment)
+
+
+HOSTILE = "a\x1b]0;x\x07\x1b[31m\n\u202eb"
+"""A name that would set the title and the colour of a terminal, end its line, and turn the direction of text."""
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A machine with a device of that name, which no module matches, and one with a module that is not loaded."""
+    folder = rootfs.build("names", tmp_path)
+    (folder / "sys/bus/pci/devices").mkdir(parents=True)
+    for name, alias in ((HOSTILE, f"pci:{HOSTILE}"), ("0000:00:02.0", "fs-ext4")):
+        (folder / "sys/devices" / name).mkdir(parents=True)
+        (folder / "sys/devices" / name / "modalias").write_text(f"{alias}\n")
+        (folder / "sys/bus/pci/devices" / name).symlink_to(f"../../../devices/{name}")
+    return folder
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "xterm"}, {"TERM": "xterm", "COLUMNS": "40"}, {"TERM": "dumb"}])
+def test_a_name_cannot_act_on_a_terminal(hostile: Path, environment: dict[str, str]) -> None:
+    base = ["--root", str(hostile), "--kernel", RELEASE]
+    for words in (
+        ["devices", *base], ["explain", *base, HOSTILE, f"/sys/devices/{HOSTILE}", f"pci:{HOSTILE}"],
+        ["explain", f"--{HOSTILE}"], [HOSTILE], ["help", HOSTILE], ["devices", HOSTILE], ["wait", "-t", HOSTILE, "x"],
+        ["policy", HOSTILE], ["wait", "--socket", f"{hostile}/{HOSTILE}", HOSTILE],
+    ):  # fmt: skip
+        shown = program.on_terminal(words, environment).decode()
+        for code in ("\x1b[0;1;31m", "\x1b[0;1;33m", "\x1b[0;32m", "\x1b[0;1m", "\x1b[0m"):
+            shown = shown.replace(code, "")
+        assert shown.strip(), words
+        assert [char for char in shown if char != "\n" and not char.isprintable()] == [], words
+        assert "Traceback" not in shown
+
+
+def test_colours_are_on_a_terminal_only(hostile: Path) -> None:
+    words = ["devices", "--root", str(hostile), "--kernel", RELEASE]
+    assert b"\x1b[0;1;31mpci 0000:00:02.0" in program.on_terminal(words, {"TERM": "xterm"})
+    for environment in ({"TERM": "xterm", "NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}):
+        assert b"\x1b" not in program.on_terminal(words, environment)
+    assert b"\x1b" not in program.run(words, environment={"TERM": "xterm"}).out
+
+
+def test_a_table_fits_the_terminal(hostile: Path) -> None:
+    words = ["devices", "--root", str(hostile), "--kernel", RELEASE]
+    wide, narrow = (program.on_terminal(words, {"TERM": "dumb", "COLUMNS": columns}) for columns in ("200", "60"))
+    assert max(map(len, wide.decode().splitlines())) > 60
+    assert max(map(len, narrow.decode().splitlines())) <= 60
