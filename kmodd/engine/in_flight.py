@@ -91,18 +91,23 @@ class InFlight:
         return any(job is batch.job for batch in self.batches.values())
 
     def is_taken(self, name: str, job: AnyJob) -> bool:
-        """Whether the load of `name` is in flight and `job` can wait for it.
+        """Whether the load of `name` is in flight and `job` can wait for it."""
+        return name in self.taken(job.plan.request)
+
+    def taken(self, request: Request) -> set[str]:
+        """The modules whose load is in flight, as far as a job of `request` can wait for it.
 
         The later files of a run count, too, but not for requests of the kernel: the init of an earlier file may be the
         asker; and for other interactive requests only within the current job: what is before it may take long.
         """
-        origin, interactive = job.plan.request.origin, job.plan.request.is_interactive
+        origin, interactive = request.origin, request.is_interactive
+        names = set[str]()
         for batch in self.awaited():
             coming = batch.steps[batch.done : batch.done + 1 if origin == "request" else None]
             for step, its_job in zip(coming, batch.jobs[batch.done :], strict=False):
-                if step.module == name and (its_job is batch.job or not interactive):
-                    return True
-        return False
+                if its_job is batch.job or not interactive:
+                    names.add(step.module)
+        return names
 
     def hangs_on(self, name: str, job: AnyJob) -> bool:
         """Whether the load of `name` cannot end before `job`.

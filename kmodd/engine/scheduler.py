@@ -12,6 +12,10 @@ from kmodd.planning.job import Job
 from kmodd.planning.outcome import ASKS_FOR_ITSELF, DRY_RUN, Outcome, not_attempted
 from kmodd.planning.plan import Insmod, RemovalStep, Step
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Scheduler:
     """Decides which step goes to a loader next."""
@@ -31,7 +35,8 @@ class Scheduler:
         has_lane = not self._state.is_full()
         if in_flight.ready and has_lane:
             return True
-        return any(self._is_free(name, job, has_lane=has_lane) for name, _, job in in_flight.parked)
+        is_free = self._freedom(has_lane=has_lane)
+        return any(is_free(name, job) for name, _, job in in_flight.parked)
 
     def resume(self) -> None:
         """Go on with the jobs that waited for a load that has ended, or for a loader, and log what they came to."""
@@ -74,7 +79,7 @@ class Scheduler:
         if not (state.in_flight.parked or state.in_flight.ready):
             return None
         has_lane = not state.is_full()
-        if released := state.in_flight.pop_released(lambda name, job: self._is_free(name, job, has_lane=has_lane)):
+        if released := state.in_flight.pop_released(self._freedom(has_lane=has_lane)):
             return released
         if state.in_flight.ready and has_lane and not state.supply.is_off(state.now):
             return state.in_flight.pop_ready()
@@ -94,9 +99,24 @@ class Scheduler:
         """Whether a load of `name` is under way, ours or another's, that `job` waits for."""
         return self._state.in_flight.is_taken(name, job) or name in self._state.foreign.awaited()
 
-    def _is_free(self, name: str, job: AnyJob, *, has_lane: bool) -> bool:
-        """Whether a job that waits for `name` can go on. `has_lane`: a lane for devices is free."""
-        return (has_lane or job.plan.request.is_interactive) and not self._is_taken(name, job)
+    def _freedom(self, *, has_lane: bool) -> Callable[[str, AnyJob], bool]:
+        """Return a function that tells whether a job that waits for a module can go on, until a batch changes.
+
+        The modules in flight are listed once for all parked jobs: with many lanes, there are many of both.
+        `has_lane`: a lane for devices is free.
+        """
+        state = self._state
+        foreign, taken = state.foreign.awaited(), dict[str, set[str]]()
+
+        def is_free(name: str, job: AnyJob) -> bool:
+            request = job.plan.request
+            if not (has_lane or request.is_interactive):
+                return False
+            if request.origin not in taken:
+                taken[request.origin] = state.in_flight.taken(request)
+            return name not in taken[request.origin] and name not in foreign
+
+        return is_free
 
     # -- a job's way -------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant(_S + "start_failed", "self.run(batch.job)", "pass"),
     Mutant(_S + "give_up", "self._state.in_flight.put_back(batch)", "pass"),
     Mutant(_S + "step_ended", "if outcome:", "if False:"),
-    Mutant(_F + "is_taken", "batch.done + 1 if origin == \"request\" else None", "batch.done + 1"),
+    Mutant(_F + "taken", "batch.done + 1 if origin == \"request\" else None", "batch.done + 1"),
     Mutant(_F + "has_room", "len(self.ready) < MAX_READY and", ""),
     Mutant(_F + "put_back", "self.ready[:0] =", "ignored ="),
     Mutant(_F + "pop_released", "is_free(name, job)", "True"),
