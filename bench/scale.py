@@ -75,7 +75,7 @@ def picture(curves: dict[str, Curve]) -> str:
         for kind, unit in (("steps", "lines of kmodd executed"), ("bytes", "bytes of kmodd at the end")):
             slope = exponent(curve["sizes"], curve[kind])
             points = list(zip(curve["sizes"], curve[kind], strict=True))
-            lines.append(plot.Line(f"{unit}: exponent {slope:.2f}", points))
+            lines.append(plot.Line(f"{unit}: exponent {slope:.2f}".replace("-0.00", "0.00"), points))
         panels.append(plot.Panel(f"By {name}", name, "", lines))
     return plot.picture(panels)
 
