@@ -59,7 +59,7 @@ from kmodd.kernel.requester import Requester
 from kmodd.kernel.uevent import Uevent
 from kmodd.loader.pool import Loader
 from kmodd.planning.plan import Insmod, Rmmod
-from kmodd.planning.record import Record
+from kmodd.planning.record import DEBUG, Record
 from kmodd.planning.reply import Reply, Stage
 from kmodd.planning.request import Origin, RemovalOptions, Request
 from kmodd.state.quarantine import Quarantine
@@ -108,8 +108,12 @@ class World:
         quarantine: Quarantine | None = None,
         dry_run: bool = False,
         has_tree: bool = True,
+        log_level: int | None = DEBUG,
     ) -> None:
-        """`has_tree`: False hides the module tree from the start."""
+        """`has_tree`: False hides the module tree from the start.
+
+        log_level: of records, as in syslog(3); None: that of kmodd.conf.
+        """
         self.root = root
         self.modules = root / "lib/modules" / RELEASE
         if not self.modules.exists():
@@ -148,6 +152,8 @@ class World:
         self.engine = Engine(
             self.machine, marks or PolicyMarks(), quarantine or Quarantine(), uuid="ours", dry_run=dry_run
         )
+        if log_level is not None:
+            self.engine.set_log_level(log_level)
         self.state = self.engine.state
         self.handle(Started())
         self.replays.clear()
@@ -344,7 +350,7 @@ class World:
         """The batch whose current step is for `module`."""
         return next(batch for batch in self.started.values() if batch.module == module)
 
-    def finish(self, module: str, errno: int = 0, *, stage: Stage = "kernel", detail: str = "") -> None:
+    def finish(self, module: str, errno: int = 0, *, stage: Stage = "kernel", detail: str = "", usec: int = 7) -> None:
         """The loader's current step has ended, with this errno; a module without one is live from then on."""
         batch = self.batch(module)
         step = batch.steps.pop(0)
@@ -355,7 +361,7 @@ class World:
             self.remove_live(module)
         if errno or not batch.steps:
             del self.started[batch.number]
-        self.handle(LoaderReplied(batch.number, Reply(errno, stage, 7, detail)))
+        self.handle(LoaderReplied(batch.number, Reply(errno, stage, usec, detail)))
         if batch.is_stopping and batch.number in self.started:
             del self.started[batch.number]
             self.handle(LoaderReplied(batch.number, Reply(125, "none", 0)))  # ECANCELED

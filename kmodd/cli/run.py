@@ -23,7 +23,7 @@ VERB = Verb(
     "Run the daemon: load kernel modules for devices and kernel requests, and log each load to the journal.",
     (
         Option("--dry-run", "resolve and log requests, load nothing"),
-        Option("-v, --verbose", "show debug records on a terminal"),
+        Option("-v, --verbose", "log debug records too, as with LogLevel=debug"),
         Option(
             "--here",
             "demonstration on any machine: if modules cannot be loaded, say why and continue as with --dry-run, "
@@ -70,6 +70,7 @@ def main(argv: list[str]) -> int:
             dry_run=dry_run,
             spawn_loaders=not notify.under_systemd,
             control_path=_control_path(path),
+            log_level=DEBUG if "v" in given else None,
             run=not (dry_run or root) and os.geteuid() == 0 and path == CONTROL_SOCKET,
         )
         daemon = Daemon(tree, journal, notify, daemon_options, spawner)

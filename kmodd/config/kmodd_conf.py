@@ -42,7 +42,9 @@ _NUMBERS = {
     "ReconcileSec": ("reconcile_every", 1, 7 * 86400),
     "AutocleanSec": ("autoclean_after", 1, 86400),
 }
-_ENUMS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", MODES)}
+LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+"""Words of `LogLevel=`, each at the place of its number in syslog(3)."""
+_ENUMS: dict[str, tuple[str, tuple[str, ...]]] = {"Policy": ("policy", MODES), "LogLevel": ("log_level", LEVELS)}
 _LISTS = {"Autoclean": "autoclean", "SealRequires": "seal_requires"}
 _KEYS = (*EXTENSIONS, *_SWITCHES, *_NUMBERS, *_ENUMS, *_LISTS)
 
@@ -71,6 +73,8 @@ class Settings:
     """Seconds in its init function after which a module counts as stuck and its lane continues without it."""
     reconcile_every: int = 600
     """Seconds between searches for devices without a driver that match a module."""
+    log_level: int = LEVELS.index("info")
+    """The least important level of the records in the journal, as in syslog(3)."""
     policy: Mode = "off"
     autoclean: tuple[str, ...] = ()
     """Patterns of modules to remove when unused, if a kernel request loaded them."""
@@ -149,7 +153,7 @@ def _assign(settings: Settings, key: str, value: str) -> Settings:
     if key in _NUMBERS:
         changed = {_NUMBERS[key][0]: int(value)}
     elif key in _ENUMS:
-        changed = {_ENUMS[key][0]: value}
+        changed = {_ENUMS[key][0]: LEVELS.index(value) if key == "LogLevel" else value}
     elif key in _LISTS:  # as in systemd's files, assignments append, and an empty one clears the list
         before = getattr(settings, _LISTS[key])
         changed = {_LISTS[key]: (*before, *value.split()) if value else ()}

@@ -102,7 +102,7 @@ class ControlHandler:
                 self._load(connection, call)
             case UnloadCall(text, first_time, go_on):
                 removing = RemovalOptions(first_time=first_time, ends_at_failure=not go_on)
-                self._order(connection, Request(text, "operator", removing=removing))
+                self._order(connection, Request(text, "operator", removing=removing, since=time.monotonic()))
             case SettleCall(timeout_usec):
                 self._settle(connection, timeout_usec)
             case WaitCall():
@@ -127,7 +127,7 @@ class ControlHandler:
     def _load(self, connection: Connection, call: LoadCall) -> None:
         printed = (path.removeprefix(self._root) for path in call.files)
         files = tuple(zip(printed, call.offers, strict=True))
-        request = Request(call.request, "operator", params=call.parameters, files=files)
+        request = Request(call.request, "operator", params=call.parameters, files=files, since=time.monotonic())
         if needed := self._needed_files(request):
             _close_files(request)
             self._socket.refuse(connection, "FilesNeeded", {"files": needed})

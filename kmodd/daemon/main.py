@@ -106,6 +106,8 @@ class DaemonOptions:
     """The daemon starts a spawner; else systemd does."""
     run: bool = False
     """It is the machine's own: it keeps below /run what a later daemon needs, and answers the kernel."""
+    log_level: int | None = None
+    """The least important level that is logged, as in syslog(3); None: that of kmodd.conf."""
     control_path: str = CONTROL_SOCKET
     receive_buffer: int = netlink.RECEIVE_BUFFER
     """Bytes."""
@@ -145,6 +147,8 @@ class Daemon:
         self._engine = Engine(
             self._machine, marks, quarantine, uuid=self._uuid, dry_run=options.dry_run, expects_watch=True
         )
+        if options.log_level is not None:
+            self._engine.set_log_level(options.log_level)
         if spawner and spawner.pid:
             from kmodd.loader import capabilities  # under systemd the unit does this
 
@@ -359,9 +363,7 @@ class Daemon:
         self._answer_kernel()
         self._handle(BootListRead(read_boot_list(self._tree.root)))
         self._handle(DevicesFound(tuple(coldplug.replay(self._tree.root))))
-        dry = " (dry run: nothing is loaded)" if self._options.dry_run else ""
-        message = f"kmodd is listening, kernel {self._tree.release}{dry}"
-        self._ready_text = "; ".join((message, *self._lacks()))
+        self._ready_text = "; ".join((self._report.greeting(), *self._lacks()))
         self._journal.write(Record(STARTED, INFO, self._ready_text))
         self._ask_devices()
         self._startup.begin(time.monotonic())

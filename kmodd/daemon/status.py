@@ -108,6 +108,18 @@ class StatusReport:
             "problems": _problems(tree.root, self._engine, lacks),
         }
 
+    def greeting(self) -> str:
+        """Return the sentence that the daemon begins with: kernel, policy, and the modules that were there before."""
+        state = self._engine.state
+        parts = [f"Listening, kernel {self._tree.release}"]
+        if self._dry_run:
+            parts.append("dry run: nothing is loaded")
+        if state.policy.mode != "off":
+            parts.append(f"policy {state.policy.mode} ({state.policy.rules} rules)")
+        if there := len(state.system.loaded().modules):
+            parts.append(f"{there} modules loaded before")
+        return ", ".join(parts)
+
     def show(self, notify: Notify, now: float) -> None:
         """Set the line of `systemctl status` if it has changed; while modules load, no more often than needed."""
         if not self._engine.is_idle and now < self._shown_at + SHOW_EVERY:

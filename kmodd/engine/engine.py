@@ -94,6 +94,7 @@ class Engine:
         self._scheduler = Scheduler(self.state, dry_run=dry_run)
         self._replies = Replies(self.state, self._scheduler)
         self._uuid = uuid
+        self._log_level: int | None = None
         self._reconcile_at: float | None = None
         self.problems: Sequence[Problem] = ()
         """Lines that the last reload could not use."""
@@ -165,6 +166,11 @@ class Engine:
                 state.reporter.end_coldplug()
             case _:
                 assert_never(event)
+
+    def set_log_level(self, level: int) -> None:
+        """Write records of this level, as in syslog(3), and more important ones, whatever kmodd.conf says."""
+        self._log_level = level
+        self.state.reporter.set_level(level)
 
     # -- questions; none has an effect -------------------------------------------------------------------------
 
@@ -296,6 +302,8 @@ class Engine:
             state.invalidate("index_reread")
         if state.system.no_tree:
             state.queue.cancel_replay()
+        if self._log_level is None:
+            state.reporter.set_level(state.system.settings.log_level)
         deadline = state.now + state.system.settings.reconcile_every
         self._reconcile_at = deadline if self._reconcile_at is None else min(self._reconcile_at, deadline)
 
@@ -445,7 +453,7 @@ class Engine:
                 state.emit(DropStack(late.batch.number))
             if late.is_live:
                 state.system.mark_loaded(late.batch.module)
-            state.reporter.log_outcomes([late.stall] if late.stall else [], state.results)
+            state.reporter.log_outcomes([late.stall] if late.stall else [])
             self._scheduler.give_up(late.batch, state.policy.note(late.outcome), is_live=late.is_live)
         if state.foreign.is_due(now):
             state.system.drop_loaded()

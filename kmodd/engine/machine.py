@@ -64,6 +64,12 @@ class Machine(Protocol):
     def overridden(self, devices: Iterable[str]) -> set[str]:
         """Those devices whose driver_override is set, or cannot be read because a probe holds the device."""
 
+    def device_name(self, devpath: str) -> str:
+        """What the device at a path below /sys is called by its own attributes; empty: it has no name."""
+
+    def has_driver(self, devpath: str) -> bool:
+        """Whether a driver is bound to the device at a path below /sys, or the device is gone."""
+
     @property
     def is_watched(self) -> bool:
         """Whether changes of files are reported."""

@@ -98,5 +98,5 @@ class Replies:
             state.reporter.log(after_all(outcome))
             return
         late = replace(outcome, detail=outcome.detail or "after it was given up")
-        state.reporter.log_outcomes([late], state.results)
+        state.reporter.log_outcomes([late])
         state.invalidate("late_result")

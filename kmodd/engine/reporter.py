@@ -1,10 +1,14 @@
-"""The journal records of the engine, and what it counts: one for each outcome, a summary for coldplug. A `Reporter`."""
+"""The journal records of the engine: one for each decision, a summary for coldplug; and counters. A `Reporter`."""
 
 from __future__ import annotations
 
+import errno
+
 from kmodd.dataclass import dataclass, field, replace
-from kmodd.engine.events import Command, Log, MarkPolicy, PolicyMarks
+from kmodd.engine.events import AnyJob, Command, Log, MarkPolicy, PolicyMarks
+from kmodd.engine.machine import Machine
 from kmodd.errors import Problem, Where
+from kmodd.planning.decision import Decision, Times, decision_record, detail_record, has_own_record, is_requested
 from kmodd.planning.findings import Finding
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Plan, Reason
@@ -12,11 +16,14 @@ from kmodd.planning.record import (
     ALREADY_THERE,
     BAD_INPUT,
     COLDPLUG_DONE,
+    DEBUG,
     DRIFT,
     INFO,
     NOTICE,
     WARNING,
     Record,
+    Subject,
+    counted,
     record_of,
 )
 from kmodd.planning.request import Request
@@ -65,9 +72,33 @@ class _Coldplug:
 
     since: float
     devices: int = 0
-    loaded: set[str] = field(default_factory=set)
+    usec: dict[str, int] = field(default_factory=dict)
+    """Duration of the init of each module that was loaded, in µs."""
     found_live: set[str] = field(default_factory=set)
     """Modules that the initramfs or PID 1 had loaded: one record for all."""
+    no_hardware: set[str] = field(default_factory=set)
+    """Modules whose init found no hardware: their aliases are those of a class, such as a processor's."""
+
+    def count(self, outcome: Outcome) -> None:
+        """One more outcome."""
+        if outcome.result == "loaded":
+            self.usec[outcome.module] = outcome.duration_usec
+        elif outcome.result == "live" and outcome.module not in self.usec:
+            self.found_live.add(outcome.module)
+        elif _found_no_hardware(outcome):
+            self.no_hardware.add(outcome.module)
+
+    def summary(self, usec: int) -> str:
+        """The sentence at its end. usec: its duration in µs."""
+        sentence = f"Coldplug done in {duration(usec)}: {self.devices} devices, {len(self.usec)} modules"
+        if self.usec:
+            slowest = max(self.usec, key=lambda name: self.usec[name])
+            sentence += f", slowest {slowest} {duration(self.usec[slowest])}"
+        return sentence + (f"; {len(self.no_hardware)} found no hardware" if self.no_hardware else "")
+
+
+def _found_no_hardware(outcome: Outcome) -> bool:
+    return outcome.result == "failed" and outcome.by_kernel and outcome.errno == errno.ENODEV
 
 
 def _is_no_news(outcome: Outcome) -> bool:
@@ -83,8 +114,12 @@ def _fields_of(at: Where) -> tuple[tuple[str, str], ...]:
 class Reporter:
     """Emits records as commands."""
 
-    def __init__(self, emit: Callable[[Command], None]) -> None:
+    def __init__(self, emit: Callable[[Command], None], machine: Machine) -> None:
         self._emit = emit
+        self._machine = machine
+        self.level = INFO
+        """The least important level that is written, as in syslog(3)."""
+        self._decisions = 0
         self._coldplug: _Coldplug | None = None
         self.counters = Counters()
         self._rate_limiter = RateLimiter()
@@ -105,9 +140,14 @@ class Reporter:
         """Records of repeated requests of users that no later record has counted yet."""
         return self._rate_limiter.held_back
 
+    def set_level(self, level: int) -> None:
+        """Write records of this level, as in syslog(3), and more important ones."""
+        self.level = level
+
     def log(self, record: Record) -> None:
-        """Write one record."""
-        self._emit(Log(record))
+        """Write one record, if its level is written."""
+        if record.priority <= self.level:
+            self._emit(Log(record))
 
     def log_findings(self, findings: Sequence[Finding]) -> None:
         """Write the mistakes in the configuration that were not written before."""
@@ -127,21 +167,93 @@ class Reporter:
         self._said.add((problem.at, problem.expected))
         self.log(Record(BAD_INPUT, WARNING, str(problem), _fields_of(problem.at)))
 
-    def log_outcomes(self, outcomes: list[Outcome], results: ResultCache) -> None:
-        """Write the outcomes of steps and skips; a request without a match once for each alias, as `results` knows."""
+    def log_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """Write outcomes that belong to no job, or came after its end."""
         for outcome in outcomes:
-            count = self.counters.results
-            count[outcome.result] = count.get(outcome.result, 0) + 1
-            if self._is_summed_up(outcome) or _is_no_news(outcome):
-                continue
-            if outcome.result == "nomatch" and not results.first_nomatch(outcome.request.text):
-                continue
-            repeated = self._rate_limiter.admit(outcome, self._now)
-            if repeated is not None:
-                if outcome.request.origin == "boot" and outcome.request.at:
-                    self._boot.add((outcome.request.at, outcome.request.text))
-                record = record_of(outcome, repeated)
-                self.log(replace(record, priority=INFO) if self._was_blocked(outcome) else record)
+            self._count(outcome)
+            if not self._is_covered(outcome):
+                self._write(outcome, record_of(outcome))
+
+    def log_job(self, job: AnyJob, new: Sequence[Outcome], results: ResultCache) -> None:
+        """Write what went wrong with `new` outcomes of a job, and, once it is complete, the decision.
+
+        results: tells whether a request without a match was recorded before.
+        """
+        for outcome in new:
+            self._count(outcome)
+        decision = self._decide(job) if job.pop_end() and job.outcomes else None
+        deciding = decision.deciding if decision else None
+        wanted = [each for each in new if each is not deciding and has_own_record(each) and not self._is_covered(each)]
+        details = [] if self.level < DEBUG else [each for each in new if not is_requested(each)]
+        if decision and self.level >= DEBUG:
+            details += [each for each in job.outcomes if is_requested(each)]
+        details = [each for each in details if each is not deciding and not has_own_record(each)]
+        if deciding and has_own_record(deciding) and deciding not in new:
+            deciding = None
+        if deciding and self._was_told(deciding, results):
+            deciding = None
+        details = [each for each in details if not self._is_covered(each)]
+        if not (wanted or details or deciding):
+            return
+        subject = self._subject(job)
+        for outcome in wanted:
+            self._write(outcome, record_of(outcome, 0, subject))
+        for outcome in details:
+            self.log(detail_record(outcome, subject))
+        if decision and deciding:
+            self._write(deciding, decision_record(decision, subject))
+
+    def _was_told(self, outcome: Outcome, results: ResultCache) -> bool:
+        """Whether another record says what a decision would."""
+        if outcome.result == "nomatch":
+            return not results.first_nomatch(outcome.request.text)
+        return self._is_covered(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        count = self.counters.results
+        count[outcome.result] = count.get(outcome.result, 0) + 1
+        if self._coldplug and outcome.request.origin == "coldplug":
+            self._coldplug.count(outcome)
+
+    def _decide(self, job: AnyJob) -> Decision:
+        """The decision of a complete job."""
+        plan, now = job.plan, self._now
+        goals = [goal.module for goal in plan.goals] if isinstance(plan, Plan) else [x.module for x in plan.targets]
+        begin, started = plan.request.since, job.started or now
+        wait = max(0.0, started - begin) if begin else 0.0
+        times = Times(round(begin * 1e6), round(wait * 1e6), round((now - started) * 1e6))
+        return Decision(plan.request, tuple(goals), tuple(job.outcomes), times)
+
+    def _subject(self, job: AnyJob) -> Subject:
+        """What the records of a job say of its request."""
+        request = job.plan.request
+        if not job.number:
+            self._decisions += 1
+            job.set_number(self._decisions)
+        is_one = request.device_count == 1 and request.devices and request.subsystem != "cpu"
+        return Subject(job.number, self._machine.device_name(request.devices[0]) if is_one else "")
+
+    def _write(self, outcome: Outcome, record: Record) -> None:
+        """Write the record of an outcome, unless it is one of many like it."""
+        priority = record.priority
+        if outcome.result == "nomatch" and self._ends_without_driver(outcome.request):
+            priority = NOTICE
+        elif _found_no_hardware(outcome) and outcome.request.origin == "coldplug":
+            priority = DEBUG  # counted in the summary
+        elif self._was_blocked(outcome):
+            priority = INFO
+        if priority > self.level:
+            return
+        repeated = self._rate_limiter.admit(outcome, self._now)
+        if repeated is not None:
+            if outcome.request.origin == "boot" and outcome.request.at:
+                self._boot.add((outcome.request.at, outcome.request.text))
+            self.log(counted(replace(record, priority=priority), repeated))
+
+    def _ends_without_driver(self, request: Request) -> bool:
+        """Whether a device that was just plugged in has no driver; one that is built in may have taken it."""
+        is_new = request.origin == "uevent" and not request.synthetic
+        return is_new and not all(map(self._machine.has_driver, request.devices))
 
     def _was_blocked(self, outcome: Outcome) -> bool:
         """Whether the same line blocked the same module before: that was recorded as a notice."""
@@ -155,16 +267,10 @@ class Reporter:
         self._blocked.add(place)
         return False
 
-    def _is_summed_up(self, outcome: Outcome) -> bool:
-        """Whether the record at the end of coldplug covers it: a live module that was recorded when it was loaded."""
-        coldplug = self._coldplug
-        if coldplug is None or outcome.request.origin != "coldplug":
-            return False
-        if outcome.result == "loaded":
-            coldplug.loaded.add(outcome.module)
-        elif outcome.result == "live" and outcome.module not in coldplug.loaded:
-            coldplug.found_live.add(outcome.module)
-        return outcome.result == "live"
+    def _is_covered(self, outcome: Outcome) -> bool:
+        """Whether the record at the end of coldplug says it, or an earlier record did."""
+        in_coldplug = self._coldplug is not None and outcome.request.origin == "coldplug"
+        return _is_no_news(outcome) or (in_coldplug and outcome.result == "live")
 
     @property
     def in_coldplug(self) -> bool:
@@ -185,9 +291,7 @@ class Reporter:
             message = f"{len(coldplug.found_live)} modules were loaded before kmodd started: {names}"
             self.log(Record(ALREADY_THERE, INFO, message))
         usec = int((self._now - coldplug.since) * 1e6)
-        message = (
-            f"Coldplug is done: {coldplug.devices} devices, {len(coldplug.loaded)} modules loaded, {duration(usec)}"
-        )
+        message = coldplug.summary(usec)
         self.log(Record(COLDPLUG_DONE, INFO, message, (("KMODD_DURATION_USEC", str(usec)),)))
 
     def log_drift(self, plan: Plan) -> None:
@@ -205,7 +309,7 @@ class Reporter:
             Request(module, "coldplug"), module, "stuck", Reason("asked", module),
             duration_usec=int(seconds * 1e6), detail="not started by this daemon; it is left alone",
         )  # fmt: skip
-        self.log_outcomes([outcome], ResultCache())
+        self.log_outcomes([outcome])
 
     def log_foreign_end(self, module: str, is_live: bool, seconds: float) -> None:
         """Write how a start by another process, or by an earlier daemon, has ended."""
@@ -213,7 +317,7 @@ class Reporter:
             Request(module, "coldplug"), module, "loaded" if is_live else "failed", Reason("asked", module),
             duration_usec=int(seconds * 1e6), detail="started before kmodd, or by another process",
         )  # fmt: skip
-        self.log_outcomes([outcome], ResultCache())
+        self.log_outcomes([outcome])
 
     def mark_policy(self, marks: PolicyMarks) -> None:
         """Keep below /run what of the policy outlives the daemon."""

@@ -30,15 +30,20 @@ class RequestQueue:
         self.replay: Replay | None = None
         """The replay of sysfs that is due."""
         self._boot_names: set[str] = set()
+        self._now = 0.0
 
     def __len__(self) -> int:
         """Number of requests."""
         return len(self.devices) + len(self.interactive)
 
+    def set_time(self, now: float) -> None:
+        """The time of the current event (monotonic, seconds)."""
+        self._now = now
+
     def add_event(self, event: Uevent, origin: Origin, *, drift: bool = False) -> None:
         """Queue what the event asks for. `drift`: it belongs to a search for devices without a driver."""
         for request in wanted(event, origin):
-            self.add(replace(request, drift=True) if drift else request)
+            self.add(replace(request, drift=drift, since=self._now))
 
     def add_coldplug(self, events: Iterable[Uevent], lanes: int) -> None:
         """Queue the devices that were there at the start, with those first that others wait for."""
@@ -51,7 +56,7 @@ class RequestQueue:
         for module in listed.modules:
             if module.name not in self._boot_names:
                 self._boot_names.add(module.name)
-                self.devices.add(Request(module.name, "boot", at=module.at))
+                self.devices.add(Request(module.name, "boot", at=module.at, since=self._now))
                 self.boot_left.add(module.name)
 
     def add(self, request: Request, *, first: bool = False) -> None:

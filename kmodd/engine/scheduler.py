@@ -196,6 +196,7 @@ class Scheduler:
     def step_ended(self, job: AnyJob, outcome: Outcome | None, batch: Batch, *, is_over: bool) -> None:
         """A step of `job` has ended, or was not begun (None). `is_over`: the batch's loader has nothing more to do."""
         if outcome:
+            job.start(self._state.now - outcome.duration_usec / 1e6)
             job.finish(outcome)
         resumed: list[AnyJob] = []
         if (is_over or batch.job is not job) and job.begun:
@@ -220,10 +221,10 @@ class Scheduler:
         state = self._state
         if not job.begun and state.in_flight.is_waiting(job):
             return  # it may be planned again
-        if outcomes := job.pop_outcomes():
-            for outcome in outcomes:
-                state.autoclean.saw(outcome, state.system.settings, state.now)
-            state.reporter.log_outcomes(outcomes, state.results)
+        outcomes = job.pop_outcomes()
+        for outcome in outcomes:
+            state.autoclean.saw(outcome, state.system.settings, state.now)
+        state.reporter.log_job(job, outcomes, state.results)
 
     def read_ahead(self, job: AnyJob) -> None:
         """Have the disk read the files of a job that was just planned, but for the one that a loader is at."""
@@ -236,6 +237,7 @@ class Scheduler:
     def _end(self, job: AnyJob) -> None:
         """The job is complete: remember its result, and have who waits for it answered."""
         state, request = self._state, job.plan.request
+        job.end()
         if not isinstance(job, Job):
             state.invalidate("removal_ended")
         else:

@@ -77,7 +77,7 @@ class EngineState:
         self._finished: list[Finish] = []
         self._batches = 0
         self.machine = machine
-        self.reporter = Reporter(self.emit)
+        self.reporter = Reporter(self.emit, machine)
         self.policy = PolicyState(machine, self.reporter, marks)
         self.system = SystemState(machine, self.reporter, self.policy)
         self.queue = RequestQueue()
@@ -95,6 +95,7 @@ class EngineState:
         self.now = now
         self.reporter.set_time(now)
         self.system.set_time(now)
+        self.queue.set_time(now)
 
     # -- commands ----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from kmodd.config.kmodd_conf import Settings
 from kmodd.config.modprobe_d import Extensions
 from kmodd.config.policy_d import Parsed
@@ -32,6 +34,7 @@ class HostMachine:
         self._tree = tree
         self._overrides = DriverOverrides(tree.root)
         self._watch: Watch | None = None
+        self._device_names: dict[str, str] = {}
 
     def set_watch(self, watch: Watch) -> None:
         """Files are watched from now on."""
@@ -98,6 +101,15 @@ class HostMachine:
     def overridden(self, devices: Iterable[str]) -> set[str]:
         """Those devices whose driver_override is set, or cannot be read because a probe holds the device."""
         return self._overrides.of(devices)
+
+    def device_name(self, devpath: str) -> str:
+        """What the device at a path below /sys is called by its own attributes; empty: it has no name."""
+        return self._device_names.get(devpath, "")
+
+    def has_driver(self, devpath: str) -> bool:
+        """Whether a driver is bound to the device at a path below /sys, or the device is gone."""
+        device = f"{self._tree.root}/sys{devpath}"
+        return os.path.islink(f"{device}/driver") or not os.path.exists(device)
 
     @property
     def is_watched(self) -> bool:

@@ -80,6 +80,8 @@ class Outcome:
     """failed: the kernel or the module's init refused, not the loader or an install command."""
     evidence: tuple[tuple[str, str], ...] = ()
     """Further journal fields: messages of the kernel, its stack."""
+    of: str = ""
+    """denied: the module for whose sake; empty: for its own."""
     foreign: str = ""
     """Why the file is not root's alone, as a predicate; empty: it is, or none was used."""
     load_error: LoadError | None = None
@@ -97,7 +99,7 @@ def of_skip(request: Request, skip: Skip) -> Outcome:
         return Outcome(request, skip.module, "not_attempted", skip.because, detail=f"{skip.of} is blocked")
     result: Result = "nomatch" if skip.reason == "no_match" else skip.reason
     number = errno.EPERM if result == "blocked" and not skip.passes else 0
-    return Outcome(request, skip.module, result, skip.because, errno=number, at=skip.at, rule=skip.rule)
+    return Outcome(request, skip.module, result, skip.because, errno=number, at=skip.at, rule=skip.rule, of=skip.of)
 
 
 class Planned(Protocol):

@@ -118,7 +118,7 @@ class Skip:
     required: bool = True
     """missing: whether that ends the goal, as for a step."""
     of: str = ""
-    """depends: the module that it needs and that is blocked."""
+    """depends: the module that it needs and that is blocked. denied: the module for whose sake; empty: for its own."""
     passes: bool = False
     """blocked: whether what needs it is tried all the same, as after a command that succeeds (/bin/true)."""
 

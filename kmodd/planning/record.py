@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno as errors
-
 from kmodd.dataclass import dataclass, replace
-from kmodd.planning.outcome import DRY_RUN, KEPT_OUT, OVERRIDDEN, Outcome, Result
+from kmodd.planning.outcome import KEPT_OUT, OVERRIDDEN, Outcome, Result
 from kmodd.planning.request import Request
-from kmodd.text import duration
+from kmodd.planning.sentence import foreign_part, sentence_of
 
 EMERG, ALERT, CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = range(8)
 """syslog(3) levels."""
@@ -50,19 +48,47 @@ class Record:
     """Fields of kmodd in their order; a name may repeat."""
 
 
-def record_of(outcome: Outcome, repeated: int = 0) -> Record:
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a record says of its request beside the outcome."""
+
+    number: int = 0
+    """Of the request, since the start of the daemon; 0: it has none."""
+    device_name: str = ""
+    """What its device is called; empty: unknown."""
+
+
+NO_SUBJECT = Subject()
+"""Nothing more is known of the request."""
+
+
+def record_of(outcome: Outcome, repeated: int = 0, subject: Subject = NO_SUBJECT) -> Record:
     """Return the record of `outcome`. repeated: number of equal records suppressed before it."""
-    number, priority = KINDS[outcome.result]
-    if outcome.load_error:
-        priority = outcome.load_error.level
-    if outcome.result == "not_attempted" and outcome.errno:
-        priority = DEBUG  # the refusal itself was logged before
-    if outcome.result == "not_attempted" and outcome.detail in (KEPT_OUT, OVERRIDDEN):
-        priority = DEBUG  # the administrator wants it so
+    fields = fields_of(outcome, subject)
+    sentence = sentence_of(outcome, subject.device_name) + foreign_part(outcome)
+    return counted(Record(PREFIX + KINDS[outcome.result][0], priority_of(outcome), sentence, fields), repeated)
+
+
+def counted(record: Record, repeated: int) -> Record:
+    """Return a record that says how many equal ones were suppressed before it."""
+    if not repeated:
+        return record
+    sentence = f"{record.message}; {repeated} more like this since the last record"
+    return replace(record, message=sentence, fields=(*record.fields, ("KMODD_REPEATED", str(repeated))))
+
+
+def priority_of(outcome: Outcome) -> int:
+    """Return the level of the record of `outcome`, as in syslog(3)."""
+    priority = outcome.load_error.level if outcome.load_error else KINDS[outcome.result][1]
+    if outcome.result == "not_attempted" and (outcome.errno or outcome.detail in (KEPT_OUT, OVERRIDDEN)):
+        priority = DEBUG  # the refusal itself was logged before, or the administrator wants it so
     if outcome.result == "nomatch" and outcome.request.origin in ("boot", "operator"):
         priority = WARNING  # an administrator wrote that name
-    if outcome.foreign:
-        priority = min(priority, WARNING)
+    return min(priority, WARNING) if outcome.foreign else priority
+
+
+def fields_of(outcome: Outcome, subject: Subject = NO_SUBJECT) -> tuple[tuple[str, str], ...]:
+    """Return the fields of the record of `outcome`."""
     request = outcome.request
     fields = [
         ("KMODD_RESULT", outcome.result),
@@ -70,6 +96,8 @@ def record_of(outcome: Outcome, repeated: int = 0) -> Record:
         ("KMODD_ALIAS", request.text),
         ("KMODD_BECAUSE", str(outcome.because)),
     ]
+    if subject.number:
+        fields.append(("KMODD_REQUEST_ID", str(subject.number)))
     if outcome.result != "nomatch":
         fields.append(("KMODD_MODULE", outcome.module))
     if outcome.because.pattern:
@@ -91,11 +119,9 @@ def record_of(outcome: Outcome, repeated: int = 0) -> Record:
     fields += [("KMODD_DEVPATH", device) for device in request.devices]
     if request.device_count > len(request.devices):
         fields.append(("KMODD_DEVICES_COUNT", str(request.device_count)))
-    sentence = _sentence(outcome) + (f"; its file {outcome.foreign}" if outcome.foreign else "")
-    if repeated:
-        fields.append(("KMODD_REPEATED", str(repeated)))
-        sentence += f"; {repeated} more like this since the last record"
-    return Record(PREFIX + number, priority, sentence, tuple(fields))
+    if subject.device_name:
+        fields.append(("KMODD_DEVICE_NAME", subject.device_name))
+    return tuple(fields)
 
 
 def after_all(outcome: Outcome) -> Record:
@@ -119,82 +145,3 @@ def _of_requester(request: Request) -> list[tuple[str, str]]:
         ("KMODD_REQUESTER_UNIT", who.unit),
         ("KMODD_REQUESTER_CONTAINER", "yes" if who.container else "no"),
     ]
-
-
-def _sentence(outcome: Outcome) -> str:
-    """Return the MESSAGE: result, module, device or process, duration and reason."""
-    because = f"because {outcome.because}"
-    if outcome.request.removing and outcome.request.removing.idle_sec:
-        because = f"because nothing has used it for {outcome.request.removing.idle_sec}s"
-    whom = _for_whom(outcome.request)
-    took = duration(outcome.duration_usec)
-    name = outcome.module
-    detail = f" ({outcome.detail})" if outcome.detail else ""
-    match outcome.result:
-        case "loaded":
-            return f"Loaded {name}{whom} in {took}, {because}{detail}"
-        case "live":
-            return f"{name}{whom} is loaded already, {because}{detail}"
-        case "builtin":
-            return f"{name}{whom} is built into the kernel, {because}{detail}"
-        case "blacklisted":
-            return f"Not loading {name}{whom}: blacklisted at {outcome.at}; {because}"
-        case "denied":
-            at = f" at {outcome.at}" if outcome.at else ""  # a seal has no line
-            return f"Not loading {name}{whom}: denied by {outcome.rule}{at}; {because}"
-        case "blocked":
-            return f"Not loading {name}{whom}: blocked by {outcome.rule} at {outcome.at}; {because}"
-        case "missing":
-            missing = f"file {outcome.path} is missing" if outcome.path else "its file is not in the module tree"
-            return f"Could not load {name}{whom}: {missing}; {because}{detail}"
-        case "failed":
-            return f"Could not load {name}{whom} after {took}: {_reason(outcome)}; {because}"
-        case "crashed" if outcome.detail:
-            return f"{name}{whom} crashed in the kernel {outcome.detail}; {because}"
-        case "crashed":
-            return f"{name}{whom} crashed in the kernel after {took}; {because}"
-        case "stuck" if outcome.request.removing:
-            return f"Removing {name} has been going on for {took}{detail}; {because}"
-        case "stuck":
-            return f"{name}{whom} has been starting{f' for {took}' if outcome.duration_usec else ''}{detail}; {because}"
-        case "nomatch":
-            return f"No module for {outcome.request.text}{whom}"
-        case "removed":
-            return f"Removed {name} in {took}, {because}{detail}"
-        case "in_use":
-            return f"Not removing {name}: it is in use; {because}"
-        case "absent":
-            return f"Not removing {name}: it is not loaded; {because}"
-        case "not_removed":
-            return f"Could not remove {name} after {took}: {_reason(outcome)}; {because}"
-        case "not_attempted" if outcome.request.removing:
-            return f"Not removing {name}: {outcome.detail}; {because}"
-        case "not_attempted" if outcome.detail == DRY_RUN and outcome.command:
-            where = f"the install command of {name} at {outcome.at}"
-            return f"Would run {outcome.command}, {where},{whom or ' in place of a load'}, {because}"
-        case "not_attempted" if outcome.detail == DRY_RUN:
-            return f"Would load {name}{whom}, {because}"
-        case "not_attempted":
-            return f"Not loading {name}{whom}: {outcome.detail}; {because}"
-
-
-def _reason(outcome: Outcome) -> str:
-    code = errors.errorcode.get(outcome.errno, str(outcome.errno)) if outcome.errno else ""
-    says = outcome.load_error.words if outcome.load_error else ""
-    return ", ".join(part for part in (code, says, outcome.detail) if part)
-
-
-def _for_whom(request: Request) -> str:
-    """Return ` for 0000:03:00.0`, ` for 2 devices, first 0000:03:00.0`, ` for sshd[812] of uid 0`, or nothing."""
-    if request.requester:
-        who = request.requester
-        whose = f" in {who.unit}" if who.unit else ""
-        return (
-            f" for {who.exe or who.comm}[{who.pid}] of uid {who.uid}{whose}{' in a container' if who.container else ''}"
-        )
-    if request.origin == "request":
-        return " for one of several processes that asked at once" if request.ambiguous else " for the kernel"
-    if not request.devices:
-        return ""
-    first = request.devices[0].rpartition("/")[2]
-    return f" for {first}" if request.device_count < 2 else f" for {request.device_count} devices, first {first}"

@@ -77,6 +77,8 @@ class Request:
     """request: the process is unknown because several asked for the name at the same time."""
     again: bool = False
     """Whether this is a retry."""
+    since: float = 0.0
+    """When it came (monotonic, seconds); 0: unknown."""
     drift: bool = False
     """reconcile: the periodic search for devices without a driver made the request."""
 

@@ -300,7 +300,8 @@ class _Planner:
                 continue
             text, at = refused[culprit]
             rule = text if culprit == entry.module else f"{text} (for {culprit})"
-            left.append(Skip(entry.module, "denied", entry.because, at, rule, entry.required))
+            of = "" if culprit == entry.module else culprit
+            left.append(Skip(entry.module, "denied", entry.because, at, rule, entry.required, of))
         return tuple(left)
 
     def _refusal(self, step: Step) -> tuple[str, Where | None] | None:

@@ -193,6 +193,14 @@ class SimMachine:
         """Nothing keeps the kernel from taking a module."""
         return KernelFacts()
 
+    def device_name(self, devpath: str) -> str:
+        """No device has a name."""
+        return ""
+
+    def has_driver(self, devpath: str) -> bool:
+        """Whether a driver is bound: whether that is so matters for a record's level only."""
+        return False
+
     def overridden(self, devices: Iterable[str]) -> set[str]:
         """The devices with driver_override. Each question takes 20 ms."""
         self.waited += 0.02

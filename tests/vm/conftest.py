@@ -22,6 +22,9 @@ from tests.vm.scenario import settle
 
 Prepare = Callable[[Payload], None]
 
+LOG_LEVEL = "/usr/lib/kmodd/kmodd.conf.d/10-test.conf"
+"""Records of each module; what a decision's record has is shown by `test_journal.py`."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test with a guest a parameter for its suite."""
@@ -62,6 +65,7 @@ def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     ) -> Iterator[Machine]:
         payload = Payload.new(Path(tmp_path_factory.mktemp("payload"), "root"), with_kmod=with_kmod)
         payload.install_kmodd(image.suite)
+        payload.write(LOG_LEVEL, "[Kmodd]\nLogLevel=debug\n")
         if prepare is not None:
             prepare(payload)
         with Machine(image, payload, name=name, append=append, journal=journal, cpus=cpus) as machine:

@@ -13,7 +13,7 @@ from functools import partial
 
 from tests.vm import VmError
 from tests.vm.devices import Device
-from tests.vm.journal import Record, text
+from tests.vm.journal import Record, text, texts
 from tests.vm.machine import GuestError, Machine
 from tests.vm.trace import ModuleLoad, strangers
 
@@ -31,22 +31,12 @@ class Plug:
     @property
     def record(self) -> Record:
         """kmodd's record of loading the device's own module, empty if there is none."""
-        for record in self.records:
-            if text(record, "KMODD_MODULE") == self.device.module and text(record, "KMODD_RESULT") == "loaded":
-                return record
-        return {}
+        return next((record for record in self.records if _brought(self.device.module, record)), {})
 
     @property
     def pattern(self) -> str:
-        """The alias pattern that matched, as kmodd recorded it.
-
-        A module may come first as a dependency of another one that the same alias names (usb_storage of uas); the
-        pattern then stands in its record of being live already.
-        """
-        for record in self.records:
-            if text(record, "KMODD_MODULE") == self.device.module and text(record, "KMODD_PATTERN"):
-                return text(record, "KMODD_PATTERN")
-        return ""
+        """The alias pattern that matched, as kmodd recorded it."""
+        return text(self.record, "KMODD_PATTERN")
 
     def faults(self) -> list[str]:
         """What is wrong with it, in words; nothing if all is well."""
@@ -76,7 +66,7 @@ def plug(machine: Machine, device: Device, timeout: float = 90.0) -> Plug:
     answer.loaded = [name for name in reversed(after) if name not in before]
     answer.missing = device.modules - set(after)
     if running and device.module in answer.loaded:
-        _wait_for_records(machine, device.module, mark)
+        _wait_for_record(machine, device.module, mark)
     answer.records = machine.journal.after(mark)
     return answer
 
@@ -115,16 +105,15 @@ def stranger_faults(loads: list[ModuleLoad]) -> list[str]:
     return [f"{comm} loaded {len(modules)} modules: {' '.join(modules)}" for comm, modules in loaders.items()]
 
 
-def _wait_for_records(machine: Machine, module: str, mark: int) -> None:
-    """The journal comes by another way than the shell's answer: await the records of the load and of a pattern.
+def _wait_for_record(machine: Machine, module: str, mark: int) -> None:
+    """The journal comes by another way than the shell's answer: await the record of the load.
 
     One that does not come is a fault later.
     """
     with suppress(VmError):
-        for field, value in (("KMODD_RESULT", "loaded"), ("KMODD_PATTERN", "")):
-            machine.journal.wait_for(partial(_tells, module, field, value), timeout=60.0, since=mark)
+        machine.journal.wait_for(partial(_brought, module), timeout=60.0, since=mark)
 
 
-def _tells(module: str, field: str, value: str, record: Record) -> bool:
-    """Whether a record of `module` has that value in `field`; "": any."""
-    return text(record, "KMODD_MODULE") == module and text(record, field) != "" and value in ("", text(record, field))
+def _brought(module: str, record: Record) -> bool:
+    """Whether a record is that of a decision that loaded `module`, for a device itself or for what needs it."""
+    return text(record, "KMODD_RESULT") == "loaded" and module in texts(record, "KMODD_MODULES")

@@ -205,7 +205,7 @@ def test_what_nothing_uses_goes_with_its_dependency(cleaned: Machine) -> None:
     assert re.search(r"^ *Autoclean: af_key is removed in \d+(h|min)\b", cleaned.check("kmodd status"), re.MULTILINE)
     _clean(cleaned)
     record = _removed(cleaned, "af_key", mark)
-    assert f"nothing has used it for {IDLE}s" in text(record, "MESSAGE")
+    assert f", unused for {IDLE}s" in text(record, "MESSAGE")
     _removed(cleaned, "xfrm_algo", mark)
     now = cleaned.modules()
     assert not {"af_key", "xfrm_algo"} & set(now)

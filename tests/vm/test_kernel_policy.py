@@ -71,7 +71,7 @@ def test_a_user_is_refused_and_named(guest: Machine, who: str, use_: str, module
     record = asked(guest, module, "denied", mark)
     assert wrong_requester(record, who, used.pid) == []
     assert _denied(record) == ["deny", "origin=request", rule, PRESET]
-    assert f"/usr/bin/python3.11[{used.pid}] of uid {NOBODY}" in text(record, "MESSAGE")
+    assert f" for python3[{used.pid}] uid {NOBODY}" in text(record, "MESSAGE")
 
 
 def test_root_is_not_refused(guest: Machine) -> None:

@@ -82,12 +82,11 @@ def test_the_course_of_a_home_folder(guest: Machine) -> None:
     mark, before = guest.mark(), len(guest.module_loads())
     assert guest.run(f"{PATH} modprobe mod2", 90) == (0, "")
     assert guest.modules()["mod1"].split()[1:3] == ["1", "mod2,"]
+    record = record_of(guest, "mod2", "loaded", mark)
+    assert text(record, "PRIORITY") == "4"
     for name in ("mod1", "mod2"):
-        record = record_of(guest, name, "loaded", mark)
-        assert text(record, "PRIORITY") == "4"
-        assert f"its file is a link to {HOME}/{name}.ko, and /home/student is owned by uid 1000" in text(
-            record, "MESSAGE"
-        )
+        whose = f"{name}'s file is a link to {HOME}/{name}.ko, and /home/student is owned by uid 1000"
+        assert whose in text(record, "MESSAGE")
     loads = [load for load in guest.module_loads()[before:] if load.module.startswith("mod")]
     assert [(load.module, load.comm) for load in loads] == [("mod1", "kmodd-loader"), ("mod2", "kmodd-loader")]
     assert guest.run(f"{PATH} modprobe -r mod2", 90) == (0, "")

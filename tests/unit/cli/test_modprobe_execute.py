@@ -286,7 +286,7 @@ def test_what_policy_refuses_is_a_failure_and_the_tool_does_not_do_it_itself(
         said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
         assert (said.status, machine.loaded) == ((1, []) if sealed else (0, ["loop"]))
         assert (b"could not insert 'loop': Operation not permitted" in said.err) == sealed
-        assert (b"kmodd says: Not loading loop: denied by sealed" in said.err) == sealed
+        assert (b"kmodd says: Denied loop for root: sealed" in said.err) == sealed
 
 
 @pytest.mark.parametrize("how", ["by the daemon", "by the tool", "insmod"])
@@ -328,4 +328,4 @@ def test_a_module_that_is_stuck_is_not_one_that_is_loaded(
         monkeypatch.setattr(running.engine.state, "stuck", lambda: ["loop"])
         said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
         assert (said.status, machine.loaded) == (1, [])
-        assert b"kmodd says: loop has been starting" in said.err
+        assert b"kmodd says: Stuck: loop for root has been starting" in said.err

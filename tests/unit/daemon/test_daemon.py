@@ -104,7 +104,7 @@ def glob_of(event: Uevent) -> str:
 def running(tmp_path: Path) -> Iterator[Running]:
     it = Running(tree(tmp_path, f"alias {glob_of(device())} matched\n"), tmp_path / "io.kmodd")
     try:
-        it.wait_for("kmodd is listening")
+        it.wait_for("Listening, kernel")
         yield it
     finally:
         it.stop()
@@ -113,13 +113,12 @@ def running(tmp_path: Path) -> Iterator[Running]:
 def test_coldplug_answers_for_a_device_that_is_there(running: Running) -> None:
     line = running.wait_for("Would load matched")
     assert device().sysname in line
-    assert f"alias matched {glob_of(device())}" in line
-    running.wait_for("Coldplug is done")
+    running.wait_for("Coldplug done in")
 
 
 def test_a_real_event_is_answered_with_its_plan(running: Running) -> None:
     """A test writes `add` into real sysfs `uevent` files and sees the daemon's plan."""
-    running.wait_for("Coldplug is done")
+    running.wait_for("Coldplug done in")
     before = running.call("Status")
     Path(f"/sys{device().devpath}/uevent").write_text("add")
     running.call("Settle", timeout_usec=30_000_000)
@@ -130,7 +129,7 @@ def test_a_real_event_is_answered_with_its_plan(running: Running) -> None:
 
 
 def test_a_new_index_is_read_and_all_devices_are_replayed(running: Running, tmp_path: Path) -> None:
-    running.wait_for("Coldplug is done")
+    running.wait_for("Coldplug done in")
     tree(tmp_path, f"alias {glob_of(device())} other\n")
     Path(f"/sys{device().devpath}/uevent").write_text("add")
     assert device().sysname in running.wait_for("Would load other")
@@ -138,7 +137,7 @@ def test_a_new_index_is_read_and_all_devices_are_replayed(running: Running, tmp_
 
 def test_settle_waits_for_a_change_of_the_index_before_it(running: Running, tmp_path: Path) -> None:
     """It is read a moment later, and all devices are looked at again."""
-    running.wait_for("Coldplug is done")
+    running.wait_for("Coldplug done in")
     running.call("Settle", timeout_usec=30_000_000)
     before = running.call("Status")["counts"]
     tree(tmp_path, f"alias {glob_of(device())} other\n")
@@ -147,7 +146,7 @@ def test_settle_waits_for_a_change_of_the_index_before_it(running: Running, tmp_
 
 
 def test_reload_reads_everything_again_and_names_bad_lines(running: Running, tmp_path: Path) -> None:
-    running.wait_for("Coldplug is done")
+    running.wait_for("Coldplug done in")
     tree(tmp_path, f"alias pci:v1\nalias {glob_of(device())} other\n")
     running.process.send_signal(signal.SIGHUP)
     running.wait_for("Would load other")
@@ -164,7 +163,7 @@ def test_an_overflow_is_healed_by_the_replay(tmp_path: Path) -> None:
     noise = next(e for e in replay("") if e.devpath != chosen.devpath and not e.devpath.startswith("/devices/system/"))
     it = Running(tree(tmp_path, f"alias {glob_of(chosen)} matched\n"), tmp_path / "io.kmodd", buffer_bytes=4096)
     try:
-        it.wait_for("Coldplug is done")
+        it.wait_for("Coldplug done in")
         for turn in range(3):
             it.process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, it.process.pid, os.WSTOPPED)

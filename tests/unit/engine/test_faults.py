@@ -113,7 +113,7 @@ def test_a_crashed_module_is_not_given_to_the_kernel_again(world: World) -> None
     world.plug("pci:v2", "another")
     world.settle()
     assert world.calls == ["c"]
-    assert world.records[1].message.startswith("c for another crashed in the kernel before, and is not tried again")
+    assert world.records[1].message.startswith("Crashed: c for another before, and is not tried again")
 
 
 # -- results that no longer hold --------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_a_removal_that_hangs_is_recorded_as_a_removal(world: World) -> None:
     world.advance()
     hang(world)
     (record,) = world.records
-    assert record.message.startswith("Removing c has been going on for 1min")
+    assert record.message.startswith("Stuck: removing c has been going on for 1min")
     assert "is left alone" in record.message
     (job,) = world.pop_finished()
     assert isinstance(job, RemovalJob)

@@ -35,7 +35,8 @@ def test_new_rules_hold_for_plans_made_under_the_old_ones(world: World) -> None:
     world.finish("a")
     world.settle()
     assert world.calls == ["a"]
-    assert "denied by deny origin=request module=b" in world.records[-1].message
+    assert world.records[-1].message == "Denied b for asker[812] uid 1000: x.conf:1"
+    assert ("KMODD_RULE", "deny origin=request module=b") in world.records[-1].fields
 
 
 def test_each_of_many_devices_is_judged_and_sixteen_are_recorded(world: World) -> None:

@@ -38,7 +38,7 @@ class Kept:
     def start(self, marks: PolicyMarks) -> PolicyState:
         """A daemon starts here and finds these marks."""
         machine = HostMachine(Tree(root=str(self.root), release=RELEASE))
-        return PolicyState(machine, Reporter(self.commands.append), marks)
+        return PolicyState(machine, Reporter(self.commands.append, machine), marks)
 
     def rules(self, text: str) -> None:
         file = self.root / "etc/kmodd/policy.d/10-x.conf"

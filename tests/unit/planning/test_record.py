@@ -23,7 +23,7 @@ MATCHED = Reason("alias", "pci:v1", "pci:v*", Where("modules.alias", 7))
 
 def test_a_load_names_module_alias_pattern_device_and_time() -> None:
     told = record_of(Outcome(CARD, "e1000e", "loaded", MATCHED, "/lib/modules/6/e1000e.ko", 0, 263401))
-    assert told.message == ("Loaded e1000e for 0000:01:00.0 in 263ms, because alias matched pci:v* of modules.alias:7")
+    assert told.message == "Loaded e1000e for 0000:01:00.0 in 263ms"
     assert told.priority == INFO
     assert dict(told.fields) == {
         "KMODD_RESULT": "loaded",
@@ -60,11 +60,10 @@ def test_a_dry_run_names_the_command_that_would_run() -> None:
     at = Where("/etc/modprobe.d/a.conf", 3)
     step = Install(ModuleName("usb_storage"), "/bin/mount-it $CMDLINE_OPTS", "a=1", at, MATCHED)
     assert record_of(not_attempted(CARD, step, DRY_RUN)).message == (
-        "Would run /bin/mount-it $CMDLINE_OPTS, the install command of usb_storage at /etc/modprobe.d/a.conf:3, "
-        "for 0000:01:00.0, because alias matched pci:v* of modules.alias:7"
+        "Would run /bin/mount-it $CMDLINE_OPTS at /etc/modprobe.d/a.conf:3 to load usb_storage for 0000:01:00.0"
     )
     load = Insmod(ModuleName("usb_storage"), "/x.ko", "", MATCHED)
-    assert record_of(not_attempted(CARD, load, DRY_RUN)).message.startswith("Would load usb_storage for 0000:01:00.0,")
+    assert record_of(not_attempted(CARD, load, DRY_RUN)).message == "Would load usb_storage for 0000:01:00.0"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_a_dry_run_names_the_command_that_would_run() -> None:
         ("failed", errno.ENOENT, WARNING, "unknown symbol"),
         ("failed", errno.ENOTTY, ERR, "ENOTTY"),
         ("missing", errno.ENOENT, WARNING, "is missing"),
-        ("nomatch", 0, DEBUG, "No module for pci:v1"),
+        ("nomatch", 0, DEBUG, "nothing matches pci:v1"),
     ],
 )
 def test_level_and_words_of_each_result(result: Result, code: int, level: int, words: str) -> None:

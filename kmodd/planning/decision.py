@@ -1,0 +1,123 @@
+"""The journal records of a request: one for the decision, others for what went wrong. No I/O.
+
+Modules that came as dependencies, or were there, are fields of that record; records of their own have level debug.
+"""
+
+from __future__ import annotations
+
+from kmodd.dataclass import dataclass, replace
+from kmodd.planning.outcome import Outcome, Result
+from kmodd.planning.record import DEBUG, INFO, WARNING, Record, Subject, priority_of, record_of
+from kmodd.planning.request import Request
+from kmodd.planning.sentence import foreign_part, sentence_of_load, sentence_of_removal, subject_of
+
+_TROUBLES: tuple[Result, ...] = ("failed", "crashed", "stuck", "denied", "blocked", "missing", "not_removed")
+"""Results of any module of a plan that have a record of their own, which is never debug."""
+
+_CHANGES: tuple[Result, ...] = ("loaded", "removed")
+_NOT_DONE: tuple[Result, ...] = ("not_attempted", "blacklisted", "in_use", "absent")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a request was decided, all in µs."""
+
+    begin: int = 0
+    """When it came (CLOCK_MONOTONIC); 0: unknown."""
+    wait: int = 0
+    """From then to the first step of a loader."""
+    duration: int = 0
+    """From that step to the end."""
+
+
+NO_TIMES = Times()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A request, and what became of it."""
+
+    request: Request
+    goals: tuple[str, ...]
+    """The modules that it named."""
+    outcomes: tuple[Outcome, ...]
+    """Of its whole plan, in order; at least one."""
+    times: Times = NO_TIMES
+
+    @property
+    def deciding(self) -> Outcome:
+        """The outcome that its record is about.
+
+        That of a goal which was loaded or removed, else of one that went wrong, else of one that was not tried.
+        """
+        own = [outcome for outcome in self.outcomes if outcome.module in self.goals and is_requested(outcome)]
+        for results in (_CHANGES, _TROUBLES, _NOT_DONE):
+            if found := next((outcome for outcome in own if outcome.result in results), None):
+                return found
+        return (own or self.outcomes)[0]
+
+    @property
+    def changed(self) -> tuple[Outcome, ...]:
+        """The outcomes of the modules that were loaded or removed, in that order."""
+        return tuple(outcome for outcome in self.outcomes if outcome.result in _CHANGES)
+
+
+def is_requested(outcome: Outcome) -> bool:
+    """Return whether the module was requested, not needed by another."""
+    return outcome.because.kind in ("asked", "alias", "boot")
+
+
+def has_own_record(outcome: Outcome) -> bool:
+    """Return whether a module of a plan has a record at its own level: what went wrong, and what the policy logs.
+
+    A module that is denied for the sake of another one has not.
+    """
+    is_logged = any(name == "KMODD_VERDICT" for name, _ in outcome.evidence)
+    return (outcome.result in _TROUBLES or is_logged) and not outcome.of
+
+
+def decision_record(decision: Decision, subject: Subject) -> Record:
+    """Return the record of a decision."""
+    outcome, changed, times = decision.deciding, decision.changed, decision.times
+    record = record_of(outcome, 0, subject)
+    sentence = record.message
+    if outcome.result in _CHANGES and not outcome.detail:
+        sentence = _sentence(decision, subject.device_name)
+    fields = record.fields
+    if changed:
+        fields = (
+            *(field for field in fields if field[0] != "KMODD_DURATION_USEC"),
+            *(("KMODD_MODULES", each.module) for each in changed),
+            *(("KMODD_INIT_USEC", f"{each.module}:{each.duration_usec}") for each in changed),
+            ("KMODD_DURATION_USEC", str(times.duration)),
+        )
+        if times.begin:
+            begin, wait = str(times.begin), str(times.wait)
+            fields = (*fields, ("KMODD_BEGIN_MONOTONIC_USEC", begin), ("KMODD_WAIT_USEC", wait))
+    return replace(record, message=sentence, fields=fields, priority=_priority(decision))
+
+
+def detail_record(outcome: Outcome, subject: Subject) -> Record:
+    """Return the debug record of a module that is part of a decision."""
+    return replace(record_of(outcome, 0, subject), priority=DEBUG)
+
+
+def _priority(decision: Decision) -> int:
+    """Return the level of a decision: a request of the kernel is never debug, as its record is the history of use."""
+    outcome = decision.deciding
+    priority = priority_of(outcome)
+    if any(each.foreign for each in decision.changed):
+        priority = min(priority, WARNING)
+    return min(priority, INFO) if outcome.request.origin == "request" and not outcome.request.removing else priority
+
+
+def _sentence(decision: Decision, device_name: str) -> str:
+    """Return the sentence of a decision that loaded or removed modules."""
+    changed, usec = decision.changed, decision.times.duration
+    goals = [each.module for each in changed if each.module in decision.goals and is_requested(each)]
+    others = [each.module for each in changed if each.module not in goals]
+    removing = decision.request.removing
+    if removing:
+        return sentence_of_removal(goals, others, removing.idle_sec, usec)
+    foreign = "".join(foreign_part(each, is_only=len(changed) == 1) for each in changed)
+    return sentence_of_load(goals, others, subject_of(decision.request, device_name), usec) + foreign
