@@ -152,8 +152,7 @@ class World:
         self.engine = Engine(
             self.machine, marks or PolicyMarks(), quarantine or Quarantine(), uuid="ours", dry_run=dry_run
         )
-        if log_level is not None:
-            self.engine.set_log_level(log_level)
+        self.engine.set_log_level(log_level)
         self.state = self.engine.state
         self.handle(Started())
         self.replays.clear()

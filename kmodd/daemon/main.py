@@ -147,8 +147,7 @@ class Daemon:
         self._engine = Engine(
             self._machine, marks, quarantine, uuid=self._uuid, dry_run=options.dry_run, expects_watch=True
         )
-        if options.log_level is not None:
-            self._engine.set_log_level(options.log_level)
+        self._engine.set_log_level(options.log_level)
         if spawner and spawner.pid:
             from kmodd.loader import capabilities  # under systemd the unit does this
 

@@ -167,10 +167,10 @@ class Engine:
             case _:
                 assert_never(event)
 
-    def set_log_level(self, level: int) -> None:
-        """Write records of this level, as in syslog(3), and more important ones, whatever kmodd.conf says."""
+    def set_log_level(self, level: int | None) -> None:
+        """Write records of this level, as in syslog(3), and more important ones; None: of that of kmodd.conf."""
         self._log_level = level
-        self.state.reporter.set_level(level)
+        self.state.reporter.set_level(self.state.system.settings.log_level if level is None else level)
 
     # -- questions; none has an effect -------------------------------------------------------------------------
 

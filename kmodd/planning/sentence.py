@@ -37,8 +37,8 @@ def subject_of(request: Request, name: str = "") -> str:
             return "one of several processes that asked at once" if request.ambiguous else "the kernel"
         case "operator":
             return "root"
-        case "boot" if request.at and not request.devices:
-            return f"{_short(request.at)}"
+        case "boot" if not request.devices:
+            return "the boot list"
     if request.subsystem == "cpu":
         return "the processor"
     if not request.devices:

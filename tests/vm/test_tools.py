@@ -17,6 +17,7 @@ import pytest
 
 from tests.differential.kmod_peer import without_places
 from tests.vm.fixture_modules import course_tree
+from tests.vm.faults import record_of
 from tests.vm.image import Image
 from tests.vm.journal import text
 from tests.vm.machine import Machine
@@ -211,10 +212,7 @@ def test_one_record_for_each_module(guest: Machine, runs: bool) -> None:
     before = len(guest.module_loads())
     assert ask(guest, "modprobe mod2 && modprobe -r mod2", f"{OURS}:{KMODS}").status == 0
     for name in ("mod1", "mod2"):
-        wanted = (name, "removed")
-        guest.journal.wait_for(
-            lambda each, wanted=wanted: (text(each, "KMODD_MODULE"), text(each, "KMODD_RESULT")) == wanted, 60.0, mark
-        )
+        record_of(guest, name, "removed", mark)
     told = [
         (text(each, "KMODD_MODULE"), text(each, "KMODD_RESULT"), text(each, "KMODD_SOURCE"))
         for each in guest.journal.after(mark)

@@ -42,7 +42,7 @@ class Machine:
     def start(self) -> PolicyState:
         """Start a daemon, the first of the boot or after a crash; it finds what an earlier one has left."""
         machine = HostMachine(Tree(root=str(self._root), release=RELEASE))
-        self.policy = PolicyState(machine, Reporter(self._carry_out), policy_marks.read_marks())
+        self.policy = PolicyState(machine, Reporter(self._carry_out, machine), policy_marks.read_marks())
         return self.policy
 
     def _carry_out(self, command: Command) -> None:

@@ -70,10 +70,10 @@ def test_files_and_levels(world: World) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("nosuch", "", "No module for nosuch"),
-        ("c", "blacklist c\n", "Not loading c: blacklisted at "),
-        ("c", "install c /bin/false\n", "Not loading c: blocked by install /bin/false at "),
-        ("b", "install a /bin/false\n", "Not loading b: a is blocked"),
+        ("nosuch", "", "No module nosuch, listed at /etc/modules:1"),
+        ("c", "blacklist c\n", "Not loading c for the boot list: blacklisted at "),
+        ("c", "install c /bin/false\n", "Blocked c for the boot list: install /bin/false at "),
+        ("b", "install a /bin/false\n", "Not loading b for the boot list: a is blocked"),
     ],
 )
 def test_a_name_of_the_boot_list_is_one_message(world: World, name: str, text: str, says: str) -> None:
