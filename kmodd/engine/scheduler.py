@@ -127,6 +127,7 @@ class Scheduler:
             job.abandon(DRY_RUN)
         while step := self._next_step(job):
             if self._is_outdated(job):
+                job.end()  # what it has loaded is one record, what its request loads then another
                 self._plan_again(job)
                 return
             is_taken = self._is_taken(step.module, job)

@@ -81,7 +81,7 @@ def decision_record(decision: Decision, subject: Subject) -> Record:
     outcome, changed, times = decision.deciding, decision.changed, decision.times
     record = record_of(outcome, 0, subject)
     sentence = record.message
-    if outcome.result in _CHANGES and not outcome.detail:
+    if outcome.result in _CHANGES and is_requested(outcome) and not outcome.detail:
         sentence = _sentence(decision, subject.device_name)
     fields = record.fields
     if changed:

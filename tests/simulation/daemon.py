@@ -38,7 +38,7 @@ from kmodd.engine.events import (
 from kmodd.errors import assert_never
 from kmodd.kernel import uevent
 from kmodd.kernel.uevent import Uevent
-from kmodd.planning.record import Record
+from kmodd.planning.record import DEBUG, Record
 from kmodd.planning.request import Request
 from kmodd.state import quarantine
 from kmodd.state.quarantine import Quarantine
@@ -132,6 +132,7 @@ class SimDaemon:
         self._now = 0.0
         machine.has_watch = False
         self.engine = Engine(machine, run.marks, self._read_quarantine(), uuid="ours", expects_watch=True)
+        self.engine.set_log_level(DEBUG)
 
     def _read_quarantine(self) -> Quarantine:
         """As QuarantineFile does."""

@@ -279,7 +279,7 @@ config softdep kt_plain pre: kt_late post: kt_chain_d
 start
 plug kt_plain
   loads kt_late > kt_plain > kt_chain_d
-  kt_late loaded uevent > kt_plain loaded uevent > kt_chain_d loaded uevent
+  kt_late loaded uevent > kt_chain_d loaded uevent > kt_plain loaded uevent
 """,
     ),
     Scenario(
@@ -394,7 +394,7 @@ order kt_unknown
 remove kt_late
   kt_late in_use operator EBUSY
 remove kt_unknown
-  kt_unknown removed operator > kt_late removed operator
+  kt_late removed operator > kt_unknown removed operator
 """,
     ),
     Scenario(

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.differential.kmod_peer import without_places
-from tests.vm.fixture_modules import course_tree
 from tests.vm.faults import record_of
+from tests.vm.fixture_modules import course_tree
 from tests.vm.image import Image
 from tests.vm.journal import text
 from tests.vm.machine import Machine

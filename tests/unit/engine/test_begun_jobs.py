@@ -76,7 +76,7 @@ def test_a_load_that_fails_as_a_dependency_was_removed_meanwhile_is_tried_again(
     if is_removed:
         world.live()
     world.finish("b", errno.ENOENT)
-    failed = next(each for each in world.records if "Could not load b" in each.message)
+    failed = next(each for each in world.records if "Failed to load b" in each.message)
     assert ("a module that it needs was removed meanwhile" in failed.message) == is_removed
     world.settle()
     world.pass_time(1)

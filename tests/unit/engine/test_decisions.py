@@ -141,6 +141,19 @@ def test_the_goals_of_one_alias_are_one_record(world: World) -> None:
     assert ": 1 devices, 4 modules, slowest m0 7us; 1 found no hardware" in summary.message
 
 
+def test_what_a_job_loaded_before_it_is_planned_again_is_on_record(world: World) -> None:
+    """Its dependency came by the first plan, the module itself by the second: each is in one record."""
+    world.plug("pci:v1", "0000:01:00.0")
+    world.advance()
+    world.index(deps=["a.ko:", "b.ko: a.ko", "c.ko:"], aliases=["alias pci:v1* b", "alias pci:v9* c"])
+    world.reload()
+    world.finish("a")
+    world.settle()
+    told = [record for record in world.records if values(record, "KMODD_MODULES")]
+    assert [values(record, "KMODD_MODULES") for record in told] == [["a"], ["b"]]
+    assert told[0].message == "Loaded a for 0000:01:00.0 in 7us (dependency of b)"
+
+
 def test_a_removal_is_one_record(world: World) -> None:
     world.write_modules({"c": "Live"})
     world.order_removal("c")
