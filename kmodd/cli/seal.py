@@ -84,9 +84,9 @@ def _rehearse() -> int:
             record = _record(line)
             unreadable += record is None
             found = sealed_asking(record or {}, flags)
-            if found and policy.judge(*found).refused:
-                query, module = found
-                refused[f"{module} by {query.origin}: {query.request}"] += 1
+            for module in found[1] if found else ():
+                if found and policy.judge(found[0], module).refused:
+                    refused[f"{module} by {found[0].origin}: {found[0].request}"] += 1
     if unreadable:
         VERB.complain(f"Ignoring {unreadable} lines that are not JSON records")
     for what, count in sorted(refused.items()):

@@ -33,6 +33,8 @@ Who = Literal["root", "service", "user", "container", "unknown"]
 _UIDS: Final[dict[Who, str]] = {"root": "0", "service": "1-999", "user": "1000-"}
 _INSIDE: Final = (Condition("container", ("yes",)),)
 _OUTSIDE: Final = (Condition("container", ("no",)),)
+DEBUG: Final = "7"
+"""PRIORITY of the records of each module."""
 _USED: Final = ("loaded", "live")
 """Results of requests that succeeded."""
 _FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
@@ -118,6 +120,8 @@ def suggest(uses: Sequence[Use], unit: str = "") -> str:
 
 def _use(record: Mapping[str, object]) -> Use | None:
     """Return the use in a trusted record, None if it records something else."""
+    if _is_detail(record):
+        return None
     if text_of(record, "KMODD_RESULT") not in _USED or text_of(record, "KMODD_BECAUSE").startswith(_FOR_ANOTHER):
         return None
     request = text_of(record, "KMODD_ALIAS")
@@ -133,14 +137,27 @@ def _use(record: Mapping[str, object]) -> Use | None:
     )
 
 
-def text_of(record: Mapping[str, object], name: str) -> str:
-    """Return a journal field as text, empty without one; the first of a repeated field.
+def _is_detail(record: Mapping[str, object]) -> bool:
+    """Return whether a record is that of a module of a decision, which has a record of its own."""
+    return text_of(record, "PRIORITY") == DEBUG and text_of(record, "KMODD_REQUEST_ID") != ""
 
-    journalctl --output=json prints binary values as lists of numbers.
+
+def text_of(record: Mapping[str, object], name: str) -> str:
+    """Return a journal field as text, empty without one; the first of a repeated field."""
+    return next(iter(texts_of(record, name)), "")
+
+
+def texts_of(record: Mapping[str, object], name: str) -> tuple[str, ...]:
+    """Return the values of a journal field as text.
+
+    journalctl --output=json prints binary values as lists of numbers, and repeated fields as lists of values.
     """
     value = record.get(name)
-    if isinstance(value, list) and value and not isinstance(value[0], int):
-        value = value[0]
+    is_repeated = isinstance(value, list) and value and not isinstance(value[0], int)
+    return tuple(map(_text, value)) if isinstance(value, list) and is_repeated else (_text(value),) if value else ()
+
+
+def _text(value: object) -> str:
     if isinstance(value, list):
         numbers = [number for number in value if isinstance(number, int) and 0 <= number < 256]
         return decode(bytes(numbers))
@@ -158,20 +175,25 @@ def _who(uid: str, container: str) -> Who:
 # ── seal ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[PolicyQuery, str] | None:
-    """Return the query of a journal record, with phase sealed, and the module; None if it records no load.
+def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[PolicyQuery, tuple[str, ...]] | None:
+    """Return the query of a journal record, with phase sealed, and its modules; None if it records no load.
 
     Records that root did not write are ignored, as any user can write to the journal in kmodd's name.
     """
     origin = _ORIGINS.get(text_of(record, "KMODD_SOURCE"))
-    if text_of(record, "_UID") != "0" or text_of(record, "KMODD_RESULT") != "loaded" or origin is None:
+    if text_of(record, "_UID") != "0" or origin is None or _is_detail(record):
+        return None
+    modules = texts_of(record, "KMODD_MODULES")
+    if text_of(record, "KMODD_RESULT") == "loaded" and not modules:
+        modules = (text_of(record, "KMODD_MODULE"),)  # of an earlier version, or of a tool without the daemon
+    if not modules or text_of(record, "KMODD_RESULT") in ("removed", "not_removed", "in_use", "absent"):
         return None
     device = text_of(record, "KMODD_DEVPATH")
     asking = PolicyQuery(
         origin, text_of(record, "KMODD_ALIAS"), "sealed", text_of(record, "KMODD_SUBSYSTEM"),
         (device,) if device else (), _requester(record), flags,
     )  # fmt: skip
-    return asking, text_of(record, "KMODD_MODULE")
+    return asking, modules
 
 
 def _requester(record: Mapping[str, object]) -> Requester | None:

@@ -120,7 +120,7 @@ def test_a_record_names_the_requester_and_the_module(machine: Machine) -> None:
     found = sealed_asking(BY_DEVICE, machine.flags)
     assert found is not None
     assert (found[0].phase, found[0].devices, found[0].requester, found[1]) == (
-        "sealed", ("/devices/pci0/1",), None, "e1000e",
+        "sealed", ("/devices/pci0/1",), None, ("e1000e",),
     )  # fmt: skip
     found = sealed_asking({**BY_USER, "KMODD_REQUESTER_UID": "me"}, machine.flags)
     assert found is not None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 
 from kmodd.engine.events import DevicesFound
 from kmodd.kernel import uevent
+from kmodd.planning.policy import PolicyQuery
+from kmodd.planning.policy_history import read, sealed_asking, suggest
 from kmodd.planning.record import DEBUG, ERR, INFO, NOTICE, Record
 from tests.world import World
 
@@ -159,6 +162,36 @@ def test_a_removal_is_one_record(world: World) -> None:
     world.order_removal("c")
     world.settle()
     assert messages(world) == ["Removed c in 7us"]
+
+
+def history(tmp_path: Path, level: int) -> tuple[str, set[tuple[PolicyQuery, str]]]:
+    """What `policy suggest` and the rehearsal of a seal make of the records of some loads."""
+    world = World(tmp_path / str(level), log_level=level)
+    world.plug("pci:v2", "0000:01:00.0")
+    for name in ("pci:v1", "c", "nothing", "b"):
+        world.ask(name)
+        world.settle()
+    lines = []
+    for record in world.records:
+        fields: dict[str, list[str]] = {}
+        for name, value in record.fields:
+            fields.setdefault(name, []).append(value)
+        trusted = {"_UID": "0", "SYSLOG_IDENTIFIER": "kmodd", "PRIORITY": str(record.priority)}
+        line: dict[str, object] = {name: found if len(found) > 1 else found[0] for name, found in fields.items()}
+        lines.append({**line, **trusted})
+    asked = [found for line in lines if (found := sealed_asking(line, frozenset()))]
+    return suggest(read(map(json.dumps, lines)).uses), {(query, name) for query, names in asked for name in names}
+
+
+def test_the_history_of_use_is_the_same_at_info_and_at_debug(tmp_path: Path) -> None:
+    """`policy suggest` and a seal's rehearsal give the same at info and at debug. Control: none without the requests."""
+    info, debug = history(tmp_path, INFO), history(tmp_path, DEBUG)
+    assert info == debug
+    assert {module for _, module in info[1]} == {"a", "b", "c"}
+    for name in ("pci:v1", "c", "b"):
+        assert name in info[0]
+    assert "nothing" not in info[0]
+    assert history(tmp_path, ERR) != info
 
 
 def test_the_level_of_kmodd_conf_counts_until_another_is_set(tmp_path: Path) -> None:
