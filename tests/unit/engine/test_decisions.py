@@ -184,7 +184,7 @@ def history(tmp_path: Path, level: int) -> tuple[str, set[tuple[PolicyQuery, str
 
 
 def test_the_history_of_use_is_the_same_at_info_and_at_debug(tmp_path: Path) -> None:
-    """`policy suggest` and a seal's rehearsal give the same at info and at debug. Control: none without the requests."""
+    """`policy suggest` and a seal's rehearsal give the same at info and at debug. Control: not at err."""
     info, debug = history(tmp_path, INFO), history(tmp_path, DEBUG)
     assert info == debug
     assert {module for _, module in info[1]} == {"a", "b", "c"}
