@@ -313,7 +313,8 @@ class Daemon:
                 return self._dispatcher.ask_stack(command)
             case DropStack(batch):
                 self._dispatcher.drop_question(batch)
-            case ReadAhead(paths):
+            case ReadAhead(paths, devices):
+                self._machine.read_names(devices)
                 for path in paths:
                     read_ahead(self._tree.real(path), self._tree.trees)
             case Log(record):
@@ -421,10 +422,8 @@ class Daemon:
         if self._kernel_log is not None:
             self._kernel_log.close()
         self._file_changes.close()
-        self._journal.close()
-        self._signals.close()
-        self._wakeup.close()
-        self._poller.close()
+        for each in (self._journal, self._signals, self._wakeup, self._poller):
+            each.close()
 
     # -- what is done now and then -----------------------------------------------------------------------------
 

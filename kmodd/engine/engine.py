@@ -22,6 +22,7 @@ from kmodd.engine.events import (
     LoaderReplied,
     NotStarted,
     PolicyMarks,
+    ReadAhead,
     ReloadRequested,
     ReplayDevices,
     Requested,
@@ -38,7 +39,7 @@ from kmodd.engine.events import (
 from kmodd.engine.in_flight import MAX_INTERACTIVE
 from kmodd.engine.machine import Machine
 from kmodd.engine.replies import Replies
-from kmodd.engine.scheduler import Scheduler
+from kmodd.engine.scheduler import NAMED, Scheduler
 from kmodd.engine.state import EngineState
 from kmodd.errors import Problem, assert_never
 from kmodd.kernel.uevent import Uevent
@@ -262,6 +263,8 @@ class Engine:
             state.reporter.begin_coldplug(len(events))
             state.queue.cancel_replay()
             state.queue.add_coldplug(events, state.system.settings.lanes)
+            if named := tuple(event.devpath for event in events if event.subsystem in NAMED):
+                state.emit(ReadAhead((), named))
             return
         for event in events:
             self._take(event, "reconcile", drift=replay == "drift")

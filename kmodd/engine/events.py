@@ -231,9 +231,12 @@ class DropStack:
 
 @dataclass(frozen=True, slots=True)
 class ReadAhead:
-    """Have the disk read these files, named as printed."""
+    """Have the disk read these files, and a child the names of these devices; nothing waits for either."""
 
     paths: tuple[str, ...]
+    """As printed."""
+    devices: tuple[str, ...] = ()
+    """Paths below /sys."""
 
 
 @dataclass(frozen=True, slots=True)

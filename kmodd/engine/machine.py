@@ -65,7 +65,7 @@ class Machine(Protocol):
         """Those devices whose driver_override is set, or cannot be read because a probe holds the device."""
 
     def device_name(self, devpath: str) -> str:
-        """What the device at a path below /sys is called by its own attributes; empty: it has no name."""
+        """What the device at a path below /sys is called; empty: it has no name, or it was not read yet."""
 
     def has_driver(self, devpath: str) -> bool:
         """Whether a driver is bound to the device at a path below /sys, or the device is gone."""

@@ -16,6 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NAMED = ("pci", "usb")
+"""Subsystems whose devices have names that a person knows."""
+
 
 class Scheduler:
     """Decides which step goes to a loader next."""
@@ -234,6 +237,9 @@ class Scheduler:
             files = dict.fromkeys(step.path for step in job.plan.steps if isinstance(step, Insmod) and not step.foreign)
             if paths := tuple(files)[running:]:
                 self._state.emit(ReadAhead(paths))
+        request = job.plan.request
+        if request.origin == "uevent" and not request.synthetic and request.subsystem in NAMED:
+            self._state.emit(ReadAhead((), request.devices))
 
     def _end(self, job: AnyJob) -> None:
         """The job is complete: remember its result, and have who waits for it answered."""

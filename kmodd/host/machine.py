@@ -9,6 +9,7 @@ from kmodd.config.modprobe_d import Extensions
 from kmodd.config.policy_d import Parsed
 from kmodd.host import firmware_files
 from kmodd.host.config_files import read_flags, read_rules, read_settings, settings_marks
+from kmodd.host.device_names import DeviceNames
 from kmodd.host.driver_override import DriverOverrides
 from kmodd.host.file_watch import Watch
 from kmodd.host.kernel_facts import read_facts
@@ -34,7 +35,7 @@ class HostMachine:
         self._tree = tree
         self._overrides = DriverOverrides(tree.root)
         self._watch: Watch | None = None
-        self._device_names: dict[str, str] = {}
+        self._device_names = DeviceNames(tree.root)
 
     def set_watch(self, watch: Watch) -> None:
         """Files are watched from now on."""
@@ -103,8 +104,12 @@ class HostMachine:
         return self._overrides.of(devices)
 
     def device_name(self, devpath: str) -> str:
-        """What the device at a path below /sys is called by its own attributes; empty: it has no name."""
-        return self._device_names.get(devpath, "")
+        """What the device at a path below /sys is called, as far as `read_names` has read it; empty: unknown."""
+        return self._device_names.get(devpath)
+
+    def read_names(self, devpaths: Sequence[str]) -> None:
+        """Begin to read the names of the devices at these paths below /sys, in a child process."""
+        self._device_names.start(devpaths)
 
     def has_driver(self, devpath: str) -> bool:
         """Whether a driver is bound to the device at a path below /sys, or the device is gone."""
