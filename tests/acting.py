@@ -162,6 +162,12 @@ SCENARIOS = (
         ],
     ),
     Scenario(
+        "first time, with a softdep that needs it",
+        ["modprobe -v --first-time kvm", "lsmod", "modprobe -v kvm-intel"],
+        needs=KVM,
+        config="softdep kvm post: kvm-intel\n",
+    ),
+    Scenario(
         "builtin",
         [
             "modprobe -v crypto_algapi",

@@ -25,6 +25,8 @@ from kmodd.host.varlink_server import (
     UnloadCall,
     WaitCall,
 )  # fmt: skip
+from kmodd.planning.job import Job
+from kmodd.planning.outcome import HAS_PARAMETERS, gets_parameters
 from kmodd.planning.plan import Insmod
 from kmodd.planning.removal import RemovalJob
 from kmodd.planning.request import RemovalOptions, Request
@@ -131,6 +133,9 @@ class ControlHandler:
         if needed := self._needed_files(request):
             _close_files(request)
             self._socket.refuse(connection, "FilesNeeded", {"files": needed})
+        elif job := self._refused_whole(request):
+            _close_files(request)
+            self._socket.answer(connection, status.loaded(job))
         else:
             self._order(connection, request)
 
@@ -147,6 +152,18 @@ class ControlHandler:
             if isinstance(step, Insmod) and step.foreign and step.offered is None
         )
         return list(dict.fromkeys(found))
+
+    def _refused_whole(self, request: Request) -> Job | None:
+        """The job of a request with parameters for an install command, none of it begun; None: another request."""
+        try:
+            plan = self._engine.state.system.plan(request) if request.params else None
+        except NoTree:
+            return None
+        if plan is None or not any(gets_parameters(request, step) for step in plan.steps):
+            return None
+        job = Job(plan)
+        job.abandon(HAS_PARAMETERS)
+        return job
 
     def _order(self, connection: Connection, request: Request) -> None:
         self._waiting.append((request, connection))

@@ -6,8 +6,8 @@ import errno
 
 from kmodd.engine.state import EngineState
 from kmodd.names import module_of_path
-from kmodd.planning.outcome import HAS_PARAMETERS, KEPT_OUT, Outcome, not_attempted
-from kmodd.planning.plan import Insmod, Install, Step
+from kmodd.planning.outcome import HAS_PARAMETERS, KEPT_OUT, Outcome, gets_parameters, not_attempted
+from kmodd.planning.plan import Insmod, Step
 from kmodd.planning.request import Request
 
 
@@ -32,7 +32,7 @@ def preflight_outcome(state: EngineState, request: Request, step: Step) -> Outco
         return not_attempted(request, step, why)
     if state.quarantine.is_kept_out(name, request):
         return not_attempted(request, step, KEPT_OUT)
-    if request.params and isinstance(step, Install) and step.because.kind in ("asked", "alias"):
+    if gets_parameters(request, step):
         return not_attempted(request, step, HAS_PARAMETERS)
     refusal = state.results.refusal(name)
     if refusal and request.synthetic and not request.again:

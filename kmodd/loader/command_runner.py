@@ -85,17 +85,26 @@ def serve(connection: int, trusted: Trusted, journal: Callable[[], Journal] | No
     except OSError as error:
         code, place = error.errno or errno.EIO, f"{error.filename}: " if error.filename else ""
         reply = Reply(code, "command", _usec(begin), f"{place}{error.strerror}")
+    delivery = threading.Thread(target=_deliver, args=(connection, request, reply, journal or _journal))
+    delivery.start()
+    if run:
+        run.wait_for_rest()
+    delivery.join()
+
+
+def _deliver(connection: int, request: CommandRequest | None, reply: Reply, journal: Callable[[], Journal]) -> None:
+    """Send the reply and close the connection after the daemon; write a record if the daemon has not read the reply."""
     try:
         os.write(connection, encode_reply(reply))
+        while os.read(connection, MAX_STEP):  # ECONNRESET: the daemon has ended with data unread (unix(7))
+            pass
     except OSError:
         if request:
-            opened = journal() if journal else _journal()
+            opened = journal()
             opened.write(_late_record(request, reply))
             opened.close()
     finally:
         os.close(connection)
-        if run:
-            run.wait_for_rest()
 
 
 def _prepare() -> None:

@@ -6,7 +6,7 @@ import errno
 
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
-from kmodd.planning.plan import Install, Reason, Skip
+from kmodd.planning.plan import Install, Reason, Skip, Step
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -100,6 +100,11 @@ def of_skip(request: Request, skip: Skip) -> Outcome:
     result: Result = "nomatch" if skip.reason == "no_match" else skip.reason
     number = errno.EPERM if result == "blocked" and not skip.passes else 0
     return Outcome(request, skip.module, result, skip.because, errno=number, at=skip.at, rule=skip.rule, of=skip.of)
+
+
+def gets_parameters(request: Request, step: Step) -> bool:
+    """Return whether a step is the install command of a goal that parameters were given for."""
+    return bool(request.params) and isinstance(step, Install) and step.because.kind in ("asked", "alias")
 
 
 class Planned(Protocol):

@@ -104,24 +104,27 @@ def _inserter(
     """Return a function that loads a module by name and returns the status, by the daemon or in this process."""
     actor = _actor(options, tree, snapshot, messages, machine)
     daemon = _daemon(options, actor.how, messages, machine)
+    from kmodd.cli.kmod.modprobe_execute import first_time
 
-    def here(text: str, plan: Plan | None) -> int:
-        plan = plan or _plan(text, tree, snapshot, options, messages)
+    def here(text: str) -> int:
+        plan = _plan(text, tree, snapshot, options, messages)
         return 1 if plan is None else actor.insert(plan)
 
+    def is_for_this_process(text: str) -> bool:
+        """Return whether a command would be run, or `--first-time` would end the goal early."""
+        if not (snapshot.config.installs or actor.how.first_time):
+            return False
+        plan = _resolve(text, tree, snapshot, options)
+        if any(isinstance(step, Install) for step in plan.steps):
+            return True
+        return actor.how.first_time and any(first_time(goal) != goal for goal in plan.goals)
+
     def insert(text: str) -> int:
-        if daemon is None or text.startswith(("/", "./")):
-            return here(text, None)
-        plan = None
-        if snapshot.config.installs:
-            plan = _plan(text, tree, snapshot, options, messages)
-            if plan is None:
-                return 1
-            if any(isinstance(step, Install) for step in plan.steps):
-                return here(text, plan)
+        if daemon is None or text.startswith(("/", "./")) or is_for_this_process(text):
+            return here(text)
         params = () if "a" in options.flags else tuple(options.operands[1:])
         not_found = lambda: _not_found(text, tree, options, messages)  # noqa: E731
-        return _or_else(daemon.insert(text, params, not_found), lambda: here(text, plan))
+        return _or_else(daemon.insert(text, params, not_found), lambda: here(text))
 
     return insert
 
@@ -230,6 +233,19 @@ def _kind(text: str, snapshot: Snapshot) -> str:
 
 def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, messages: Messages) -> Plan | None:
     """Return the plan for a name, or None after an error message if nothing matches."""
+    plan = _resolve(text, tree, snapshot, options)
+    _complain(plan.complaints, messages)
+    if text.startswith(("/", "./")) and (why := _unusable(tree.real(plan.request.text))):
+        messages.log(_level(options), f"Failed to get module from path {text}: {why}")
+        return None
+    if not plan.goals:
+        _not_found(text, tree, options, messages)
+        return None
+    return plan
+
+
+def _resolve(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions) -> Plan:
+    """Return the plan for a name."""
     is_path = text.startswith(("/", "./"))
     # --root is the prefix of absolute paths: a relative one is below the working directory in all tools.
     wanted = f"{os.getcwd()}/{text}" if text.startswith("./") and not tree.root else text
@@ -245,15 +261,7 @@ def _plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions, m
     params = () if "a" in options.flags else tuple(options.operands[1:])
     request = Request(wanted, "operator", params=params)
     foreign = (lambda _: "") if is_path or options.is_dry else tree.foreign
-    plan = resolve(request, snapshot, tree.loaded(), probe_options, tree.present, foreign=foreign)
-    _complain(plan.complaints, messages)
-    if is_path and (why := _unusable(tree.real(wanted))):
-        messages.log(_level(options), f"Failed to get module from path {text}: {why}")
-        return None
-    if not plan.goals:
-        _not_found(text, tree, options, messages)
-        return None
-    return plan
+    return resolve(request, snapshot, tree.loaded(), probe_options, tree.present, foreign=foreign)
 
 
 def _unusable(path: str) -> str:

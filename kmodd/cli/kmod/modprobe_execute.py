@@ -10,7 +10,7 @@ import errno
 import os
 
 from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, own_reasons
-from kmodd.dataclass import dataclass
+from kmodd.dataclass import dataclass, replace
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
@@ -88,6 +88,8 @@ class Actor:
             code = errno.EEXIST if self.how.first_time else 0
             log_insertion(goal.module, code, (), self.messages)
             return code
+        if self.how.first_time:
+            goal = first_time(goal)
         job = Job(Plan(request, (goal,)))
         with KernelLog() as kernel_log:
             log = self._carry_out(job, goal, kernel_log)
@@ -182,6 +184,15 @@ def action(step: Step | RemovalStep) -> str:
             return f"rmmod {step.module}"
         case RemoveCommand():
             return f"remove {step.command.replace('$CMDLINE_OPTS', '')}"
+
+
+def first_time(goal: Goal) -> Goal:
+    """Return a goal as `--first-time` carries it out: it ends at the second entry of the goal's module.
+
+    A softdep may need the module, which is loaded then (kmod_module_probe_insert_module, KMOD_PROBE_FAIL_ON_LOADED).
+    """
+    own = [number for number, entry in enumerate(goal.entries) if entry.module == goal.module]
+    return replace(goal, entries=goal.entries[: own[1] + 1]) if len(own) > 1 else goal
 
 
 def failure(goal: Goal, outcomes: Sequence[Outcome], *, first_time: bool) -> int:

@@ -160,8 +160,9 @@ class Daemon:
         except NotRunning:
             return None
         results = reply["results"]
-        attempted = [result for result in results if result["result"] != "not_attempted"]
-        return None if results and not attempted else reply
+        left = [result for result in results if result["result"] == "not_attempted"]
+        done = [result for result in results if result["result"] not in ("not_attempted", "live", "builtin")]
+        return None if left and not done else reply
 
     def _show(self, results: list[dict[str, Any]]) -> None:
         for result in results:

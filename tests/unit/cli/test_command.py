@@ -33,6 +33,7 @@ def test_it_serves_the_connection_that_systemd_has_passed() -> None:
             ours.send(encode_request(CommandRequest("install", "foo", Where(file, 1), file)))
             reply = decode_reply(ours.recv(MAX_STEP))
             assert (reply.errno, reply.detail) == (errno.ENOENT, f"{file}: No such file or directory")
+            ours.shutdown(socket.SHUT_WR)  # as the daemon closes the connection, with the reply read
             assert process.wait(60) == 0
         assert ours.recv(MAX_STEP) == b""
 

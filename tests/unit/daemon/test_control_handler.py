@@ -76,6 +76,21 @@ def test_load_is_answered_with_every_module_it_took(
     assert results == [[("a", "loaded"), ("b", "loaded")], [("b", "live")]]
 
 
+@pytest.mark.parametrize(("parameters", "is_run"), [(["x=1"], False), ([], True)])
+def test_a_command_that_would_need_parameters_is_refused_before_its_dependencies(
+    world: World, control: ControlSocket, server: ControlServer, parameters: list[str], is_run: bool
+) -> None:
+    """b needs a. The command gets none of the daemon's parameters: modprobe runs it itself. Control: without any."""
+    (world.root / "etc/modprobe.d/x.conf").write_text("install b /sbin/modprobe -i b $CMDLINE_OPTS\n")
+    world.reload()
+    caller = Caller(control)
+    server.send(caller, "Load", request="b", parameters=parameters)
+    world.settle()
+    assert world.calls == (["a", "b"] if is_run else [])
+    results = [result["result"] for result in caller.answers()[0]["parameters"]["results"]]
+    assert (set(results) == {"not_attempted"}) is not is_run
+
+
 def test_an_unload_waits_for_the_load_before_it(world: World, control: ControlSocket, server: ControlServer) -> None:
     """A removal is a request of its own kind, and is answered by itself."""
     first, second = Caller(control), Caller(control)

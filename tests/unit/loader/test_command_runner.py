@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -232,6 +233,19 @@ def test_a_command_that_outlives_the_daemon_is_recorded_by_its_runner(tmp_path: 
     assert said.startswith(
         f"err     After kmodd had ended: foo: install command of {PLACE} exited with status 4: bad, "
     )
+
+
+def test_a_reply_that_the_daemon_has_not_read_is_a_record(tmp_path: Path) -> None:
+    """The daemon was killed after the reply had come; the test below is the control."""
+
+    def journal() -> Journal:
+        return TextJournal((tmp_path / "said").open("w"), DEBUG)
+
+    runner = Runner(Trusted.below(str(tmp_path)), journal)
+    assert runner.lane.start(install_line(tmp_path, "exit 4"))
+    assert select.select([runner.lane], [], [], 30)[0]
+    assert runner.end() == 0
+    assert f"foo: install command of {PLACE} exited with status 4" in (tmp_path / "said").read_text()
 
 
 def test_one_that_the_daemon_waited_for_is_recorded_by_the_daemon_alone(tmp_path: Path) -> None:
