@@ -44,7 +44,8 @@ class ControlServer:
         """The same with the call as it is on the wire."""
         caller.socket.sendall(text.encode() + b"\0")
         self.socket.receive(caller.connection)
-        self.handler.handle_calls()
+        while self.handler.handle_call():
+            pass
 
 
 def is_answered(caller: Caller) -> bool:

@@ -94,7 +94,8 @@ class Running:
                         self._handle_all(self._dispatcher.on_loader(key.data))
                     else:
                         self.control.receive(key.data)
-            self._handler.handle_calls()
+            while self._handler.handle_call():
+                pass
             self.engine.state.system.drop_loaded()  # as the kernel's uevents would have it
             while self.engine.can_advance(time.monotonic()):
                 self.handle(Advance())

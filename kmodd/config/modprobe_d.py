@@ -428,12 +428,27 @@ def parse(files: Iterable[ConfFile], extensions: Extensions = DROP_IN) -> Config
     return merge((parse_file(file) for file in files), extensions)
 
 
+_PLACED = [name for name in Config.__match_args__ if name not in ("extensions", "complaints")]
+"""Kinds of entries that have a place."""
+
+
 def merge(parts: Iterable[Config], extensions: Extensions = DROP_IN) -> Config:
     """Return a Config with the directives of all parts, each kind in the order of the parts."""
     all_parts = tuple(parts)
     kinds = [name for name in Config.__match_args__ if name != "extensions"]
     merged = {kind: tuple(chain.from_iterable(getattr(part, kind) for part in all_parts)) for kind in kinds}
     return Config(**merged, extensions=extensions)
+
+
+def files_of(config: Config) -> frozenset[str]:
+    """Return the files that the directives of a Config come from."""
+    return frozenset(entry.at.file for kind in _PLACED for entry in getattr(config, kind))
+
+
+def without(config: Config, files: frozenset[str]) -> Config:
+    """Return a Config without what comes from these files, and without kmod's messages, which quote them."""
+    kept = {kind: tuple(each for each in getattr(config, kind) if each.at.file not in files) for kind in _PLACED}
+    return Config(**kept, extensions=config.extensions)
 
 
 # ── modprobe -c ──────────────────────────────────────────────────────────────────────────────────────────────────────

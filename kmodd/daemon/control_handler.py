@@ -12,6 +12,7 @@ from kmodd.engine.engine import Engine
 from kmodd.engine.events import AnyJob, Busy, CheckFiles, Event, Requested, SealRequested
 from kmodd.errors import NoTree, Problem, assert_never
 from kmodd.host.coldplug import last_seqnum
+from kmodd.host.config_files import secret_files
 from kmodd.host.varlink_server import (
     Connection,
     ControlSocket,
@@ -30,11 +31,16 @@ from kmodd.planning.outcome import HAS_PARAMETERS, gets_parameters
 from kmodd.planning.plan import Insmod
 from kmodd.planning.removal import RemovalJob
 from kmodd.planning.request import RemovalOptions, Request
+from kmodd.state.call_budget import CallBudget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
+
+
+MAX_GOALS = 64
+"""Modules of one answer of `Explain`; no device has as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +87,27 @@ class ControlHandler:
         self._settling: list[_Settling] = []
         self._waiting: list[tuple[Request, Connection]] = []
         self._waits = Waits(engine, socket)
+        self._budget = CallBudget()
 
-    def deadline(self) -> float | None:
-        """When the first call times out, or is looked after (monotonic, seconds); None: never."""
+    def deadline(self, now: float) -> float | None:
+        """When the first call times out, is looked after, or may be handled (monotonic, seconds); None: never."""
         times = [self._waits.deadline(), *(waiter.deadline for waiter in self._settling)]
+        times += [self._budget.free_at(each.uid, now) for each in self._socket.ready()]
         return min((each for each in times if each is not None), default=None)
 
-    def handle_calls(self) -> None:
-        """Handle every call that has been received completely."""
-        for connection in list(self._socket.connections):
-            if call := self._socket.next_call(connection):
-                self._handle(connection, call)
+    def handle_call(self) -> bool:
+        """Handle one call; return whether there was one. The loop serves the kernel between any two calls."""
+        now = time.monotonic()
+        ready = (each for each in self._socket.ready() if self._budget.may_call(each.uid, now))
+        connection = next(ready, None)
+        if connection is None:
+            return False
+        self._socket.load_package()  # of no user's time
+        begin = time.thread_time()
+        if call := self._socket.next_call(connection):
+            self._handle(connection, call)
+        self._budget.spend(connection.uid, time.thread_time() - begin, now)
+        return True
 
     def _handle(self, connection: Connection, call: MethodCall) -> None:
         """Answer a call, or keep it until what it waits for has ended."""
@@ -171,10 +187,15 @@ class ControlHandler:
 
     def _explain(self, connection: Connection, text: str) -> None:
         self._actions.handle(CheckFiles())
+        system = self._engine.state.system
+        is_root = connection.uid == 0
         try:
-            plan = self._engine.state.system.plan(Request(text, "operator"))
+            secret = frozenset[str]() if is_root else secret_files(system.config_files(), self._root)
+            plan = system.explain(text, secret, MAX_GOALS, with_rules=is_root)
         except NoTree as error:
             self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
+        except ValueError:
+            self._socket.refuse(connection, "TooManyModules", {})
         else:
             from kmodd.planning.explain import as_object  # only here: it is rarely asked for
 

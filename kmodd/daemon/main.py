@@ -196,7 +196,7 @@ class Daemon:
     def _round(self) -> None:
         """Handle what was read, then all that is due."""
         now = time.monotonic()
-        self._control_handler.handle_calls()
+        self._control_handler.handle_call()
         if not self._socket_empty or self._poller.is_paused(self._uevents):
             self._receive()
         go_round(self._engine, self._startup, self._round_actions, now)
@@ -219,14 +219,14 @@ class Daemon:
         """Seconds that the loop may sleep."""
         late = self._startup.can_open(now, devices_answered=self._engine.devices_answered)
         late = late or (self._kernel is not None and self._kernel.needs_trace and self._startup.phase == "late_opens")
-        if self._engine.can_advance(now) or not self._socket_empty or self._control.has_call() or late:
+        if self._engine.can_advance(now) or not self._socket_empty or late:
             return 0.0
         waits = [self._notify.watchdog_interval or 3600.0]
         if self._engine.state.system.no_tree:
             waits.append(LOOK_AGAIN)
         if (pause := self._journal.flush()) is not None:
             waits.append(pause)
-        sources = (self._engine.deadline(now), self._control_handler.deadline())
+        sources = (self._engine.deadline(now), self._control_handler.deadline(now))
         deadlines = (*sources, self._startup.deadline(), self._file_changes.deadline())
         return min((*waits, *(deadline - now for deadline in deadlines if deadline is not None)))
 

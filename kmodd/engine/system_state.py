@@ -7,17 +7,17 @@ what was left of it counts until the next look.
 from __future__ import annotations
 
 from kmodd.config.kmodd_conf import Settings
-from kmodd.config.modprobe_d import DROP_IN, Extensions
+from kmodd.config.modprobe_d import DROP_IN, Extensions, files_of, without
 from kmodd.dataclass import replace
 from kmodd.engine.events import AnyJob
 from kmodd.engine.machine import Machine
 from kmodd.engine.policy_state import PolicyState
 from kmodd.engine.reporter import Reporter
 from kmodd.errors import NoTree, Problem
-from kmodd.index.catalog import Mark, Snapshot
+from kmodd.index.catalog import Mark, Snapshot, lookup_or_nothing
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.planning.job import Job
-from kmodd.planning.plan import Plan
+from kmodd.planning.plan import Plan, Skip
 from kmodd.planning.record import BAD_INPUT, ERR, NO_TREE, Record
 from kmodd.planning.removal import RemovalJob, plan_removal
 from kmodd.planning.request import Request
@@ -40,6 +40,18 @@ LOADED_LIMIT = 1.0
 def _decisive(settings: Settings) -> tuple[object, ...]:
     """The settings on which the answers to devices rest."""
     return settings.extensions, settings.notice_edits, settings.foreign_modules
+
+
+def _without_rules(plan: Plan) -> Plan:
+    """A plan that does not say which rule denies a module."""
+    goals = tuple(
+        replace(goal, entries=tuple(
+            replace(entry, rule="", at=None) if isinstance(entry, Skip) and entry.reason == "denied" else entry
+            for entry in goal.entries
+        ))
+        for goal in plan.goals
+    )  # fmt: skip
+    return replace(plan, goals=goals)
 
 
 class SystemState:
@@ -65,6 +77,8 @@ class SystemState:
         """Files will be watched, and all are checked then; until then only a request without a match checks them."""
         self._checked: tuple[int | None, float] = (None, 0.0)
         """State of the watch when the files were last found unchanged, and when that was (monotonic, seconds)."""
+        self._public: tuple[Snapshot, frozenset[str], Snapshot] | None = None
+        """A snapshot, files, and that snapshot without what comes from these."""
         self._loaded: Loaded | None = None
         self._loaded_at = 0.0
         self._now = 0.0
@@ -203,6 +217,34 @@ class SystemState:
             options = replace(options, foreign=True)
         machine = self.machine
         return resolve(request, self.snapshot, self.loaded(), options, machine.present, judge, machine.foreign)
+
+    def config_files(self) -> frozenset[str]:
+        """The files that the configuration comes from. Raises NoTree."""
+        if self.snapshot is None:
+            raise NoTree(self.no_tree)
+        return files_of(self.snapshot.config)
+
+    def explain(self, text: str, secret: frozenset[str], limit: int, *, with_rules: bool) -> Plan:
+        """The plan for a name as `kmodd explain` has it. Raises NoTree; ValueError: more than `limit` modules match.
+
+        secret: files that count as unreadable. with_rules: whether the plan says which rules of policy.d deny.
+        """
+        if self.snapshot is None:
+            raise NoTree(self.no_tree)
+        snapshot = self.snapshot if not secret else self._public_snapshot(self.snapshot, secret)
+        if len(lookup_or_nothing(text, snapshot)) > limit:
+            raise ValueError(text)
+        request = Request(text, "operator")
+        options = replace(options_of("operator"), blocked=True)
+        judge, machine = self.policy.judge_of(request), self.machine
+        plan = resolve(request, snapshot, self.loaded(), options, machine.present, judge, machine.foreign)
+        return plan if with_rules else _without_rules(plan)
+
+    def _public_snapshot(self, snapshot: Snapshot, secret: frozenset[str]) -> Snapshot:
+        """The snapshot without what comes from secret files; made once for each set of them."""
+        if self._public is None or self._public[0] is not snapshot or self._public[1] != secret:
+            self._public = snapshot, secret, Snapshot(snapshot.catalog, without(snapshot.config, secret))
+        return self._public[2]
 
     def job(self, request: Request) -> AnyJob:
         """The job of `request` now, not begun. Raises NoTree."""

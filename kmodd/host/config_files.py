@@ -17,6 +17,10 @@ from kmodd.host.tree import mark_of
 from kmodd.index.catalog import Mark
 from kmodd.text import decode
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 CONF_DIRS = ("/etc/kmodd", "/run/kmodd", "/usr/local/lib/kmodd", "/usr/lib/kmodd")
 """Highest priority first. The first kmodd.conf is read, then the drop-ins of all (systemd.unit(5))."""
 
@@ -119,6 +123,28 @@ def _all_files(root: str, folders: list[str], first: list[str] | None = None) ->
 def _upwards(root: str, folder: str) -> tuple[str, str]:
     """Return the path of a directory and of the one above, either of which may be a link that leads nowhere."""
     return root + folder, root + os.path.dirname(folder)
+
+
+def secret_files(paths: Iterable[str], root: str) -> frozenset[str]:
+    """Return the files, without root, that not all users can read by their modes; a missing one counts, too."""
+    return frozenset(path for path in paths if not _is_public(path, root))
+
+
+def _is_public(path: str, root: str) -> bool:
+    """Return whether all users can read a file and enter the directories to it, below `root`."""
+    top = os.path.realpath(root or "/")
+    try:
+        for place in (os.path.normpath(f"{top}/{path}"), os.path.realpath(root + path)):
+            if not os.stat(place).st_mode & stat.S_IROTH:
+                return False
+            folder = os.path.dirname(place)
+            while len(folder) > len(top):
+                if not os.stat(folder).st_mode & stat.S_IXOTH:
+                    return False
+                folder = os.path.dirname(folder)
+    except OSError:
+        return False
+    return True
 
 
 def _below_root(root: str, path: str) -> str:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import varlink
 
 MAX_CONNECTIONS = 64
+MAX_OF_USERS = 48
+"""Connections of all users; the others are for root, whatever the calls of users wait for."""
+MAX_OF_USER = 16
+"""Connections of one uid other than 0."""
 MAX_FRAME = 64 * 1024
 """Bytes of one call, including its NUL."""
 MAX_TEXT = 4096
@@ -31,7 +35,7 @@ MAX_TEXT = 4096
 MAX_OFFERS = 64
 """Descriptors that come with one call: as many as a module may have dependencies that are not root's."""
 MAX_UNREAD = 4 * 1024 * 1024
-"""Bytes of unread replies after which a caller is disconnected."""
+"""Bytes of unread replies of all connections of a user, after which one is disconnected."""
 
 _UCRED = struct.Struct("3i")
 
@@ -178,8 +182,12 @@ class Connection:
     """SO_PEERCRED, from when it connected."""
     offers: list[int] = field(default_factory=list)
     """Descriptors received with the bytes in `unread`; those of the first call, as more calls with some do not come."""
-    unread: bytes = b""
+    unread: bytearray = field(default_factory=bytearray)
     """Received bytes: an incomplete frame, or calls after the one that is waiting."""
+    searched: int = 0
+    """Bytes of `unread` that are known to have no NUL."""
+    turn: int = 0
+    """Number of its last call; the one with the lowest number is the next to be served."""
     unsent: bytes = b""
     """Bytes of replies that the caller has not read."""
     waiting: bool = False
@@ -192,6 +200,19 @@ class Connection:
     def fileno(self) -> int:
         """Return the descriptor of the connection."""
         return self.socket.fileno()
+
+    def has_frame(self) -> bool:
+        """Return whether a whole frame has been received; each byte is searched once."""
+        end = self.unread.find(0, self.searched)
+        self.searched = len(self.unread) if end < 0 else end
+        return end >= 0
+
+    def pop_frame(self) -> bytes:
+        """Take the first frame, which `has_frame` has found, and return it without its NUL."""
+        frame = bytes(self.unread[: self.searched])
+        del self.unread[: self.searched + 1]
+        self.searched = 0
+        return frame
 
     def close_offers(self) -> None:
         """Close the descriptors that no call has taken."""
@@ -208,13 +229,14 @@ class ControlSocket:
         self.path = path
         self._service: varlink.Service | None = None
         self.connections: list[Connection] = []
+        self._calls = 0
 
     def fileno(self) -> int:
         """Return the descriptor, readable when a caller connects."""
         return self._listening.socket.fileno()
 
     def accept(self) -> None:
-        """Accept new connections up to MAX_CONNECTIONS. Beyond that, root replaces an idle one of another user."""
+        """Accept new connections up to the limits: of one user, of all users, and of all."""
         for _ in range(MAX_CONNECTIONS):
             accepted = self._listening.accept()
             if accepted is None:
@@ -222,15 +244,17 @@ class ControlSocket:
             accepted.setblocking(False)
             credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
             connection = Connection(accepted, _UCRED.unpack(credentials)[1])
-            if len(self.connections) >= MAX_CONNECTIONS and connection.uid == 0:
-                others = (other for other in self.connections if other.uid != 0)
-                idle = next((other for other in others if other.ended or not other.waiting), None)
-                if idle is not None:
-                    self.drop(idle)
-            if len(self.connections) < MAX_CONNECTIONS:
+            if self._has_place(connection.uid):
                 self.connections.append(connection)
             else:
                 accepted.close()
+
+    def _has_place(self, uid: int) -> bool:
+        """Return whether a user may have one more connection."""
+        if len(self.connections) >= MAX_CONNECTIONS:
+            return False
+        of_users = [other.uid for other in self.connections if other.uid != 0]
+        return uid == 0 or (len(of_users) < MAX_OF_USERS and of_users.count(uid) < MAX_OF_USER)
 
     def receive(self, connection: Connection) -> None:
         """Read from a caller, for `next_call`; drop the connection if it has ended or exceeds the limit."""
@@ -246,40 +270,43 @@ class ControlSocket:
             data = b""
         connection.unread += data
         connection.ended = not data
-        too_much = len(connection.unread) > 2 * MAX_FRAME or len(connection.offers) > MAX_OFFERS
+        is_too_long = not connection.has_frame() and len(connection.unread) >= MAX_FRAME
+        too_much = is_too_long or len(connection.unread) > 2 * MAX_FRAME or len(connection.offers) > MAX_OFFERS
         if too_much or (connection.ended and not self._is_pending(connection)):
             self.drop(connection)
 
     @staticmethod
     def _is_pending(connection: Connection) -> bool:
         """Return whether a call or reply of this caller is pending."""
-        return connection.waiting or bool(connection.unsent) or b"\0" in connection.unread
+        return connection.waiting or bool(connection.unsent) or connection.has_frame()
 
-    def has_call(self) -> bool:
-        """Return whether `next_call` would return a call for a connection."""
-        return any(b"\0" in c.unread and not c.waiting and not c.unsent for c in self.connections)
+    def ready(self) -> list[Connection]:
+        """Return the connections that have a call for `next_call`: those of root, then the others in turn."""
+        ready = [c for c in self.connections if not c.waiting and not c.unsent and c.has_frame()]
+        return sorted(ready, key=lambda connection: (connection.uid != 0, connection.turn))
 
     def next_call(self, connection: Connection) -> MethodCall | None:
-        """Return the next complete call of a connection, None while it has none or another one is pending.
+        """Take one frame of a connection and return its call; None if it has none, or its call is answered already.
 
-        The call is to be answered with `answer` or `refuse`, at once or later.
+        The call is to be answered with `answer` or `refuse`, at once or later. An empty or invalid frame ends the
+        connection.
         """
-        while not connection.waiting and not connection.unsent and connection in self.connections:
-            frame, nul, rest = connection.unread.partition(b"\0")
-            if len(frame) >= MAX_FRAME:
-                self.drop(connection)
-                return None
-            if not nul:
-                return None
-            connection.unread = rest
-            call = self._parse(connection, frame)
-            if isinstance(call, LoadCall) and call.files:
-                call, connection.offers = replace(call, offers=tuple(connection.offers)), []
-            connection.close_offers()
-            if call:
-                connection.waiting = True
-                return call
-        return None
+        if connection.waiting or connection.unsent or not connection.has_frame():
+            return None
+        self._calls += 1
+        connection.turn = self._calls
+        frame = connection.pop_frame()
+        if not frame or len(frame) >= MAX_FRAME:
+            self.drop(connection)
+            return None
+        call = self._parse(connection, frame)
+        if isinstance(call, LoadCall) and call.files:
+            call, connection.offers = replace(call, offers=tuple(connection.offers)), []
+        connection.close_offers()
+        connection.waiting = call is not None
+        if call is None and connection.ended and not self._is_pending(connection):
+            self.drop(connection)
+        return call
 
     def _parse(self, connection: Connection, frame: bytes) -> MethodCall | None:
         """Return the call in one frame, validated by the varlink package; None if it has been answered here.
@@ -287,9 +314,14 @@ class ControlSocket:
         Answered at once are the package's own methods (GetInfo, GetInterfaceDescription) and errors.
         """
         try:
-            for reply in self._varlink().handle(frame):
+            for reply in self.load_package().handle(frame):
                 self._send(connection, reply + b"\0")
         except _Called as called:
+            import json  # here: boot must not wait for the import
+
+            connection.oneway = json.loads(frame).get("oneway") is True
+            if connection.oneway and isinstance(called.call, StatusCall | ExplainCall | SettleCall | WaitCall):
+                return None  # it would have no effect
             if name := _invalid_parameter(called.call, connection):
                 refusal = {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": name}}
                 self._reply(connection, refusal)
@@ -297,15 +329,13 @@ class ControlSocket:
             if isinstance(called.call, LoadCall | UnloadCall | SealCall | ReloadCall) and connection.uid != 0:
                 self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
                 return None
-            import json  # here: boot must not wait for the import
-
-            connection.oneway = json.loads(frame).get("oneway") is True
             return called.call
         except Exception:  # not JSON, or of a form that the package does not handle
             self.drop(connection)
         return None
 
-    def _varlink(self) -> varlink.Service:
+    def load_package(self) -> varlink.Service:
+        """Import the package at the first call, and return its service."""
         if self._service is None:
             import varlink
 
@@ -325,15 +355,15 @@ class ControlSocket:
 
     def _end_call(self, connection: Connection, reply: dict[str, Any]) -> None:
         connection.waiting = False
-        if not connection.oneway:
-            self._reply(connection, reply)
-        elif connection.ended:
+        self._reply(connection, reply)
+        if connection.oneway and connection.ended:
             self.drop(connection)
 
     def _reply(self, connection: Connection, reply: dict[str, Any]) -> None:
         import json
 
-        self._send(connection, json.dumps(reply).encode() + b"\0")
+        if not connection.oneway:
+            self._send(connection, json.dumps(reply).encode() + b"\0")
 
     def _send(self, connection: Connection, data: bytes) -> None:
         connection.unsent += data
@@ -349,7 +379,8 @@ class ControlSocket:
         except OSError:
             self.drop(connection)
         done = connection.ended and not self._is_pending(connection)
-        if done or len(connection.unsent) > MAX_UNREAD:
+        unsent = sum(len(other.unsent) for other in self.connections if other.uid == connection.uid)
+        if done or unsent > MAX_UNREAD:
             self.drop(connection)
 
     def drop(self, connection: Connection) -> None:

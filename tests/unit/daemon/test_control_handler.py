@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kmodd.daemon.control_handler import MAX_GOALS
 from kmodd.host.varlink_server import ControlSocket
 from kmodd.planning.plan import Rmmod
 from kmodd.planning.record import COLDPLUG_DONE, RELOADED
@@ -26,10 +28,10 @@ def test_settle_waits_and_times_out_naming_what_it_waits_for(
     world.advance()
     server.send(patient, "Settle")
     server.send(hasty, "Settle", timeout_usec=0)
-    assert server.handler.deadline() is not None
+    assert server.handler.deadline(time.monotonic()) is not None
     server.handler.expire()
     assert hasty.answers() == [{"error": "io.kmodd.TimedOut", "parameters": {"stuck": ["c"]}}]
-    assert server.handler.deadline() is None
+    assert server.handler.deadline(time.monotonic()) is None
     world.settle()
     server.handler.settled(None, None)
     assert patient.answers() == [{"parameters": {}}]
@@ -117,7 +119,7 @@ def test_callers_that_have_disconnected_are_forgotten(control: ControlSocket, se
     control.receive(caller.connection)
     server.handler.settled(None, None)
     server.handler.expire()
-    assert server.handler.deadline() is None
+    assert server.handler.deadline(time.monotonic()) is None
     assert control.connections == []
 
 
@@ -176,7 +178,74 @@ def test_explain_never_answers_from_an_old_index(world: World, control: ControlS
     assert [step["module"] for step in caller.answers()[0]["parameters"]["plan"]["steps"]] == ["c"]
 
 
+@pytest.mark.parametrize(("uid", "mode", "is_shown"), [(0, 0o600, True), (1000, 0o600, False), (1000, 0o644, True)])
+def test_explain_tells_users_nothing_of_files_that_they_cannot_read(
+    world: World, control: ControlSocket, server: ControlServer, uid: int, mode: int, is_shown: bool
+) -> None:
+    conf = world.root / "etc/modprobe.d/secret.conf"
+    conf.write_text("options c key=1234\nalias my-own c\n")
+    conf.chmod(mode)
+    world.reload()
+    caller = Caller(control)
+    caller.connection.uid = uid
+    for name in ("c", "my-own"):
+        server.send(caller, "Explain", request=name)
+    answers = [json.dumps(answer) for answer in caller.answers()]
+    assert ["1234" in answer for answer in answers] == [is_shown, is_shown]
+    assert '"module": "c"' in answers[0]
+    assert ("no_match" in answers[1]) is not is_shown
+
+
+@pytest.mark.parametrize(("uid", "is_shown"), [(0, True), (1000, False)])
+def test_explain_tells_users_no_rules(
+    world: World, control: ControlSocket, server: ControlServer, uid: int, is_shown: bool
+) -> None:
+    world.configure("[Kmodd]\nPolicy=enforce\n")
+    world.set_rules("deny module=c origin=operator  # because")
+    world.reload()
+    caller = Caller(control)
+    caller.connection.uid = uid
+    server.send(caller, "Explain", request="c")
+    (skip,) = caller.answers()[0]["parameters"]["plan"]["skips"]
+    assert skip["reason"] == "denied"
+    assert [key for key in ("rule", "file", "line") if skip[key]] == (["rule", "file", "line"] if is_shown else [])
+
+
+def test_explain_names_so_many_modules_and_no_more(world: World, control: ControlSocket, server: ControlServer) -> None:
+    names = [f"m{number}" for number in range(MAX_GOALS + 1)]
+    world.index([f"{name}.ko:" for name in names], [f"alias pci:v7{'*' * (name != 'm0')} {name}" for name in names])
+    world.reload()
+    caller = Caller(control)
+    server.send(caller, "Explain", request="pci:v71")
+    assert len(caller.answers()[0]["parameters"]["plan"]["steps"]) == MAX_GOALS
+    server.send(caller, "Explain", request="pci:v7")
+    assert caller.answers()[0]["error"] == "io.kmodd.TooManyModules"
+
+
 # -- hostile callers --------------------------------------------------------------------------------------------------
+
+
+def test_one_call_is_handled_at_a_time_and_those_of_a_user_not_without_end(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    """The loop serves the kernel between any two calls; root's are handled all the same."""
+    user, root = Caller(control), Caller(control)
+    user.connection.uid = 1000
+    call, calls = b'{"method":"org.varlink.service.GetInfo"}\0', 0
+    while calls < 100_000:
+        user.socket.sendall(call * 2)
+        control.receive(user.connection)
+        if not server.handler.handle_call():
+            break
+        calls += len(user.answers())
+        user.connection.unread.clear()
+    assert 0 < calls < 100_000
+    now = time.monotonic()
+    assert now < (server.handler.deadline(now) or 0.0) < now + 10
+    root.socket.sendall(b'{"method":"io.kmodd.Status"}\0' * 2)
+    control.receive(root.connection)
+    assert server.handler.handle_call()
+    assert len(root.answers()) == 1
 
 
 @pytest.mark.parametrize(
@@ -230,10 +299,12 @@ def test_a_oneway_call_is_handled_and_not_answered(world: World, control: Contro
     assert [sorted(answer) for answer in caller.answers()] == [["parameters"]]
 
 
-def test_one_call_of_each_caller_is_handled_in_a_round(control: ControlSocket, server: ControlServer) -> None:
+def test_callers_are_served_in_turn(control: ControlSocket, server: ControlServer) -> None:
     greedy, modest = Caller(control), Caller(control)
-    greedy.socket.sendall(b'{"method":"io.kmodd.Status"}\0' * 1000)
-    control.receive(greedy.connection)
-    server.send(modest, "Status")
+    for caller, calls in ((greedy, 1000), (modest, 1)):
+        caller.socket.sendall(b'{"method":"io.kmodd.Status"}\0' * calls)
+        control.receive(caller.connection)
+    assert server.handler.handle_call()
+    assert server.handler.handle_call()
     assert len(greedy.answers()) == 1
     assert len(modest.answers()) == 1

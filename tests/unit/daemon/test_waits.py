@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_module_is_waited_for_until_it_is_live(world: World, control: ControlS
     world.add_live("c")
     world.state.system.drop_loaded()
     assert answer_of(server, caller) == {"name": "c", "result": "live"}
-    assert server.handler.deadline() is None
+    assert server.handler.deadline(time.monotonic()) is None
 
 
 def test_a_load_by_another_program_is_noticed(world: World, control: ControlSocket, server: ControlServer) -> None:
@@ -58,7 +59,7 @@ def test_a_load_by_another_program_is_noticed(world: World, control: ControlSock
     world.write_modules({"c": "Loading"})
     server.send(caller, "Wait", module="c")
     assert waits(server, caller)
-    due = server.handler.deadline()
+    due = server.handler.deadline(time.monotonic())
     assert due is not None
     world.live("c")
     world.pass_time(LOOK_EVERY + 0.1)

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from kmodd.host.varlink_server import (
     MAX_CONNECTIONS,
     MAX_FRAME,
+    MAX_OF_USER,
+    MAX_OF_USERS,
     MAX_OFFERS,
     ControlSocket,
     ExplainCall,
@@ -198,3 +201,77 @@ def test_a_stale_socket_is_replaced_and_removed_at_close(tmp_path: Path) -> None
     caller.socket.close()
     second.close()
     assert not os.path.exists(path)
+
+
+# -- many calls of one user -------------------------------------------------------------------------------------------
+
+STATUS = b'{"method":"io.kmodd.Status"}\0'
+
+
+def users_caller(control: ControlSocket, uid: int = 65534) -> Caller:
+    caller = Caller(control)
+    caller.connection.uid = uid
+    return caller
+
+
+@pytest.mark.parametrize("frame", [b"\0" * 1000, STATUS + b"\0", b"[]\0" + STATUS])
+def test_an_empty_or_invalid_frame_ends_the_connection(control: ControlSocket, frame: bytes) -> None:
+    """Splitting thousands of empty frames took seconds. Control: a valid call before one is taken."""
+    caller = Caller(control)
+    call = caller.send(frame)
+    assert call == (StatusCall() if frame.startswith(STATUS) else None)
+    if call:
+        control.answer(caller.connection, {})
+        assert control.next_call(caller.connection) is None
+    assert caller.connection not in control.connections
+
+
+def test_one_frame_is_taken_at_a_time_in_turn_and_those_of_root_first(control: ControlSocket) -> None:
+    one, two, root = users_caller(control), users_caller(control), Caller(control)
+    bad = b'{"method":"io.kmodd.Nothing"}\0'
+    for caller in (one, two):
+        caller.socket.sendall(bad * 3)
+        control.receive(caller.connection)
+    order = []
+    for number in range(7):
+        if number == 3:
+            root.socket.sendall(bad)
+            control.receive(root.connection)
+        next_one = control.ready()[0]
+        order.append(next_one)
+        assert control.next_call(next_one) is None
+    first, second = one.connection, two.connection
+    assert order == [first, second, first, root.connection, second, first, second]
+    assert control.ready() == []
+
+
+@pytest.mark.parametrize("method", ["Status", "Explain", "Settle"])
+def test_a_read_without_a_reply_does_nothing(control: ControlSocket, method: str) -> None:
+    """Its cost would have no limit, as no reply has to be read. Control: a Reload is done."""
+    caller = Caller(control)
+    parameters = {"request": "c"} if method == "Explain" else {}
+    frame = json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters, "oneway": True}).encode() + b"\0"
+    assert caller.send(frame) is None
+    assert caller.connection in control.connections
+    assert caller.send(b'{"method": "io.kmodd.Reload", "oneway": true}\0') == ReloadCall()
+
+
+@pytest.mark.root
+def test_users_leave_places_to_each_other_and_to_root() -> None:
+    """A user's calls may wait for ever, as Settle does."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, contextlib.ExitStack() as stack:
+        os.chmod(folder, 0o755)
+        control = ControlSocket(f"{folder}/io.kmodd")
+        stack.callback(control.close)
+        for uid in (*[1000] * 20, *[1001] * 20, *range(2000, 2040), *[0] * 20):
+            caller = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            os.seteuid(uid)
+            try:
+                caller.connect(control.path)
+            finally:
+                os.seteuid(0)
+            control.accept()
+        uids = [connection.uid for connection in control.connections]
+        assert uids.count(1000) == uids.count(1001) == MAX_OF_USER
+        assert len(uids) - uids.count(0) == MAX_OF_USERS
+        assert len(uids) == MAX_CONNECTIONS

@@ -149,7 +149,8 @@ def status(installed: Path, server: ControlServer) -> str:
         connection = server.socket.connections[-1]
         while connection.fileno() >= 0 and process.poll() is None and select.select([connection], [], [], 60)[0]:
             server.socket.receive(connection)
-            server.handler.handle_calls()
+            while server.handler.handle_call():
+                pass
             if not server.socket.connections:
                 break
         return process.communicate(timeout=60)[0]
