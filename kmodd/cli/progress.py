@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+from kmodd.cli.streams import draw
+
 DELAY = 0.3
 """Seconds before the bar is drawn, so that short runs show none."""
 INTERVAL = 0.05
@@ -29,8 +31,7 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         if self._is_drawn:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            draw("\r\x1b[K")
 
     def show(self, done: int, of: int) -> None:
         """Draw that `done` items out of `of` are done, at most once per interval."""
@@ -41,6 +42,5 @@ class Bar:
         bar = "#" * full
         if self._has_colour:
             bar = f"\x1b[32m{bar}\x1b[0m"
-        sys.stderr.write(f"\r{self._name}: [{bar}{'.' * (_WIDTH - full)}] {done:,} of {of:,}")
-        sys.stderr.flush()
+        draw(f"\r{self._name}: [{bar}{'.' * (_WIDTH - full)}] {done:,} of {of:,}")
         self._is_drawn = True

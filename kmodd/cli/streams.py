@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 _LEVELS = {"FATAL": 2, "ERROR": 3, "WARNING": 4, "NOTICE": 5, "INFO": 6, "DEBUG": 7}
 """First word of a message → syslog level."""
 _ERR = 3
+_CONTROL = bytes([*range(9), *range(11, 32), 127])
+"""Control characters other than tab and line end."""
+_C1 = b"\xc2"
+"""First byte of the others, in UTF-8."""
+
+
+def _escaped(data: bytes) -> bytes:
+    """Return data for a terminal: control characters are escaped as in C, but for the colours of cli/terminal.py."""
+    if _C1 not in data and len(data.translate(None, _CONTROL)) == len(data):
+        return data
+    import re  # needed only here
+
+    pattern = rb"(\x1b\[0(?:;1)?(?:;3[1-3])?m)|[\0-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]"
+    return re.sub(pattern, lambda found: found[1] or b"\\x%02x" % found[0][-1], data)
 
 
 class _Stream(io.RawIOBase):
@@ -27,6 +41,7 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, fd: int, *, is_closed: bool) -> None:
         self._fd = fd
+        self._is_terminal = not is_closed and os.isatty(fd)
         self.is_closed = is_closed
         """The caller closed it."""
         self.lost = 0
@@ -42,7 +57,20 @@ class _Stream(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write the data, waiting for the reader of a descriptor that does not block; drop it after an error."""
+        """Write the data, waiting for the reader of a descriptor that does not block; drop it after an error.
+
+        On a terminal, control characters are escaped as in C: a device, file or user has written them.
+        """
+        size = memoryview(data).nbytes
+        return self.draw(_escaped(bytes(data)), size) if self._is_terminal else self._write(data)
+
+    def draw(self, data: bytes, size: int = 0) -> int:
+        """Write the data as it is, all of it, and return `size`."""
+        while data and not self.lost:
+            data = data[self._write(data) :]
+        return size
+
+    def _write(self, data: ReadableBuffer) -> int:
         while True:
             try:
                 return os.write(self._fd, data)
@@ -135,6 +163,17 @@ def output_is_incidental() -> None:
     output = _output()
     if output is not None:
         output.is_needed = False
+
+
+def draw(text: str) -> None:
+    """Write a text with control characters of the program itself to standard error."""
+    sys.stderr.flush()
+    raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+    if isinstance(raw, _Stream):
+        raw.draw(text.encode())
+    else:
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def log_stream() -> TextIO:

@@ -13,7 +13,7 @@ import socket
 from collections import deque
 
 from kmodd.planning.record import JOURNAL_GAP, WARNING, Record
-from kmodd.text import encode
+from kmodd.text import encode, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class TextJournal:
     def write(self, record: Record) -> None:
         if record.priority <= self._lowest:
             with contextlib.suppress(OSError):
-                line = f"{_LEVELS[record.priority]:7} {record.message}\n"
+                line = f"{_LEVELS[record.priority]:7} {printable(record.message)}\n"
                 self._stream.write(line.encode("utf-8", "backslashreplace").decode())
                 self._stream.flush()
 
@@ -131,7 +131,7 @@ def open_journal(*, under_systemd: bool, lowest: int, stream: TextIO) -> Journal
 def datagram(record: Record) -> bytes:
     """Return `record` in journald's protocol: `NAME=value` lines, or name, length and bytes for multi-line values."""
     fields = [
-        ("MESSAGE", record.message),
+        ("MESSAGE", printable(record.message)),
         ("PRIORITY", str(record.priority)),
         ("MESSAGE_ID", record.message_id),
         ("SYSLOG_IDENTIFIER", IDENTIFIER),

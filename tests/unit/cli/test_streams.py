@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import pty
 import re
 import socket
 import subprocess
@@ -97,3 +99,31 @@ def test_a_program_without_a_reader_ends_before_its_input(root: Path) -> None:
         process.stdin.write(b"ext4\n")
         process.stdin.flush()
         assert process.wait(timeout=30) == 1
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x08\x7f\x9b2J\r"
+ESCAPED = rb"\x1b]0;title\x07\x1b[2J\x08\x7f\x9b2J\x0d"
+
+
+@pytest.mark.parametrize("verb", ["lookup", "explain", "modprobe -R", "modprobe -D", "lint"])
+def test_control_characters_of_others_do_not_reach_a_terminal(root: Path, verb: str) -> None:
+    """Names come from devices, files and users. Control: a pipe gets the bytes as they are."""
+    (root / "etc/modprobe.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/modprobe.d/z.conf").write_text(f"blacklist {HOSTILE[:-1]}\n")
+    words = [*verb.split(), "--root", str(root), *(["-S", RELEASE] if "modprobe" in verb else ["--kernel", RELEASE])]
+    command = [*program.command(*words), *([] if verb == "lint" else [HOSTILE])]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL):
+        os.close(theirs)
+        parts = []
+        with contextlib.suppress(OSError):  # EIO: the other side is closed and all it wrote is read
+            while part := os.read(ours, 10000):
+                parts.append(part)
+    os.close(ours)
+    shown = b"".join(parts).replace(b"\r\n", b"\n")
+    assert not [byte for byte in shown if byte < 32 and byte not in b"\t\n"]
+    assert b"[2J" in shown
+    if verb not in ("explain", "lint"):  # these escape it for pipes, too
+        assert ESCAPED in shown
+        piped = subprocess.run(command, capture_output=True, check=False)
+        assert HOSTILE.encode() in piped.stdout + piped.stderr

@@ -32,6 +32,16 @@ def test_a_value_of_two_lines_has_its_length_before_it() -> None:
     assert forged.endswith(b"\nKMODD_ALIAS\n" + (19).to_bytes(8, "little") + b"x\nKMODD_MODULE=evil\n")
 
 
+def test_a_message_is_one_line_of_printable_text() -> None:
+    """`journalctl -o cat` and a terminal show it as it is: a name must not forge a record. Its field has the name."""
+    forged = Record("0" * 32, INFO, "No module for a\x1b[2J\nLoaded b", (("KMODD_ALIAS", "a\x1b[2J"),))
+    assert datagram(forged).startswith(b"MESSAGE=No module for a\\x1b[2J\\nLoaded b\nPRIORITY=6\n")
+    assert b"\nKMODD_ALIAS=a\x1b[2J\n" in datagram(forged)
+    stream = io.StringIO()
+    TextJournal(stream, INFO).write(forged)
+    assert stream.getvalue() == "info    No module for a\\x1b[2J\\nLoaded b\n"
+
+
 def test_records_arrive(tmp_path: Path) -> None:
     with listener(tmp_path / "socket") as reader:
         journal = JournalSocket(str(tmp_path / "socket"))
