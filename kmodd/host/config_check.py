@@ -15,7 +15,7 @@ from kmodd.errors import Problem, Where
 from kmodd.host.config_files import BOOT_DIRS, CONF_DIRS, read_boot_list, read_rules, read_settings
 from kmodd.host.module_reader import is_packed, read_module
 from kmodd.host.paths import CONFIG_DIRS, DEPMOD_DIRS, SOFTDEP_FILES
-from kmodd.host.regular_files import names_in, read_file
+from kmodd.host.regular_files import names_in, open_regular, read_file
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
 from kmodd.index.layer import INDEXES, TEXT_OF
@@ -82,7 +82,8 @@ def read_setup(tree: Tree, snapshot: Snapshot, packed_budget: int | None = None)
     files = [finding for kind in _KINDS for finding in _check_kind(root, kind)]
     files += [_unread(path, f"no program reads it any more: {advice}") for path, advice in _ABANDONED.items()
               if os.path.lexists(root + path)]  # fmt: skip
-    files += _unreadable(root, _single_files(tree))
+    named = {problem.at.file for problem in snapshot.config.problems}
+    files += [finding for finding in _unreadable(root, _single_files(tree)) if finding.at.file not in named]
     known = {finding.at.file for finding in files}
     settings = read_settings(root)
     problems = (*settings.problems, *read_rules(root).problems, *_depmod_problems(root, tree.release))
@@ -170,14 +171,15 @@ def _failed(path: str, reason: OSError) -> Finding:
 
 
 def _unreadable(root: str, paths: Sequence[str]) -> Iterator[Finding]:
-    """Find existing files that this process may not read."""
+    """Find existing files that this process may not read, and what is no regular file, which is not opened."""
     for path in paths:
         try:
-            os.close(os.open(root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
+            os.close(open_regular(root + path))
         except FileNotFoundError:
             continue
         except OSError as reason:
-            yield _failed(path, reason)
+            is_other = reason.errno in (errno.EINVAL, errno.EISDIR)
+            yield _unread(path, f"it {reason.strerror}") if is_other else _failed(path, reason)
 
 
 def _single_files(tree: Tree) -> list[str]:

@@ -18,7 +18,7 @@ from kmodd.index import fnmatch
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.names import ModuleName, module_of_path
 from kmodd.planning.findings import Finding, error, of_problem, warning
-from kmodd.planning.lint_boot import check_boot_list, check_kernel_blacklist
+from kmodd.planning.lint_boot import check_boot_list, check_kernel_blacklist, no_name
 from kmodd.planning.lint_options import check_options
 
 TYPE_CHECKING = False
@@ -268,6 +268,8 @@ def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
         if "-" in module and entry.at.file == cmdline.PATH:
             text = f"modprobe.blacklist={module} has no effect: use {module.replace('-', '_')}"
             yield error(entry.at, "dash", text)
+        elif wrong := no_name(module):
+            yield error(entry.at, "blacklist", f"blacklist of {module} has no effect: it {wrong}")
         elif snapshot.catalog.is_builtin(module):
             text = f"blacklist of {module} has no effect: it is built into the kernel"
             yield warning(entry.at, "builtin", text)

@@ -25,7 +25,7 @@ def check_boot_list(snapshot: Snapshot, boot: BootList) -> Iterator[Finding]:
     for problem in boot.problems:
         yield of_problem(problem)
     for module in boot.modules:
-        if written := _no_name(module.name):
+        if written := no_name(module.name):
             yield error(module.at, "boot", f"{module.name} {written}")
             continue
         plan = resolve(Request(module.name, "boot"), snapshot, NOTHING_LOADED, options_of("boot"), lambda _: True)
@@ -44,8 +44,10 @@ def check_boot_list(snapshot: Snapshot, boot: BootList) -> Iterator[Finding]:
             yield replace(warning(module.at, "blacklist", text), boot_name=module.name)
 
 
-def _no_name(name: str) -> str:
-    """Return why a text that is no name of a module loads nothing, or an empty text."""
+def no_name(name: str) -> str:
+    """Return why a text is no name of a module, or an empty text."""
+    if (bare := name.strip("\"'")) != name:
+        return f"is in quotes: expected a module's name, `{bare or 'NAME'}`"
     base = name.rpartition("/")[2]
     if "/" in name or base.endswith(MODULE_SUFFIXES):
         what = "is a path" if "/" in name else "is the name of a file"

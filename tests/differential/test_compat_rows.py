@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -162,12 +163,13 @@ def test_quick_compares_microseconds(kmod30: KmodPeer, kmod34: KmodPeer, tmp_pat
     words = ["-b", str(tmp_path), "-A", rootfs.RELEASE]
     dep, second = directory / "modules.dep", 10**9
     written = {}
+    runs: dict[str, Callable[[], Said]] = {
+        "30": lambda: kmod30.run(words, name="depmod"),
+        "34": lambda: kmod34.run(words, name="depmod"),
+        "kmodd": lambda: ours(depmod.main, words),
+    }
     for newer in (second // 10, 2 * second):
-        for who, run in (
-            ("30", lambda: kmod30.run(words, name="depmod")),
-            ("34", lambda: kmod34.run(words, name="depmod")),
-            ("kmodd", lambda: ours(depmod.main, words)),
-        ):
+        for who, run in runs.items():
             dep.write_text("old\n")
             os.utime(dep, ns=(10**18, 10**18))
             for path in (directory / "x.ko", directory):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -167,3 +167,12 @@ def test_a_file_name_with_a_colon_and_a_blank(root: Path) -> None:
     write(root / "etc/depmod.d/a: b.conf", "nonsense\n")
     (found,) = findings(root)
     assert str(found.at) == "/etc/depmod.d/a: b.conf:1"
+
+
+@pytest.mark.parametrize("path", ["etc/modules", "etc/kmodd/kmodd.conf", f"lib/modules/{RELEASE}/modules.softdep"])
+@pytest.mark.parametrize(("make", "says"), [(os.mkfifo, "is a FIFO"), (os.mkdir, "is a directory"), (Path.touch, "")])
+def test_a_file_of_fixed_name_that_is_none(root: Path, path: str, make: Callable[[Path], None], says: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    make(root / path)
+    found = [finding.text for finding in findings(root) if finding.at.file == f"/{path}"]
+    assert [says in text for text in found] == ([True] if says else [])
