@@ -168,6 +168,23 @@ SCENARIOS = (
         config="softdep kvm post: kvm-intel\n",
     ),
     Scenario(
+        "softdeps in a cycle",
+        ["modprobe -v loop", "modprobe -v tun", "lsmod"],
+        config="softdep loop pre: dummy\nsoftdep dummy pre: tun post: loop\nsoftdep tun pre: loop\n",
+    ),
+    Scenario(
+        "softdeps of dependencies in a cycle",
+        ["modprobe -v kvm-intel", "lsmod"],
+        needs=KVM,
+        config="softdep irqbypass pre: kvm-intel\nsoftdep kvm post: irqbypass\n",
+    ),
+    Scenario(
+        "another process is faster",
+        ["modprobe -v loop", "modprobe --first-time loop", "modprobe -a loop dummy", "modprobe -v kvm-intel"],
+        needs=KVM,
+        refuse={"loop": errno.EEXIST, "kvm": errno.EEXIST},
+    ),
+    Scenario(
         "builtin",
         [
             "modprobe -v crypto_algapi",
