@@ -16,6 +16,7 @@ from kmodd.engine.events import (
     DropStack,
     Event,
     Finish,
+    KernelLogged,
     Log,
     MarkPolicy,
     NotStarted,
@@ -116,6 +117,7 @@ class SimDaemon:
         """Requests of callers that the daemon has not read."""
         self.orders: list[Event] = []
         """Reloads and seals that the daemon has not read."""
+        self._lines_read = 0
         self._seen_version = machine.files.version
         self._age = -1
         self._startup = Startup()
@@ -181,6 +183,10 @@ class SimDaemon:
             self.handle(StackRead(number, ("[<0>] msleep+0x2d/0x40",)))
         if self.has_answered_stacks:
             self.questions.clear()
+        lines = self._machine.kernel.log
+        if len(lines) > self._lines_read:
+            new, self._lines_read = tuple(lines[self._lines_read :]), len(lines)
+            self.handle(KernelLogged(new))
         for request in self._pop_calls():
             self.handle(Requested(request))
         orders, self.orders = self.orders, []
@@ -214,7 +220,7 @@ class SimDaemon:
 
     def _open_watch(self, _now: float) -> None:
         self._machine.has_watch = True
-        self._seen_version = self._machine.files.version
+        self._seen_version = -1  # as FileChanges.open: all files count as changed since they were read
 
     def _note_phase(self) -> None:
         before, self._phase = self._phase, self._startup.phase
@@ -224,6 +230,10 @@ class SimDaemon:
         kept = self.engine.state.quarantine
         if kept.age != self._age and not self._run.is_full:
             self._run.standing, self._age = kept.to_text(), kept.age
+
+    def has_unread_log(self) -> bool:
+        """Whether the kernel log has lines that the daemon has not read."""
+        return len(self._machine.kernel.log) > self._lines_read
 
     def deadline(self) -> float | None:
         """When the loop wakes up by itself (s)."""
@@ -247,7 +257,7 @@ class SimDaemon:
 
     def _execute(self, command: Command) -> list[Event]:
         match command:
-            case StartBatch():
+            case StartBatch() | StartProbe():
                 if self._loaders.why_not:
                     return [NotStarted(command.batch, self._loaders.why_not)]
                 return self._loaders.start(command)
@@ -268,7 +278,7 @@ class SimDaemon:
             case MarkPolicy(marks):
                 if not self._run.is_full:
                     self._run.marks = marks
-            case ReadAhead() | StartProbe():
+            case ReadAhead():
                 pass
             case _:
                 assert_never(command)

@@ -36,6 +36,10 @@ class Words:
         """A device that may be there."""
         return f"d{self.rng.randrange(20)}"
 
+    def firmware(self) -> str:
+        """A firmware file that may be there."""
+        return f"fw{self.rng.randrange(3)}"
+
     def loading(self) -> str:
         """A module that a loader or another process is at; empty: none."""
         found = [loader.module for loader in self.sim.loaders.busy()]
@@ -138,6 +142,11 @@ FAULTS: dict[str, list[tuple[float, Callable[[Words], str]]]] = {
         (2, lambda words: f"file {words.module()}"),
     ],
     "index": [(2, lambda words: f"unindex {words.module()}"), (3, lambda words: f"index {words.module()}")],
+    "firmware": [
+        (3, lambda words: _if(device := words.device(), f"probe {device} {words.firmware()}")),
+        (3, lambda words: f"firmware {words.firmware()}"),
+        (1, lambda words: f"no-firmware {words.firmware()}"),
+    ],
     "tree hidden": [(1, lambda _: "hide"), (4, lambda _: "unhide")],
     "blacklist": [(3, _blacklist), (2, lambda _: "tell reload")],
     "policy": [

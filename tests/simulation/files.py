@@ -47,6 +47,8 @@ class Files:
     boot: list[str] = field(default_factory=list)
     overridden: set[str] = field(default_factory=set)
     """Devices with driver_override."""
+    firmware: dict[str, int] = field(default_factory=dict)
+    """Firmware file → the version at which it was written."""
     was_missing: bool = False
     """A file was missing at some time."""
     was_unindexed: set[str] = field(default_factory=set)
@@ -216,9 +218,9 @@ class SimMachine:
         return self.files.version if self.has_watch and self.files.version % 7 else None
 
     def firmware(self, name: str) -> tuple[Mark, ...]:
-        """There is no firmware."""
-        return ()
+        """The mark of the file."""
+        return ((1, 3, self.files.firmware[name], 0),) if name in self.files.firmware else ()
 
     def firmware_directories(self, names: Iterable[str]) -> tuple[str, ...]:
-        """There is no firmware."""
-        return ()
+        """The one directory, if there is anything to wait for."""
+        return ("/lib/firmware",) if list(names) else ()

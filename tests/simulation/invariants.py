@@ -533,6 +533,9 @@ class Invariants:
             self._fail("unanswered", " ".join(request.text for request, _ in self._sim.callers.values()))
         for name, alias in self._sim.kernel.devices.items():
             self._check_device(f"/devices/{name}", alias)
+        for name, firmware in self._sim.kernel.lacks.items():
+            if firmware in self._sim.files.firmware:
+                self._fail("no probe", f"{name} lacks {firmware}, which exists")
 
     def _check_device(self, device: str, alias: str) -> None:
         files, kernel = self._sim.files, self._sim.kernel

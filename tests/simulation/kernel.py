@@ -10,6 +10,8 @@ import errno
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from kmodd.kernel.kmsg import KernelLine
+
 DEPENDENCY_WAIT = 30.0
 """Seconds that a call waits for a dependency in state coming (main.c, resolve_symbol_wait)."""
 
@@ -83,6 +85,10 @@ class Kernel:
     """Datagrams that nothing has read: `ACTION@PATH` NUL, KEY=VALUE NUL, …"""
     results: dict[str, int] = field(default_factory=dict)
     """Module → errno of its last load."""
+    lacks: dict[str, str] = field(default_factory=dict)
+    """Device → the firmware file for want of which its last probe failed."""
+    log: list[KernelLine] = field(default_factory=list)
+    """What the kernel says about firmware; a daemon reads it from the beginning."""
     changes: int = 0
     """Number of changes of the list of modules."""
     begun: list[str] = field(default_factory=list)
@@ -287,6 +293,17 @@ class Kernel:
         """A device disappears."""
         if device in self.devices:
             self.uevents.append(_device_event("remove", device, self.devices.pop(device)))
+            self.lacks.pop(device, None)
+
+    def probe(self, device: str, firmware: str, *, exists: bool) -> None:
+        """The driver of a device probes it, and needs the file."""
+        if device not in self.devices:
+            return
+        self.lacks.pop(device, None)
+        if not exists:
+            self.lacks[device] = firmware
+            text = f"drv {device}: Direct firmware load for {firmware} failed with error -2"
+            self.log.append(KernelLine(4, len(self.log), 0, text, "pci", f"+pci:{device}"))
 
     def trigger(self, device: str) -> None:
         """A process writes to the device's uevent file."""

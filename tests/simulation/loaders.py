@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
-from kmodd.engine.events import Event, LoaderDied, LoaderNamed, LoaderReplied, StartBatch
+from kmodd.engine.events import Event, LoaderDied, LoaderNamed, LoaderReplied, StartBatch, StartProbe
 from kmodd.planning.plan import Insmod, Install, RemovalStep, Rmmod, Step
 from kmodd.planning.reply import Reply, Stage
 from tests.simulation.files import Files
@@ -14,13 +14,25 @@ from tests.simulation.kernel import Call, Kernel
 FIRST_PID = 4001
 
 
+@dataclass(frozen=True)
+class Probe:
+    """The one step of a loader that binds a device again."""
+
+    device: str
+
+    @property
+    def module(self) -> str:
+        """What stands for it in a line."""
+        return f"probe:{self.device}"
+
+
 @dataclass(eq=False)
 class Loader:
     """A loader with a batch."""
 
     pid: int
     batch: int
-    steps: list[Step | RemovalStep]
+    steps: list[Step | RemovalStep | Probe]
     """What is left, the current step first."""
     call: Call | None = None
     """The current step's, where it has not returned."""
@@ -54,9 +66,10 @@ class Loaders:
         """Loaders tell their process number with their first message."""
         self._pid = FIRST_PID
 
-    def start(self, command: StartBatch) -> list[Event]:
-        """Give a batch to a new loader. Returns what the daemon knows at once."""
-        loader = Loader(self._pid, command.batch, list(command.steps))
+    def start(self, command: StartBatch | StartProbe) -> list[Event]:
+        """Give a batch or a probe to a new loader. Returns what the daemon knows at once."""
+        steps = command.steps if isinstance(command, StartBatch) else (Probe(command.device),)
+        loader = Loader(self._pid, command.batch, list(steps))
         self._pid += 1
         self.all.append(loader)
         named = LoaderNamed(loader.batch, loader.pid)
@@ -151,6 +164,11 @@ class Loaders:
     def _run_command(self, loader: Loader) -> None:
         """An install command loads its module (but /bin/true), a remove command removes it, if the init allows that."""
         step = loader.steps[0]
+        if isinstance(step, Probe):
+            name = self.kernel.lacks.get(step.device, "")
+            self.kernel.probe(step.device, name, exists=not name or name in self.files.firmware)
+            self._reply(loader, 0, "kernel")
+            return
         init = self.kernel.init(step.module)
         if init.errno or init.ends != "returns":
             self._reply(loader, errno.EINVAL, "command", "exit 1")

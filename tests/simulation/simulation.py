@@ -139,7 +139,8 @@ class Simulation:
     def has_unread(self) -> bool:
         """Whether the daemon has something to read."""
         outboxes = any(loader.outbox for loader in self.loaders.all)
-        return self.daemon is not None and bool(self.daemon.socket or self.daemon.calls or outboxes)
+        daemon = self.daemon
+        return daemon is not None and bool(daemon.socket or daemon.calls or outboxes or daemon.has_unread_log())
 
     # -- callers -----------------------------------------------------------------------------------------------
 
@@ -295,6 +296,21 @@ def _unhide(sim: Simulation) -> None:
         sim.files.change()
 
 
+def _firmware(sim: Simulation, name: str) -> None:
+    sim.files.change()
+    sim.files.firmware[name] = sim.files.version
+
+
+def _no_firmware(sim: Simulation, name: str) -> None:
+    if sim.files.firmware.pop(name, None):
+        sim.files.change()
+
+
+def _probe(sim: Simulation, device: str, name: str) -> None:
+    """The driver of the device asks for a firmware file."""
+    sim.kernel.probe(device, name, exists=name in sim.files.firmware)
+
+
 # -- verbs: devices, people, processes -------------------------------------------------------------------------------
 
 
@@ -442,6 +458,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "kernel": _kernel, "module": _module, "alias": _alias, "config": _config, "unconfig": _unconfig, "set": _set,
     "rule": _rule, "no-rules": _no_rules, "boot": _boot, "override": _override, "init": _init, "live": _live,
     "no-file": _no_file, "file": _file, "unindex": _unindex, "index": _index, "hide": _hide, "unhide": _unhide,
+    "firmware": _firmware, "no-firmware": _no_firmware, "probe": _probe,
     "plug": _plug, "unplug": _unplug, "trigger": _trigger, "flood": _flood, "order": _order, "remove": _remove,
     "ask": _ask, "ask-in": _ask_in, "begin": _begin, "finish": _finish, "kill": _kill, "spawner": _spawner,
     "names": _names, "other-load": _other_load, "other-remove": _other_remove, "start": _start,

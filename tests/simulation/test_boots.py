@@ -30,7 +30,7 @@ def first_seed() -> int:
     return int(done.stdout[:12], 16) if done.returncode == 0 else 1
 
 
-# Long until a search of many thousand seeds is clean: one seed in a hundred still shows a rare sequence.
+# Long until a search of 20,000 seeds is clean (docs/RELIABILITY.md).
 @pytest.mark.long
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_boots_of_this_commit_keep_all_invariants(chunk: int) -> None:
