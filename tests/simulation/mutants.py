@@ -95,6 +95,7 @@ MUTANTS = (
     Mutant("engine.state:EngineState.invalidate", "if drop.plans:", "if False:"),
     Mutant("engine.state:EngineState.invalidate", "if drop.devices:", "if False:"),
     Mutant("engine.timeouts:overdue", "now - batch.since > limit and", "False and"),
+    Mutant("engine.firmware_retry:FirmwareRetry.files_changed", "self._start(missing)", "pass"),
     Mutant("planning.job:Job.next_step", "elif self._failed:", "elif False:"),
     Mutant("planning.job:Job.run", "if files and not may(entry):", "if False:"),
     Mutant("planning.job:Job.run", "any(entry.module == file.module for file in files)", "False"),
