@@ -79,12 +79,16 @@ def _step(sim: Simulation) -> bool:
     """Have all that can end now end. Returns whether the machine is at rest."""
     sim.do("round")
     before: object = None
+    goes = 0
     while before != (before := _progress(sim)) or sim.has_unread():
         for loader in sim.loaders.busy():
             sim.loaders.finish(loader, sim.now)
         for call in [call for call in sim.kernel.calls if call.pid == OTHERS or call.is_killed]:
             sim.finish_other(call)
         sim.do("round")
+        goes += 1
+        if goes > MAX_WAKES:
+            raise Violation("circle", f"{goes} rounds without time passing, {sim.invariants.summary()}")
     if sim.daemon is None:
         return True
     engine = sim.daemon.engine
