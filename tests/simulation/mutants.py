@@ -73,7 +73,7 @@ MUTANTS = (
     Mutant(_F + "taken", "batch.done + 1 if origin == \"request\" else None", "batch.done + 1"),
     Mutant(_F + "has_room", "len(self.ready) < MAX_READY and", ""),
     Mutant(_F + "put_back", "self.ready[:0] =", "ignored ="),
-    Mutant(_F + "pop_released", "is_free(name, job)", "True"),
+    Mutant(_F + "pop_released", "is_free(name, job)", "False"),
     Mutant(_F + "hangs_on", "_is_by(asker, batch.pid)", "False"),
     Mutant(_F + "serial", "not batch.is_interactive()", "batch.is_interactive()"),
     Mutant(_F + "has_operator", "request.origin == \"operator\"", "False"),
