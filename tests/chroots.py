@@ -32,6 +32,7 @@ while [ $# -gt 0 ]; do
 done
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"  # without one, the journald of systemd 257 ends
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root sh -euc "$script"
