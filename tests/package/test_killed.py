@@ -13,7 +13,7 @@ import pytest
 from tests import suites
 from tests.package.chroots import CALLING, INSTALL, LISTED, Machine
 
-pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.long, pytest.mark.timeout(6000)]
 
 Make = Callable[[], Machine]
 

@@ -16,7 +16,7 @@ from tests.vm.payload import Payload
 from tests.vm.scenario import settle
 from tests.vm.using import prepare_using
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vm, pytest.mark.long, pytest.mark.timeout(1800)]
 
 SOURCE = Path(__file__).parent / "guest/takeover.c"
 PROGRAM, GRANTED = "/usr/lib/using/takeover", "/usr/lib/using/granted"
