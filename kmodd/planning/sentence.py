@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 USUAL = 100
 """Characters of a sentence in the usual case; lists of modules are cut there."""
 
-_UNAMBIGUOUS = ("", "pci")
+_UNAMBIGUOUS = ("", "cpu", "pci")
 """Subsystems whose device names need no prefix."""
+
+_PROCESSORS = "/devices/system/cpu"
+"""Where the alias that all processors share stands (drivers/base/cpu.c)."""
 
 _FOR_ANOTHER = ("dep", "softdep_pre", "softdep_post")
 """Causes of modules that another module of the plan needs."""
@@ -39,7 +42,7 @@ def subject_of(request: Request, name: str = "") -> str:
             return "root"
         case "boot" if not request.devices:
             return "the boot list"
-    if request.subsystem == "cpu":
+    if request.devices[:1] == (_PROCESSORS,):
         return "the processor"
     if not request.devices:
         return ""
@@ -149,8 +152,8 @@ def _no_match(request: Request, subject: str) -> str:
         room = max(USUAL - len(head), 24)
         return head + (request.text if len(request.text) <= room else f"{request.text[: room - 1]}…")
     if request.origin == "boot" and request.at:
-        return f"No module {request.text}, listed at {request.at}"
-    return f"No module {request.text}, asked for by {subject}" if subject else f"No module {request.text}"
+        return f"No module for {request.text}, listed at {request.at}"
+    return f"No module for {request.text}, asked for by {subject}" if subject else f"No module for {request.text}"
 
 
 def _not_attempted(outcome: Outcome, whom: str) -> str:

@@ -91,7 +91,7 @@ def test_a_request_of_the_kernel_is_always_one_record_at_info(world: World) -> N
     assert messages(world) == [
         "c for asker[7] uid 1000 is loaded already",
         "Loaded b for asker[7] uid 1000 in 7us, with a",
-        "No module nothing, asked for by asker[7] uid 1000",
+        "No module for nothing, asked for by asker[7] uid 1000",
     ]
     assert {record.priority for record in world.records} == {INFO}
 

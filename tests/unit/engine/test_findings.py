@@ -70,7 +70,7 @@ def test_files_and_levels(world: World) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("nosuch", "", "No module nosuch, listed at /etc/modules:1"),
+        ("nosuch", "", "No module for nosuch, listed at /etc/modules:1"),
         ("c", "blacklist c\n", "Not loading c for the boot list: blacklisted at "),
         ("c", "install c /bin/false\n", "Blocked c for the boot list: install /bin/false at "),
         ("b", "install a /bin/false\n", "Not loading b for the boot list: a is blocked"),
