@@ -24,6 +24,7 @@ import pytest
 from tests import suites, trees
 from tests.vm import say
 from tests.vm.chaos import TYPES, Chaos
+from tests.vm.conftest import LOG_LEVEL
 from tests.vm.devices import DEVICES
 from tests.vm.faults import appear, prepare_faults, settle_kmodd, status, until, without_udevd
 from tests.vm.fixture_modules import fixture_modules, indexes
@@ -106,6 +107,7 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
     def prepare(payload: Payload) -> None:
         prepare_faults(payload, image)
         without_udevd(payload)
+        payload.write(LOG_LEVEL, "")  # memory is that of the daemon as it is without settings
 
     with boot("the guest of chaos", prepare=prepare) as machine:
         machine.plug(DEVICES["qemu-xhci"])  # never unplugged: QEMU does not let go of it
