@@ -63,7 +63,7 @@ def test_what_crashed_is_not_tried_again_and_who_asks_is_told_at_once(guest: Mac
     assert text(record_of(guest, "kt_oops", "crashed", mark), "MESSAGE").startswith("Crashed: kt_oops for ")
     answer = guest.run(f"{MODPROBE} kt_oops", 60)
     assert answer.status == 1, answer
-    assert "crashed" in answer.output
+    assert "Crashed: kt_oops for root " in answer.output
     assert given_to_kernel(guest, "kt_oops") == 1
 
 

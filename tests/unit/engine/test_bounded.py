@@ -80,7 +80,7 @@ def test_unbounded_memory_is_seen(world: World) -> None:
     def events() -> Iterator[bytes]:
         for number in range(2 * WARM_UP):
             event = f"remove@/devices/usb/{number:08x}\0SUBSYSTEM=usb\0".encode()
-            kept.append(event + bytes(400))  # more than the allocator may have left over from what ran before
+            kept.append(event + bytes(2000))  # more than the allocator may have left over from what ran before
             yield event
 
     assert growth(world, events()) > ROOM
