@@ -98,6 +98,7 @@ def test_hardware_gets_its_drivers_and_what_these_ask_for(guest: Machine) -> Non
     assert "RTL8211E" in guest.check("readlink /sys/bus/mdio_bus/devices/kt_mdio-0:00/driver")
 
 
+@pytest.mark.long
 def test_a_mistake_in_the_rules_allows_nothing(guest: Machine) -> None:
     """After a crash the last valid rules hold; at a boot, requests of root are served, and devices."""
     status = "kmodd status --json"
