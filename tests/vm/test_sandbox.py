@@ -23,7 +23,7 @@ from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 from tests.vm.scenario import plug, settle
 
-pytestmark = [pytest.mark.vm, pytest.mark.suites, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _SLOW = Device("edu", "kt_slow", {"driver": "edu"})
 _REFUSED = Device("pci-testdev", "kt_refuse", {"driver": "pci-testdev"})
