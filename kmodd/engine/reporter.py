@@ -181,7 +181,7 @@ class Reporter:
         """
         for outcome in new:
             self._count(outcome)
-        decision = self._decide(job) if job.pop_end() and job.outcomes else None
+        decision = self._decide(job) if job.progress.pop_end() and job.outcomes else None
         deciding = decision.deciding if decision else None
         wanted = [each for each in new if each is not deciding and has_own_record(each) and not self._is_covered(each)]
         details = [] if self.level < DEBUG else [each for each in new if not is_requested(each)]
@@ -204,10 +204,11 @@ class Reporter:
             self._write(deciding, decision_record(decision, subject))
 
     def _was_told(self, outcome: Outcome, results: ResultCache) -> bool:
-        """Whether another record says what a decision would."""
+        """Whether another record says what a decision would, or none is to be written."""
         if outcome.result == "nomatch":
             return not results.first_nomatch(outcome.request.text)
-        return self._is_covered(outcome)
+        is_there = outcome.result in ("live", "builtin") and outcome.request.origin != "request"
+        return self._is_covered(outcome) or (is_there and self.level < DEBUG)
 
     def _count(self, outcome: Outcome) -> None:
         count = self.counters.results
@@ -219,7 +220,7 @@ class Reporter:
         """The decision of a complete job."""
         plan, now = job.plan, self._now
         goals = [goal.module for goal in plan.goals] if isinstance(plan, Plan) else [x.module for x in plan.targets]
-        begin, started = plan.request.since, job.started or now
+        begin, started = plan.request.since, job.progress.started or now
         wait = max(0.0, started - begin) if begin else 0.0
         times = Times(round(begin * 1e6), round(wait * 1e6), round((now - started) * 1e6))
         return Decision(plan.request, tuple(goals), tuple(job.outcomes), times)
@@ -227,11 +228,11 @@ class Reporter:
     def _subject(self, job: AnyJob) -> Subject:
         """What the records of a job say of its request."""
         request = job.plan.request
-        if not job.number:
+        if not job.progress.number:
             self._decisions += 1
-            job.set_number(self._decisions)
+            job.progress.set_number(self._decisions)
         is_one = request.device_count == 1 and request.devices and request.subsystem != "cpu"
-        return Subject(job.number, self._machine.device_name(request.devices[0]) if is_one else "")
+        return Subject(job.progress.number, self._machine.device_name(request.devices[0]) if is_one else "")
 
     def _write(self, outcome: Outcome, record: Record) -> None:
         """Write the record of an outcome, unless it is one of many like it."""

@@ -130,7 +130,7 @@ class Scheduler:
             job.abandon(DRY_RUN)
         while step := self._next_step(job):
             if self._is_outdated(job):
-                job.end()  # what it has loaded is one record, what its request loads then another
+                job.progress.end()  # what it has loaded is one record, what its request loads then another
                 self._plan_again(job)
                 return
             is_taken = self._is_taken(step.module, job)
@@ -200,7 +200,7 @@ class Scheduler:
     def step_ended(self, job: AnyJob, outcome: Outcome | None, batch: Batch, *, is_over: bool) -> None:
         """A step of `job` has ended, or was not begun (None). `is_over`: the batch's loader has nothing more to do."""
         if outcome:
-            job.start(self._state.now - outcome.duration_usec / 1e6)
+            job.progress.start(self._state.now - outcome.duration_usec / 1e6)
             job.finish(outcome)
         resumed: list[AnyJob] = []
         if (is_over or batch.job is not job) and job.begun:
@@ -237,14 +237,14 @@ class Scheduler:
             files = dict.fromkeys(step.path for step in job.plan.steps if isinstance(step, Insmod) and not step.foreign)
             if paths := tuple(files)[running:]:
                 self._state.emit(ReadAhead(paths))
-        request = job.plan.request
-        if request.origin == "uevent" and not request.synthetic and request.subsystem in NAMED:
-            self._state.emit(ReadAhead((), request.devices))
+            request = job.plan.request
+            if request.origin == "uevent" and not request.synthetic and request.subsystem in NAMED:
+                self._state.emit(ReadAhead((), request.devices))
 
     def _end(self, job: AnyJob) -> None:
         """The job is complete: remember its result, and have who waits for it answered."""
         state, request = self._state, job.plan.request
-        job.end()
+        job.progress.end()
         if not isinstance(job, Job):
             state.invalidate("removal_ended")
         else:

@@ -12,6 +12,7 @@ import re
 
 from kmodd.host import child_reader
 from kmodd.host.regular_files import read_file
+from kmodd.host.udev_names import plain
 from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
@@ -29,9 +30,6 @@ MAX_LENGTH = 40
 
 _IN_BRACKETS = re.compile(r" ?(?:\([^()]*\)|\[[^][]*\])")
 """Parts of a name in the hardware database that a sentence has no room for."""
-
-_NICE = 10
-"""Devices are loaded first."""
 
 
 class DeviceNames:
@@ -81,7 +79,6 @@ class DeviceNames:
 
 def _write_names(root: str, devpaths: list[str], pipe: int) -> None:
     """Write a line `DEVPATH TAB NAME` for each device."""
-    os.nice(_NICE)
     look_up: Callable[[str], str] | None = None
     for devpath in devpaths:
         name = _usb_name(f"{root}/sys", devpath)
@@ -93,7 +90,7 @@ def _write_names(root: str, devpaths: list[str], pipe: int) -> None:
 
 def shown(name: str) -> str:
     """Return a name in one line of at most MAX_LENGTH characters, without control characters and double quotes."""
-    name = " ".join("".join(char if char.isprintable() else " " for char in name.replace('"', "'")).split())
+    name = plain(name)
     return name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 1].rstrip()}…"
 
 
@@ -115,9 +112,9 @@ def _hardware_database() -> Callable[[str], str]:
 
     By libudev: pyudev has no binding for it, and a program for each device would take milliseconds.
     """
-    import ctypes  # in the child only
-
     try:
+        import ctypes  # in the child only
+
         libudev = ctypes.CDLL("libudev.so.1")
         for function in (
             "udev_new",
@@ -129,7 +126,7 @@ def _hardware_database() -> Callable[[str], str]:
         for function in ("udev_list_entry_get_name", "udev_list_entry_get_value"):
             getattr(libudev, function).restype = ctypes.c_char_p
         database = libudev.udev_hwdb_new(ctypes.c_void_p(libudev.udev_new()))
-    except (OSError, AttributeError):
+    except (ImportError, MemoryError, OSError, AttributeError):
         return lambda _: ""
 
     def look_up(modalias: str) -> str:

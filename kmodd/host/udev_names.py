@@ -95,13 +95,13 @@ def device_name(context: Any, path: str) -> str:
     find = Devices.from_device_file if path.startswith("/dev/") else Devices.from_sys_path
     try:
         properties = find(context, os.fsencode(path)).properties
-        vendor, model = (next(filter(None, (_plain(properties.get(key, "")) for key in keys)), "") for keys in _WORDS)
-        return f"{vendor} {model}".strip() if model else _plain(properties.get("DEVNAME", ""))
+        vendor, model = (next(filter(None, (plain(properties.get(key, "")) for key in keys)), "") for keys in _WORDS)
+        return f"{vendor} {model}".strip() if model else plain(properties.get("DEVNAME", ""))
     except (LookupError, OSError, ValueError):  # removed, or a property is not UTF-8
         return ""
 
 
-def _plain(value: str) -> str:
-    r"""Return a property as one line: udev's `\x20` decoded, without control characters, `"` and repeated spaces."""
+def plain(value: str) -> str:
+    r"""Return a name as one line: udev's `\x20` decoded, without control characters, `"` and repeated spaces."""
     value = re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), value)
     return " ".join("".join(c if c.isprintable() else " " for c in value.replace('"', "'")).split())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass, field
 from kmodd.planning.outcome import KEPT_OUT, Outcome, Result, not_attempted, of_skip
 from kmodd.planning.plan import Insmod, Install, Plan, Skip, Step
+from kmodd.planning.progress import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,11 +31,7 @@ class Job:
     """Index of the current goal."""
     _entry: int = 0
     """Index of the current entry in that goal."""
-    started: float = 0.0
-    """When its first step began (monotonic, seconds); 0: none has."""
-    number: int = 0
-    """Of its request in the journal; 0: it has none yet."""
-    _has_ended: bool = False
+    progress: Progress = field(default_factory=Progress)
     begun: bool = False
     """Whether a loader was given a step."""
     abandoned: bool = False
@@ -137,23 +134,6 @@ class Job:
             for entry, outcome in before
             if entry.required and outcome.result in ("loaded", "live") and not isinstance(entry, Install)
         ]
-
-    def start(self, at: float) -> None:
-        """Note when its first step began (monotonic, seconds); later calls change nothing."""
-        self.started = self.started or at
-
-    def set_number(self, number: int) -> None:
-        """Give it the number of its request in the journal."""
-        self.number = number
-
-    def end(self) -> None:
-        """Note that it has its last outcome."""
-        self._has_ended = True
-
-    def pop_end(self) -> bool:
-        """Return whether it has ended since the last call."""
-        has_ended, self._has_ended = self._has_ended, False
-        return has_ended
 
     def begin(self) -> None:
         """Note that a loader has begun with a step, so that the kernel may have changed by it."""

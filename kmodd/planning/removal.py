@@ -26,6 +26,7 @@ from kmodd.kernel.proc_modules import Loaded
 from kmodd.names import ModuleName, module_of_path
 from kmodd.planning.outcome import Outcome, Result, not_attempted
 from kmodd.planning.plan import Cause, Reason, RemovalStep, RemoveCommand, Rmmod
+from kmodd.planning.progress import Progress
 from kmodd.planning.request import RemovalOptions, Request
 
 TYPE_CHECKING = False
@@ -184,11 +185,7 @@ class RemovalJob:
     """Reads the loaded modules."""
     outcomes: list[Outcome] = field(default_factory=list)
     """Outcomes so far, in order of execution."""
-    started: float = 0.0
-    """When its first step began (monotonic, seconds); 0: none has."""
-    number: int = 0
-    """Of its request in the journal; 0: it has none yet."""
-    _has_ended: bool = False
+    progress: Progress = field(default_factory=Progress)
     begun: bool = False
     """Whether a loader was given a step."""
     failed: bool = False
@@ -228,23 +225,6 @@ class RemovalJob:
         if step is not None:
             self.finish(not_attempted(self.plan.request, step, why))
         self._over = self.failed = True
-
-    def start(self, at: float) -> None:
-        """Note when its first step began (monotonic, seconds); later calls change nothing."""
-        self.started = self.started or at
-
-    def set_number(self, number: int) -> None:
-        """Give it the number of its request in the journal."""
-        self.number = number
-
-    def end(self) -> None:
-        """Note that it has its last outcome."""
-        self._has_ended = True
-
-    def pop_end(self) -> bool:
-        """Return whether it has ended since the last call."""
-        has_ended, self._has_ended = self._has_ended, False
-        return has_ended
 
     def begin(self) -> None:
         """Note that a loader has begun with a step, so that the kernel may have changed by it."""
