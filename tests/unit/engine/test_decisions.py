@@ -35,7 +35,7 @@ def test_a_device_is_one_record_with_all_that_it_brought_in_load_order(world: Wo
     world.plug("pci:v1", "0000:01:00.0")
     world.settle()
     (record,) = world.records
-    assert record.message == "Loaded b for 0000:01:00.0 in 7us, with a"
+    assert record.message == "Loaded b for 0000:01:00.0 in 14us, with a"
     assert record.priority == INFO
     assert values(record, "KMODD_MODULE") == ["b"]
     assert values(record, "KMODD_MODULES") == ["a", "b"]
@@ -60,6 +60,16 @@ def test_the_times_of_a_decision_are_those_of_its_queue_and_its_loads(world: Wor
     assert values(second, "KMODD_WAIT_USEC") == ["3500000"]
     assert values(second, "KMODD_DURATION_USEC") == ["2500000"]
     assert values(second, "KMODD_INIT_USEC") == ["a:500000", "b:2000000"]
+
+
+def test_replies_that_are_read_late_make_no_load_shorter(world: World) -> None:
+    """`KMODD_DURATION_USEC` is at least the sum of `KMODD_INIT_USEC`."""
+    world.plug("pci:v1")
+    world.advance()
+    world.pass_time(3)
+    world.finish("a", usec=2_000_000)
+    world.finish("b", usec=1_000_000)
+    assert values(world.records[-1], "KMODD_DURATION_USEC") == ["3000000"]
 
 
 def test_debug_has_a_record_for_each_module_and_the_decision_once(tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_a_request_of_the_kernel_is_always_one_record_at_info(world: World) -> N
         world.settle()
     assert messages(world) == [
         "c for asker[7] uid 1000 is loaded already",
-        "Loaded b for asker[7] uid 1000 in 7us, with a",
+        "Loaded b for asker[7] uid 1000 in 14us, with a",
         "No module for nothing, asked for by asker[7] uid 1000",
     ]
     assert {record.priority for record in world.records} == {INFO}
