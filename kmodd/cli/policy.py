@@ -14,7 +14,7 @@ from kmodd.config.policy_d import MAX_UID, NONE, PHASES, WORDS
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
-from kmodd.host.journalctl import journal_records
+from kmodd.host.journalctl import Query, journal_records
 from kmodd.host.tree import Tree
 from kmodd.kernel.requester import Requester
 from kmodd.names import module_name
@@ -251,7 +251,7 @@ def _is_denied(plan: Plan, policy: Policy, query: PolicyQuery) -> bool:
 
 def _suggest(given: Given) -> int:
     try:
-        with journal_records(given.get("from") or None, given.get("since") or None) as lines:
+        with journal_records(Query(since=given.get("since"), source=given.get("from"))) as lines:
             found = read(lines)
     except OSError as error:
         _complain(f"Failed to read {given.get('from') or 'the journal'}: {error.strerror}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import subprocess
 from collections import Counter
 
@@ -13,11 +11,12 @@ from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, Option, Verb, s
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
 from kmodd.host.journal import JournalSocket
-from kmodd.host.journalctl import journal_records
+from kmodd.host.journalctl import THIS_BOOT, journal_records
 from kmodd.host.kernel_facts import MODULES_DISABLED
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
+from kmodd.planning.history import Ignored, entries_of
 from kmodd.planning.policy import Policy
 from kmodd.planning.policy_history import sealed_asking
 from kmodd.planning.record import NOTICE, SEAL, Record
@@ -78,28 +77,19 @@ def _rehearse() -> int:
         VERB.complain(f"Ignoring invalid rule: {problem}")
     policy, flags = Policy("enforce", parsed.rules), read_flags("")
     refused: Counter[str] = Counter()
-    unreadable = 0
-    with journal_records(None, None, boot=True) as lines:
-        for line in lines:
-            record = _record(line)
-            unreadable += record is None
-            found = sealed_asking(record or {}, flags)
+    ignored = Ignored()
+    with journal_records(THIS_BOOT) as lines:
+        for entry in entries_of(lines, ignored):
+            found = sealed_asking(entry, flags)
             for module in found[1] if found else ():
                 if found and policy.judge(found[0], module).refused:
                     refused[f"{module} by {found[0].origin}: {found[0].request}"] += 1
-    if unreadable:
-        VERB.complain(f"Ignoring {unreadable} lines that are not JSON records")
+    if ignored.unreadable:
+        VERB.complain(f"Ignoring {ignored.unreadable} lines that are not JSON records")
     for what, count in sorted(refused.items()):
         print(f"{what}{f', {count} times' if count > 1 else ''}")
     VERB.complain(f"A seal would have refused {len(refused)} different loads since boot")
     return 1 if refused else 0
-
-
-def _record(line: str) -> dict[str, object] | None:
-    with contextlib.suppress(ValueError, RecursionError):
-        record = json.loads(line)
-        return record if isinstance(record, dict) else None
-    return None
 
 
 def _builtin(names: list[str]) -> set[str]:

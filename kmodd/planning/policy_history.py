@@ -7,7 +7,6 @@ index, and no alias of their own, the rule has that pattern, `block-major-7-*` f
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from typing import Literal
@@ -18,13 +17,13 @@ from kmodd.errors import UnmatchedBracket, Where
 from kmodd.index import fnmatch
 from kmodd.kernel.requester import Requester
 from kmodd.names import underscores
+from kmodd.planning.history import Entry, Ignored, entries_of
 from kmodd.planning.policy import PolicyQuery
 from kmodd.planning.request import ORIGINS, Origin
-from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Final
 
 Who = Literal["root", "service", "user", "container", "unknown"]
@@ -33,12 +32,9 @@ Who = Literal["root", "service", "user", "container", "unknown"]
 _UIDS: Final[dict[Who, str]] = {"root": "0", "service": "1-999", "user": "1000-"}
 _INSIDE: Final = (Condition("container", ("yes",)),)
 _OUTSIDE: Final = (Condition("container", ("no",)),)
-DEBUG: Final = "7"
-"""PRIORITY of the records of each module."""
 _USED: Final = ("loaded", "live")
 """Results of requests that succeeded."""
-_FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
-"""Reasons of modules that were loaded for the requested one."""
+_REMOVALS: Final = ("removed", "not_removed", "in_use", "absent")
 _WIDTH: Final = 100
 """Maximum length of the list of requests in one rule, in characters."""
 _ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
@@ -71,22 +67,9 @@ class Uses:
 
 def read(lines: Iterable[str]) -> Uses:
     """Return the uses in the output of `journalctl --output=json --all`, which has one record per line."""
-    found = Uses()
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            found.unreadable += 1
-        elif text_of(record, "SYSLOG_IDENTIFIER") == "kmodd" and text_of(record, "KMODD_SOURCE") == "request":
-            if text_of(record, "_UID") != "0":
-                found.distrusted += 1
-            elif use := _use(record):
-                found.uses.append(use)
-    return found
+    ignored = Ignored()
+    uses = [use for entry in entries_of(lines, ignored) if (use := _use(entry))]
+    return Uses(uses, ignored.distrusted, ignored.unreadable)
 
 
 def suggest(uses: Sequence[Use], unit: str = "") -> str:
@@ -118,91 +101,34 @@ def suggest(uses: Sequence[Use], unit: str = "") -> str:
 # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _use(record: Mapping[str, object]) -> Use | None:
-    """Return the use in a trusted record, None if it records something else."""
-    if _is_detail(record):
+def _use(entry: Entry) -> Use | None:
+    """Return the use in an entry, None if it records something else."""
+    if entry.source != "request" or entry.result not in _USED or entry.is_detail or entry.is_for_another:
         return None
-    if text_of(record, "KMODD_RESULT") not in _USED or text_of(record, "KMODD_BECAUSE").startswith(_FOR_ANOTHER):
-        return None
-    request = text_of(record, "KMODD_ALIAS")
-    uid, container = text_of(record, "KMODD_REQUESTER_UID"), text_of(record, "KMODD_REQUESTER_CONTAINER")
-    usec = text_of(record, "__REALTIME_TIMESTAMP")
-    return Use(
-        request,
-        text_of(record, "KMODD_PATTERN"),
-        _who(uid, container),
-        text_of(record, "KMODD_REQUESTER_EXE"),
-        text_of(record, "KMODD_REQUESTER_UNIT"),
-        int(usec) if re.fullmatch("[0-9]{1,18}", usec, re.ASCII) else 0,
-    )
+    who = entry.requester
+    if who is None:
+        return Use(entry.alias, entry.pattern, "unknown", usec=entry.realtime)
+    return Use(entry.alias, entry.pattern, _who(who), who.exe, who.unit, entry.realtime)
 
 
-def _is_detail(record: Mapping[str, object]) -> bool:
-    """Return whether a record is that of a module of a decision, which has a record of its own."""
-    return text_of(record, "PRIORITY") == DEBUG and text_of(record, "KMODD_REQUEST_ID") != ""
-
-
-def text_of(record: Mapping[str, object], name: str) -> str:
-    """Return a journal field as text, empty without one; the first of a repeated field."""
-    return next(iter(texts_of(record, name)), "")
-
-
-def texts_of(record: Mapping[str, object], name: str) -> tuple[str, ...]:
-    """Return the values of a journal field as text.
-
-    journalctl --output=json prints binary values as lists of numbers, and repeated fields as lists of values.
-    """
-    value = record.get(name)
-    is_repeated = isinstance(value, list) and value and not isinstance(value[0], int)
-    return tuple(map(_text, value)) if isinstance(value, list) and is_repeated else (_text(value),) if value else ()
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        numbers = [number for number in value if isinstance(number, int) and 0 <= number < 256]
-        return decode(bytes(numbers))
-    return value if isinstance(value, str) else ""
-
-
-def _who(uid: str, container: str) -> Who:
-    if not re.fullmatch("[0-9]{1,10}", uid, re.ASCII):
-        return "unknown"
-    if container == "yes":
+def _who(requester: Requester) -> Who:
+    if requester.container:
         return "container"
-    return "root" if int(uid) == 0 else "service" if int(uid) < 1000 else "user"
+    return "root" if requester.uid == 0 else "service" if requester.uid < 1000 else "user"
 
 
 # ── seal ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def sealed_asking(record: Mapping[str, object], flags: frozenset[str]) -> tuple[PolicyQuery, tuple[str, ...]] | None:
-    """Return the query of a journal record, with phase sealed, and its modules; None if it records no load.
-
-    Records that root did not write are ignored, as any user can write to the journal in kmodd's name.
-    """
-    origin = _ORIGINS.get(text_of(record, "KMODD_SOURCE"))
-    if text_of(record, "_UID") != "0" or origin is None or _is_detail(record):
+def sealed_asking(entry: Entry, flags: frozenset[str]) -> tuple[PolicyQuery, tuple[str, ...]] | None:
+    """Return the query of an entry, with phase sealed, and its modules; None if it records no load."""
+    origin = _ORIGINS.get(entry.source)
+    if origin is None or entry.is_detail or entry.result in _REMOVALS or not entry.changed:
         return None
-    modules = texts_of(record, "KMODD_MODULES")
-    if text_of(record, "KMODD_RESULT") == "loaded" and not modules:
-        modules = (text_of(record, "KMODD_MODULE"),)  # of an earlier version, or of a tool without the daemon
-    if not modules or text_of(record, "KMODD_RESULT") in ("removed", "not_removed", "in_use", "absent"):
-        return None
-    device = text_of(record, "KMODD_DEVPATH")
     asking = PolicyQuery(
-        origin, text_of(record, "KMODD_ALIAS"), "sealed", text_of(record, "KMODD_SUBSYSTEM"),
-        (device,) if device else (), _requester(record), flags,
+        origin, entry.alias, "sealed", entry.subsystem, entry.devices[:1], entry.requester, flags,
     )  # fmt: skip
-    return asking, modules
-
-
-def _requester(record: Mapping[str, object]) -> Requester | None:
-    uid, pid = text_of(record, "KMODD_REQUESTER_UID"), text_of(record, "KMODD_REQUESTER_PID")
-    if not all(re.fullmatch("[0-9]{1,10}", number, re.ASCII) for number in (uid, pid)):
-        return None
-    exe, unit = text_of(record, "KMODD_REQUESTER_EXE"), text_of(record, "KMODD_REQUESTER_UNIT")
-    container = text_of(record, "KMODD_REQUESTER_CONTAINER") == "yes"
-    return Requester(int(pid), "", exe, int(uid), None, "", unit, container)
+    return asking, entry.changed
 
 
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,14 +16,16 @@ from kmodd.cli.client import NotRunning, Refused
 from kmodd.config.kmodd_conf import Settings
 from kmodd.config.modprobe_d import ConfFile
 from kmodd.config.policy_d import Parsed, parse
+from kmodd.host.journalctl import THIS_BOOT, Query
 from kmodd.host.tree import Tree
 from kmodd.kernel.proc_modules import Loaded, parse_modules
+from kmodd.planning.history import Entry, entry_of
 from kmodd.planning.policy_history import sealed_asking
 from kmodd.planning.record import SEAL
 from tests.fakes import ListJournal
 from tests.world import RELEASE
 
-LOADED = {"_UID": "0", "KMODD_RESULT": "loaded"}
+LOADED = {"_UID": "0", "SYSLOG_IDENTIFIER": "kmodd", "KMODD_RESULT": "loaded"}
 BY_USER = {
     **LOADED, "KMODD_SOURCE": "request", "KMODD_ALIAS": "net-pf-38", "KMODD_MODULE": "af_alg",
     "KMODD_REQUESTER_UID": "1000", "KMODD_REQUESTER_PID": "812", "KMODD_REQUESTER_EXE": "/usr/bin/ssh",
@@ -33,6 +35,12 @@ BY_DEVICE = {
     **LOADED, "KMODD_SOURCE": "uevent", "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "e1000e", "KMODD_SUBSYSTEM": "pci",
     "KMODD_DEVPATH": ["/devices/pci0/1", "/devices/pci0/2"],
 }  # fmt: skip
+
+
+def _entry(record: dict[str, Any]) -> Entry:
+    entry = entry_of(record)
+    assert entry is not None
+    return entry
 
 
 class Machine:
@@ -66,8 +74,8 @@ class Machine:
         self.rules = parse([ConfFile("/etc/kmodd/policy.d/10-x.conf", text)])
 
     @contextlib.contextmanager
-    def _journal_records(self, source: None, since: None, *, boot: bool) -> Iterator[Iterable[str]]:
-        assert (source, since, boot) == (None, None, True)
+    def _journal_records(self, query: Query) -> Iterator[Iterable[str]]:
+        assert query == THIS_BOOT
         if self.error:
             raise self.error
         yield [json.dumps(record) for record in self.records]
@@ -117,12 +125,12 @@ def test_only_roots_records_of_loads_count(
 
 
 def test_a_record_names_the_requester_and_the_module(machine: Machine) -> None:
-    found = sealed_asking(BY_DEVICE, machine.flags)
+    found = sealed_asking(_entry(BY_DEVICE), machine.flags)
     assert found is not None
     assert (found[0].phase, found[0].devices, found[0].requester, found[1]) == (
         "sealed", ("/devices/pci0/1",), None, ("e1000e",),
     )  # fmt: skip
-    found = sealed_asking({**BY_USER, "KMODD_REQUESTER_UID": "me"}, machine.flags)
+    found = sealed_asking(_entry({**BY_USER, "KMODD_REQUESTER_UID": "me"}), machine.flags)
     assert found is not None
     assert found[0].requester is None, "half of a requester is unknown"
 

@@ -10,7 +10,10 @@ import pytest
 from kmodd.cli import seal
 from kmodd.config.policy_d import Parsed
 
-FIELDS = {"_UID": "0", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "uevent", "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "c"}
+FIELDS = {
+    "_UID": "0", "SYSLOG_IDENTIFIER": "kmodd", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "uevent",
+    "KMODD_ALIAS": "pci:v1", "KMODD_MODULE": "c",
+}  # fmt: skip
 LOADED = json.dumps(FIELDS)
 Capture = pytest.CaptureFixture[str]
 

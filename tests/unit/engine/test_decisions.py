@@ -10,6 +10,7 @@ import pytest
 
 from kmodd.engine.events import DevicesFound
 from kmodd.kernel import uevent
+from kmodd.planning.history import entries_of
 from kmodd.planning.policy import PolicyQuery
 from kmodd.planning.policy_history import read, sealed_asking, suggest
 from kmodd.planning.record import DEBUG, ERR, INFO, NOTICE, Record
@@ -189,8 +190,9 @@ def history(tmp_path: Path, level: int) -> tuple[str, set[tuple[PolicyQuery, str
         trusted = {"_UID": "0", "SYSLOG_IDENTIFIER": "kmodd", "PRIORITY": str(record.priority)}
         line: dict[str, object] = {name: found if len(found) > 1 else found[0] for name, found in fields.items()}
         lines.append({**line, **trusted})
-    asked = [found for line in lines if (found := sealed_asking(line, frozenset()))]
-    return suggest(read(map(json.dumps, lines)).uses), {(query, name) for query, names in asked for name in names}
+    texts = [json.dumps(line) for line in lines]
+    asked = [found for entry in entries_of(texts) if (found := sealed_asking(entry, frozenset()))]
+    return suggest(read(texts).uses), {(query, name) for query, names in asked for name in names}
 
 
 def test_the_history_of_use_is_the_same_at_info_and_at_debug(tmp_path: Path) -> None:

@@ -1,0 +1,232 @@
+"""Read kmodd's journal records as values: `Entry`. docs/JOURNAL.md describes the fields."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from kmodd.dataclass import dataclass
+from kmodd.errors import Where
+from kmodd.kernel.requester import Requester
+from kmodd.planning.record import DEBUG, INFO, PREFIX
+from kmodd.text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Final
+
+IDENTIFIER: Final = "kmodd"
+"""SYSLOG_IDENTIFIER of the records."""
+_CHANGES: Final = ("loaded", "removed")
+_FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
+"""How KMODD_BECAUSE of a module begins that was loaded for the requested one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record in the journal: a decision, a module of one, or an event of the daemon such as its start.
+
+    A text is empty, a number 0, and a tuple empty where the record has no such field. Times are in µs.
+    """
+
+    kind: str
+    """The last four digits of MESSAGE_ID, as in docs/JOURNAL.md."""
+    message: str
+    priority: int
+    """As in syslog(3)."""
+    realtime: int
+    """When it was written, since 1970."""
+    monotonic: int
+    """When it was written (CLOCK_MONOTONIC of its boot)."""
+    boot: str
+    """The boot's id, 32 hexadecimal digits."""
+    host: str
+    pid: int
+    """Of the daemon, or of the tool."""
+    result: str = ""
+    """KMODD_RESULT; empty: an event of the daemon."""
+    source: str = ""
+    request_id: int = 0
+    """Number of the request since the start of its daemon; 0: none."""
+    module: str = ""
+    """The requested module that the record is about."""
+    modules: tuple[str, ...] = ()
+    """All modules that were loaded or removed, in that order."""
+    alias: str = ""
+    pattern: str = ""
+    because: str = ""
+    path: str = ""
+    devices: tuple[str, ...] = ()
+    """Paths /devices/…; at most 16."""
+    device_count: int = 0
+    device_name: str = ""
+    subsystem: str = ""
+    begin: int = 0
+    """When the event or request came (CLOCK_MONOTONIC); 0: unknown."""
+    wait: int = 0
+    """From `begin` until a loader had the first module."""
+    duration: int = 0
+    """From there to the end."""
+    inits: tuple[tuple[str, int], ...] = ()
+    """Each module that was loaded, in order, and the duration of its load."""
+    errno: int = 0
+    at: Where | None = None
+    """The line that decided."""
+    rule: str = ""
+    """Text of that line."""
+    verdict: str = ""
+    """`would_deny` or `log`."""
+    requester: Requester | None = None
+    ambiguous: bool = False
+    """Several processes asked at once, and the requester is unknown."""
+    firmware: str = ""
+    repeated: int = 0
+    """Number of equal records before this one that were not written."""
+
+    @property
+    def is_detail(self) -> bool:
+        """Whether it is the record of a module of a decision, which has a record of its own."""
+        return self.priority == DEBUG and self.request_id != 0
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether it is the record of a request with its result."""
+        return bool(self.result) and not self.is_detail
+
+    @property
+    def is_for_another(self) -> bool:
+        """Whether the module was loaded for another one."""
+        return self.because.startswith(_FOR_ANOTHER)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The modules that were loaded or removed.
+
+        A record without KMODD_MODULES is that of one module: of an earlier version, or of a tool without the daemon.
+        """
+        return self.modules or ((self.module,) if self.result in _CHANGES and self.module else ())
+
+
+@dataclass(slots=True)
+class Ignored:
+    """What was not read of a journal."""
+
+    distrusted: int = 0
+    """Number of records in kmodd's name that root did not write; any user can write such."""
+    unreadable: int = 0
+    """Number of lines that are not a JSON object."""
+
+
+def entries_of(lines: Iterable[str], ignored: Ignored | None = None) -> Iterator[Entry]:
+    """Yield the entries of kmodd in the output of `journalctl --output=json --all`, which has one record per line.
+
+    ignored: counts what is left out.
+    """
+    ignored = ignored or Ignored()
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            ignored.unreadable += 1
+        elif _text_of(record, "SYSLOG_IDENTIFIER") == IDENTIFIER:
+            if entry := entry_of(record):
+                yield entry
+            else:
+                ignored.distrusted += 1
+
+
+def entry_of(record: Mapping[str, object]) -> Entry | None:
+    """Return the entry of a record of kmodd; None: root did not write it."""
+    if _text_of(record, "_UID") != "0":
+        return None
+    at = _text_of(record, "KMODD_FILE")
+    devices = _texts_of(record, "KMODD_DEVPATH")
+    inits = (each.rpartition(":") for each in _texts_of(record, "KMODD_INIT_USEC"))
+    return Entry(
+        kind=_text_of(record, "MESSAGE_ID").removeprefix(PREFIX),
+        message=_text_of(record, "MESSAGE"),
+        priority=_number(record, "PRIORITY", INFO),
+        realtime=_number(record, "__REALTIME_TIMESTAMP"),
+        monotonic=_number(record, "__MONOTONIC_TIMESTAMP"),
+        boot=_text_of(record, "_BOOT_ID"),
+        host=_text_of(record, "_HOSTNAME"),
+        pid=_number(record, "_PID"),
+        result=_text_of(record, "KMODD_RESULT"),
+        source=_text_of(record, "KMODD_SOURCE"),
+        request_id=_number(record, "KMODD_REQUEST_ID"),
+        module=_text_of(record, "KMODD_MODULE"),
+        modules=_texts_of(record, "KMODD_MODULES"),
+        alias=_text_of(record, "KMODD_ALIAS"),
+        pattern=_text_of(record, "KMODD_PATTERN"),
+        because=_text_of(record, "KMODD_BECAUSE"),
+        path=_text_of(record, "KMODD_PATH"),
+        devices=devices,
+        device_count=_number(record, "KMODD_DEVICES_COUNT", len(devices)),
+        device_name=_text_of(record, "KMODD_DEVICE_NAME"),
+        subsystem=_text_of(record, "KMODD_SUBSYSTEM"),
+        begin=_number(record, "KMODD_BEGIN_MONOTONIC_USEC"),
+        wait=_number(record, "KMODD_WAIT_USEC"),
+        duration=_number(record, "KMODD_DURATION_USEC"),
+        inits=tuple((name, _unsigned(usec)) for name, _, usec in inits),
+        errno=_number(record, "ERRNO"),
+        at=Where(at, _number(record, "KMODD_LINE")) if at else None,
+        rule=_text_of(record, "KMODD_RULE"),
+        verdict=_text_of(record, "KMODD_VERDICT"),
+        requester=_requester(record),
+        ambiguous=_text_of(record, "KMODD_REQUESTER_AMBIGUOUS") == "yes",
+        firmware=_text_of(record, "KMODD_FIRMWARE"),
+        repeated=_number(record, "KMODD_REPEATED"),
+    )
+
+
+def _texts_of(record: Mapping[str, object], name: str) -> tuple[str, ...]:
+    """Return the values of a journal field as text.
+
+    journalctl --output=json prints binary values as lists of numbers, and repeated fields as lists of values.
+    """
+    value = record.get(name)
+    is_repeated = isinstance(value, list) and value and not isinstance(value[0], int)
+    return tuple(map(_text, value)) if isinstance(value, list) and is_repeated else (_text(value),) if value else ()
+
+
+def _text_of(record: Mapping[str, object], name: str) -> str:
+    """Return a journal field as text, empty without one; the first of a repeated field."""
+    return next(iter(_texts_of(record, name)), "")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        numbers = [number for number in value if isinstance(number, int) and 0 <= number < 256]
+        return decode(bytes(numbers))
+    return value if isinstance(value, str) else ""
+
+
+def _number(record: Mapping[str, object], name: str, default: int = 0) -> int:
+    return _unsigned(_text_of(record, name), default)
+
+
+def _unsigned(text: str, default: int = 0) -> int:
+    return int(text) if re.fullmatch("[0-9]{1,18}", text, re.ASCII) else default
+
+
+def _requester(record: Mapping[str, object]) -> Requester | None:
+    """Return the process that made the kernel ask; None: its user is not known. PID 0: its number is not."""
+    uid = _text_of(record, "KMODD_REQUESTER_UID")
+    if not re.fullmatch("[0-9]{1,10}", uid, re.ASCII):
+        return None
+    login = _text_of(record, "KMODD_REQUESTER_LOGINUID")
+    return Requester(
+        _number(record, "KMODD_REQUESTER_PID"),
+        _text_of(record, "KMODD_REQUESTER_COMM"),
+        _text_of(record, "KMODD_REQUESTER_EXE"),
+        int(uid),
+        _unsigned(login) if login else None,
+        _text_of(record, "KMODD_REQUESTER_CGROUP"),
+        _text_of(record, "KMODD_REQUESTER_UNIT"),
+        _text_of(record, "KMODD_REQUESTER_CONTAINER") == "yes",
+    )
