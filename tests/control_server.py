@@ -25,6 +25,7 @@ class ControlServer:
         actions = Actions(self._handle, self._reload, self._status)
         self.handler = ControlHandler(world.engine, socket, actions, str(world.root))
         world.listeners.append(self.handler)
+        world.readers.append(self.handler.logged)
 
     def _handle(self, event: Event) -> None:
         self.world.handle(event)
@@ -34,11 +35,17 @@ class ControlServer:
         return tuple(self.world.engine.problems)
 
     def _status(self) -> dict[str, Any]:
-        return self.report.reply(self.world.loaders, (), 0, self.world.now)
+        return self.report.reply(self.world.loaders, (), 0, self.world.now, self.socket.dropped)
 
     def send(self, caller: Caller, method: str, **parameters: Any) -> None:
         """A caller makes a call, and the daemon handles it."""
         self.send_text(caller, json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters}))
+
+    def subscribe(self, caller: Caller, uid: int | None = None) -> None:
+        """A caller, of this user, asks for all records from now on."""
+        if uid is not None:
+            caller.connection.uid = uid
+        self.send_text(caller, json.dumps({"method": "io.kmodd.Monitor", "more": True}))
 
     def send_text(self, caller: Caller, text: str) -> None:
         """The same with the call as it is on the wire."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -138,6 +138,8 @@ class World:
         self.turned_away: list[tuple[Request, Busy]] = []
         self.listeners: list[Listener] = []
         """Who gets what has finished, as callers do in the daemon."""
+        self.readers: list[Callable[[Log], None]] = []
+        """Who gets what is recorded."""
         self.records: list[Record] = []
         self.replays: list[str] = []
         self.stacks: list[AskStack] = []
@@ -221,6 +223,8 @@ class World:
                     self.started[batch].is_stopping = True
             case Log(record):
                 self.records.append(record)
+                for reader in self.readers:
+                    reader(command)
             case Finish(job):
                 self.finished.append(job)
                 for listener in self.listeners:

@@ -19,6 +19,7 @@ VERBS = {
     "reload": "reload indexes and configuration of the daemon",
     "settle": "wait until all pending events are handled",
     "wait": "wait until a module or device has finished starting",
+    "monitor": "print each decision of the daemon when it is recorded",
     "explain": "show what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "print the modules that match an alias",
     "devices": "list devices, their drivers, and the modules that match them",

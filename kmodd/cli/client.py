@@ -1,4 +1,4 @@
-"""Client of the control socket: one Varlink call on one connection."""
+"""Client of the control socket: one Varlink call on one connection, with one reply or a stream of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from kmodd.host.paths import CONTROL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 
 class NotRunning(KmoddError):
     """The daemon does not listen on the control socket (exit status 7)."""
+
+
+class Ended(NotRunning):
+    """The daemon has closed the connection of a stream."""
 
 
 class Refused(KmoddError):
@@ -52,7 +56,37 @@ def call(
                 answer += data
         except OSError as error:
             raise NotRunning(f"the daemon is not running: {error.strerror or 'no reply in time'}: {path}") from None
-    reply = json.loads(answer[:-1])
+    return _parameters(json.loads(answer[:-1]))
+
+
+def replies(method: str, path: str = CONTROL_SOCKET, **parameters: Any) -> Iterator[dict[str, Any]]:
+    """Call `io.kmodd.METHOD` with `more`, and yield the parameters of each reply until the last one.
+
+    Raises NotRunning if there is no daemon, Ended if it closes the connection before, Refused if a reply is an error.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(path)
+            frame = {"method": f"io.kmodd.{method}", "parameters": parameters, "more": True}
+            connection.sendall(json.dumps(frame).encode() + b"\0")
+        except OSError as error:
+            raise NotRunning(f"the daemon is not running: {error.strerror}: {path}") from None
+        rest, continues = b"", True
+        while continues:
+            try:
+                data = connection.recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                raise Ended("the daemon has closed the connection")
+            *frames, rest = (rest + data).split(b"\0")
+            for reply in map(json.loads, frames):
+                continues = reply.get("continues") is True
+                yield _parameters(reply)
+
+
+def _parameters(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a reply. Raises Refused if it is an error."""
     if "error" in reply:
         raise Refused(reply["error"], reply.get("parameters", {}))
     result: dict[str, Any] = reply.get("parameters", {})

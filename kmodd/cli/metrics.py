@@ -105,6 +105,7 @@ def _families(status: dict[str, Any], unbound: int | None, now: float) -> str:
         ("kmodd_events", "counter", "Device events of the kernel.", [("_total", {}, status["events"])]),
         ("kmodd_overflows", "counter", "Times the kernel has dropped events.", [("_total", {}, status["overruns"])]),
         ("kmodd_records_lost", "counter", "Lost journal records.", [("_total", {}, status["records_lost"])]),
+        ("kmodd_readers_dropped", "counter", "Callers that did not read.", [("_total", {}, status["readers_dropped"])]),
         ("kmodd_waiting_requests", "gauge", "Requests that wait.", [("", {}, status["waiting"])]),
         ("kmodd_loading_modules", "gauge", "Modules that are being loaded.", [("", {}, busy)]),
         ("kmodd_stuck_modules", "gauge", "Modules whose init does not return.", [("", {}, len(status["stuck"]))]),

@@ -97,6 +97,9 @@ def _lines(status: dict[str, Any]) -> list[Line]:
         )
     if status["records_lost"]:
         lines.append(("Journal", f"{status['records_lost']} records lost", "yellow"))
+    if status["readers_dropped"]:
+        text = f"{status['readers_dropped']} disconnected: they did not read what they asked for"
+        lines.append(("Readers", text, "yellow"))
     if status["records_held_back"]:
         held_back = f"{status['records_held_back']} repeated records of refused or failed requests are not written yet"
         lines.append(("Journal", held_back, ""))

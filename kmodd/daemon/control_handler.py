@@ -6,10 +6,11 @@ import os
 import time
 
 from kmodd.daemon import status
+from kmodd.daemon.monitors import Monitors
 from kmodd.daemon.waits import Waits
 from kmodd.dataclass import dataclass
 from kmodd.engine.engine import Engine
-from kmodd.engine.events import AnyJob, Busy, CheckFiles, Event, Requested, SealRequested
+from kmodd.engine.events import AnyJob, Busy, CheckFiles, Event, Log, Requested, SealRequested
 from kmodd.errors import NoTree, Problem, assert_never
 from kmodd.host.coldplug import last_seqnum
 from kmodd.host.config_files import secret_files
@@ -18,7 +19,9 @@ from kmodd.host.varlink_server import (
     ControlSocket,
     ExplainCall,
     LoadCall,
+    LogLevelCall,
     MethodCall,
+    MonitorCall,
     ReloadCall,
     SealCall,
     SettleCall,
@@ -88,6 +91,7 @@ class ControlHandler:
         self._waiting: list[tuple[Request, Connection]] = []
         self._waits = Waits(engine, socket)
         self._budget = CallBudget()
+        self._monitors = Monitors(socket, self._budget)
 
     def deadline(self, now: float) -> float | None:
         """When the first call times out, is looked after, or may be handled (monotonic, seconds); None: never."""
@@ -126,6 +130,11 @@ class ControlHandler:
             case WaitCall():
                 self._actions.handle(CheckFiles())
                 self._waits.add(connection, call, time.monotonic())
+            case MonitorCall():
+                self._monitors.add(connection)
+            case LogLevelCall(level):
+                self._engine.set_log_level(level)
+                self._socket.answer(connection, {})
             case SealCall(sealed):
                 self._actions.handle(SealRequested(sealed))
                 self._socket.answer(connection, {})
@@ -213,6 +222,10 @@ class ControlHandler:
         """All requests that callers wait for now."""
         state = self._engine.state
         return [*state.queue.interactive.waiting(), *state.in_flight.interactive_requests()]
+
+    def logged(self, log: Log) -> None:
+        """A record is written: send it to the callers of `Monitor`."""
+        self._monitors.write(log, time.monotonic())
 
     def turned_away(self, request: Request, why: Busy) -> bool:
         """A request is not taken: answer its caller. Return whether it had one."""

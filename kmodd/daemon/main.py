@@ -319,6 +319,7 @@ class Daemon:
                     read_ahead(self._tree.real(path), self._tree.trees)
             case Log(record):
                 self._journal.write(record)
+                self._control_handler.logged(command)
             case Finish(job):
                 self._report.finished(job, time.monotonic())
                 self._control_handler.finished(job)
@@ -440,7 +441,8 @@ class Daemon:
         return problems
 
     def _status(self) -> dict[str, Any]:
-        return self._report.reply(self._dispatcher.loaders, self._lacks(), self._journal.lost, time.monotonic())
+        loaders, now = self._dispatcher.loaders, time.monotonic()
+        return self._report.reply(loaders, self._lacks(), self._journal.lost, now, self._control.dropped)
 
     def _lacks(self) -> list[str]:
         has_modules = self._options.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None

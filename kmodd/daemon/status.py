@@ -62,7 +62,12 @@ class StatusReport:
         self._tally.add(job.outcomes, now)
 
     def reply(
-        self, loaders: Iterable[tuple[int | None, Loader]], lacks: Sequence[str], records_lost: int, now: float
+        self,
+        loaders: Iterable[tuple[int | None, Loader]],
+        lacks: Sequence[str],
+        records_lost: int,
+        now: float,
+        readers_dropped: int = 0,
     ) -> dict[str, Any]:
         """Return the answer to `Status`. lacks: what works less well here. now: seconds."""
         tree, state, tally = self._tree, self._engine.state, self._tally
@@ -105,6 +110,7 @@ class StatusReport:
             "last_refusal": _incident(tally.last_refusal, now),
             "records_held_back": state.reporter.records_held_back,
             "records_lost": records_lost,
+            "readers_dropped": readers_dropped,
             "problems": _problems(tree.root, self._engine, lacks),
         }
 

@@ -7,9 +7,11 @@ from kmodd.config.policy_d import Rule
 from kmodd.dataclass import dataclass
 from kmodd.kernel.kmsg import KernelLine
 from kmodd.kernel.uevent import Uevent
+from kmodd.planning.decision import Decision
 from kmodd.planning.job import Job
+from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import RemovalStep, Step
-from kmodd.planning.record import Record
+from kmodd.planning.record import NO_SUBJECT, Record, Subject
 from kmodd.planning.removal import RemovalJob
 from kmodd.planning.reply import Reply
 from kmodd.planning.request import Request
@@ -244,6 +246,9 @@ class Log:
     """Write a record to the journal."""
 
     record: Record
+    about: Decision | Outcome | None = None
+    """What it was made from; None: it is about no request."""
+    subject: Subject = NO_SUBJECT
 
 
 @dataclass(frozen=True, slots=True)

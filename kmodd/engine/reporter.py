@@ -19,6 +19,7 @@ from kmodd.planning.record import (
     DEBUG,
     DRIFT,
     INFO,
+    NO_SUBJECT,
     NOTICE,
     WARNING,
     Record,
@@ -144,10 +145,10 @@ class Reporter:
         """Write records of this level, as in syslog(3), and more important ones."""
         self.level = level
 
-    def log(self, record: Record) -> None:
-        """Write one record, if its level is written."""
+    def log(self, record: Record, about: Decision | Outcome | None = None, subject: Subject = NO_SUBJECT) -> None:
+        """Write one record, if its level is written. about, subject: what it was made from; None: no request."""
         if record.priority <= self.level:
-            self._emit(Log(record))
+            self._emit(Log(record, about, subject))
 
     def log_findings(self, findings: Sequence[Finding]) -> None:
         """Write the mistakes in the configuration that were not written before."""
@@ -172,7 +173,7 @@ class Reporter:
         for outcome in outcomes:
             self._count(outcome)
             if not self._is_covered(outcome):
-                self._write(outcome, record_of(outcome))
+                self._write(outcome, record_of(outcome), outcome)
 
     def log_job(self, job: AnyJob, new: Sequence[Outcome], results: ResultCache) -> None:
         """Write what went wrong with `new` outcomes of a job, and, once it is complete, the decision.
@@ -197,11 +198,11 @@ class Reporter:
             return
         subject = self._subject(job)
         for outcome in wanted:
-            self._write(outcome, record_of(outcome, 0, subject))
+            self._write(outcome, record_of(outcome, 0, subject), outcome, subject)
         for outcome in details:
-            self.log(detail_record(outcome, subject))
+            self.log(detail_record(outcome, subject), outcome, subject)
         if decision and deciding:
-            self._write(deciding, decision_record(decision, subject))
+            self._write(deciding, decision_record(decision, subject), decision, subject)
 
     def _was_told(self, outcome: Outcome, results: ResultCache) -> bool:
         """Whether another record says what a decision would, or none is to be written."""
@@ -236,8 +237,10 @@ class Reporter:
         is_one = request.device_count == 1 and request.devices and request.subsystem != "cpu"
         return Subject(job.progress.number, self._machine.device_name(request.devices[0]) if is_one else "")
 
-    def _write(self, outcome: Outcome, record: Record) -> None:
-        """Write the record of an outcome, unless it is one of many like it."""
+    def _write(
+        self, outcome: Outcome, record: Record, about: Decision | Outcome, subject: Subject = NO_SUBJECT
+    ) -> None:
+        """Write the record of an outcome, unless it is one of many like it. about, subject: what it was made from."""
         priority = record.priority
         if outcome.result == "nomatch" and self._ends_without_driver(outcome.request):
             priority = NOTICE
@@ -251,7 +254,7 @@ class Reporter:
         if repeated is not None:
             if outcome.request.origin == "boot" and outcome.request.at:
                 self._boot.add((outcome.request.at, outcome.request.text))
-            self.log(counted(replace(record, priority=priority), repeated))
+            self.log(counted(replace(record, priority=priority), repeated), about, subject)
 
     def _ends_without_driver(self, request: Request) -> bool:
         """Whether a device that was just plugged in has no driver; one that is built in may have taken it."""

@@ -8,6 +8,7 @@ daemon's event loop, which answers it at once or later.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 
@@ -34,6 +35,8 @@ MAX_TEXT = 4096
 """Characters of one name or parameter; the longest modalias has a few hundred."""
 MAX_OFFERS = 64
 """Descriptors that come with one call: as many as a module may have dependencies that are not root's."""
+MAX_BEHIND = 256 * 1024
+"""Bytes of a stream that its reader has not read, beside what the kernel keeps, after which it is disconnected."""
 MAX_UNREAD = 4 * 1024 * 1024
 """Bytes of unread replies of all connections of a user, after which one is disconnected."""
 
@@ -105,7 +108,35 @@ class WaitCall:
     """µs; None: no timeout."""
 
 
-MethodCall = StatusCall | ExplainCall | LoadCall | UnloadCall | SettleCall | SealCall | ReloadCall | WaitCall
+@dataclass(frozen=True, slots=True)
+class MonitorCall:
+    """Report decisions as they are recorded, until the caller disconnects."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLevelCall:
+    """Set the least important level that is recorded."""
+
+    level: int | None
+    """As in syslog(3); None: that of kmodd.conf."""
+
+
+MethodCall = (
+    StatusCall
+    | ExplainCall
+    | LoadCall
+    | UnloadCall
+    | SettleCall
+    | SealCall
+    | ReloadCall
+    | WaitCall
+    | MonitorCall
+    | LogLevelCall
+)
+_READING = (StatusCall, ExplainCall, SettleCall, WaitCall, MonitorCall)
+"""Calls that have no effect but their reply."""
+_OF_ROOT = (LoadCall, UnloadCall, SealCall, ReloadCall)
+"""Calls that others may not make, as LogLevelCall."""
 
 
 class _Called(Exception):
@@ -142,6 +173,16 @@ class _Interface:
     def Reload(self) -> None:
         raise _Called(ReloadCall())
 
+    def Monitor(self) -> None:
+        raise _Called(MonitorCall())
+
+
+class _Service:
+    """The method of systemd's interface for services that kmodd has."""
+
+    def SetLogLevel(self, level: int | None) -> None:
+        raise _Called(LogLevelCall(level))
+
 
 def _invalid_parameter(call: MethodCall, connection: Connection) -> str:
     """Return the name of the first invalid parameter of a call; empty if all are valid."""
@@ -158,11 +199,31 @@ def _invalid_parameter(call: MethodCall, connection: Connection) -> str:
             return "device"
         if call.module and call.module.startswith(("/", ".")):
             return "module"  # as for Explain
+    if isinstance(call, LogLevelCall) and call.level is not None and not 0 <= call.level <= 7:
+        return "level"
     if isinstance(call, ExplainCall) and call.request.startswith(("/", ".")):
         return "request"  # whether a file exists may be secret, and the look-up may block
     texts = [getattr(call, "request", ""), getattr(call, "module", None) or "", getattr(call, "device", None) or ""]
     texts += [*getattr(call, "parameters", ()), *getattr(call, "files", ())]
     return "request" if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts) else ""
+
+
+def _forbids(call: MethodCall, message: dict[str, Any], uid: int) -> str:
+    """Return the error of a call that this user may not make, or not in this form; empty: it is permitted."""
+    if isinstance(call, _OF_ROOT) and uid != 0:
+        return "io.kmodd.NotPermitted"
+    if isinstance(call, LogLevelCall) and uid != 0:
+        return "org.varlink.service.PermissionDenied"  # as systemd's own services
+    if isinstance(call, MonitorCall) and message.get("more") is not True:
+        return "org.varlink.service.ExpectedMore"
+    return ""
+
+
+def _has_gone(caller: socket.socket) -> bool:
+    """Return whether a caller that sends no more reads no more, either."""
+    poll = select.poll()
+    poll.register(caller, 0)
+    return any(mask & select.POLLHUP for _, mask in poll.poll(0))
 
 
 def _encodes(text: str) -> bool:
@@ -192,6 +253,8 @@ class Connection:
     """Bytes of replies that the caller has not read."""
     waiting: bool = False
     """A call waits for the daemon's reply; Varlink calls are answered in order."""
+    streaming: bool = False
+    """That call is a `Monitor`, which has a reply for each record."""
     oneway: bool = False
     """That call has no reply."""
     ended: bool = False
@@ -230,6 +293,8 @@ class ControlSocket:
         self._service: varlink.Service | None = None
         self.connections: list[Connection] = []
         self._calls = 0
+        self.dropped = 0
+        """Callers that were disconnected because they did not read."""
 
     def fileno(self) -> int:
         """Return the descriptor, readable when a caller connects."""
@@ -272,7 +337,8 @@ class ControlSocket:
         connection.ended = not data
         is_too_long = not connection.has_frame() and len(connection.unread) >= MAX_FRAME
         too_much = is_too_long or len(connection.unread) > 2 * MAX_FRAME or len(connection.offers) > MAX_OFFERS
-        if too_much or (connection.ended and not self._is_pending(connection)):
+        is_over = connection.ended and (not self._is_pending(connection) or _has_gone(connection.socket))
+        if too_much or is_over or (connection.ended and connection.streaming):
             self.drop(connection)
 
     @staticmethod
@@ -319,15 +385,16 @@ class ControlSocket:
         except _Called as called:
             import json  # here: boot must not wait for the import
 
-            connection.oneway = json.loads(frame).get("oneway") is True
-            if connection.oneway and isinstance(called.call, StatusCall | ExplainCall | SettleCall | WaitCall):
+            message = json.loads(frame)
+            connection.oneway = message.get("oneway") is True
+            if connection.oneway and isinstance(called.call, _READING):
                 return None  # it would have no effect
             if name := _invalid_parameter(called.call, connection):
                 refusal = {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": name}}
                 self._reply(connection, refusal)
                 return None
-            if isinstance(called.call, LoadCall | UnloadCall | SealCall | ReloadCall) and connection.uid != 0:
-                self._reply(connection, {"error": "io.kmodd.NotPermitted", "parameters": {}})
+            if error := _forbids(called.call, message, connection.uid):
+                self._reply(connection, {"error": error, "parameters": {}})
                 return None
             return called.call
         except Exception:  # not JSON, or of a form that the package does not handle
@@ -342,12 +409,24 @@ class ControlSocket:
             folder = os.path.dirname(os.path.abspath(__file__))
             service = varlink.Service("kmodd", "kmodd", kmodd.__version__, "", interface_dir=folder)
             service.interface("io.kmodd")(_Interface)
+            service.interface("io.systemd.service")(_Service)
             self._service = service
         return self._service
 
     def answer(self, connection: Connection, parameters: dict[str, Any]) -> None:
         """Reply to the pending call with its result."""
         self._end_call(connection, {"parameters": parameters})
+
+    def begin_stream(self, connection: Connection) -> None:
+        """Have the pending call get replies from `stream` until its caller disconnects."""
+        connection.streaming = True
+
+    def stream(self, connection: Connection, reply: bytes) -> None:
+        """Send one of many replies; disconnect a caller that has not read MAX_BEHIND bytes of them."""
+        self._send(connection, reply)
+        if len(connection.unsent) > MAX_BEHIND and connection in self.connections:
+            self.dropped += 1
+            self.drop(connection)
 
     def refuse(self, connection: Connection, error: str, parameters: dict[str, Any]) -> None:
         """Reply to the pending call with an error of the interface, named without `io.kmodd.`."""
@@ -380,6 +459,8 @@ class ControlSocket:
             self.drop(connection)
         done = connection.ended and not self._is_pending(connection)
         unsent = sum(len(other.unsent) for other in self.connections if other.uid == connection.uid)
+        if unsent > MAX_UNREAD:
+            self.dropped += 1
         if done or unsent > MAX_UNREAD:
             self.drop(connection)
 

@@ -10,7 +10,7 @@ class Requester:
     """A process while it waits for the kernel's request, as seen from the initial namespaces."""
 
     pid: int
-    """ID of the process; the kernel's trace has that of the thread."""
+    """ID of the process; the kernel's trace has that of the thread. 0: it is not told."""
     comm: str
     exe: str
     """Path of the executable; empty if it cannot be read, or for a kernel thread."""

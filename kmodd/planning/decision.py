@@ -6,8 +6,9 @@ Modules that came as dependencies, or were there, are fields of that record; rec
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, replace
+from kmodd.kernel.requester import Requester
 from kmodd.planning.outcome import Outcome, Result
-from kmodd.planning.record import DEBUG, INFO, WARNING, Record, Subject, priority_of, record_of
+from kmodd.planning.record import DEBUG, INFO, WARNING, Record, Subject, counted, priority_of, record_of
 from kmodd.planning.request import Request
 from kmodd.planning.sentence import foreign_part, sentence_of_load, sentence_of_removal, subject_of
 
@@ -100,6 +101,48 @@ def decision_record(decision: Decision, subject: Subject) -> Record:
 def detail_record(outcome: Outcome, subject: Subject) -> Record:
     """Return the debug record of a module that is part of a decision."""
     return replace(record_of(outcome, 0, subject), priority=DEBUG)
+
+
+def public_record(record: Record, about: Decision | Outcome, subject: Subject, uid: int) -> Record:
+    """Return a record as a user other than root may read it.
+
+    Left out are processes of other users, commands and rules of the configuration, and what the kernel or a command has
+    said. record: as root reads it. about, subject: what it was made from.
+    """
+    if isinstance(about, Decision):
+        shown = decision_record(
+            replace(
+                about,
+                request=_public_request(about.request, uid),
+                outcomes=tuple(_public(outcome, uid) for outcome in about.outcomes),
+            ),
+            subject,
+        )
+    else:
+        shown = record_of(_public(about, uid), 0, subject)
+    fields = tuple((name, value) for name, value in shown.fields if value)
+    repeated = next((int(value) for name, value in record.fields if name == "KMODD_REPEATED"), 0)
+    return counted(replace(shown, fields=fields, priority=record.priority), repeated)
+
+
+def _public(outcome: Outcome, uid: int) -> Outcome:
+    """Return an outcome without what only root may read. A detail beside evidence may quote it."""
+    return replace(
+        outcome,
+        request=_public_request(outcome.request, uid),
+        rule="" if outcome.at else outcome.rule,
+        command="",
+        detail="" if outcome.evidence else outcome.detail,
+        evidence=(),
+    )
+
+
+def _public_request(request: Request, uid: int) -> Request:
+    """Return a request without the process that made it, if that is another user's."""
+    who = request.requester
+    if who is None or who.uid == uid:
+        return request
+    return replace(request, requester=Requester(0, "", "", who.uid, None, "", "", container=who.container))
 
 
 def _priority(decision: Decision) -> int:

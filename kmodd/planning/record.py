@@ -136,7 +136,7 @@ def _of_requester(request: Request) -> list[tuple[str, str]]:
     if who is None:
         return [("KMODD_REQUESTER_AMBIGUOUS", "yes")] if request.ambiguous else []
     return [
-        ("KMODD_REQUESTER_PID", str(who.pid)),
+        ("KMODD_REQUESTER_PID", str(who.pid) if who.pid else ""),
         ("KMODD_REQUESTER_COMM", who.comm),
         ("KMODD_REQUESTER_EXE", who.exe),
         ("KMODD_REQUESTER_UID", str(who.uid)),

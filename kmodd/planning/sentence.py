@@ -34,7 +34,8 @@ def subject_of(request: Request, name: str = "") -> str:
     """
     if who := request.requester:
         inside = " in a container" if who.container else ""
-        return f"{who.comm or _base(who.exe)}[{who.pid}] uid {who.uid}{inside}"
+        process = f"{who.comm or _base(who.exe)}[{who.pid}]" if who.pid else "a process of"
+        return f"{process} uid {who.uid}{inside}"
     match request.origin:
         case "request":
             return "one of several processes that asked at once" if request.ambiguous else "the kernel"
@@ -73,7 +74,7 @@ def sentence_of(outcome: Outcome, name: str = "") -> str:
         case "denied":
             return f"Denied {module}{whom}: {_short(at) if at else outcome.rule}"
         case "blocked":
-            return f"Blocked {module}{whom}: {outcome.rule} at {at}"
+            return f"Blocked {module}{whom}: {outcome.rule or 'the line'} at {at}"
         case "missing":
             missing = f"file {outcome.path} is missing" if outcome.path else "its file is not in the module tree"
             return f"Failed to load {module}{whom}: {missing}{needed}{detail}"

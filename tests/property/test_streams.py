@@ -29,6 +29,7 @@ COMMANDS = {
     "reload": ("--socket ROOT/none",),
     "settle": ("--socket ROOT/none",),
     "metrics": ("--socket ROOT/none",),
+    "monitor": ("--socket ROOT/none", "--json --socket ROOT/none"),
     "wait": ("--socket ROOT/none nosuch",),
     "explain": ("--root ROOT --kernel REL ext4 nosuch", ""),
     "lookup": ("--root ROOT --kernel REL ext4", "--root ROOT --kernel REL"),

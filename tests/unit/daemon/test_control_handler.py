@@ -308,3 +308,22 @@ def test_callers_are_served_in_turn(control: ControlSocket, server: ControlServe
     assert server.handler.handle_call()
     assert len(greedy.answers()) == 1
     assert len(modest.answers()) == 1
+
+
+def test_the_log_level_is_set_until_it_is_set_back(tmp_path: Path) -> None:
+    """A reload keeps it; without a level, that of kmodd.conf holds again."""
+    world = World(tmp_path / "machine", log_level=None)
+    control = ControlSocket(str(tmp_path / "io.kmodd"))
+    server = ControlServer(world, control)
+    caller = Caller(control)
+
+    def set_level(level: int | None) -> int:
+        text = json.dumps({"method": "io.systemd.service.SetLogLevel", "parameters": {"level": level}})
+        server.send_text(caller, text)
+        assert caller.answers() == [{"parameters": {}}]
+        world.reload()
+        return world.state.reporter.level
+
+    before = world.state.reporter.level
+    assert [set_level(level) for level in (7, 3, None)] == [7, 3, before]
+    control.close()

@@ -22,6 +22,7 @@ from kmodd.host.varlink_server import (
     ControlSocket,
     ExplainCall,
     LoadCall,
+    LogLevelCall,
     MethodCall,
     ReloadCall,
     SettleCall,
@@ -77,6 +78,41 @@ def test_a_varlink_client_gets_the_interface_description(control: ControlSocket)
     assert "io.kmodd" in caller.answers()[0]["parameters"]["interfaces"]
     assert caller.call("org.varlink.service.GetInterfaceDescription", interface="io.kmodd") is None
     assert "method Settle" in caller.answers()[0]["parameters"]["description"]
+
+
+@pytest.mark.parametrize("level", [None, 0, 7])
+def test_root_sets_the_log_level_by_the_interface_of_systemd(control: ControlSocket, level: int | None) -> None:
+    assert Caller(control).call("io.systemd.service.SetLogLevel", level=level) == LogLevelCall(level)
+
+
+def test_others_do_not_set_the_log_level(control: ControlSocket) -> None:
+    caller = Caller(control)
+    caller.connection.uid = 65534
+    assert caller.call("io.systemd.service.SetLogLevel", level=7) is None
+    assert caller.answers() == [{"error": "org.varlink.service.PermissionDenied", "parameters": {}}]
+
+
+@pytest.mark.parametrize("level", [-1, 8, 2**70, "debug", []])
+def test_a_log_level_that_is_none_is_refused(control: ControlSocket, level: object) -> None:
+    caller = Caller(control)
+    assert caller.call("io.systemd.service.SetLogLevel", level=level) is None
+    (answer,) = caller.answers()
+    assert answer["error"] == "org.varlink.service.InvalidParameter"
+    assert answer["parameters"]["parameter"].endswith("level")
+
+
+def test_a_caller_that_has_gone_leaves_its_place(control: ControlSocket) -> None:
+    """Also while its call waits; one that only sends no more still gets its reply."""
+    gone, quiet = Caller(control), Caller(control)
+    for caller in (gone, quiet):
+        assert caller.call("io.kmodd.Settle") == SettleCall(None)
+    gone.socket.close()
+    quiet.socket.shutdown(socket.SHUT_WR)
+    for caller in (gone, quiet):
+        control.receive(caller.connection)
+    assert control.connections == [quiet.connection]
+    control.answer(quiet.connection, {})
+    assert quiet.answers() == [{"parameters": {}}]
 
 
 def test_one_call_after_the_other_on_a_connection(control: ControlSocket) -> None:
