@@ -25,14 +25,14 @@ def record(
     usec = round(second * 1e6)
     return {
         "__REALTIME_TIMESTAMP": str(BEGIN + boot * DAY + usec), "__MONOTONIC_TIMESTAMP": str(usec),
-        "_BOOT_ID": BOOTS[boot], "_UID": "0", "_PID": "333", "_HOSTNAME": "m", "SYSLOG_IDENTIFIER": "kmodd",
-        "PRIORITY": "6", "MESSAGE": "x", "MESSAGE_ID": f"{PREFIX}{kind}", **fields,
+        "_BOOT_ID": BOOTS[boot], "_UID": "0", "_PID": "333", "_COMM": "kmodd", "_HOSTNAME": "m",
+        "SYSLOG_IDENTIFIER": "kmodd", "PRIORITY": "6", "MESSAGE": "x", "MESSAGE_ID": f"{PREFIX}{kind}", **fields,
     }  # fmt: skip
 
 
 def write_journal(folder: Path, records: Sequence[Fields]) -> str:
     """Write a journal file with these records to a folder; return the folder for `--directory`."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     command = [REMOTE, f"--output={folder}/test.journal", "-"]
     subprocess.run(command, input=b"".join(map(_export, records)), check=True, capture_output=True)
     return str(folder)

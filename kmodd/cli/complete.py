@@ -1,7 +1,8 @@
 """`kmodd complete WHAT [NAME]`: print completion candidates, one per line, for the files in `data/completions`.
 
 `verbs` are those of kmodd, `options` those of a verb, each followed by a TAB and its text. `modules` and `aliases` are
-those of the running kernel's tree, `loaded` those of /proc/modules, `parameters` those of module NAME, as `PARAMETER=`.
+those of the running kernel's tree, `loaded` those of /proc/modules, `parameters` those of module NAME, as
+`PARAMETER=`, and `results` the values of KMODD_RESULT.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from importlib import import_module
 from kmodd.cli.verb import HELP
 from kmodd.host.proc_modules import read_loaded
 from kmodd.host.tree import Tree
+from kmodd.planning.record import KINDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from kmodd.cli.verb import Option, Verb
 
-WHAT = ("verbs", "options", "modules", "aliases", "loaded", "parameters")
+WHAT = ("verbs", "options", "modules", "aliases", "loaded", "parameters", "results")
 
 
 def main(argv: list[str]) -> int:
@@ -36,6 +38,8 @@ def main(argv: list[str]) -> int:
             words: Iterable[str] = [f"{verb}\t{text}" for verb, text in verbs().items()]
         case ["options", verb, *more]:
             words = [f"{word}\t{option.text}" for option in options_of(verb, *more) for word in option.words]
+        case ["results", *_]:
+            words = KINDS
         case ["modules", *_]:
             words = Tree(root).quick_snapshot(like_kmod=True).catalog.names()
         case ["aliases", *_]:

@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
     elif devices:
         rows = [_row(device, names.get(device.path, "")) for device in devices]
         colours = [_COLOURS.get(device.state, "") for device in devices]
-        show(table(("DEVICE", "NAME", "DRIVER", "STATE", "MODULES"), rows, 1, colours))
+        show(table(("DEVICE", "NAME", "DRIVER", "STATE", "MODULES"), rows, (1,), colours))
     for problem in snapshot.catalog.problems if snapshot else ():
         VERB.complain(str(problem))
     if not snapshot or snapshot.catalog.is_damaged:

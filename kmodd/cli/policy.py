@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import pwd
 import subprocess
 import sys
 from datetime import datetime
 
 from kmodd.cli.explain import question_of
+from kmodd.cli.users import uid_of
 from kmodd.cli.verb import KERNEL, ROOT, Given, Option, Verb
-from kmodd.config.policy_d import MAX_UID, NONE, PHASES, WORDS
+from kmodd.config.policy_d import NONE, PHASES, WORDS
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
@@ -122,21 +122,10 @@ def _wrong_test(given: Given) -> str:
         if name in given and given.get(name) not in WORDS[name]:
             return f"invalid --{name} {given.get(name)!r}; expected {_words(name)}"
     try:
-        _uid(given.get("as", "0"))
+        uid_of(given.get("as", "0"))
     except ValueError as error:
         return str(error)
     return ""
-
-
-def _uid(text: str) -> int:
-    """Return the uid of a user's number or name. Raises ValueError."""
-    try:
-        uid = int(text[:18]) if text.isdecimal() else pwd.getpwnam(text).pw_uid
-    except KeyError:
-        raise ValueError(f"unknown user {text!r}") from None
-    if uid > MAX_UID:
-        raise ValueError(f"uid {uid} out of range")
-    return uid
 
 
 # ── check ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -203,7 +192,7 @@ def _query(given: Given, origin: Origin, is_device: bool, tree: Tree) -> PolicyQ
     requester = None
     if "as" in given:
         unit = given.get("unit", _SESSION)
-        uid, container = _uid(given.get("as")), "container" in given
+        uid, container = uid_of(given.get("as")), "container" in given
         requester = Requester(0, "", given.get("exe"), uid, None, "", "" if unit == NONE else unit, container)
     flags = frozenset(given.values["flag"]) if "flag" in given else read_flags(given.get("root"))
     phase: Phase = next((phase for phase in PHASES if phase == given.get("phase")), "running")

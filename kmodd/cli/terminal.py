@@ -45,17 +45,19 @@ def columns_of(stream: TextIO) -> int | None:
         return 80
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], shrinks: int, colours: Sequence[Colour] = ()) -> str:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], shrinks: Sequence[int], colours: Sequence[Colour] = ()
+) -> str:
     """Return a table with a line for each row; every cell is escaped to printable characters.
 
-    header: the names of its columns. shrinks: number of the column that is shortened first where the terminal is too
-    narrow, then the others from the left. colours: of the rows, on a terminal.
+    header: the names of its columns. shrinks: numbers of the columns that are shortened first where the terminal is
+    too narrow, one after the other, then the others from the left. colours: of the rows, on a terminal.
     """
     cells = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[number]) for row in cells) for number in range(len(header))]
     limit = columns_of(sys.stdout)
     if limit is not None:
-        for number in (shrinks, *range(len(header))):
+        for number in (*shrinks, *range(len(header))):
             excess = sum(widths) + len(_GAP) * (len(widths) - 1) - limit
             if excess > 0:
                 widths[number] = max(widths[number] - excess, min(widths[number], _LEAST))

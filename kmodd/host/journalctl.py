@@ -23,6 +23,7 @@ _LONGEST = 1 << 20
 """Characters of the longest line that can be a record; one of kmodd has a few thousand."""
 VOLATILE = "/run/log/journal/*/system.journal"
 """Where journald writes while it keeps nothing on disk (systemd-journald.service(8))."""
+FILES = ("/var/log/journal/*/system.journal", VOLATILE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.kernel.requester import Requester
 from kmodd.planning.record import DEBUG, INFO, PREFIX
+from kmodd.planning.request import ORIGINS, Origin, Request
+from kmodd.planning.sentence import subject_of
 from kmodd.text import decode
 
 TYPE_CHECKING = False
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 IDENTIFIER: Final = "kmodd"
 """SYSLOG_IDENTIFIER of the records."""
+_ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
 _CHANGES: Final = ("loaded", "removed")
 _FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
 """How KMODD_BECAUSE of a module begins that was loaded for the requested one."""
@@ -44,6 +47,8 @@ class Entry:
     host: str
     pid: int
     """Of the daemon, or of the tool."""
+    comm: str
+    """`kmodd` for the daemon, else the tool's name."""
     result: str = ""
     """KMODD_RESULT; empty: an event of the daemon."""
     source: str = ""
@@ -108,6 +113,35 @@ class Entry:
         return self.modules or ((self.module,) if self.result in _CHANGES and self.module else ())
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Conditions on an entry; each one that is given must hold."""
+
+    module: str = ""
+    """Requested, loaded or removed; spelled with `_`."""
+    device: str = ""
+    """Path /devices/… of a device, which counts for those below it too, or the last part of one."""
+    uid: int | None = None
+    """User of the process that made the kernel ask."""
+    results: tuple[str, ...] = ()
+
+    def admits(self, entry: Entry) -> bool:
+        """Return whether the conditions hold for an entry."""
+        who = entry.requester
+        return (
+            (not self.module or self.module == entry.module or self.module in entry.modules)
+            and (not self.device or any(_is_of(path, self.device) for path in entry.devices))
+            and (self.uid is None or (who is not None and who.uid == self.uid))
+            and (not self.results or entry.result in self.results)
+        )
+
+
+def _is_of(path: str, device: str) -> bool:
+    if device.startswith("/"):
+        return path == device or path.startswith(f"{device}/")
+    return device in path.split("/")
+
+
 @dataclass(slots=True)
 class Ignored:
     """What was not read of a journal."""
@@ -156,6 +190,7 @@ def entry_of(record: Mapping[str, object]) -> Entry | None:
         boot=_text_of(record, "_BOOT_ID"),
         host=_text_of(record, "_HOSTNAME"),
         pid=_number(record, "_PID"),
+        comm=_text_of(record, "_COMM"),
         result=_text_of(record, "KMODD_RESULT"),
         source=_text_of(record, "KMODD_SOURCE"),
         request_id=_number(record, "KMODD_REQUEST_ID"),
@@ -182,6 +217,71 @@ def entry_of(record: Mapping[str, object]) -> Entry | None:
         firmware=_text_of(record, "KMODD_FIRMWARE"),
         repeated=_number(record, "KMODD_REPEATED"),
     )
+
+
+def subject_of_entry(entry: Entry) -> str:
+    """Return what an entry's request was for: a device, a process, or who asked; empty if that is unknown."""
+    origin = _ORIGINS.get(entry.source)
+    if origin is None:
+        return ""
+    request = Request(
+        entry.alias, origin, entry.devices, entry.device_count, subsystem=entry.subsystem, requester=entry.requester,
+        ambiguous=entry.ambiguous,
+    )  # fmt: skip
+    return subject_of(request, entry.device_name)
+
+
+def as_object(entry: Entry) -> dict[str, object]:
+    """Return an entry as JSON values, the format of `kmodd history --json` (docs/JOURNAL.md); null: not known."""
+    who = entry.requester
+    return {
+        "realtime_usec": entry.realtime,
+        "monotonic_usec": entry.monotonic,
+        "boot_id": entry.boot,
+        "host": entry.host or None,
+        "program": entry.comm or None,
+        "pid": entry.pid or None,
+        "message": entry.message,
+        "priority": entry.priority,
+        "result": entry.result,
+        "source": entry.source or None,
+        "request_id": entry.request_id or None,
+        "module": entry.module or None,
+        "modules": list(entry.changed),
+        "alias": entry.alias or None,
+        "pattern": entry.pattern or None,
+        "because": entry.because or None,
+        "path": entry.path or None,
+        "devices": list(entry.devices),
+        "device_count": entry.device_count,
+        "device_name": entry.device_name or None,
+        "subsystem": entry.subsystem or None,
+        "begin_monotonic_usec": entry.begin or None,
+        "wait_usec": entry.wait if entry.begin else None,
+        "duration_usec": entry.duration,
+        "init_usec": dict(entry.inits),
+        "errno": entry.errno or None,
+        "file": entry.at.file if entry.at else None,
+        "line": entry.at.line if entry.at else None,
+        "rule": entry.rule or None,
+        "verdict": entry.verdict or None,
+        "requester": None if who is None else _requester_object(who),
+        "ambiguous": entry.ambiguous,
+        "repeated": entry.repeated,
+    }
+
+
+def _requester_object(who: Requester) -> dict[str, object]:
+    return {
+        "pid": who.pid or None,
+        "comm": who.comm,
+        "exe": who.exe or None,
+        "uid": who.uid,
+        "loginuid": who.loginuid,
+        "unit": who.unit or None,
+        "cgroup": who.cgroup or None,
+        "container": who.container,
+    }
 
 
 def _texts_of(record: Mapping[str, object], name: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import pytest
 
 from kmodd.cli.__main__ import TOOLS, VERBS
 from tests import program, rootfs
+from tests.journal_files import record, write_journal
 from tests.rootfs import RELEASE, Said
 
 pytestmark = [pytest.mark.property, pytest.mark.timeout(120)]
@@ -31,6 +32,7 @@ COMMANDS = {
     "metrics": ("--socket ROOT/none",),
     "monitor": ("--socket ROOT/none", "--json --socket ROOT/none"),
     "wait": ("--socket ROOT/none nosuch",),
+    "history": ("--root ROOT", "--json --root ROOT", "-b -9 --root ROOT", "--root ROOT --module nosuch"),
     "explain": ("--root ROOT --kernel REL ext4 nosuch", ""),
     "lookup": ("--root ROOT --kernel REL ext4", "--root ROOT --kernel REL"),
     "devices": ("--root ROOT --kernel REL",),
@@ -70,6 +72,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "proc/modules").write_text("ext4 16384 0 - Live 0x0\n")
     (root / "command.conf").write_text("install command true\n")
     (root / "modules.conf").write_text("alias eth0 e100\nnonsense\n")
+    write_journal(root / "var/log/journal", [record("f101", KMODD_RESULT="loaded", KMODD_MODULE="\x1b[2J\u202e")])
     return root
 
 

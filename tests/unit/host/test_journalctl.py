@@ -42,7 +42,7 @@ def test_a_record_becomes_a_value_with_all_its_fields(tmp_path: Path) -> None:
     folder = write_journal(tmp_path / "j", [PROCESS, DEVICE])
     process, device = entries(Query(directory=folder))
     assert device == Entry(
-        "f101", "x", 6, BEGIN + DAY + 3_000_000, 3_000_000, BOOTS[1], "m", 333, "loaded", "uevent", 7, "uas",
+        "f101", "x", 6, BEGIN + DAY + 3_000_000, 3_000_000, BOOTS[1], "m", 333, "kmodd", "loaded", "uevent", 7, "uas",
         ("usb_storage", "uas"), "usb:v1", "usb:v*", "alias usb:v*", "/lib/modules/6/uas.ko",
         ("/devices/a", "/devices/b"), 20, "A \udcffB\n", "usb", 2_000_000, 4, 51_000,
         (("usb_storage", 1000), ("uas", 2000)),
