@@ -12,6 +12,7 @@ from kmodd.index.catalog import Snapshot
 from kmodd.planning.plan import Plan
 from tests.simulation.files import SimMachine
 from tests.simulation.invariants import Violation
+from tests.simulation.kernel import OTHERS
 from tests.simulation.rest import rest
 from tests.simulation.simulation import Simulation
 
@@ -111,7 +112,7 @@ def _enabled(sim: Simulation) -> list[str]:
         elif loader.call is None or _can_end(sim, loader.module):
             lines[f"finish {loader.module}"] = None
     for call in sim.kernel.calls:
-        if (call.pid == 0 or call.is_killed) and sim.kernel.can_finish(call):
+        if call.pid == OTHERS and sim.kernel.can_finish(call):
             lines[f"finish {call.module}"] = None
     if sim.daemon is None:
         lines["start"] = None

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.simulation.kernel import OTHERS
 from tests.simulation.simulation import Simulation
 
 
@@ -43,7 +44,7 @@ class Words:
     def loading(self) -> str:
         """A module that a loader or another process is at; empty: none."""
         found = [loader.module for loader in self.sim.loaders.busy()]
-        found += [call.module for call in self.sim.kernel.calls if call.pid == 0 or call.is_killed]
+        found += [call.module for call in self.sim.kernel.calls if call.pid == OTHERS]
         return self.rng.choice(found) if found else ""
 
     def loaded(self) -> str:

@@ -53,7 +53,7 @@ class Call:
     is_blocked: bool = False
     """The last of these requests is not answered."""
     is_killed: bool = False
-    """Its process is gone; the init goes on."""
+    """Its process ends when it returns."""
 
 
 @dataclass(eq=False)
@@ -226,19 +226,22 @@ class Kernel:
         module.call, module.is_crashed = None, True
         self.calls.remove(call)
 
-    def kill(self, call: Call, *, ends_init: bool) -> None:
-        """The process of the call is killed. `ends_init`: its init fails with EINTR; else it goes on to its end."""
-        if call.removes:
-            call.is_killed = True  # the exit function goes on to its end
-        elif call.waits_for:
+    def kill(self, call: Call, *, ends_init: bool) -> bool:
+        """The process of the call is killed. Returns whether the call has returned.
+
+        `ends_init`: the init fails with EINTR; else it, and any exit function, goes on to its end.
+        """
+        if call.waits_for:
             self._fail(call, errno.EINTR)
-        elif ends_init and self.state(call.module) == "coming":
+            return True
+        if ends_init and not call.removes and self.state(call.module) == "coming":
             self.results[call.module] = errno.EINTR
             self._drop(call.module)
             self._fail(call, errno.EINTR)
-        else:
-            call.is_killed, call.is_blocked = True, False
-            call.asked = len(self.init(call.module).asks)
+            return True
+        call.is_killed, call.is_blocked = True, False
+        call.asked = len(self.init(call.module).asks)
+        return False
 
     def remove(self, name: str, pid: int) -> Call | int:
         """Call delete_module with O_NONBLOCK. Returns the call, or its errno where it returns at once."""

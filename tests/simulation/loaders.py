@@ -46,6 +46,8 @@ class Loader:
     outbox: list[Event] = field(default_factory=list)
     """Messages that the daemon has not read."""
     is_over: bool = False
+    is_killed: bool = False
+    """It ends without an answer once its call returns; in an init, no process ends before."""
 
     @property
     def module(self) -> str:
@@ -165,8 +167,7 @@ class Loaders:
         """An install command loads its module (but /bin/true), a remove command removes it, if the init allows that."""
         step = loader.steps[0]
         if isinstance(step, Probe):
-            name = self.kernel.lacks.get(step.device, "")
-            self.kernel.probe(step.device, name, exists=not name or name in self.files.firmware)
+            self._probe(step)
             self._reply(loader, 0, "kernel")
             return
         init = self.kernel.init(step.module)
@@ -182,7 +183,14 @@ class Loaders:
             self.kernel.finish(call)
         self._reply(loader, 0, "command")
 
+    def _probe(self, step: Probe) -> None:
+        name = self.kernel.lacks.get(step.device, "")
+        self.kernel.probe(step.device, name, exists=not name or name in self.files.firmware)
+
     def _reply(self, loader: Loader, code: int, stage: Stage, detail: str = "") -> None:
+        if loader.is_killed:
+            self.die(loader)
+            return
         loader.call = None
         is_last = len(loader.steps) == 1
         loader.is_begun = False
@@ -202,7 +210,10 @@ class Loaders:
             loader.outbox.append(LoaderDied(loader.batch, begun))
 
     def kill(self, loader: Loader, *, ends_init: bool) -> None:
-        """The loader is killed."""
-        if loader.call:
-            self.kernel.kill(loader.call, ends_init=ends_init)
-        self.die(loader)
+        """The loader is killed. `ends_init`: the init that it is in fails with EINTR; else it goes on to its end."""
+        if loader.is_begun and isinstance(step := loader.steps[0], Probe):
+            self._probe(step)  # the write to drivers_probe ends before its process does
+        if loader.call and not self.kernel.kill(loader.call, ends_init=ends_init):
+            loader.is_killed = True
+        else:
+            self.die(loader)

@@ -83,7 +83,7 @@ def _step(sim: Simulation) -> bool:
     while before != (before := _progress(sim)) or sim.has_unread():
         for loader in sim.loaders.busy():
             sim.loaders.finish(loader, sim.now)
-        for call in [call for call in sim.kernel.calls if call.pid == OTHERS or call.is_killed]:
+        for call in [call for call in sim.kernel.calls if call.pid == OTHERS]:
             sim.finish_other(call)
         sim.do("round")
         goes += 1
@@ -108,12 +108,13 @@ def _progress(sim: Simulation) -> object:
 
 def _restart(sim: Simulation) -> None:
     """A new daemon loads nothing that a device wants, unless a record has said why it was not loaded before."""
-    before, told = set(sim.kernel.modules), dict(sim.invariants.told)
+    before, told, logged = set(sim.kernel.modules), dict(sim.invariants.told), len(sim.records)
     sim.play(("kill-daemon", "start", "round"))
     settle(sim)
     sim.invariants.at_rest()
     wanted = {module for alias in sim.kernel.devices.values() for module in sim.files.matches(alias)}
-    listed = {each for name in sim.files.boot for each in (name, *sim.files.all_needs(name))}  # loaded at each start
+    fields = (dict(record.fields) for record in sim.records[logged:])
+    listed = {each["KMODD_MODULE"] for each in fields if each.get("KMODD_SOURCE") == "boot"}  # loaded at each start
     for name in sorted(wanted & set(sim.kernel.modules) - before - listed):
         if told.get(name, "loaded") in ("loaded", "live", "removed"):
             raise Violation("restart", f"only a new daemon loads {name}; last record before: {told.get(name)}")

@@ -168,10 +168,9 @@ class Simulation:
 
     # -- loaders -----------------------------------------------------------------------------------------------
 
-    def other_call(self, module: str, *, killed: bool = True) -> Call | None:
-        """A call for `module` by a process that is no loader, or by one that was killed."""
-        calls = (call for call in self.kernel.calls if call.module == module)
-        return next((call for call in calls if call.pid == OTHERS or (killed and call.is_killed)), None)
+    def other_call(self, module: str) -> Call | None:
+        """A call for `module` by a process that is no loader."""
+        return next((call for call in self.kernel.calls if call.module == module and call.pid == OTHERS), None)
 
     def finish_other(self, call: Call) -> bool:
         """Have such a call return if it can. Returns whether anything has changed."""
@@ -352,9 +351,10 @@ def _ask(sim: Simulation, text: str, uid: str = "") -> None:
 def _ask_in(sim: Simulation, module: str, text: str) -> None:
     """The init of a module asks, though it is not in its nature."""
     loader = sim.loaders.at(module)
-    if loader and loader.call and not (loader.call.waits_for or loader.call.is_blocked or loader.call.removes):
-        sim.ask(text, loader.call)
-        loader.call.asked -= 1
+    call = loader.call if loader else None
+    if call and not (call.waits_for or call.is_blocked or call.removes or call.is_killed):
+        sim.ask(text, call)
+        call.asked -= 1
 
 
 def _begin(sim: Simulation, module: str) -> None:
