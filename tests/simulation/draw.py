@@ -6,12 +6,16 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 
 from tests.simulation.coverage import Coverage
 from tests.simulation.faults import FAULTS, Words, words_of
 from tests.simulation.invariants import Violation
 from tests.simulation.rest import rest
 from tests.simulation.simulation import Simulation
+
+SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
+"""Shrunk scripts of failures that the search has found, or that one rule is for."""
 
 MIN_MODULES, MAX_MODULES = 20, 26
 MIN_DEVICES, MAX_DEVICES = 12, 18
@@ -149,6 +153,11 @@ def play_boot(seed: int, coverage: Coverage | None = None) -> tuple[Boot, Simula
         coverage.add_boot(boot.faults)
         coverage.events += sim.invariants.events
     return boot, sim
+
+
+def read_script(path: Path) -> list[str]:
+    """The lines of a script but comments."""
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def _draw(sim: Simulation, boot: Boot, rng: random.Random) -> None:

@@ -31,7 +31,7 @@ from kmodd.kernel.uevent import Uevent
 from kmodd.planning.job import Job
 from kmodd.planning.plan import Insmod, Install, Skip, Step
 from kmodd.planning.record import Record
-from kmodd.planning.request import Request
+from kmodd.planning.request import Origin, Request
 from tests.simulation.coverage import BATCH_TABLE, STARTUP_TABLE, Coverage
 from tests.simulation.short import short
 
@@ -51,6 +51,8 @@ PLANNED_AHEAD = 4
 REFUSED = frozenset({"failed", "crashed", "missing", "denied", "blacklisted", "blocked"})
 """Results that keep out the modules that need the module, too."""
 
+ORIGINS: tuple[Origin, ...] = ("uevent", "coldplug", "reconcile")
+"""What a request for a device can come from."""
 
 NOT_REMOVED = frozenset({"in_use", "absent", "not_removed"})
 """Results of removals that change nothing: what was told about the load before still holds."""
@@ -554,9 +556,16 @@ class Invariants:
                 return bool(self._sim.files.missing) or module not in self._sim.files.needs
             case "not_attempted" | "stuck":
                 needs = (module, *self._sim.files.all_needs(module))
-                return any(each in self._refused or self._is_crashed(each) or self._is_gone(each) for each in needs)
+                return any(self._is_obstacle(each) or self._is_crashed(each) or self._is_gone(each) for each in needs)
+            case "denied":
+                needs = (module, *self._sim.files.all_needs(module))
+                return any(self._is_denied(each, Request(module, origin)) for each in needs for origin in ORIGINS)
             case result:
                 return result in REFUSED
+
+    def _is_obstacle(self, module: str) -> bool:
+        """Whether the module was refused and is still not there."""
+        return module in self._refused and self._sim.kernel.state(module) != "live"
 
     def _is_crashed(self, module: str) -> bool:
         return module in self._sim.kernel.modules and self._sim.kernel.modules[module].is_crashed

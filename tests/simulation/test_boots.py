@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.coverage import BATCH_TABLE, Coverage, Results
-from tests.simulation.draw import MIN_DEVICES, MIN_EVENTS, MIN_FAULTS, MIN_MODULES, play_boot, play_lines
+from tests.simulation.draw import (
+    MIN_DEVICES,
+    MIN_EVENTS,
+    MIN_FAULTS,
+    MIN_MODULES,
+    SCRIPTS,
+    play_boot,
+    play_lines,
+    read_script,
+)
 from tests.simulation.shrink import shrink
 
 ROOT = Path(__file__).parent.parent.parent
-SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
-"""Shrunk scripts of failures that the search has found; each is mended."""
-
 NEW_SEEDS = 240
 CHUNKS = 8
 
@@ -42,8 +48,7 @@ def test_boots_of_this_commit_keep_all_invariants(chunk: int) -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_script_keeps_all_invariants(path: Path) -> None:
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    assert play_lines(lines)[0].text == ""
+    assert play_lines(read_script(path))[0].text == ""
 
 
 def test_a_boot_is_large_enough() -> None:

@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.draw import play_boot
+from tests.simulation.draw import SCRIPTS, play_boot, play_lines, read_script
 from tests.simulation.explore import SMALL_WORLDS, explore
 from tests.simulation.mutants import MUTANTS, Mutant
 
 SEEDS = range(1, 151)
 """The seeds that a mutant must not survive."""
 
-QUICK = MUTANTS[::6]
-"""Those that `make test` tries."""
-
 
 def is_seen(mutant: Mutant) -> bool:
-    """Whether a boot, or else a small world, violates an invariant."""
+    """Whether a script, a boot, or a small world violates an invariant. A boot ends after a bounded number of steps."""
     with mutant.applied():
+        if any(play_lines(read_script(path))[0].kind for path in SCRIPTS):
+            return True
         if any(play_boot(seed)[0].kind for seed in SEEDS):
             return True
         return any(explore(world, limit=400).violations for world in SMALL_WORLDS[:3])
 
 
-@pytest.mark.parametrize("mutant", QUICK, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_seen(mutant: Mutant) -> None:
     assert is_seen(mutant)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "mutant", [mutant for mutant in MUTANTS if mutant not in QUICK], ids=lambda mutant: mutant.name
-)
-def test_every_other_mutant_is_seen(mutant: Mutant) -> None:
-    assert is_seen(mutant)
-
-
-@pytest.mark.long
 def test_without_a_mutant_the_same_seeds_are_clean() -> None:
-    """Or a mutant might be seen by a fault of the engine itself."""
+    """Or a mutant might be seen by a fault of the engine itself. The scripts: test_boots.py."""
     assert [seed for seed in SEEDS if play_boot(seed)[0].kind] == []
 
 
