@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -70,16 +71,19 @@ def alerts_with(programs: Path, tmp_path: Path, world: World) -> Iterator[Callab
             groups = answer(f"{api}/rules")["data"]["groups"]
             return [group["lastEvaluation"] for group in groups]
 
+        def changed(before: list[str]) -> bool:
+            return evaluations() != before
+
         wait_for(value)
         for _ in range(2):  # the second one began after the value was there
-            before = evaluations()
-            wait_for(lambda: evaluations() != before)
+            wait_for(functools.partial(changed, evaluations()))
         return {each["labels"]["alertname"] for each in answer(f"{api}/alerts")["data"]["alerts"]}
 
     with ExitStack() as running:
         command = [
             f"{programs}/prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{exporter}",
-            f"--collector.textfile.directory={tmp_path}/textfile", "--collector.disable-defaults", "--collector.textfile",
+            "--collector.disable-defaults", "--collector.textfile",
+            f"--collector.textfile.directory={tmp_path}/textfile",
         ]  # fmt: skip
         running.enter_context(serving(command, exporter, tmp_path / "exporter.log"))
         command = [
@@ -108,7 +112,7 @@ def test_an_alert_fires_for_a_device_without_a_driver(alerts_with: Callable[[int
     ],
 )
 def test_each_alert_has_its_time(programs: Path, tmp_path: Path, series: str, values: str, alert: str) -> None:
-    """promtool evaluates the file as it is shipped, in simulated time: late enough it fires, and at first it does not."""
+    """promtool evaluates the shipped file in simulated time: late enough it fires, and at first it does not."""
 
     def judge(minute: str, expected: str) -> int:
         case = tmp_path / "case.yml"
