@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kmodd.planning.record import PREFIX
+from kmodd.planning.record import PREFIX, Record
 
 REMOTE = "/usr/lib/systemd/systemd-journal-remote"
 BOOTS = ("11111111111111111111111111111111", "22222222222222222222222222222222")
@@ -30,9 +30,19 @@ def record(
     }  # fmt: skip
 
 
+def written(each: Record, second: float = 1.0, boot: int = 1) -> dict[str, str | Sequence[str]]:
+    """A record of the engine as journald keeps it. second: when it was written, after the begin of its boot."""
+    fields: dict[str, list[str]] = {}
+    for name, value in each.fields:
+        fields.setdefault(name, []).append(value)
+    kind = each.message_id.removeprefix(PREFIX)
+    return record(kind, second, boot, MESSAGE=each.message, PRIORITY=str(each.priority), **fields)
+
+
 def write_journal(folder: Path, records: Sequence[Fields]) -> str:
-    """Write a journal file with these records to a folder; return the folder for `--directory`."""
+    """Write a journal file with these records to a folder, in place of one before; return that for `--directory`."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "test.journal").unlink(missing_ok=True)
     command = [REMOTE, f"--output={folder}/test.journal", "-"]
     subprocess.run(command, input=b"".join(map(_export, records)), check=True, capture_output=True)
     return str(folder)

@@ -20,6 +20,7 @@ VERBS = {
     "settle": "wait until all pending events are handled",
     "wait": "wait until a module or device has finished starting",
     "monitor": "print each decision of the daemon when it is recorded",
+    "why": "show why a module is loaded or a device has its driver, or why not, and for whom",
     "history": "show what was loaded, refused or failed, for what and when",
     "explain": "show what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "print the modules that match an alias",

@@ -365,7 +365,7 @@ class Daemon:
         self._handle(BootListRead(read_boot_list(self._tree.root)))
         self._handle(DevicesFound(tuple(coldplug.replay(self._tree.root))))
         self._ready_text = "; ".join((self._report.greeting(), *self._lacks()))
-        self._journal.write(Record(STARTED, INFO, self._ready_text))
+        self._journal.write(Record(STARTED, INFO, self._ready_text, self._report.greeting_fields()))
         self._ask_devices()
         self._startup.begin(time.monotonic())
 

@@ -126,6 +126,11 @@ class StatusReport:
             parts.append(f"{there} modules loaded before")
         return ", ".join(parts)
 
+    def greeting_fields(self) -> tuple[tuple[str, str], ...]:
+        """Return the fields of the record that the daemon begins with: its version, and modules that were there."""
+        there = self._engine.state.system.loaded().modules
+        return ("KMODD_VERSION", kmodd.__version__), *(("KMODD_LOADED_BEFORE", name) for name in there)
+
     def show(self, notify: Notify, now: float) -> None:
         """Set the line of `systemctl status` if it has changed; while modules load, no more often than needed."""
         if not self._engine.is_idle and now < self._shown_at + SHOW_EVERY:

@@ -90,6 +90,7 @@ def decision_record(decision: Decision, subject: Subject) -> Record:
             *(field for field in fields if field[0] != "KMODD_DURATION_USEC"),
             *(("KMODD_MODULES", each.module) for each in changed),
             *(("KMODD_INIT_USEC", f"{each.module}:{each.duration_usec}") for each in changed),
+            *(("KMODD_REASON", f"{each.module}:{each.because}") for each in changed if not is_requested(each)),
             ("KMODD_DURATION_USEC", str(times.duration)),
         )
         if times.begin:

@@ -75,6 +75,8 @@ class Entry:
     """From there to the end."""
     inits: tuple[tuple[str, int], ...] = ()
     """Each module that was loaded, in order, and the duration of its load."""
+    reasons: tuple[tuple[str, str], ...] = ()
+    """Each module that came because another needs it, and why: `dependency of uas`."""
     errno: int = 0
     at: Where | None = None
     """The line that decided."""
@@ -88,6 +90,10 @@ class Entry:
     firmware: str = ""
     repeated: int = 0
     """Number of equal records before this one that were not written."""
+    version: str = ""
+    """Of kmodd, in the record of its start."""
+    loaded_before: tuple[str, ...] = ()
+    """The modules that the kernel had then."""
 
     @property
     def is_detail(self) -> bool:
@@ -180,6 +186,7 @@ def entry_of(record: Mapping[str, object]) -> Entry | None:
         return None
     at = _text_of(record, "KMODD_FILE")
     devices = _texts_of(record, "KMODD_DEVPATH")
+    reasons = (each.partition(":") for each in _texts_of(record, "KMODD_REASON"))
     inits = (each.rpartition(":") for each in _texts_of(record, "KMODD_INIT_USEC"))
     return Entry(
         kind=_text_of(record, "MESSAGE_ID").removeprefix(PREFIX),
@@ -208,6 +215,7 @@ def entry_of(record: Mapping[str, object]) -> Entry | None:
         wait=_number(record, "KMODD_WAIT_USEC"),
         duration=_number(record, "KMODD_DURATION_USEC"),
         inits=tuple((name, _unsigned(usec)) for name, _, usec in inits),
+        reasons=tuple((name, reason) for name, _, reason in reasons),
         errno=_number(record, "ERRNO"),
         at=Where(at, _number(record, "KMODD_LINE")) if at else None,
         rule=_text_of(record, "KMODD_RULE"),
@@ -216,6 +224,8 @@ def entry_of(record: Mapping[str, object]) -> Entry | None:
         ambiguous=_text_of(record, "KMODD_REQUESTER_AMBIGUOUS") == "yes",
         firmware=_text_of(record, "KMODD_FIRMWARE"),
         repeated=_number(record, "KMODD_REPEATED"),
+        version=_text_of(record, "KMODD_VERSION"),
+        loaded_before=_texts_of(record, "KMODD_LOADED_BEFORE"),
     )
 
 
@@ -259,6 +269,7 @@ def as_object(entry: Entry) -> dict[str, object]:
         "begin_monotonic_usec": entry.begin or None,
         "wait_usec": entry.wait if entry.begin else None,
         "duration_usec": entry.duration,
+        "reasons": dict(entry.reasons),
         "init_usec": dict(entry.inits),
         "errno": entry.errno or None,
         "file": entry.at.file if entry.at else None,

@@ -32,6 +32,7 @@ COMMANDS = {
     "metrics": ("--socket ROOT/none",),
     "monitor": ("--socket ROOT/none", "--json --socket ROOT/none"),
     "wait": ("--socket ROOT/none nosuch",),
+    "why": ("--root ROOT ext4", "--root ROOT --json ext4 nosuch 1", "--root ROOT -b -9 ext4", ""),
     "history": ("--root ROOT", "--json --root ROOT", "-b -9 --root ROOT", "--root ROOT --module nosuch"),
     "explain": ("--root ROOT --kernel REL ext4 nosuch", ""),
     "lookup": ("--root ROOT --kernel REL ext4", "--root ROOT --kernel REL"),

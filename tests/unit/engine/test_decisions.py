@@ -41,6 +41,7 @@ def test_a_device_is_one_record_with_all_that_it_brought_in_load_order(world: Wo
     assert values(record, "KMODD_MODULE") == ["b"]
     assert values(record, "KMODD_MODULES") == ["a", "b"]
     assert values(record, "KMODD_INIT_USEC") == ["a:7", "b:7"]
+    assert values(record, "KMODD_REASON") == ["a:dependency of b"]
     assert values(record, "KMODD_REQUEST_ID") == ["1"]
 
 

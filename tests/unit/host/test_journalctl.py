@@ -20,6 +20,7 @@ DEVICE = record(
     KMODD_PATTERN="usb:v*", KMODD_REQUEST_ID="7", KMODD_MODULE="uas", KMODD_MODULES=["usb_storage", "uas"],
     KMODD_PATH="/lib/modules/6/uas.ko", KMODD_DEVPATH=["/devices/a", "/devices/b"], KMODD_DEVICES_COUNT="20",
     KMODD_DEVICE_NAME="A \udcffB\n", KMODD_SUBSYSTEM="usb", KMODD_BEGIN_MONOTONIC_USEC="2000000",
+    KMODD_REASON="usb_storage:dependency of uas:x",
     KMODD_WAIT_USEC="4", KMODD_DURATION_USEC="51000", KMODD_INIT_USEC=["usb_storage:1000", "uas:2000"],
 )  # fmt: skip
 PROCESS = record(
@@ -45,7 +46,7 @@ def test_a_record_becomes_a_value_with_all_its_fields(tmp_path: Path) -> None:
         "f101", "x", 6, BEGIN + DAY + 3_000_000, 3_000_000, BOOTS[1], "m", 333, "kmodd", "loaded", "uevent", 7, "uas",
         ("usb_storage", "uas"), "usb:v1", "usb:v*", "alias usb:v*", "/lib/modules/6/uas.ko",
         ("/devices/a", "/devices/b"), 20, "A \udcffB\n", "usb", 2_000_000, 4, 51_000,
-        (("usb_storage", 1000), ("uas", 2000)),
+        (("usb_storage", 1000), ("uas", 2000)), (("usb_storage", "dependency of uas:x"),),
     )  # fmt: skip
     assert process.requester == Requester(4242, "python3", "/usr/bin/python3", 1000, 1000, "/u", "u.scope", True)
     assert (process.at, process.rule) == (Where("/etc/kmodd/policy.d/50-x.conf", 29), "deny uid=1000-")

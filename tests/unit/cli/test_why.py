@@ -1,0 +1,417 @@
+"""`kmodd why`: records of the engine in a real journal, and the machine as it is now, give the true answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmodd.planning.record import DEBUG, INFO
+from tests import program
+from tests.journal_files import BOOTS, record, write_journal, written
+from tests.rootfs import Said
+from tests.world import World
+
+BUS = "0000:01:00.0"
+START = record("f122", 0.5, KMODD_VERSION="0.9", KMODD_LOADED_BEFORE=["x", "autofs4"])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """With the level of records that is the default."""
+    return World(tmp_path, log_level=INFO)
+
+
+def device(world: World, alias: str, name: str = BUS, driver: str = "", module: str = "") -> str:
+    """Have a device in /sys; return its path there."""
+    folder = world.root / "sys/devices" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "modalias").write_text(f"{alias}\n")
+    bus = world.root / "sys/bus/pci"
+    (bus / "devices").mkdir(parents=True, exist_ok=True)
+    (bus / "devices" / name).symlink_to(f"../../../devices/{name}")
+    (folder / "subsystem").symlink_to("../../bus/pci")
+    if driver:
+        (bus / "drivers" / driver).mkdir(parents=True, exist_ok=True)
+        (folder / "driver").symlink_to(f"../../bus/pci/drivers/{driver}")
+        if module:
+            link = bus / "drivers" / driver / "module"
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"../../../../module/{module}")
+    return f"/sys/devices/{name}"
+
+
+def run(world: World, *words: str, before: tuple[dict[str, Any], ...] = ()) -> Said:
+    """What `kmodd why` says after all that the engine has recorded."""
+    records = [*before, START, *(written(each, 2.0 + place) for place, each in enumerate(world.records))]
+    write_journal(world.root / "var/log/journal", records)
+    return program.run(["why", "--root", str(world.root), *words], environment={"TZ": "UTC"})
+
+
+def text(world: World, *words: str) -> str:
+    said = run(world, *words)
+    assert b"Traceback" not in said.err
+    return re.sub(r"; \d+ days ago", "", said.out.decode())
+
+
+def answers(world: World, *words: str, before: tuple[dict[str, Any], ...] = ()) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run(world, "--json", *words, before=before).out.splitlines()]
+
+
+def answer(world: World, *words: str) -> dict[str, Any]:
+    (only,) = answers(world, *words)
+    return only
+
+
+# ── what is there ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_module_of_a_device_has_its_whole_way(world: World) -> None:
+    """Device, alias, pattern and file:line, module, when, how long, by which kmodd."""
+    world.plug("pci:v1", BUS)
+    world.settle()
+    world.live("a", "b")
+    assert text(world, "b") == (
+        "b is loaded for 0000:01:00.0\n"
+        "    Device: 0000:01:00.0, /sys/devices/0000:01:00.0\n"
+        "     Alias: pci:v1\n"
+        "   Matched: pci:v1* at modules.alias:1\n"
+        "    Module: b, /lib/modules/6.1.0-test/b.ko\n"
+        "      With: a\n"
+        "      When: Wed 2023-11-15 22:13:22 UTC\n"
+        "      Took: 14us, after a wait of 0us, b alone 7us\n"
+        "        By: kmodd 0.9[333], request 1\n"
+    )
+
+
+def test_a_dependency_says_as_whose_it_came(world: World) -> None:
+    """The reason is recorded, softdeps with their line: an index that changed since then has no say."""
+    (world.root / "etc/modprobe.d/x.conf").write_text("softdep a pre: c\n")
+    world.reload()
+    world.plug("pci:v1", BUS)
+    world.settle()
+    world.live("a", "b", "c")
+    world.index(deps=["a.ko:", "b.ko:", "c.ko:"], aliases=[])
+    found = answer(world, "a")
+    assert found["sentence"] == "a is loaded, as a dependency of b, for 0000:01:00.0"
+    assert found["needed_by"] == [{"module": "a", "reason": "dependency of b"}]
+    found = answer(world, "c")
+    assert found["needed_by"] == [
+        {"module": "c", "reason": "softdep of a in /etc/modprobe.d/x.conf:1"},
+        {"module": "a", "reason": "dependency of b"},
+    ]
+    assert (found["record"]["module"], found["kmodd"]) == ("b", {"version": "0.9", "pid": 333})
+
+
+def test_a_request_says_whose_it_was_also_after_its_end(world: World) -> None:
+    world.ask("pci:v2", pid=4242)
+    world.settle()
+    world.live("c")
+    shown = text(world, "c")
+    assert shown.startswith("c is loaded for asker[4242] uid 1000\n   Process: asker[4242] uid 1000, /usr/bin/asker\n")
+    assert text(world, "4242").startswith("Loaded c for asker[4242] uid 1000 in 7us\n")
+    assert answer(world, "asker[4242]")["kind"] == "process"
+    assert answer(world, "pci:v2")["record"]["requester"]["pid"] == 4242
+
+
+def test_a_module_from_before_kmodd_says_who_can_have_loaded_it(world: World) -> None:
+    """Control: one that the kernel got after the start, but not by kmodd."""
+    (world.root / "etc/modules-load.d").mkdir()
+    (world.root / "etc/modules-load.d/y.conf").write_text("# a list\nx\n")
+    (world.root / "run/initramfs").mkdir(parents=True)
+    world.live("x", "autofs4", "c")
+    found = answer(world, "x")
+    assert (found["answer"], found["sentence"]) == ("before", "x was loaded before kmodd started")
+    assert found["suspects"][0] == "systemd-modules-load in the initrd, by /etc/modules-load.d/y.conf:2"
+    assert any(each.startswith("the initrd") for each in found["suspects"])
+    assert "systemd itself, which loads it before any unit" in answer(world, "autofs4")["suspects"]
+    found = answer(world, "c")
+    assert (found["answer"], found["suspects"]) == ("elsewhere", [])
+    assert "by another program" in found["sentence"]
+
+
+def test_a_module_of_the_kernel_image(world: World) -> None:
+    (world.modules / "modules.builtin").write_text("kernel/x/y-z.ko\n")
+    found = answer(world, "y-z")
+    assert (found["answer"], found["sentence"]) == ("builtin", "y_z is part of the kernel image")
+
+
+# ── what is not there ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_blacklisted_module_has_its_line_and_what_changes_it(world: World) -> None:
+    (world.root / "etc/modprobe.d/x.conf").write_text("# no\nblacklist c\n")
+    world.reload()
+    found = answer(world, "c")  # nothing has asked yet: the plan says it
+    assert (found["answer"], found["file"], found["line"]) == ("blacklisted", "/etc/modprobe.d/x.conf", 2)
+    world.plug("pci:v2", BUS)
+    world.settle()
+    found = answer(world, "c")
+    assert (found["answer"], found["file"], found["line"]) == ("blacklisted", "/etc/modprobe.d/x.conf", 2)
+    assert found["remedies"] == [
+        "load it all the same: `modprobe c`",
+        "without that line: `sed -i '2s/^/#/' /etc/modprobe.d/x.conf`",
+    ]
+    shown = text(world, "c")
+    assert "      Line: /etc/modprobe.d/x.conf:2\n" in shown
+    assert "    Change: load it all the same: `modprobe c`\n" in shown
+
+
+def test_a_denied_module_has_its_rule(world: World) -> None:
+    world.set_rules("deny request=pci:v2 uid=1000-")
+    world.ask("pci:v2", pid=4242)
+    world.settle()
+    for subject in ("c", "4242", "pci:v2"):
+        found = answer(world, subject)
+        assert (found["answer"], found["file"], found["line"]) == ("denied", "/etc/kmodd/policy.d/x.conf", 1)
+        assert found["record"]["rule"] == "deny request=pci:v2 uid=1000-"
+        assert found["remedies"] == [
+            "allow it: `echo 'allow request=pci:v2 uid=1000' > /etc/kmodd/policy.d/10-local.conf`",
+            "see the rules decide: `kmodd policy test pci:v2 --as 1000`",
+        ]
+
+
+def test_the_seal_is_lifted_by_its_verb(world: World) -> None:
+    world.seal()
+    world.ask("c")
+    world.settle()
+    assert answer(world, "c")["remedies"][0] == "lift the seal: `kmodd seal --undo`"
+
+
+def test_the_remedy_of_a_denial_is_a_rule_that_allows_it(world: World) -> None:
+    """What it prints is put into the file that it names, and the same request is granted."""
+    world.set_rules("deny origin=request")
+    world.ask("pci:v2")
+    world.settle()
+    command = answer(world, "c")["remedies"][0]
+    rule = re.search(r"echo '(.*)' >", command)
+    assert rule
+    (world.root / "etc/kmodd/policy.d/10-local.conf").write_text(f"{rule[1]}\n")
+    world.reload()
+    world.ask("pci:v2")
+    world.settle()
+    assert world.records[-1].message.startswith("Loaded c for asker[812] ")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "remedy"),
+    [
+        ("install c /bin/false", "blocked", "load it all the same: `modprobe --ignore-install c`"),
+        ("install c /bin/true", "blocked", "load it all the same: `modprobe --ignore-install c`"),
+        ("", "failed", "the options that it gets: `kmodd explain c`"),
+    ],
+)
+def test_a_module_that_is_blocked_or_refused(world: World, line: str, code: str, remedy: str) -> None:
+    (world.root / "etc/modprobe.d/x.conf").write_text(f"{line}\n")
+    world.reload()
+    world.refuse["c"] = 22
+    world.plug("pci:v2", BUS)
+    world.settle()
+    found = answer(world, "c")
+    assert (found["answer"], found["remedies"][0]) == (code, remedy)
+    assert (found["record"]["errno"] == 22) == (code == "failed")
+
+
+def test_a_missing_file_and_a_crash(world: World) -> None:
+    (world.modules / "c.ko").unlink()
+    world.oops.add("b")
+    world.plug("pci:v2", BUS)
+    world.plug("pci:v1", "0000:02:00.0")
+    world.settle()
+    assert (answer(world, "c")["answer"], answer(world, "b")["answer"]) == ("missing", "crashed")
+    assert "`depmod`" in answer(world, "c")["remedies"][0]
+    assert "`systemctl reboot`" in answer(world, "b")["remedies"][0]
+
+
+def test_a_module_that_was_removed(world: World) -> None:
+    """By kmodd; by another program; and one that found no request at all."""
+    world.plug("pci:v2", BUS)
+    world.settle()
+    world.live()
+    assert answer(world, "c")["answer"] == "gone"
+    world.live("c")
+    world.order_removal("c")
+    world.settle()
+    world.live()
+    found = answer(world, "c")
+    assert (found["answer"], found["remedies"]) == ("removed", ["load it: `modprobe c`"])
+    world.live("c")
+    assert answer(world, "c")["answer"] == "elsewhere", "loaded again, and not by kmodd"
+    found = answer(world, "a")
+    assert found["sentence"] == "a is not loaded: nothing has asked for it in this boot"
+    assert found["remedies"] == ["load it: `modprobe a`"]
+
+
+def test_an_unknown_name_gets_did_you_mean(world: World) -> None:
+    world.index(deps=["e1000e.ko:"], aliases=[])
+    for subject, hint in (("e1000x", "; did you mean 'e1000e'?"), ("net-pf-1", "")):
+        said = run(world, subject)
+        assert said.out.decode() == f"no module, alias or device {subject!r} is known{hint}\n"
+        assert said.status == 1
+    said = run(world, "99999999")
+    assert said.out.decode().startswith("process 99999999: there is none now, and no request of it is recorded")
+    assert said.status == 1
+    assert run(world, "").status == 2
+    assert run(world).err == b"kmodd why: SUBJECT is missing; see `kmodd why --help`\n"
+
+
+# ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_device_by_path_name_and_link(world: World) -> None:
+    path = device(world, "pci:v1", driver="bdrv", module="b")
+    world.plug("pci:v1", BUS)
+    world.settle()
+    world.live("a", "b")
+    for subject in (path, path.removeprefix("/sys"), BUS, f"/sys/bus/pci/devices/{BUS}"):
+        found = answer(world, subject)
+        assert (found["answer"], found["module"], found["kind"]) == ("bound", "b", "device")
+        assert found["sentence"] == f"pci {BUS} is driven by bdrv; b was loaded for it"
+
+
+def test_a_device_below_another_is_that_of_the_driver(world: World) -> None:
+    """A network interface has no driver of its own."""
+    path = device(world, "pci:v2", driver="c", module="c")
+    (world.root / f"{path[1:]}/net/eth0").mkdir(parents=True)
+    (world.root / "sys/class/net").mkdir(parents=True)
+    (world.root / "sys/class/net/eth0").symlink_to(f"../../devices/{BUS}/net/eth0")
+    world.plug("pci:v2", BUS)
+    world.settle()
+    world.live("c")
+    for subject in ("eth0", "/sys/class/net/eth0"):
+        found = answer(world, subject)
+        assert found["answer"] == "bound"
+        assert found["sentence"].endswith(f"(pci {BUS}) is driven by c, which was loaded for it")
+
+
+def test_a_device_that_another_one_had_loaded_the_driver_for(world: World) -> None:
+    """The alias is the same, and the record is that of the first; a driver of the kernel image has no record."""
+    device(world, "pci:v2", driver="c", module="c")
+    device(world, "pci:v2", "0000:02:00.0", driver="c", module="c")
+    device(world, "pci:v3", "0000:03:00.0", driver="built")
+    world.plug("pci:v2", BUS)
+    world.settle()
+    world.live("c")
+    assert answer(world, "0000:02:00.0")["record"]["devices"] == [f"/devices/{BUS}"]
+    found = answer(world, "0000:03:00.0")
+    assert found["sentence"] == "pci 0000:03:00.0 is driven by built, which is part of the kernel image"
+
+
+def test_a_device_without_a_driver_says_why_not(world: World) -> None:
+    (world.root / "etc/modprobe.d/x.conf").write_text("blacklist b\n")
+    world.reload()
+    device(world, "pci:v1")
+    device(world, "pci:v9", "0000:02:00.0")
+    overridden = device(world, "pci:v2", "0000:03:00.0")
+    (world.root / f"{overridden[1:]}/driver_override").write_text("vfio-pci\n")
+    found = answer(world, BUS)
+    assert (found["answer"], found["file"], found["line"]) == ("blacklisted", "/etc/modprobe.d/x.conf", 1)
+    assert found["sentence"].startswith(f"pci {BUS} has no driver: b is not loaded: blacklisted at")
+    found = answer(world, "0000:02:00.0")
+    assert (found["answer"], found["sentence"]) == (
+        "nomatch", "pci 0000:02:00.0 has no driver: no module matches pci:v9",
+    )  # fmt: skip
+    found = answer(world, "0000:03:00.0")
+    assert (found["answer"], found["remedies"]) == (
+        "kept_out", ["clear it: `echo > /sys/devices/0000:03:00.0/driver_override`"],
+    )  # fmt: skip
+
+
+def test_a_device_that_is_gone_has_its_record(world: World) -> None:
+    world.plug("pci:v1", BUS)
+    world.settle()
+    world.live("a", "b")
+    for subject in (BUS, f"/sys/devices/{BUS}"):
+        found = answer(world, subject)
+        assert found["sentence"] == "Loaded b for 0000:01:00.0 in 14us, with a; the device is not there any more"
+    assert run(world, "/sys/devices/nosuch").status == 1
+
+
+# ── boots, trust, form ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_boot_before_is_told_by_the_journal_alone(world: World) -> None:
+    """What the kernel has now is no answer; and the other boot's record is none for this one."""
+    world.plug("pci:v2", BUS)
+    world.settle()
+    earlier = (record("f122", 0.5, 0), written(world.records[0], 3.0, 0))
+    world.records.clear()
+    world.live()
+    (found,) = answers(world, "-b", "-1", "c", before=earlier)
+    assert (found["answer"], found["record"]["boot_id"], found["remedies"]) == ("loaded", BOOTS[0], [])
+    said = run(world, "-b", "-1", "c", before=earlier).out.decode()
+    assert f"      When: Tue 2023-11-14 22:13:23 UTC, boot {BOOTS[0]}\n" in said
+    (found,) = answers(world, "-b", "-1", "a", before=earlier)
+    assert (found["answer"], found["sentence"]) == ("unknown", "the journal of that boot has no record of a")
+    (found,) = answers(world, "c", before=earlier)
+    assert found["answer"] == "not_asked"
+
+
+def test_a_forged_record_is_no_answer(world: World) -> None:
+    """Any user can write to the journal in kmodd's name. Control: the same record of root."""
+    world.plug("pci:v2", BUS)
+    world.settle()
+    genuine = written(world.records[0], 3.0)
+    world.records.clear()
+    world.live("c")
+    for number, (uid, code) in enumerate((("1000", "elsewhere"), ("0", "loaded"))):
+        folder = write_journal(world.root / f"journal{number}", [START, {**genuine, "_UID": uid}])
+        said = program.run(["why", "--root", str(world.root), "-D", folder, "--json", "c"])
+        assert json.loads(said.out)["answer"] == code
+
+
+def test_the_level_of_the_records_changes_no_answer(tmp_path: Path) -> None:
+    found = []
+    for level in (INFO, DEBUG):
+        world = World(tmp_path / str(level), log_level=level)
+        world.plug("pci:v1", BUS)
+        world.settle()
+        world.live("a", "b")
+        (each,) = answers(world, "a")
+        found.append((each["answer"], each["sentence"], each["needed_by"]))
+    assert found[0] == found[1]
+
+
+def test_objects_have_the_keys_of_the_page(world: World) -> None:
+    page = (program.ROOT / "docs/JOURNAL.md").read_text().partition("`kmodd why --json`")[2]
+    keys = [key for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)]
+    assert set(answer(world, "a")) == set(keys)
+
+
+def test_hostile_names_are_shown_escaped(world: World) -> None:
+    """On a terminal and in a pipe; JSON has its own escapes."""
+    world.ask("evil\x1b]0;x\x07\n\u202e", pid=7)
+    world.settle()
+    shown = run(world, "7").out.decode()
+    assert r"evil\x1b]0;x\x07\n\u202e" in shown
+    assert not set(shown) & {"\x1b", "\x07", "\u202e"}
+    terminal = program.on_terminal(
+        ["why", "--root", str(world.root), "7", "\x1b[2J\u202e"], {"COLUMNS": "40", "TERM": "xterm"}
+    )
+    assert b"\x1b[2J" not in terminal
+    assert b"\x1b[0;1m" in terminal, "the control: colours come through"
+
+
+def test_without_a_module_tree_the_journal_answers(world: World) -> None:
+    world.plug("pci:v2", BUS)
+    world.settle()
+    world.live("c")
+    os.rename(world.modules, world.root / "hidden")
+    said = run(world, "c")
+    assert said.out.startswith(b"c is loaded for 0000:01:00.0\n")
+    assert b"the modules that match are not known" in said.err
+    assert said.status == 3
+
+
+def test_a_journal_that_cannot_be_read_is_no_evidence(world: World) -> None:
+    """Not "nothing has asked for it"."""
+    world.live("c")
+    for subject, code in (("c", "unknown"), ("a", "not_asked")):
+        said = program.run(["why", "--root", str(world.root), "-D", "/nonexistent", "--json", subject])
+        found = json.loads(said.out)
+        assert (found["answer"], said.status) == (code, 1)
+        assert "which cannot be read" in found["sentence"]
