@@ -22,6 +22,8 @@ VERBS = {
     "monitor": "print each decision of the daemon when it is recorded",
     "why": "show why a module is loaded or a device has its driver, or why not, and for whom",
     "history": "show what was loaded, refused or failed, for what and when",
+    "timeline": "draw when the modules of a boot were loaded, and what the boot waited for",
+    "blame": "list the slowest modules of a boot, and what could have gone in parallel",
     "explain": "show what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "print the modules that match an alias",
     "devices": "list devices, their drivers, and the modules that match them",

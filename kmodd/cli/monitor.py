@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -12,8 +13,10 @@ from kmodd.cli.streams import output_is_lost
 from kmodd.cli.terminal import Colour, paint, show
 from kmodd.cli.verb import NOT_RUNNING, SOCKET, Option, Verb
 from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.host.regular_files import read_file
+from kmodd.planning.history import IDENTIFIER, as_object, entry_of
 from kmodd.planning.record import ERR, NOTICE
-from kmodd.text import printable
+from kmodd.text import decode, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,15 +27,16 @@ VERB = Verb(
     "Print a line for each decision of the daemon when it is recorded: what was loaded, for what, how long it took, or "
     "why not. `journalctl -t kmodd` has those of before. Users other than root get no commands and rules of the "
     "configuration, and of the processes of other users only the uid.",
-    (Option("--json", "print a JSON text sequence (RFC 7464) with the fields of the journal"), SOCKET),
+    (Option("--json", "print a JSON text sequence (RFC 7464) of objects as `kmodd history` has them"), SOCKET),
     status=((1, "refused"), (7, "the daemon is not running, or has ended")),
     examples=(
         ("monitor", "What happens when the device is plugged in?"),
-        ("monitor --json | jq --seq --unbuffered -r 'select(.KMODD_RESULT == \"failed\").KMODD_MODULE'",
+        ("monitor --json | jq --seq --unbuffered -r 'select(.result == \"failed\").module'",
          "Names of the modules that fail, as they do."),
     ),
 )  # fmt: skip
 
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _SEPARATOR = "\x1e"
 """Begins each object of a sequence (RFC 7464, section 2.2)."""
 
@@ -75,9 +79,15 @@ def _missed(reply: dict[str, Any]) -> str:
 
 
 def _sequence(reply: dict[str, Any]) -> str:
-    """Return a record as an object of a sequence, with the names and values of journalctl."""
-    fields = {name: values if len(values) > 1 else values[0] for name, values in reply["fields"].items()}
-    shown = {"__REALTIME_TIMESTAMP": str(reply["realtime_usec"]), **fields}
-    if reply["missed"]:
-        shown["__MISSED"] = str(reply["missed"])
-    return f"{_SEPARATOR}{json.dumps(shown)}\n"
+    """Return a record as an object of a sequence."""
+    record = {
+        **reply["fields"],
+        "__REALTIME_TIMESTAMP": str(reply["realtime_usec"]),
+        "__MONOTONIC_TIMESTAMP": str(reply["monotonic_usec"]),
+        "_BOOT_ID": decode(read_file(BOOT_ID) or b"").strip().replace("-", ""),
+        "_HOSTNAME": os.uname().nodename,
+        "_COMM": IDENTIFIER,
+        "_UID": "0",
+    }
+    entry = entry_of(record)
+    return f"{_SEPARATOR}{json.dumps({**as_object(entry), 'missed': reply['missed']})}\n" if entry else ""

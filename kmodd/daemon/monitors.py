@@ -51,9 +51,9 @@ class Monitors:
             if uid not in texts:
                 record = public_record(log.record, log.about, log.subject, uid) if uid else log.record
                 texts[uid] = json.dumps(fields_of(record))
-            usec = time.time_ns() // 1000
-            reply = f'{{"continues": true, "parameters": {{"realtime_usec": {usec}, "missed": {missed}, '
-            self._socket.stream(connection, f'{reply}"fields": {texts[uid]}}}}}\0'.encode())
+            times = f'"realtime_usec": {time.time_ns() // 1000}, "monotonic_usec": {int(now * 1e6)}'
+            parameters = f'{{{times}, "missed": {missed}, "fields": {texts[uid]}}}'
+            self._socket.stream(connection, f'{{"continues": true, "parameters": {parameters}}}\0'.encode())
             self._missed[connection] = 0
             self._budget.spend(uid, time.thread_time() - begin, now)
 

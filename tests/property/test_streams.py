@@ -30,6 +30,8 @@ COMMANDS = {
     "reload": ("--socket ROOT/none",),
     "settle": ("--socket ROOT/none",),
     "metrics": ("--socket ROOT/none",),
+    "timeline": ("--root ROOT", "--text --root ROOT", "--json --root ROOT", "-b -9 --root ROOT"),
+    "blame": ("--root ROOT", "--json --root ROOT", "-b -9 --root ROOT"),
     "monitor": ("--socket ROOT/none", "--json --socket ROOT/none"),
     "wait": ("--socket ROOT/none nosuch",),
     "why": ("--root ROOT ext4", "--root ROOT --json ext4 nosuch 1", "--root ROOT -b -9 ext4", ""),

@@ -6,21 +6,27 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kmodd.cli import monitor
+from kmodd.planning.history import as_object, entry_of
 from tests import program
 
 USEC = 1_764_441_456_789_012
 
 
-def reply(message: str, *, priority: int = 6, missed: int = 0, **fields: list[str]) -> dict[str, Any]:
-    named = {"MESSAGE": [message], "PRIORITY": [str(priority)], "MESSAGE_ID": ["0"], **fields}
-    return {"continues": True, "parameters": {"realtime_usec": USEC, "missed": missed, "fields": named}}
+def reply(
+    message: str, fields: Mapping[str, list[str]] | None = None, *, priority: int = 6, missed: int = 0
+) -> dict[str, Any]:
+    named = {"MESSAGE": [message], "PRIORITY": [str(priority)], "MESSAGE_ID": ["0"], **(fields or {})}
+    return {
+        "continues": True,
+        "parameters": {"realtime_usec": USEC, "monotonic_usec": 5, "missed": missed, "fields": named},
+    }
 
 
 @contextlib.contextmanager
@@ -69,20 +75,28 @@ def test_a_decision_is_a_line_with_its_time(
     assert said.err.startswith("kmodd monitor: the daemon has ended")
 
 
-def test_json_is_a_sequence_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """RFC 7464: a record separator, a text, a line end; fields as those of journalctl, lists where they repeat."""
-    replies = [reply("Loaded b", KMODD_MODULES=["a", "b"], KMODD_ALIAS=["x\n\x1e\udcff"]), reply("y", missed=2)]
+def test_json_is_a_sequence_of_objects_as_those_of_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RFC 7464: a record separator, a text, a line end."""
+    told = {"KMODD_MODULES": ["a", "b"], "KMODD_MODULE": ["b"], "KMODD_ALIAS": ["x\n\x1e\udcff"]}
+    replies = [reply("Loaded b", {"KMODD_RESULT": ["loaded"], **told}), reply("y", missed=2)]
     with daemon_of(tmp_path, replies) as path:
         assert monitor.main(["--json", "--socket", path]) == 7
     empty, *texts = capsys.readouterr().out.split("\x1e")
     assert empty == ""
     assert all(text.endswith("}\n") and text.count("\n") == 1 for text in texts)
     first, second = map(json.loads, texts)
-    assert first["__REALTIME_TIMESTAMP"] == str(USEC)
-    assert first["KMODD_MODULES"] == ["a", "b"]
-    assert first["KMODD_ALIAS"] == "x\n\x1e\udcff"
-    assert (first["MESSAGE"], second["__MISSED"]) == ("Loaded b", "2")
-    assert "__MISSED" not in first
+    record = {name: values if len(values) > 1 else values[0] for name, values in told.items()}
+    entry = entry_of(
+        {**record, "_UID": "0", "MESSAGE": "Loaded b", "PRIORITY": "6", "KMODD_RESULT": "loaded", "MESSAGE_ID": "0"}
+    )
+    assert entry is not None
+    assert first.keys() == {*as_object(entry), "missed"}
+    times = {"realtime_usec": USEC, "monotonic_usec": 5, "missed": 0}
+    places = {name: first[name] for name in ("boot_id", "host", "program")}
+    assert first == {**as_object(entry), **times, **places}
+    assert (places["program"], len(places["boot_id"])) == ("kmodd", 32)
+    assert (first["module"], first["modules"], first["alias"]) == ("b", ["a", "b"], "x\n\x1e\udcff")
+    assert (second["message"], second["missed"]) == ("y", 2)
 
 
 def test_a_name_cannot_act_on_the_terminal_and_levels_have_colours(tmp_path: Path) -> None:

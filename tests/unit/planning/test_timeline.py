@@ -1,0 +1,134 @@
+"""Loads on a time axis: where each stands, what the boot waited for, and what waited meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from kmodd.planning.history import entries_of
+from kmodd.planning.timeline import Load, Timeline, timeline_of, waited_meanwhile
+from tests.boot_records import Loaded, boot
+from tests.journal_files import Fields, record
+
+PCI = "/devices/pci0000:00"
+
+
+def timeline(records: Sequence[Fields]) -> Timeline:
+    return timeline_of(entries_of(map(json.dumps, records)))
+
+
+def loads_of(*loads: Loaded, done: int = 0) -> dict[str, Load]:
+    return {load.module: load for load in timeline(boot(loads, done)).loads}
+
+
+def test_a_load_stands_where_its_record_says() -> None:
+    (load,) = timeline(boot([Loaded("ahci", 100, 20, 50, (("libata", 10), ("libahci", 5)), f"{PCI}/a", "X")])).loads
+    assert (load.begin, load.start, load.end) == (100_000, 120_000, 170_000)
+    assert (load.subject, load.device, load.result) == ('a "X"', f"{PCI}/a", "loaded")
+    assert (load.init, load.others) == (35_000, 15_000)
+    parts = [(name, part.begin, part.end) for name, part in load.parts]
+    assert parts == [("libata", 120_000, 130_000), ("libahci", 130_000, 135_000), ("ahci", 135_000, 170_000)]
+
+
+def test_a_gap_in_a_load_is_before_the_requested_module() -> None:
+    """The duration of a decision is more than that of its loads where one of them waited for another request's."""
+    told = boot([Loaded("b", 100, 0, 30, (("a", 10),), f"{PCI}/a")])
+    told[1] = {**told[1], "KMODD_DURATION_USEC": "90000"}
+    (load,) = timeline(told).loads
+    assert [(name, part.begin, part.end) for name, part in load.parts] == [
+        ("a", 100_000, 110_000), ("b", 170_000, 190_000),
+    ]  # fmt: skip
+
+
+def test_a_failure_stands_before_its_record() -> None:
+    load = loads_of(Loaded("x", 100, 0, 50, device=f"{PCI}/a", result="failed"))["x"]
+    assert (load.begin, load.start, load.end, load.result) == (100_000, 100_000, 150_000, "failed")
+
+
+def test_loads_after_coldplug_are_counted_only() -> None:
+    loads = [Loaded("a", 100, 0, 10, device=f"{PCI}/a"), Loaded("b", 500, 0, 10, device=f"{PCI}/b")]
+    shown = timeline(boot(loads, done=200))
+    assert ([load.module for load in shown.loads], shown.later, shown.done) == (["a"], 1, 200_000)
+    whole = timeline(boot(loads))
+    assert ([load.module for load in whole.loads], whole.later) == (["a", "b"], 0), "coldplug has not ended"
+
+
+def test_records_that_are_no_loads_are_left_out() -> None:
+    others = [
+        record("f10a", 1.0, KMODD_RESULT="nomatch", KMODD_SOURCE="coldplug"),
+        record("f102", 1.0, KMODD_RESULT="live", KMODD_SOURCE="request", KMODD_MODULE="x"),
+        record("f10c", 1.0, KMODD_RESULT="removed", KMODD_SOURCE="operator", KMODD_MODULE="x"),
+        record("f101", 1.0, KMODD_RESULT="loaded", KMODD_MODULE="x", KMODD_REQUEST_ID="1", PRIORITY="7"),
+    ]
+    assert timeline(others).loads == ()
+
+
+def test_loads_at_a_time_are_in_lanes() -> None:
+    found = loads_of(
+        Loaded("a", 0, 0, 100, device=f"{PCI}/a"), Loaded("b", 10, 0, 50, device=f"{PCI}/b"),
+        Loaded("c", 20, 0, 10, device=f"{PCI}/c"), Loaded("d", 1, 59, 10, device=f"{PCI}/d"),
+        Loaded("e", 100, 0, 10, device=f"{PCI}/e"),
+    )  # fmt: skip
+    assert {name: load.lane for name, load in found.items()} == {"a": 0, "b": 1, "c": 2, "d": 1, "e": 0}
+
+
+def awaited(*loads: Loaded, done: int = 0) -> set[str]:
+    return {name for name, load in loads_of(*loads, done=done).items() if load.is_awaited}
+
+
+def test_the_boot_waited_for_the_chain_that_ends_last() -> None:
+    """Each of it began when the one before had ended, for which it had waited."""
+    chain = (Loaded("a", 1, 0, 99, device=f"{PCI}/a"), Loaded("b", 1, 99, 50, device=f"{PCI}/b"),
+             Loaded("c", 10, 140, 70, device=f"{PCI}/c"))  # fmt: skip
+    beside = Loaded("x", 1, 0, 147, device=f"{PCI}/x")
+    short = Loaded("y", 1, 148, 20, device=f"{PCI}/y")
+    assert awaited(*chain, beside, short) == {"a", "b", "c"}
+
+
+def test_a_device_behind_another_one_was_awaited_with_it() -> None:
+    """Its event came when the driver of its parent had found it."""
+    host = Loaded("xhci_pci", 0, 0, 100, device=f"{PCI}/0000:00:14.0")
+    stick = Loaded("usb_storage", 150, 0, 100, device=f"{PCI}/0000:00:14.0/usb1/1-1/1-1:1.0")
+    other = Loaded("ahci", 0, 0, 140, device=f"{PCI}/0000:00:1f.2")
+    assert awaited(host, stick, other) == {"xhci_pci", "usb_storage"}
+
+
+def test_the_last_load_alone_was_awaited_if_it_waited_for_none() -> None:
+    early, late = Loaded("a", 0, 0, 10, device=f"{PCI}/a"), Loaded("b", 100, 0, 50, device=f"{PCI}/b")
+    assert awaited(early, late) == {"b"}
+
+
+def test_a_load_that_went_on_after_coldplug_was_not_awaited() -> None:
+    loads = Loaded("a", 0, 0, 90, device=f"{PCI}/a"), Loaded("stuck", 0, 0, 5000, device=f"{PCI}/b")
+    assert awaited(*loads, done=100) == {"a"}
+
+
+def test_what_waited_meanwhile_and_does_not_need_the_module() -> None:
+    found = loads_of(
+        Loaded("slow", 1, 0, 99, device=f"{PCI}/a"), Loaded("free", 20, 80, 10, device=f"{PCI}/b"),
+        Loaded("needing", 1, 99, 10, device=f"{PCI}/c"), Loaded("quick", 30, 0, 5, device=f"{PCI}/d"),
+        Loaded("later", 100, 10, 5, device=f"{PCI}/e"),
+    )  # fmt: skip
+    slow = found["slow"]
+    (_, part) = slow.parts[0]
+    others = [load for load in found.values() if load is not slow]
+
+    def needs(name: str) -> frozenset[str]:
+        return frozenset({"slow"} if name == "needing" else ())
+
+    waited = waited_meanwhile("slow", part, others, needs)
+    assert [(each.load.module, each.usec) for each in waited] == [("free", 80_000)]
+    unknown = waited_meanwhile("slow", part, others, lambda _: frozenset())
+    assert [each.load.module for each in unknown] == ["needing", "free"], "the control"
+
+
+@pytest.mark.parametrize("number", ["999999999999999999", "0", "-1", "x"])
+def test_a_number_that_is_none_moves_nothing_out_of_order(number: str) -> None:
+    fields = dict.fromkeys(("KMODD_BEGIN_MONOTONIC_USEC", "KMODD_WAIT_USEC", "KMODD_DURATION_USEC"), number)
+    told = record("f101", KMODD_RESULT="loaded", KMODD_MODULE="a", KMODD_INIT_USEC=f"a:{number}")
+    shown = timeline([{**told, **fields}])
+    for load in shown.loads:
+        assert 0 <= load.begin <= load.start <= load.end
+        assert all(load.start <= part.begin for _, part in load.parts)
