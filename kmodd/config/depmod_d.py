@@ -95,7 +95,12 @@ def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
 # ── kernel releases ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _BRACKET = re.compile(r"\[(\^?)(\]?(?:\[([:.=])(?:(?!\3\]).)*\3\]|[^\]])*)\]", re.DOTALL)
-_CLASS = re.compile(r"\[:(\w+):\]")
+_CLASS = re.compile(r"\[([:.=])(.+?)\1\]", re.DOTALL)
+_ESCAPES = {
+    **{char: f"\\{char}" for char in "wWsSbB"}, **{digit: f"(?:\\{digit})" for digit in "123456789"},
+    "<": r"\b(?=\w)", ">": r"\b(?<=\w)", "`": r"\A", "'": r"\Z",
+}  # fmt: skip
+"""Back references, and the extensions of GNU that have a like in `re`."""
 _CLASSES = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": " \t", "cntrl": "\x00-\x1f\x7f", "digit": "0-9", "graph": "!-~",
     "lower": "a-z", "print": " -~", "punct": "!-/:-@[-`{-~", "space": "\t-\r ", "upper": "A-Z", "xdigit": "0-9A-Fa-f",
@@ -118,7 +123,7 @@ def kernel_matches(pattern: str, release: str) -> bool:
 def _python_regex(pattern: str) -> str:
     """Translate a POSIX extended regular expression for `re`. Raises re.error for an invalid or unsupported one."""
     done = ""
-    at = 0
+    at = depth = 0
     while at < len(pattern):
         char = pattern[at]
         at += 1
@@ -131,8 +136,7 @@ def _python_regex(pattern: str) -> str:
         elif char == "\\":
             if at == len(pattern):
                 raise re.error("trailing backslash")
-            # of GNU's extensions, the classes and word boundaries that `re` spells the same way
-            done += "\\" + pattern[at] if pattern[at] in "wWsSbB" else re.escape(pattern[at])
+            done += _ESCAPES.get(pattern[at]) or re.escape(pattern[at])
             at += 1
         elif char in "*+?":
             run = char + pattern[at : len(pattern) - len(pattern[at:].lstrip("*+?"))]
@@ -142,7 +146,10 @@ def _python_regex(pattern: str) -> str:
             done += char if set(run) == {char} else "*"
             at += len(run) - 1
         else:
-            done += r"\Z" if char == "$" else char
+            depth += (char == "(") - (char == ")")
+            is_literal = depth < 0  # a parenthesis that nothing opens stands for itself
+            depth = max(depth, 0)
+            done += r"\Z" if char == "$" else r"\)" if is_literal else char
     return done
 
 
@@ -153,9 +160,10 @@ def _bracket_members(text: str) -> str:
     while at < len(text):
         match = _CLASS.match(text, at)
         if match is not None:
-            if match[1] not in _CLASSES:
-                raise re.error("unknown character class")
-            done += _CLASSES[match[1]].replace("[", "\\[")
+            is_class = match[1] == ":"  # else a collating element, which in the C locale is one character
+            if match[2] not in _CLASSES if is_class else len(match[2]) != 1:
+                raise re.error("unknown character class or collating element")
+            done += _CLASSES[match[2]].replace("[", "\\[") if is_class else re.escape(match[2])
             at = match.end()
             continue
         done += "-" if text[at] == "-" and 0 < at < len(text) - 1 else re.escape(text[at])

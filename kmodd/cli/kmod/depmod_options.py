@@ -178,7 +178,7 @@ def _take(code: str, value: str, options: DepmodOptions) -> None:
             say("WARNING", f"Ignored deprecated option -{code}")
         case _ if code.startswith("--"):
             say("WARNING", f"Ignored deprecated option {code}")
-        case "P" if len(os.fsencode(value)) > 1:
+        case "P" if len(os.fsencode(value)) != 1:
             raise fatal("-P only takes a single char")
         case "b" | "m" | "o" | "E" | "F" | "P" | "root":
             options.values[code] = value

@@ -49,18 +49,14 @@ def c_library_matches(pattern: str, text: str) -> bool:
 PATTERNS = r"""
     6 ^6 ^6$ 6.1 6\.1 ^6\.1\.0-[0-9]+ (5|6)\.1 [[:digit:]]+$ [^6] [[:alpha:]]*-amd64 6.1.* .*amd64 ^.*$ x? (x)?6 a|6
     []6] [^]6] [6-] [a-f0-9.]* \w+ 6{1} 6{1,2}\. (6 6) [6 [[:foo:]] * + ?6 ^* a**6 6*+ 6+? 6?? \ 6\ [z-a] (|6) () [.]
-    6$x $ ^ \.1\. [[.6.]] (^6) (6$|4$)
+    6$x $ ^ \.1\. [[.6.]] [[=6=]] [[.period.]]1 [[.-.]] [[.a.]-c] (^6) (6$|4$) 6) ) (6)) a)|6 )* \<6 \> 6\> \1
+    (6)\1 (6)\10 (6\1) \`6 6\' 6{,2}
+    6{2 {6 6| |6 6||x (6|) [[:digit:][:alpha:]] [\d] \d [^\] 6\{1\} 6{0} [z [] [!6] [--/] ^^6 (6 \n
     """.split()
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_kernel_versions_match_as_in_c(pattern: str) -> None:
-    for release in ("6.1.0-56-amd64", "5.10.0-1-cloud", "66", "x6", "", "4"):
-        if pattern == "*":
-            assert kernel_matches(pattern, release)
-        elif pattern not in FAR_FETCHED:
-            assert kernel_matches(pattern, release) == c_library_matches(pattern, release), release
-
-
-FAR_FETCHED = ("6)", "[[.6.]]", "^*")
-"""Where `re` has no like: an unmatched parenthesis, a collating element, a repeated anchor. They match nothing here."""
+    for release in ("6.1.0-56-amd64", "5.10.0-1-cloud", "66", "x6", "6)", "", "4"):
+        expected = pattern == "*" or c_library_matches(pattern, release)
+        assert kernel_matches(pattern, release) == expected, release
