@@ -88,6 +88,20 @@ def test_scenario(
         mine.calls.clear()
 
 
+def test_a_directory_in_sys_module_is_no_module(
+    peer_34: KernelPeer, peer_30: KernelPeer, tmp_path: Path, capfdbinary: Capture
+) -> None:
+    """A parameter of the kernel's own code, say; the control has no directory."""
+    for name, of_kmod in (("strange", b"unloading is not supported"), ("nothing", b"is not currently loaded")):
+        machine = Scenario("", []).build(tmp_path / name)
+        if name == "strange":
+            (machine.root / "sys/module/strange").mkdir(parents=True)
+        for peer in (peer_34, peer_30):
+            assert of_kmod in peer.run(machine, [name], rootfs.RELEASE, "rmmod").err
+        mine = run_ours(machine, ["rmmod", name], {}, capfdbinary)
+        assert mine.err == f"rmmod: ERROR: Module {name} is not currently loaded\n".encode()
+
+
 def test_every_row_is_in_compat() -> None:
     text = (rootfs.ROOTFS.parent.parent / "docs" / "COMPAT.md").read_text()
     assert [row for row in DIFFERENT.values() if f"| {row} |" not in text] == []

@@ -133,6 +133,27 @@ def test_kmod_log(kmod34: KmodPeer, root: Path, monkeypatch: pytest.MonkeyPatch)
     assert difference(loud, modprobe(root, *words)) == ""
 
 
+def test_a_long_name(kmod30: KmodPeer, kmod34: KmodPeer, root: Path) -> None:
+    """kmod cuts a name of more than 4,095 bytes; the control is one that all find."""
+    for length, of_kmod in ((4100, 1), (200, 0)):
+        put(root, "etc/modprobe.d/long.conf", f"alias {'y' * length} loop\n")
+        words = ["-R", "y" * length]
+        assert [peer.run(words, root, rootfs.RELEASE).status for peer in (kmod30, kmod34)] == [of_kmod, of_kmod]
+        assert modprobe(root, *words).out == b"loop\n"
+
+
+def test_a_backslash_before_the_first_wildcard_of_an_index(kmod30: KmodPeer, kmod34: KmodPeer, root: Path) -> None:
+    """kmod takes it literally; so does a `.bin` index with kmodd, while a text is matched as fnmatch(3) does."""
+    directory = root / "lib/modules" / rootfs.RELEASE
+    (directory / "modules.alias").write_text("alias pre\\?x* loop\n")
+    (directory / "modules.alias.bin").write_bytes(rootfs.twins(directory)["modules.alias.bin"])
+    for peer in (kmod30, kmod34):
+        found = [peer.run(["-R", name], root, rootfs.RELEASE).status for name in ("pre?xy", "pre\\axy")]
+        assert found == [modprobe(root, "-R", name).status for name in ("pre?xy", "pre\\axy")] == [1, 0]
+    (directory / "modules.alias.bin").unlink()
+    assert [modprobe(root, "-R", name).status for name in ("pre?xy", "pre\\axy")] == [0, 1]
+
+
 # ── insmod ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -204,6 +225,36 @@ def test_directories_of_depmod(kmod30: KmodPeer, kmod34: KmodPeer, tmp_path: Pat
     assert (b"invalid option" in old.err) is (option == "-o")
     assert kmod34.run(words, name="depmod").status == 0
     assert ours(depmod.main, words).status == 0
+
+
+def test_an_output_directory_that_is_not_writable(kmod34: KmodPeer, tmp_path: Path) -> None:
+    """kmod reports each file and ends with status 0."""
+    tree(tmp_path)
+    target = tmp_path / "out/lib/modules" / rootfs.RELEASE
+    target.parent.mkdir(parents=True)
+    target.symlink_to("/proc")
+    words = ["-b", str(tmp_path), "-o", str(tmp_path / "out"), rootfs.RELEASE]
+    theirs, mine = kmod34.run(words, name="depmod"), ours(depmod.main, words)
+    assert (theirs.status, theirs.err.count(b"depmod: ERROR: openat(") > 5) == (0, True)
+    assert (mine.status, mine.err.count(b"\n")) == (1, 1 + mine.err.count(b"WARNING"))
+    assert b"depmod: FATAL: could not write the index in " in mine.err
+
+
+@pytest.mark.parametrize("prefix", ["", "ab", "_"])
+def test_a_symbol_prefix_is_one_character(kmod30: KmodPeer, kmod34: KmodPeer, tmp_path: Path, prefix: str) -> None:
+    tree(tmp_path)
+    words = ["-n", "-P", prefix, "-b", str(tmp_path), rootfs.RELEASE]
+    mine = ours(depmod.main, words)
+    assert mine.status == int(prefix != "_")
+    assert difference(kmod34.run(words, name="depmod"), mine) == ""
+    assert kmod30.run(words, name="depmod").status == mine.status
+
+
+@pytest.mark.parametrize("tool", ["depmod", "modinfo"])
+def test_the_version_names_zlib(kmod34: KmodPeer, tool: str) -> None:
+    theirs, mine = kmod34.run(["-V"], name=tool), ours({"depmod": depmod, "modinfo": modinfo}[tool].main, ["-V"])
+    assert (b"-ZLIB" in theirs.out, b"+ZLIB" in mine.out) == (True, True)
+    assert mine.out.splitlines()[0] == theirs.out.splitlines()[0]
 
 
 # ── modinfo ──────────────────────────────────────────────────────────────────────────────────────────────────────────

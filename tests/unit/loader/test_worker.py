@@ -113,6 +113,9 @@ def test_a_kernel_without_finit_module_gets_the_bytes(tmp_path: Path) -> None:
     kernel = FakeKernel(refuse={"a.ko": errno.ENOSYS})
     open_module(module(tmp_path, "a.ko", b"plain bytes"))(kernel, "")
     assert kernel.calls == [("a.ko", "", 0), ("plain bytes", "", -1)]
+    kernel.calls.clear()
+    open_module(module(tmp_path, "a.ko", b"plain bytes"), 3)(kernel, "")
+    assert kernel.calls == [("a.ko", "", 3), ("plain bytes", "", -1)], "it has no flags, so the load is not forced"
 
 
 @pytest.mark.parametrize(
