@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 else:
     BatchState = str
 
-ANSWER_LIMIT = 3.0
-"""Seconds to wait for the kernel stack of a loader that does not return."""
+ANSWER_LIMIT = 10.0
+"""Seconds to wait for the kernel stack of a loader that does not return: RuntimeMaxSec= of kmodd-stack@.service."""
 
 
 @dataclass(slots=True, eq=False)
