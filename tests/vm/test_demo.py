@@ -27,6 +27,7 @@ def _demo(suite: str, *arguments: str, timeout: float = 900) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.suites
 @pytest.mark.timeout(960)
 def test_demo_loads_every_driver_and_says_why(image: Image) -> None:
     status, output = _demo(image.suite)
