@@ -8,7 +8,7 @@ new index, a removed module, a new device.
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, field, replace
-from kmodd.planning.outcome import Outcome
+from kmodd.planning.outcome import KEPT_OUT, Outcome
 from kmodd.planning.request import Request
 from kmodd.state.result_cache import is_transient
 
@@ -47,12 +47,13 @@ class Retries:
         if request.is_interactive:
             return False
         again = replace(request, again=True)
-        passing = False
+        passing = kept_out = False
         for outcome in outcomes:
             passing = passing or is_transient(outcome)
+            kept_out = kept_out or outcome.detail == KEPT_OUT
             if outcome.result == "missing" and outcome.path:
                 self.missing(outcome.path, again)
-        if not passing:
+        if not (passing or kept_out):  # what is kept out for one device may be retried for another one
             self._soon.pop(request.text, None)
         return passing and self.soon(again, now)
 

@@ -28,6 +28,25 @@ def test_a_refusal_that_passes_by_itself_is_tried_again_five_times(world: World,
     assert world.told()[-1] == ("c", "loaded")
 
 
+@pytest.mark.parametrize(("seconds", "calls"), [(1.0, 3), (0.1, 2)])
+def test_a_retry_for_one_device_outlives_what_is_kept_out_for_another(world: World, seconds: float, calls: int) -> None:
+    """c was removed while the first device was there, not the second one. A retry that is not due yet is a control."""
+    world.plug("pci:v2")
+    world.settle()
+    world.remove_live("c")
+    world.module_event("remove", "c")
+    world.refuse["c"] = errno.ENOMEM
+    world.plug("pci:v2", "another")
+    world.settle()
+    world.refuse.clear()
+    world.replay_device("pci:v2", "0000:01:00.0")
+    world.settle()
+    assert world.told()[-1] == ("c", "not_attempted")
+    world.pass_time(seconds)
+    world.settle()
+    assert len(world.calls) == calls
+
+
 @pytest.mark.parametrize(("code", "calls"), [(errno.ENOMEM, ["c", "c"]), (errno.EACCES, ["c"])])
 def test_a_loader_without_memory_to_unpack_a_module_tries_again(world: World, code: int, calls: list[str]) -> None:
     """Another error of the file does not pass by itself."""
