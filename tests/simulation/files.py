@@ -28,10 +28,12 @@ def path_of(module: str) -> str:
 
 @dataclass
 class Files:
-    """The files of the machine. Each change is a new `version`, which is their mark."""
+    """The files of the machine."""
 
     version: int = 1
-    index_version: int = 1
+    """Number of changes of all files: what a watch sees."""
+    marked: int = 1
+    """Number of changes of indexes and configuration: their mark."""
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Module → the modules that it needs, as depmod finds them."""
     aliases: list[tuple[str, str]] = field(default_factory=list)
@@ -57,10 +59,10 @@ class Files:
     """The module tree is gone."""
     was_hidden: bool = False
 
-    def change(self, *, index: bool = False) -> None:
-        """Something was written."""
+    def change(self, *, is_marked: bool = True) -> None:
+        """A file was written, made or removed. `is_marked`: an index or a configuration file."""
         self.version += 1
-        self.index_version += index
+        self.marked += is_marked
 
     def all_needs(self, name: str) -> list[str]:
         """The dependencies of a module in the order of modules.dep: the last one is loaded first."""
@@ -127,7 +129,7 @@ class SimMachine:
             raise NoTree(f"no module tree for kernel 6.1.0-test: {DIRECTORY} does not exist")
 
     def _marks(self) -> tuple[tuple[str, Mark], ...]:
-        version = 0 if self.files.is_hidden else self.files.version
+        version = 0 if self.files.is_hidden else self.files.marked
         return ((DIRECTORY, (1, 1, version, 0)),)
 
     def read_tree(self, extensions: Extensions, notice_edits: bool) -> Snapshot:
@@ -172,7 +174,7 @@ class SimMachine:
 
     def settings_marks(self) -> tuple[tuple[str, Mark], ...]:
         """The mark of all settings and rules."""
-        return (("/etc/kmodd", (1, 2, self.files.version, 0)),)
+        return (("/etc/kmodd", (1, 2, self.files.marked, 0)),)
 
     def rules(self) -> Parsed:
         """The rules of now."""

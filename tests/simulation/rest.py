@@ -114,7 +114,7 @@ def _restart(sim: Simulation) -> None:
     sim.invariants.at_rest()
     wanted = {module for alias in sim.kernel.devices.values() for module in sim.files.matches(alias)}
     fields = (dict(record.fields) for record in sim.records[logged:])
-    listed = {each["KMODD_MODULE"] for each in fields if each.get("KMODD_SOURCE") == "boot"}  # loaded at each start
+    listed = {each.get("KMODD_MODULE", "") for each in fields if each.get("KMODD_SOURCE") == "boot"}
     for name in sorted(wanted & set(sim.kernel.modules) - before - listed):
         if told.get(name, "loaded") in ("loaded", "live", "removed"):
             raise Violation("restart", f"only a new daemon loads {name}; last record before: {told.get(name)}")

@@ -333,7 +333,7 @@ plug kt_plain
   kt_plain missing uevent ENOENT
 file kt_plain
   loads kt_plain
-  kt_plain loaded reconcile
+  kt_plain loaded uevent
 """,
     ),
     Scenario(

@@ -200,12 +200,12 @@ def _kernel(sim: Simulation, version: str) -> None:
 def _module(sim: Simulation, name: str, *needs: str) -> None:
     if all(need in sim.files.needs for need in needs):
         sim.files.needs[name] = sim.kernel.needs[name] = needs
-        sim.files.change(index=True)
+        sim.files.change()
 
 
 def _alias(sim: Simulation, pattern: str, module: str) -> None:
     sim.files.aliases.append((pattern, module))
-    sim.files.change(index=True)
+    sim.files.change()
 
 
 def _config(sim: Simulation, *words: str) -> None:
@@ -263,25 +263,25 @@ def _live(sim: Simulation, name: str) -> None:
 def _no_file(sim: Simulation, name: str) -> None:
     sim.files.missing.add(name)
     sim.files.was_missing = True
-    sim.files.change()
+    sim.files.change(is_marked=False)
 
 
 def _file(sim: Simulation, name: str) -> None:
     if name in sim.files.missing:
         sim.files.missing.remove(name)
-        sim.files.change()
+        sim.files.change(is_marked=False)
 
 
 def _unindex(sim: Simulation, name: str) -> None:
     sim.files.unindexed.add(name)
     sim.files.was_unindexed.add(name)
-    sim.files.change(index=True)
+    sim.files.change()
 
 
 def _index(sim: Simulation, name: str) -> None:
     if name in sim.files.unindexed:
         sim.files.unindexed.remove(name)
-        sim.files.change(index=True)
+        sim.files.change()
 
 
 def _hide(sim: Simulation) -> None:
@@ -296,13 +296,13 @@ def _unhide(sim: Simulation) -> None:
 
 
 def _firmware(sim: Simulation, name: str) -> None:
-    sim.files.change()
+    sim.files.change(is_marked=False)
     sim.files.firmware[name] = sim.files.version
 
 
 def _no_firmware(sim: Simulation, name: str) -> None:
     if sim.files.firmware.pop(name, None):
-        sim.files.change()
+        sim.files.change(is_marked=False)
 
 
 def _probe(sim: Simulation, device: str, name: str) -> None:
