@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from kmodd.cli.client import NotRunning, Refused, call
 from kmodd.cli.daemon_away import not_running
-from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, TIMEOUT, Verb, seconds_of
+from kmodd.cli.terminal import show
+from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, TIMEOUT, Option, Verb, seconds_of
+from kmodd.dataclass import dataclass
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.text import duration
 
@@ -18,7 +21,7 @@ VERB = Verb(
     "wait",
     "Wait until a module has finished starting, or a device has its driver, or cannot get it any more. NAME is a "
     "module, an alias, or a /sys/… path of a device.",
-    (TIMEOUT, SOCKET),
+    (TIMEOUT, Option("--json", "print an object with the result"), SOCKET),
     "NAME",
     (
         (0, "it is there"),
@@ -33,6 +36,22 @@ VERB = Verb(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How the wait has ended."""
+
+    result: str
+    """live, builtin, KMODD_RESULT of the last attempt, bound, no_driver, timed_out, unknown, or refused."""
+    why: str = ""
+    """Message; empty: it is there."""
+    status: int = 1
+    loading: tuple[str, ...] = ()
+    """timed_out: the modules that are being loaded."""
+
+
+_THERE = ("live", "builtin", "bound")
+
+
 def main(argv: list[str]) -> int:
     """Return 0 when it is there, 1 if it does not come, 3 without a module tree, 7 if the daemon is not running."""
     given = VERB.parse(argv, 1, 1)
@@ -42,43 +61,48 @@ def main(argv: list[str]) -> int:
     timeout_usec = seconds_of(given.get("timeout", DEFAULT_TIMEOUT))
     if timeout_usec is None:
         return VERB.refuse(f"invalid --timeout {given.get('timeout')!r}; expected seconds")
-    device = ""
-    if name.startswith("/"):
-        device = os.path.realpath(name)
-        if not name.startswith("/sys/") or not os.path.isfile(f"{device}/uevent"):
-            VERB.complain(f"{name} is no device")
-            return 1
+    try:
+        ended = _wait(name, path, timeout_usec)
+    except NotRunning as error:
+        return not_running(VERB, error, path)
+    if "json" in given:
+        show(f"{json.dumps({'name': name, 'result': ended.result, 'loading': list(ended.loading)})}\n")
+    if ended.why:
+        VERB.complain(ended.why)
+    return 0 if ended.result in _THERE else ended.status
+
+
+def _wait(name: str, path: str, timeout_usec: int) -> _Ended:
+    """Wait for a module or device by the daemon that listens at `path`. Raises NotRunning."""
+    device = os.path.realpath(name) if name.startswith("/") else ""
+    if device and not (name.startswith("/sys/") and os.path.isfile(f"{device}/uevent")):
+        return _Ended("unknown", f"{name} is no device")
     what: dict[str, Any] = {"device": device.removeprefix("/sys")} if device else {"module": name}
     try:
         answer = call("Wait", path, timeout_usec=timeout_usec, **what)
-    except NotRunning as error:
-        return not_running(VERB, error, path)
     except Refused as refused:
         return _refused(refused, name, timeout_usec)
     if device:
-        if os.path.islink(f"{device}/driver"):
-            return 0
-        VERB.complain(f"{name} has no driver; see `kmodd explain {name}`")
-        return 1
-    if answer["result"] in ("live", "builtin"):
-        return 0
-    VERB.complain(f"{answer['name']}: {answer['result']}; see `journalctl KMODD_MODULE={answer['name']}`")
-    return 1
+        is_bound = os.path.islink(f"{device}/driver")
+        return _Ended("bound") if is_bound else _Ended("no_driver", f"{name} has no driver; see `kmodd explain {name}`")
+    module, result = answer["name"], answer["result"]
+    there = result in _THERE
+    return _Ended(result, "" if there else f"{module}: {result}; see `kmodd why {module}`")
 
 
-def _refused(refused: Refused, name: str, timeout_usec: int) -> int:
-    """Print why there is no answer, and return the exit status."""
+def _refused(refused: Refused, name: str, timeout_usec: int) -> _Ended:
+    """Return what an error of the daemon means."""
     match refused.error:
         case "io.kmodd.TimedOut":
-            loading = ", ".join(refused.parameters.get("stuck", ())) or "nothing"
-            VERB.complain(f"timed out after {duration(timeout_usec)}: {name} is not there; loading: {loading}")
+            modules = tuple(refused.parameters.get("stuck", ()))
+            loading = ", ".join(modules) or "nothing"
+            why = f"timed out after {duration(timeout_usec)}: {name} is not there; loading: {loading}"
+            return _Ended("timed_out", why, loading=modules)
         case "io.kmodd.UnknownName":
-            VERB.complain(f"no module or alias {name!r}; see `kmodd explain {name}`")
+            return _Ended("unknown", f"no module or alias {name!r}; see `kmodd explain {name}`")
         case "io.kmodd.Busy":
-            VERB.complain("too many calls wait already; try again later")
+            return _Ended("refused", "too many calls wait already; try again later")
         case "io.kmodd.NoModuleTree":
-            VERB.complain(str(refused.parameters.get("message", refused)))
-            return 3
+            return _Ended("refused", str(refused.parameters.get("message", refused)), 3)
         case _:
-            VERB.complain(str(refused))
-    return 1
+            return _Ended("refused", str(refused))

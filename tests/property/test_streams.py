@@ -33,7 +33,7 @@ COMMANDS = {
     "timeline": ("--root ROOT", "--text --root ROOT", "--json --root ROOT", "-b -9 --root ROOT"),
     "blame": ("--root ROOT", "--json --root ROOT", "-b -9 --root ROOT"),
     "monitor": ("--socket ROOT/none", "--json --socket ROOT/none"),
-    "wait": ("--socket ROOT/none nosuch",),
+    "wait": ("--socket ROOT/none nosuch", "--json --socket ROOT/none /sys/nosuch"),
     "why": ("--root ROOT ext4", "--root ROOT --json ext4 nosuch 1", "--root ROOT -b -9 ext4", ""),
     "history": ("--root ROOT", "--json --root ROOT", "-b -9 --root ROOT", "--root ROOT --module nosuch"),
     "explain": ("--root ROOT --kernel REL ext4 nosuch", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.answering_daemon import daemon_of
     [
         ("live", 0, ""),
         ("builtin", 0, ""),
-        ("failed", 1, "kmodd wait: c: failed; see `journalctl KMODD_MODULE=c`\n"),
+        ("failed", 1, "kmodd wait: c: failed; see `kmodd why c`\n"),
     ],
 )
 def test_the_result_of_a_module(
@@ -60,6 +61,29 @@ def test_a_device_without_a_driver(tmp_path: Path, capsys: pytest.CaptureFixture
     with daemon_of(tmp_path, {"name": "x", "result": "answered"}) as path:
         assert wait.main(["--socket", path, "/sys/devices/virtual/mem/null"]) == 1
     assert "has no driver" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "result", "loading"),
+    [("TimedOut", "timed_out", ["x"]), ("UnknownName", "unknown", []), ("Busy", "refused", [])],
+)
+def test_an_object_has_the_result(
+    error: str, result: str, loading: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise Refused(f"io.kmodd.{error}", {"stuck": loading})
+
+    monkeypatch.setattr(wait, "call", refuse)
+    assert wait.main(["--json", "c"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"name": "c", "result": result, "loading": loading}
+
+
+def test_the_objects_of_what_is_there_and_of_what_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with daemon_of(tmp_path, {"name": "c", "result": "live"}) as path:
+        assert wait.main(["--json", "--socket", path, "c"]) == 0
+    assert wait.main(["--json", "--socket", path, "/sys/nosuch"]) == 1
+    results = [json.loads(line)["result"] for line in capsys.readouterr().out.splitlines()]
+    assert results == ["live", "unknown"]
 
 
 def test_a_timeout_that_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
