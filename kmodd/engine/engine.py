@@ -242,6 +242,8 @@ class Engine:
             state.quarantine.leave(event.devpath)
         elif event.action == "add" and not event.synthetic:
             state.quarantine.arrive(event.devpath)
+            if event.get("DEVTYPE") == "usb_device":  # which asks for nothing; its interfaces, with its name, follow
+                state.emit(ReadAhead((), (event.devpath,)))
         state.queue.add_event(event, origin, drift=drift)
 
     def _module_event(self, event: Uevent) -> None:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMED = ("pci", "usb")
+NAMED = ("pci", "usb", "scsi", "mmc", "virtio")
 """Subsystems whose devices have names that a person knows."""
 
 

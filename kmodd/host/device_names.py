@@ -1,4 +1,4 @@
-"""Names of devices for journal records: USB strings of the device itself, and udev's hardware database. `DeviceNames`.
+"""Names of devices for journal records, from the kernel's attributes and udev's hardware database. `DeviceNames`.
 
 The kernel reads USB strings under the device's lock, which a probe holds, and no signal ends that. So a child process
 reads; nothing waits for it: a record that is written before has no name.
@@ -45,7 +45,7 @@ class DeviceNames:
     def start(self, devpaths: Iterable[str]) -> None:
         """Begin to read the names of devices, by their paths below /sys."""
         self._collect()
-        wanted = [devpath for devpath in devpaths if devpath not in self._names]
+        wanted = [devpath for devpath in devpaths if devpath not in self._names and not self._of_usb_device(devpath)]
         if not wanted or len(self._pipes) >= MAX_CHILDREN:
             return
         child = child_reader.start(lambda pipe: _write_names(self._root, wanted, pipe))
@@ -57,7 +57,13 @@ class DeviceNames:
     def get(self, devpath: str) -> str:
         """Return the name of a device as far as it was read; empty: it has none, or was not read yet."""
         self._collect()
-        return self._names.get(devpath, "")
+        return self._names.get(devpath) or self._of_usb_device(devpath)
+
+    def _of_usb_device(self, devpath: str) -> str:
+        """Return the name of the USB device that a device is an interface of (`…/2-1/2-1:1.0`); empty: unknown."""
+        parent, _, own = devpath.rpartition("/")
+        is_interface = own.startswith(f"{parent.rpartition('/')[2]}:")
+        return self._names.get(parent, "") if is_interface else ""
 
     def _collect(self) -> None:
         """Take what the children have sent."""
@@ -85,6 +91,7 @@ def _write_names(root: str, devpaths: list[str], pipe: int) -> None:
         if not name and (modalias := _attribute(f"{root}/sys{devpath}/modalias")).startswith("pci:"):
             look_up = look_up or _hardware_database()
             name = _IN_BRACKETS.sub("", look_up(modalias))
+        name = name or _own_name(f"{root}/sys{devpath}")
         os.write(pipe, encode(f"{devpath}\t{shown(name)}\n"))
 
 
@@ -99,6 +106,18 @@ def _usb_name(sys: str, devpath: str) -> str:
     for folder in (devpath, devpath.rpartition("/")[0]):
         if os.path.exists(f"{sys}{folder}/idVendor"):
             return _attribute(f"{sys}{folder}/product") or _attribute(f"{sys}{folder}/manufacturer")
+    return ""
+
+
+def _own_name(device: str) -> str:
+    """Return what a disk or card says of itself, else the name of a network interface or disk of the device."""
+    model = _attribute(f"{device}/model") or _attribute(f"{device}/name")
+    if model:
+        vendor = _attribute(f"{device}/vendor")
+        return f"{vendor} {model}" if vendor and not vendor.startswith("0x") else model
+    for kind in ("net", "block"):
+        with contextlib.suppress(OSError):
+            return min(os.listdir(f"{device}/{kind}"), default="")
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from kmodd.engine.events import DevicesFound
+from kmodd.engine.events import DevicesFound, ReadAhead, UeventReceived
 from kmodd.kernel import uevent
 from kmodd.planning.plan import Insmod
 from tests.world import World
@@ -97,3 +97,16 @@ def test_the_boot_list_is_loaded_and_recorded_as_devices_are(world: World) -> No
     fields = next(dict(each.fields) for each in world.records if each.message.startswith("Loaded b"))
     assert (fields["KMODD_SOURCE"], fields["KMODD_BECAUSE"]) == ("boot", "listed in /etc/modules:1")
     assert ("f10a", "nomatch") in world.told()
+
+
+def test_the_name_of_a_usb_device_is_read_before_its_interfaces_come(world: World) -> None:
+    """So the record of an interface without a driver has it."""
+    device = b"add@/devices/usb1/1-4\0SUBSYSTEM=usb\0DEVTYPE=usb_device\0PRODUCT=bda/b832/0\0"
+    commands = world.handle(UeventReceived(uevent.parse(device)))
+    assert commands == [ReadAhead((), ("/devices/usb1/1-4",))]
+    others = (
+        device.replace(b"usb_device", b"usb_interface"), device.replace(b"add@", b"change@"),
+        device + b"SYNTH_UUID=0\0",
+    )  # fmt: skip
+    for text in others:
+        assert world.handle(UeventReceived(uevent.parse(text))) == [], text

@@ -40,6 +40,46 @@ def test_an_interface_has_the_name_of_its_usb_device(root: Path) -> None:
     assert names.get("/devices/none") == ""
 
 
+def test_an_interface_has_the_name_that_was_read_of_its_device(root: Path) -> None:
+    """So it has one when its event comes; other devices do not take the name of what they are behind."""
+    names = DeviceNames(str(root))
+    names.start([STICK])
+    until(lambda: names.get(STICK))
+    before = len(os.listdir("/proc/self/fd"))
+    names.start([f"{STICK}/2-1:1.0"])
+    assert len(os.listdir("/proc/self/fd")) == before, "no child is needed"
+    assert names.get(f"{STICK}/2-1:1.0") == "QEMU USB HARDDRIVE"
+    assert names.get(f"{STICK}/2-1.4") == ""
+    assert names.get(f"{STICK}/host0") == ""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"vendor": "QEMU    \n", "model": "QEMU HARDDISK   \n"}, "QEMU QEMU HARDDISK"),
+        ({"name": "SA08G\n"}, "SA08G"),
+        ({"vendor": "0x1af4\n", "device": "0x0001\n", "net/eth0/mtu": "1500\n"}, "eth0"),
+        ({"block/vda/size": "1\n"}, "vda"),
+        ({"model": "\n", "net/b/x": "", "net/a/x": ""}, "a"),
+        ({"vendor": "0x1af4\n"}, ""),
+    ],
+)
+def test_a_device_has_the_name_in_its_attributes(tmp_path: Path, attributes: dict[str, str], expected: str) -> None:
+    """A disk, a card; else the interface or disk that its driver has made of it."""
+    for name, text in {"uevent": "", **attributes}.items():
+        path = tmp_path / "sys/devices/x" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    stick = tmp_path / f"sys{STICK}"
+    stick.mkdir(parents=True)
+    (stick / "idVendor").write_text("0627\n")
+    (stick / "product").write_text("last\n")
+    names = DeviceNames(str(tmp_path))
+    names.start(["/devices/x", STICK])
+    until(lambda: names.get(STICK))
+    assert names.get("/devices/x") == expected
+
+
 def test_a_pci_device_has_the_name_of_the_hardware_database(root: Path) -> None:
     device = root / "sys/devices/0000:01:00.0"
     device.mkdir(parents=True)
