@@ -17,6 +17,7 @@ from kmodd.text import encode, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol, TextIO
 else:
     Protocol = object
@@ -51,21 +52,26 @@ class Journal(Protocol):
         """Number of records dropped so far."""
 
 
-class JournalSocket:
-    """journald, by datagrams that are sent without blocking."""
+class RecordQueue:
+    """Datagrams for journald, in a bounded queue while it does not read."""
 
-    def __init__(self, path: str = JOURNAL_SOCKET) -> None:
-        """Send to the socket at `path`."""
-        self._path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.setblocking(False)
+    def __init__(self, send: Callable[[bytes], bool], limit: int = LIMIT) -> None:
+        """`send` returns whether a datagram was sent. `limit`: of queued records."""
+        self._send = send
+        self._limit = limit
         self._waiting: deque[bytes] = deque()
         self._unreported = 0
         """Dropped records without a JOURNAL_GAP record so far."""
         self.lost = 0
 
+    @property
+    def waiting(self) -> int:
+        """Number of queued records."""
+        return len(self._waiting)
+
     def write(self, record: Record) -> None:
-        if len(self._waiting) >= LIMIT:
+        """Send one record, or queue it; count it as lost where the queue is full."""
+        if len(self._waiting) >= self._limit:
             self.lost += 1
             self._unreported += 1
             return
@@ -73,6 +79,7 @@ class JournalSocket:
         self.flush()
 
     def flush(self) -> float | None:
+        """Send queued records as far as possible, then how many were lost. Returns what `Journal.flush` does."""
         pause = _RETRY_BLOCKED
         while self._waiting:
             if not self._send(self._waiting[0]):
@@ -86,11 +93,22 @@ class JournalSocket:
             self._unreported = 0
         return None
 
+
+class JournalSocket(RecordQueue):
+    """journald, by datagrams that are sent without blocking."""
+
+    def __init__(self, path: str = JOURNAL_SOCKET) -> None:
+        """Send to the socket at `path`."""
+        super().__init__(self._send_to_socket)
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+
     def close(self) -> None:
         self.flush()
         self._socket.close()
 
-    def _send(self, data: bytes) -> bool:
+    def _send_to_socket(self, data: bytes) -> bool:
         try:
             self._socket.sendto(data, self._path)
         except OSError as error:

@@ -37,6 +37,7 @@ from kmodd.engine.events import (
     UeventsLost,
 )
 from kmodd.errors import assert_never
+from kmodd.host.journal import RecordQueue
 from kmodd.kernel import uevent
 from kmodd.kernel.uevent import Uevent
 from kmodd.planning.record import DEBUG, Record
@@ -44,6 +45,7 @@ from kmodd.planning.request import Request
 from kmodd.state import quarantine
 from kmodd.state.quarantine import Quarantine
 from tests.simulation.files import SimMachine
+from tests.simulation.journald import QUEUE, Journald
 from tests.simulation.loaders import Loaders
 from tests.world import device as device_event
 
@@ -88,13 +90,15 @@ class Observer(Protocol):
 
 
 class Run:
-    """What outlives the daemon: files below /run."""
+    """What outlives the daemon: files and journald's socket below /run."""
 
     def __init__(self) -> None:
         self.marks = PolicyMarks()
         self.standing = ""
         self.is_full = False
         """Writes fail."""
+        self.journald: Journald | None = None
+        """What reads journald's socket; None: records go nowhere."""
 
 
 class SimDaemon:
@@ -107,6 +111,9 @@ class SimDaemon:
         self._observer = observer
         self.left: int | None = None
         """Number of events until the daemon is killed; None: it is not."""
+        self.fails_in: int | None = None
+        """Number of events until an allocation fails among the commands of one; None: none fails."""
+        self.journal = RecordQueue(run.journald.send, QUEUE) if run.journald else None
         self.has_answered_stacks = True
         """Questions for stacks are answered at once."""
         self.questions: list[int] = []
@@ -211,6 +218,8 @@ class SimDaemon:
         go_round(self.engine, self._startup, self._actions, self._now)
         self._note_phase()
         self._write_quarantine()
+        if self.journal:
+            self.journal.flush()
 
     def _pop_changes(self, _now: float) -> bool:
         version = self._machine.files.version
@@ -237,7 +246,8 @@ class SimDaemon:
 
     def deadline(self) -> float | None:
         """When the loop wakes up by itself (s)."""
-        times = (self.engine.deadline(self._now), self._startup.deadline())
+        pause = self.journal.flush() if self.journal else None
+        times = (self.engine.deadline(self._now), self._startup.deadline(), pause and self._now + pause)
         return min((each for each in times if each is not None), default=None)
 
     # -- the engine --------------------------------------------------------------------------------------------
@@ -251,9 +261,18 @@ class SimDaemon:
         self._observer.before(event)
         commands = self.engine.handle(event, self._now)
         self._observer.after(event, commands)
-        for command in commands:
+        is_failing = self._fails_now()
+        for command in commands[: len(commands) // 2] if is_failing else commands:
             for caused in self._execute(command):
                 self.handle(caused)
+        if is_failing:
+            raise Killed
+
+    def _fails_now(self) -> bool:
+        if self.fails_in is None:
+            return False
+        self.fails_in -= 1
+        return self.fails_in < 0
 
     def _execute(self, command: Command) -> list[Event]:
         match command:
@@ -269,6 +288,8 @@ class SimDaemon:
                 self.questions = [each for each in self.questions if each != batch]
             case Log(record):
                 self._observer.logged(record)
+                if self.journal:
+                    self.journal.write(record)
             case Finish(job):
                 self._observer.answered(job.plan.request)
             case TurnAway(request):

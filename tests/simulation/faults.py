@@ -128,6 +128,12 @@ FAULTS: dict[str, list[tuple[float, Callable[[Words], str]]]] = {
     "no stack": _switch("stacks", "off", "on"),
     "no trace": _switch("trace", "off", "on"),
     "full run": _switch("run", "full", "ok"),
+    "journald stopped": _switch("journald", "off", "on"),
+    "no memory": [
+        *_switch("memory", "short", "ok"),
+        (1.5, lambda words: f"memory fails {words.rng.choice((0, 1, 2, 5, 9, 20))}"),
+        (6, lambda words: "start" if words.sim.daemon is None else ""),
+    ],
     "daemon killed": [
         (1.5, lambda words: f"kill-daemon {words.rng.choice((0, 0, 1, 2, 3, 5, 9))}"),
         (6, lambda words: "start" if words.sim.daemon is None else ""),

@@ -33,6 +33,7 @@ from kmodd.planning.plan import Insmod, Install, Skip, Step
 from kmodd.planning.record import Record
 from kmodd.planning.request import Origin, Request
 from tests.simulation.coverage import BATCH_TABLE, STARTUP_TABLE, Coverage
+from tests.simulation.journald import QUEUE
 from tests.simulation.short import short
 
 if TYPE_CHECKING:
@@ -110,6 +111,10 @@ class Invariants:
         """Module → result of its last record, but for NOT_REMOVED."""
         self._refused: set[str] = set()
         """Modules that have a record of REFUSED since they were loaded last."""
+        self._logged = 0
+        """Records of this daemon."""
+        self._journal_before = 0
+        """Records that journald had, or was told to be lost, before this daemon."""
         self.events = 0
         self.devices: set[str] = set()
         """All devices that were there."""
@@ -127,6 +132,7 @@ class Invariants:
             removed={name: set(devices) for name, devices in engine.state.quarantine.removed.items()},
         )
         self._most_serial = 0
+        self._logged, self._journal_before = 0, self._in_journal()
 
     def daemon_ends(self) -> None:
         """The daemon was killed."""
@@ -420,6 +426,7 @@ class Invariants:
     def logged(self, record: Record) -> None:
         """A record is written."""
         self._sim.records.append(record)
+        self._logged += 1
         fields = dict(record.fields)
         if "KMODD_RESULT" in fields:
             module, result = fields.get("KMODD_MODULE", ""), fields["KMODD_RESULT"]
@@ -510,6 +517,7 @@ class Invariants:
             "planned jobs": (len(state.in_flight.ready), PLANNED_AHEAD + STEPS * state.system.settings.lanes),
             "batches": (len(state.in_flight.batches), state.system.settings.lanes + callers + hung + 3),
             "answers owed": (len(state.in_flight.interactive_requests()), callers + 50),
+            "queued records": (self._queued(), QUEUE),
             "commands": (len(self._sim.loaders.all), len(self._sim.kernel.needs) + callers + hung + 60),
         }
         for what, (count, most) in counts.items():
@@ -531,6 +539,9 @@ class Invariants:
         counted = state.reporter.counters.results.get("loaded", 0)
         if counted < self._seen.loaded:
             self._fail("counters", f"{self._seen.loaded} modules were loaded, {counted} are counted")
+        if self._logged != self._in_journal() - self._journal_before:
+            found = self._in_journal() - self._journal_before
+            self._fail("records", f"{self._logged} were written, {found} came or were told to be lost")
         if self._sim.callers:
             self._fail("unanswered", " ".join(request.text for request, _ in self._sim.callers.values()))
         for name, alias in self._sim.kernel.devices.items():
@@ -538,6 +549,15 @@ class Invariants:
         for name, firmware in self._sim.kernel.lacks.items():
             if firmware in self._sim.files.firmware:
                 self._fail("no probe", f"{name} lacks {firmware}, which exists")
+
+    def _queued(self) -> int:
+        journal = self._sim.daemon.journal if self._sim.daemon else None
+        return journal.waiting if journal else 0
+
+    def _in_journal(self) -> int:
+        """Records that have come to journald, or were told to be lost."""
+        journald = self._sim.run.journald
+        return journald.records + journald.told_lost if journald else 0
 
     def _check_device(self, device: str, alias: str) -> None:
         files, kernel = self._sim.files, self._sim.kernel

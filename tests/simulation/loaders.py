@@ -66,6 +66,8 @@ class Loaders:
         """Why none can be started; empty: one can."""
         self.names_late = False
         """Loaders tell their process number with their first message."""
+        self.is_short = False
+        """They have no memory to unpack a module."""
         self._pid = FIRST_PID
 
     def start(self, command: StartBatch | StartProbe) -> list[Event]:
@@ -125,6 +127,9 @@ class Loaders:
         if isinstance(step, Insmod):
             if self.files.is_hidden or step.module in self.files.missing:
                 self._reply(loader, errno.ENOENT, "file")
+                return
+            if self.is_short:
+                self._reply(loader, errno.ENOMEM, "file")
                 return
             self._called(loader, self.kernel.load(step.module, loader.pid, now))
         elif isinstance(step, Rmmod):

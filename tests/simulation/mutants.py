@@ -107,5 +107,7 @@ MUTANTS = (
     Mutant("state.queue:DeviceQueue.take", "self._soon or self._later", "self._soon"),
     Mutant("state.retries:Retries.soon", "count >= len(PAUSES) or", ""),
     Mutant("state.result_cache:ResultCache.forget_modules", "self._known.clear()", "pass"),
+    Mutant("host.journal:RecordQueue.write", "self._unreported += 1", "pass"),
+    Mutant("host.journal:RecordQueue.write", "len(self._waiting) >= self._limit", "False"),
     Mutant("state.quarantine:Quarantine.is_kept_out", "request.origin not in (\"reconcile\", \"coldplug\")", "True"),
 )  # fmt: skip

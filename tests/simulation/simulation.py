@@ -18,6 +18,7 @@ from tests.simulation.coverage import Coverage
 from tests.simulation.daemon import Killed, Run, SimDaemon
 from tests.simulation.files import Files, SimMachine
 from tests.simulation.invariants import Invariants
+from tests.simulation.journald import Journald
 from tests.simulation.kernel import OTHERS, Call, Kernel
 from tests.simulation.loaders import Loaders
 from tests.simulation.short import short
@@ -40,6 +41,7 @@ class Simulation:
         self.machine = SimMachine(self.files, self.kernel)
         self.loaders = Loaders(self.kernel, self.files)
         self.run = Run()
+        self.run.journald = Journald()
         self.daemon: SimDaemon | None = None
         self.invariants = Invariants(self, coverage or Coverage())
         self.callers: dict[int, tuple[Request, Call | None]] = {}
@@ -451,7 +453,23 @@ def _trace(sim: Simulation, word: str) -> None:
 
 
 def _run_full(sim: Simulation, word: str) -> None:
-    sim.run.is_full = word == "on"
+    sim.run.is_full = word == "full"
+
+
+def _journald(sim: Simulation, word: str) -> None:
+    if sim.run.journald:
+        sim.run.journald.set_reading(word == "on")
+
+
+def _memory(sim: Simulation, word: str, events: str = "") -> None:
+    """`fails N`: an allocation of the daemon fails, and it ends; `short`: loaders cannot unpack modules; `ok`."""
+    if word == "fails":
+        if sim.daemon:
+            sim.daemon.fails_in = int(events)
+        return
+    sim.loaders.is_short = word == "short"
+    if sim.daemon:
+        sim.daemon.fails_in = None
 
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -463,6 +481,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "ask": _ask, "ask-in": _ask_in, "begin": _begin, "finish": _finish, "kill": _kill, "spawner": _spawner,
     "names": _names, "other-load": _other_load, "other-remove": _other_remove, "start": _start,
     "kill-daemon": _kill_daemon, "round": _round, "wait": _wait, "tick": _tick, "tell": _tell, "hold": _hold,
-    "deliver": _deliver, "lose": _lose, "stacks": _stacks, "trace": _trace, "run": _run_full,
+    "deliver": _deliver, "lose": _lose, "stacks": _stacks, "trace": _trace, "run": _run_full, "journald": _journald,
+    "memory": _memory,
 }  # fmt: skip
 """What a line may begin with."""
