@@ -140,6 +140,32 @@ def test_settle_is_answered_without_a_watch(root: Path, monkeypatch: pytest.Monk
     assert answers == [b'{"parameters": {}}\0']
 
 
+def test_a_monitor_gets_the_decisions_of_the_running_daemon(root: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as monitor, socket.socket(socket.AF_UNIX) as operator:
+
+        def at_start() -> None:
+            calls = (
+                (monitor, {"method": "io.kmodd.Monitor", "more": True}),
+                (operator, {"method": "io.kmodd.Load", "parameters": {"request": "a"}}),
+            )
+            for caller, call in calls:
+                caller.connect(str(root / "socket"))
+                caller.sendall(json.dumps(call).encode() + b"\0")
+                caller.setblocking(False)
+
+        replies: list[bytes] = []
+
+        def has_reply() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                replies.append(monitor.recv(65536))
+            return bool(replies)
+
+        run(root, Journal(at_start), has_reply)
+    reply = json.loads(replies[0].split(b"\0")[0])
+    assert reply["continues"] is True
+    assert reply["parameters"]["fields"]["MESSAGE"] == ["Would load a for root"]
+
+
 def test_files_are_watched_at_once_where_there_is_nothing_to_load(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the limit out of reach, a loop that slept first would not end."""
     monkeypatch.setattr(startup, "WATCH_LIMIT", 1e6)
