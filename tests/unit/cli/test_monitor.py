@@ -46,7 +46,7 @@ def daemon_of(folder: Path, replies: Sequence[dict[str, Any]]) -> Iterator[str]:
                 call += caller.recv(1024)
             assert json.loads(call[:-1]) == {"method": "io.kmodd.Monitor", "parameters": {}, "more": True}
             data = b"".join(json.dumps(each).encode() + b"\0" for each in replies)
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(ConnectionError):
                 for start in range(0, len(data), 10):
                     caller.sendall(data[start : start + 10])
 
