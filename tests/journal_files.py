@@ -39,12 +39,15 @@ def written(each: Record, second: float = 1.0, boot: int = 1) -> dict[str, str |
     return record(kind, second, boot, MESSAGE=each.message, PRIORITY=str(each.priority), **fields)
 
 
-def write_journal(folder: Path, records: Sequence[Fields]) -> str:
-    """Write a journal file with these records to a folder, in place of one before; return that for `--directory`."""
+def write_journal(folder: Path, records: Sequence[Fields], exported: bytes = b"") -> str:
+    """Write a journal file with these records to a folder, in place of one before; return that for `--directory`.
+
+    exported: further records, from `journalctl --output=export`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "test.journal").unlink(missing_ok=True)
     command = [REMOTE, f"--output={folder}/test.journal", "-"]
-    subprocess.run(command, input=b"".join(map(_export, records)), check=True, capture_output=True)
+    subprocess.run(command, input=exported + b"".join(map(_export, records)), check=True, capture_output=True)
     return str(folder)
 
 

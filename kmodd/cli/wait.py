@@ -84,7 +84,7 @@ def _wait(name: str, path: str, timeout_usec: int) -> _Ended:
         return _refused(refused, name, timeout_usec)
     if device:
         is_bound = os.path.islink(f"{device}/driver")
-        return _Ended("bound") if is_bound else _Ended("no_driver", f"{name} has no driver; see `kmodd explain {name}`")
+        return _Ended("bound") if is_bound else _Ended("no_driver", f"{name} has no driver; see `kmodd why {name}`")
     module, result = answer["name"], answer["result"]
     there = result in _THERE
     return _Ended(result, "" if there else f"{module}: {result}; see `kmodd why {module}`")
