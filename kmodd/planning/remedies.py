@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SHIPPED = ("/usr/", "/lib/")
 """Where packages keep their files, which their next version replaces."""
+_LOCAL = ("10-local.conf", "00-local.conf")
+"""Files for rules of the administrator; the first rule that matches decides, and files are sorted by name."""
 _UNSIGNED = (errors.EKEYREJECTED, errors.ENOKEY, errors.ENODATA, errors.ENOPKG)
 
 
@@ -45,7 +47,7 @@ def _remedies(
                 yield f"load it all the same: `modprobe --ignore-install {name}`"
                 yield from _without_line(at)
         case "denied":
-            yield from _allow(alias, rule, requester)
+            yield from _allow(alias, at, rule, requester)
         case "missing":
             yield "write the index for the files that are there: `depmod`; or install the package of the file again"
         case "failed":
@@ -75,14 +77,20 @@ def _without_line(at: Where | None) -> Iterator[str]:
         yield f"without that line: `sed -i '{at.line}s/^/#/' {file}`"
 
 
-def _allow(alias: str, rule: str, requester: Requester | None) -> Iterator[str]:
+def _allow(alias: str, at: Where | None, rule: str, requester: Requester | None) -> Iterator[str]:
     if rule == SEALED:
         yield "lift the seal: `kmodd seal --undo`"
     if rule.startswith("ForeignModules="):
         return  # the rule says what to do
     whose = f" uid={requester.uid}" if requester else ""
     line = f"allow request={_pattern(alias)}{whose}"
-    yield f"allow it: `echo {shlex.quote(line)} > /etc/kmodd/policy.d/10-local.conf`"
+    file = next((name for name in _LOCAL if at is None or name < at.file.rpartition("/")[2]), None)
+    if file is not None:
+        command = f"echo {shlex.quote(line)} >> /etc/kmodd/policy.d/{file}"
+    else:
+        assert at is not None
+        command = f"sed -i {shlex.quote(f'{at.line}i {line}')} {shlex.quote(at.file)}"
+    yield f"allow it: `{command} && kmodd reload`"
     if requester:
         yield f"see the rules decide: `kmodd policy test {shlex.quote(alias)} --as {requester.uid}`"
 

@@ -170,7 +170,7 @@ def test_a_denied_module_has_its_rule(world: World) -> None:
         assert (found["answer"], found["file"], found["line"]) == ("denied", "/etc/kmodd/policy.d/x.conf", 1)
         assert found["record"]["rule"] == "deny request=pci:v2 uid=1000-"
         assert found["remedies"] == [
-            "allow it: `echo 'allow request=pci:v2 uid=1000' > /etc/kmodd/policy.d/10-local.conf`",
+            "allow it: `echo 'allow request=pci:v2 uid=1000' >> /etc/kmodd/policy.d/10-local.conf && kmodd reload`",
             "see the rules decide: `kmodd policy test pci:v2 --as 1000`",
         ]
 
@@ -182,15 +182,19 @@ def test_the_seal_is_lifted_by_its_verb(world: World) -> None:
     assert answer(world, "c")["remedies"][0] == "lift the seal: `kmodd seal --undo`"
 
 
-def test_the_remedy_of_a_denial_is_a_rule_that_allows_it(world: World) -> None:
-    """What it prints is put into the file that it names, and the same request is granted."""
-    world.set_rules("deny origin=request")
+@pytest.mark.parametrize("name", ["50-x.conf", "05-x.conf", "00-a.conf"])
+def test_the_remedy_of_a_denial_is_a_rule_that_allows_it(world: World, name: str) -> None:
+    """The command is run on the files below the root, and the same request is granted: the rule stands before."""
+    folder = world.root / "etc/kmodd/policy.d"
+    world.set_rules()
+    (folder / name).write_text("# rules\nlog origin=operator\ndeny origin=request\n")
+    world.reload()
     world.ask("pci:v2")
     world.settle()
     command = answer(world, "c")["remedies"][0]
-    rule = re.search(r"echo '(.*)' >", command)
-    assert rule
-    (world.root / "etc/kmodd/policy.d/10-local.conf").write_text(f"{rule[1]}\n")
+    found = re.fullmatch(r"allow it: `(.*) && kmodd reload`", command)
+    assert found
+    os.system(found[1].replace("/etc/", f"{world.root}/etc/"))
     world.reload()
     world.ask("pci:v2")
     world.settle()
