@@ -46,12 +46,19 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def answer(url: str) -> Any:
-    """The JSON that a server answers; None while it is not ready."""
-    try:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as reply:
-            return json.load(reply)
-    except urllib.error.HTTPError:
-        return None
+    """The JSON that a server answers, once it is ready."""
+    found: list[Any] = []
+
+    def ready() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as reply:
+                found.append(json.load(reply))
+        except urllib.error.HTTPError:
+            return False
+        return True
+
+    wait_for(ready)
+    return found[0]
 
 
 def _accepts(port: int) -> bool:
