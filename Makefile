@@ -34,13 +34,16 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: man help demo shell test test-long simulate run install uninstall deb bench bench-vm lint clean needs
+.PHONY: man help demo tour shell test test-long simulate run install uninstall deb bench bench-vm lint clean needs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: needs $(VENV)/ready ## boot a real kernel in a VM with kmodd as its module loader, plug devices in, show the journal; SUITE=trixie
 	@$(PY) -m tests.vm.demo $(ARGS)
+
+tour: needs $(VENV)/ready ## write docs/TOUR.md and its picture from a guest
+	@$(PY) -m tests.vm.tour
 
 shell: needs $(VENV)/ready ## open a root shell in the demo's VM; ARGS="e1000e" adds devices at boot
 	@$(PY) -m tests.vm.shell $(ARGS)
@@ -81,10 +84,12 @@ needs:
 	done
 	# apt also fetches the guest's packages, so its package lists are needed even if no package is missing.
 	[ -z "$$missing" ] && compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null && exit 0
-	[ -z "$$missing" ] || echo "installing:$$missing"
-	$(SUDO) apt-get update -q
+	mkdir -p .cache
+	quietly() { "$$@" > .cache/apt.log 2>&1 || { tail -n 20 .cache/apt.log >&2; echo "Failed to run $$*, see .cache/apt.log" >&2; exit 1; }; }
+	[ -z "$$missing" ] || echo "installing$$missing (output in .cache/apt.log)"
+	quietly $(SUDO) apt-get update -q
 	[ -n "$$missing" ] || exit 0
-	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+	quietly $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
 
 # The test tools that pyproject.toml pins; Debian's Python modules are visible through --system-site-packages.
 # Other changes of pyproject.toml install nothing.

@@ -1,4 +1,4 @@
-"""Update the README's table of `make bench-vm`, between two marks, from bench/results.json."""
+"""Update the table of `make bench-vm` in bench/README.md, between two marks, from bench/results.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- make bench-vm writes from here -->", "<!-- to here -->"
 
 

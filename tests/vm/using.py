@@ -54,10 +54,15 @@ def prepare_using(payload: Payload, image: Image, *, conf: str = "", aliases: Se
 
     A guest without kmod has no /sbin/modprobe: a request without kmodd's answer fails.
     """
-    payload.kernel_helper = True
+    prepare_asking(payload, conf)
     add_all(payload, image)
-    payload.write(_SCRIPT, (_GUEST / "using.py").read_bytes())
     payload.write("/etc/modprobe.d/using.conf", "".join(f"alias {each}\n" for each in aliases))
+
+
+def prepare_asking(payload: Payload, conf: str) -> None:
+    """The kernel asks, and there is the script that makes it. `conf`: lines of kmodd.conf."""
+    payload.kernel_helper = True
+    payload.write(_SCRIPT, (_GUEST / "using.py").read_bytes())
     payload.write(CONF, f"[Kmodd]\n{conf}")
 
 
