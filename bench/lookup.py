@@ -2,7 +2,7 @@
 
     python3 bench/lookup.py [--tree DIR] [--rounds N]
 
-Prints a row per measurement of the README's table: kmodd, the peer, and the ratio kmodd / peer, median and spread. The
+Prints a row per measurement of README.md's table: kmodd, the peer, and the ratio kmodd / peer, median and spread. The
 peer of look-ups is libkmod's `kmod_module_new_from_lookup`, called by a C program that is compiled here, on indexes of
 kmod's depmod. The peer of the index is a bare `python3 -c pass`. Rounds alternate, each in a process of its own;
 CPU time is compared. Before the measurement, every name is looked up once, and libkmod loads its indexes. Results are

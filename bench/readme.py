@@ -11,7 +11,7 @@ BEGIN, END = "<!-- make bench-vm writes from here -->", "<!-- to here -->"
 
 
 def put(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of results.json to the README. Raises ValueError if a mark is missing."""
+    """Write rows of results.json to the page. Raises ValueError if a mark is missing."""
     text = README.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -20,7 +20,7 @@ def save(found: Mapping[str, object]) -> None:
 
 
 def save_vm(facts: Mapping[str, object], rows: Sequence[Row]) -> None:
-    """Replace rows of guests by name, keep all others, and update the README."""
+    """Replace rows of guests by name, keep all others, and update bench/README.md."""
     new = [dataclasses.asdict(row) for row in rows]
     names = {row["what"] for row in new}
     old = [row for row in _load().get("vm", {}).get("rows", ()) if row["what"] not in names]

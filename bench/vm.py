@@ -2,8 +2,8 @@
 
     python3 -m bench.vm [--rounds N] [PART…]
 
-Prints a table, and writes its rows to bench/results.json and README.md. Only ratios are meaningful: emulation is slow,
-above all at starting programs. If a part fails, this is reported, the other parts run, and the exit status is 1.
+Prints a table, and writes its rows to bench/results.json and bench/README.md. Only ratios are meaningful: emulation is
+slow, above all at starting programs. If a part fails, this is reported, the other parts run, and the exit status is 1.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def preflight_outcome(state: EngineState, request: Request, step: Step) -> Outco
         detail = "before, and is not tried again until the next boot"
         return Outcome(request, name, "crashed", step.because, detail=detail)
     if name in state.stuck():
-        return Outcome(request, name, "stuck", step.because, detail="since before this was asked for")
+        return Outcome(request, name, "stuck", step.because)
     if why := _blocking_dependency(state, step):
         return not_attempted(request, step, why)
     if state.quarantine.is_kept_out(name, request):

@@ -80,11 +80,11 @@ class _Coldplug:
     no_hardware: set[str] = field(default_factory=set)
     """Modules whose init found no hardware: their aliases are those of a class, such as a processor's."""
 
-    def count(self, outcome: Outcome) -> None:
-        """One more outcome."""
+    def count(self, outcome: Outcome, loaded: set[str]) -> None:
+        """One more outcome. loaded: modules that this daemon has loaded."""
         if outcome.result == "loaded":
             self.usec[outcome.module] = outcome.duration_usec
-        elif outcome.result == "live" and outcome.module not in self.usec:
+        elif outcome.result == "live" and outcome.module not in loaded:
             self.found_live.add(outcome.module)
         elif _found_no_hardware(outcome):
             self.no_hardware.add(outcome.module)
@@ -121,6 +121,8 @@ class Reporter:
         self.level = INFO
         """The least important level that is written, as in syslog(3)."""
         self._decisions = 0
+        self._loaded: set[str] = set()
+        """Modules that this daemon has loaded."""
         self._coldplug: _Coldplug | None = None
         self.counters = Counters()
         self._rate_limiter = RateLimiter()
@@ -214,8 +216,10 @@ class Reporter:
     def _count(self, outcome: Outcome) -> None:
         count = self.counters.results
         count[outcome.result] = count.get(outcome.result, 0) + 1
+        if outcome.result == "loaded":
+            self._loaded.add(outcome.module)
         if self._coldplug and outcome.request.origin == "coldplug":
-            self._coldplug.count(outcome)
+            self._coldplug.count(outcome, self._loaded)
 
     def _decide(self, job: AnyJob) -> Decision:
         """The decision of a complete job."""

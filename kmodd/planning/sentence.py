@@ -87,8 +87,10 @@ def sentence_of(outcome: Outcome, name: str = "") -> str:
         case "stuck" if outcome.request.removing:
             return f"Stuck: removing {module} has been going on for {took}{detail}"
         case "stuck":
-            since = f" for {took}" if outcome.duration_usec else ""
-            return f"Stuck: {module}{whom} has been starting{since}{needed}{f'; {outcome.detail}' * bool(detail)}"
+            since = (
+                f"has been starting for {took}" if outcome.duration_usec else "is starting since before this request"
+            )
+            return f"Stuck: {module}{whom} {since}{needed}{f'; {outcome.detail}' * bool(detail)}"
         case "nomatch":
             return _no_match(outcome.request, subject)
         case "removed":

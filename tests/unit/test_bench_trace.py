@@ -1,4 +1,4 @@
-"""bench/vm_trace.py: reading a tracefs `trace` file, writing the README's table."""
+"""bench/vm_trace.py: reading a tracefs `trace` file, writing the table of bench/README.md."""
 
 from __future__ import annotations
 

@@ -279,9 +279,9 @@ def test_the_kernels_own_request_does_not_wait_for_a_lane(guest: Machine) -> Non
 
 
 def test_in_place_of_kmods(guest: Machine) -> None:
-    """The commands of the README; then a root shell runs our tools, and what has the full path still runs kmod's."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text().partition("### Using kmodd's tools")[2]
-    link, undo = re.findall(r"^    (\S.*)$", readme, re.MULTILINE)[:2]
+    """The commands of docs/CONFIGURATION.md; then a root shell runs our tools, and a full path still runs kmod's."""
+    page = (Path(__file__).parents[2] / "docs/CONFIGURATION.md").read_text().partition("## Using kmodd's tools")[2]
+    link, undo = re.findall(r"^    (\S.*)$", page, re.MULTILINE)[:2]
     run_daemon(guest, True)
     guest.check(link)
     path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

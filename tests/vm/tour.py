@@ -107,7 +107,7 @@ def _visit() -> str:
             systemd = " ".join(machine.check("systemctl --version").split()[:2])
             parts = [_HEAD.format(kernel=kernel, systemd=systemd)]
             parts += [_part(machine, stop) for stop in STOPS]
-            PICTURE.write_text(machine.check("kmodd timeline"))
+            PICTURE.write_text(machine.run("kmodd timeline").output)
     return "\n".join(parts)
 
 
@@ -118,7 +118,9 @@ def _part(machine: Machine, stop: Stop) -> str:
             plug(machine, DEVICES[_STICK])
         case "ask":
             use(machine, "user", _CRYPTO)
-    outputs = (f"```\n$ {command}\n{machine.run(f'COLUMNS=120 {command} 2>&1').output}```\n" for command in stop.commands)
+    outputs = (
+        f"```\n$ {command}\n{machine.run(f'COLUMNS=120 {command} 2>&1').output}```\n" for command in stop.commands
+    )
     return "\n".join((f"## {stop.heading}\n", *([f"{stop.text}\n"] if stop.text else ()), *outputs))
 
 

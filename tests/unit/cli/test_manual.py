@@ -58,7 +58,7 @@ def test_a_missing_option_would_be_noticed() -> None:
 @pytest.mark.parametrize(
     ("name", "source", "pattern"),
     [
-        ("kmodd.conf.5", "README.md", r"^\| `([A-Z]\w+=)` \|"),
+        ("kmodd.conf.5", "docs/CONFIGURATION.md", r"^\| `([A-Z]\w+=)` \|"),
         ("kmodd-policy.5", "docs/POLICY.md", r"^\| `([a-z]+=)` \|"),
     ],
 )

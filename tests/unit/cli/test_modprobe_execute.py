@@ -328,4 +328,4 @@ def test_a_module_that_is_stuck_is_not_one_that_is_loaded(
         monkeypatch.setattr(running.engine.state, "stuck", lambda: ["loop"])
         said = run_ours(machine, ["modprobe", "loop"], {}, capfdbinary)
         assert (said.status, machine.loaded) == (1, [])
-        assert b"kmodd says: Stuck: loop for root has been starting" in said.err
+        assert b"kmodd says: Stuck: loop for root is starting since before this request" in said.err

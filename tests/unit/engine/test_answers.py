@@ -78,7 +78,7 @@ def test_steps_that_are_not_tried_take_no_time(world: World) -> None:
     messages = [record.message for record in world.records]
     crashed = "Crashed: c for 0000:01:00.0 before, and is not tried again"
     assert any(message.startswith(crashed) for message in messages), messages
-    stuck = "Stuck: a for another has been starting (dependency of b); since before this was asked for"
+    stuck = "Stuck: a for another is starting since before this request (dependency of b)"
     assert any(message.startswith(stuck) for message in messages), messages
 
 

@@ -88,6 +88,18 @@ def test_modules_loaded_before_the_start_are_one_record(world: World) -> None:
     assert len(world.records) == 2
 
 
+def test_what_kmodd_has_loaded_before_was_not_there(world: World) -> None:
+    """Modules of the boot list, and of devices that appear during coldplug, are live when coldplug asks for them."""
+    world.boot_list("c")
+    world.settle()
+    event = uevent.parse(b"add@/devices/x\0SUBSYSTEM=pci\0MODALIAS=pci:v1\0MODALIAS=pci:v2\0")
+    world.handle(DevicesFound((event,)))
+    world.plug("pci:v1", "child")
+    world.settle()
+    world.finish_boot()
+    assert not any("before kmodd started" in record.message for record in world.records)
+
+
 def test_the_boot_list_is_loaded_and_recorded_as_devices_are(world: World) -> None:
     world.boot_list("b", "nothing")
     assert world.state.queue.boot_left == {"b", "nothing"}
