@@ -1,6 +1,7 @@
 """`make demo`: a real kernel, real systemd, kmodd as its module loader; devices are plugged in, the journal says why.
 
-Prints what the guest's `journalctl -t kmodd` says as it comes, then a table of what the harness saw from outside.
+Prints what the guest's `journalctl -t kmodd` says as it comes, a table of what the harness saw from outside, and why a
+module was loaded; writes the timeline of the boot to build/timeline.svg.
 Last line `demo: OK, D devices, M modules` and exit 0, or `demo: FAILED, …` and exit 1. `--without-kmodd` plays the same
 with kmodd's service masked and must fail: the negative control.
 """
@@ -20,14 +21,16 @@ from tests import suites
 from tests.vm import VmError, say
 from tests.vm.devices import DEVICES
 from tests.vm.image import ensure_image
-from tests.vm.journal import Record, text, texts
+from tests.vm.journal import Record, text
 from tests.vm.machine import Machine
-from tests.vm.payload import Payload
+from tests.vm.payload import REPOSITORY, Payload
 from tests.vm.scenario import Plug, plug, remove, settle, stranger_faults
 from tests.vm.trace import ModuleLoad
 
 _FIRST: Final = ("e1000e", "virtio-rng-pci", "qemu-xhci", "usb-storage")
 _AGAIN: Final = ("e1000e", "usb-storage")  # QEMU 7.2 never lets go of the xHCI controller
+_ASKED: Final = "usb_storage"
+_TIMELINE: Final = REPOSITORY / "build" / "timeline.svg"
 _PLUG_SEC: Final = 300.0  # limit for the modules of one device; an emulated arm64 takes its time
 _printing = threading.Lock()
 
@@ -73,6 +76,8 @@ def _play(architecture: str, with_kmodd: bool) -> tuple[list[Plug], list[str]]:
             say(f"systemd is {state}, failed units: {' '.join(failed) or 'none'}; waiting for coldplug")
             settle(machine)
             plugs, faults = _plug_all(machine), []
+            why = machine.run(f"kmodd why {_ASKED}").output
+            timeline = machine.run("kmodd timeline").output
             loads = machine.module_loads()
             if machine.run("systemctl is-active kmodd.service").output.strip() != "active":
                 faults.append("kmodd does not run")
@@ -80,6 +85,10 @@ def _play(architecture: str, with_kmodd: bool) -> tuple[list[Plug], list[str]]:
         faults += each.faults()
     faults += stranger_faults(loads)
     _show_loads(loads)
+    _show(f"\n$ kmodd why {_ASKED}\n{why}")
+    _TIMELINE.parent.mkdir(exist_ok=True)
+    _TIMELINE.write_text(timeline)
+    _show(f"$ kmodd timeline > {_TIMELINE.relative_to(REPOSITORY)}")
     return plugs, faults
 
 
@@ -109,17 +118,9 @@ def _show(line: str) -> None:
 
 
 def _show_record(record: Record) -> None:
-    """One record of the guest: when, the sentence, then device, alias and microseconds as the fields have them."""
+    """One record of the guest, as `journalctl -o short-monotonic` shows it."""
     seconds = int(text(record, "__MONOTONIC_TIMESTAMP") or 0) / 1e6
-    lines = [f"[{seconds:8.3f}] {text(record, 'MESSAGE')}"]
-    details = {
-        "device": ", ".join(texts(record, "KMODD_DEVPATH")[:2]),
-        "alias": text(record, "KMODD_ALIAS"),
-        "microseconds": text(record, "KMODD_DURATION_USEC"),
-    }
-    if text(record, "KMODD_RESULT") == "loaded":
-        lines += [f"           {name} {value}" for name, value in details.items() if value]
-    _show("\n".join(lines))
+    _show(f"[{seconds:12.6f}] {text(record, 'MESSAGE')}")
 
 
 def _show_table(plugs: list[Plug]) -> None:

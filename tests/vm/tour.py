@@ -31,8 +31,8 @@ _PRESET: Final = "50-no-unprivileged-autoload.conf"
 _HEAD: Final = """\
 # A tour
 
-What kmodd's verbs print on a machine: {kernel}, {systemd}, in an emulator, which is ten to forty times slower than a real
-machine. `make tour` writes this page.
+What kmodd's verbs print on {kernel} with {systemd}, in an emulator, which is ten to forty times slower than a machine.
+`make tour` writes this page.
 """
 
 
@@ -61,12 +61,16 @@ STOPS: Final = (
     ),
     Stop(
         "A user makes the kernel load code",
-        "The policy is the preset `no-unprivileged-autoload`. A process of a user opens a socket of the family AF_ALG, for which "
-        "the kernel requests a module.",
+        "The policy is the preset `no-unprivileged-autoload`. A user opens a socket of the family AF_ALG,\n"
+        "for which the kernel requests a module.",
         ("kmodd history --result denied", "kmodd why af_alg"),
         act="ask",
     ),
-    Stop("Devices", "Each device with its driver, or the reason why it has none.", ("kmodd devices",)),
+    Stop(
+        "Devices",
+        "Each device with its driver, or the reason why it has none.",
+        ("kmodd devices --unbound", "kmodd devices | grep ' bound '"),
+    ),
     Stop(
         "Where the time went",
         "`kmodd timeline > boot.svg` draws the boot, and on a terminal it is text:\n\n![the boot](timeline.svg)",
@@ -119,7 +123,7 @@ def _part(machine: Machine, stop: Stop) -> str:
         case "ask":
             use(machine, "user", _CRYPTO)
     outputs = (
-        f"```\n$ {command}\n{machine.run(f'COLUMNS=120 {command} 2>&1').output}```\n" for command in stop.commands
+        f"```\n$ {command}\n{machine.run(f'COLUMNS=120 {command} 2>&1', 120).output}```\n" for command in stop.commands
     )
     return "\n".join((f"## {stop.heading}\n", *([f"{stop.text}\n"] if stop.text else ()), *outputs))
 
