@@ -329,9 +329,10 @@ class Daemon:
                 if not self._control_handler.turned_away(request, why) and self._kernel:
                     self._kernel.turned_away(request, why)
             case ReplayDevices(replay):
-                events = coldplug.replay(self._tree.root, unbound=replay == "drift")
-                self._handle(DevicesFound(tuple(events), replay))
-                if replay == "all":
+                if replay == "drift":
+                    self._handle(DevicesFound(tuple(coldplug.replay(self._tree.root, unbound=True)), replay))
+                else:
+                    self._handle(DevicesFound(self._all_devices(), replay))
                     self._ask_devices()
             case MarkPolicy(marks):
                 for message in policy_marks.write_marks(marks) if self._options.run else ():
@@ -363,7 +364,7 @@ class Daemon:
             self._pool.keep_spare(self._engine.state.system.settings.lanes)  # the spawner has started meanwhile
         self._answer_kernel()
         self._handle(BootListRead(read_boot_list(self._tree.root)))
-        self._handle(DevicesFound(tuple(coldplug.replay(self._tree.root))))
+        self._handle(DevicesFound(self._all_devices()))
         self._ready_text = "; ".join((self._report.greeting(), *self._lacks()))
         self._journal.write(Record(STARTED, INFO, self._ready_text, self._report.greeting_fields()))
         self._ask_devices()
@@ -403,6 +404,11 @@ class Daemon:
             self._warn_once(why)
 
     def _open_watch(self, now: float) -> None:
+        if self._options.run:
+            from kmodd.host import stream_sockets  # only here: ctypes takes time
+
+            if why := stream_sockets.forbid():
+                self._warn_once(why)
         watch = self._file_changes.open(now)
         if watch is None:
             self._warn_once(status.NO_WATCH)
@@ -449,6 +455,9 @@ class Daemon:
         has_watch, has_log = self._engine.state.system.is_watched, self._kernel_log is not None
         lacks = status.lacks(modules=has_modules, watch=has_watch, log=has_log, buffer=self._uevents.buffer_forced)
         return [*lacks, file.problem] if (file := self._quarantine_file) and file.problem else lacks
+
+    def _all_devices(self) -> tuple[Uevent, ...]:
+        return *coldplug.replay(self._tree.root), *coldplug.modules(self._tree.root)
 
     def _ask_devices(self) -> None:
         """Have devices without a modalias file send their uevent; a dry run leaves everything alone."""

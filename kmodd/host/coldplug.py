@@ -53,14 +53,23 @@ def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
             yield Uevent("add", devpath, subsystem, found, 0, synthetic=True, properties=properties)
 
 
+def modules(root: str) -> Iterator[Uevent]:
+    """Yield a synthetic `add` uevent for parport_pc if it is loaded: its module has a rule of its own.
+
+    root: prefix of /sys. It is not triggered, as the daemon cannot write below /sys/module.
+    """
+    if os.path.isdir(f"{root}/sys/module/parport_pc"):
+        yield Uevent("add", "/module/parport_pc", "module", (), 0, synthetic=True)
+
+
 def trigger(root: str, uuid: str) -> list[OSError]:
-    """Write `add` for the devices of TRIGGERED_BUSES, and for parport_pc, whose module has a rule of its own.
+    """Write `add` for the devices of TRIGGERED_BUSES.
 
     The kernel sends their uevents with `uuid` as SYNTH_UUID. Returns the errors; a device that vanished is none.
     """
     errors = []
     devpaths = {_devpath(path, f"{root}/sys") for path, _ in _links(f"{root}/sys", TRIGGERED_BUSES)}
-    for devpath in [*sorted(devpaths - {""}), "/module/parport_pc"]:
+    for devpath in sorted(devpaths - {""}):
         try:
             fd = os.open(f"{root}/sys{devpath}/uevent", os.O_WRONLY | os.O_CLOEXEC)
             try:

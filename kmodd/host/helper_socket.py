@@ -18,7 +18,7 @@ from kmodd.host.unix_listener import UnixListener
 from kmodd.text import decode
 
 REQUEST_SOCKET = "/run/kmodd/request"
-HELPER_IS_SET = "/run/kmodd/kernel.modprobe"
+HELPER_IS_SET = "/run/kmodd.modprobe"
 """The previous /proc/sys/kernel/modprobe, saved by systemd/kernel-helper while kmodd's helper is set."""
 MAX_CONNECTIONS = 256
 """The kernel runs 50 helpers at a time (MAX_KMOD_CONCURRENT), besides those whose requester was killed."""

@@ -31,7 +31,7 @@ class StackQuestion:
             self._connection = spawner.ask_stack(pid)
             self._connection.setblocking(False)
             return
-        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.setblocking(False)
         try:
             self._connection.connect(path)

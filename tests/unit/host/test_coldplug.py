@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import pyudev
 
-from kmodd.host.coldplug import replay, trigger
+from kmodd.host.coldplug import modules, replay, trigger
+from kmodd.planning.device_requests import wanted
 
 UUID = "fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed"
 
@@ -56,6 +57,17 @@ def test_devices_without_a_modalias_file_get_an_add_event(tmp_path: Path) -> Non
     assert trigger(str(tmp_path), UUID) == []
     assert (tmp_path / "sys/devices/mmc0/mmc0:0001/uevent").read_text() == f"add {UUID}"
     assert (tmp_path / "sys/devices/pci0/uevent").read_text() == ""
+
+
+@pytest.mark.parametrize("loaded", ["parport_pc", "parport"])
+def test_a_module_with_a_rule_of_its_own_is_found_and_not_written_to(tmp_path: Path, loaded: str) -> None:
+    """Debian's 80-drivers.rules load ppdev for parport_pc; the unit's /sys/module is read-only."""
+    (tmp_path / "sys/module" / loaded).mkdir(parents=True)
+    (tmp_path / "sys/module" / loaded / "uevent").write_text("")
+    asked = [request.text for event in modules(str(tmp_path)) for request in wanted(event, "coldplug")]
+    assert asked == (["ppdev"] if loaded == "parport_pc" else [])
+    assert trigger(str(tmp_path), UUID) == []
+    assert (tmp_path / "sys/module" / loaded / "uevent").read_text() == ""
 
 
 def test_a_kernel_without_uuids_gets_add_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ class Setting:
     @property
     def former(self) -> str | None:
         """The kept former value, or None."""
-        path = self.run / "kernel.modprobe"
+        path = self.root / "run/kmodd.modprobe"
         return path.read_text() if path.exists() else None
 
     def systemd(self, job: str = "", system: str = "running", unit: str = "active") -> None:
@@ -126,7 +126,7 @@ def test_emptied_while_kmodd_runs_stays_empty(setting: Setting) -> None:
 
 def test_a_value_that_cannot_be_kept_stays(setting: Setting) -> None:
     """With a full /run, the former value could not be restored."""
-    former = setting.run / "kernel.modprobe"
+    former = setting.root / "run/kmodd.modprobe"
     former.symlink_to("/dev/full")
     said = setting("set")
     assert f"Failed to write {former}: kernel.modprobe stays /sbin/modprobe" in said

@@ -16,7 +16,7 @@ class Rule:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "root"
         self.link = self.root / "run/udev/rules.d/80-drivers.rules"
-        self.mark = self.root / "run/kmodd/udev-rule-masked"
+        self.mark = self.root / "run/kmodd.udev-rule"
         self.calls = folder / "calls"
         self._programs = folder / "bin"
         self._programs.mkdir()
