@@ -30,7 +30,7 @@ RULES = "/etc/kmodd/policy.d"
 ALG, SCTP, KEY, PHONET, KCM, LLC = (
     "socket 38 5 0", "socket 2 1 132", "socket 15 3 2", "socket 35 2 0", "socket 41 5 0", "socket 26 2 0",
 )  # fmt: skip
-TIPC = "socket 30 2 0"
+APPLETALK = "socket 5 2 0"
 KEPT_RULES = "/run/kmodd/rules"
 MODULES_DISABLED = "/proc/sys/kernel/modules_disabled"
 
@@ -111,9 +111,9 @@ def test_a_mistake_in_the_rules_allows_nothing(guest: Machine) -> None:
         assert f"{RULES}/10-typo.conf:1:6" in json.loads(guest.check(status))["problems"][0]
         assert f"{RULES}/10-typo.conf:1: error: " in guest.run("kmodd lint").output
         mark = guest.journal.mark()
-        assert use(guest, "user", TIPC).only == errno.EAFNOSUPPORT
-        asked(guest, "tipc", "denied", mark)
-    assert use(guest, "root", TIPC).only == 0
+        assert use(guest, "user", APPLETALK).only == errno.EAFNOSUPPORT
+        asked(guest, "appletalk", "denied", mark)
+    assert use(guest, "root", APPLETALK).only == 0
     assert plug(guest, DEVICES["i6300esb"]).faults() == []
     guest.check(f"rm {RULES}/10-typo.conf; ln -s {PRESETS}/{PRESET} {RULES}/; kmodd reload")
     assert json.loads(guest.check(status))["problems"] == []

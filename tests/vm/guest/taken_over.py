@@ -22,7 +22,6 @@ VICTIM = "/run/victim.json"
 ANSWER = "/run/kmodd/attacks.json"
 LATE = "/run/docker.sock"
 PATHS = ("/run/systemd/private", "/run/dbus/system_bus_socket", LATE, "/run/podman/podman.sock", "/run/user/0/bus")
-PROCESS_VM_READV, PROCESS_VM_WRITEV = {"x86_64": (310, 311), "aarch64": (270, 271)}[os.uname().machine]
 PTRACE_SEIZE, PTRACE_DETACH, MS_BIND = 0x4206, 17, 0x1000
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -39,13 +38,14 @@ def call(function: Callable[..., int], *arguments: object) -> None:
         raise OSError(ctypes.get_errno(), "")
 
 
-def copy(number: int) -> None:
+def copy(function: Callable[..., int]) -> None:
     """Read or write the victim's byte."""
     with open(VICTIM) as file:
         pid, address = json.load(file)
     byte = ctypes.create_string_buffer(b"!", 1)
     ours, theirs = Piece(ctypes.addressof(byte), 1), Piece(address, 1)
-    call(libc.syscall, number, pid, ctypes.byref(ours), ctypes.c_ulong(1), ctypes.byref(theirs), ctypes.c_ulong(1), 0)
+    one, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
+    call(function, pid, ctypes.byref(ours), one, ctypes.byref(theirs), one, none)
 
 
 def trace() -> None:
@@ -99,8 +99,8 @@ ATTACKS: dict[str, Callable[[], object]] = {
     "drivers_probe": lambda: os.close(os.open("/sys/bus/pci/drivers_probe", os.O_WRONLY)),
     "another cgroup": lambda: os.close(os.open("/sys/fs/cgroup/cgroup.procs", os.O_WRONLY)),
     "trace of the kernel": lambda: rewrite("/sys/kernel/tracing/tracing_on"),
-    "process_vm_readv": lambda: copy(PROCESS_VM_READV),
-    "process_vm_writev": lambda: copy(PROCESS_VM_WRITEV),
+    "process_vm_readv": lambda: copy(libc.process_vm_readv),
+    "process_vm_writev": lambda: copy(libc.process_vm_writev),
     "ptrace": trace,
     "former kernel.modprobe": lambda: make("/run/kmodd.modprobe.x"),
     "link in the place of a mark": lambda: make_link("/run/kmodd.udev-rule.x"),
