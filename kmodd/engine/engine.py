@@ -42,6 +42,7 @@ from kmodd.engine.replies import Replies
 from kmodd.engine.scheduler import NAMED, Scheduler
 from kmodd.engine.state import EngineState
 from kmodd.errors import Problem, assert_never
+from kmodd.kernel.proc_modules import Loaded
 from kmodd.kernel.uevent import Uevent
 from kmodd.planning.job import Job
 from kmodd.planning.outcome import OVERRIDDEN
@@ -252,12 +253,19 @@ class Engine:
         if event.action == "add" and not event.synthetic:
             state.system.mark_loaded(event.sysname)
             was_kept_out = state.quarantine.load(event.sysname)
+            if event.sysname in state.quarantine.crashed:
+                self._forgive(state.machine.loaded())
             if state.results.pop_obstacle(event.sysname) or was_kept_out:
                 state.invalidate("obstacle_gone")
         elif event.action == "remove":
             state.quarantine.remove(event.sysname)
             state.autoclean.gone(event.sysname)  # if it is back later, another process has loaded it
             state.invalidate("module_removed")
+
+    def _forgive(self, loaded: Loaded) -> None:
+        """Have devices ask again for modules that have not crashed after all."""
+        if self.state.quarantine.forgive(loaded):
+            self.state.invalidate("obstacle_gone")
 
     def _devices_found(self, events: Sequence[Uevent], replay: str | None) -> None:
         state = self.state
@@ -450,7 +458,7 @@ class Engine:
         settings = state.system.settings
         state.stop_batches(older_than=state.system.generation)
         if state.quarantine.crashed:
-            state.quarantine.forgive(state.system.loaded())
+            self._forgive(state.system.loaded())
         for late in timeouts.overdue(state.in_flight, state.machine.loaded, settings.stuck_after, now, self._ask_stack):
             if late.batch.stop():
                 state.emit(StopBatch(late.batch.number))

@@ -47,14 +47,18 @@ class Quarantine:
         self.age += 1
 
     def has_crashed(self, module: str, loaded: Loaded) -> bool:
-        """Return whether `module` crashed and must not be tried: the kernel keeps the name of a module that oopsed."""
-        return module in self.crashed and (loaded.is_empty or loaded.state(module) is not None)
+        """Return whether `module` crashed and must not be tried: the kernel keeps a module that oopsed, never live."""
+        return module in self.crashed and (loaded.is_empty or loaded.state(module) not in (None, "live"))
 
-    def forgive(self, loaded: Loaded) -> None:
-        """Take modules out of quarantine that are not in `loaded`: their loader died for another reason."""
-        for module in [each for each in self.crashed if not self.has_crashed(each, loaded)]:
-            self.crashed.discard(module)
-            self.age += 1
+    def forgive(self, loaded: Loaded) -> list[str]:
+        """Take modules out of quarantine that are live or not in `loaded`: their loader died for another reason.
+
+        It may have waited for another process that loads the same module. Returns those modules.
+        """
+        forgiven = [each for each in self.crashed if not self.has_crashed(each, loaded)]
+        self.crashed.difference_update(forgiven)
+        self.age += len(forgiven)
+        return forgiven
 
     def remove(self, module: str) -> None:
         """Record that `module` was removed on purpose."""

@@ -44,6 +44,24 @@ def test_a_crashed_module_stays_out_for_the_next_daemon_too(world: World) -> Non
     assert control.state.foreign.awaited() == ["c"]
 
 
+@pytest.mark.parametrize(("state", "calls"), [("Live", ["a", "b"]), ("Loading", ["a"])])
+def test_a_module_that_another_process_has_loaded_after_all_has_not_crashed(
+    world: World, state: str, calls: list[str]
+) -> None:
+    """Our loader was killed while it waited for that process; what needs the module is tried again."""
+    world.plug("pci:v1")
+    world.advance()
+    world.write_modules({"a": "Loading"})
+    world.die("a")
+    assert world.told() == [("a", "crashed"), ("b", "not_attempted")]
+    world.write_modules({"a": state})
+    world.pass_time(1.0)
+    assert len(world.replays) == (state == "Live")
+    world.replay("pci:v1")
+    world.settle()
+    assert world.calls == calls
+
+
 def test_what_needs_a_crashed_module_fails_with_that_reason(world: World) -> None:
     world.write_modules({"a": "Loading"})
     again = World(world.root, quarantine=Quarantine({"a"}))
