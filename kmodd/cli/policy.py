@@ -78,7 +78,7 @@ SUGGEST = Verb(
         Option("--unit", "suggest rules for processes of this unit only", "UNIT"),
         Option("--from", "records of `journalctl --output=json --all`; - for standard input", "FILE"),
     ),
-    status=((0, "done"), (1, "the records cannot be read")),
+    status=((0, "done"), (1, "the records cannot be read, or have no request that succeeded")),
     examples=(("policy suggest --since 7d > /etc/kmodd/policy.d/60-known.conf", "Rules for what a week has shown."),),
 )
 VERB = Verb(
@@ -251,9 +251,16 @@ def _suggest(given: Given) -> int:
         _complain(f"Ignoring {found.distrusted} records in kmodd's name that were not written by root")
     if found.unreadable:
         _complain(f"Ignoring {found.unreadable} lines that are not JSON records")
-    if not found.uses:
-        _complain("No kernel requests found in the journal; the span may be too short, or the policy mode off")
-    _print(_header(found, given.get("unit")) + suggest(found.uses, given.get("unit")))
+    unit = given.get("unit")
+    rules = suggest(found.uses, unit)
+    if not rules:
+        where = f" by {unit}" if unit else ""
+        _complain(
+            f"No kernel request{where} that loaded a module is in these records, so no rule is suggested: it would "
+            "deny all of them. The span may be too short, or kmodd did not answer the kernel's requests in it"
+        )
+        return 1
+    _print(_header(found, unit) + rules)
     return 0
 
 

@@ -75,9 +75,11 @@ def read(lines: Iterable[str]) -> Uses:
 def suggest(uses: Sequence[Use], unit: str = "") -> str:
     """Return the text of rules that allow these uses and deny all other requests of the kernel.
 
-    unit: restrict the rules to the uses and requests of this unit; empty: all.
+    unit: restrict the rules to the uses and requests of this unit; empty: all. Without any use, the text is empty.
     """
     those_of_unit = [use for use in uses if not unit or use.unit == unit]
+    if not those_of_unit:
+        return ""
     widened = _widened(those_of_unit)
     by_item: dict[str, list[Use]] = {}
     for use in those_of_unit:
