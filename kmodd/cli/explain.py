@@ -15,7 +15,7 @@ from kmodd.cli.verb import JSON, KERNEL, ROOT, Verb
 from kmodd.config.kmodd_conf import Settings
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import NoTree
-from kmodd.host.config_files import read_settings
+from kmodd.host.config_files import read_flags, read_rules, read_settings
 from kmodd.host.regular_files import read_file
 from kmodd.host.tree import Tree
 from kmodd.index import text_files
@@ -23,10 +23,19 @@ from kmodd.index.catalog import Snapshot
 from kmodd.kernel.uevent import Uevent
 from kmodd.planning.device_requests import wanted
 from kmodd.planning.explain import json_line, text_of
-from kmodd.planning.plan import Goal, Plan, Skip
+from kmodd.planning.plan import Goal, Plan
+from kmodd.planning.policy import Policy, PolicyQuery, rules_in_force
 from kmodd.planning.request import Origin, Request
 from kmodd.planning.resolve import options_of, resolve
 from kmodd.text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmodd.config.policy_d import Mode
+    from kmodd.planning.denials import Denial
+    from kmodd.planning.policy import PolicyDecision
 
 VERB = Verb(
     "explain",
@@ -36,7 +45,7 @@ VERB = Verb(
     "REQUEST…",
     (
         (0, "a module would be loaded or is loaded already"),
-        (1, "nothing matches, or it is blocked"),
+        (1, "nothing matches, it is blocked or denied, or it would fail"),
         (3, "no module tree, or a damaged index"),
     ),
     (
@@ -82,6 +91,7 @@ def main(argv: list[str]) -> int:
 def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool) -> int:
     snapshot = tree.quick_snapshot()
     loaded = tree.loaded()
+    rules = _Rules(tree, settings)
     status = 0
     for text in requests:
         question = question_of(text, tree, snapshot)
@@ -89,18 +99,22 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
         if settings.foreign_modules:
             options = replace(options, foreign=True)
         plans = tuple(
-            resolve(Request(name, question.origin), snapshot, loaded, options, tree.present, foreign=tree.foreign)
+            resolve(
+                Request(name, question.origin), snapshot, loaded, options, tree.present, rules.judge_of(question, name),
+                tree.foreign,
+            )
             for name in question.names
-        )
+        )  # fmt: skip
         plan = _joined(question, plans)
-        if not any(_comes(goal) for goal in plan.goals):
+        denied = rules.denials_of(question, plan)
+        if not any(goal.comes for goal in plan.goals):
             status = 1
         if as_json:
             if question.why:
                 VERB.complain(f"{text} {question.why}")
-            sys.stdout.buffer.write(os.fsencode(json_line(question.kind, plan) + "\n"))
+            sys.stdout.buffer.write(os.fsencode(json_line(question.kind, plan, denied) + "\n"))
         else:
-            answer = text_of(plan, _name(question, tree), question.why) + _similar(question, plan, snapshot)
+            answer = text_of(plan, _name(question, tree), question.why, denied) + _similar(question, plan, snapshot)
             sys.stdout.buffer.write(os.fsencode(answer + "\n"))
     sys.stdout.flush()
     for problem in snapshot.problems:
@@ -117,16 +131,6 @@ def _similar(question: Question, plan: Plan, snapshot: Snapshot) -> str:
     return hint(question.text.replace("-", "_"), snapshot.catalog.names())
 
 
-def _comes(goal: Goal) -> bool:
-    """Return whether the module of a goal would be in the kernel: it is there, or there is a step that loads it.
-
-    A blacklisted one counts: `modprobe NAME` loads it.
-    """
-    there = ("live", "builtin", "blacklisted")
-    entries = [entry for entry in goal.entries if entry.module == goal.module]
-    return any(not isinstance(entry, Skip) or entry.reason in there for entry in entries)
-
-
 def _name(question: Question, tree: Tree) -> str:
     """Return the device's name in udev's database, or "". The database describes this machine: no name with --root."""
     if question.kind not in ("sysfs", "dev") or tree.root:
@@ -141,6 +145,48 @@ def _joined(question: Question, plans: tuple[Plan, ...]) -> Plan:
     """Join the plans of all names of a request into one: a device may have several modaliases."""
     goals: tuple[Goal, ...] = tuple(goal for plan in plans for goal in plan.goals)
     return Plan(Request(question.text, question.origin), goals)
+
+
+# ── policy ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Rules:
+    """The rules of policy.d as the daemon applies them to requests while it runs."""
+
+    def __init__(self, tree: Tree, settings: Settings) -> None:
+        self._tree = tree
+        self._mode: Mode = "enforce" if settings.policy_broken else settings.policy
+        self._rules = rules_in_force(read_rules(tree.root), None)
+
+    def judge_of(self, question: Question, name: str) -> Callable[[str], PolicyDecision] | None:
+        """Return the judge of what a device requests; None: the rules are not enforced, or it is no device."""
+        if self._mode != "enforce" or question.origin != "coldplug" or not self._rules:
+            return None
+        subsystem, device = place_of(question.text, self._tree)
+        query = PolicyQuery("uevent", name, "running", subsystem, (device,) if device else (), None, self._flags())
+        policy = Policy("enforce", self._rules)
+        return lambda module: policy.judge(query, module)
+
+    def denials_of(self, question: Question, plan: Plan) -> tuple[Denial, ...]:
+        """Return what the rules deny to processes that make the kernel request a name."""
+        if not self._rules or question.kind not in ("module", "alias"):
+            return ()
+        from kmodd.planning.denials import denials  # only where there are rules
+
+        query = PolicyQuery("request", question.text, "running", flags=self._flags())
+        return denials(plan, self._rules, query, self._mode)
+
+    def _flags(self) -> frozenset[str]:
+        return read_flags(self._tree.root)
+
+
+def place_of(text: str, tree: Tree) -> tuple[str, str]:
+    """Return subsystem and /devices/… path of a device by its /sys path, or the subsystem of a modalias and ""."""
+    if not text.startswith("/sys/"):
+        return text.partition(":")[0] if ":" in text else "", ""
+    path = os.path.realpath(tree.real(text))
+    device = path.removeprefix(os.path.realpath(tree.real("/sys")))
+    return os.path.basename(os.path.realpath(f"{path}/subsystem")), device
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────

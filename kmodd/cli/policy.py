@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from datetime import datetime
 
-from kmodd.cli.explain import question_of
+from kmodd.cli.explain import place_of, question_of
 from kmodd.cli.users import uid_of
 from kmodd.cli.verb import KERNEL, ROOT, Given, Option, Verb
 from kmodd.config.policy_d import NONE, PHASES, WORDS
@@ -63,7 +62,7 @@ TEST = Verb(
         ROOT, KERNEL,
     ),
     "REQUEST",
-    ((0, "allowed"), (1, "denied, or nothing matches"), (3, "no module tree")),
+    ((0, "allowed"), (1, "denied, blocked, or nothing matches"), (3, "no module tree")),
     (
         ("policy test net-pf-38 --as games", "May a user make the kernel load it?"),
         ("policy test net-pf-38 --as games --unit cups.service", "And a service?"),
@@ -182,13 +181,9 @@ def _test(given: Given) -> int:
 
 def _query(given: Given, origin: Origin, is_device: bool, tree: Tree) -> PolicyQuery:
     """Return the query that the options describe; a /sys path adds its subsystem and device."""
-    request, subsystem, device = given.operands[0], given.get("subsystem"), given.get("device")
-    path = os.path.realpath(tree.real(request)) if request.startswith("/sys/") else ""
-    if path:
-        device = device or path.removeprefix(os.path.realpath(tree.real("/sys")))
-        subsystem = subsystem or os.path.basename(os.path.realpath(f"{path}/subsystem"))
-    elif is_device:
-        subsystem = subsystem or request.partition(":")[0]
+    request = given.operands[0]
+    place = place_of(request, tree) if is_device or request.startswith("/sys/") else ("", "")
+    subsystem, device = given.get("subsystem") or place[0], given.get("device") or place[1]
     requester = None
     if "as" in given:
         unit = given.get("unit", _SESSION)
@@ -230,9 +225,10 @@ def _why(decision: PolicyDecision) -> str:
 
 
 def _is_denied(plan: Plan, policy: Policy, query: PolicyQuery) -> bool:
-    """Return whether nothing matches, or a module that the request requires is refused; softdeps are not required."""
+    """Return whether no module comes, or one that the request requires is refused; softdeps are not required."""
     steps = [entry for goal in plan.goals for entry in goal.entries if entry.required and not isinstance(entry, Skip)]
-    return not plan.goals or any(policy.judge(query, module_name(entry.module)).refused for entry in steps)
+    comes = any(goal.comes for goal in plan.goals)
+    return not comes or any(policy.judge(query, module_name(entry.module)).refused for entry in steps)
 
 
 # ── suggest ──────────────────────────────────────────────────────────────────────────────────────────────────────────

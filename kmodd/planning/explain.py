@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from kmodd.errors import Where
-from kmodd.planning.plan import Insmod, Plan, Reason, Skip, Step
+from kmodd.planning.plan import Insmod, Install, Plan, Reason, Skip, Step
+from kmodd.planning.refusals import refusal_of
 from kmodd.text import printable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def text_of(plan: Plan, name: str = "", why: str = "") -> str:
-    """Return the plan as text, one line per entry, without the final LF, characters that are not
-    printable escaped. name: the device's name, if known. why: why the request names nothing, as a predicate; empty: it
-    does.
+    from kmodd.planning.denials import Denial
+
+
+def text_of(plan: Plan, name: str = "", why: str = "", denied: Sequence[Denial] = ()) -> str:
+    """Return the plan as text, one line per entry, without the final LF, characters that are not printable escaped.
+
+    name: the device's name, if known. why: why the request names nothing, as a predicate; empty: it does. denied: what
+    policy denies to processes that make the kernel request it.
     """
     steps = plan.steps
     skipped = [f"skip {plan.request.text}   because it {why}"] if why else list(map(_skip_line, plan.skips))
     quoted = f'  "{name}"' if name else ""
-    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skipped), 'skip')}{quoted}"]
+    verdict = _verdict(plan)
+    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skipped), 'skip')}{verdict}{quoted}"]
     lines += [_step_line(step) for step in steps]
-    return "\n".join(map(printable, [*lines, *skipped]))
+    return "\n".join(map(printable, [*lines, *skipped, *map(str, denied)]))
 
 
-def json_line(kind: str, plan: Plan) -> str:
-    """Return the plan as one line of JSON (docs/explain.schema.json). kind: kind of the request."""
+def json_line(kind: str, plan: Plan, denied: Sequence[Denial] = ()) -> str:
+    """Return the plan as one line of JSON (docs/explain.schema.json). kind: kind of the request. denied: as above."""
     import json  # imported late: it takes longer than the rest of the program
 
-    return json.dumps(as_object(kind, plan), ensure_ascii=True)
+    found = as_object(kind, plan)
+    if denied:
+        found["denied_to"] = [
+            {
+                "module": each.module, "whom": list(each.whom), **_json_where(each.decision.at),
+                "rule": each.decision.text, "mode": each.mode,
+            }
+            for each in denied
+        ]  # fmt: skip
+    return json.dumps(found, ensure_ascii=True)
 
 
 def as_object(kind: str, plan: Plan) -> dict[str, object]:
@@ -50,6 +68,20 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _verdict(plan: Plan) -> str:
+    """Return `; blocked at FILE:LINE` or `; would fail because of MODULE` for a request that brings no module."""
+    skips = plan.skips
+    if any(goal.comes for goal in plan.goals):
+        return ""
+    if blocked := next((skip for skip in skips if skip.reason == "blocked" and not skip.of), None):
+        users = [skip.module for skip in skips if skip.reason == "depends"]
+        place = f"blocked at {blocked.at}"
+        return f"; would fail because of {blocked.module}, {place}" if users else f"; {place}"
+    if needed := next((skip for skip in skips if skip.reason == "depends"), None):
+        return f"; would fail because of {needed.of}"
+    return "; probably blocked" if any(isinstance(step, Install) for step in plan.steps) else ""
+
+
 def _step_line(step: Step) -> str:
     """Return `load NAME PATH [options]   because …`, or `run COMMAND for NAME   because …` for an install command."""
     if isinstance(step, Insmod):
@@ -57,7 +89,8 @@ def _step_line(step: Step) -> str:
         whose = f"; its file {step.foreign}" if step.foreign else ""
         return f"load {step.module} {what}   because {step.because}{whose}"
     command = step.command.replace("$CMDLINE_OPTS", step.options.strip()).strip()
-    return f"run {command} for {step.module}   because of install at {step.at}; {step.because}"
+    effect = "probably blocked, as its name says" if refusal_of(step.command) else "its effect is not known"
+    return f"run {command} for {step.module}   because of install at {step.at}, {effect}; {step.because}"
 
 
 def _skip_line(skip: Skip) -> str:
@@ -69,12 +102,15 @@ def _skip_line(skip: Skip) -> str:
 
 
 def _json_step(step: Step) -> dict[str, object]:
-    is_insmod = isinstance(step, Insmod)
+    effect = None
+    if isinstance(step, Install):
+        effect = "probably_blocked" if refusal_of(step.command) else "unknown"
     return {
-        "action": "insmod" if is_insmod else "install",
+        "action": "install" if effect else "insmod",
         "module": step.module,
         "path": step.path if isinstance(step, Insmod) else step.command,
         "options": step.options.strip(),
+        "effect": effect,
         "because": _json_because(step.because),
     }
 

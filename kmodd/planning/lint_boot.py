@@ -39,7 +39,7 @@ def check_boot_list(snapshot: Snapshot, boot: BootList) -> Iterator[Finding]:
         ]
         if kept_out and all(end in kept_out or (isinstance(end, Skip) and end.reason == "builtin") for end in ends):
             end = kept_out[0]
-            why = end.why() if end.reason == "depends" else f"{end.module} is {end.why()}"
+            why = f"{end.of} is {end.rule}" if end.reason == "depends" else f"{end.module} is {end.why()}"
             text = f"{module.name} is not loaded at boot: {why}"
             yield replace(warning(module.at, "blacklist", text), boot_name=module.name)
 

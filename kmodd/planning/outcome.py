@@ -96,10 +96,12 @@ class Outcome:
 def of_skip(request: Request, skip: Skip) -> Outcome:
     """Return the outcome of a skip, which needs no execution."""
     if skip.reason == "depends":
-        return Outcome(request, skip.module, "not_attempted", skip.because, detail=f"{skip.of} is blocked")
+        return Outcome(request, skip.module, "not_attempted", skip.because, detail=f"{skip.of} is {skip.rule}")
     result: Result = "nomatch" if skip.reason == "no_match" else skip.reason
     number = errno.EPERM if result == "blocked" and not skip.passes else 0
-    return Outcome(request, skip.module, result, skip.because, errno=number, at=skip.at, rule=skip.rule, of=skip.of)
+    return Outcome(
+        request, skip.module, result, skip.because, skip.path, number, at=skip.at, rule=skip.rule, of=skip.of
+    )
 
 
 def gets_parameters(request: Request, step: Step) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.names import ModuleName
+from kmodd.planning.refusals import refusal_of
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -84,26 +85,6 @@ class Install:
     """The alias by which `options` lines may name the module, too; empty: none."""
 
 
-_REFUSERS = frozenset(("true", "false", "exit", ":"))
-_FOLDERS = frozenset(("", "/bin", "/sbin", "/usr/bin", "/usr/sbin"))
-
-
-def refusal_of(command: str) -> int | None:
-    """Return the exit status of an install command that is known to load nothing, None for any other command.
-
-    Such commands are /bin/false, /bin/true, `exit 1` and their kin, which keep a module out.
-    """
-    if not set(command).isdisjoint(";&|<>$`()\n"):
-        return None
-    words = command.partition(" #")[0].split()
-    folder, slash, name = words[0].rpartition("/") if words else ("", "", "")
-    if name not in _REFUSERS or folder not in _FOLDERS or (slash and name in ("exit", ":")):
-        return None
-    if name == "exit":
-        return int(words[1]) & 255 if len(words) == 2 and words[1].isdecimal() and len(words[1]) <= 3 else None
-    return int(name == "false")
-
-
 @dataclass(frozen=True, slots=True)
 class Skip:
     """A module that is not loaded, and why."""
@@ -114,21 +95,29 @@ class Skip:
     at: Where | None = None
     """blacklisted, blocked, denied: line of the blacklist or of the policy rule."""
     rule: str = ""
-    """denied: text of the policy rule. blocked: what blocks the module."""
+    """denied: text of the policy rule. blocked: what blocks the module. depends: why `of` does not come."""
     required: bool = True
     """missing: whether that ends the goal, as for a step."""
     of: str = ""
-    """depends: the module that it needs and that is blocked. denied: the module for whose sake; empty: for its own."""
+    """depends: the module that it needs and that does not come. denied: the module for whose sake; empty: for its own.
+    """
     passes: bool = False
-    """blocked: whether what needs it is tried all the same, as after a command that succeeds (/bin/true)."""
+    """blocked: whether the request counts as answered, as by a command that succeeds (/bin/true)."""
+    path: str = ""
+    """missing: the file; empty: the tree names none."""
 
     def why(self) -> str:
         """Return the reason as text: `blacklisted at FILE:LINE`, `live`, `builtin`."""
-        words = {"no_match": "no match", "missing": "its file is missing"}.get(self.reason, self.reason)
-        if self.reason == "depends":
-            words = f"{self.of} is blocked"
-        if self.rule:
-            words += f" by {self.rule}"
+        match self.reason:
+            case "no_match":
+                return "no match"
+            case "missing":
+                return f"its file {self.path} is missing" if self.path else "its file is missing"
+            case "depends":
+                return f"it would fail because of {self.of}, which is {self.rule}"
+            case "blocked":
+                return f"blocked at {self.at} by {self.rule}"
+        words = f"{self.reason} by {self.rule}" if self.rule else self.reason
         return f"{words} at {self.at}" if self.at else words
 
 
@@ -159,6 +148,13 @@ RemovalStep = Rmmod | RemoveCommand
 """A step of `kmodd.planning.removal`."""
 
 
+def _comes(entry: Entry) -> bool:
+    """Return whether an entry leaves its module in the kernel, as far as that is known."""
+    if isinstance(entry, Install):
+        return refusal_of(entry.command) is None
+    return not isinstance(entry, Skip) or entry.reason in ("live", "builtin", "blacklisted")
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """A module that the lookup found, and the entries that load it."""
@@ -168,6 +164,17 @@ class Goal:
     """Entries in order of execution: dependencies and softdeps, the module itself, its post-softdeps."""
     complaints: tuple[str, ...] = ()
     """Messages that kmod writes to standard error for this goal at level ERROR, in order and without that word."""
+
+    @property
+    def comes(self) -> bool:
+        """Whether the module would be in the kernel: it is there, or all that it requires would come.
+
+        A blacklisted one counts, as `modprobe NAME` loads it, and an install command, unless it is known or looks to
+        load nothing.
+        """
+        own = [entry for entry in self.entries if entry.module == self.module]
+        needed = [entry for entry in self.entries if entry.required and entry.module != self.module]
+        return any(map(_comes, own)) and all(map(_comes, needed))
 
 
 @dataclass(frozen=True, slots=True)

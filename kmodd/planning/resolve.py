@@ -19,7 +19,8 @@ from kmodd.errors import UnmatchedBracket
 from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
 from kmodd.names import ModuleName, joined_params, module_of_path
-from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip, Step, refusal_of
+from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip, Step
+from kmodd.planning.refusals import refusal_of
 from kmodd.planning.request import Origin, Request
 
 TYPE_CHECKING = False
@@ -49,7 +50,9 @@ class ProbeOptions:
     ignore_loaded: bool = False
     """Assume that no module is loaded (modprobe -D)."""
     blocked: bool = True
-    """Skip what an install command or `module_blacklist=` is known to keep out. kmod tries it (modprobe)."""
+    """Skip what is known not to come: what an install command or `module_blacklist=` keeps out, what needs that, and
+    what needs a file that is missing. kmod tries it (modprobe).
+    """
     paths: bool = False
     """The request may be the path of a file; never set for requests of the kernel."""
     relative_paths: bool = False
@@ -166,15 +169,15 @@ def _blocked(entry: Entry, refused: Mapping[ModuleName, Where]) -> Skip | None:
     """
     if isinstance(entry, Skip):
         return None
-    status: int | None = 1
-    at: Where | None
     if isinstance(entry, Install):
-        status, at, rule = refusal_of(entry.command), entry.at, f"install {entry.command.strip()}"
-    else:
-        at, rule = refused.get(entry.module), f"module_blacklist={entry.module}"
-    if status is None or at is None:
-        return None
-    return Skip(entry.module, "blocked", entry.because, at, rule, entry.required, passes=not status)
+        refusal = refusal_of(entry.command)
+        if refusal is None or not refusal.is_certain:
+            return None
+        rule = f"install {entry.command.strip()}"
+        return Skip(entry.module, "blocked", entry.because, entry.at, rule, entry.required, passes=not refusal.status)
+    at = refused.get(entry.module)
+    rule = f"module_blacklist={entry.module}"
+    return Skip(entry.module, "blocked", entry.because, at, rule, entry.required) if at else None
 
 
 def _walk(steps: _Steps) -> None:
@@ -210,6 +213,8 @@ class _Planner:
         self._present = present
         self._modules: dict[_Key, _Module] = {}
         self._complaints: list[str] = []
+        self._dropped: dict[_Key, str] = {}
+        """Module whose dependencies are dropped → the missing file of one."""
 
     # ── goals ──
 
@@ -260,27 +265,42 @@ class _Planner:
             _offered(self._entry(key, why, draft, target, params if key == target else ""), offers)
             for key, why in draft.order
         )
-        return Goal(target.name, self._without_blocked(self._judged(entries), target.name), self.taken_complaints())
+        entries = self._judged(entries)
+        if self._probe_options.blocked:
+            entries = self._without_blocked(entries, target)
+        return Goal(target.name, entries, self.taken_complaints())
 
-    def _without_blocked(self, entries: tuple[Entry, ...], target: str) -> tuple[Entry, ...]:
-        """Return the entries with those that are known to be kept out as skips.
+    def _without_blocked(self, entries: tuple[Entry, ...], target: _Key) -> tuple[Entry, ...]:
+        """Return the entries with those that are known not to come as skips.
 
-        If what the target requires, or the target itself, is kept out, nothing else of the goal is of use and left.
+        If what the target requires, or the target itself, does not come, nothing else of the goal is of use and left.
         """
-        if not self._probe_options.blocked:
-            return entries
         refused = {line.module: line.at for line in self._snapshot.config.kernel_blacklist}
         blocked = {index: skip for index, entry in enumerate(entries) if (skip := _blocked(entry, refused))}
-        culprits = [skip for skip in blocked.values() if skip.module == target or (skip.required and not skip.passes)]
+        culprits = [skip for skip in blocked.values() if skip.module == target.name or skip.required]
+        own = [skip for skip in culprits if skip.module == target.name]
+        is_tried = any(isinstance(entry, Insmod) and entry.module == target.name for entry in entries)
+        if is_tried and not own and (missing := self._missing_dependency(target)):
+            culprits.append(missing)
         if not culprits:
             return tuple(blocked.get(index, entry) for index, entry in enumerate(entries))
-        own = [skip for skip in culprits if skip.module == target]
-        of = culprits[0].module
+        of, why = culprits[0].module, culprits[0].reason
         return tuple(own) or tuple(culprits) + tuple(
-            entry if isinstance(entry, Skip) else Skip(entry.module, "depends", entry.because, of=of)
+            entry if isinstance(entry, Skip) else Skip(entry.module, "depends", entry.because, rule=why, of=of)
             for entry in entries
-            if entry.module == target
+            if entry.module == target.name
         )
+
+    def _missing_dependency(self, target: _Key) -> Skip | None:
+        """Return the dependency of the target whose file is missing, for which kmod drops all of them; None: there is
+        none, or the kernel has all modules that the target needs.
+        """
+        path = self._dropped.get(target)
+        line = self._snapshot.catalog.dep(target.name)
+        if not path or line is None or all(self._in_kernel(_Key(module_of_path(dep), None)) for dep in line.deps):
+            return None
+        name = module_of_path(path)
+        return Skip(name, "missing", Reason("dep", target.name), path=path)
 
     def _judged(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """Return the entries with those that are denied as skips; if a required one is denied, all steps are."""
@@ -447,7 +467,10 @@ class _Planner:
         module.path = module.path or line.path
         deps = []
         for path in line.deps:
-            error = "" if self._present(path) else "No such file or directory"
+            error = ""
+            if not self._present(path):
+                error = "No such file or directory"
+                self._dropped[key] = path
             if not error and not self._file(path):
                 error = "File exists"
             if error:

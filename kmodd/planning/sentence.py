@@ -164,7 +164,7 @@ def _not_attempted(outcome: Outcome, whom: str) -> str:
     if outcome.request.removing:
         return f"Not removing {module}: {detail}"
     if detail == DRY_RUN and outcome.command:
-        return f"Would run {outcome.command} at {outcome.at} to load {module}{whom}"
+        return f"Would run {outcome.command} at {outcome.at} for {module}{whom}; its effect is not known"
     if detail == DRY_RUN:
         return f"Would load {module}{whom}"
     return f"Not loading {module}{whom}: {detail}"

@@ -91,10 +91,10 @@ class ResultCache:
             if outcome.result == "failed" and outcome.by_kernel and not is_transient(outcome):
                 self._refused[outcome.module] = outcome.errno
             refused = refused or outcome.module in self._refused
-        is_held = any(outcome.result in ("blocked", "stuck") for outcome in outcomes)
+        is_held = any(outcome.result in ("blocked", "missing", "stuck") for outcome in outcomes)
         for outcome in outcomes:
             if is_held and outcome.result == "not_attempted" and outcome.detail != KEPT_OUT:
-                continue  # as long as the module that it needs is blocked or stuck, whose end drops all results
+                continue  # as long as the module that it needs is blocked, missing or stuck, whose end drops the result
             # Modules that were kept out are not cached: a replay skips them, a synthetic event does not.
             if outcome.result not in _FINAL and outcome.module not in self._refused:
                 return

@@ -99,6 +99,8 @@ SHOWN: Mapping[str, Mapping[str, str]] = MappingProxyType({
     },
     "The daemon, and kmodd's own verbs": {
         "`kmodd lookup`, `kmodd explain`, the daemon": "tests/unit/index/test_catalog.py::test_which_twin_is_read",
+        "a dependency whose install command is /bin/true, or whose file is missing":
+            "tests/unit/planning/test_resolve.py::test_what_needs_a_missing_file_is_known_to_fail",
         "a request that is a path": "tests/unit/planning/test_resolve.py::test_only_an_operator_may_name_a_path",
         "a configuration file edited in place":
             "tests/unit/host/test_tree.py::test_an_edit_in_place_of_equal_size_is_noticed",

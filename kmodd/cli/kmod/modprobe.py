@@ -218,7 +218,7 @@ def _show_plan(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptio
         from kmodd.planning.explain import json_line
 
         messages.show(json_line(_kind(text, snapshot), plan))
-        return 0
+        return 0 if any(goal.comes for goal in plan.goals) else 1
     return _show_goals(plan, options, messages)
 
 
@@ -250,7 +250,7 @@ def _resolve(text: str, tree: Tree, snapshot: Snapshot, options: ModprobeOptions
     # --root is the prefix of absolute paths: a relative one is below the working directory in all tools.
     wanted = f"{os.getcwd()}/{text}" if text.startswith("./") and not tree.root else text
     probe_options = ProbeOptions(
-        blocked=False,
+        blocked=options.is_dry and "json" in options.flags,  # kmod has no --json: here is what would happen
         blacklist="always" if "b" in options.flags else "alias",
         ignore_install="i" in options.flags,
         ignore_loaded="D" in options.flags,

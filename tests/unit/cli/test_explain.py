@@ -79,7 +79,7 @@ def test_text_of_install_options_and_no_match(root: Path, capfdbinary: pytest.Ca
     assert explain.main([*base(root), "tun", "nosuch"]) == 1
     assert capfdbinary.readouterr().out.decode().splitlines() == [
         "tun → 1 step, 0 skips",
-        "run /bin/tun a=1 for tun   because of install at /etc/modprobe.d/a.conf:2; asked for",
+        "run /bin/tun a=1 for tun   because of install at /etc/modprobe.d/a.conf:2, its effect is not known; asked for",
         "nosuch → 0 steps, 1 skip",
         "skip nosuch   because no match",
     ]
@@ -137,6 +137,7 @@ def test_json_of_every_kind_of_entry(root: Path) -> None:
         "module": "ext4",
         "path": f"/lib/modules/{rootfs.RELEASE}/kernel/fs/ext4/ext4.ko",
         "options": "",
+        "effect": None,
         "because": {"kind": "alias", "of": "fs-ext4", "pattern": "fs-ext4", "file": "modules.alias", "line": line},
     }
     assert alias["steps"][0]["because"]["kind"] == "softdep_pre"
@@ -162,7 +163,8 @@ def test_what_the_kernel_refuses_is_not_loaded(root: Path, capfdbinary: pytest.C
     lines = capfdbinary.readouterr().out.decode().splitlines()
     assert not [line for line in lines if line.startswith("load ")]
     assert "blocked jbd2   /proc/cmdline:1 module_blacklist=jbd2   because dependency of ext4" in lines
-    assert "skip ext4   because jbd2 is blocked; asked for" in lines
+    assert "skip ext4   because it would fail because of jbd2, which is blocked; asked for" in lines
+    assert lines[0] == "ext4 → 0 steps, 2 skips; would fail because of jbd2, blocked at /proc/cmdline:1"
     (answer,) = answers(root, "ext4")
     reasons = {skip["module"]: (skip["reason"], skip["of"]) for skip in answer["skips"]}
     assert (reasons["jbd2"], reasons["ext4"]) == (("blocked", None), ("depends", "jbd2"))
@@ -179,12 +181,79 @@ def test_what_an_install_command_keeps_out_is_blocked(root: Path, capfdbinary: p
     conf.write_text("install appletalk /bin/false\n")
     assert explain.main([*base(root), "appletalk"]) == 1
     assert capfdbinary.readouterr().out.decode().splitlines() == [
-        "appletalk → 0 steps, 1 skip",
+        "appletalk → 0 steps, 1 skip; blocked at /etc/modprobe.d/zz.conf:1",
         "blocked appletalk   /etc/modprobe.d/zz.conf:1 install /bin/false   because asked for",
     ]
-    conf.write_text("install appletalk /opt/false\n")
+    conf.write_text("install appletalk /opt/sh\n")
     assert explain.main([*base(root), "appletalk"]) == 0
-    assert b"run /opt/false for appletalk" in capfdbinary.readouterr().out
+    assert b"run /opt/sh for appletalk   because of install at /etc/modprobe.d/zz.conf:1, its effect is not known" in (
+        capfdbinary.readouterr().out
+    )
+
+
+def test_a_name_that_says_false_is_probably_blocked(root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """It is run all the same, as it may do something else."""
+    (root / "etc/modprobe.d/zz.conf").write_text("install mbcache /opt/false\n")
+    assert explain.main([*base(root), "mbcache", "ext4"]) == 1
+    text = capfdbinary.readouterr().out.decode()
+    assert (
+        "; probably blocked\nrun /opt/false for mbcache   because of install at /etc/modprobe.d/zz.conf:1, probab"
+        in text
+    )
+    assert [answer["steps"][-1]["effect"] for answer in answers(root, "mbcache", "tun")] == [
+        "probably_blocked",
+        "unknown",
+    ]
+
+
+def test_a_dependency_without_its_file_is_named(root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """kmod drops all dependencies then, and tries the module alone; the control is the whole tree."""
+    assert explain.main([*base(root), "ext4"]) == 0
+    capfdbinary.readouterr()
+    path = f"/lib/modules/{rootfs.RELEASE}/kernel/fs/mbcache.ko"
+    (root / path[1:]).unlink()
+    assert explain.main([*base(root), "ext4"]) == 1
+    assert capfdbinary.readouterr().out.decode().splitlines() == [
+        "ext4 → 0 steps, 2 skips; would fail because of mbcache",
+        f"skip mbcache   because its file {path} is missing; dependency of ext4",
+        "skip ext4   because it would fail because of mbcache, which is missing; asked for",
+    ]
+
+
+@pytest.mark.parametrize(("mode", "ends"), [("enforce", "it"), ("observe", "it, but Policy=observe"), ("off", "off")])
+def test_for_whom_policy_denies_a_name(
+    root: Path, capfdbinary: pytest.CaptureFixture[bytes], mode: str, ends: str
+) -> None:
+    """Root may load it; processes of users cannot make the kernel request it. Other names have no such line."""
+    (root / "etc/kmodd/policy.d").mkdir(parents=True)
+    (root / "etc/kmodd/policy.d/a.conf").write_text("deny request=fs-ext4 uid=1000-\ndeny subsystem=pci\n")
+    (root / "etc/kmodd/kmodd.conf").write_text(f"[Kmodd]\nPolicy={mode}\n")
+    assert explain.main([*base(root), "fs-ext4"]) == 0
+    last = capfdbinary.readouterr().out.decode().splitlines()[-1]
+    rule = "/etc/kmodd/policy.d/a.conf:1 deny request=fs-ext4 uid=1000-"
+    assert last.startswith(f"denied ext4   {rule}   to users, if they make the kernel request it")
+    assert last.endswith(ends)
+    (answer,) = answers(root, "fs-ext4")
+    assert [(each["whom"], each["mode"]) for each in answer["denied_to"]] == [(["users"], mode)]
+    assert "denied_to" not in answers(root, "loop")[0]
+    (root / "etc/modprobe.d/a.conf").unlink()
+    assert explain.main([*base(root), E1000E]) == int(mode == "enforce"), (
+        "a device of pci is denied where it is enforced"
+    )
+
+
+def test_a_dry_run_of_modprobe_as_json_is_what_explain_says(
+    root: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Without --json it prints what kmod prints."""
+    (root / "etc/modprobe.d/zz.conf").write_text("install mbcache /bin/false\n")
+    under = ["--root", str(root), "-S", rootfs.RELEASE, "-n"]
+    assert modprobe.main([*under, "--json", "ext4"]) == 1
+    line = json.loads(capfdbinary.readouterr().out)
+    jsonschema.validate(line, SCHEMA)
+    assert line == answers(root, "ext4")[0]
+    assert modprobe.main([*under, "-v", "ext4"]) == 0
+    assert b"install /bin/false \n" in capfdbinary.readouterr().out
 
 
 def test_bytes_that_are_no_text_survive(root: Path) -> None:

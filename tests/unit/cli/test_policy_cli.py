@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -136,7 +137,41 @@ def test_rules_are_suggested_from_a_pipe(capsys: pytest.CaptureFixture[str]) -> 
     ours, theirs = os.pipe()
     os.write(theirs, b"no record\n")
     os.close(theirs)
-    status, _, said = run(capsys, "suggest", "--from", f"/dev/fd/{ours}")
+    status, shown, said = run(capsys, "suggest", "--from", f"/dev/fd/{ours}")
     os.close(ours)
-    assert status == 0
+    assert (status, shown) == (1, "")
     assert "Ignoring 1 lines that are not JSON records" in said
+
+
+USE = {
+    "SYSLOG_IDENTIFIER": "kmodd", "_UID": "0", "KMODD_SOURCE": "request", "KMODD_RESULT": "loaded", "PRIORITY": "6",
+    "KMODD_ALIAS": "net-pf-38", "KMODD_MODULE": "algif_aead", "KMODD_BECAUSE": "asked for", "KMODD_REQUESTER_UID": "0",
+    "KMODD_REQUESTER_PID": "9", "KMODD_REQUESTER_COMM": "x", "KMODD_REQUESTER_UNIT": "x.service",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "status"),
+    [("", [], 1), (json.dumps(USE), ["--unit", "y.service"], 1), (json.dumps(USE), ["--unit", "x.service"], 0)],
+)
+def test_no_rule_is_suggested_out_of_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: list[str], status: int
+) -> None:
+    """It would deny everything, and its output is meant for policy.d."""
+    file = tmp_path / "records"
+    file.write_text(text)
+    ended, shown, said = run(capsys, "suggest", "--from", str(file), *words)
+    assert ended == status
+    assert (shown == "", "no rule is suggested: it would deny all of them" in said) == (status == 1, status == 1)
+
+
+@pytest.mark.parametrize(("command", "status"), [("/bin/false", 1), ("/bin/true", 1), ("/bin/sh", 0)])
+def test_what_is_blocked_is_not_allowed(
+    root: Path, capsys: pytest.CaptureFixture[str], command: str, status: int
+) -> None:
+    (root / "etc/modprobe.d").mkdir(exist_ok=True)
+    (root / "etc/modprobe.d/a.conf").write_text(f"install mbcache {command}\n")
+    put(root, "")
+    ended, shown, _ = run(capsys, "test", "--root", str(root), "ext4")
+    assert ended == status
+    assert ("it would fail because of mbcache, which is blocked" in shown) is (status == 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.engine.events import Advance, NotStarted, StartBatch
+from kmodd.planning.record import NOTICE, WARNING
 from kmodd.state.queue import DeviceQueue
 from tests.world import World
 
@@ -103,6 +104,34 @@ def test_a_missing_file_is_recorded_once_and_tried_again_when_it_exists(world: W
     world.settle()
     assert world.told() == [("c", "loaded")]
     assert world.replays == []
+
+
+@pytest.mark.usefixtures("watch")
+def test_what_needs_a_missing_file_is_not_tried_until_it_exists(world: World, file: Path) -> None:
+    """b needs c. One warning says so, and no failure of b."""
+    world.index(deps=["kernel/c.ko:", "b.ko: kernel/c.ko"], aliases=["alias pci:v1* b"])
+    world.reload()
+    world.advance()
+    world.replays.clear()
+    world.records.clear()
+    file.rename(world.root / "away")
+    world.plug("pci:v1")
+    world.settle()
+    missing, left = world.records
+    assert (missing.priority, missing.message.startswith("Failed to load c for 0000:01:00.0: file /")) == (
+        WARNING,
+        True,
+    )
+    assert missing.message.endswith("/kernel/c.ko is missing (dependency of b)")
+    assert (left.priority, left.message) == (NOTICE, "Not loading b for 0000:01:00.0: c is missing")
+    world.records.clear()
+    world.plug("pci:v1", synthetic=True)
+    world.settle()
+    assert (world.told(), world.calls) == ([], [])
+    (world.root / "away").rename(file)
+    world.change_files()
+    world.settle()
+    assert world.calls == ["c", "b"]
 
 
 @pytest.mark.usefixtures("watch")

@@ -60,7 +60,8 @@ def test_a_dry_run_names_the_command_that_would_run() -> None:
     at = Where("/etc/modprobe.d/a.conf", 3)
     step = Install(ModuleName("usb_storage"), "/bin/mount-it $CMDLINE_OPTS", "a=1", at, MATCHED)
     assert record_of(not_attempted(CARD, step, DRY_RUN)).message == (
-        "Would run /bin/mount-it $CMDLINE_OPTS at /etc/modprobe.d/a.conf:3 to load usb_storage for 0000:01:00.0"
+        "Would run /bin/mount-it $CMDLINE_OPTS at /etc/modprobe.d/a.conf:3 for usb_storage for 0000:01:00.0; "
+        "its effect is not known"
     )
     load = Insmod(ModuleName("usb_storage"), "/x.ko", "", MATCHED)
     assert record_of(not_attempted(CARD, load, DRY_RUN)).message == "Would load usb_storage for 0000:01:00.0"

@@ -189,13 +189,14 @@ def test_install_command_knows_the_alias_that_options_may_name() -> None:
         ("appletalk", "install appletalk /bin/false\n", [], ["appletalk blocked"]),
         ("appletalk", "install appletalk /bin/true\n", [], ["appletalk blocked"]),
         ("appletalk", "install psnap /bin/false\n", [], ["psnap blocked", "appletalk depends"]),
-        ("appletalk", "install psnap /bin/true\n", ["llc", "appletalk"], ["psnap blocked"]),
+        ("appletalk", "install psnap /bin/true\n", [], ["psnap blocked", "appletalk depends"]),
+        ("loop", "softdep loop pre: crc16\ninstall crc16 /bin/true\n", ["loop"], ["crc16 blocked"]),
         ("loop", "softdep loop pre: crc16\ninstall crc16 /bin/false\n", ["loop"], ["crc16 blocked"]),
         ("appletalk", "install psnap /opt/false\n", ["llc", "psnap", "appletalk"], []),
     ],
 )
 def test_what_a_command_keeps_out_is_blocked(name: str, text: str, loads: list[str], skips: list[str]) -> None:
-    """What needs it does not come if the command fails, and nothing else of the goal is in the plan then.
+    """What needs it does not come, and nothing else of the goal is in the plan then.
 
     The modprobe tool runs the command, as kmod does.
     """
@@ -227,11 +228,26 @@ def test_joined_params(params: tuple[str, ...], text: str) -> None:
 
 
 def test_a_missing_dependency_drops_the_list_and_is_complained_about() -> None:
-    made = plan("ext4", missing=("/m/kernel/fs/mbcache.ko",))
+    made = plan("ext4", missing=("/m/kernel/fs/mbcache.ko",), options=ProbeOptions(blocked=False))
     assert steps(made) == ["crc32c_intel", "crc32c_generic", "ext4"]
     assert len(made.complaints) == 1, "while it was looked up"
     assert len(made.goals[0].complaints) == 1, "and once more when the plan was made"
     assert made.complaints[0].endswith("path=/m/kernel/fs/mbcache.ko error=No such file or directory")
+
+
+def test_what_needs_a_missing_file_is_known_to_fail() -> None:
+    """All dependencies are dropped with the missing one; nothing is missing if the kernel has them all."""
+    path = "/m/kernel/fs/mbcache.ko"
+    made = plan("ext4", missing=(path,))
+    assert [(skip.module, skip.reason, skip.path, skip.of) for skip in made.skips] == [
+        ("mbcache", "missing", path, ""), ("ext4", "depends", "", "mbcache"),
+    ]  # fmt: skip
+    assert (made.steps, made.goals[0].comes) == ((), False)
+    every = "crc16 mbcache jbd2"
+    for names, comes in (("mbcache", False), (every, True)):
+        kernel = parse_modules("".join(f"{name} 1 0 - Live 0x0\n" for name in names.split()))
+        made = resolve(Request("ext4", "operator"), snapshot(""), kernel, ProbeOptions(), lambda each: each != path)
+        assert made.goals[0].comes is comes
 
 
 def test_a_module_without_a_file_is_missing() -> None:
