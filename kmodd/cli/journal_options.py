@@ -51,25 +51,32 @@ def query_of(given: Given, *, boot: str = "") -> Query:
 def read_entries(verb: Verb, query: Query) -> list[Entry] | None:
     """Return the entries of a query, in the order of the journal; None if it cannot be read, after a message."""
     ignored = Ignored()
+    entries: list[Entry] = []
+    has_failed = False
     try:
         with journal_records(query) as lines:
             entries = list(entries_of(lines, ignored))
     except subprocess.CalledProcessError:  # journalctl has printed the reason
-        if query.boot not in ("", "0") and not query.directory and is_volatile():
-            verb.complain(
-                "the journal is kept in memory only, so earlier boots are gone; run `mkdir /var/log/journal` and "
-                "`journalctl --flush`, unless journald.conf has Storage=volatile"
-            )
-        return None
+        has_failed = True
     except OSError as error:
         verb.complain(f"Failed to read the journal: {error.strerror}: {error.filename or 'journalctl'}")
         return None
     if ignored.unreadable:
         verb.complain(f"Ignoring {ignored.unreadable} lines of the journal that are no records")
-    if not entries and not query.directory and not _may_read():
-        verb.complain("no journal of the system that you may read; root and the groups systemd-journal and adm may")
-        return None
-    return entries
+    why = "" if entries or query.directory else _why_empty(query)
+    if why:
+        verb.complain(why)
+    return None if has_failed or why else entries
+
+
+def _why_empty(query: Query) -> str:
+    """Return why this machine's journal gives no records; empty: there are none."""
+    if query.boot not in ("", "0", "-0") and is_volatile():
+        return (
+            "the journal is kept in memory only, so earlier boots are gone; run `mkdir /var/log/journal` and "
+            "`journalctl --flush`, unless journald.conf has Storage=volatile"
+        )
+    return "" if _may_read() else "root and the groups systemd-journal and adm may read the system's journal"
 
 
 def _may_read() -> bool:

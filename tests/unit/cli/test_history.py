@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -130,19 +132,36 @@ def test_the_boot_is_the_next_word_only_if_it_is_one() -> None:
     assert with_boot(["--boot=-2", "-b-1"]) == ["--boot=-2", "-b-1"]
 
 
+@pytest.mark.parametrize("status", [0, 1])
 def test_an_earlier_boot_of_a_volatile_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], status: int
 ) -> None:
-    """Control: with a journal on disk, journalctl's line alone."""
-    (tmp_path / "journalctl").write_text("#!/bin/sh\necho 'No such boot ID in journal' >&2\nexit 1\n")
+    """journalctl of systemd 252 returns 0 without records, later ones 1. Control: with a journal on disk, its line."""
+    (tmp_path / "journalctl").write_text(f"#!/bin/sh\necho 'no persistent journal' >&2\nexit {status}\n")
     (tmp_path / "journalctl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     for volatile in (True, False):
         monkeypatch.setattr("kmodd.cli.journal_options.is_volatile", lambda volatile=volatile: volatile)
         assert history.main(["-b", "-1"]) == 1
         said = capfd.readouterr().err
-        assert "No such boot ID in journal" in said
+        assert "no persistent journal" in said
         assert ("the journal is kept in memory only, so earlier boots are gone" in said) == volatile
+        assert ("no such record" in said) == (not volatile and status == 0)
+
+
+@pytest.mark.root
+def test_a_user_is_told_who_may_read_the_journal(tmp_path: Path) -> None:
+    """Whether journalctl fails or shows nothing. Control: root."""
+    tmp_path.chmod(0o755)
+    for status in (0, 1):
+        (tmp_path / "journalctl").write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / "journalctl").chmod(0o755)
+        words = program.command("history")
+        for user in ((), ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")):
+            environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": ""}
+            done = subprocess.run([*user, *words], env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 1
+            assert ("may read the system's journal" in done.stderr) == bool(user), done.stderr
 
 
 def test_without_journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
