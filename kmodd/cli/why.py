@@ -10,7 +10,7 @@ import time
 from kmodd.cli.journal_options import BOOT, DIRECTORY, query_of, read_entries, with_boot
 from kmodd.cli.terminal import paint, show
 from kmodd.cli.verb import JSON, ROOT, Given, Verb
-from kmodd.cli.why_facts import Machine
+from kmodd.cli.why_facts import Machine, boot_id
 from kmodd.errors import NoTree
 from kmodd.planning.history import Entry, subject_of_entry
 from kmodd.planning.why import Answer, Records, answer_object, of_alias, of_device, of_module, of_process
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 def _records(given: Given) -> Records:
     boot = given.get("boot", "0")
     entries = read_entries(VERB, query_of(given, boot="0"))
-    is_past = boot not in ("0", "+0", "-0")
+    is_past = boot not in ("0", "+0", "-0", boot_id(given.get("root")))
     return Records(tuple(entries or ()), is_past, entries is not None)
 
 

@@ -160,6 +160,12 @@ class Machine:
         yield "a program that ran before kmodd, such as modprobe of a unit"
 
 
+def boot_id(root: str) -> str:
+    """Return the id of the current boot as journald writes it; empty: it is not known."""
+    data = read_file(f"{root}/proc/sys/kernel/random/boot_id") or b""
+    return decode(data).strip().replace("-", "")
+
+
 def _target(link: str) -> str:
     """Return the last part of a link's target; empty: there is none."""
     try:

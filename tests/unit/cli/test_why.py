@@ -355,6 +355,16 @@ def test_the_boot_before_is_told_by_the_journal_alone(world: World) -> None:
     assert found["answer"] == "not_asked"
 
 
+def test_the_current_boot_by_its_id_is_the_current_boot(world: World) -> None:
+    """Control: another id is that of a boot of which the journal alone knows."""
+    random = world.root / "proc/sys/kernel/random"
+    random.mkdir(parents=True)
+    for boot, code in (("22222222-2222-2222-2222-222222222222", "not_asked"), ("3" * 32, "unknown")):
+        (random / "boot_id").write_text(f"{boot}\n")
+        (found,) = answers(world, "-b", BOOTS[1], "c")
+        assert found["answer"] == code
+
+
 def test_a_forged_record_is_no_answer(world: World) -> None:
     """Any user can write to the journal in kmodd's name. Control: the same record of root."""
     world.plug("pci:v2", BUS)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from kmodd import __version__
 from kmodd.daemon import file_changes, policy_marks, startup
 from kmodd.daemon.main import Daemon, DaemonOptions
 from kmodd.host.file_watch import Watch
@@ -88,6 +89,14 @@ def depmod(root: Path) -> None:
 def run(root: Path, journal: Journal, is_over: Callable[[], bool]) -> None:
     options = DaemonOptions(dry_run=True, control_path=str(root / "socket"), receive_buffer=1 << 20)
     Daemon(Tree(root=str(root), release=RELEASE), journal, Rounds(is_over), options).run()
+
+
+def test_the_record_of_the_start_has_the_version_and_what_was_loaded(root: Path) -> None:
+    """`kmodd why` reads there what kmodd has not loaded."""
+    journal = Journal(lambda: None)
+    run(root, journal, lambda: journal.has(STARTED))
+    (started,) = [record for record in journal.records if record.message_id == STARTED]
+    assert started.fields == (("KMODD_VERSION", __version__), ("KMODD_LOADED_BEFORE", "x"))
 
 
 def test_settle_waits_for_files_that_changed_before_they_were_watched(root: Path) -> None:
