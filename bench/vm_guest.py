@@ -47,7 +47,7 @@ _WANTS: Final = tuple(
 )
 
 _UNITS: Final[dict[Loader, tuple[str, ...]]] = {
-    "kmodd": ("kmodd.service", "kmodd-loader@.service", "kmodd-stack@.service"),
+    "kmodd": ("kmodd.service", "kmodd-loader@.service", "kmodd-requester@.service", "kmodd-stack@.service"),
     "udevd": ("systemd-udevd.service", "systemd-udev-trigger.service"),
 }
 """Units of each loader, put in a slice of their own, whose accounting includes units that have ended."""

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "/usr/bin/python3"
 UNITS = (
     "kmodd.service", "kmodd-command.socket", "kmodd-command@.service", "kmodd-loader.socket", "kmodd-loader@.service",
-    "kmodd-metrics.service", "kmodd-metrics.timer", "kmodd-restore-udev.service",
-    "kmodd-stack.socket", "kmodd-stack@.service",
+    "kmodd-metrics.service", "kmodd-metrics.timer", "kmodd-requester.socket", "kmodd-requester@.service",
+    "kmodd-restore-udev.service", "kmodd-stack.socket", "kmodd-stack@.service",
 )  # fmt: skip
 NO_NETWORK = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
 

@@ -36,6 +36,7 @@ VERBS = {
     "loader": "",
     "command": "",
     "request": "",
+    "requester": "",
     "static-nodes": "",
 }
 """Verb → its line in the help; an empty text hides an internal verb, and one of kmod's."""

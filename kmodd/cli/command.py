@@ -6,7 +6,7 @@ import os
 import sys
 
 from kmodd.cli import byte_code
-from kmodd.cli.loader import passed_connection
+from kmodd.host.sd_listen import passed_connection
 from kmodd.loader import command_runner
 from kmodd.loader.trusted_paths import Trusted
 

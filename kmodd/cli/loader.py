@@ -6,13 +6,11 @@ import os
 import sys
 
 from kmodd.cli import byte_code
+from kmodd.host.sd_listen import passed_connection
 from kmodd.host.signals import SignalsBlocked
 from kmodd.loader import spawner_process
 from kmodd.loader.syscalls import LinuxKernel
 from kmodd.loader.trusted_paths import Trusted
-
-_FIRST_PASSED_FD = 3
-"""sd_listen_fds(3): the first descriptor that systemd passes."""
 
 _USAGE = """\
 usage: kmodd loader [--fd N] [OPTION…]
@@ -53,9 +51,3 @@ def _connection(numbers: list[str]) -> int | None:
     if numbers:
         return int(numbers[-1]) if numbers[-1].isdigit() else None
     return passed_connection()
-
-
-def passed_connection() -> int | None:
-    """Return the descriptor of the connection that systemd has passed to this process, or None (sd_listen_fds(3))."""
-    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1"
-    return _FIRST_PASSED_FD if is_ours else None

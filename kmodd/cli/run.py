@@ -8,11 +8,11 @@ import os
 from kmodd.cli import byte_code
 from kmodd.cli.streams import log_stream
 from kmodd.cli.verb import KERNEL, ROOT, SOCKET, Option, Verb
+from kmodd.daemon.helper_processes import HelperProcesses
 from kmodd.errors import KmoddError, NoTree
 from kmodd.host.own_directory import own_directory
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.sd_notify import Notify
-from kmodd.loader.spawner import Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,10 +50,12 @@ def main(argv: list[str]) -> int:
     gc.disable()  # until READY
     try:
         notify = Notify()
-        wants_spawner = notify.under_systemd and "dry-run" not in given and "here" not in given
-        spawner = _ask_for_spawner() if wants_spawner else None
-        # Imported here, so that the spawner, another Python, starts while this one imports.
-        from kmodd.daemon.main import Daemon, DaemonOptions
+        wants_helpers = notify.under_systemd and "dry-run" not in given and "here" not in given
+        is_own = not root and os.geteuid() == 0 and path == CONTROL_SOCKET
+        helpers = HelperProcesses.of_systemd(answers_kernel=is_own) if wants_helpers else HelperProcesses()
+        # Imported here, so that the helper processes, Pythons too, start while this one imports.
+        from kmodd.daemon.main import Daemon
+        from kmodd.daemon.options import DaemonOptions
         from kmodd.host.journal import open_journal
         from kmodd.host.tree import Tree
         from kmodd.planning.record import DEBUG, INFO
@@ -71,22 +73,14 @@ def main(argv: list[str]) -> int:
             spawn_loaders=not notify.under_systemd,
             control_path=_control_path(path),
             log_level=DEBUG if "v" in given else None,
-            run=not (dry_run or root) and os.geteuid() == 0 and path == CONTROL_SOCKET,
+            run=is_own and not dry_run,
         )
-        daemon = Daemon(tree, journal, notify, daemon_options, spawner)
+        daemon = Daemon(tree, journal, notify, daemon_options, helpers)
     except (KmoddError, OSError, ImportError) as error:
         VERB.complain(f"Failed to start: {error}")
         return 1
     daemon.run()
     return 0
-
-
-def _ask_for_spawner() -> Spawner | None:
-    """Return a connection to the spawner that systemd starts, or None on failure; the daemon retries later."""
-    try:
-        return Spawner.of_systemd()
-    except OSError:
-        return None
 
 
 def _control_path(path: str) -> str:

@@ -14,14 +14,18 @@ from kmodd.planning.request import Request
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kmodd.host.request_tracer import ModuleRequests
+    from kmodd.host.requesters import Requesters
 
 
 class KernelRequests:
     """The helpers that wait for the engine."""
 
-    def __init__(self, socket: RequestSocket, trace: ModuleRequests | None = None) -> None:
-        """`trace` None: the requester is unknown, or until `open_trace`."""
+    def __init__(
+        self, socket: RequestSocket, trace: ModuleRequests | None = None, requesters: Requesters | None = None
+    ) -> None:
+        """trace: None until `open_trace`, which needs `requesters`; the requester is unknown before."""
         self._socket = socket
+        self._requesters = requesters
         self._trace = trace
         self._tries = 0 if trace else 2  # before READY where the kernel asks already, and after it
         self._waiting: list[tuple[Request, KernelRequest]] = []
@@ -33,13 +37,14 @@ class KernelRequests:
 
     def open_trace(self) -> str:
         """Find out from now on who makes the kernel ask. Returns why that is not possible; empty: it is."""
-        if not self._tries:
+        if not self._tries or self._requesters is None:
             return ""
         self._tries -= 1
         try:
             from kmodd.host.request_tracer import ModuleRequests  # only here: after READY, and five files
 
-            self._trace, self._tries = ModuleRequests(), 0
+            self._requesters.check()
+            self._trace, self._tries = ModuleRequests(self._requesters.requester_of), 0
         except (OSError, ImportError, KmoddError) as error:
             return f"Failed to trace module requests: {error}; the requester stays unknown"
         return ""

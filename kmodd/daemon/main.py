@@ -17,12 +17,13 @@ from kmodd.daemon import policy_marks, status
 from kmodd.daemon.control_handler import Actions, ControlHandler
 from kmodd.daemon.dispatcher import Dispatcher
 from kmodd.daemon.file_changes import FileChanges
+from kmodd.daemon.helper_processes import HelperProcesses
 from kmodd.daemon.kernel_requests import KernelRequests
+from kmodd.daemon.options import DaemonOptions
 from kmodd.daemon.poller import Poller
 from kmodd.daemon.quarantine_file import QuarantineFile
 from kmodd.daemon.round import RoundActions, go_round
 from kmodd.daemon.startup import Startup
-from kmodd.dataclass import dataclass
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import (
     AskStack,
@@ -49,7 +50,7 @@ from kmodd.engine.events import (
     UeventsLost,
 )
 from kmodd.errors import Problem, assert_never
-from kmodd.host import coldplug, netlink
+from kmodd.host import coldplug
 from kmodd.host.config_files import read_boot_list, settings_directories
 from kmodd.host.file_watch import Watch
 from kmodd.host.helper_socket import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
@@ -58,7 +59,6 @@ from kmodd.host.kmsg_reader import KernelMessages
 from kmodd.host.machine import HostMachine
 from kmodd.host.module_reader import read_ahead
 from kmodd.host.netlink import KernelEvents, Overrun, Refused
-from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.regular_files import read_file
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
@@ -68,7 +68,6 @@ from kmodd.kernel.kmsg import KernelLine
 from kmodd.kernel.uevent import Uevent
 from kmodd.loader.kernel_stack import StackQuestion
 from kmodd.loader.pool import Loader, LoaderPool, reap
-from kmodd.loader.spawner import Spawner
 from kmodd.planning.record import BAD_INPUT, INFO, RELOADED, STARTED, WARNING, Record
 from kmodd.state.quarantine import Quarantine
 
@@ -97,31 +96,15 @@ def _or_none(opens: Callable[[], _Source]) -> _Source | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonOptions:
-    """How the daemon was started."""
-
-    dry_run: bool = False
-    spawn_loaders: bool = False
-    """The daemon starts a spawner; else systemd does."""
-    run: bool = False
-    """It is the machine's own: it keeps below /run what a later daemon needs, and answers the kernel."""
-    log_level: int | None = None
-    """The least important level that is logged, as in syslog(3); None: that of kmodd.conf."""
-    control_path: str = CONTROL_SOCKET
-    receive_buffer: int = netlink.RECEIVE_BUFFER
-    """Bytes."""
-
-
 class Daemon:
     """One for each machine. `run` returns when a signal says so."""
 
     def __init__(
-        self, tree: Tree, journal: Journal, notify: Notify, options: DaemonOptions, spawner: Spawner | None = None
+        self, tree: Tree, journal: Journal, notify: Notify, options: DaemonOptions, helpers: HelperProcesses
     ) -> None:
         """Open the kernel's sockets and the control socket first, so that nothing is missed.
 
-        `spawner`: systemd's, if it was asked for already. Raises OSError, ImportError.
+        helpers: systemd's, if they were asked for already. Raises OSError, ImportError.
         """
         self._tree = tree
         self._journal = journal
@@ -133,10 +116,9 @@ class Daemon:
         self._uevents = KernelEvents(options.receive_buffer)
         self._control = ControlSocket(options.control_path)
         if options.spawn_loaders and not options.dry_run:
-            from kmodd.loader.trusted_paths import Trusted  # only here: under systemd the daemon does not need it
-
-            spawner = Spawner.of_ours(Trusted.below(tree.root))
-        self._pool = LoaderPool(spawner)
+            helpers = HelperProcesses.of_ours(tree.root, answers_kernel=options.run)
+        self._requesters = helpers.requesters
+        self._pool = LoaderPool(helpers.spawner)
         self._kernel_log: KernelMessages | None = _or_none(KernelMessages)
         self._dispatcher = Dispatcher(self._pool, tree.real, self._latest_kernel_log)
         self._quarantine_file = QuarantineFile(root=tree.root, warn=self._warn_once) if options.run else None
@@ -148,10 +130,10 @@ class Daemon:
             self._machine, marks, quarantine, uuid=self._uuid, dry_run=options.dry_run, expects_watch=True
         )
         self._engine.set_log_level(options.log_level)
-        if spawner and spawner.pid:
+        if helpers.spawner and helpers.spawner.pid:
             from kmodd.loader import capabilities  # under systemd the unit does this
 
-            capabilities.drop(frozenset(("CAP_SYS_PTRACE",)))
+            capabilities.drop(frozenset())
         now = time.monotonic()
         self._report = status.StatusReport(tree, self._engine, dry_run=options.dry_run, since=now)
         actions = Actions(self._handle, self._reload, self._status)
@@ -373,9 +355,11 @@ class Daemon:
     def _answer_kernel(self) -> None:
         """Answer the kernel's own requests from now on, if this daemon is to."""
         if not self._options.run or not self._engine.state.system.settings.kernel_requests:
+            if self._requesters:
+                self._requesters.close()
             return
         try:
-            self._kernel = KernelRequests(RequestSocket())
+            self._kernel = KernelRequests(RequestSocket(), requesters=self._requesters)
         except OSError as error:
             path = error.filename or REQUEST_SOCKET
             self._warn_once(f"Failed to open {path}: {error.strerror}; the kernel's own requests are not answered")
@@ -422,6 +406,8 @@ class Daemon:
         self._control.close()
         if self._kernel:
             self._kernel.close()
+        if self._requesters:
+            self._requesters.close()
         self._dispatcher.close()
         if self._quarantine_file:
             self._quarantine_file.write(self._engine.state.quarantine)

@@ -8,7 +8,8 @@ have asked before: then /proc shows a process of another user (set-user-ID progr
 the kernel shows it in the call that waits for the helper, if its process has executed nothing since the event and has
 not asked again. Both are in traces, which are read after the thread was seen waiting.
 
-Requires root, tracefs (unavailable in lockdown's confidentiality mode) and CAP_SYS_PTRACE (see process.py).
+Requires root and tracefs (unavailable in lockdown's confidentiality mode). /proc is read by a process with
+CAP_SYS_PTRACE (requesters.py), while the thread waits: the answer comes before the traces are read again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import errno
 import os
 import time
 
-from kmodd.host.process import initial_namespaces, requester_of
 from kmodd.host.trace_instance import TraceInstance
 from kmodd.kernel.ftrace import (
     ModuleRequested,
@@ -33,6 +33,7 @@ from kmodd.kernel.requester import Requester
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
 TRACEFS: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
@@ -94,13 +95,18 @@ class _Execs:
 class ModuleRequests:
     """Matches helpers to requesters. Call `match` once for each helper, before answering it."""
 
-    def __init__(self, tracefs: tuple[str, ...] = TRACEFS, instance: str = INSTANCE, proc: str = "/proc") -> None:
+    def __init__(
+        self,
+        requester_of: Callable[[int, int, float], Requester | None],
+        tracefs: tuple[str, ...] = TRACEFS,
+        instance: str = INSTANCE,
+    ) -> None:
         """Open or create the instances and start tracing. Events that a killed daemon left unread are used.
 
-        Raises OSError if tracefs is missing or not permitted, ParseError if its format is unknown.
+        requester_of: that of `Requesters`. Raises OSError if tracefs is missing or not permitted, ParseError if its
+        format is unknown.
         """
-        self._proc, self._open = proc, OpenRequests()
-        self._initial = initial_namespaces(proc)
+        self._requester_of, self._open = requester_of, OpenRequests()
         place = next((place for place in tracefs if os.path.isdir(f"{place}/instances")), None)
         if place is None:
             raise FileNotFoundError(errno.ENOENT, "no tracefs with instances", tracefs[0])
@@ -153,7 +159,7 @@ class ModuleRequests:
         """Return the process whose thread made the request and is seen waiting for a helper; None: unknown."""
         if not event.wait or event.timestamp_ns + LATEST_NS <= now:
             return None
-        return requester_of(event.tid, event.timestamp_ns, self._initial, self._proc, until)
+        return self._requester_of(event.tid, event.timestamp_ns, until)
 
     def _has_gone_on(self, event: ModuleRequested, others: list[ModuleRequested]) -> bool:
         """Return whether the thread, or one that has its number now, may wait for a helper in another call."""

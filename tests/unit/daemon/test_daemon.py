@@ -26,13 +26,15 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("alone_with_devices")]
 REPOSITORY = Path(__file__).parents[3]
 PROGRAM = """
 import sys
-from kmodd.daemon.main import Daemon, DaemonOptions
+from kmodd.daemon.helper_processes import HelperProcesses
+from kmodd.daemon.main import Daemon
+from kmodd.daemon.options import DaemonOptions
 from kmodd.host.journal import TextJournal
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 tree = Tree(module_dir=sys.argv[1], release="sample")
 options = DaemonOptions(dry_run=True, control_path=sys.argv[2], receive_buffer=int(sys.argv[3]))
-Daemon(tree, TextJournal(sys.stdout, 7), Notify(), options).run()
+Daemon(tree, TextJournal(sys.stdout, 7), Notify(), options, HelperProcesses()).run()
 """
 
 

@@ -16,6 +16,7 @@ from kmodd.dataclass import replace
 from kmodd.engine.events import Requested
 from kmodd.errors import ParseError
 from kmodd.host.helper_socket import RequestSocket
+from kmodd.host.requesters import Requesters
 from kmodd.kernel.requester import Requester
 from kmodd.planning.outcome import ASKS_FOR_ITSELF
 from tests.world import World
@@ -223,35 +224,55 @@ def test_two_chains_that_wait_for_each_other_are_broken(kernel: Kernel) -> None:
     assert second.recv(2) == b"1"
 
 
+@pytest.fixture
+def requesters() -> Iterator[Requesters]:
+    """With a process to ask, that says nothing."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    it = Requesters(lambda: ours)
+    with theirs:
+        yield it
+    it.close()
+
+
+def test_without_a_process_that_reads_proc_the_requester_stays_unknown(tmp_path: Path) -> None:
+    def connect() -> socket.socket:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=Requesters(connect))
+    why = "Failed to trace module requests: [Errno 111] Connection refused; the requester stays unknown"
+    assert requests.open_trace() == why
+    requests.close()
+
+
 def test_a_trace_of_another_format_leaves_the_requester_unknown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requesters: Requesters
 ) -> None:
     """A kernel whose tracefs differs: all else works. It is tried twice, before READY and after it."""
 
-    def other() -> None:
+    def other(_: object) -> None:
         raise ParseError("header_page: expected something else")
 
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", other)
-    requests = KernelRequests(RequestSocket(str(tmp_path / "request")))
+    requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=requesters)
     why = "Failed to trace module requests: header_page: expected something else; the requester stays unknown"
     assert [requests.open_trace() for _ in range(3)] == [why, why, ""]
     assert not requests.needs_trace
     requests.close()
 
 
-def test_the_trace_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trace_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requesters: Requesters) -> None:
     """Before READY where the kernel asks already, else after it: a second instance would lose what the first knows."""
     opened: list[object] = []
 
     class Tracer:
-        def __init__(self) -> None:
+        def __init__(self, _: object) -> None:
             opened.append(self)
 
         def close(self) -> None:
             opened.clear()
 
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", Tracer)
-    requests = KernelRequests(RequestSocket(str(tmp_path / "request")))
+    requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=requesters)
     needed = [requests.needs_trace]
     requests.open_trace()
     requests.open_trace()

@@ -16,7 +16,9 @@ import pytest
 
 from kmodd import __version__
 from kmodd.daemon import file_changes, policy_marks, startup
-from kmodd.daemon.main import Daemon, DaemonOptions
+from kmodd.daemon.helper_processes import HelperProcesses
+from kmodd.daemon.main import Daemon
+from kmodd.daemon.options import DaemonOptions
 from kmodd.host.file_watch import Watch
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
@@ -88,7 +90,7 @@ def depmod(root: Path) -> None:
 
 def run(root: Path, journal: Journal, is_over: Callable[[], bool]) -> None:
     options = DaemonOptions(dry_run=True, control_path=str(root / "socket"), receive_buffer=1 << 20)
-    Daemon(Tree(root=str(root), release=RELEASE), journal, Rounds(is_over), options).run()
+    Daemon(Tree(root=str(root), release=RELEASE), journal, Rounds(is_over), options, HelperProcesses()).run()
 
 
 def test_the_record_of_the_start_has_the_version_and_what_was_loaded(root: Path) -> None:

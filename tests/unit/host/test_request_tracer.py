@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kmodd.errors import ParseError
-from kmodd.host import request_tracer
 from kmodd.host.process import requester_of
 from kmodd.host.request_tracer import ModuleRequests
 from kmodd.kernel.ftrace import TraceEvent
@@ -30,7 +29,7 @@ class PlayedTrace:
         self.pipes = self._make(self.instance, "module/module_request", FORMAT)
         self._execs = self._make(self.place / "instances/kmodd-exec", "sched/sched_process_exec", EXEC_FORMAT)
         self.now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        played(self.proc, start=0)
+        self.initial = played(self.proc, start=0)
 
     @staticmethod
     def _make(instance: Path, event: str, layout: str) -> list[int]:
@@ -54,8 +53,12 @@ class PlayedTrace:
             pipes.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
         return pipes
 
-    def listen(self) -> ModuleRequests:
-        return ModuleRequests((str(self.place / "nowhere"), str(self.place)), proc=str(self.proc))
+    def look(self, tid: int, asked_ns: int, until: float) -> Requester | None:
+        """In the place of the process that reads /proc."""
+        return requester_of(tid, asked_ns, self.initial, str(self.proc), until)
+
+    def listen(self, look: Callable[[int, int, float], Requester | None] | None = None) -> ModuleRequests:
+        return ModuleRequests(look or self.look, (str(self.place / "nowhere"), str(self.place)))
 
     def happen(self, cpu: int, tid: int, name: bytes, after: int = 0, flags: int = 0) -> None:
         now = self.now + after
@@ -175,17 +178,17 @@ def test_a_thread_that_has_asked_again_is_unknown_for_the_first_request(trace: P
 
 def test_a_request_during_the_look_at_its_thread_counts_as_the_second(trace: PlayedTrace) -> None:
     """The trace is read after the thread was seen waiting, too."""
-    requests = trace.listen()
-    trace.happen(0, 179, b"net-pf-38")
-    with pytest.MonkeyPatch.context() as patch:
+    looks: list[int] = []
 
-        def look(*about: Any) -> Requester | None:
-            patch.undo()
+    def look(tid: int, asked_ns: int, until: float) -> Requester | None:
+        if not looks:
             trace.happen(1, 179, b"net-pf-9", after=MSEC)
-            return requester_of(*about)
+        looks.append(tid)
+        return trace.look(tid, asked_ns, until)
 
-        patch.setattr(request_tracer, "requester_of", look)
-        assert requests.match("net-pf-38") is None
+    requests = trace.listen(look)
+    trace.happen(0, 179, b"net-pf-38")
+    assert requests.match("net-pf-38") is None
     assert requests.match("net-pf-9") is not None
 
 
@@ -212,9 +215,8 @@ def test_close(trace: PlayedTrace) -> None:
 
 
 def test_no_tracefs(tmp_path: Path) -> None:
-    played(tmp_path / "proc")
     with pytest.raises(FileNotFoundError, match="no tracefs"):
-        ModuleRequests((str(tmp_path / "tracing"),), proc=str(tmp_path / "proc"))
+        ModuleRequests(lambda *_: None, (str(tmp_path / "tracing"),))
 
 
 def test_another_kernel_s_format(trace: PlayedTrace) -> None:

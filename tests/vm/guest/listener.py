@@ -15,6 +15,7 @@ import time
 sys.path.insert(0, "/usr/lib/kmodd")
 
 from kmodd.host.request_tracer import ModuleRequests
+from kmodd.host.requesters import Requesters
 from kmodd.host.sd_notify import Notify
 
 INSTANCE = "listener"
@@ -23,7 +24,7 @@ INSTANCE = "listener"
 
 def main() -> None:
     before = time.perf_counter()
-    requests = ModuleRequests(instance=INSTANCE)
+    requests = ModuleRequests(Requesters.of_systemd().requester_of, instance=INSTANCE)
     opened = time.perf_counter() - before
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(sys.argv[1])
