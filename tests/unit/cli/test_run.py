@@ -18,10 +18,11 @@ REPOSITORY = Path(__file__).parents[3]
 PROGRAM = """
 import sys
 from kmodd.cli import run
+from kmodd.daemon import helper_processes
 def connect():
     print("asked", "kmodd.daemon.main" in sys.modules, "kmodd.engine.engine" in sys.modules)
     raise OSError
-run.Spawner.of_systemd = connect
+helper_processes.Spawner.of_systemd = connect
 status = run.main(sys.argv[1:])
 print("kmodd.daemon.main" in sys.modules)
 sys.exit(status)
