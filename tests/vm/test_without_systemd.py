@@ -23,7 +23,7 @@ from kmodd.loader.syscalls import LinuxKernel
 from kmodd.loader.capabilities import drop
 kernel = LinuxKernel()
 if sys.argv[1] == "drop":
-    drop(("CAP_SYS_PTRACE",))
+    drop(())
 try:
     kernel.init_module(b"not a module", "")
 except OSError as error:
@@ -47,11 +47,13 @@ def _set(machine: Machine, pid: str, name: str) -> int:
     return int(found[1], 16)
 
 
-def test_the_daemon_keeps_one_capability_and_its_loaders_load(guest: Machine) -> None:
-    """A daemon without systemd spawns its loaders and then gives up what it does not need, for good."""
+def test_the_daemon_keeps_no_capability_and_its_loaders_load(guest: Machine) -> None:
+    """A daemon without systemd spawns its loaders and the reader of /proc, and then gives up everything, for good."""
     daemon = guest.check("pgrep -o -f 'bin/kmodd run'").split()[0]
+    reader = guest.check("pgrep -f 'cli[.]requester'").split()[0]
     for name in ("CapEff", "CapPrm", "CapBnd"):
-        assert _set(guest, daemon, name) == 1 << _SYS_PTRACE, name
+        assert _set(guest, daemon, name) == 0, name
+        assert _set(guest, reader, name) == 1 << _SYS_PTRACE, name
     spawner = guest.check("pgrep -x kmodd-spawner").split()[0]
     assert _set(guest, spawner, "CapEff") >> _SYS_MODULE & 1
     guest.plug(DEVICES["virtio-rng-pci"])
