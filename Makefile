@@ -34,7 +34,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: man help demo tour shell test test-long simulate run install uninstall deb bench bench-vm lint clean needs
+.PHONY: man help demo tour shell test test-long fuzz simulate run install uninstall deb bench bench-vm lint clean needs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ test-long: needs $(VENV)/ready ## run what does not fit into test: marker long, 
 		KMODD_SEED=$$seed $(PY) -m pytest $(PARALLEL) tests/property
 	done
 	KMODD_CHAOS_SEC=$(LONG_CHAOS_SEC) $(PY) -m pytest tests/vm/test_chaos.py
+
+fuzz: needs $(VENV)/ready ## fuzz every parser for ten minutes, on all processors; resumes; TARGET=uevent for one, ARGS="--seconds 60"
+	@$(PY) -m tests.fuzz $(TARGET) $(ARGS)
 
 simulate: needs $(VENV)/ready ## boot simulated machines, SEEDS=FIRST-LAST; results add up in build/simulation.json; SEEDS=N repeats one
 	@$(PY) -m tests.simulation $(SEEDS) $(ARGS)
@@ -93,16 +96,17 @@ needs:
 
 # The test tools that pyproject.toml pins; Debian's Python modules are visible through --system-site-packages.
 # Other changes of pyproject.toml install nothing.
-$(VENV)/ready: pyproject.toml vendor/requirements.txt | needs
+$(VENV)/ready: pyproject.toml vendor/requirements.txt tests/fuzz/requirements.txt | needs
 	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")' > .wanted
 	trap 'rm -f .wanted' EXIT
-	cat vendor/requirements.txt >> .wanted
+	cat vendor/requirements.txt tests/fuzz/requirements.txt >> .wanted
 	if ! cmp -s .wanted $@; then
 		echo "making $(VENV)"
 		$(PYTHON) -m venv --system-site-packages $(VENV)
 		grep -v -- --hash .wanted > $(VENV)/test.txt
 		$(PY) -m pip install --quiet --disable-pip-version-check -r $(VENV)/test.txt
 		$(PY) -m pip install --quiet --disable-pip-version-check --no-index --find-links vendor --require-hashes -r vendor/requirements.txt
+		$(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r tests/fuzz/requirements.txt
 	fi
 	cp .wanted $@
 
