@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from kmodd.kernel.requester import Requester
 
-START_LIMIT: Final = 2.0
-"""Seconds that the first question waits for the process to start: an enforced policy may refuse an unknown one."""
-ANSWER_LIMIT: Final = 0.2
+START_LIMIT: Final = 3.0
+"""Seconds after its start that questions wait for the process: an enforced policy may refuse an unknown one."""
+ANSWER_LIMIT: Final = 1.0
 """Seconds, more than any answer takes, after which the process counts as lost."""
 RETRY: Final = 1.0
 """Seconds between two attempts to start it."""
@@ -78,10 +78,8 @@ class Requesters:
                 if now < self._tried + RETRY:
                     return None
                 self._open()
-            if not self._is_ready:
-                self._is_ready = self._receive(self._tried + START_LIMIT) == READY
-                if not self._is_ready:
-                    raise ConnectionError
+            if not self._has_started():
+                return None
             self._socket().send(question(tid, asked_ns, until))
             return unpack(self._receive(max(until, now) + ANSWER_LIMIT))
         except OSError:
@@ -98,6 +96,13 @@ class Requesters:
         self._tried = time.monotonic()
         self._connection = self._connect()
         self._connection.setblocking(False)
+
+    def _has_started(self) -> bool:
+        """Return whether the process answers, after a wait if it was started lately. Raises OSError: it has ended."""
+        if not self._is_ready:
+            with contextlib.suppress(BlockingIOError):
+                self._is_ready = self._receive(self._tried + START_LIMIT) == READY
+        return self._is_ready
 
     def _socket(self) -> socket.socket:
         if self._connection is None:

@@ -69,7 +69,7 @@ def told(guest: Machine) -> Any:
     guest.check(f"mkdir {ASKS} && echo /usr/lib/asking/helper >/proc/sys/kernel/modprobe")
     guest.check("systemctl start listener.service")
     asking = f"/usr/bin/python3 -I /usr/lib/asking/asking.py /run/listener/socket {ASKS}"
-    status, output = guest.run(f"{asking} 2>/run/errors", timeout=200)
+    status, output = guest.run(f"{asking} 2>/run/errors", timeout=500)
     words = guest.check("cat /run/errors; journalctl --no-pager -n 40 -u listener")
     assert status == 0, f"{output}\n{words}"
     return json.loads(output)

@@ -127,6 +127,21 @@ def test_an_answer_that_is_late_is_given_up(server: Server, monkeypatch: pytest.
     assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
 
 
+def test_a_process_that_starts_slowly_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later questions get no answer at once, until it has started."""
+    monkeypatch.setattr(requesters, "START_LIMIT", 0.1)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asked = Requesters(lambda: ours)
+    with theirs:
+        assert asked.requester_of(179, ASKED_NS, 0.0) is None
+        monkeypatch.setattr(requesters, "START_LIMIT", -1.0)
+        assert asked.requester_of(179, ASKED_NS, 0.0) is None
+        theirs.send(process_reader.READY)
+        theirs.send(pack(WHO))
+        assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
+        asked.close()
+
+
 def test_without_a_process_nothing_is_known() -> None:
     def connect() -> socket.socket:
         raise FileNotFoundError(2, "No such file or directory")
