@@ -94,21 +94,15 @@ needs:
 	[ -n "$$missing" ] || exit 0
 	quietly $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
 
-# The test tools that pyproject.toml pins; Debian's Python modules are visible through --system-site-packages.
-# Other changes of pyproject.toml install nothing.
-$(VENV)/ready: pyproject.toml vendor/requirements.txt tests/fuzz/requirements.txt | needs
-	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")' > .wanted
-	trap 'rm -f .wanted' EXIT
-	cat vendor/requirements.txt tests/fuzz/requirements.txt >> .wanted
-	if ! cmp -s .wanted $@; then
+# The test tools that pyproject.toml names, by their hashes; Debian's Python modules are visible through --system-site-packages.
+$(VENV)/ready: tests/requirements.txt vendor/requirements.txt | needs
+	@if ! cat tests/requirements.txt vendor/requirements.txt | cmp -s - $@; then
 		echo "making $(VENV)"
 		$(PYTHON) -m venv --system-site-packages $(VENV)
-		grep -v -- --hash .wanted > $(VENV)/test.txt
-		$(PY) -m pip install --quiet --disable-pip-version-check -r $(VENV)/test.txt
+		$(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r tests/requirements.txt
 		$(PY) -m pip install --quiet --disable-pip-version-check --no-index --find-links vendor --require-hashes -r vendor/requirements.txt
-		$(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r tests/fuzz/requirements.txt
 	fi
-	cp .wanted $@
+	cat tests/requirements.txt vendor/requirements.txt > $@
 
 # How kmodd is started. -I (isolated) and -S (no site): a program that loads kernel modules runs no code from environment
 # variables, .pth files or sitecustomize; this also saves 2 of 8 ms. Debian's modules are appended to the path.
