@@ -22,7 +22,7 @@ pytestmark = pytest.mark.property
 
 ROOT = Path(__file__).parents[2]
 HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
-ROUND = ("-runs=20000", "-max_total_time=2", "-timeout=10", "-max_len=4096")
+ROUND = ("-runs=5000", "-max_total_time=2", "-timeout=10", "-max_len=4096")
 
 
 def damaged(corpus: tuple[bytes, ...]) -> st.SearchStrategy[bytes]:
