@@ -23,7 +23,7 @@ _CONFIG: Final = "/etc/modprobe.d/scenario.conf"
 _SETTINGS: Final = "/etc/kmodd/kmodd.conf"
 _RULES: Final = "/etc/kmodd/policy.d/scenario.conf"
 _BOOT: Final = "/etc/modules-load.d/scenario.conf"
-_UNIT: Final = "/run/systemd/system/kmodd.service.d/scenario.conf"
+_UNIT: Final = "/run/systemd/system/kmodd.service.d/buffer.conf"
 _OTHERS: Final = "/run/scenario.others"
 _NATURE: Final = {"kt_slow": "seconds=300", "kt_async": "seconds=300"}
 _STANDING: Final = "/run/kmodd/standing /run/kmodd/closed /run/kmodd/sealed /run/kmodd/booted"
@@ -124,7 +124,8 @@ class GuestPlayer:
         tree = self._tree
         match act.split(" "):
             case ["start"]:
-                return "systemctl reset-failed kmodd; systemctl start kmodd"
+                # At most 10 s for coldplug, which may have to wait for an init that hangs.
+                return "systemctl reset-failed kmodd; systemctl start kmodd; kmodd settle -t 10 >/dev/null 2>&1 || :"
             case ["kill-daemon"]:
                 return (
                     "systemctl kill --signal=KILL --kill-who=main kmodd;"
