@@ -103,8 +103,12 @@ class Files:
         return f"blacklist {module}" in self.modprobe
 
     def is_blocked(self, module: str) -> bool:
-        """Whether an install command succeeds without the module: what needs it is loaded all the same, as by kmod."""
+        """Whether an install command succeeds without the module."""
         return f"install {module} /bin/true" in self.modprobe
+
+    def keeps_out(self, module: str) -> bool:
+        """Whether what needs the module is not tried: it is blocked, or its file is missing."""
+        return self.is_blocked(module) or module in self.missing
 
 
 class SimMachine:

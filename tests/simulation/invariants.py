@@ -577,7 +577,10 @@ class Invariants:
                 return bool(self._sim.files.missing) or module not in self._sim.files.needs
             case "not_attempted" | "stuck":
                 needs = (module, *self._sim.files.all_needs(module))
-                return any(self._is_obstacle(each) or self._is_crashed(each) or self._is_gone(each) for each in needs)
+                kept_out = any(self._sim.files.keeps_out(each) for each in needs)
+                return kept_out or any(
+                    self._is_obstacle(each) or self._is_crashed(each) or self._is_gone(each) for each in needs
+                )
             case "denied":
                 needs = (module, *self._sim.files.all_needs(module))
                 return any(self._is_denied(each, Request(module, origin)) for each in needs for origin in ORIGINS)
