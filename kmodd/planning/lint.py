@@ -16,10 +16,13 @@ from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Problem, Where
 from kmodd.index import fnmatch
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
+from kmodd.kernel.proc_modules import NOTHING_LOADED
 from kmodd.names import ModuleName, module_of_path
 from kmodd.planning.findings import Finding, error, of_problem, warning
 from kmodd.planning.lint_boot import check_boot_list, check_kernel_blacklist, no_name
 from kmodd.planning.lint_options import check_options
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import ProbeOptions, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -279,10 +282,18 @@ def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
             yield warning(entry.at, "unknown-module", f"blacklist of {module}: no such module")
         elif snapshot.lines.install(module):
             continue  # its command is run in place of the load
-        elif pulled := [user for user in users.get(module, ()) if user not in blacklisted]:
+        elif pulled := [
+            user for user in users.get(module, ()) if user not in blacklisted and _loads(user, module, snapshot)
+        ]:
             stop = f"`install {module} /bin/false` prevents that"
             text = f"{module} is still loaded as a dependency of {_several(pulled)}; {stop}"
             yield warning(entry.at, "blacklist", text)
+
+
+def _loads(user: str, module: str, snapshot: Snapshot) -> bool:
+    """Return whether a request for `user` loads `module`: neither `user` nor what it needs is blocked."""
+    plan = resolve(Request(user, "operator"), snapshot, NOTHING_LOADED, ProbeOptions(), lambda _: True)
+    return any(step.module == module for step in plan.steps)
 
 
 def _users(snapshot: Snapshot) -> dict[ModuleName, list[ModuleName]]:
@@ -307,12 +318,15 @@ def _disabled_commands(snapshot: Snapshot) -> Iterator[Finding]:
     """Find install and remove lines that are never run.
 
     A softdep disables an install line ("softdep takes precedence", modprobe.d(5)); the name of an alias is not that of
-    a module, and the alias is looked up first.
+    a module, and the alias is looked up first; a module of the kernel's image is neither loaded nor removed.
     """
     config = snapshot.config
     for kind, commands in (("install", config.installs), ("remove", config.removes)):
         for command in commands:
-            if alias := _alias_before(command.pattern, snapshot):
+            if _is_literal(command.pattern) and snapshot.catalog.is_builtin(command.pattern):
+                text = f"{kind} command of {command.pattern} is never run: it is built into the kernel"
+                yield warning(command.at, "builtin", text)
+            elif alias := _alias_before(command.pattern, snapshot):
                 text = f"{kind} command of {command.pattern} is never run: the alias at {alias} takes precedence"
                 yield error(command.at, "overridden", text)
     if config.extensions.softdep_keeps_install:

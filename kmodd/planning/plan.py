@@ -148,11 +148,13 @@ RemovalStep = Rmmod | RemoveCommand
 """A step of `kmodd.planning.removal`."""
 
 
-def _comes(entry: Entry) -> bool:
-    """Return whether an entry leaves its module in the kernel, as far as that is known."""
+def _comes(entry: Entry, *, blacklisted: bool = True) -> bool:
+    """Return whether an entry leaves its module in the kernel, as far as that is known; `blacklisted`: for that one."""
     if isinstance(entry, Install):
         return refusal_of(entry.command) is None
-    return not isinstance(entry, Skip) or entry.reason in ("live", "builtin", "blacklisted")
+    if not isinstance(entry, Skip):
+        return True
+    return entry.reason in ("live", "builtin") or (blacklisted and entry.reason == "blacklisted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class Goal:
         """
         own = [entry for entry in self.entries if entry.module == self.module]
         needed = [entry for entry in self.entries if entry.required and entry.module != self.module]
-        return any(map(_comes, own)) and all(map(_comes, needed))
+        return any(map(_comes, own)) and all(_comes(entry, blacklisted=False) for entry in needed)
 
 
 @dataclass(frozen=True, slots=True)

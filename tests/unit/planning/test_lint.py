@@ -135,6 +135,10 @@ def test_blacklist_that_a_dependency_defeats() -> None:
     assert found("blacklist a\n") == [f"x.conf:1: warning: a is still loaded as a dependency of b, c; {stop}"]
     assert found("blacklist a\nblacklist b\nblacklist c\n") == []
     assert found("blacklist a\n", Extensions(blacklist_dependencies=True)) == []
+    (said,) = found("blacklist a\n", line="module_blacklist=c")
+    assert "still loaded as a dependency of b;" in said, "c is not loaded itself"
+    assert found("blacklist a\ninstall b /bin/false\n") == [], "c needs b"
+    assert found("blacklist a\ninstall a /bin/false\n") == [], "the pair that hardening guides demand"
 
 
 def test_blacklist_that_a_softdep_defeats() -> None:
@@ -146,6 +150,13 @@ def test_blacklist_of_a_builtin_or_missing_module() -> None:
     assert found("blacklist ext4\nblacklist typo\n") == [
         "x.conf:1: warning: blacklist of ext4 has no effect: it is built into the kernel [builtin]",
         "x.conf:2: warning: blacklist of typo: no such module [unknown-module]",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["install", "remove"])
+def test_a_command_of_a_builtin(kind: str) -> None:
+    assert found(f"{kind} ext4 /bin/false\n{kind} d /bin/false\n") == [
+        f"x.conf:1: warning: {kind} command of ext4 is never run: it is built into the kernel [builtin]"
     ]
 
 
