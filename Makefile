@@ -9,7 +9,7 @@ DISTLIB ?= /usr/lib/python3/dist-packages
 
 # All distribution packages that demo, test and run need. This is the only list of them.
 NEEDS = python3 python3-venv python3-systemd python3-pyudev python3-pyelftools \
-        systemd udev kmod libkmod2 libkmod-dev gcc libc6-dev libelf-dev strace \
+        systemd udev mount kmod libkmod2 libkmod-dev gcc libc6-dev libelf-dev strace \
         qemu-system-x86 mmdebstrap e2fsprogs busybox-static cpio xz-utils zstd uidmap fakeroot make openssl python3-zstandard scdoc systemd-journal-remote
 SUDO  = $(if $(filter-out 0,$(shell id -u)),sudo)
 VENV  = .venv
