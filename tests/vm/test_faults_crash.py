@@ -109,16 +109,16 @@ def test_an_oops_in_a_probe_stops_nothing_but_its_device(guest: Machine) -> None
     trace_again(guest)
     device = text(record, "KMODD_DEVPATH")
     assert device.startswith("/devices/pci0000:00/")
-    # the device's lock is held from here on: who reads its `uevent` file is lost
-    uevent = f"/sys{device}/uevent"
-    guest.check(f"busybox cat {uevent} >/dev/null 2>&1 & echo $! >/run/lost")
-    until(lambda: "disk sleep" in guest.check("grep State /proc/$(cat /run/lost)/status"), 60.0, "its reader is lost")
+    # The device's lock is held from here on: on Debian 12 who reads its `uevent` is lost, later who unbinds it.
+    name = device.rpartition("/")[2]
+    read, unbind = f"cat /sys{device}/uevent >/dev/null", f"echo {name} >/sys/bus/pci/drivers/kt_oopsprobe/unbind"
+    guest.check(f"busybox {read if guest.image.suite == 'bookworm' else unbind} 2>&1 & echo $! >/run/lost")
+    until(lambda: "disk sleep" in guest.check("grep State /proc/$(cat /run/lost)/status"), 60.0, "the lock is held")
     guest.plug(DEVICES["virtio-rng-pci"])
     until_state(guest, "virtio_rng", "Live")
     settle_kmodd(guest)
     assert any("kt_oopsprobe" in str(each) for each in status(guest)["quarantine"])
-    name = device.rpartition("/")[2]
-    assert f"pci {name}  " in guest.check("kmodd devices", 60)  # libudev would read that file, and never come back
+    assert f"pci {name}  " in guest.check("kmodd devices", 60)  # libudev would read `uevent`
 
 
 def test_coldplug_goes_past_the_device_whose_lock_is_held(guest: Machine) -> None:
