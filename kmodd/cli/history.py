@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 import time
 
+from kmodd.cli.device_paths import asking_path, device_path
 from kmodd.cli.journal_options import BOOT, DIRECTORY, SINCE, UNTIL, query_of, read_entries, with_boot
 from kmodd.cli.terminal import Colour, columns_of, show, table
 from kmodd.cli.users import uid_of
@@ -68,39 +68,19 @@ def main(argv: list[str]) -> int:
 
 def _filter(given: Given) -> Filter:
     """Return the conditions that the options state. Raises ValueError."""
-    device = given.get("device")
+    device, root = given.get("device"), given.get("root").rstrip("/")
     results = tuple(part for text in given.values.get("result", ()) for part in text.split(","))
     for result in results:
         if result not in KINDS:
             raise ValueError(f"invalid --result {result!r}; expected {', '.join(KINDS)}")
     uid = uid_of(given.get("user")) if "user" in given else None
-    return Filter(module_name(given.get("module")), device_path(device, given.get("root")), uid, results)
-
-
-def device_path(text: str, root: str = "") -> str:
-    """Return the path /devices/… of a /sys/… or /dev/… path that exists; else the text, its /sys removed."""
-    if text.startswith("/dev/"):
-        try:
-            status = os.stat(root + text)
-        except (OSError, ValueError):
-            return text
-        kind = "block" if os.path.exists(f"{root}/sys/dev/block/{_number(status.st_rdev)}") else "char"
-        text = f"/sys/dev/{kind}/{_number(status.st_rdev)}"
-    if not text.startswith("/sys/"):
-        return text.rstrip("/")
-    sys_path = os.path.realpath(f"{root}/sys")
-    path = os.path.realpath(root + text)
-    return path.removeprefix(sys_path)
-
-
-def _number(device: int) -> str:
-    return f"{os.major(device)}:{os.minor(device)}"
+    return Filter(module_name(given.get("module")), asking_path(device_path(device, root), root), uid, results)
 
 
 def _lines(text: str) -> int:
     """Return a number of lines; 0: all. Raises ValueError."""
     if text and not (text.isdecimal() and int(text[:10]) > 0):
-        raise ValueError(f"invalid --lines {text!r}; expected a number")
+        raise ValueError(f"invalid --lines {text!r}; expected a number of at least 1")
     return int(text[:10] or 0)
 
 

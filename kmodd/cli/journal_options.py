@@ -20,7 +20,7 @@ SINCE = Option("-S, --since", "7d, or a date as in journalctl(1)", "TIME")
 UNTIL = Option("-U, --until", "as --since", "TIME")
 DIRECTORY = Option("-D, --directory", "journal files in DIR, as those of other machines", "DIR")
 
-_BOOT_ID = r"[0-9a-f]{32}([+-][0-9]{1,9})?|[+-]?[0-9]{1,9}|all"
+_BOOT_ID = r"([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})([+-][0-9]{1,9})?|[+-]?[0-9]{1,9}|all"
 """What journalctl takes as a boot."""
 
 
@@ -45,7 +45,9 @@ def query_of(given: Given, *, boot: str = "") -> Query:
     """Return the query that the options describe. boot: the boot if no option says which."""
     root = given.get("root").rstrip("/")
     directory = given.get("directory") or (f"{root}/var/log/journal" if root else "")
-    return Query(given.get("boot", boot).removeprefix("+"), given.get("since"), given.get("until"), directory)
+    boot = given.get("boot", boot) or ("0" if "boot" in given else "")  # as of journalctl, an empty one is the current
+    boot = boot.replace("-", "", 4) if re.match(r"[0-9a-f]{8}-", boot, re.ASCII) else boot.removeprefix("+")
+    return Query(boot, given.get("since"), given.get("until"), directory)
 
 
 def read_entries(verb: Verb, query: Query) -> list[Entry] | None:

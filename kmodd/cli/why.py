@@ -11,6 +11,7 @@ from kmodd.cli.journal_options import BOOT, DIRECTORY, query_of, read_entries, w
 from kmodd.cli.terminal import paint, show
 from kmodd.cli.verb import JSON, ROOT, Given, Verb
 from kmodd.cli.why_facts import Machine, boot_id
+from kmodd.dataclass import replace
 from kmodd.errors import NoTree
 from kmodd.planning.history import Entry, subject_of_entry
 from kmodd.planning.why import Answer, Records, answer_object, of_alias, of_device, of_module, of_process
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> int:
         return given
     if "" in given.operands:
         return VERB.refuse("invalid SUBJECT ''")
-    machine = Machine(given.get("root").rstrip("/"))
-    records = _records(given)
+    root = given.get("root").rstrip("/")
+    machine, records = Machine(root), _records(given)
     status = 0 if records.is_readable else 1
     try:
         machine.check()
@@ -58,37 +59,60 @@ def main(argv: list[str]) -> int:
         if not records.is_past:
             VERB.complain(f"{error}; the modules that match are not known")
             status = 3
-    answers = [answer for text in given.operands for answer in _answers(text, machine, records)]
+    answers = [answer for text in given.operands for answer in answers_of(text, machine, records)]
+    if root or "directory" in given:  # a command would be for this machine
+        answers = [replace(answer, remedies=()) for answer in answers]
     if "json" in given:
         show("".join(f"{json.dumps(answer_object(answer))}\n" for answer in answers))
     else:
         show("\n".join(_text(answer, records) for answer in answers))
+    for problem in () if records.is_past else machine.problems():
+        VERB.complain(str(problem))
     return status or int(any(answer.code == "unknown" for answer in answers))
 
 
 def _records(given: Given) -> Records:
-    boot = given.get("boot", "0")
-    entries = read_entries(VERB, query_of(given, boot="0"))
-    is_past = boot not in ("0", "+0", "-0", boot_id(given.get("root")))
+    query = query_of(given, boot="0")
+    entries = read_entries(VERB, query)
+    here = boot_id(given.get("root").rstrip("/"))
+    boots = {entry.boot for entry in entries or ()}
+    is_past = boots != {here} if boots else query.boot not in ("0", "-0", here)
     return Records(tuple(entries or ()), is_past, entries is not None)
 
 
-def _answers(text: str, machine: Machine, records: Records) -> list[Answer]:
-    """Return the answers for one operand: a process, a device, a module, or an alias, the first that it is."""
-    if process := re.fullmatch(r"(?:.*\[)?([0-9]{1,10})\]?", text, re.ASCII):
-        pid = int(process[1])
-        return of_process(pid, "" if records.is_past else machine.comm(pid), records)
-    if text.startswith(("/sys/", "/dev/", "/devices/")):
-        return of_device(machine.device(text), records)
+def answers_of(text: str, machine: Machine, records: Records) -> list[Answer]:
+    """Return the answers for one operand: a module, a process, a device, or an alias, the first that it is."""
     module = machine.module(text)
-    if module.state or module.is_known or records.of_module(module.name):
+    if ((module.state or module.is_known) and not records.is_past) or records.of_module(module.name):
         return [of_module(module, records)]
+    if process := re.fullmatch(r"(?s:(.*)\[([0-9]{1,10})\])|([0-9]{1,10})", text, re.ASCII):
+        pid = int(process[2] or process[3])
+        comm = "" if records.is_past else machine.comm(pid)
+        return of_process(pid, process[1] or "", comm, records, machine.module)
+    if text.startswith(("/sys/", "/dev/", "/devices/")):
+        return _of_path(text, machine, records)
     if path := machine.path_of(text) or _recorded_path(text, records):
         return of_device(machine.device(path), records)
-    if answers := of_alias(text, records):
-        return answers
-    matching = [] if records.is_past else machine.matching(text)
-    return [of_module(each, records) for each in matching] or [of_module(module, records)]
+    return _of_alias(text, machine, records) or [of_module(module, records)]
+
+
+def _of_path(text: str, machine: Machine, records: Records) -> list[Answer]:
+    """Return the answers for a path of a device, or for the names that the kernel requests for a node without one."""
+    device = machine.device(text)
+    if text.startswith("/dev/") and not device.is_there:
+        names = machine.names_of_node(text)
+        if found := [answer for name in names for answer in _of_alias(name, machine, records)]:
+            return [replace(answer, subject=text) for answer in found]
+    return of_device(device, records)
+
+
+def _of_alias(alias: str, machine: Machine, records: Records) -> list[Answer]:
+    """Return the answers for an alias: what was decided, else its modules; none: nothing is known of it."""
+    matching = [] if records.is_past else machine.matching(alias)
+    found = of_alias(alias, records, machine.module)
+    if found and not (matching and all(answer.code == "nomatch" for answer in found)):
+        return found
+    return [of_module(module, records) for module in matching]
 
 
 def _recorded_path(name: str, records: Records) -> str:
@@ -115,12 +139,14 @@ def _rows(answer: Answer, records: Records) -> Iterator[tuple[str, str]]:
         yield from _time_rows(answer, entry, records)
     elif answer.start:
         yield "Started", f"kmodd {_when(answer.start, records)}"
-    if answer.at and not (entry and entry.at):
-        yield "Line", str(answer.at)
+    for at, rule in answer.lines:
+        yield "Line", f"{at}: {rule}" if rule else str(at)
     for suspect in answer.suspects:
         yield "Perhaps", suspect
     for remedy in answer.remedies:
-        yield "Change", remedy
+        yield "Change", remedy.text
+        if remedy.command:
+            yield "Run", remedy.command
 
 
 def _subject_rows(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -155,7 +181,7 @@ def _module_rows(answer: Answer, entry: Entry) -> Iterator[tuple[str, str]]:
         yield "Needed", f"{name}, {reason}"
     if not answer.needed and answer.module and answer.module != entry.module and answer.module in entry.changed:
         yield "Needed", f"{answer.module} came with {entry.module}"
-    if entry.at or entry.rule:
+    if (entry.at or entry.rule) and not answer.lines:
         yield "Line", ": ".join(part for part in (str(entry.at or ""), entry.rule) if part)
 
 

@@ -6,13 +6,15 @@ import glob
 import os
 
 from kmodd.cli.daemon_tree import tree_for
+from kmodd.cli.device_paths import asking_path, device_path
 from kmodd.cli.explain import question_of
-from kmodd.cli.history import device_path
 from kmodd.daemon.quarantine_file import STANDING, QuarantineFile
-from kmodd.host.config_files import read_boot_list
+from kmodd.dataclass import replace
+from kmodd.errors import Problem, Where
+from kmodd.host.config_files import read_boot_list, read_rules
 from kmodd.host.regular_files import read_file
 from kmodd.index.catalog import Snapshot
-from kmodd.names import module_name
+from kmodd.names import MODULE_SUFFIXES, module_name, module_of_path
 from kmodd.planning.plan import Skip
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import options_of, resolve
@@ -42,6 +44,13 @@ class Machine:
         self._tree = tree_for(root, None)
         self._snapshot: Snapshot | None = None
         self._loaded = self._tree.loaded()
+        parsed = read_rules(root)
+        self._rules: frozenset[tuple[Where, str]] = frozenset((rule.at, rule.text) for rule in parsed.rules)
+        self._rule_problems = parsed.problems
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return the lines and files of the configuration that cannot be used, or not by this user."""
+        return (*(self._snapshot.problems if self._snapshot else ()), *self._rule_problems)
 
     def check(self) -> None:
         """Read the module tree. Raises NoTree; modules are then unknown, unless they are loaded."""
@@ -53,25 +62,32 @@ class Machine:
         return decode(read_file(f"{self._root}/proc/{pid}/comm") or b"").rstrip("\n")
 
     def module(self, text: str) -> Module:
-        """Return what is known of a module."""
-        name = module_name(text)
+        """Return what is known of a module, by its name, its file, or its directory in /sys/module."""
+        if text.endswith(MODULE_SUFFIXES):
+            name = module_of_path(text)
+        else:
+            name = module_name(text.removeprefix("/sys/module/").rstrip("/"))
         state = self._loaded.state(name) or ""
+        known = Module(
+            name, state, is_known=False, suspects=tuple(self._suspects(name)) if state else (), rules=self._rules,
+            has_broken_rules=bool(self._rule_problems), given=text,
+        )  # fmt: skip
         if self._snapshot is None:
-            suspects = tuple(self._suspects(name)) if state else ()
-            return Module(name, state, is_known=False, suspects=suspects, given=text)
+            return known
         catalog = self._snapshot.catalog
-        is_builtin = catalog.is_builtin(name)
-        is_known = is_builtin or catalog.dep(name) is not None
-        similar = ""
-        if not is_known and not state:
+        is_builtin, line = catalog.is_builtin(name), catalog.dep(name)
+        if not is_builtin and line is None:
             from kmodd.cli.similar import hint  # only for a mistake
 
-            similar = hint(name, catalog.names())
-        return Module(
-            name, state or ("builtin" if is_builtin else ""), is_known, self._skip(name) if is_known else None,
-            bool(QuarantineFile(self._root + STANDING, self._root).read().removed.get(name)),
-            tuple(self._suspects(name)) if state else (), text, similar,
-        )  # fmt: skip
+            return known if state else replace(known, similar=hint(name, catalog.names()))
+        return replace(
+            known,
+            state=state or ("builtin" if is_builtin else ""),
+            is_known=True,
+            skips=self._skips(name),
+            has_file=line is None or self._tree.present(line.path),
+            is_kept_out=bool(QuarantineFile(self._root + STANDING, self._root).read().removed.get(name)),
+        )
 
     def matching(self, alias: str) -> list[Module]:
         """Return the modules that an alias matches."""
@@ -93,8 +109,7 @@ class Machine:
         there = os.path.isdir(f"{self._root}/sys{path}") and path.startswith("/devices/")
         if not there:
             return Device(path, shown, is_there=False)
-        while not self._asks(path) and self._asks_above(path):
-            path = os.path.dirname(path)
+        path = asking_path(path, self._root)
         sys_path = f"{self._root}/sys{path}"
         names = question_of(f"/sys{path}", self._tree, self._snapshot).names if self._snapshot else ()
         modules = dict.fromkeys(name for alias in names for name in self._goals(alias))
@@ -103,7 +118,7 @@ class Machine:
         return Device(
             path, self._shown(text, path), True, names, driver,
             module_name(_target(f"{sys_path}/driver/module")), tuple(map(self.module, modules)),
-            "" if override == "(null)" else override,
+            "" if override == "(null)" else override, _target(f"{sys_path}/subsystem"),
         )  # fmt: skip
 
     def _shown(self, text: str, path: str) -> str:
@@ -114,17 +129,6 @@ class Machine:
         last = text.rstrip("/").rpartition("/")[2]
         return own if last == name else f"{text} ({own})"
 
-    def _asks(self, path: str) -> bool:
-        folder = f"{self._root}/sys{path}"
-        return os.path.islink(f"{folder}/driver") or os.path.exists(f"{folder}/modalias")
-
-    def _asks_above(self, path: str) -> bool:
-        while path.count("/") > 2:
-            path = os.path.dirname(path)
-            if self._asks(path):
-                return True
-        return False
-
     def _goals(self, alias: str) -> list[str]:
         if self._snapshot is None:
             return []
@@ -132,13 +136,21 @@ class Machine:
         plan = resolve(request, self._snapshot, self._loaded, options, tree.present, foreign=tree.foreign)
         return [goal.module for goal in plan.goals]
 
-    def _skip(self, name: str) -> Skip | None:
-        """Return why a device's request for a module would not load it; None: it would, or it is there."""
+    def _skips(self, name: str) -> tuple[Skip, ...]:
+        """Return why a device's request for a module would not load it, and what else would then be in the way."""
         assert self._snapshot is not None
-        request, options, tree = Request(name, "coldplug"), options_of("coldplug"), self._tree
-        plan = resolve(request, self._snapshot, self._loaded, options, tree.present, foreign=tree.foreign)
-        own = (skip for skip in plan.skips if skip.module == name and skip.reason not in _THERE)
-        return next(own, None)
+        found: list[Skip] = []
+        usual = options_of("coldplug")
+        for options in (usual, replace(usual, blacklist="never")):
+            request, tree = Request(name, "coldplug"), self._tree
+            plan = resolve(request, self._snapshot, self._loaded, options, tree.present, foreign=tree.foreign)
+            own = (skip for skip in plan.skips if skip.module == name and skip.reason not in _THERE)
+            found += [skip for skip in own if skip not in found]
+        return tuple(found)
+
+    def names_of_node(self, path: str) -> tuple[str, ...]:
+        """Return the names that the kernel requests when a device node is opened; none: that is not known."""
+        return question_of(path, self._tree, self._snapshot).names if self._snapshot else ()
 
     def _suspects(self, name: str) -> Iterator[str]:
         """Yield who can have loaded a module before kmodd, the likeliest first."""

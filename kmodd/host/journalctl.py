@@ -90,7 +90,7 @@ def is_volatile() -> bool:
 
 def _time(text: str) -> str:
     """Return a time for journalctl, which takes a span before now with a sign only."""
-    return f"-{text}" if re.fullmatch(r"([0-9]+ *[a-zA-Z]+ *)+", text) else text
+    return f"-{text}" if re.fullmatch(r"([0-9.]+ *[a-zA-Z]+ *)+", text) else text
 
 
 def _lines(file: IO[str]) -> Iterator[str]:

@@ -5,14 +5,16 @@ The records say what happened; what the kernel has now, and what a plan would sk
 
 from __future__ import annotations
 
-from kmodd.dataclass import dataclass, field
+from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
+from kmodd.planning import remedies
 from kmodd.planning.history import Entry, Filter, as_object, subject_of_entry
-from kmodd.planning.remedies import remedies
+from kmodd.planning.policy import SEALED
+from kmodd.planning.remedies import Remedy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from kmodd.planning.plan import Skip
@@ -23,19 +25,11 @@ else:
 
 _NO_REMOVAL = ("in_use", "absent", "not_removed")
 """Results of removals that changed nothing."""
-_DECIDED = (
-    "removed",
-    "denied",
-    "blocked",
-    "blacklisted",
-    "missing",
-    "failed",
-    "crashed",
-    "stuck",
-    "not_attempted",
-    "nomatch",
-)
+_TROUBLES = ("denied", "blocked", "blacklisted", "missing", "failed", "crashed", "stuck")
+_DECIDED = (*_TROUBLES, "removed", "not_attempted", "nomatch")
 """Results after which the kernel does not have the module."""
+_SEE_KERNEL = Remedy("see the kernel's messages", "journalctl -k")
+_UNREADABLE = "the journal cannot be read, which would say more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +41,16 @@ class Module:
     """`live`, `coming`, `going`, `builtin`; empty: the kernel does not have it."""
     is_known: bool = True
     """The module tree has it."""
-    skip: Skip | None = None
-    """Why a request for it would not load it; None: it would."""
+    skips: tuple[Skip, ...] = ()
+    """Why a request for it would not load it; none: it would."""
+    has_file: bool = True
     is_kept_out: bool = False
     """An administrator removed it while its device was there."""
     suspects: tuple[str, ...] = ()
     """Who can have loaded it before kmodd."""
+    rules: frozenset[tuple[Where, str]] = frozenset()
+    """Place and text of each rule of policy.d that is in force."""
+    has_broken_rules: bool = False
     given: str = ""
     """How it was spelled."""
     similar: str = ""
@@ -77,6 +75,7 @@ class Device:
     """Those that match its aliases."""
     override: str = ""
     """driver_override; empty: not set."""
+    bus: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +96,9 @@ class Answer:
     needed: tuple[tuple[str, str], ...] = ()
     """From the module to the requested one: each module on the way, and why it came: `dependency of uas`."""
     suspects: tuple[str, ...] = ()
-    remedies: tuple[str, ...] = field(default_factory=tuple)
-    at: Where | None = None
-    """The line that decides now, if no record has it."""
+    remedies: tuple[Remedy, ...] = ()
+    lines: tuple[tuple[Where, str], ...] = ()
+    """The lines that decide now, and what they say, if no record has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +126,14 @@ class Records:
         wanted = Filter(module=name)
         return tuple(entry for entry in self.decisions if wanted.admits(entry))
 
+    def beside(self, entry: Entry) -> tuple[Entry, ...]:
+        """Return the other records of an entry's request that say what went wrong."""
+        if not entry.request_id:
+            return ()
+        key = (entry.request_id, entry.pid, entry.boot)
+        others = (each for each in self.decisions if each is not entry and each.result in _TROUBLES)
+        return tuple(each for each in others if (each.request_id, each.pid, each.boot) == key)
+
     def start_of(self, entry: Entry) -> Entry | None:
         """Return the start of the daemon that wrote an entry; None: a tool wrote it, or it is not recorded."""
         mine = [each for each in self.starts if (each.pid, each.boot) == (entry.pid, entry.boot)]
@@ -138,21 +145,22 @@ class Records:
 
 def of_module(module: Module, records: Records) -> Answer:
     """Return why a module is loaded, or why it is not."""
-    entries = [entry for entry in records.of_module(module.name) if entry.result not in _NO_REMOVAL]
-    changes = [entry for entry in entries if module.name in entry.changed]
+    name = module.name
+    entries = [entry for entry in records.of_module(name) if entry.result not in _NO_REMOVAL]
     if records.is_past:
-        return _recorded(module.name, entries[-1], records) if entries else _unrecorded(module.name)
+        return _recorded(name, entries[-1], records) if entries else _unrecorded(name, "module", records)
     if module.state == "builtin":
-        return Answer(module.name, "module", "builtin", f"{module.name} is part of the kernel image", module.name)
+        return Answer(name, "module", "builtin", f"{name} is part of the kernel image", name)
     if module.state == "going":
-        return Answer(module.name, "module", "going", f"{module.name} is being removed", module.name)
-    if module.state:
-        if changes and changes[-1].result != "removed":
-            return _loaded(module, changes[-1], records)
-        if module.state == "coming" and entries:
-            return _recorded(module.name, entries[-1], records)
-        return _not_by_kmodd(module, records)
-    return _absent(module, entries, records)
+        return Answer(name, "module", "going", f"{name} is being removed", name)
+    if not module.state:
+        return _absent(module, entries, records)
+    changes = [entry for entry in entries if name in entry.changed]
+    if changes and changes[-1].result != "removed":
+        return _loaded(module, changes[-1], records)
+    if module.state == "coming" and entries:
+        return _recorded(name, entries[-1], records, module)
+    return _not_by_kmodd(module, records, is_again=bool(changes))
 
 
 def _loaded(module: Module, entry: Entry, records: Records) -> Answer:
@@ -164,73 +172,113 @@ def _loaded(module: Module, entry: Entry, records: Records) -> Answer:
     return Answer(module.name, "module", "loaded", sentence, module.name, entry, records.start_of(entry), needed)
 
 
-def _not_by_kmodd(module: Module, records: Records) -> Answer:
-    """Return the answer for a module that is in the kernel, and that no record says kmodd has loaded."""
-    name, starts = module.name, records.starts
-    before = next((start for start in starts if name in start.loaded_before), None)
-    if before:
-        code, sentence = "before", f"{name} was loaded before kmodd started"
-    elif starts and any(start.loaded_before for start in starts):
-        code, sentence = "elsewhere", f"{name} was loaded after kmodd started, by another program: insmod, or kmod's"
-    elif records.is_readable:
-        code, sentence = "before", f"{name} is loaded; the journal of this boot has no record of it"
-    else:
-        code, sentence = "unknown", f"{name} is loaded; for what, the journal says, which cannot be read"
-    suspects = module.suspects if code == "before" and not records.is_past else ()
-    return Answer(name, "module", code, sentence, name, None, before, suspects=suspects)
+def _not_by_kmodd(module: Module, records: Records, *, is_again: bool) -> Answer:
+    """Return the answer for a module that is in the kernel, and that no record says kmodd has loaded.
+
+    is_again: it was removed in between.
+    """
+    name, first = module.name, next(iter(records.starts), None)
+    if not records.is_readable:
+        sentence = f"{name} is loaded; for what, the journal says, which cannot be read"
+        return Answer(name, "module", "unknown", sentence, name)
+    if first is None or not first.loaded_before:
+        sentence = f"{name} is loaded; the journal has no record of that, nor of what was there when kmodd started"
+        return Answer(name, "module", "unknown", sentence, name, suspects=module.suspects)
+    if name in first.loaded_before and not is_again:
+        sentence = f"{name} was loaded before kmodd started"
+        return Answer(name, "module", "before", sentence, name, None, first, suspects=module.suspects)
+    sentence = f"{name} was loaded after kmodd started, by another program: insmod, or kmod's modprobe"
+    return Answer(name, "module", "elsewhere", sentence, name, None, first)
 
 
 def _absent(module: Module, entries: Sequence[Entry], records: Records) -> Answer:
     """Return the answer for a module that the kernel does not have."""
-    name = module.name
+    name, load = module.name, (remedies.to_load(module.name),)
     last = entries[-1] if entries else None
     if last and last.result in _DECIDED and (last.result == "removed" or name not in last.changed):
-        return _recorded(name, last, records)
+        return _refused(module, last, records)
     if module.is_kept_out:
         kept = f"{name} is not loaded: it was removed while its device was there, and is not loaded for it again"
-        return Answer(name, "module", "kept_out", kept, name, last, remedies=remedies("kept_out", name))
+        return Answer(name, "module", "kept_out", kept, name, last, remedies=load)
     if last and (name in last.changed or last.result == "live"):
         gone = f"{name} was loaded, and was removed by another program: rmmod, or kmod's modprobe -r"
-        start = records.start_of(last)
-        return Answer(
-            name, "module", "gone", gone, name, last, start, needed_by(name, last), remedies=remedies("removed", name)
-        )
-    if not module.is_known and not module.skip:
+        return Answer(name, "module", "gone", gone, name, last, records.start_of(last), needed_by(name, last), (), load)
+    if not module.is_known and not module.skips:
         sentence = f"no module, alias or device {module.given or name!r} is known{module.similar}"
         return Answer(name, "module", "unknown", sentence)
-    if module.skip:
-        return _skipped(name, module.skip)
-    asked = "nothing has asked for it in this boot"
-    if not records.is_readable:
-        asked = "whether it was asked for, the journal says, which cannot be read"
-    sentence = f"{name} is not loaded: {asked}"
-    return Answer(name, "module", "not_asked", sentence, name, remedies=remedies("not_asked", name))
+    if module.skips:
+        return _skipped(module)
+    first = next(iter(records.starts), None)
+    if first and name in first.loaded_before:
+        gone = f"{name} was loaded before kmodd started, and was removed by another program"
+        return Answer(name, "module", "gone", gone, name, None, first, remedies=load)
+    why = "no record of a request for it in this boot" if records.is_readable else _UNREADABLE
+    return Answer(name, "module", "not_asked", f"{name} is not loaded: {why}", name, remedies=load)
 
 
-def _skipped(name: str, skip: Skip) -> Answer:
-    sentence = f"{name} is not loaded: {skip.why()}"
-    if skip.reason == "no_match":
-        sentence = f"no module matches {name}"
-    given = remedies(skip.reason, skip.module, "", skip.at, skip.rule)
-    return Answer(name, "module", skip.reason, sentence, name, remedies=given, at=skip.at)
+def _skipped(module: Module) -> Answer:
+    """Return the answer for a module that lines of the configuration keep out now."""
+    name, first = module.name, module.skips[0]
+    sentence = f"{name} is not loaded: {'; '.join(skip.why() for skip in module.skips)}"
+    lines = tuple((skip.at, skip.rule) for skip in module.skips if skip.at)
+    given = tuple(remedies.past_skips(name, module.skips))
+    return Answer(name, "module", first.reason, sentence, name, remedies=given, lines=lines)
 
 
-def _unrecorded(name: str) -> Answer:
-    return Answer(name, "module", "unknown", f"the journal of that boot has no record of {name}")
+def _refused(module: Module, entry: Entry, records: Records) -> Answer:
+    """Return the answer for a module that is not there, by the last record about it and what holds now."""
+    answer = _recorded(module.name, entry, records, module)
+    if _holds(entry, module):
+        return answer
+    if module.skips:
+        return _skipped(module)
+    by = f" by {entry.at}, which no longer says so" if entry.at else ", which no longer is so"
+    sentence = f"{module.name} is not loaded; the last request was refused{by}"
+    return replace(answer, code="not_asked", sentence=sentence, remedies=(remedies.to_load(module.name),))
 
 
-def _recorded(name: str, entry: Entry, records: Records) -> Answer:
-    """Return the answer that the last record about a module is."""
-    given: tuple[str, ...] = ()
-    if not records.is_past:
-        module = entry.module or name
-        given = remedies(
-            entry.result, module, entry.alias, entry.at, entry.rule, entry.errno, entry.requester
-        )  # fmt: skip
+def _holds(entry: Entry, module: Module) -> bool:
+    """Return whether what a record says is true of the next request, too, as far as that is known."""
+    match entry.result:
+        case "blacklisted" | "blocked":
+            return any(skip.at == entry.at and skip.reason == entry.result for skip in module.skips)
+        case "missing":
+            return not module.has_file or not module.is_known
+        case "denied" if entry.at:
+            return (entry.at, entry.rule) in module.rules
+    return True
+
+
+def _unrecorded(name: str, kind: Kind, records: Records) -> Answer:
+    boot = "that boot" if records.is_past else "this boot"
+    why = f"the journal of {boot} has no record of {name}" if records.is_readable else f"{name}: {_UNREADABLE}"
+    return Answer(name, kind, "unknown", why)
+
+
+def _recorded(name: str, entry: Entry, records: Records, module: Module | None = None) -> Answer:
+    """Return the answer that a record is. module: what is known now of it; None: nothing."""
+    given = _remedies_of(entry, module, records) if module and not records.is_past else ()
     return Answer(
         name, "module", entry.result, entry.message, name, entry, records.start_of(entry), needed_by(name, entry),
         remedies=given,
     )  # fmt: skip
+
+
+def _remedies_of(entry: Entry, module: Module, records: Records) -> tuple[Remedy, ...]:
+    """Return what changes the result of the next request; nothing of lines that have changed since then."""
+    if module.state in ("live", "builtin") or not _holds(entry, module):
+        return ()
+    match entry.result:
+        case "blacklisted" | "blocked":
+            return tuple(remedies.past_skips(module.name, module.skips))
+        case "denied":
+            broken = (remedies.BROKEN_RULES,) if module.has_broken_rules and entry.rule != SEALED else ()
+            return (*broken, *remedies.of_denial(entry.alias, entry.at, entry.rule, entry.requester))
+        case "not_attempted":
+            for each in records.beside(entry):
+                if found := tuple(remedies.after(each.result, each.module, each.errno)):
+                    return found
+    return tuple(remedies.after(entry.result, module.name, entry.errno))
 
 
 def needed_by(name: str, entry: Entry) -> tuple[tuple[str, str], ...]:
@@ -258,21 +306,39 @@ def of_device(device: Device, records: Records) -> list[Answer]:
         return [_driven(device, own, records)]
     if device.override:
         sentence = f"{device.shown} has no driver: driver_override is {device.override!r}"
-        path = f"/sys{device.path}/driver_override"
-        return [Answer(device.shown, "device", "kept_out", sentence, remedies=(f"clear it: `echo > {path}`",))]
-    if own:
-        return [_device_record(device, own[-1], records)]
-    answers = [of_module(module, records) for module in device.modules]
+        given = tuple(remedies.of_override(f"/sys{device.path}", device.override, device.bus))
+        return [Answer(device.shown, "device", "kept_out", sentence, remedies=given)]
+    answers = [_unbound(module, own, records) for module in device.modules]
     return [_for_device(device, answer) for answer in answers] or [_silent(device, records)]
 
 
 def _decisions_of(device: Device, records: Records) -> list[Entry]:
-    """Return the decisions for a device: those that name it, else those for an alias of it; the last of each module."""
-    named = [entry for entry in records.decisions if device.path in entry.devices]
-    shared = [entry for entry in records.decisions if entry.devices and entry.alias in device.aliases]
-    below = [entry for entry in records.decisions if any(x.startswith(f"{device.path}/") for x in entry.devices)]
-    last = {entry.module: entry for entry in named or shared or below}
-    return list(last.values())
+    """Return the decisions for a device, the last of each module.
+
+    Those that name it and one of its aliases, as another device may have been there; else those for an alias of it.
+    Without an alias of its own, those for what is below it.
+    """
+    with_devices = [entry for entry in records.decisions if entry.devices]
+    named = [entry for entry in with_devices if device.path in entry.devices]
+    if device.aliases:
+        fitting = [entry for entry in with_devices if entry.alias in device.aliases]
+        chosen = [entry for entry in fitting if device.path in entry.devices] or fitting
+    else:
+        below = [entry for entry in with_devices if any(x.startswith(f"{device.path}/") for x in entry.devices)]
+        chosen = named or below
+    return list({entry.module: entry for entry in chosen}.values())
+
+
+def _unbound(module: Module, own: Sequence[Entry], records: Records) -> Answer:
+    """Return why a device has no driver although a module matches."""
+    if module.state in ("live", "builtin"):
+        answer = of_module(module, records)
+        sentence = f"{answer.sentence}, but does not bind to it; the kernel's messages may say why"
+        return replace(answer, code="unbound", sentence=sentence, remedies=(_SEE_KERNEL,))
+    mine = next((entry for entry in own if entry.module == module.name and entry.result in _DECIDED), None)
+    if mine and not module.state:
+        return _refused(module, mine, records)
+    return of_module(module, records)
 
 
 def _driven(device: Device, own: Sequence[Entry], records: Records) -> Answer:
@@ -281,7 +347,7 @@ def _driven(device: Device, own: Sequence[Entry], records: Records) -> Answer:
     head = f"{device.shown} is driven by {device.driver}"
     if not name:
         return Answer(device.shown, "device", "builtin", f"{head}, which is part of the kernel image")
-    load = next((entry for entry in reversed(own) if name in entry.changed), None)
+    load = next((entry for entry in reversed(own) if name in entry.changed and entry.result != "removed"), None)
     if load:
         sentence = f"{head}; {name} was loaded for it" if name != device.driver else f"{head}, which was loaded for it"
         return Answer(
@@ -289,69 +355,68 @@ def _driven(device: Device, own: Sequence[Entry], records: Records) -> Answer:
         )
     module = next((each for each in device.modules if each.name == name), Module(name, "live"))
     answer = of_module(module, records)
-    return Answer(
-        device.shown, "device", "bound", f"{head}; {answer.sentence}", name, answer.entry, answer.start, answer.needed,
-        answer.suspects,
-    )  # fmt: skip
+    return replace(
+        answer, subject=device.shown, kind="device", code="bound", sentence=f"{head}; {answer.sentence}", remedies=()
+    )
 
 
 def _for_device(device: Device, answer: Answer) -> Answer:
     sentence = f"{device.shown} has no driver: {answer.sentence}"
-    return Answer(
-        device.shown, "device", answer.code, sentence, answer.module, answer.entry, answer.start, answer.needed,
-        answer.suspects, answer.remedies, answer.at,
-    )  # fmt: skip
+    return replace(answer, subject=device.shown, kind="device", sentence=sentence)
 
 
 def _device_record(device: Device, entry: Entry, records: Records) -> Answer:
     answer = _recorded(entry.module, entry, records)
     gone = "" if device.is_there or records.is_past else "; the device is not there any more"
-    return Answer(
-        device.shown, "device", answer.code, answer.sentence + gone, entry.module, entry, answer.start, answer.needed,
-        remedies=answer.remedies,
-    )  # fmt: skip
+    return replace(answer, subject=device.shown, kind="device", sentence=answer.sentence + gone)
 
 
 def _silent(device: Device, records: Records) -> Answer:
     """Return the answer for a device without a record."""
-    if records.is_past:
-        return Answer(device.shown, "device", "unknown", f"the journal of that boot has no record of {device.shown}")
+    if records.is_past or (not device.is_there and not records.is_readable):
+        return _unrecorded(device.shown, "device", records)
     if not device.is_there:
         return Answer(device.shown, "device", "unknown", f"no device {device.shown}, and no record of one in this boot")
     if not device.aliases:
         return Answer(device.shown, "device", "nomatch", f"{device.shown} asks for no module: it has no modalias")
     sentence = f"{device.shown} has no driver: no module matches {' or '.join(device.aliases)}"
-    return Answer(device.shown, "device", "nomatch", sentence, remedies=remedies("nomatch", "", device.aliases[0]))
+    return Answer(device.shown, "device", "nomatch", sentence, remedies=tuple(remedies.after("nomatch", "")))
 
 
 # ── processes and aliases ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def of_process(pid: int, comm: str, records: Records) -> list[Answer]:
-    """Return what a process made the kernel ask for. comm: its name; empty: it has ended."""
-    own = [entry for entry in records.decisions if entry.requester and entry.requester.pid == pid]
-    subject = f"{comm}[{pid}]" if comm else f"process {pid}"
+def of_process(pid: int, name: str, comm: str, records: Records, look: Callable[[str], Module]) -> list[Answer]:
+    """Return what a process made the kernel ask for.
+
+    name: that it must have had; empty: any. comm: of the process that has the number now; empty: there is none.
+    look: returns what is known of a module.
+    """
+    asked = [entry for entry in records.decisions if entry.requester and entry.requester.pid == pid]
+    own = [entry for entry in asked if entry.requester and name in ("", entry.requester.comm)]
+    subject = f"{name or comm}[{pid}]" if name or comm else f"process {pid}"
     if own:
-        return [
-            _of_request(f"{entry.requester.comm}[{pid}]" if entry.requester else subject, entry, records)
-            for entry in own
-        ]
+        return [_of_request(subject, "process", entry, records, look) for entry in own]
+    if not records.is_readable:
+        return [_unrecorded(subject, "process", records)]
     there = "" if comm or records.is_past else "there is none now, and "
     boot = "that boot" if records.is_past else "this boot"
     return [Answer(subject, "process", "unknown", f"{subject}: {there}no request of it is recorded in {boot}")]
 
 
-def of_alias(alias: str, records: Records) -> list[Answer]:
-    """Return the last decisions about an alias, one for each module."""
+def of_alias(alias: str, records: Records, look: Callable[[str], Module]) -> list[Answer]:
+    """Return the last decisions about an alias, one for each module. look: returns what is known of a module."""
     last = {entry.module: entry for entry in records.decisions if entry.alias == alias}
-    return [_of_request(alias, entry, records, "alias") for entry in last.values()]
+    return [_of_request(alias, "alias", entry, records, look) for entry in last.values()]
 
 
-def _of_request(subject: str, entry: Entry, records: Records, kind: Kind = "process") -> Answer:
-    answer = _recorded(entry.module, entry, records)
-    return Answer(
-        subject, kind, answer.code, answer.sentence, entry.module, entry, answer.start, (), (), answer.remedies
-    )
+def _of_request(subject: str, kind: Kind, entry: Entry, records: Records, look: Callable[[str], Module]) -> Answer:
+    """Return what was decided on a request, and what would change the next one."""
+    module = look(entry.module) if entry.module and not records.is_past else None
+    answer = _recorded(entry.module, entry, records, module)
+    if not entry.module and not records.is_past:
+        answer = replace(answer, remedies=tuple(remedies.after(entry.result, "")))
+    return replace(answer, subject=subject, kind=kind, needed=())
 
 
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -360,7 +425,7 @@ def _of_request(subject: str, entry: Entry, records: Records, kind: Kind = "proc
 def answer_object(answer: Answer) -> dict[str, object]:
     """Return an answer as JSON values, the format of `kmodd why --json` (docs/JOURNAL.md)."""
     start = answer.start
-    at = answer.at or (answer.entry.at if answer.entry else None)
+    lines = answer.lines or ([(answer.entry.at, answer.entry.rule)] if answer.entry and answer.entry.at else ())
     return {
         "subject": answer.subject,
         "kind": answer.kind,
@@ -371,7 +436,6 @@ def answer_object(answer: Answer) -> dict[str, object]:
         "needed_by": [{"module": name, "reason": reason} for name, reason in answer.needed],
         "kmodd": {"version": start.version or None, "pid": start.pid} if start else None,
         "suspects": list(answer.suspects),
-        "file": at.file if at else None,
-        "line": at.line if at else None,
-        "remedies": list(answer.remedies),
+        "lines": [{"file": at.file, "line": at.line, "rule": rule or None} for at, rule in lines],
+        "remedies": [{"text": each.text, "command": each.command or None} for each in answer.remedies],
     }

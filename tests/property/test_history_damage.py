@@ -49,7 +49,8 @@ def test_no_record_ends_an_answer(records: list[dict[str, object]], module: Modu
     known = Records(tuple(entries), past, readable)
     device = Device("/devices/x", "x", True, ("a",), "", "", (module,))
     found = [
-        of_module(module, known), *of_device(device, known), *of_process(7, "", known), *of_alias("a", known),
+        of_module(module, known), *of_device(device, known), *of_process(7, "", "", known, Module),
+        *of_alias("a", known, Module),
         *of_device(Device("/devices/x", "x", True, ("a",), "d", "a", (module,)), known),
         *of_device(Device("/devices/x", "x", False), known),
     ]  # fmt: skip

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kmodd.cli.why import answers_of
+from kmodd.cli.why_facts import Machine
+from kmodd.host.journalctl import Query, journal_records
+from kmodd.planning.history import entries_of
 from kmodd.planning.record import DEBUG, INFO
+from kmodd.planning.why import Records, answer_object
 from tests import program
 from tests.journal_files import BOOTS, record, write_journal, written
 from tests.rootfs import Said
@@ -20,10 +26,18 @@ BUS = "0000:01:00.0"
 START = record("f122", 0.5, KMODD_VERSION="0.9", KMODD_LOADED_BEFORE=["x", "autofs4"])
 
 
+def machine(folder: Path, level: int = INFO) -> World:
+    world = World(folder, log_level=level)
+    random = world.root / "proc/sys/kernel/random"
+    random.mkdir(parents=True)
+    (random / "boot_id").write_text("22222222-2222-2222-2222-222222222222\n")
+    return world
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """With the level of records that is the default."""
-    return World(tmp_path, log_level=INFO)
+    """With the level of records that is the default, in the boot of the journal's last records."""
+    return machine(tmp_path)
 
 
 def device(world: World, alias: str, name: str = BUS, driver: str = "", module: str = "") -> str:
@@ -45,10 +59,15 @@ def device(world: World, alias: str, name: str = BUS, driver: str = "", module: 
     return f"/sys/devices/{name}"
 
 
-def run(world: World, *words: str, before: tuple[dict[str, Any], ...] = ()) -> Said:
-    """What `kmodd why` says after all that the engine has recorded."""
+def journal(world: World, before: tuple[dict[str, Any], ...] = ()) -> str:
+    """Have all that the engine has recorded in the journal."""
     records = [*before, START, *(written(each, 2.0 + place) for place, each in enumerate(world.records))]
-    write_journal(world.root / "var/log/journal", records)
+    return write_journal(world.root / "var/log/journal", records)
+
+
+def run(world: World, *words: str, before: tuple[dict[str, Any], ...] = ()) -> Said:
+    """What `kmodd why` says of the system below the world's root."""
+    journal(world, before)
     return program.run(["why", "--root", str(world.root), *words], environment={"TZ": "UTC"})
 
 
@@ -58,13 +77,31 @@ def text(world: World, *words: str) -> str:
     return re.sub(r"; \d+ days ago", "", said.out.decode())
 
 
-def answers(world: World, *words: str, before: tuple[dict[str, Any], ...] = ()) -> list[dict[str, Any]]:
+def told(world: World, *words: str, before: tuple[dict[str, Any], ...] = ()) -> list[dict[str, Any]]:
+    """The objects that it prints."""
     return [json.loads(line) for line in run(world, "--json", *words, before=before).out.splitlines()]
 
 
-def answer(world: World, *words: str) -> dict[str, Any]:
-    (only,) = answers(world, *words)
+def answers(world: World, subject: str) -> list[dict[str, Any]]:
+    """The answers of the machine itself, with the commands that change them."""
+    facts = Machine(str(world.root))
+    facts.check()
+    with journal_records(Query(boot="0", directory=journal(world))) as lines:
+        records = Records(tuple(entries_of(lines)))
+    return [json.loads(json.dumps(answer_object(each))) for each in answers_of(subject, facts, records)]
+
+
+def answer(world: World, subject: str) -> dict[str, Any]:
+    (only,) = answers(world, subject)
     return only
+
+
+def commands(found: dict[str, Any]) -> list[str]:
+    return [each["command"] for each in found["remedies"] if each["command"]]
+
+
+def places(found: dict[str, Any]) -> list[tuple[str, int]]:
+    return [(each["file"], each["line"]) for each in found["lines"]]
 
 
 # ── what is there ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,6 +168,8 @@ def test_a_module_from_before_kmodd_says_who_can_have_loaded_it(world: World) ->
     assert "systemd itself, which loads it before any unit" in answer(world, "autofs4")["suspects"]
     found = answer(world, "c")
     assert (found["answer"], found["suspects"]) == ("elsewhere", [])
+    restarted = (record("f122", 0.2, KMODD_LOADED_BEFORE="x"),)
+    assert told(world, "autofs4", before=restarted)[0]["answer"] == "elsewhere", "not before the first start"
     assert "by another program" in found["sentence"]
 
 
@@ -146,19 +185,36 @@ def test_a_module_of_the_kernel_image(world: World) -> None:
 def test_a_blacklisted_module_has_its_line_and_what_changes_it(world: World) -> None:
     (world.root / "etc/modprobe.d/x.conf").write_text("# no\nblacklist c\n")
     world.reload()
-    found = answer(world, "c")  # nothing has asked yet: the plan says it
-    assert (found["answer"], found["file"], found["line"]) == ("blacklisted", "/etc/modprobe.d/x.conf", 2)
+    for plugged in (False, True):  # before a request the plan says it
+        if plugged:
+            world.plug("pci:v2", BUS)
+            world.settle()
+        found = answer(world, "c")
+        assert (found["answer"], places(found)) == ("blacklisted", [("/etc/modprobe.d/x.conf", 2)])
+        assert commands(found) == ["modprobe c", "sed -i '2s/^/#/' /etc/modprobe.d/x.conf"]
+    assert "      Line: /etc/modprobe.d/x.conf:2\n" in text(world, "c")
+
+
+def test_a_line_that_is_gone_is_not_told_as_present(world: World) -> None:
+    """Nor is another line edited that stands there now; an install command that also keeps it out has its line."""
+    file = world.root / "etc/modprobe.d/x.conf"
+    file.write_text("blacklist c\n")
+    world.reload()
     world.plug("pci:v2", BUS)
     world.settle()
+    file.write_text("options c debug=1\n")
     found = answer(world, "c")
-    assert (found["answer"], found["file"], found["line"]) == ("blacklisted", "/etc/modprobe.d/x.conf", 2)
-    assert found["remedies"] == [
-        "load it all the same: `modprobe c`",
-        "without that line: `sed -i '2s/^/#/' /etc/modprobe.d/x.conf`",
-    ]
-    shown = text(world, "c")
-    assert "      Line: /etc/modprobe.d/x.conf:2\n" in shown
-    assert "    Change: load it all the same: `modprobe c`\n" in shown
+    assert found["sentence"] == (
+        "c is not loaded; the last request was refused by /etc/modprobe.d/x.conf:1, which no longer says so"
+    )
+    assert commands(found) == ["modprobe c"]
+    file.write_text("options c debug=1\ninstall c /bin/false\nblacklist c\n")
+    found = answer(world, "c")
+    assert places(found) == [("/etc/modprobe.d/x.conf", 3), ("/etc/modprobe.d/x.conf", 2)]
+    assert commands(found) == [
+        "modprobe --ignore-install c", "sed -i '3s/^/#/' /etc/modprobe.d/x.conf",
+        "sed -i '2s/^/#/' /etc/modprobe.d/x.conf",
+    ]  # fmt: skip
 
 
 def test_a_denied_module_has_its_rule(world: World) -> None:
@@ -167,19 +223,49 @@ def test_a_denied_module_has_its_rule(world: World) -> None:
     world.settle()
     for subject in ("c", "4242", "pci:v2"):
         found = answer(world, subject)
-        assert (found["answer"], found["file"], found["line"]) == ("denied", "/etc/kmodd/policy.d/x.conf", 1)
-        assert found["record"]["rule"] == "deny request=pci:v2 uid=1000-"
-        assert found["remedies"] == [
-            "allow it: `echo 'allow request=pci:v2 uid=1000' >> /etc/kmodd/policy.d/10-local.conf && kmodd reload`",
-            "see the rules decide: `kmodd policy test pci:v2 --as 1000`",
-        ]
+        assert (found["answer"], places(found)) == ("denied", [("/etc/kmodd/policy.d/x.conf", 1)])
+        assert found["lines"][0]["rule"] == "deny request=pci:v2 uid=1000-"
+        assert commands(found)[1] == "kmodd policy test pci:v2 --as 1000"
+    rules = world.root / "etc/kmodd/policy.d"
+    (rules / "y.conf").write_text("deny orgin=request\n")
+    assert commands(answer(world, "c"))[0] == "kmodd policy check", "a mistake: no change is in force"
+    (rules / "y.conf").unlink()
+    (rules / "x.conf").write_text("# allowed since then\n")
+    found = answer(world, "c")
+    assert (found["answer"], commands(found)) == ("not_asked", ["modprobe c"])
+    assert commands(answer(world, "4242")) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["`touch PWN`", "$(touch PWN)", "x; touch PWN", "x' 'touch PWN", "-rf", "a\nb", "x\u202e"]
+)
+def test_no_name_of_a_user_reaches_a_shell(world: World, name: str) -> None:
+    """Every command is run by a shell, with each program replaced by one that does nothing."""
+    stubs = world.root / "stubs"
+    stubs.mkdir()
+    for each in ("modprobe", "kmodd", "depmod", "sed", "mkdir", "journalctl", "systemctl"):
+        (stubs / each).write_text(f'#!/bin/sh\necho "$@" >>{world.root}/ran\n')
+        (stubs / each).chmod(0o755)
+    alias = f"fs-{name.replace('PWN', str(world.root / 'pwn'))}" if name != "-rf" else name
+    world.set_rules("deny origin=request")
+    (world.modules / "modules.alias").write_text("alias fs-* c\nalias -* c\n")
+    world.reload()
+    world.ask(alias, pid=7)
+    world.settle()
+    (found,) = [each for each in answers(world, "7") if each["answer"] == "denied"]
+    assert commands(found)
+    for command in commands(found):
+        harmless = command.replace("/etc/kmodd/policy.d/", f"{world.root}/")
+        subprocess.run(["/bin/sh", "-c", harmless], env={"PATH": str(stubs)}, check=True)
+    assert not (world.root / "pwn").exists()
+    assert re.fullmatch(r"allow request=[A-Za-z0-9_:.+?/-]* uid=1000\n", (world.root / "10-local.conf").read_text())
 
 
 def test_the_seal_is_lifted_by_its_verb(world: World) -> None:
     world.seal()
     world.ask("c")
     world.settle()
-    assert answer(world, "c")["remedies"][0] == "lift the seal: `kmodd seal --undo`"
+    assert commands(answer(world, "c"))[0] == "kmodd seal --undo"
 
 
 @pytest.mark.parametrize("name", ["50-x.conf", "05-x.conf", "00-a.conf"])
@@ -191,10 +277,8 @@ def test_the_remedy_of_a_denial_is_a_rule_that_allows_it(world: World, name: str
     world.reload()
     world.ask("pci:v2")
     world.settle()
-    command = answer(world, "c")["remedies"][0]
-    found = re.fullmatch(r"allow it: `(.*) && kmodd reload`", command)
-    assert found
-    os.system(found[1].replace("/etc/", f"{world.root}/etc/"))
+    command = commands(answer(world, "c"))[0].removesuffix(" && kmodd reload")
+    subprocess.run(["sh", "-c", command.replace("/etc/", f"{world.root}/etc/")], check=True)
     world.reload()
     world.ask("pci:v2")
     world.settle()
@@ -202,21 +286,21 @@ def test_the_remedy_of_a_denial_is_a_rule_that_allows_it(world: World, name: str
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "remedy"),
+    ("line", "code", "command"),
     [
-        ("install c /bin/false", "blocked", "load it all the same: `modprobe --ignore-install c`"),
-        ("install c /bin/true", "blocked", "load it all the same: `modprobe --ignore-install c`"),
-        ("", "failed", "the options that it gets: `kmodd explain c`"),
+        ("install c /bin/false", "blocked", "modprobe --ignore-install c"),
+        ("install c /bin/true", "blocked", "modprobe --ignore-install c"),
+        ("", "failed", "kmodd explain c"),
     ],
 )
-def test_a_module_that_is_blocked_or_refused(world: World, line: str, code: str, remedy: str) -> None:
+def test_a_module_that_is_blocked_or_refused(world: World, line: str, code: str, command: str) -> None:
     (world.root / "etc/modprobe.d/x.conf").write_text(f"{line}\n")
     world.reload()
     world.refuse["c"] = 22
     world.plug("pci:v2", BUS)
     world.settle()
     found = answer(world, "c")
-    assert (found["answer"], found["remedies"][0]) == (code, remedy)
+    assert (found["answer"], commands(found)[0]) == (code, command)
     assert (found["record"]["errno"] == 22) == (code == "failed")
 
 
@@ -226,9 +310,20 @@ def test_a_missing_file_and_a_crash(world: World) -> None:
     world.plug("pci:v2", BUS)
     world.plug("pci:v1", "0000:02:00.0")
     world.settle()
-    assert (answer(world, "c")["answer"], answer(world, "b")["answer"]) == ("missing", "crashed")
-    assert "`depmod`" in answer(world, "c")["remedies"][0]
-    assert "`systemctl reboot`" in answer(world, "b")["remedies"][0]
+    found = answer(world, "c")
+    assert (found["answer"], commands(found)) == ("missing", ["depmod"])
+    found = answer(world, "b")
+    assert (found["answer"], commands(found)[0]) == ("crashed", "systemctl reboot")
+    world.add_files("c")
+    assert "which no longer is so" in answer(world, "c")["sentence"]
+
+
+def test_a_module_whose_dependency_failed_names_what_helps_that(world: World) -> None:
+    world.refuse["a"] = 8
+    world.plug("pci:v1", BUS)
+    world.settle()
+    found = answer(world, "b")
+    assert (found["answer"], commands(found)) == ("not_attempted", ["modinfo -F vermagic a"])
 
 
 def test_a_module_that_was_removed(world: World) -> None:
@@ -242,12 +337,14 @@ def test_a_module_that_was_removed(world: World) -> None:
     world.settle()
     world.live()
     found = answer(world, "c")
-    assert (found["answer"], found["remedies"]) == ("removed", ["load it: `modprobe c`"])
+    assert (found["answer"], commands(found)) == ("removed", ["modprobe c"])
     world.live("c")
     assert answer(world, "c")["answer"] == "elsewhere", "loaded again, and not by kmodd"
     found = answer(world, "a")
-    assert found["sentence"] == "a is not loaded: nothing has asked for it in this boot"
-    assert found["remedies"] == ["load it: `modprobe a`"]
+    assert found["sentence"] == "a is not loaded: no record of a request for it in this boot"
+    assert commands(found) == ["modprobe a"]
+    world.index(deps=["x.ko:"], aliases=[])
+    assert answer(world, "x")["sentence"] == "x was loaded before kmodd started, and was removed by another program"
 
 
 def test_an_unknown_name_gets_did_you_mean(world: World) -> None:
@@ -313,16 +410,41 @@ def test_a_device_without_a_driver_says_why_not(world: World) -> None:
     overridden = device(world, "pci:v2", "0000:03:00.0")
     (world.root / f"{overridden[1:]}/driver_override").write_text("vfio-pci\n")
     found = answer(world, BUS)
-    assert (found["answer"], found["file"], found["line"]) == ("blacklisted", "/etc/modprobe.d/x.conf", 1)
+    assert (found["answer"], places(found)) == ("blacklisted", [("/etc/modprobe.d/x.conf", 1)])
     assert found["sentence"].startswith(f"pci {BUS} has no driver: b is not loaded: blacklisted at")
     found = answer(world, "0000:02:00.0")
     assert (found["answer"], found["sentence"]) == (
         "nomatch", "pci 0000:02:00.0 has no driver: no module matches pci:v9",
     )  # fmt: skip
     found = answer(world, "0000:03:00.0")
-    assert (found["answer"], found["remedies"]) == (
-        "kept_out", ["clear it: `echo > /sys/devices/0000:03:00.0/driver_override`"],
-    )  # fmt: skip
+    bind = "echo 0000:03:00.0 > /sys/bus/pci/drivers_probe"
+    assert (found["answer"], commands(found)) == (
+        "kept_out",
+        [f"modprobe vfio-pci && {bind}", f"echo > /sys/devices/0000:03:00.0/driver_override && {bind}"],
+    )
+
+
+def test_a_device_that_its_loaded_module_does_not_bind_to(world: World) -> None:
+    """The last record is not the answer; nor is that of other hardware at the address, or of what is below."""
+    device(world, "pci:v2")
+    world.plug("pci:v2", BUS)
+    world.settle()
+    found = answer(world, BUS)
+    assert found["answer"] == "unbound"
+    assert found["sentence"] == (
+        f"pci {BUS} has no driver: c is loaded for {BUS}, but does not bind to it; the kernel's messages may say why"
+    )
+    world.order_removal("c")
+    world.settle()
+    world.live()
+    assert answer(world, BUS)["sentence"].startswith(f"pci {BUS} has no driver: Removed c in ")
+    (world.root / f"sys/devices/{BUS}/modalias").write_text("pci:v1\n")
+    found = answer(world, BUS)
+    assert (found["answer"], found["record"]) == ("not_asked", None)
+    (world.root / f"sys/devices/{BUS}/modalias").write_text("pci:v9\n")
+    world.plug("pci:v2", f"{BUS}/child")
+    world.settle()
+    assert answer(world, BUS)["answer"] == "nomatch"
 
 
 def test_a_device_that_is_gone_has_its_record(world: World) -> None:
@@ -345,24 +467,27 @@ def test_the_boot_before_is_told_by_the_journal_alone(world: World) -> None:
     earlier = (record("f122", 0.5, 0), written(world.records[0], 3.0, 0))
     world.records.clear()
     world.live()
-    (found,) = answers(world, "-b", "-1", "c", before=earlier)
+    (found,) = told(world, "-b", "-1", "c", before=earlier)
     assert (found["answer"], found["record"]["boot_id"], found["remedies"]) == ("loaded", BOOTS[0], [])
     said = run(world, "-b", "-1", "c", before=earlier).out.decode()
     assert f"      When: Tue 2023-11-14 22:13:23 UTC, boot {BOOTS[0]}\n" in said
-    (found,) = answers(world, "-b", "-1", "a", before=earlier)
+    (found,) = told(world, "-b", "-1", "a", before=earlier)
     assert (found["answer"], found["sentence"]) == ("unknown", "the journal of that boot has no record of a")
-    (found,) = answers(world, "c", before=earlier)
-    assert found["answer"] == "not_asked"
+    for words in ([], ["-b"], ["-b", BOOTS[1]], ["--boot="], ["-b", "22222222-2222-2222-2222-222222222222"]):
+        (found,) = told(world, *words, "c", before=earlier)
+        assert found["answer"] == "not_asked", words
 
 
-def test_the_current_boot_by_its_id_is_the_current_boot(world: World) -> None:
-    """Control: another id is that of a boot of which the journal alone knows."""
-    random = world.root / "proc/sys/kernel/random"
-    random.mkdir(parents=True)
-    for boot, code in (("22222222-2222-2222-2222-222222222222", "not_asked"), ("3" * 32, "unknown")):
-        (random / "boot_id").write_text(f"{boot}\n")
-        (found,) = answers(world, "-b", BOOTS[1], "c")
-        assert found["answer"] == code
+def test_a_journal_of_another_machine_is_not_mixed_with_this_one(world: World) -> None:
+    """With -D, its boot is another one: what this kernel has is no answer, and no command is named."""
+    world.plug("pci:v2", BUS)
+    world.settle()
+    (world.root / "proc/sys/kernel/random/boot_id").write_text("3" * 32)
+    world.live()
+    (found,) = told(world, "c")
+    assert (found["answer"], found["remedies"]) == ("loaded", [])
+    (found,) = told(world, "a")
+    assert found["answer"] == "unknown"
 
 
 def test_a_forged_record_is_no_answer(world: World) -> None:
@@ -381,7 +506,7 @@ def test_a_forged_record_is_no_answer(world: World) -> None:
 def test_the_level_of_the_records_changes_no_answer(tmp_path: Path) -> None:
     found = []
     for level in (INFO, DEBUG):
-        world = World(tmp_path / str(level), log_level=level)
+        world = machine(tmp_path / str(level), level)
         world.plug("pci:v1", BUS)
         world.settle()
         world.live("a", "b")
@@ -424,8 +549,32 @@ def test_without_a_module_tree_the_journal_answers(world: World) -> None:
 def test_a_journal_that_cannot_be_read_is_no_evidence(world: World) -> None:
     """Not "nothing has asked for it"."""
     world.live("c")
-    for subject, code in (("c", "unknown"), ("a", "not_asked")):
+    for subject, code in (("c", "unknown"), ("a", "not_asked"), ("812", "unknown"), ("/sys/devices/x", "unknown")):
         said = program.run(["why", "--root", str(world.root), "-D", "/nonexistent", "--json", subject])
         found = json.loads(said.out)
         assert (found["answer"], said.status) == (code, 1)
-        assert "which cannot be read" in found["sentence"]
+        assert "cannot be read" in found["sentence"]
+
+
+def test_modules_with_odd_names_and_forms(world: World) -> None:
+    """A number that is a module, a module's file, and its directory in /sys."""
+    world.index(deps=["842.ko:", "c.ko:"], aliases=[])
+    for subject, name in (("842", "842"), ("c.ko", "c"), ("./c.ko", "c"), ("/sys/module/c", "c")):
+        found = answer(world, subject)
+        assert (found["kind"], found["subject"]) == ("module", name)
+
+
+def test_a_reused_process_number_is_told_by_the_name(world: World) -> None:
+    world.ask("c", pid=4242)
+    world.settle()
+    assert answer(world, "asker[4242]")["answer"] == "loaded"
+    assert answer(world, "other[4242]")["answer"] == "unknown"
+
+
+def test_a_device_node_without_its_module(world: World) -> None:
+    """/dev/kvm is there from the boot on, and opening it has the kernel ask."""
+    (world.modules / "modules.devname").write_text("c x c10:232\n")
+    (world.modules / "modules.alias").write_text("alias char-major-10-232 c\n")
+    world.reload()
+    found = answer(world, "/dev/x")
+    assert (found["subject"], found["module"], found["answer"]) == ("/dev/x", "c", "not_asked")
