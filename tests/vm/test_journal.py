@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from xml.etree import ElementTree
 
 import pytest
 
@@ -65,6 +67,41 @@ def test_a_usb_stick_is_three_records_at_most(guest: Machine) -> None:
     inits = dict(each.split(":") for each in texts(loaded, "KMODD_INIT_USEC"))
     assert list(inits) == texts(loaded, "KMODD_MODULES")
     assert sum(map(int, inits.values())) <= int(text(loaded, "KMODD_DURATION_USEC"))
+
+
+def test_the_timeline_of_the_boot_has_its_loads(guest: Machine) -> None:
+    """As a picture and as text; what the boot waited for is marked, and blame begins with the slowest."""
+    loads = [json.loads(line) for line in guest.check("kmodd timeline --json", 120).splitlines()]
+    inits = {each["module"]: each["usec"] for load in loads for each in load["inits"]}
+    assert {"ahci", "i2c_i801"} <= set(inits)
+    assert any(load["awaited"] for load in loads)
+    picture = ElementTree.fromstring(guest.check("kmodd timeline", 120))
+    shown = "".join(picture.itertext())
+    assert all(load["module"] in shown for load in loads)
+    assert "#" in guest.check("kmodd timeline --text", 120)
+    rows = [json.loads(line) for line in guest.check("kmodd blame --json", 120).splitlines()]
+    assert rows[0]["usec"] == max(row["usec"] for row in rows) == max(inits.values())
+
+
+def test_monitors_of_root_and_of_users_have_each_decision(guest: Machine) -> None:
+    """What is left out for users, `tests/unit/daemon/test_monitors.py` shows."""
+    guest.check(
+        "for who in 0 65534; do systemd-run -q --unit=monitor$who --uid=$who -p StandardOutput=file:/tmp/monitor$who "
+        "kmodd monitor --json; done; "
+        "until [ $(busybox grep -c /run/kmodd/io.kmodd /proc/net/unix) -ge 3 ]; do busybox usleep 100000; done"
+    )
+    mark = guest.mark()
+    assert plug(guest, DEVICES["virtio-balloon-pci"]).faults() == []
+    guest.mark()
+    told = [text(record, "MESSAGE") for record in guest.journal.after(mark) if "KMODD_RESULT" in record]
+    assert told
+    for uid in (0, 65534):
+        objects = [json.loads(part) for part in guest.check(f"cat /tmp/monitor{uid}").split("\x1e")[1:]]
+        assert [each["message"] for each in objects] == told
+    assert json.loads(guest.check("kmodd status --json"))["readers_dropped"] == 0
+    guest.check("systemctl stop monitor0 monitor65534")
+    assert guest.run("kmodd wait nosuch").status == 1
+    assert guest.run("kmodd wait --timeout 0 --json pcnet32").status == 1, "a module that nothing loads now"
 
 
 def test_debug_is_on_when_it_is_set_and_off_again(guest: Machine) -> None:
