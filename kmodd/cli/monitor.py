@@ -58,8 +58,11 @@ def main(argv: list[str]) -> int:
         return NOT_RUNNING[0]
     except NotRunning as error:
         return not_running(VERB, error, path)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        VERB.complain("the daemon's reply is not one of io.kmodd.Monitor; is it of another version? Restart it")
+        return 1
     except Refused as refused:
-        VERB.complain("too many users monitor already" if refused.error == "io.kmodd.Busy" else str(refused))
+        VERB.complain("too many monitors run already" if refused.error == "io.kmodd.Busy" else str(refused))
         return 1
     return 0
 

@@ -91,7 +91,7 @@ class ControlHandler:
         self._waiting: list[tuple[Request, Connection]] = []
         self._waits = Waits(engine, socket)
         self._budget = CallBudget()
-        self._monitors = Monitors(socket, self._budget)
+        self._monitors = Monitors(socket, self._budget, root)
 
     def deadline(self, now: float) -> float | None:
         """When the first call times out, is looked after, or may be handled (monotonic, seconds); None: never."""

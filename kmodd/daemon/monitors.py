@@ -6,6 +6,7 @@ import json
 import time
 
 from kmodd.engine.events import Log
+from kmodd.host.config_files import secret_files
 from kmodd.host.varlink_server import Connection, ControlSocket
 from kmodd.planning.decision import public_record
 from kmodd.planning.record import Record
@@ -13,23 +14,27 @@ from kmodd.state.call_budget import CallBudget
 
 MAX_MONITORS = 16
 """Calls of users other than root at a time, as each record is work for each of them."""
+MAX_OF_USER = 4
+"""Calls of one user at a time."""
 
 
 class Monitors:
     """Holds the calls that get records."""
 
-    def __init__(self, socket: ControlSocket, budget: CallBudget) -> None:
-        """budget: the time that users may take, for this and for their other calls."""
+    def __init__(self, socket: ControlSocket, budget: CallBudget, root: str) -> None:
+        """budget: the time that users may take, for this and for their other calls. root: of the configuration."""
         self._socket = socket
         self._budget = budget
+        self._root = root
         self._missed: dict[Connection, int] = {}
         """Caller → records that it did not get since the last one, as the time of its user was used up."""
 
     def add(self, connection: Connection) -> None:
         """Send records to a caller from now on, or refuse that."""
         self._forget()
-        of_users = sum(other.uid != 0 for other in self._missed)
-        if connection.uid != 0 and of_users >= MAX_MONITORS:
+        users = [other.uid for other in self._missed if other.uid != 0]
+        is_full = len(users) >= MAX_MONITORS or users.count(connection.uid) >= MAX_OF_USER
+        if connection.uid != 0 and is_full:
             self._socket.refuse(connection, "Busy", {})
         else:
             self._missed[connection] = 0
@@ -49,13 +54,21 @@ class Monitors:
                 continue
             begin = time.thread_time()
             if uid not in texts:
-                record = public_record(log.record, log.about, log.subject, uid) if uid else log.record
-                texts[uid] = json.dumps(fields_of(record))
+                texts[uid] = json.dumps(fields_of(self._record_for(uid, log)))
             times = f'"realtime_usec": {time.time_ns() // 1000}, "monotonic_usec": {int(now * 1e6)}'
             parameters = f'{{{times}, "missed": {missed}, "fields": {texts[uid]}}}'
             self._socket.stream(connection, f'{{"continues": true, "parameters": {parameters}}}\0'.encode())
             self._missed[connection] = 0
             self._budget.spend(uid, time.thread_time() - begin, now)
+
+    def _record_for(self, uid: int, log: Log) -> Record:
+        if uid == 0 or log.about is None:
+            return log.record
+        return public_record(log.record, log.about, log.subject, uid, self._is_secret)
+
+    def _is_secret(self, file: str) -> bool:
+        """Return whether users cannot read a file; those without a directory are indexes, which are public."""
+        return file.startswith("/") and bool(secret_files([file], self._root))
 
     def _forget(self) -> None:
         """Forget callers that have disconnected."""

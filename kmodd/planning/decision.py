@@ -6,11 +6,20 @@ Modules that came as dependencies, or were there, are fields of that record; rec
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, replace
+from kmodd.errors import Where
 from kmodd.kernel.requester import Requester
 from kmodd.planning.outcome import Outcome, Result
+from kmodd.planning.plan import Reason
 from kmodd.planning.record import DEBUG, INFO, WARNING, Record, Subject, counted, priority_of, record_of
 from kmodd.planning.request import Request
 from kmodd.planning.sentence import foreign_part, sentence_of_load, sentence_of_removal, subject_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NOT_READABLE = Where("(not readable)", 0)
+"""In place of a line in a file that users cannot read."""
 
 _TROUBLES: tuple[Result, ...] = ("failed", "crashed", "stuck", "denied", "blocked", "missing", "not_removed")
 """Results of any module of a plan that have a record of their own, which is never debug."""
@@ -104,33 +113,40 @@ def detail_record(outcome: Outcome, subject: Subject) -> Record:
     return replace(record_of(outcome, 0, subject), priority=DEBUG)
 
 
-def public_record(record: Record, about: Decision | Outcome, subject: Subject, uid: int) -> Record:
+def public_record(
+    record: Record, about: Decision | Outcome, subject: Subject, uid: int, is_secret: Callable[[str], bool]
+) -> Record:
     """Return a record as a user other than root may read it.
 
-    Left out are processes of other users, commands and rules of the configuration, and what the kernel or a command has
-    said. record: as root reads it. about, subject: what it was made from.
+    Left out are processes of other users, commands and rules of the configuration, lines of files that this user cannot
+    read, and what the kernel or a command has said. record: as root reads it. about, subject: what it was made from.
+    is_secret: whether users cannot read a file.
     """
     if isinstance(about, Decision):
         shown = decision_record(
             replace(
                 about,
-                request=_public_request(about.request, uid),
-                outcomes=tuple(_public(outcome, uid) for outcome in about.outcomes),
+                request=_public_request(about.request, uid, is_secret),
+                outcomes=tuple(_public(outcome, uid, is_secret) for outcome in about.outcomes),
             ),
             subject,
         )
     else:
-        shown = record_of(_public(about, uid), 0, subject)
-    fields = tuple((name, value) for name, value in shown.fields if value)
+        shown = record_of(_public(about, uid, is_secret), 0, subject)
+    hidden = {("KMODD_FILE", str(_NOT_READABLE)), ("KMODD_LINE", "0")}
+    fields = tuple(field for field in shown.fields if field[1] and field not in hidden)
     repeated = next((int(value) for name, value in record.fields if name == "KMODD_REPEATED"), 0)
     return counted(replace(shown, fields=fields, priority=record.priority), repeated)
 
 
-def _public(outcome: Outcome, uid: int) -> Outcome:
+def _public(outcome: Outcome, uid: int, is_secret: Callable[[str], bool]) -> Outcome:
     """Return an outcome without what only root may read. A detail beside evidence may quote it."""
+    because, at = outcome.because, outcome.at
     return replace(
         outcome,
-        request=_public_request(outcome.request, uid),
+        request=_public_request(outcome.request, uid, is_secret),
+        because=Reason("asked", because.of) if because.at and is_secret(because.at.file) else because,
+        at=_NOT_READABLE if at and is_secret(at.file) else at,
         rule="" if outcome.at else outcome.rule,
         command="",
         detail="" if outcome.evidence else outcome.detail,
@@ -138,8 +154,10 @@ def _public(outcome: Outcome, uid: int) -> Outcome:
     )
 
 
-def _public_request(request: Request, uid: int) -> Request:
+def _public_request(request: Request, uid: int, is_secret: Callable[[str], bool]) -> Request:
     """Return a request without the process that made it, if that is another user's."""
+    if request.at and is_secret(request.at.file):
+        request = replace(request, at=None)
     who = request.requester
     if who is None or who.uid == uid:
         return request

@@ -30,8 +30,8 @@ def reply(
 
 
 @contextlib.contextmanager
-def daemon_of(folder: Path, replies: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A daemon that sends these replies to one caller, in pieces of ten bytes, and ends."""
+def daemon_of(folder: Path, replies: Sequence[dict[str, Any] | bytes]) -> Iterator[str]:
+    """A daemon that sends these replies, as objects or bytes, to one caller, in pieces of ten bytes, and ends."""
     path = str(folder / "io.kmodd")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(path)
@@ -45,7 +45,9 @@ def daemon_of(folder: Path, replies: Sequence[dict[str, Any]]) -> Iterator[str]:
             while not call.endswith(b"\0"):
                 call += caller.recv(1024)
             assert json.loads(call[:-1]) == {"method": "io.kmodd.Monitor", "parameters": {}, "more": True}
-            data = b"".join(json.dumps(each).encode() + b"\0" for each in replies)
+            data = b"".join(
+                (each if isinstance(each, bytes) else json.dumps(each).encode()) + b"\0" for each in replies
+            )
             with contextlib.suppress(ConnectionError):
                 for start in range(0, len(data), 10):
                     caller.sendall(data[start : start + 10])
@@ -120,12 +122,19 @@ def test_it_ends_when_its_output_has_no_reader(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [("io.kmodd.Busy", "too many users monitor already"), ("io.kmodd.Other", "io.kmodd.Other")],
+    [("io.kmodd.Busy", "too many monitors run already"), ("io.kmodd.Other", "io.kmodd.Other")],
 )
 def test_a_refusal(tmp_path: Path, error: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with daemon_of(tmp_path, [{"error": error, "parameters": {}}]) as path:
         assert monitor.main(["--socket", path]) == 1
     assert capsys.readouterr().err == f"kmodd monitor: {said}\n"
+
+
+@pytest.mark.parametrize("text", [b"nonsense", b'{"parameters": {"fields": {}}}', b"[]", b'{"parameters": 5}', b"\xff"])
+def test_a_reply_that_is_none_of_this_version(tmp_path: Path, text: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    with daemon_of(tmp_path, [text]) as path:
+        assert monitor.main(["--socket", path]) == 1
+    assert capsys.readouterr().err.startswith("kmodd monitor: the daemon's reply is not one of io.kmodd.Monitor")
 
 
 def test_without_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

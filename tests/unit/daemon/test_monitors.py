@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kmodd.daemon.monitors import MAX_MONITORS
+from kmodd.daemon.monitors import MAX_MONITORS, MAX_OF_USER
 from kmodd.engine.events import Log
 from kmodd.host.varlink_server import MAX_BEHIND, ControlSocket
 from kmodd.planning.decision import Decision
@@ -129,6 +129,34 @@ def test_users_learn_no_commands(world: World, control: ControlSocket, server: C
     assert (shown["KMODD_FILE"], shown["KMODD_LINE"]) == (seen["KMODD_FILE"], seen["KMODD_LINE"])
 
 
+def test_users_learn_no_line_of_a_file_that_they_cannot_read(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    """The control: they learn it while the file's mode lets them."""
+    root, other = Caller(control), Caller(control)
+    server.subscribe(root)
+    server.subscribe(other, NOBODY)
+    path = world.root / "etc/modprobe.d/x.conf"
+    for folder in (path.parent, *path.parents):
+        if folder.is_relative_to(world.root):
+            folder.chmod(0o755)
+    path.write_text("alias topsecret-* c\nblacklist a\n")
+    for mode, secret in ((0o600, True), (0o644, False)):
+        path.chmod(mode)
+        world.live()
+        world.state.system.drop_loaded()
+        world.reload()
+        world.ask("topsecret-1", uid=5)
+        world.plug("pci:v1")
+        world.settle()
+        seen, shown = fields_of(root), fields_of(other)
+        assert "x.conf" in json.dumps(seen)
+        assert "topsecret_*" in json.dumps(seen)
+        assert len(shown) == len(seen) > 0
+        assert ("x.conf" in json.dumps(shown)) is not secret
+        assert ("topsecret_*" in json.dumps(shown)) is not secret
+
+
 @pytest.mark.parametrize("name", ["KMODD_COMMAND_OUTPUT", "KMODD_KERNEL_LOG", "KMODD_STACK", "KMODD_VERDICT"])
 def test_users_learn_no_evidence(server: ControlServer, control: ControlSocket, name: str) -> None:
     root, other = Caller(control), Caller(control)
@@ -216,6 +244,15 @@ def test_users_have_a_number_of_streams_and_root_has_no_limit(control: ControlSo
     control.drop(callers[0].connection)
     server.subscribe(callers[-1])
     assert not is_answered(callers[-1]), "a place is free again"
+
+
+def test_one_user_does_not_take_all_streams(control: ControlSocket, server: ControlServer) -> None:
+    greedy, other = [Caller(control) for _ in range(MAX_OF_USER + 1)], Caller(control)
+    for caller in greedy:
+        server.subscribe(caller, 1000)
+    server.subscribe(other, 1001)
+    assert [is_answered(caller) for caller in greedy] == [False] * MAX_OF_USER + [True]
+    assert not is_answered(other)
 
 
 class Spent:
