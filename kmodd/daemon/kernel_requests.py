@@ -59,7 +59,8 @@ class KernelRequests:
         for asked in self._socket.receive():
             requester = self._trace.match(asked.name) if self._trace else None
             is_ambiguous = self._trace is not None and self._trace.was_ambiguous
-            request = Request(asked.name, "request", requester=requester, ambiguous=is_ambiguous)
+            candidates = self._trace.candidates if self._trace else ()
+            request = Request(asked.name, "request", requester=requester, ambiguous=is_ambiguous, candidates=candidates)
             self._waiting.append((request, asked))
             requests.append(request)
         if gone := self._socket.gone():

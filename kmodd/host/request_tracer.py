@@ -141,6 +141,11 @@ class ModuleRequests:
         """The last `match` found no requester because several had asked for the name at the same time."""
         return self._open.was_ambiguous
 
+    @property
+    def candidates(self) -> tuple[Requester, ...]:
+        """Those of whom one is the requester then; empty: none is known, one of them is not, or they are too many."""
+        return self._open.candidates
+
     def drain(self) -> None:
         """Read the events since the last call and identify their requesters. Never raises."""
         now, until = _now_ns(), time.monotonic() + _PATIENCE

@@ -20,6 +20,8 @@ LATEST_NS: Final = 60_000_000_000
 disk hangs."""
 MAX_REQUESTS: Final = 1024
 """Maximum number of open requests. The kernel runs at most 50 helpers at a time (kernel/module/kmod.c)."""
+MAX_CANDIDATES: Final = 16
+"""Maximum number of different requesters that policy judges for one request."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,8 @@ class OpenRequests:
         self._blind_until_ns = 0
         self.was_ambiguous = False
         """The last `match` found no requester because several had asked for the name."""
+        self.candidates: tuple[Requester, ...] = ()
+        """Those of whom one is the requester then; empty: none is known, one of them is not, or they are too many."""
 
     def __len__(self) -> int:
         return self._count
@@ -78,7 +82,7 @@ class OpenRequests:
         If several requesters differ only in PID and comm, the result is the oldest.
         """
         self._drop_old(now_ns)
-        self.was_ambiguous = False
+        self.was_ambiguous, self.candidates = False, ()
         open_requests = self._names.get(name)
         if open_requests is None:
             return None
@@ -86,6 +90,8 @@ class OpenRequests:
         before = len(open_requests.requests)
         if who is None:
             self.was_ambiguous = before > 1
+            if self.was_ambiguous and now_ns >= self._blind_until_ns:
+                self.candidates = _candidates(open_requests)
             open_requests.close_one()
         else:
             del open_requests.requests[0]
@@ -114,6 +120,16 @@ def _common_requester(open_requests: _OpenByName) -> Requester | None:
         return None
     oldest, *others = (who for _, who in open_requests.requests)
     return oldest if all(_comparable(who) == _comparable(oldest) for who in others) else None
+
+
+def _candidates(open_requests: _OpenByName) -> tuple[Requester, ...]:
+    """Return one requester for each that differs in more than PID and comm; empty: one is unknown, or too many."""
+    found: dict[Requester, Requester] = {}
+    for event, who in open_requests.requests:
+        if who is None or not event.wait:
+            return ()
+        found.setdefault(replace(who, pid=0, comm=""), who)
+    return tuple(found.values()) if len(found) <= MAX_CANDIDATES else ()
 
 
 def _comparable(who: Requester | None) -> Requester | None:

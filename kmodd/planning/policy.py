@@ -101,6 +101,16 @@ class PolicyDecision:
 
 
 ALLOWED: Final = PolicyDecision("allow")
+
+
+def strictest(decisions: Sequence[PolicyDecision]) -> PolicyDecision:
+    """Return the first decision that refuses, else the first other one than a plain allow, else the first."""
+    return next(
+        (each for each in decisions if each.verdict == "deny"),
+        next((each for each in decisions if each.verdict != "allow"), decisions[0]),
+    )
+
+
 """No rule matched, or policy is off."""
 
 

@@ -75,6 +75,8 @@ class Request:
     """request: the process that made the kernel ask; None: unknown."""
     ambiguous: bool = False
     """request: the process is unknown because several asked for the name at the same time."""
+    candidates: tuple[Requester, ...] = ()
+    """ambiguous: these processes, if all are known; it is allowed if it is for each of them."""
     again: bool = False
     """Whether this is a retry."""
     since: float = 0.0

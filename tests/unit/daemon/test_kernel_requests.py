@@ -31,6 +31,7 @@ class Trace:
         self.who: dict[str, Requester] = {}
         self.asked: list[str] = []
         self.was_ambiguous = False
+        self.candidates: tuple[Requester, ...] = ()
 
     def match(self, name: str) -> Requester | None:
         self.asked.append(name)

@@ -8,7 +8,8 @@ import pytest
 
 from kmodd.engine.events import PolicyMarks
 from kmodd.host.config_files import settings_directories
-from tests.world import World, results
+from kmodd.planning.request import Request
+from tests.world import World, requester, results
 
 
 def test_a_seal_holds_for_plans_made_before_it(world: World) -> None:
@@ -37,6 +38,29 @@ def test_new_rules_hold_for_plans_made_under_the_old_ones(world: World) -> None:
     assert world.calls == ["a"]
     assert world.records[-1].message == "Denied b for asker[812] uid 1000: x.conf:1"
     assert ("KMODD_RULE", "deny origin=request module=b") in world.records[-1].fields
+
+
+@pytest.mark.parametrize(
+    ("uids", "rules", "is_loaded"),
+    [
+        ((0, 0), ["deny uid=!0"], True),
+        ((0, 1000), ["deny uid=!0"], False),
+        ((1000, 0), ["deny uid=!0"], False),
+        ((1000, 1001), ["allow uid=1000", "deny *"], False),
+        ((1000, 1001), ["allow uid=1000,1001", "deny *"], True),
+        ((), ["deny uid=!0"], False),
+    ],
+)
+def test_one_of_several_processes_may_what_each_of_them_may(
+    world: World, uids: tuple[int, ...], rules: list[str], is_loaded: bool
+) -> None:
+    """Without candidates the process is unknown, which is not root."""
+    world.set_rules(*rules)
+    candidates = tuple(requester(pid, uid) for pid, uid in enumerate(uids, 400))
+    world.queue(Request("c", "request", ambiguous=True, candidates=candidates))
+    world.settle()
+    assert world.calls == (["c"] if is_loaded else [])
+    assert dict(world.records[-1].fields)["KMODD_REQUESTER_AMBIGUOUS"] == "yes"
 
 
 def test_each_of_many_devices_is_judged_and_sixteen_are_recorded(world: World) -> None:

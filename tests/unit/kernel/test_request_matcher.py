@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmodd.dataclass import replace
 from kmodd.kernel.ftrace import ModuleRequested
-from kmodd.kernel.request_matcher import LATEST_NS, MAX_REQUESTS, OpenRequests
+from kmodd.kernel.request_matcher import LATEST_NS, MAX_CANDIDATES, MAX_REQUESTS, OpenRequests
 from kmodd.kernel.requester import Requester
 
 ALICE = Requester(100, "sh", "/usr/bin/sh", 1000, 1000, "/user.slice/s", "session-1.scope", False)
@@ -42,6 +42,27 @@ def test_equal_requesters_are_matched_in_order() -> None:
     other = replace(ALICE, pid=101, comm="bash")
     requests = opened(ALICE, other)
     assert [requests.match("net-pf-9", NOW) for _ in range(3)] == [ALICE, other, None]
+
+
+def test_the_candidates_are_those_that_differ_if_all_are_known() -> None:
+    other = replace(ALICE, pid=101, comm="bash")
+    requests = opened(ALICE, ROOT, other)
+    for _ in range(2):  # one of them is over then, but which?
+        assert requests.match("net-pf-9", NOW) is None
+        assert requests.candidates == (ALICE, ROOT)
+    add(requests, None)
+    assert no_candidates(requests)
+    assert no_candidates(opened(ALICE, ROOT, wait=False))
+    lost = opened(ALICE, ROOT)
+    lost.lost(NOW)
+    assert no_candidates(lost)
+    assert no_candidates(opened(*(replace(ALICE, uid=number) for number in range(MAX_CANDIDATES + 1))))
+    assert not no_candidates(opened(*(replace(ALICE, uid=number) for number in range(MAX_CANDIDATES))))
+
+
+def no_candidates(requests: OpenRequests) -> bool:
+    assert requests.match("net-pf-9", NOW) is None
+    return requests.candidates == ()
 
 
 def test_different_requesters_of_one_name_are_unknown_until_all_helpers_arrive() -> None:
