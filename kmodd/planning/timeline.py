@@ -176,7 +176,10 @@ def _marked(loads: Sequence[Load], done: int) -> tuple[Load, ...]:
 
 def _before(load: Load, loads: Sequence[Load]) -> Load | None:
     """Return the load that this one waited for; None: it waited for none."""
-    ended = [other for other in loads if load.begin < other.end <= load.start + _AT_ONCE and other.start < load.start]
+    ended = [
+        other for other in loads
+        if other.start < load.start and load.begin < other.end <= load.start + _lateness(other)
+    ]  # fmt: skip
     if ended:
         return max(ended, key=lambda other: other.end)
     parents = [
@@ -184,6 +187,11 @@ def _before(load: Load, loads: Sequence[Load]) -> Load | None:
         if other.device and load.device.startswith(f"{other.device}/") and other.start < load.begin
     ]  # fmt: skip
     return max(parents, key=lambda other: other.end, default=None)
+
+
+def _lateness(load: Load) -> int:
+    """Return how much later than it was the end of a load may be on record, in µs: when its last reply was read."""
+    return max(_AT_ONCE, (load.end - load.start) // 8)
 
 
 def waited_meanwhile(

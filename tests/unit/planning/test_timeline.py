@@ -87,6 +87,18 @@ def test_the_boot_waited_for_the_chain_that_ends_last() -> None:
     assert awaited(*chain, beside, short) == {"a", "b", "c"}
 
 
+def test_a_load_may_begin_before_the_end_of_the_one_before_is_on_record() -> None:
+    """On a slow machine, replies are read late: a long load in between was no gap."""
+    loads = [
+        Loaded("first", 1, 0, 100, device=f"{PCI}/a"), Loaded("long", 1, 100, 1000, device=f"{PCI}/b"),
+        Loaded("last", 1, 1080, 50, device=f"{PCI}/c"),
+    ]  # fmt: skip
+    assert awaited(*loads) == {"first", "long", "last"}
+    beside = Loaded("beside", 1, 100, 2000, device=f"{PCI}/d")
+    assert awaited(*loads, beside) == {"first", "beside"}, "the control: it ends last"
+    assert awaited(*loads[::2], beside, done=1140) == {"first", "last"}, "what goes on for long was not waited for"
+
+
 def test_a_device_behind_another_one_was_awaited_with_it() -> None:
     """Its event came when the driver of its parent had found it."""
     host = Loaded("xhci_pci", 0, 0, 100, device=f"{PCI}/0000:00:14.0")
