@@ -56,7 +56,7 @@ STOPS: Final = (
     Stop(
         "A USB stick is plugged in",
         "A line says what, for what, how long, and with what. `-o verbose` shows the fields.",
-        ("journalctl -t kmodd -b -o cat -n 2", "kmodd why usb_storage"),
+        ("journalctl -t kmodd -b -o cat -n 3", "kmodd why usb_storage"),
         act="plug",
     ),
     Stop(
