@@ -46,7 +46,8 @@ def forbid() -> str:
     Returns why that is not possible, as a sentence: without PR_SET_NO_NEW_PRIVS and CAP_SYS_ADMIN, or on a machine with
     system calls unknown here; empty: it is done. Raises nothing.
     """
-    native = _NATIVE.get(os.uname().machine)
+    # uname(2) has the kernel's machine. A program of 32 bits on it has other numbers, and would be refused every call.
+    native = _NATIVE.get(os.uname().machine) if struct.calcsize("P") == 8 else None
     code = errno.ENOSYS
     if native is not None:
         program = _program(*native)

@@ -101,6 +101,7 @@ class PolicyDecision:
 
 
 ALLOWED: Final = PolicyDecision("allow")
+"""No rule matched, or policy is off."""
 
 
 def strictest(decisions: Sequence[PolicyDecision]) -> PolicyDecision:
@@ -109,9 +110,6 @@ def strictest(decisions: Sequence[PolicyDecision]) -> PolicyDecision:
         (each for each in decisions if each.verdict == "deny"),
         next((each for each in decisions if each.verdict != "allow"), decisions[0]),
     )
-
-
-"""No rule matched, or policy is off."""
 
 
 class Policy:

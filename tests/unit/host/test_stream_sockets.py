@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,10 @@ def test_a_machine_of_unknown_numbers_is_told(monkeypatch: pytest.MonkeyPatch) -
     """The daemon logs the sentence as a warning, and goes on."""
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "x", "6.1", "#1", "mips64")))
     assert "Function not implemented; the daemon can still create them" in stream_sockets.forbid()
+
+
+def test_a_python_of_32_bits_forbids_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's machine is x86_64 all the same; the filter would refuse the numbers of 32 bits, exit_group too."""
+    monkeypatch.setattr("kmodd.host.stream_sockets.struct.calcsize", lambda what: 4)
+    assert stream_sockets.forbid().startswith("Failed to forbid new stream sockets: Function not implemented")
+    socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).close()
