@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ class Setting:
         """The kept former value, or None."""
         path = self.root / "run/kmodd.modprobe"
         return path.read_text() if path.exists() else None
+
+    def upgrade(self, former: Callable[[Path], object]) -> None:
+        """Have the helper set by an earlier version, which kept the former value in /run/kmodd; `former` writes it."""
+        self("set")
+        (self.root / "run/kmodd.modprobe").unlink()
+        former(self.run / "kernel.modprobe")
 
     def systemd(self, job: str = "", system: str = "running", unit: str = "active") -> None:
         """Set the answers of systemctl."""
@@ -259,6 +266,88 @@ def test_restore_keeps_an_enforced_policy(setting: Setting) -> None:
     assert setting.value == str(setting.helper)
     setting("unset")
     assert setting.value == "/sbin/modprobe"
+
+
+# ── the former value of an earlier version, in /run/kmodd ────────────────────────────────────────────────────────────
+
+
+def _content(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+def _a_link(path: Path) -> None:
+    target = path.parents[1] / "target"
+    target.write_text("/usr/sbin/modprobe\n")
+    path.symlink_to(target)
+
+
+FORMER = {
+    "/sbin/modprobe": (_content(b"/sbin/modprobe\n"), "/sbin/modprobe", True),
+    "/usr/sbin/modprobe": (_content(b"/usr/sbin/modprobe\n"), "/usr/sbin/modprobe", True),
+    "another path": (_content(b"/run/kmodd/evil\n"), "/sbin/modprobe", False),
+    "another line": (_content(b"/usr/sbin/modprobe\n/run/kmodd/evil\n"), "/sbin/modprobe", False),
+    "a longer path": (_content(b"/usr/sbin/modprobe/../../../run/kmodd/evil\n"), "/sbin/modprobe", False),
+    "a pattern": (_content(b"/*/modprobe\n"), "/sbin/modprobe", False),
+    "empty": (_content(b""), "/sbin/modprobe", False),
+    "a binary": (_content(b"\x7fELF\0\xff" * 10000), "/sbin/modprobe", False),
+    "a link": (_a_link, "/sbin/modprobe", False),
+    "a link to nothing": (lambda path: path.symlink_to("/nothing"), "/sbin/modprobe", False),
+    "a folder": (Path.mkdir, "/sbin/modprobe", False),
+    "a pipe": (os.mkfifo, "/sbin/modprobe", False),
+}
+"""What writes the old file, the value that is restored, and whether it is that of the file."""
+
+
+@pytest.mark.parametrize(("former", "value", "trusted"), FORMER.values(), ids=FORMER)
+@pytest.mark.parametrize("verbs", [["unset"], ["set", "unset"], ["restore"]], ids=str)
+def test_what_an_earlier_version_kept_is_restored(
+    setting: Setting, former: Callable[[Path], object], value: str, trusted: bool, verbs: list[str]
+) -> None:
+    """The daemon, which is not trusted, can write there: anything but a path of modprobe is replaced by Debian's."""
+    setting.upgrade(former)
+    setting.systemd(unit="failed")
+    said = [setting(verb) for verb in verbs]
+    assert ("of an earlier version does not contain the path of modprobe: using /sbin/modprobe" in said[0]) != trusted
+    assert (setting.value, setting.former) == (value, None)
+    old = setting.run / "kernel.modprobe"
+    assert old.is_dir() or (not os.path.lexists(old) and not any(said[1:]))
+    target = setting.root / "run/target"
+    assert not target.exists() or target.read_text() == "/usr/sbin/modprobe\n"
+
+
+def test_an_upgrade_under_an_enforced_policy_keeps_it(setting: Setting) -> None:
+    setting.upgrade(_content(b"/usr/sbin/modprobe\n"))
+    setting.close()
+    setting.systemd("restart")
+    assert "requests for modules are refused" in setting("unset", "success")
+    assert (setting.value, setting.former) == (str(setting.helper), "/usr/sbin/modprobe\n")
+    assert setting("set") == ""
+    setting.systemd("stop")
+    assert "no longer enforced" in setting("unset", "success")
+    assert setting.value == "/usr/sbin/modprobe"
+
+
+def test_a_copy_of_the_former_value_is_not_the_daemons_file(setting: Setting) -> None:
+    """A file that is moved could be written through another link or an open descriptor."""
+    setting.upgrade(_content(b"/usr/sbin/modprobe\n"))
+    other = setting.run / "other"
+    os.link(setting.run / "kernel.modprobe", other)
+    setting("set")
+    other.write_text("/run/kmodd/evil\n")
+    setting("unset")
+    assert setting.value == "/usr/sbin/modprobe"
+
+
+@pytest.mark.parametrize("now", ["/opt/modprobe", ""])
+def test_a_fake_of_an_old_value_changes_no_value_of_others(setting: Setting, now: str) -> None:
+    setting("set")
+    (setting.run / "kernel.modprobe").write_text("/run/kmodd/evil\n")
+    setting("unset")
+    assert setting.value == "/sbin/modprobe", "the value that is kept in the new place comes first"
+    (setting.run / "kernel.modprobe").write_text("/usr/sbin/modprobe\n")
+    setting.value = now
+    assert setting("unset") == ""
+    assert (setting.value, setting.former) == (now, None)
 
 
 def test_a_wrong_verb_prints_the_usage(setting: Setting) -> None:

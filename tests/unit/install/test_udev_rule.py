@@ -17,6 +17,7 @@ class Rule:
         self.root = folder / "root"
         self.link = self.root / "run/udev/rules.d/80-drivers.rules"
         self.mark = self.root / "run/kmodd.udev-rule"
+        self.old_mark = self.root / "run/kmodd/udev-rule-masked"
         self.calls = folder / "calls"
         self._programs = folder / "bin"
         self._programs.mkdir()
@@ -180,6 +181,56 @@ def test_restore_does_nothing_while_kmodd_runs(rule: Rule) -> None:
     assert "nothing to restore" in rule("restore")
     assert os.readlink(rule.link) == "/dev/null"
     assert rule.called() == []
+
+
+# ── the mark of an earlier version, in /run/kmodd ────────────────────────────────────────────────────────────────────
+
+
+def _binary(path: Path) -> None:
+    path.write_bytes(b"\0\x7fELF\xff" * 1000)
+
+
+def _a_link(path: Path) -> None:
+    path.symlink_to(path.parents[1] / "linked")
+
+
+def _another_path(path: Path) -> None:
+    path.write_text("/etc/udev/rules.d\n")
+
+
+OLD_MARKS = [Path.touch, _binary, _a_link, _another_path, Path.mkdir]
+
+
+@pytest.fixture(params=OLD_MARKS)
+def upgraded(rule: Rule, request: pytest.FixtureRequest) -> Rule:
+    """Masked by an earlier version, whose mark the daemon may have replaced; of that mark, existence alone counts."""
+    rule("mask")
+    rule.called()
+    rule.mark.unlink()
+    rule.old_mark.parent.mkdir()
+    request.param(rule.old_mark)
+    return rule
+
+
+@pytest.mark.parametrize("verbs", [["unmask"], ["restore"], ["mask", "unmask"], ["unmask", "mask", "unmask"]], ids=str)
+def test_what_an_earlier_version_masked_is_unmasked(upgraded: Rule, verbs: list[str]) -> None:
+    copy = compat(upgraded)
+    for verb in verbs:
+        assert "not kmodd's" not in upgraded(verb)
+        assert os.path.lexists(upgraded.link) == (verb == "mask")
+        assert upgraded.called()[0] == RELOAD
+    assert not copy.exists()
+    assert not os.path.lexists(upgraded.mark)
+    assert upgraded.old_mark.is_dir() or not os.path.lexists(upgraded.old_mark)
+    assert not (upgraded.root / "run/linked").exists(), "nothing is written through a link of the daemon's"
+
+
+def test_an_old_mark_gives_away_no_file_of_others(upgraded: Rule) -> None:
+    upgraded.link.unlink()
+    upgraded.link.write_text("own\n")
+    assert "not kmodd's" in upgraded("mask")
+    upgraded("unmask")
+    assert upgraded.link.read_text() == "own\n"
 
 
 def test_wrong_usage(rule: Rule) -> None:
