@@ -79,8 +79,8 @@ STOPS: Final = (
     Stop("The daemon", "", ("kmodd status",)),
     Stop(
         "What would happen",
-        "`kmodd explain` plans without loading. It takes a module, an alias, a device or a request of the kernel; what\n"
-        "is loaded already needs no step.",
+        "`kmodd explain` plans without loading. It takes a module, an alias, a device or a request of the kernel;\n"
+        "what is loaded already needs no step.",
         ("kmodd explain usb_storage", "kmodd explain pci:v00008086d00001521sv*sd*bc02sc00i00", "kmodd lint"),
     ),
 )
