@@ -45,6 +45,11 @@ def duration(usec: int) -> str:
     return f"{big}{unit} {small}{part}" if small else f"{big}{unit}"
 
 
+def count_of(number: int, noun: str) -> str:
+    """Format a number of things for a message: `1 load`, `2 loads`. noun: in the singular, its plural with -s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def escaped_end(raw: bytes, limit: int) -> str:
     r"""Return the end of what a program wrote as one line of printable text, for a journal field or a message.
 

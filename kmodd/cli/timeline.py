@@ -10,13 +10,13 @@ from kmodd.cli.terminal import Colour, columns_of, paint, show
 from kmodd.cli.timeline_svg import draw, omission_of, rows_of, summary_of, title_of
 from kmodd.cli.verb import JSON, ROOT, Given, Option, Verb
 from kmodd.planning.timeline import Load, Timeline, timeline_of
-from kmodd.text import duration, printable
+from kmodd.text import count_of, duration, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-STATUS = ((0, "done"), (1, "no loads are on record, or the journal cannot be read"))
+STATUS = ((0, "done"), (1, "no loads before the end of coldplug are on record, or the journal cannot be read"))
 
 VERB = Verb(
     "timeline",
@@ -65,7 +65,12 @@ def read_timeline(verb: Verb, given: Given) -> Timeline | None:
         return None
     timeline = timeline_of(entry for entry in entries if entry.boot == entries[-1].boot)
     if not timeline.loads:
-        verb.complain("no loads of that boot are on record")
+        later = count_of(timeline.later, "load")
+        verb.complain(
+            f"no loads of that boot before the end of coldplug, {later} after it; `kmodd history` shows them"
+            if timeline.later
+            else "no loads of that boot are on record"
+        )
         return None
     return timeline
 

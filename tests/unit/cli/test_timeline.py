@@ -196,3 +196,14 @@ def test_without_records_the_answer_is_no(verb: object, tmp_path: Path, capsys: 
     main = timeline.main if verb is timeline else blame.main
     assert main(machine(tmp_path, [])) == 1
     assert capsys.readouterr().err.endswith(": no loads of that boot are on record\n")
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "1 load after it"), (2, "2 loads after it")])
+def test_loads_after_coldplug_alone_are_counted(tmp_path: Path, number: int, said: str) -> None:
+    """They are on record, but not of those that are shown."""
+    loads = [Loaded(f"usb{each}", 5000, 0, 30, device=f"{PCI}/usb{each}") for each in range(number)]
+    options = ["-D", write_journal(tmp_path / "journal", boot(loads, done=200)), "--root", str(tmp_path)]
+    for verb in ("timeline", "blame"):
+        shown = program.run([verb, *options])
+        assert (shown.status, shown.out) == (1, b"")
+        assert f": no loads of that boot before the end of coldplug, {said}; `kmodd history`" in shown.err.decode()
