@@ -22,6 +22,8 @@ class Loaded:
     """Path /devices/…; empty: of the boot list."""
     name: str = ""
     result: str = "loaded"
+    source: str = ""
+    """KMODD_SOURCE; empty: coldplug for a device, else boot."""
 
 
 def boot(loads: Sequence[Loaded], done: int = 0, number: int = 1) -> list[Fields]:
@@ -31,7 +33,7 @@ def boot(loads: Sequence[Loaded], done: int = 0, number: int = 1) -> list[Fields
         own = load.took - sum(duration for _, duration in load.needed)
         modules = (*load.needed, (load.module, own))
         fields: dict[str, str | Sequence[str]] = {
-            "KMODD_RESULT": load.result, "KMODD_SOURCE": "coldplug" if load.device else "boot",
+            "KMODD_RESULT": load.result, "KMODD_SOURCE": load.source or ("coldplug" if load.device else "boot"),
             "KMODD_MODULE": load.module, "KMODD_ALIAS": f"x:{load.module}", "KMODD_REQUEST_ID": str(request),
             "KMODD_DURATION_USEC": str(load.took * 1000),
         }  # fmt: skip

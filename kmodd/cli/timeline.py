@@ -7,7 +7,7 @@ import sys
 
 from kmodd.cli.journal_options import BOOT, DIRECTORY, query_of, read_entries, with_boot
 from kmodd.cli.terminal import Colour, columns_of, paint, show
-from kmodd.cli.timeline_svg import draw, omission_of, rows_of, summary_of, title_of
+from kmodd.cli.timeline_svg import draw, notes_of, rows_of, summary_of, title_of
 from kmodd.cli.verb import JSON, ROOT, Given, Option, Verb
 from kmodd.planning.timeline import Load, Timeline, timeline_of
 from kmodd.text import count_of, duration, printable
@@ -106,7 +106,7 @@ def _text(timeline: Timeline, width: int) -> str:
         colour: Colour = "red" if failed else "bold" if load.is_awaited else ""
         text += paint(_cut(line, width), colour, sys.stdout) + "\n"
     legend = ". waits for a loader", "- loads what it needs", "# init", "* the boot waited for it"
-    return text + "\n" + "".join(f"{_cut(line, width)}\n" for line in (*legend, omission_of(timeline, rows)) if line)
+    return text + "\n" + "".join(f"{_cut(line, width)}\n" for line in (*legend, notes_of(timeline, rows)) if line)
 
 
 def _bars(load: Load, timeline: Timeline, columns: int) -> str:

@@ -36,8 +36,8 @@ def draw(timeline: Timeline) -> str:
     lanes_end = _TOP + max(timeline.lanes, 1) * _LANE
     rows_top = lanes_end + 26
     bottom = rows_top + len(rows) * _ROW
-    omitted = len(timeline.loads) - len(rows)
-    height = bottom + (46 if omitted or timeline.later else 28)
+    notes = notes_of(timeline, rows)
+    height = bottom + (46 if notes else 28)
     axis = _Axis(timeline.begin, max(timeline.end, timeline.begin + 1))
     svg = ElementTree.Element(
         "svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {_WIDTH} {height}", width=str(_WIDTH),
@@ -54,8 +54,8 @@ def draw(timeline: Timeline) -> str:
     _path(svg, [(load, rows_top + number * _ROW) for number, load in enumerate(rows) if load.is_awaited], axis)
     for number, load in enumerate(rows):
         _draw_row(svg, load, rows_top + number * _ROW, axis)
-    if omitted or timeline.later:
-        _add(svg, "text", "faint", text=omission_of(timeline, rows), x=_MARGIN, y=bottom + 36)
+    if notes:
+        _add(svg, "text", "faint", text=_cut(notes, _WIDTH - 2 * _MARGIN), x=_MARGIN, y=bottom + 36)
     return ElementTree.tostring(svg, encoding="unicode") + "\n"
 
 
@@ -190,9 +190,15 @@ def _details(load: Load) -> str:
     return "\n".join(map(_plain, text.split("\n")))
 
 
-def omission_of(timeline: Timeline, rows: list[Load]) -> str:
-    """Return what is left out, and how many: loads without a row, and those after coldplug; empty: nothing is."""
+def notes_of(timeline: Timeline, rows: list[Load]) -> str:
+    """Return what the bars do not show: a time without loads, those without a row, and those after coldplug.
+
+    The result is empty if there is none of these.
+    """
     parts = []
+    if timeline.gap:
+        first = next((load.module for load in timeline.loads if load.is_awaited), "the end of coldplug")
+        parts.append(f"no load for {duration(timeline.gap)} before {first}")
     if omitted := len(timeline.loads) - len(rows):
         least = min(load.end - load.start for load in rows)
         parts.append(f"{omitted} loads of at most {duration(least)} each have no row")

@@ -15,6 +15,10 @@ _SHOWN = ("loaded", "failed", "crashed", "stuck")
 _DONE, _STARTED = COLDPLUG_DONE.removeprefix(PREFIX), STARTED.removeprefix(PREFIX)
 _AT_ONCE = 1000
 """µs that the daemon takes at most to begin a load when it can."""
+_OF_DEVICES = ("coldplug", "uevent", "boot", "reconcile")
+"""Sources whose loads share the lanes. Those of callers run beside them, and coldplug does not wait for them."""
+_CAUSED = 1_000_000
+"""µs after a load that it explains at most: what comes later waited for something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class Timeline:
     """When coldplug had ended (µs); 0: it has not, and all loads are here."""
     later: int = 0
     """Number of loads after coldplug, which are left out."""
+    gap: int = 0
+    """Time without a load before what the boot waited for first, the end of coldplug if for no load; 0: short (µs)."""
 
     @property
     def begin(self) -> int:
@@ -127,7 +133,9 @@ def timeline_of(entries: Iterable[Entry]) -> Timeline:
             loads.append(_load_of(entry))
     early = [load for load in loads if not shown.done or load.begin <= shown.done]
     early.sort(key=lambda load: (load.start, load.end))
-    return replace(shown, loads=_marked(_in_lanes(early), shown.done), later=len(loads) - len(early))
+    marked = _marked(_in_lanes(early), shown.done)
+    first = next((load.begin for load in marked if load.is_awaited), shown.done)
+    return replace(shown, loads=marked, later=len(loads) - len(early), gap=_gap_before(first, marked))
 
 
 def _load_of(entry: Entry) -> Load:
@@ -163,15 +171,25 @@ def _marked(loads: Sequence[Load], done: int) -> tuple[Load, ...]:
     """Return the loads with those marked that the end of the boot waited for.
 
     From the last one back: a load that waited did so for the one that ended when it began; one that did not came with
-    a device, whose parent's driver may have been loaded before.
+    a device, whose parent's driver may have been loaded shortly before.
     """
-    awaited: set[Load] = set()
-    latest = [load for load in loads if not done or load.end <= done] or loads
+    loads_of_devices = [load for load in loads if load.source in _OF_DEVICES]
+    latest = [load for load in loads_of_devices if not done or load.end <= done] or loads_of_devices
     current = max(latest, key=lambda load: load.end, default=None)
+    if current and current.end + _CAUSED < done:
+        current = None
+    awaited: set[Load] = set()
     while current and current not in awaited:
         awaited.add(current)
-        current = _before(current, loads)
+        current = _before(current, loads_of_devices)
     return tuple(replace(load, is_awaited=load in awaited) for load in loads)
+
+
+def _gap_before(at: int, loads: Sequence[Load]) -> int:
+    """Return the time before, in µs, in which no load ran or waited; 0: none came before, or not long before."""
+    ends = [min(load.end, at) for load in loads if load.begin < at]
+    gap = at - max(ends, default=at)
+    return gap if gap > _CAUSED else 0
 
 
 def _before(load: Load, loads: Sequence[Load]) -> Load | None:
@@ -184,7 +202,8 @@ def _before(load: Load, loads: Sequence[Load]) -> Load | None:
         return max(ended, key=lambda other: other.end)
     parents = [
         other for other in loads
-        if other.device and load.device.startswith(f"{other.device}/") and other.start < load.begin
+        if other.device and load.device.startswith(f"{other.device}/")
+        and other.start < load.begin <= other.end + _CAUSED
     ]  # fmt: skip
     return max(parents, key=lambda other: other.end, default=None)
 

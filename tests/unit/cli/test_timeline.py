@@ -146,6 +146,21 @@ def test_text_has_a_line_with_bars_for_each_load(tmp_path: Path) -> None:
     assert shown
 
 
+def test_a_time_without_loads_is_said_in_place_of_a_mark(tmp_path: Path) -> None:
+    device = f"{PCI}/a"
+    early, late = Loaded("early", 100, 0, 10, device=device), Loaded("late", 9000, 0, 10, device=f"{device}/b")
+    for folder, loads, done, said in (
+        ("idle", [early], 60_000, "no load for 59.9s before the end of coldplug"),
+        ("between", [early, late], 9011, "no load for 8.9s before late"),
+    ):
+        options = ["-D", write_journal(tmp_path / folder, boot(loads, done)), "--root", str(tmp_path)]
+        lines = program.run(["timeline", "--text", *options]).out.decode().splitlines()
+        assert said in lines
+        assert any(line.startswith("  ") and "early 10ms" in line for line in lines), "it is not marked"
+        assert said in texts(ElementTree.fromstring(program.run(["timeline", *options]).out))
+    assert "no load for" not in program.run(["timeline", "--text", *machine(tmp_path, BOOT)]).out.decode()
+
+
 def test_objects_of_the_timeline(tmp_path: Path) -> None:
     said = program.run(["timeline", "--json", *machine(tmp_path, BOOT)])
     ahci, bad, nvme = map(json.loads, said.out.splitlines())

@@ -117,6 +117,49 @@ def test_a_load_that_went_on_after_coldplug_was_not_awaited() -> None:
     assert awaited(*loads, done=100) == {"a"}
 
 
+@pytest.mark.parametrize(("source", "waited_for"), [
+    ("request", {"nvme"}), ("operator", {"nvme"}), ("", {"nvme", "mount"}), ("uevent", {"nvme", "mount"}),
+])  # fmt: skip
+def test_coldplug_does_not_wait_for_callers(source: str, waited_for: set[str]) -> None:
+    """A request of the kernel or of an operator has a loader beside those of devices."""
+    loads = Loaded("nvme", 100, 0, 900, device=f"{PCI}/a"), Loaded("mount", 995, 5, 20, source=source)
+    assert awaited(*loads, done=1030) == waited_for
+
+
+def test_the_load_of_a_caller_is_not_one_that_a_device_waited_for() -> None:
+    loads = Loaded("asked", 1, 0, 99, source="request"), Loaded("nvme", 1, 99, 50, device=f"{PCI}/a")
+    assert awaited(*loads) == {"nvme"}
+    assert awaited(Loaded("listed", 1, 0, 99), loads[1]) == {"listed", "nvme"}, "the control"
+
+
+@pytest.mark.parametrize(("done", "waited_for", "gap"), [(1110, {"a"}, 0), (60_000, set(), 59_890_000)])
+def test_a_load_long_before_the_end_of_coldplug_does_not_explain_it(done: int, waited_for: set[str], gap: int) -> None:
+    loads = (Loaded("a", 100, 0, 10, device=f"{PCI}/a"),)
+    assert awaited(*loads, done=done) == waited_for
+    assert timeline(boot(loads, done)).gap == gap
+
+
+@pytest.mark.parametrize(("begin", "waited_for", "gap"), [
+    (1000, {"host", "disk"}, 0), (9000, {"disk"}, 8_890_000),
+])  # fmt: skip
+def test_a_driver_long_before_its_device_appears_does_not_explain_it(
+    begin: int, waited_for: set[str], gap: int
+) -> None:
+    loads = Loaded("host", 100, 0, 10, device=f"{PCI}/a"), Loaded("disk", begin, 0, 10, device=f"{PCI}/a/b")
+    assert awaited(*loads, done=begin + 20) == waited_for
+    assert timeline(boot(loads, begin + 20)).gap == gap
+
+
+def test_a_load_at_its_side_is_no_gap() -> None:
+    """The load of a caller, or one of another device, fills the time before what the boot waited for."""
+    loads = [
+        Loaded("host", 100, 0, 10, device=f"{PCI}/a"), Loaded("asked", 50, 0, 8900, source="request"),
+        Loaded("disk", 9000, 0, 10, device=f"{PCI}/a/b"),
+    ]  # fmt: skip
+    assert timeline(boot(loads, 9020)).gap == 0
+    assert timeline(boot(loads[::2], 9020)).gap == 8_890_000, "the control"
+
+
 def test_what_waited_meanwhile_and_does_not_need_the_module() -> None:
     found = loads_of(
         Loaded("slow", 1, 0, 99, device=f"{PCI}/a"), Loaded("free", 20, 80, 10, device=f"{PCI}/b"),
