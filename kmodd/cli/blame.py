@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 
 from kmodd.cli.journal_options import BOOT, DIRECTORY, with_boot
 from kmodd.cli.terminal import Colour, show, table
@@ -13,7 +14,7 @@ from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
 from kmodd.host.tree import Tree
 from kmodd.names import module_of_path
-from kmodd.planning.timeline import Load, Part, Timeline, Waited, waited_meanwhile
+from kmodd.planning.timeline import Load, Timeline, Waited, waited_meanwhile
 from kmodd.text import duration
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ VERB = Verb(
 )
 
 _NAMED = 3
-"""Modules that are named in a cell; the others are counted."""
+"""Modules that are named in a cell."""
 _SUBJECT = 32
 """Characters of what a module was loaded for."""
 
@@ -59,7 +60,8 @@ def main(argv: list[str]) -> int:
     timeline = read_timeline(VERB, given)
     if timeline is None:
         return 1
-    rows = _rows(timeline, _needs(timeline, given.get("root").rstrip("/")))
+    most = None if "json" in given else _NAMED + 1
+    rows = _rows(timeline, _needs(timeline, given.get("root").rstrip("/")), most)
     if "json" in given:
         show("".join(f"{json.dumps(_object(row))}\n" for row in rows))
     else:
@@ -69,15 +71,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _rows(timeline: Timeline, needs: Callable[[str], frozenset[str]]) -> list[_Row]:
+def _rows(timeline: Timeline, needs: Callable[[str], frozenset[str]], most: int | None) -> list[_Row]:
+    """Return a row for each module. most: number of loads that waited, for each; None: all."""
     parts = [(name, part, load) for load in timeline.loads for name, part in load.parts]
     parts.sort(key=lambda each: each[1].begin - each[1].end)
-    return [_row(name, part, load, timeline, needs) for name, part, load in parts]
-
-
-def _row(name: str, part: Part, load: Load, timeline: Timeline, needs: Callable[[str], frozenset[str]]) -> _Row:
-    others = (other for other in timeline.loads if other is not load)
-    return _Row(name, part.end - part.begin, load, tuple(waited_meanwhile(name, part, others, needs)))
+    return [
+        _Row(name, part.end - part.begin, load, tuple(waited_meanwhile(name, part, timeline.loads, needs, most)))
+        for name, part, load in parts
+    ]
 
 
 def _needs(timeline: Timeline, root: str) -> Callable[[str], frozenset[str]]:
@@ -90,6 +91,7 @@ def _needs(timeline: Timeline, root: str) -> Callable[[str], frozenset[str]]:
     except NoTree:
         return lambda _: frozenset()
 
+    @cache
     def needs(name: str) -> frozenset[str]:
         line = catalog.dep(name)
         return frozenset(map(module_of_path, line.deps)) if line else frozenset()
@@ -105,7 +107,7 @@ def _cells(row: _Row) -> tuple[str, ...]:
     subject = subject if len(subject) <= _SUBJECT else f"{subject[: _SUBJECT - 1]}…"
     failed = "" if load.result == "loaded" else f" ({load.result})"
     names = [waited.load.module for waited in row.waited]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    more = " and more" if len(names) > _NAMED else ""
     waiting = ", ".join(names[:_NAMED]) + more
     return "*" if load.is_awaited else "", duration(row.usec), row.module + failed, subject, waiting or "-"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from kmodd.dataclass import dataclass, replace
 from kmodd.planning.history import Entry, subject_of_entry
 from kmodd.planning.record import COLDPLUG_DONE, PREFIX, STARTED
@@ -214,15 +216,20 @@ def _lateness(load: Load) -> int:
 
 
 def waited_meanwhile(
-    module: str, part: Part, loads: Iterable[Load], needs: Callable[[str], frozenset[str]]
+    module: str, part: Part, loads: Sequence[Load], needs: Callable[[str], frozenset[str]], most: int | None = None
 ) -> list[Waited]:
     """Return the loads that waited while a module was loaded, and do not need it: the longest wait first.
 
-    needs: modules that a module needs, as far as they are known.
+    loads: by their start. needs: modules that a module needs, as far as they are known. most: number of loads that are
+    returned at most; None: all.
     """
     found = []
-    for other in loads:
+    throughout = 0
+    for other in loads[bisect_right(loads, part.begin, key=lambda load: load.start) :]:
         usec = min(other.start, part.end) - max(other.begin, part.begin)
         if usec > _AT_ONCE and not any(module in (name, *needs(name)) for name, _ in other.inits):
             found.append(Waited(other, usec))
-    return sorted(found, key=lambda waited: -waited.usec)
+            throughout += usec == part.end - part.begin
+            if throughout == most:
+                break  # no other one waited longer
+    return sorted(found, key=lambda waited: -waited.usec)[:most]

@@ -187,6 +187,18 @@ def test_blame_has_the_slowest_first_and_what_waited_meanwhile(tmp_path: Path) -
     assert re.match(r"\*  20ms  libata +ahci, for 0000:00:1f.2 ", table[4])
 
 
+def test_blame_names_three_that_waited(tmp_path: Path) -> None:
+    """Objects have all of them."""
+    loads = [Loaded(f"m{each}", 100, 50 * each, 50, device=f"{PCI}/{each}") for each in range(6)]
+    options = machine(tmp_path, loads)
+    lines = program.run(["blame", *options]).out.decode().splitlines()[1:]
+    assert [line.split("  ")[-1].strip() for line in lines] == [
+        "m1, m2, m3 and more", "m2, m3, m4 and more", "m3, m4, m5", "m4, m5", "m5", "-",
+    ]  # fmt: skip
+    first = json.loads(program.run(["blame", "--json", *options]).out.splitlines()[0])
+    assert [each["module"] for each in first["parallel"]] == ["m1", "m2", "m3", "m4", "m5"]
+
+
 def test_blame_leaves_out_what_needs_the_module(tmp_path: Path) -> None:
     """By the module tree of the kernel that the boot had."""
     modules = tmp_path / "lib/modules/6.1.0-test"

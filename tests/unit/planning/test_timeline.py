@@ -179,6 +179,41 @@ def test_what_waited_meanwhile_and_does_not_need_the_module() -> None:
     assert [each.load.module for each in unknown] == ["needing", "free"], "the control"
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 30, None])
+def test_some_that_waited_are_the_first_of_all(most: int | None) -> None:
+    """Whether they waited throughout, at the begin, at the end or within."""
+    loads = [Loaded("slow", 1, 0, 99, device=f"{PCI}/slow")]
+    for number in range(20):
+        begin, start = (37 * number) % 90, 60 + 3 * number
+        loads.append(Loaded(f"m{number}", begin, max(start - begin, 0), 5, device=f"{PCI}/{number}"))
+    shown = timeline(boot(loads)).loads
+    slow = next(load for load in shown if load.module == "slow")
+    ((_, part),) = slow.parts
+    whole = waited_meanwhile("slow", part, shown, lambda _: frozenset())
+    assert len(whole) > 10
+    assert waited_meanwhile("slow", part, shown, lambda _: frozenset(), most) == whole[:most]
+
+
+@pytest.mark.parametrize(("most", "in_proportion"), [(4, True), (None, False)])
+def test_some_that_waited_are_found_without_a_look_at_each_load(most: int | None, in_proportion: bool) -> None:
+    """For a list of modules, the comparisons grow with their number, and for all that waited with its square."""
+    counts = []
+    for number in (100, 400):
+        loads = [Loaded(f"m{each}", 1, 10 * each, 10, device=f"{PCI}/{each}") for each in range(number)]
+        shown = timeline(boot(loads)).loads
+        asked: list[str] = []
+
+        def needs(name: str, asked: list[str] = asked) -> frozenset[str]:
+            asked.append(name)
+            return frozenset()
+
+        for load in shown:
+            for name, part in load.parts:
+                waited_meanwhile(name, part, shown, needs, most)
+        counts.append(len(asked))
+    assert (counts[1] <= 5 * counts[0]) == in_proportion
+
+
 @pytest.mark.parametrize("number", ["999999999999999999", "0", "-1", "x"])
 def test_a_number_that_is_none_moves_nothing_out_of_order(number: str) -> None:
     fields = dict.fromkeys(("KMODD_BEGIN_MONOTONIC_USEC", "KMODD_WAIT_USEC", "KMODD_DURATION_USEC"), number)
