@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     else:
         header = ("", "TIME", "MODULE", "FOR", "COULD HAVE GONE IN PARALLEL")
         colours: list[Colour] = ["" if row.load.result == "loaded" else "red" for row in rows]
-        show(table(header, [_cells(row) for row in rows], [4, 3], colours))
+        show(table(header, [_cells(row) for row in rows], [4, 3], colours, last_is_spare=True))
     return 0
 
 

@@ -46,18 +46,26 @@ def columns_of(stream: TextIO) -> int | None:
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], shrinks: Sequence[int], colours: Sequence[Colour] = ()
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    shrinks: Sequence[int],
+    colours: Sequence[Colour] = (),
+    *,
+    last_is_spare: bool = False,
 ) -> str:
     """Return a table with a line for each row; every cell is escaped to printable characters.
 
     header: the names of its columns. shrinks: numbers of the columns that are shortened first where the terminal is
     too narrow, one after the other, then the others from the left. colours: of the rows, on a terminal.
+    last_is_spare: the last column is left out rather than that others are shortened.
     """
     cells = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[number]) for row in cells) for number in range(len(header))]
     limit = columns_of(sys.stdout)
+    if limit is not None and last_is_spare and sum(widths[:-1]) + len(_GAP) * (len(widths) - 1) + _LEAST > limit:
+        cells, widths = [row[:-1] for row in cells], widths[:-1]
     if limit is not None:
-        for number in (*shrinks, *range(len(header))):
+        for number in (*(each for each in shrinks if each < len(widths)), *range(len(widths))):
             excess = sum(widths) + len(_GAP) * (len(widths) - 1) - limit
             if excess > 0:
                 widths[number] = max(widths[number] - excess, min(widths[number], _LEAST))

@@ -134,6 +134,19 @@ def test_text_fits_the_terminal(tmp_path: Path, columns: int) -> None:
         assert "ahci" in shown
 
 
+@pytest.mark.parametrize(("columns", "is_shown"), [(40, False), (50, False), (62, False), (63, True), (80, True)])
+def test_a_narrow_terminal_has_no_column_of_what_could_go_in_parallel(
+    tmp_path: Path, columns: int, is_shown: bool
+) -> None:
+    """What a module was loaded for is more important, and is not shortened for it."""
+    environment = {"TERM": "dumb", "COLUMNS": str(columns)}
+    shown = program.on_terminal(["blame", *machine(tmp_path, BOOT)], environment).decode()
+    assert ("COULD" in shown) == is_shown
+    assert ('0000:00:1f.2 "82801IR SATA"' in shown) == (columns > 40)
+    assert "0000:00:1f.2" in shown
+    assert max(map(len, shown.splitlines())) <= columns
+
+
 def test_text_has_a_line_with_bars_for_each_load(tmp_path: Path) -> None:
     said = program.run(["timeline", "--text", *machine(tmp_path, BOOT)]).out.decode()
     lines = [line for line in said.splitlines() if "#" in line and " 0000:" in line]
