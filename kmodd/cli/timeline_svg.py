@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from kmodd.dataclass import dataclass
 from kmodd.planning.timeline import Load, Timeline
-from kmodd.text import duration, printable
+from kmodd.text import count_of, duration, printable
 
 MAX_ROWS = 150
 """Loads with a row of their own: the longest ones."""
@@ -94,7 +94,7 @@ def title_of(timeline: Timeline) -> str:
 
 def summary_of(timeline: Timeline) -> str:
     """Return what the daemon said at its start and at the end of coldplug."""
-    parts = [timeline.greeting.removeprefix("Listening, "), timeline.summary or f"{len(timeline.loads)} loads"]
+    parts = [timeline.greeting.removeprefix("Listening, "), timeline.summary or count_of(len(timeline.loads), "load")]
     return " · ".join(filter(None, parts))
 
 
@@ -201,9 +201,11 @@ def notes_of(timeline: Timeline, rows: list[Load]) -> str:
         parts.append(f"no load for {duration(timeline.gap)} before {first}")
     if omitted := len(timeline.loads) - len(rows):
         least = min(load.end - load.start for load in rows)
-        parts.append(f"{omitted} loads of at most {duration(least)} each have no row")
+        each, have = ("", "has") if omitted == 1 else (" each", "have")
+        parts.append(f"{count_of(omitted, 'load')} of at most {duration(least)}{each} {have} no row")
     if timeline.later:
-        parts.append(f"{timeline.later} loads after coldplug are left out")
+        are = "is" if timeline.later == 1 else "are"
+        parts.append(f"{count_of(timeline.later, 'load')} after coldplug {are} left out")
     return "; ".join(parts)
 
 

@@ -174,6 +174,26 @@ def test_a_time_without_loads_is_said_in_place_of_a_mark(tmp_path: Path) -> None
     assert "no load for" not in program.run(["timeline", "--text", *machine(tmp_path, BOOT)]).out.decode()
 
 
+@pytest.mark.parametrize(("number", "said"), [
+    (1, "1 load of at most 10ms has no row; 1 load after coldplug is left out"),
+    (2, "2 loads of at most 10ms each have no row; 2 loads after coldplug are left out"),
+])  # fmt: skip
+def test_what_is_left_out_is_counted(tmp_path: Path, number: int, said: str) -> None:
+    early = [Loaded(f"m{each}", 100, 0, 10, device=f"{PCI}/{each}") for each in range(MAX_ROWS + number)]
+    late = [Loaded(f"usb{each}", 5000, 0, 10, device=f"{PCI}/usb{each}") for each in range(number)]
+    options = ["-D", write_journal(tmp_path / "journal", boot([*early, *late], done=111)), "--root", str(tmp_path)]
+    assert said in program.run(["timeline", "--text", *options]).out.decode().splitlines()
+    assert said in texts(ElementTree.fromstring(program.run(["timeline", *options]).out))
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "1 load"), (2, "2 loads")])
+def test_loads_are_counted_until_coldplug_has_ended(tmp_path: Path, number: int, said: str) -> None:
+    loads = [Loaded(f"m{each}", 100, 0, 10, device=f"{PCI}/{each}") for each in range(number)]
+    options = ["-D", write_journal(tmp_path / "journal", boot(loads)), "--root", str(tmp_path)]
+    lines = program.run(["timeline", "--text", *options]).out.decode().splitlines()
+    assert lines[1] == f"kernel 6.1.0-test · {said}"
+
+
 def test_objects_of_the_timeline(tmp_path: Path) -> None:
     said = program.run(["timeline", "--json", *machine(tmp_path, BOOT)])
     ahci, bad, nvme = map(json.loads, said.out.splitlines())
