@@ -89,7 +89,9 @@ def _step_line(step: Step) -> str:
         whose = f"; its file {step.foreign}" if step.foreign else ""
         return f"load {step.module} {what}   because {step.because}{whose}"
     command = step.command.replace("$CMDLINE_OPTS", step.options.strip()).strip()
-    effect = "probably blocked, as its name says" if refusal_of(step.command) else "its effect is not known"
+    refusal = refusal_of(step.command)
+    says = f"probably blocked, as its {'last command' if refusal.is_last else 'name'} says" if refusal else ""
+    effect = says or "its effect is not known"
     return f"run {command} for {step.module}   because of install at {step.at}, {effect}; {step.because}"
 
 

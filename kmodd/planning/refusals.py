@@ -22,11 +22,14 @@ PROGRAMS: Mapping[str, int] = {
 }
 """Programs that load nothing → exit status. coreutils has the first two; hardening guides (CIS, STIG) use those."""
 _NAMES = frozenset(("true", "false", *(path.rpartition("/")[2] for path in PROGRAMS)))
-_LOADERS = ("modprobe", "insmod", "kmod")
+_QUIET = frozenset(("echo", "printf", "logger", "test", "[", ":", "true", "false"))
+"""Programs that load nothing, which a command may run before the one that refuses."""
 _BINARIES = ("/usr/sbin/", "/sbin/", "/bin/")
 """Directories that are links to /usr/bin, or have no other programs of these names."""
 _SPECIAL = frozenset(";&|<>$`()\n")
 _SEPARATORS = str.maketrans("&|\n", ";;;")
+_REDIRECTIONS = (">&2", ">&1", ">/dev/null", ">/dev/kmsg", ">/dev/console")
+"""Redirections that change nothing, without blanks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +40,48 @@ class Refusal:
     """Exit status: with 0, the request counts as answered."""
     is_certain: bool
     """False: only the command's name says so."""
+    is_last: bool = False
+    """It is the last of several commands, and those before it load nothing."""
 
 
 def refusal_of(command: str) -> Refusal | None:
     """Return the refusal by an install command; None: its effect is not known.
 
     Certain are `exit N`, `:` and the programs of PROGRAMS by their path (/bin, /sbin and /usr/sbin are /usr/bin), true
-    and false also as builtins of the shell. Probable is a program in another place whose name says the same, and a
-    command that ends in one and runs no modprobe.
+    and false also as builtins of the shell. Probable is a program in another place whose name says the same, and one of
+    both after commands that only print or test.
     """
     text = command.replace("$CMDLINE_OPTS", "").partition(" #")[0].strip()
-    is_single = set(text).isdisjoint(_SPECIAL)
-    last = text if is_single else text.rstrip("; \t").translate(_SEPARATORS).rpartition(";")[2]
-    words = [word for word in last.split() if word != "exec"]
+    if set(text).isdisjoint(_SPECIAL):
+        return _refusal_by(text)
+    text = text.replace("> ", ">")
+    for redirection in _REDIRECTIONS:
+        text = text.replace(redirection, "")
+    *before, last = text.rstrip("; \t").translate(_SEPARATORS).split(";")
+    if not set("".join((*before, last))).isdisjoint(_SPECIAL) or not all(map(_is_quiet, before)):
+        return None
+    refusal = _refusal_by(last)
+    return Refusal(refusal.status, is_certain=False, is_last=bool(before)) if refusal else None
+
+
+def _refusal_by(command: str) -> Refusal | None:
+    """Return the refusal by a single command of the shell."""
+    words = [word for word in command.split() if word != "exec"]
     program = words[0].strip("\"'") if words else ""
     status = _status_of(program, words[1:])
-    if is_single and status is not None:
+    if status is not None:
         return Refusal(status, is_certain=True)
     name = program.rpartition("/")[2]
     is_disabler = name.startswith("disabled-") and "-by-" in name
-    if not (status is not None or name in _NAMES or is_disabler):
-        return None
-    if any(loader in text for loader in _LOADERS) or not set(last).isdisjoint(_SPECIAL):
-        return None
-    return Refusal(int(name != "true") if status is None else status, is_certain=False)
+    return Refusal(int(name != "true"), is_certain=False) if name in _NAMES or is_disabler else None
+
+
+def _is_quiet(command: str) -> bool:
+    """Return whether a single command of the shell is known to load nothing; an empty one is between `&&` or `||`."""
+    program = (command.split() or [":"])[0]
+    for folder in ("/usr/bin/", "/bin/"):
+        program = program.removeprefix(folder)
+    return program in _QUIET
 
 
 def _status_of(program: str, arguments: list[str]) -> int | None:

@@ -206,6 +206,21 @@ def test_a_name_that_says_false_is_probably_blocked(root: Path, capfdbinary: pyt
     ]
 
 
+@pytest.mark.parametrize(
+    ("command", "status", "says"),
+    [
+        ("logger no; exit 1", 1, "probably blocked, as its last command says"),
+        ("/opt/setup || exit 1", 0, "its effect is not known"),
+    ],
+)
+def test_a_last_command_that_refuses_counts_only_after_harmless_ones(
+    root: Path, capfdbinary: pytest.CaptureFixture[bytes], command: str, status: int, says: str
+) -> None:
+    (root / "etc/modprobe.d/zz.conf").write_text(f"install mbcache {command}\n")
+    assert explain.main([*base(root), "mbcache"]) == status
+    assert f"/etc/modprobe.d/zz.conf:1, {says}; asked for" in capfdbinary.readouterr().out.decode()
+
+
 def test_a_dependency_without_its_file_is_named(root: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """kmod drops all dependencies then, and tries the module alone; the control is the whole tree."""
     assert explain.main([*base(root), "ext4"]) == 0

@@ -25,9 +25,7 @@ def test_a_certain_refusal(command: str, status: int) -> None:
     "command",
     [
         "/opt/false", "/usr/local/bin/false", "/nix/store/x/bin/true", "disabled-network-by-security-misc",
-        "/usr/bin/disabled-x-by-hardening", "logger no; /bin/false", "echo no >&2; exit 1",
-        "/bin/echo no && /bin/false",
-        "echo no; false;",
+        "/usr/bin/disabled-x-by-hardening",
     ],
 )  # fmt: skip
 def test_a_probable_refusal(command: str) -> None:
@@ -35,6 +33,21 @@ def test_a_probable_refusal(command: str) -> None:
     refusal = refusal_of(command)
     assert refusal
     assert not refusal.is_certain
+    assert not refusal.is_last
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "logger no; /bin/false", "echo no >&2; exit 1", "/bin/echo no && /bin/false", "echo no; false;",
+        "echo use modprobe -i > /dev/kmsg; exit 1", "/usr/bin/logger no 2>/dev/null || true; exit 0",
+        "echo no; /opt/false",
+    ],
+)  # fmt: skip
+def test_a_refusal_after_commands_that_load_nothing_is_probable(command: str) -> None:
+    refusal = refusal_of(command)
+    assert refusal
+    assert (refusal.is_certain, refusal.is_last) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +56,10 @@ def test_a_probable_refusal(command: str) -> None:
         "", "/sbin/modprobe -i x", "/sbin/modprobe -i x; /bin/true", "modprobe -i x || exit 1", "/bin/falsehood",
         "exit x",
         "exit 1 2", "exit $X", "/bin/sh", "false; /sbin/insmod x.ko", "/bin/:", "/opt/exit", "true || kmod insert x",
-        "/bin/true; /bin/mount-it",
+        "/bin/true; /bin/mount-it", "/usr/local/sbin/mymod-setup || exit 1",
+        "test -e /etc/x && /usr/local/sbin/load-m0; exit 0", ". /etc/lib.sh; true", "/opt/x && /opt/y; true",
+        "echo $(/opt/x); exit 1", "echo no | /opt/x; exit 1", "echo 1 > /sys/bus/pci/rescan; exit 0",
+        "/opt/echo; exit 1",
     ],
 )  # fmt: skip
 def test_a_command_whose_effect_is_not_known(command: str) -> None:
