@@ -27,6 +27,7 @@ _QUIET = frozenset(("echo", "printf", "logger", "test", "[", ":", "true", "false
 _BINARIES = ("/usr/sbin/", "/sbin/", "/bin/")
 """Directories that are links to /usr/bin, or have no other programs of these names."""
 _SPECIAL = frozenset(";&|<>$`()\n")
+_QUOTES = frozenset("\"'\\")
 _SEPARATORS = str.maketrans("&|\n", ";;;")
 _REDIRECTIONS = (">&2", ">&1", ">/dev/null", ">/dev/kmsg", ">/dev/console")
 """Redirections that change nothing, without blanks."""
@@ -51,7 +52,7 @@ def refusal_of(command: str) -> Refusal | None:
     and false also as builtins of the shell. Probable is a program in another place whose name says the same, and one of
     both after commands that only print or test.
     """
-    text = command.replace("$CMDLINE_OPTS", "").partition(" #")[0].strip()
+    text = _without_comment(command.replace("$CMDLINE_OPTS", "")).strip()
     if set(text).isdisjoint(_SPECIAL):
         return _refusal_by(text)
     text = text.replace("> ", ">")
@@ -62,6 +63,12 @@ def refusal_of(command: str) -> Refusal | None:
         return None
     refusal = _refusal_by(last)
     return Refusal(refusal.status, is_certain=False, is_last=bool(before)) if refusal else None
+
+
+def _without_comment(command: str) -> str:
+    """Return a command without its comment. A `#` behind a quote or backslash may be part of a word: it is kept."""
+    found, mark, _ = command.partition(" #")
+    return found if mark and _QUOTES.isdisjoint(found) else command
 
 
 def _refusal_by(command: str) -> Refusal | None:

@@ -11,7 +11,8 @@ from kmodd.planning.refusals import PROGRAMS, Refusal, refusal_of
     ("command", "status"),
     [
         ("/bin/false", 1), ("/usr/bin/false", 1), ("/sbin/false", 1), ("/bin//false", 1), ("false", 1), (" false ", 1),
-        ("'/bin/false'", 1), ("exec /bin/false", 1), ("/bin/false # CVE-1", 1), ("/bin/false $CMDLINE_OPTS", 1),
+        ("'/bin/false'", 1), ("exec /bin/false", 1), ("/bin/false # CVE-1", 1),
+        ("/bin/false # don't; load", 1), ('/bin/false "a # b"', 1), ("/bin/false $CMDLINE_OPTS", 1),
         ("/bin/false x", 1), ("/bin/true", 0), ("/usr/bin/true", 0), ("true", 0), (":", 0), ("exit", 0), ("exit 0", 0),
         ("exit 1", 1), ("exit 257", 1), ("/usr/bin/disabled-network-by-security-misc", 1),
         ("/bin/disabled-filesys-by-security-misc", 1),
@@ -59,7 +60,8 @@ def test_a_refusal_after_commands_that_load_nothing_is_probable(command: str) ->
         "/bin/true; /bin/mount-it", "/usr/local/sbin/mymod-setup || exit 1",
         "test -e /etc/x && /usr/local/sbin/load-m0; exit 0", ". /etc/lib.sh; true", "/opt/x && /opt/y; true",
         "echo $(/opt/x); exit 1", "echo no | /opt/x; exit 1", "echo 1 > /sys/bus/pci/rescan; exit 0",
-        "/opt/echo; exit 1",
+        "/opt/echo; exit 1", '/bin/true "a # b"; modprobe -i m', "/bin/true 'a # b'; modprobe -i m",
+        "/bin/true \\ # b; modprobe -i m", 'echo "a # b"; /opt/x; exit 1',
     ],
 )  # fmt: skip
 def test_a_command_whose_effect_is_not_known(command: str) -> None:
