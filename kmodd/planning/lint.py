@@ -10,7 +10,7 @@ import re
 from itertools import chain
 
 from kmodd.config import cmdline, modprobe_d
-from kmodd.config.modprobe_d import Command, Config, Softdep
+from kmodd.config.modprobe_d import Command, Softdep
 from kmodd.config.modules_load_d import BootList
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Problem, Where
@@ -285,9 +285,17 @@ def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
         elif pulled := [
             user for user in users.get(module, ()) if user not in blacklisted and _loads(user, module, snapshot)
         ]:
-            stop = f"`install {module} /bin/false` prevents that"
-            text = f"{module} is still loaded as a dependency of {_several(pulled)}; {stop}"
+            text = f"{module} is still loaded as a dependency of {_several(pulled)}; {_stop(module, snapshot)}"
             yield warning(entry.at, "blacklist", text)
+
+
+def _stop(module: str, snapshot: Snapshot) -> str:
+    """Return what keeps a module out: an install line, which needs a setting where a softdep disables it."""
+    install = f"`install {module} /bin/false` prevents that"
+    softdep = _disabling_softdep(module, snapshot)
+    if softdep is None or snapshot.config.extensions.softdep_keeps_install:
+        return install
+    return f"{install} with SoftdepKeepsInstall=yes in kmodd.conf: the softdep at {softdep.at} disables it"
 
 
 def _loads(user: str, module: str, snapshot: Snapshot) -> bool:
@@ -336,8 +344,7 @@ def _disabled_commands(snapshot: Snapshot) -> Iterator[Finding]:
         if not _is_literal(install.pattern):
             names = [name for name in snapshot.catalog.names() if fnmatch.matches(install.pattern, name)]
         for name in names:
-            softdep = _softdep_of(name, config)
-            if softdep and _resolves((*softdep.pre, *softdep.post), snapshot):
+            if softdep := _disabling_softdep(name, snapshot):
                 text = f"install command of {name} is never run: the softdep at {softdep.at} takes precedence"
                 yield error(install.at, "overridden", f"{text}, unless SoftdepKeepsInstall=yes is set in kmodd.conf")
 
@@ -367,8 +374,12 @@ def _alias_before(name: str, snapshot: Snapshot) -> Where | None:
     return aliases[0].at if aliases else None
 
 
-def _softdep_of(name: str, config: Config) -> Softdep | None:
-    return next((softdep for softdep in config.softdeps if fnmatch.matches(softdep.pattern, name)), None)
+def _disabling_softdep(name: str, snapshot: Snapshot) -> Softdep | None:
+    """Return the softdep of a module for which its install line is not run; None: there is none."""
+    softdeps = snapshot.lines.softdeps(name)
+    if not snapshot.config.extensions.softdeps_add_up:
+        del softdeps[1:]
+    return next((line for line in softdeps if _resolves((*line.pre, *line.post), snapshot)), None)
 
 
 CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (

@@ -146,6 +146,21 @@ def test_blacklist_that_a_softdep_defeats() -> None:
     assert said.startswith("x.conf:1: warning: d is still loaded as a dependency of c;")
 
 
+def test_the_remedy_for_a_dependency_with_a_softdep_names_the_setting_that_it_needs() -> None:
+    """An install line of a module with a softdep is not run; the remedy, applied, ends the finding."""
+    softdeps = "softdep c pre: d\nsoftdep d post: snd-x\n"
+    remedy = "`install d /bin/false` prevents that with SoftdepKeepsInstall=yes in kmodd.conf"
+    (said,) = found("blacklist d\n", softdeps=softdeps)
+    assert f"; {remedy}: the softdep at {MODULES}/modules.softdep:2 disables it [blacklist]" in said
+    kept = Extensions(softdep_keeps_install=True)
+    assert "; `install d /bin/false` prevents that" in found("blacklist d\n", kept, softdeps=softdeps)[0]
+    assert found("blacklist d\ninstall d /bin/false\n", kept, softdeps=softdeps) == []
+    unmatched = "softdep c pre: d\nsoftdep d post: nosuch\n"
+    assert "; `install d /bin/false` prevents that" in found("blacklist d\n", softdeps=unmatched)[0]
+    added = "softdep c pre: d\nsoftdep d post: nosuch\nsoftdep d post: snd-x\n"
+    assert "SoftdepKeepsInstall" in found("blacklist d\n", Extensions(softdeps_add_up=True), softdeps=added)[0]
+
+
 def test_blacklist_of_a_builtin_or_missing_module() -> None:
     assert found("blacklist ext4\nblacklist typo\n") == [
         "x.conf:1: warning: blacklist of ext4 has no effect: it is built into the kernel [builtin]",
