@@ -70,7 +70,7 @@ class Setup:
     foreign: Callable[[str], str] = lambda _: ""
     """Returns why the module file at a path is not root's alone, as a predicate; empty for files that are loaded."""
     present: Callable[[str], bool] = lambda _: True
-    """Returns whether a program exists."""
+    """Returns whether a program or module file exists."""
     shipped: Callable[[], frozenset[str]] = frozenset
     """Returns the files in /etc that are as their package has them; called if there is a finding in /etc."""
 
@@ -82,6 +82,7 @@ def lint(setup: Setup) -> tuple[Finding, ...]:
     found += chain.from_iterable(check(snapshot) for check in CHECKS)
     found += check_options(snapshot, setup.parameters)
     found += check_boot_list(snapshot, setup.boot)
+    found += _blacklists(snapshot, setup.present)
     found += _missing_programs(snapshot, setup.present)
     found += _foreign(setup)
     shipped = setup.shipped() if any(finding.at.file.startswith("/etc/") for finding in found) else frozenset()
@@ -260,7 +261,7 @@ def _never_a_module(name: str, snapshot: Snapshot) -> str:
     return f"{name} is an alias of {hits[0].module}{at}; name the module itself"
 
 
-def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
+def _blacklists(snapshot: Snapshot, present: Callable[[str], bool]) -> Iterator[Finding]:
     """Find blacklist lines without effect: for unknown and builtin modules, and for dependencies of other modules."""
     config = snapshot.config
     defeated = not config.extensions.blacklist_dependencies
@@ -283,7 +284,9 @@ def _blacklists(snapshot: Snapshot) -> Iterator[Finding]:
         elif snapshot.lines.install(module):
             continue  # its command is run in place of the load
         elif pulled := [
-            user for user in users.get(module, ()) if user not in blacklisted and _loads(user, module, snapshot)
+            user
+            for user in users.get(module, ())
+            if user not in blacklisted and _loads(user, module, snapshot, present)
         ]:
             text = f"{module} is still loaded as a dependency of {_several(pulled)}; {_stop(module, snapshot)}"
             yield warning(entry.at, "blacklist", text)
@@ -298,9 +301,9 @@ def _stop(module: str, snapshot: Snapshot) -> str:
     return f"{install} with SoftdepKeepsInstall=yes in kmodd.conf: the softdep at {softdep.at} disables it"
 
 
-def _loads(user: str, module: str, snapshot: Snapshot) -> bool:
-    """Return whether a request for `user` loads `module`: neither `user` nor what it needs is blocked."""
-    plan = resolve(Request(user, "operator"), snapshot, NOTHING_LOADED, ProbeOptions(), lambda _: True)
+def _loads(user: str, module: str, snapshot: Snapshot, present: Callable[[str], bool]) -> bool:
+    """Return whether a request for `user` loads `module`: what `user` needs exists, and neither is blocked."""
+    plan = resolve(Request(user, "operator"), snapshot, NOTHING_LOADED, ProbeOptions(), present)
     return any(step.module == module for step in plan.steps)
 
 
@@ -387,7 +390,6 @@ CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (
     _aliases,
     _overridden,
     _softdeps,
-    _blacklists,
     _disabled_commands,
     check_kernel_blacklist,
 )

@@ -433,6 +433,8 @@ def test_files_of_packages_are_shown_on_demand(root: Path, capsys: pytest.Captur
 
 
 def test_program_is_content(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        write(root / f"lib/modules/{RELEASE}/kernel/{name}.ko", "")
     write(root / "etc/modprobe.d/x.conf", "options d x=1\nblacklist a\n")
     assert program.main(["--root", str(root), "--kernel", RELEASE]) == 0
     out, err = capsys.readouterr()
@@ -441,6 +443,20 @@ def test_program_is_content(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     (root / "etc/modprobe.d/x.conf").unlink()
     assert program.main(["--root", str(root), "--kernel", RELEASE]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_user_that_lacks_a_dependencys_file_does_not_load_a_blacklisted_one(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """c needs a and b; the control is the tree with both files."""
+    write(root / "etc/modprobe.d/x.conf", "blacklist a\n")
+    for name in "abc":
+        write(root / f"lib/modules/{RELEASE}/kernel/{name}.ko", "")
+    program.main(["--root", str(root), "--kernel", RELEASE])
+    assert "a is still loaded as a dependency of b, c;" in capsys.readouterr().out
+    (root / f"lib/modules/{RELEASE}/kernel/b.ko").unlink()
+    program.main(["--root", str(root), "--kernel", RELEASE])
+    assert "dependency of b;" in capsys.readouterr().out, "c would fail; b is tried after a"
 
 
 def test_program_without_a_tree(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
