@@ -269,6 +269,8 @@ def _blacklists(snapshot: Snapshot, present: Callable[[str], bool]) -> Iterator[
     blacklisted = {entry.module for entry in config.blacklist}
     for entry in config.blacklist:
         module = entry.module
+        if not module:
+            continue  # `modprobe.blacklist=` without names
         if "-" in module and entry.at.file == cmdline.PATH:
             text = f"modprobe.blacklist={module} has no effect: use {module.replace('-', '_')}"
             yield error(entry.at, "dash", text)

@@ -181,6 +181,12 @@ def test_blacklist_with_a_dash_on_the_command_line() -> None:
     assert found("", Extensions(cmdline_blacklist_dashes=True), line=line) == []
 
 
+@pytest.mark.parametrize("names", ["", ",", "d,"])
+def test_an_empty_name_on_the_command_line_is_none(names: str) -> None:
+    assert found("", line=f"modprobe.blacklist={names} module_blacklist={names}") == []
+    assert "no such module" in found("", line=f"modprobe.blacklist={names},typo")[0], "the control"
+
+
 def test_install_that_a_softdep_disables() -> None:
     """kmod issue 446."""
     softdep = f"{MODULES}/modules.softdep:1"
