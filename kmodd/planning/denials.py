@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from kmodd.dataclass import dataclass, replace
 from kmodd.kernel.requester import Requester
 from kmodd.planning.plan import Skip
@@ -9,11 +11,11 @@ from kmodd.planning.policy import Policy, PolicyQuery
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Final
 
     from kmodd.config.policy_d import Mode, Rule
-    from kmodd.planning.plan import Plan
+    from kmodd.planning.plan import Goal, Plan, Step
     from kmodd.planning.policy import PolicyDecision
 
 ASKERS: Final = {
@@ -35,33 +37,44 @@ class Denial:
     """Names of ASKERS."""
     mode: Mode
     """Mode of the policy: whether the denial is enforced."""
+    because: str = ""
+    """Why the module is in the plan: `dependency of x`; empty: it is the one that is requested."""
 
     def __str__(self) -> str:
-        """Return `denied MODULE   FILE:LINE RULE   to users, if they make the kernel request it`."""
+        """Return `denied MODULE   FILE:LINE RULE   to users, if they make the kernel request it; dependency of X`."""
         place = f"{self.decision.at} {self.decision.text}"
         not_enforced = "" if self.mode == "enforce" else f", but Policy={self.mode}"
         whom = ", ".join(self.whom)
-        return f"denied {self.module}   {place}   to {whom}, if they make the kernel request it{not_enforced}"
+        why = f"; {self.because}" if self.because else ""
+        return f"denied {self.module}   {place}   to {whom}, if they make the kernel request it{not_enforced}{why}"
 
 
 def denials(plan: Plan, rules: Sequence[Rule], query: PolicyQuery, mode: Mode) -> tuple[Denial, ...]:
     """Return the modules that rules deny to a kind of process whose request has this plan, whatever the mode.
 
+    Softdeps count. Of what one rule denies together with the requested module, that module is named alone.
+
     query: of origin `request`, without a process. mode: the policy's.
     """
     policy = Policy("enforce", rules)
-    found: dict[tuple[str, str], tuple[PolicyDecision, list[str]]] = {}
-    steps = [
-        step
-        for goal in plan.goals
-        for step in sorted(goal.entries, key=lambda entry: entry.module != goal.module)
-        if step.required and not isinstance(step, Skip)
-    ]
+    found: dict[tuple[str, str], Denial] = {}
     for kind, requester in ASKERS.items():
         asked = replace(query, requester=requester)
-        for step in steps:
-            decision = policy.judge(asked, step.module)
-            if decision.refused:
-                found.setdefault((step.module, str(decision.at)), (decision, []))[1].append(kind)
-                break
-    return tuple(Denial(module, decision, tuple(kinds), mode) for (module, _), (decision, kinds) in found.items())
+        for step, decision, because in chain.from_iterable(_denied(goal, policy, asked) for goal in plan.goals):
+            place = (step.module, str(decision.at))
+            denial = found.setdefault(place, Denial(step.module, decision, (), mode, because))
+            found[place] = replace(denial, whom=tuple(dict.fromkeys((*denial.whom, kind))))
+    return tuple(found.values())
+
+
+def _denied(goal: Goal, policy: Policy, asked: PolicyQuery) -> Iterator[tuple[Step, PolicyDecision, str]]:
+    """Yield the steps of a goal that are denied, its own module first, with decision and `Denial.because`."""
+    own: PolicyDecision | None = None
+    for step in sorted(goal.entries, key=lambda entry: entry.module != goal.module):
+        if isinstance(step, Skip) or not (decision := policy.judge(asked, step.module)).refused:
+            continue
+        if step.module == goal.module:
+            own = decision
+            yield step, decision, ""
+        elif own is None or own.rule != decision.rule:
+            yield step, decision, str(step.because)
