@@ -23,7 +23,7 @@ class KernelRequests:
     def __init__(
         self, socket: RequestSocket, trace: ModuleRequests | None = None, requesters: Requesters | None = None
     ) -> None:
-        """trace: None until `open_trace`, which needs `requesters`; the requester is unknown before."""
+        """trace: None until `open_trace`; the requester is unknown before. requesters: None if it is never opened."""
         self._socket = socket
         self._requesters = requesters
         self._trace = trace
@@ -43,7 +43,6 @@ class KernelRequests:
         try:
             from kmodd.host.request_tracer import ModuleRequests  # only here: after READY, and five files
 
-            self._requesters.check()
             self._trace, self._tries = ModuleRequests(self._requesters.requester_of), 0
         except (OSError, ImportError, KmoddError) as error:
             return f"Failed to trace module requests: {error}; the requester stays unknown"

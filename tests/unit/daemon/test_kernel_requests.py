@@ -6,7 +6,7 @@ import contextlib
 import errno
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -235,14 +235,29 @@ def requesters() -> Iterator[Requesters]:
     it.close()
 
 
-def test_without_a_process_that_reads_proc_the_requester_stays_unknown(tmp_path: Path) -> None:
+def test_the_trace_is_opened_while_there_is_no_process_that_reads_proc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requesters are known as soon as there is one."""
+    asked: list[Callable[[int, int, float], Requester | None]] = []
+
+    class Tracer:
+        def __init__(self, requester_of: Callable[[int, int, float], Requester | None]) -> None:
+            asked.append(requester_of)
+
+        def close(self) -> None:
+            pass
+
     def connect() -> socket.socket:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
-    requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=Requesters(connect))
-    why = "Failed to trace module requests: [Errno 111] Connection refused; the requester stays unknown"
-    assert requests.open_trace() == why
+    monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", Tracer)
+    absent = Requesters(connect)
+    requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=absent)
+    assert (requests.open_trace(), requests.needs_trace) == ("", False)
+    assert [requester_of(1, 1, 0.0) for requester_of in asked] == [None]
     requests.close()
+    absent.close()
 
 
 def test_a_trace_of_another_format_leaves_the_requester_unknown(
