@@ -2,7 +2,8 @@
 
 The loop reads, has the engine handle events, and carries out its commands. It never loads, and never waits for a
 module, a caller or journald, but for 5 ms at most for the name that the kernel's helper is about to send
-(host/helper_socket.py). The kernel's socket is always emptied before anything is resolved, whatever a module does.
+(host/helper_socket.py), and for less than a second for the helpers' requesters (host/requesters.py). The kernel's
+socket is always emptied before anything is resolved, whatever a module does.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ from kmodd.host.machine import HostMachine
 from kmodd.host.module_reader import read_ahead
 from kmodd.host.netlink import KernelEvents, Overrun, Refused
 from kmodd.host.regular_files import read_file
+from kmodd.host.requesters import Requesters
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.host.varlink_server import Connection, ControlSocket
@@ -187,6 +189,8 @@ class Daemon:
         if self._quarantine_file:
             self._quarantine_file.write(self._engine.state.quarantine)
         self._control_handler.expire()
+        if self._requesters and (why := self._requesters.check(now)):
+            self._warn_once(why)
         self._journal.flush()
         self._report.show(self._notify, now)
         self._notify.alive(now)
@@ -209,7 +213,8 @@ class Daemon:
         if (pause := self._journal.flush()) is not None:
             waits.append(pause)
         sources = (self._engine.deadline(now), self._control_handler.deadline(now))
-        deadlines = (*sources, self._startup.deadline(), self._file_changes.deadline())
+        reader = self._requesters.deadline(now) if self._requesters else None
+        deadlines = (*sources, self._startup.deadline(), self._file_changes.deadline(), reader)
         return min((*waits, *(deadline - now for deadline in deadlines if deadline is not None)))
 
     def _on_ready(self, source: object, can_write: bool) -> None:
@@ -230,6 +235,8 @@ class Daemon:
             case KernelRequests():
                 for request in source.receive():
                     self._handle(Requested(request))
+            case Requesters():
+                source.receive()
             case ControlSocket():
                 self._control.accept()
             case Connection() if can_write:
@@ -363,10 +370,14 @@ class Daemon:
         except OSError as error:
             path = error.filename or REQUEST_SOCKET
             self._warn_once(f"Failed to open {path}: {error.strerror}; the kernel's own requests are not answered")
+            if self._requesters:
+                self._requesters.close()
             return
         if os.path.exists(HELPER_IS_SET):
             self._open_trace(self._kernel)  # after a crash under an enforced policy the kernel asks already
         self._poller.add(self._kernel)
+        if self._requesters:
+            self._poller.add(self._requesters)
 
     def _report_ready(self) -> None:
         """The boot list is answered, or cannot be."""
@@ -440,7 +451,8 @@ class Daemon:
         has_modules = self._options.dry_run or read_file(f"{self._tree.root}/proc/modules") is not None
         has_watch, has_log = self._engine.state.system.is_watched, self._kernel_log is not None
         lacks = status.lacks(modules=has_modules, watch=has_watch, log=has_log, buffer=self._uevents.buffer_forced)
-        return [*lacks, file.problem] if (file := self._quarantine_file) and file.problem else lacks
+        problems = [source.problem for source in (self._quarantine_file, self._requesters) if source]
+        return [*lacks, *filter(None, problems)]
 
     def _all_devices(self) -> tuple[Uevent, ...]:
         return *coldplug.replay(self._tree.root), *coldplug.modules(self._tree.root)

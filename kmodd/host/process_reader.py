@@ -1,8 +1,8 @@
 """Serve a daemon that asks which process waits for a module: `serve`, in a process with CAP_SYS_PTRACE.
 
 The daemon does not have this capability, with which it could write into any process. A question is one packet on a
-SOCK_SEQPACKET connection, three numbers; so is the answer, in the words of `Requester` or nothing. This process opens
-nothing for writing.
+SOCK_SEQPACKET connection, four numbers; so is the answer: the first of these numbers, and the words of `Requester` or
+nothing. This process opens nothing for writing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from kmodd.host.process import initial_namespaces, requester_of
 from kmodd.kernel.requester import Requester
 from kmodd.text import decode, encode
 
-READY = b"ready"
-"""The first packet, sent once questions can be answered at once."""
+READY = b"0 ready"
+"""The first packet, sent once questions can be answered at once: the answer to question 0, which is not sent."""
 UNKNOWN = b"-"
 """The answer if there is no such process."""
 MAX_BYTES = 65536
@@ -31,14 +31,28 @@ def serve(connection: int, proc: str = "/proc") -> None:
     with contextlib.suppress(ConnectionError):  # the daemon has ended
         os.write(connection, READY)
         while question := os.read(connection, MAX_BYTES):
-            tid, asked_ns, until_ns = map(int, question.split())
+            number, tid, asked_ns, until_ns = map(int, question.split())
             who = requester_of(tid, asked_ns, initial, proc, until_ns / 1e9)
-            os.write(connection, pack(who) if who else UNKNOWN)
+            os.write(connection, numbered(number, pack(who) if who else UNKNOWN))
 
 
-def question(tid: int, asked_ns: int, until: float) -> bytes:
-    """Return the packet that asks for the requester; the arguments are those of `requester_of`."""
-    return b"%d %d %d" % (tid, asked_ns, until * 1e9)
+def question(number: int, tid: int, asked_ns: int, until: float) -> bytes:
+    """Return the packet that asks for the requester; the arguments after the first are those of `requester_of`.
+
+    number: from 1 on; that of the answer.
+    """
+    return b"%d %d %d %d" % (number, tid, asked_ns, until * 1e9)
+
+
+def numbered(number: int, answer: bytes) -> bytes:
+    """Return the packet that answers a question."""
+    return b"%d %b" % (number, answer)
+
+
+def number_of(packet: bytes) -> tuple[int, bytes]:
+    """Return the number of the question that a packet answers, and the answer. Raises ValueError."""
+    number, _, answer = packet.partition(b" ")
+    return int(number), answer
 
 
 def pack(who: Requester) -> bytes:

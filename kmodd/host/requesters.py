@@ -6,7 +6,7 @@ Without systemd the daemon starts it before it gives up its own capabilities.
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 import select
 import socket
@@ -14,7 +14,7 @@ import sys
 import time
 
 from kmodd.host.paths import REQUESTER_SOCKET
-from kmodd.host.process_reader import MAX_BYTES, READY, question, unpack
+from kmodd.host.process_reader import MAX_BYTES, number_of, question, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
     from kmodd.kernel.requester import Requester
 
-START_LIMIT: Final = 3.0
-"""Seconds after its start that questions wait for the process: an enforced policy may refuse an unknown one."""
-ANSWER_LIMIT: Final = 1.0
-"""Seconds, more than any answer takes, after which the process counts as lost."""
-RETRY: Final = 1.0
-"""Seconds between two attempts to start it."""
+ENOUGH: Final = 0.005
+"""Seconds that every question may take while the process answers. The kernel runs at most 50 helpers at a time."""
+WAIT: Final = 0.5
+"""Seconds beyond that for which questions wait in all, in each second: helpers give up after 2 s (cli/request.py)."""
+SILENCE: Final = 3.0
+"""Seconds without a packet that is due, after which questions do not wait for the process."""
+FIRST_PAUSE: Final = 1.0
+"""Seconds between the second and third attempt to start it; the pause doubles while none of them answers."""
+LAST_PAUSE: Final = 64.0
 _INHERITED: Final = 3
 """Descriptor of the connection in a process that the daemon has started."""
 
@@ -36,17 +39,25 @@ _INHERITED: Final = 3
 class Requesters:
     """Asks for the process of a thread; nothing is known while there is no process to ask."""
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
-        """Have the process start, without waiting for it. A failure is left to `check`, and tried again later.
+    def __init__(self, connect: Callable[[], socket.socket], *, restarts: bool = True) -> None:
+        """Have the process start, without waiting for it. A failure is left to `problem`, and tried again later.
 
         connect: returns a SOCK_SEQPACKET connection to a process that runs `serve`, or raises OSError.
+        restarts: whether it can be called again.
         """
-        self._connect = connect
+        self._connect, self._restarts = connect, restarts
+        self._epoll = select.epoll()
         self._connection: socket.socket | None = None
         self._is_ready = False
-        self._tried = 0.0
-        with contextlib.suppress(OSError):
-            self._open()
+        self._number = 0
+        """Of the last question on this connection; 0 stands for the start."""
+        self._owed_since: float | None = None
+        """When the packet that is due was asked for, or the one before it came; None: none is due."""
+        self._why = ""
+        self._retry_at = self._pause = 0.0
+        self._second = self._left = 0.0
+        """When the second of WAIT began, and what is left of it."""
+        self._open()
 
     @classmethod
     def of_systemd(cls) -> Requesters:
@@ -56,67 +67,148 @@ class Requesters:
     @classmethod
     def of_ours(cls) -> Requesters:
         """Start it as a child, once: it has capabilities that this process is about to give up."""
-        first = [_start()]
+        return cls(_start, restarts=False)
 
-        def connect() -> socket.socket:
-            if not first:
-                raise ConnectionError("the process that reads /proc has ended")
-            return first.pop()
+    def fileno(self) -> int:
+        """Return an epoll descriptor, readable when `receive` has something to do."""
+        return self._epoll.fileno()
 
-        return cls(connect)
+    @property
+    def problem(self) -> str:
+        """Why nothing is known now, as a message; empty: the process answers, or has been starting for a moment."""
+        return f"Failed to ask the reader of /proc: {self._why}; requesters are unknown" if self._why else ""
 
-    def check(self) -> None:
-        """Raise OSError if there is no process to ask."""
+    def receive(self) -> None:
+        """Take what the process has sent, without waiting: late answers, or its end, when it is started again."""
+        self._answer(-1, 0.0)
+        self._open()
+
+    def check(self, now: float) -> str:
+        """Start the process again if that is due; return `problem`. now: monotonic, seconds."""
+        if self._is_silent(now):
+            if self._is_ready and self._restarts:
+                self._lose("it does not answer")
+            else:
+                self._why = "it does not answer" if self._is_ready else "it does not start"
+        self._open()
+        return self.problem
+
+    def deadline(self, now: float) -> float | None:
+        """When `check` has something to do (monotonic, seconds); None: not before the process is asked or ends."""
         if self._connection is None:
-            self._open()
+            return self._retry_at
+        return None if self._owed_since is None or self._is_silent(now) else self._owed_since + SILENCE
 
     def requester_of(self, tid: int, asked_ns: int, until: float) -> Requester | None:
         """Return what `process.requester_of` returns in that process; None also if it does not answer. Never raises."""
-        now = time.monotonic()
-        try:
-            if self._connection is None:
-                if now < self._tried + RETRY:
-                    return None
-                self._open()
-            if not self._has_started():
-                return None
-            self._socket().send(question(tid, asked_ns, until))
-            return unpack(self._receive(max(until, now) + ANSWER_LIMIT))
-        except OSError:
-            self.close()  # a late answer would be taken for that to the next question
-            return None
+        for _ in range(2):  # once more if the process has ended
+            self._open()
+            if (answer := self._ask(tid, asked_ns, until)) is not None:
+                return unpack(answer)
+            if self._connection is not None:
+                break
+        return None
 
     def close(self) -> None:
-        """End the process."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection, self._is_ready = None, False
+        """End the process, for good."""
+        self._lose("")
+        self._retry_at = math.inf
+        self._epoll.close()
 
     def _open(self) -> None:
-        self._tried = time.monotonic()
-        self._connection = self._connect()
+        """Start the process if there is none and a pause is over."""
+        now = time.monotonic()
+        if self._connection is not None or now < self._retry_at:
+            return
+        self._retry_at = now + self._pause if self._restarts else math.inf
+        self._pause = min(max(2 * self._pause, FIRST_PAUSE), LAST_PAUSE)
+        try:
+            self._connection = self._connect()
+        except OSError as error:
+            self._why = error.strerror or str(error)
+            return
         self._connection.setblocking(False)
+        self._epoll.register(self._connection, select.EPOLLIN)
+        self._number, self._owed_since = 0, now
 
-    def _has_started(self) -> bool:
-        """Return whether the process answers, after a wait if it was started lately. Raises OSError: it has ended."""
-        if not self._is_ready:
-            with contextlib.suppress(BlockingIOError):
-                self._is_ready = self._receive(self._tried + START_LIMIT) == READY
-        return self._is_ready
+    def _lose(self, why: str) -> None:
+        """Close the connection: the process has ended, or ends then."""
+        if self._connection is not None:
+            self._epoll.unregister(self._connection)
+            self._connection.close()
+        self._connection, self._is_ready, self._owed_since, self._why = None, False, None, why
 
-    def _socket(self) -> socket.socket:
-        if self._connection is None:
-            raise ConnectionError
-        return self._connection
+    def _is_silent(self, now: float) -> bool:
+        return self._owed_since is not None and now >= self._owed_since + SILENCE
+
+    def _ask(self, tid: int, asked_ns: int, until: float) -> bytes | None:
+        """Return the answer; None: there is none in time, or no process."""
+        if not self._is_ready and self._wait(0, 0.0, 0.0) is None:
+            return None
+        if self._owed_since is not None:
+            self._answer(-1, 0.0)
+        is_late = self._owed_since is not None
+        if self._connection is None or (is_late and not self._time_left(time.monotonic())):
+            return None  # a further question would only delay the answers to later ones
+        try:
+            self._connection.send(question(self._number + 1, tid, asked_ns, until))
+        except BlockingIOError:
+            return None
+        except OSError:
+            self._lose("it has ended")
+            return None
+        self._number += 1
+        if is_late:
+            return self._wait(self._number, until, 0.0)
+        self._owed_since = time.monotonic()
+        return self._wait(self._number, until, ENOUGH)
+
+    def _wait(self, number: int, until: float, enough: float) -> bytes | None:
+        """Return the answer to a question. Waits `enough` seconds after `until`, and what is left of WAIT."""
+        now = time.monotonic()
+        begin = max(now, until) + enough
+        answer = self._answer(number, begin + self._time_left(now))
+        self._left = max(0.0, self._left - max(0.0, time.monotonic() - begin))
+        return answer
+
+    def _time_left(self, now: float) -> float:
+        """Return what is left of WAIT in this second; nothing for a silent process."""
+        if now >= self._second + 1.0:
+            self._second, self._left = now, WAIT
+        return 0.0 if self._is_silent(now) else self._left
+
+    def _answer(self, number: int, deadline: float) -> bytes | None:
+        """Take packets up to the answer to a question; those to earlier ones are too late.
+
+        deadline: monotonic, seconds. Returns None if there is no answer by then, or the process has ended.
+        """
+        while packet := self._receive(deadline):
+            try:
+                answered, answer = number_of(packet)
+            except ValueError:
+                self._lose("its answer is invalid")
+                return None
+            self._is_ready, self._why = True, ""
+            self._owed_since = None if answered == self._number else time.monotonic()
+            if answered > 0:
+                self._retry_at = self._pause = 0.0 if self._restarts else math.inf
+            if answered == number:
+                return answer
+        return None
 
     def _receive(self, deadline: float) -> bytes:
-        """Return the next packet. deadline: monotonic, seconds. Raises OSError: there is none, or the end."""
-        connection = self._socket()
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        if not (packet := connection.recv(MAX_BYTES)):
-            raise ConnectionError
+        """Return the next packet; empty: there is none by then, or the process has ended."""
+        if self._connection is None:
+            return b""
+        self._epoll.poll(max(0.0, deadline - time.monotonic()))
+        try:
+            packet = self._connection.recv(MAX_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            packet = b""
+        if not packet:
+            self._lose("it has ended")
         return packet
 
 

@@ -153,7 +153,7 @@ def test_the_instance_goes(told: Any) -> None:
 def test_the_reader_of_proc_says_that_it_lacks_its_capability(guest: Machine) -> None:
     """kmodd-requester@.service needs CAP_SYS_PTRACE. The control: with it, it is ready."""
     guest.check(f"cat >/run/ask <<'EOF'\n{ASK_READER}EOF\n")
-    assert guest.check("python3 -IB /run/ask", 60).strip() == "b'ready'"
+    assert guest.check("python3 -IB /run/ask", 60).strip() == "b'0 ready'"
     folder = "/run/systemd/system/kmodd-requester@.service.d"
     without = "[Service]\\nCapabilityBoundingSet=~CAP_SYS_PTRACE\\n"
     guest.check(f"mkdir {folder} && printf '{without}' >{folder}/without.conf && systemctl daemon-reload", 60)

@@ -15,11 +15,15 @@ from pathlib import Path
 import pytest
 
 from kmodd import __version__
-from kmodd.daemon import file_changes, policy_marks, startup
+from kmodd.daemon import file_changes, main, policy_marks, startup
 from kmodd.daemon.helper_processes import HelperProcesses
 from kmodd.daemon.main import Daemon
 from kmodd.daemon.options import DaemonOptions
+from kmodd.daemon.quarantine_file import QuarantineFile
 from kmodd.host.file_watch import Watch
+from kmodd.host.helper_socket import RequestSocket
+from kmodd.host.process_reader import READY
+from kmodd.host.requesters import Requesters
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
 from kmodd.planning.record import RELOADED, STARTED, Record
@@ -242,3 +246,62 @@ def test_a_daemon_that_is_not_the_machines_own_keeps_no_marks(root: Path, monkey
     results = [dict(record.fields).get("KMODD_RESULT") for record in journal.records]
     assert "not_attempted" in results, "as in any dry run"
     assert "denied" not in results
+
+
+@pytest.fixture
+def own_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine's own daemon opens lies below `root`, and it keeps the rights of this process."""
+
+    def no_trace(_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no tracefs here")
+
+    for name in ("SEALED", "CLOSED", "BOOTED"):
+        monkeypatch.setattr(policy_marks, name, str(root / name.lower()))
+    monkeypatch.setattr(main, "QuarantineFile", lambda **_: QuarantineFile(str(root / "standing"), str(root)))
+    monkeypatch.setattr(main, "RequestSocket", lambda: RequestSocket(str(root / "request")))
+    monkeypatch.setattr(main, "HELPER_IS_SET", str(root / "kmodd.modprobe"))
+    monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", no_trace)
+    monkeypatch.setattr("kmodd.host.stream_sockets.forbid", lambda: "")
+
+
+@pytest.mark.usefixtures("own_run")
+def test_a_lost_reader_of_proc_is_one_warning_and_a_problem_until_it_is_back(root: Path) -> None:
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+    ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    theirs[0].send(READY)
+    seen: list[list[str]] = []
+    with socket.socket(socket.AF_UNIX) as caller:
+
+        def ask() -> None:
+            caller.sendall(json.dumps({"method": "io.kmodd.Status"}).encode() + b"\0")
+
+        def at_start() -> None:
+            caller.connect(str(root / "socket"))
+            caller.setblocking(False)
+            ask()
+
+        def is_over() -> bool:
+            try:
+                answer = json.loads(caller.recv(1 << 16).rstrip(b"\0"))
+            except BlockingIOError:
+                return False
+            problems = [each for each in answer["parameters"]["problems"] if "/proc: it has ended" in each]
+            if problems != (seen[-1] if seen else None):
+                seen.append(problems)
+                if len(seen) in (1, 3):  # the one that answers ends
+                    theirs[len(seen) // 2].close()
+                elif len(seen) == 2:
+                    theirs[1].send(READY)
+            ask()
+            return len(seen) == 4
+
+        journal = Journal(at_start)
+        options = DaemonOptions(dry_run=True, run=True, control_path=str(root / "socket"), receive_buffer=1 << 20)
+        helpers = HelperProcesses(None, Requesters(lambda: ours.pop(0)))
+        Daemon(Tree(root=str(root), release=RELEASE), journal, Rounds(is_over), options, helpers).run()
+    theirs[2].close()
+    lost = ["Failed to ask the reader of /proc: it has ended; requesters are unknown"]
+    assert seen == [[], lost, [], lost]
+    assert [record.message for record in journal.records if "reader of /proc" in record.message] == lost
+    for each in ours:
+        each.close()

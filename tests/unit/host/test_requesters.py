@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -14,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.dataclass import replace
+from kmodd.dataclass import dataclass, replace
 from kmodd.host import process_reader, requesters
-from kmodd.host.process_reader import pack, serve, unpack
+from kmodd.host.process_reader import numbered, pack, serve, unpack
 from kmodd.host.requesters import Requesters
 from tests.played_proc import WHO, played
 
@@ -66,6 +69,64 @@ class Server:
             each.close()
 
 
+@dataclass(slots=True)
+class Clock:
+    """Stands still but for the test."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    it = Clock()
+    monkeypatch.setattr(requesters, "time", it)
+    return it
+
+
+@dataclass(slots=True)
+class Slow:
+    """The only process, whose answers the test sends."""
+
+    asked: Requesters
+    theirs: socket.socket
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.send(process_reader.READY)
+    it = Slow(Requesters(lambda: ours, restarts=False), theirs)
+    with theirs:
+        yield it
+        it.asked.close()
+
+
+@contextlib.contextmanager
+def answering(theirs: socket.socket, *packets: bytes) -> Iterator[None]:
+    """The process answers the next question with these packets."""
+
+    def answer() -> None:
+        theirs.recv(100)
+        for packet in packets:
+            theirs.send(packet)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield
+    thread.join(30)
+
+
+def is_readable(asked: Requesters, seconds: float = 30) -> bool:
+    return bool(select.select([asked], [], [], seconds)[0])
+
+
+def problem(why: str) -> str:
+    return f"Failed to ask the reader of /proc: {why}; requesters are unknown"
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     played(tmp_path)
@@ -76,7 +137,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def test_a_requester_is_what_the_other_process_has_read(server: Server) -> None:
     asked = server.asking()
-    asked.check()
     assert [asked.requester_of(179, ASKED_NS, 0.0) for _ in range(3)] == [WHO] * 3
     assert asked.requester_of(180, ASKED_NS, 0.0) is None, "there is no such thread"
     assert asked.requester_of(179, 0, 0.0) is None, "it started later"
@@ -97,49 +157,153 @@ def test_any_other_answer_is_unknown(answer: bytes) -> None:
     assert unpack(answer) is None
 
 
-def test_a_process_that_has_ended_is_replaced(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requesters, "RETRY", 0.0)
+def test_a_process_that_has_ended_is_replaced_within_the_question(server: Server) -> None:
     asked = server.asking()
     assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
     server.end()
-    assert asked.requester_of(179, ASKED_NS, 0.0) is None
     assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
     assert len(server.started) == 2
 
 
-def test_no_second_one_is_started_at_once(server: Server) -> None:
+def test_a_process_that_ends_is_replaced_before_the_next_question(server: Server) -> None:
+    """The loop waits for its end as for its other sources. It is a problem until the next one has started."""
     asked = server.asking()
+    assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
+    assert not is_readable(asked, 0), "the control: there is nothing to do"
     server.end()
-    assert [asked.requester_of(179, ASKED_NS, 0.0) for _ in range(3)] == [None] * 3
-    assert len(server.started) == 1
+    assert is_readable(asked)
+    asked.receive()
+    assert len(server.started) == 2
+    assert asked.check(time.monotonic()) == asked.problem == problem("it has ended")
+    assert is_readable(asked), "the new one has started"
+    asked.receive()
+    assert asked.problem == ""
 
 
-def test_an_answer_that_is_late_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not taken for the answer to the next question."""
-    monkeypatch.setattr(requesters, "RETRY", 0.0)
+def test_a_process_that_ends_at_once_is_started_with_growing_pauses(clock: Clock) -> None:
+    attempts: list[float] = []
+
+    def connect() -> socket.socket:
+        attempts.append(clock.now)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.close()
+        return ours
+
+    asked = Requesters(connect)
+    for _ in range(300):
+        assert asked.requester_of(179, ASKED_NS, 0.0) is None
+        assert asked.check(clock.now) == problem("it has ended")
+        clock.now += 0.5
+    pauses = [after - before for before, after in itertools.pairwise(attempts)]
+    assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    asked.close()
+
+
+def test_an_answer_ends_the_growth_of_pauses(server: Server) -> None:
+    asked = server.asking()
+    for _ in range(5):
+        assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
+        server.end()
+    assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
+
+
+def test_the_loop_wakes_for_the_next_attempt(clock: Clock) -> None:
+    failures = [OSError(errno.ECONNREFUSED, "Connection refused")] * 2
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def connect() -> socket.socket:
+        if failures:
+            raise failures.pop()
+        return ours
+
+    asked = Requesters(connect)
+    assert asked.deadline(clock.now) == clock.now
+    assert asked.check(clock.now) == problem("Connection refused")
+    due = asked.deadline(clock.now)
+    assert due == clock.now + 1.0
+    clock.now = due
+    asked.check(clock.now)
+    with theirs:
+        theirs.send(process_reader.READY)
+        asked.receive()
+        assert (asked.problem, asked.deadline(clock.now)) == ("", None)
+        asked.close()
+
+
+def test_a_late_answer_is_not_taken_for_that_to_the_next_question(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the process lost for it, which without systemd is the only one."""
+    assert slow.asked.requester_of(179, ASKED_NS, 0.0) is None
+    assert slow.theirs.recv(100) == process_reader.question(1, 179, ASKED_NS, 0.0)
+    monkeypatch.setattr(requesters, "WAIT", 30.0)
+    late = numbered(1, pack(replace(WHO, uid=0)))
+    with answering(slow.theirs, late, numbered(2, pack(WHO))):
+        while (who := slow.asked.requester_of(179, ASKED_NS, 0.0)) is None:
+            pass  # until the second is over in which the first has used up the time
+    assert (who, slow.asked.problem) == (WHO, "")
+
+
+def test_a_process_that_does_not_answer_is_a_problem_until_it_does(slow: Slow) -> None:
+    began = time.monotonic()
+    assert slow.asked.requester_of(179, ASKED_NS, 0.0) is None
+    due = slow.asked.deadline(time.monotonic())
+    assert due is not None
+    assert slow.asked.check(due - 0.1) == ""
+    assert slow.asked.check(due) == problem("it does not answer")
+    assert slow.asked.deadline(due) is None
+    assert due >= began + requesters.SILENCE
+    slow.theirs.send(numbered(1, process_reader.UNKNOWN))
+    assert is_readable(slow.asked)
+    slow.asked.receive()
+    assert slow.asked.check(due) == ""
+
+
+def test_a_process_of_systemd_that_does_not_answer_is_replaced(server: Server) -> None:
     server.answers = False
     asked = server.asking()
     assert asked.requester_of(179, ASKED_NS, 0.0) is None
     server.answers = True
-    assert server.started[0].recv(100) == process_reader.question(179, ASKED_NS, 0.0)
-    with pytest.raises(BrokenPipeError):
-        server.started[0].send(pack(replace(WHO, uid=0)))
+    asked.check(time.monotonic() + requesters.SILENCE)
     assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
+    assert len(server.started) == 2
 
 
-def test_a_process_that_starts_slowly_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_questions_wait_less_than_a_second_in_all(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helpers that come meanwhile give up after 2 s. One is passed on: later ones would wait for its answer."""
+    began = time.monotonic()
+    assert {slow.asked.requester_of(179, ASKED_NS, 0.0) for _ in range(1000)} == {None}
+    assert time.monotonic() < began + 1.0
+    assert slow.theirs.recv(100) == process_reader.question(1, 179, ASKED_NS, 0.0)
+    with pytest.raises(BlockingIOError):
+        slow.theirs.recv(100, socket.MSG_DONTWAIT)
+    slow.theirs.send(numbered(1, pack(replace(WHO, uid=0))))
+    monkeypatch.setattr(requesters, "ENOUGH", 30.0)
+    with answering(slow.theirs, numbered(2, pack(WHO))):
+        assert slow.asked.requester_of(179, ASKED_NS, 0.0) == WHO
+
+
+def test_a_process_that_starts_slowly_is_waited_for_less_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Later questions get no answer at once, until it has started."""
-    monkeypatch.setattr(requesters, "START_LIMIT", 0.1)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     asked = Requesters(lambda: ours)
+    began = time.monotonic()
     with theirs:
-        assert asked.requester_of(179, ASKED_NS, 0.0) is None
-        monkeypatch.setattr(requesters, "START_LIMIT", -1.0)
-        assert asked.requester_of(179, ASKED_NS, 0.0) is None
+        assert {asked.requester_of(179, ASKED_NS, 0.0) for _ in range(50)} == {None}
+        assert time.monotonic() < began + 1.0
+        assert asked.check(began) == ""
+        assert asked.check(began + 2 * requesters.SILENCE) == problem("it does not start")
         theirs.send(process_reader.READY)
-        theirs.send(pack(WHO))
-        assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
+        monkeypatch.setattr(requesters, "ENOUGH", 30.0)
+        with answering(theirs, numbered(1, pack(WHO))):
+            assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
+        assert asked.problem == ""
         asked.close()
+
+
+@pytest.mark.parametrize("packet", [b"x", b"", pack(WHO), b"9" * 5000 + b" -"])
+def test_an_invalid_answer_is_a_lost_process(slow: Slow, packet: bytes) -> None:
+    slow.theirs.send(packet)
+    assert slow.asked.requester_of(179, ASKED_NS, 0.0) is None
+    assert slow.asked.problem.startswith("Failed to ask the reader of /proc: it")
 
 
 def test_without_a_process_nothing_is_known() -> None:
@@ -147,10 +311,10 @@ def test_without_a_process_nothing_is_known() -> None:
         raise FileNotFoundError(2, "No such file or directory")
 
     asked = Requesters(connect)
-    with pytest.raises(FileNotFoundError):
-        asked.check()
+    assert asked.problem == problem("No such file or directory")
     assert asked.requester_of(1, time.monotonic_ns(), 0.0) is None
     asked.close()
+    assert (asked.check(time.monotonic()), asked.requester_of(1, 0, 0.0)) == ("", None)
 
 
 def test_wrong_usage_is_one_status() -> None:
