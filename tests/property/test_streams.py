@@ -47,6 +47,7 @@ COMMANDS = {
     "complete": ("requests", "operand"),
     "loader": ("operand",),
     "command": ("operand",),
+    "requester": ("operand",),
     "request": (),  # becomes modprobe; tests/unit/install has its tests
 }  # fmt: skip
 """Verb → its command lines here; each has `--help` too."""
@@ -64,8 +65,11 @@ LOST = {
 
 BROKEN = (*LOST, "<&-", "2>&-", "2>/dev/full", "<&- >&- 2>&-", ">/dev/full 2>/dev/full")
 
-READS = ("lookup --root ROOT --kernel REL", "convert-config -", "policy suggest --from -")
-"""Commands that read standard input."""
+READS = {"lookup --root ROOT --kernel REL": 0, "convert-config -": 0, "policy suggest --from -": 1}
+"""Commands that read standard input → status where it is empty: without a request on record, no rule is suggested."""
+
+INTERNAL = ("loader", "command", "request", "requester")
+"""Verbs without `--help`."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,7 @@ def test_every_verb_is_here() -> None:
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_a_broken_stream_changes_nothing_but_what_is_lost(verb: str, root: Path) -> None:
     lines = [(line, BROKEN) for line in COMMANDS[verb]]
-    if verb not in ("loader", "command", "request"):
+    if verb not in INTERNAL:
         lines.append(("--help", (">/dev/full",)))
     for line, every in lines:
         words = [verb, *line.replace("ROOT", str(root)).replace("REL", RELEASE).split()]
@@ -114,7 +118,8 @@ def expected(normal: Said, streams: str, broken: Said, *, is_incidental: bool) -
 @pytest.mark.parametrize("words", READS)
 def test_standard_input_that_cannot_be_read_is_one_line(words: str, root: Path) -> None:
     argv = words.replace("ROOT", str(root)).replace("REL", RELEASE).split()
-    assert program.run(argv, stdin=b"").status == 0, "the control"
+    empty = program.run(argv, stdin=b"")
+    assert (empty.status, b"descriptor" in empty.err) == (READS[words], False), "the control"
     for streams, why in (("<&-", b"Bad file descriptor"), ("0>/dev/null", b"Bad file descriptor")):
         said = program.run(argv, streams)
         assert (said.status, said.out, said.err.count(b"\n")) == (1, b"", 1), said
@@ -142,7 +147,7 @@ def test_no_file_becomes_a_standard_stream(root: Path) -> None:
 SURROUNDINGS = ({"COLUMNS": "40"}, {"COLUMNS": "0"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"LC_ALL": "C", "LANG": "C"})
 
 
-@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb not in ("loader", "command", "request")])
+@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb not in INTERNAL])
 def test_the_surroundings_change_no_status(verb: str, root: Path) -> None:
     """Nor the output, where it is no terminal; the help has another width."""
     for line in (*COMMANDS[verb][:1], "--help"):
