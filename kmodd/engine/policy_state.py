@@ -116,9 +116,11 @@ class PolicyState:
         if not self.is_on:
             return None
         flags = self._machine.flags() if self._has_flags else frozenset[str]()
-        askers = request.candidates or (request.requester,)
-        askings = [asking_of(replace(request, requester=who), self.phase, flags) for who in askers]
-        return lambda module: policy.strictest([self._policy.judge(asking, module) for asking in askings])
+        asking = asking_of(request, self.phase, flags)
+        if not request.candidates:
+            return lambda module: self._policy.judge(asking, module)
+        each = [replace(asking, requester=who) for who in request.candidates]
+        return lambda module: policy.strictest([self._policy.judge(one, module) for one in each])
 
     def refusal(self, request: Request, step: Step) -> Outcome | None:
         """The outcome of a step that policy refuses now; None: it allows the step."""
