@@ -263,7 +263,9 @@ def test_a_process_of_systemd_that_does_not_answer_is_replaced(server: Server) -
     assert asked.requester_of(179, ASKED_NS, 0.0) is None
     server.answers = True
     asked.check(time.monotonic() + requesters.SILENCE)
-    assert asked.requester_of(179, ASKED_NS, 0.0) == WHO
+    while (who := asked.requester_of(179, ASKED_NS, 0.0)) is None:
+        pass  # until the second is over in which the first question has used up the time
+    assert who == WHO
     assert len(server.started) == 2
 
 
