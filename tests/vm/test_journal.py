@@ -70,14 +70,15 @@ def test_a_usb_stick_is_three_records_at_most(guest: Machine) -> None:
 
 
 def test_the_timeline_of_the_boot_has_its_loads(guest: Machine) -> None:
-    """As a picture and as text; what the boot waited for is marked, and blame begins with the slowest."""
+    """As a picture and as text; what the boot waited for is marked or named, and blame begins with the slowest."""
     loads = [json.loads(line) for line in guest.check("kmodd timeline --json", 120).splitlines()]
     inits = {each["module"]: each["usec"] for load in loads for each in load["inits"]}
     assert {"ahci", "i2c_i801"} <= set(inits)
-    assert any(load["awaited"] for load in loads)
     picture = ElementTree.fromstring(guest.check("kmodd timeline", 120))
     shown = "".join(picture.itertext())
     assert all(load["module"] in shown for load in loads)
+    # on a slow machine the end of coldplug may come seconds after the last load
+    assert any(load["awaited"] for load in loads) or "no load for " in shown
     assert "#" in guest.check("kmodd timeline --text", 120)
     rows = [json.loads(line) for line in guest.check("kmodd blame --json", 120).splitlines()]
     assert rows[0]["usec"] == max(row["usec"] for row in rows) == max(inits.values())
