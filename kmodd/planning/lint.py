@@ -20,6 +20,7 @@ from kmodd.kernel.proc_modules import NOTHING_LOADED
 from kmodd.names import ModuleName, module_of_path
 from kmodd.planning.findings import Finding, error, of_problem, warning
 from kmodd.planning.lint_boot import check_boot_list, check_kernel_blacklist, no_name
+from kmodd.planning.lint_commands import check_endless
 from kmodd.planning.lint_options import check_options
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import ProbeOptions, resolve
@@ -393,5 +394,6 @@ CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (
     _overridden,
     _softdeps,
     _disabled_commands,
+    check_endless,
     check_kernel_blacklist,
 )
