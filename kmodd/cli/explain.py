@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from functools import partial
 
 from kmodd.cli.daemon_tree import tree_for
 from kmodd.cli.verb import JSON, KERNEL, ROOT, Verb
@@ -20,13 +21,14 @@ from kmodd.host.regular_files import read_file
 from kmodd.host.tree import Tree
 from kmodd.index import text_files
 from kmodd.index.catalog import Snapshot
+from kmodd.kernel.proc_modules import Loaded
 from kmodd.kernel.uevent import Uevent
 from kmodd.planning.device_requests import wanted
 from kmodd.planning.explain import json_line, text_of
 from kmodd.planning.plan import Goal, Plan
 from kmodd.planning.policy import Policy, PolicyQuery, rules_in_force
 from kmodd.planning.request import Origin, Request
-from kmodd.planning.resolve import options_of, resolve
+from kmodd.planning.resolve import ProbeOptions, options_of, resolve
 from kmodd.text import decode
 
 TYPE_CHECKING = False
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from kmodd.config.policy_d import Mode
     from kmodd.planning.denials import Denial
-    from kmodd.planning.policy import PolicyDecision
+    from kmodd.planning.resolve import Judge
 
 VERB = Verb(
     "explain",
@@ -98,15 +100,9 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
         options = replace(options_of(question.origin), blocked=True, relative_paths=True)
         if settings.foreign_modules:
             options = replace(options, foreign=True)
-        plans = tuple(
-            resolve(
-                Request(name, question.origin), snapshot, loaded, options, tree.present, rules.judge_of(question, name),
-                tree.foreign,
-            )
-            for name in question.names
-        )  # fmt: skip
-        plan = _joined(question, plans)
-        denied = rules.denials_of(question, plan)
+        plan_of = partial(_plan, question, tree, snapshot, loaded, options)
+        plan = plan_of(rules.judge_of)
+        denied = rules.denials_of(question, plan_of(_no_judge)) if rules.have_denials(question) else ()
         if not any(goal.comes for goal in plan.goals):
             status = 1
         if as_json:
@@ -120,6 +116,27 @@ def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool)
     for problem in snapshot.problems:
         VERB.complain(problem.with_caret())
     return 3 if status and snapshot.catalog.is_damaged else status
+
+
+def _plan(
+    question: Question,
+    tree: Tree,
+    snapshot: Snapshot,
+    loaded: Loaded,
+    options: ProbeOptions,
+    judge_of: Callable[[Question, str], Judge | None],
+) -> Plan:
+    """Return one plan for all names of a request: a device may have several modaliases."""
+    goals: list[Goal] = []
+    for name in question.names:
+        request = Request(name, question.origin)
+        judge = judge_of(question, name)
+        goals += resolve(request, snapshot, loaded, options, tree.present, judge, tree.foreign).goals
+    return Plan(Request(question.text, question.origin), tuple(goals))
+
+
+def _no_judge(_question: Question, _name: str) -> None:
+    """No rules."""
 
 
 def _similar(question: Question, plan: Plan, snapshot: Snapshot) -> str:
@@ -141,12 +158,6 @@ def _name(question: Question, tree: Tree) -> str:
     return name if name != question.text else ""
 
 
-def _joined(question: Question, plans: tuple[Plan, ...]) -> Plan:
-    """Join the plans of all names of a request into one: a device may have several modaliases."""
-    goals: tuple[Goal, ...] = tuple(goal for plan in plans for goal in plan.goals)
-    return Plan(Request(question.text, question.origin), goals)
-
-
 # ── policy ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -158,19 +169,29 @@ class _Rules:
         self._mode: Mode = "enforce" if settings.policy_broken else settings.policy
         self._rules = rules_in_force(read_rules(tree.root), None)
 
-    def judge_of(self, question: Question, name: str) -> Callable[[str], PolicyDecision] | None:
-        """Return the judge of what a device requests; None: the rules are not enforced, or it is no device."""
-        if self._mode != "enforce" or question.origin != "coldplug" or not self._rules:
+    def judge_of(self, question: Question, name: str) -> Judge | None:
+        """Return the judge of what a device, or root by name, requests; None: the rules are not enforced."""
+        if self._mode != "enforce" or not self._rules:
             return None
-        subsystem, device = place_of(question.text, self._tree)
-        query = PolicyQuery("uevent", name, "running", subsystem, (device,) if device else (), None, self._flags())
+        if question.origin == "coldplug":
+            subsystem, device = place_of(question.text, self._tree)
+            query = PolicyQuery("uevent", name, "running", subsystem, (device,) if device else (), None, self._flags())
+        else:
+            from kmodd.planning.denials import ASKERS  # only where there are rules
+
+            query = PolicyQuery(question.origin, name, "running", requester=ASKERS["root"], flags=self._flags())
         policy = Policy("enforce", self._rules)
         return lambda module: policy.judge(query, module)
 
+    def have_denials(self, question: Question) -> bool:
+        """Return whether `denials_of` may find any."""
+        return bool(self._rules) and question.kind in ("module", "alias")
+
     def denials_of(self, question: Question, plan: Plan) -> tuple[Denial, ...]:
-        """Return what the rules deny to processes that make the kernel request a name."""
-        if not self._rules or question.kind not in ("module", "alias"):
-            return ()
+        """Return what the rules deny to processes that make the kernel request a name.
+
+        plan: what is loaded if no rule denies it.
+        """
         from kmodd.planning.denials import denials  # only where there are rules
 
         query = PolicyQuery("request", question.text, "running", flags=self._flags())

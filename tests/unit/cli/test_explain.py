@@ -257,6 +257,24 @@ def test_for_whom_policy_denies_a_name(
     )
 
 
+@pytest.mark.parametrize("rule", ["deny origin=operator module=loop", "deny module=loop", "deny origin=operator uid=0"])
+@pytest.mark.parametrize(("mode", "status"), [("enforce", 1), ("observe", 0), ("off", 0)])
+def test_a_rule_for_operators_denies_a_name(
+    root: Path, capfdbinary: pytest.CaptureFixture[bytes], rule: str, mode: str, status: int
+) -> None:
+    """`kmodd policy test` shows it in each mode, as if it was enforced; the control is another module."""
+    (root / "etc/kmodd/policy.d").mkdir(parents=True)
+    (root / "etc/kmodd/policy.d/a.conf").write_text(f"allow module=fat,vfat\n{rule}\n")
+    (root / "etc/kmodd/kmodd.conf").write_text(f"[Kmodd]\nPolicy={mode}\n")
+    assert explain.main([*base(root), "loop"]) == status
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    skip = f"skip loop   because denied by {rule} at /etc/kmodd/policy.d/a.conf:2; asked for"
+    assert (skip in lines) == bool(status)
+    to_all = "to root, services, users, containers, if they make the kernel request it"
+    assert any(to_all in line for line in lines) == (rule == "deny module=loop")
+    assert explain.main([*base(root), "vfat"]) == 0
+
+
 def test_a_dry_run_of_modprobe_as_json_is_what_explain_says(
     root: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
