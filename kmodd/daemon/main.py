@@ -54,7 +54,7 @@ from kmodd.errors import Problem, assert_never
 from kmodd.host import coldplug
 from kmodd.host.config_files import read_boot_list, settings_directories
 from kmodd.host.file_watch import Watch
-from kmodd.host.helper_socket import HELPER_IS_SET, REQUEST_SOCKET, RequestSocket
+from kmodd.host.helper_socket import REQUEST_SOCKET, RequestSocket, is_helper_set
 from kmodd.host.journal import Journal
 from kmodd.host.kmsg_reader import KernelMessages
 from kmodd.host.machine import HostMachine
@@ -373,19 +373,19 @@ class Daemon:
             if self._requesters:
                 self._requesters.close()
             return
-        if os.path.exists(HELPER_IS_SET):
-            self._open_trace(self._kernel)  # after a crash under an enforced policy the kernel asks already
+        if self._engine.state.policy.is_enforced and is_helper_set():
+            self._open_trace(self._kernel)  # the kernel asks already: after a crash, or with the package
         self._poller.add(self._kernel)
         if self._requesters:
             self._poller.add(self._requesters)
 
     def _report_ready(self) -> None:
         """The boot list is answered, or cannot be."""
+        if self._engine.state.policy.is_enforced and self._kernel:
+            self._open_trace(self._kernel)  # before the helper is set: requests of unknown processes would be refused
         self._notify.ready(self._ready_text)
         gc.freeze()
         gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
-        if self._engine.state.policy.is_enforced and self._kernel:
-            self._open_trace(self._kernel)  # a request of an unknown process would be refused
 
     def _open_late_trace(self) -> bool:
         """Open the trace of requests if it is needed. Returns whether it was."""

@@ -29,7 +29,7 @@ class Startup:
     | late_opens | devices answered, or 10 s over                    | running    | the file watch is opened         |
 
     What takes long and is not needed for the first load is opened late. Under an enforced policy the trace is opened
-    with READY, as requests without a known requester would be refused.
+    before READY, as requests without a known requester would be refused.
     """
 
     phase: Phase = "boot_list"

@@ -18,8 +18,10 @@ from kmodd.host.unix_listener import UnixListener
 from kmodd.text import decode
 
 REQUEST_SOCKET = "/run/kmodd/request"
-HELPER_IS_SET = "/run/kmodd.modprobe"
-"""The previous /proc/sys/kernel/modprobe, saved by systemd/kernel-helper while kmodd's helper is set."""
+HELPER = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "kmodd-request")
+"""The helper of this installation."""
+SETTING = "/proc/sys/kernel/modprobe"
+"""kernel.modprobe, the program that the kernel executes (Documentation/admin-guide/sysctl/kernel.rst)."""
 MAX_CONNECTIONS = 256
 """The kernel runs 50 helpers at a time (MAX_KMOD_CONCURRENT), besides those whose requester was killed."""
 MAX_NAME = 255
@@ -43,6 +45,18 @@ class KernelRequest:
     arrived_ns: int
     """When it was read (time.monotonic_ns)."""
     connection: socket.socket
+
+
+def is_helper_set() -> bool:
+    """Return whether the kernel executes the helper of this installation, also by another name of the file.
+
+    The package puts a link to it in the place of /sbin/modprobe; systemd/kernel-helper sets its path.
+    """
+    try:
+        with open(SETTING, "rb") as file:
+            return os.path.samefile(file.read().rstrip(b"\n"), HELPER)
+    except (OSError, ValueError):  # ValueError: a NUL in the setting
+        return False
 
 
 class RequestSocket:

@@ -18,6 +18,7 @@ import errno
 import os
 import time
 
+from kmodd.host.helper_socket import is_helper_set
 from kmodd.host.trace_instance import TraceInstance
 from kmodd.kernel.ftrace import (
     ModuleRequested,
@@ -58,8 +59,8 @@ class _Execs:
         self._format = parse_exec_format(instance.format, self._order)
         self._pages: tuple[list[bytes], list[bytes]] = ([], [])
         """Pages of the last two calls of `read`: a request may come between the looks at requests and at programs."""
-        self._lost_ns = 0
-        """Events up to this time were lost."""
+        self._lost_ns = _now_ns() if instance.is_new else 0
+        """Events up to this time were lost, or not recorded."""
 
     def read(self, now_ns: int) -> None:
         """Read the events so far."""
@@ -100,11 +101,13 @@ class ModuleRequests:
         requester_of: Callable[[int, int, float], Requester | None],
         tracefs: tuple[str, ...] = TRACEFS,
         instance: str = INSTANCE,
+        is_asked: Callable[[], bool] = is_helper_set,
     ) -> None:
         """Open or create the instances and start tracing. Events that a killed daemon left unread are used.
 
-        requester_of: that of `Requesters`. Raises OSError if tracefs is missing or not permitted, ParseError if its
-        format is unknown.
+        requester_of: that of `Requesters`. is_asked: whether the kernel executes the helper. It is called once the
+        trace has begun: helpers of earlier requests may be on their way then, and requesters are unknown at first.
+        Raises OSError if tracefs is missing or not permitted, ParseError if its format is unknown.
         """
         self._requester_of, self._open = requester_of, OpenRequests()
         place = next((place for place in tracefs if os.path.isdir(f"{place}/instances")), None)
@@ -118,6 +121,8 @@ class ModuleRequests:
             self._execs, self._requests = _Execs(opened[0]), opened[1]
             self._layout = self._requests.layout
             self._format = parse_request_format(self._requests.format, self._layout.order)
+            if self._requests.is_new and is_asked():
+                self._open.began(_now_ns())
         except BaseException:
             for each in opened:
                 each.close()

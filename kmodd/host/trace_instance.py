@@ -29,11 +29,15 @@ class TraceInstance:
         self._pipes: list[int] = []
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder)
+        self.is_new = False
+        """Whether it was not recording before."""
         try:
             self.layout = parse_header_page(self._read("events/header_page"), sys.byteorder)
             self.format = self._read(f"{event}/format")
+            self.is_new = any(self._read(name).strip() != "1" for name in (f"{event}/enable", "tracing_on"))
             if "[boot]" not in self._read("trace_clock"):  # writing it empties the buffer
                 self._write("trace_clock", "boot")
+                self.is_new = True
             for cpu in sorted(os.listdir(f"{folder}/per_cpu")):
                 path = f"{folder}/per_cpu/{cpu}/trace_pipe_raw"
                 self._pipes.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LATEST_NS: Final = 60_000_000_000
 """Nanoseconds after which a request without a helper is dropped. A helper takes milliseconds to connect, longer while a
 disk hangs."""
+PROMPT_NS: Final = 500_000_000
+"""Nanoseconds after the trace begins for which helpers may belong to earlier requests. Longer than helpers of a busy
+machine take (30 ms); short, because requesters are unknown meanwhile."""
 MAX_REQUESTS: Final = 1024
 """Maximum number of open requests. The kernel runs at most 50 helpers at a time (kernel/module/kmod.c)."""
 MAX_CANDIDATES: Final = 16
@@ -75,6 +78,10 @@ class OpenRequests:
     def lost(self, when_ns: int) -> None:
         """Note that events up to `when_ns` were lost: until LATEST_NS later, any helper may belong to one of them."""
         self._blind_until_ns = max(self._blind_until_ns, when_ns + LATEST_NS)
+
+    def began(self, when_ns: int) -> None:
+        """Note that the trace has no events before `when_ns`: until PROMPT_NS later, any helper may belong to one."""
+        self._blind_until_ns = max(self._blind_until_ns, when_ns + PROMPT_NS)
 
     def match(self, name: str, now_ns: int) -> Requester | None:
         """Close the request of the helper for `name` that connects now, and return its requester; None: unknown.

@@ -259,7 +259,7 @@ def own_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(policy_marks, name, str(root / name.lower()))
     monkeypatch.setattr(main, "QuarantineFile", lambda **_: QuarantineFile(str(root / "standing"), str(root)))
     monkeypatch.setattr(main, "RequestSocket", lambda: RequestSocket(str(root / "request")))
-    monkeypatch.setattr(main, "HELPER_IS_SET", str(root / "kmodd.modprobe"))
+    monkeypatch.setattr(main, "is_helper_set", lambda: False)
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", no_trace)
     monkeypatch.setattr("kmodd.host.stream_sockets.forbid", lambda: "")
 
@@ -305,3 +305,39 @@ def test_a_lost_reader_of_proc_is_one_warning_and_a_problem_until_it_is_back(roo
     assert [record.message for record in journal.records if "reader of /proc" in record.message] == lost
     for each in ours:
         each.close()
+
+
+@pytest.mark.usefixtures("own_run")
+@pytest.mark.parametrize(
+    ("mode", "is_set", "is_early"), [("enforce", True, True), ("enforce", False, False), ("off", True, False)]
+)
+def test_requests_are_traced_before_the_boot_list_if_the_kernel_asks_already_and_the_policy_is_enforced(
+    root: Path, monkeypatch: pytest.MonkeyPatch, mode: str, is_set: bool, is_early: bool
+) -> None:
+    """A request of an unknown process may be denied. In any case of an enforced policy it is before READY."""
+    seen: list[str] = []
+
+    class Tracer:
+        def __init__(self, _: object) -> None:
+            seen.append("trace")
+
+        def close(self) -> None:
+            pass
+
+    class Noting(Rounds):
+        def ready(self, status: str = "") -> None:
+            seen.append("ready")
+
+    monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", Tracer)
+    monkeypatch.setattr(main, "is_helper_set", lambda: is_set)
+    (root / "etc/kmodd").mkdir(parents=True)
+    (root / "etc/kmodd/kmodd.conf").write_text(f"[Kmodd]\nPolicy={mode}\n")
+    journal = Journal(lambda: seen.append("start"))
+    options = DaemonOptions(dry_run=True, run=True, control_path=str(root / "socket"), receive_buffer=1 << 20)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    helpers = HelperProcesses(None, Requesters(lambda: ours))
+    with theirs:
+        notify = Noting(lambda: len(seen) == 3)
+        Daemon(Tree(root=str(root), release=RELEASE), journal, notify, options, helpers).run()
+    order = ["start", "ready", "trace"] if mode == "off" else ["start", "trace", "ready"]
+    assert seen == (["trace", "start", "ready"] if is_early else order)

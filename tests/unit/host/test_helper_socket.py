@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from kmodd.host.helper_socket import MAX_CONNECTIONS, MAX_NAME, KernelRequest, RequestSocket
+from kmodd.host.helper_socket import MAX_CONNECTIONS, MAX_NAME, KernelRequest, RequestSocket, is_helper_set
 
 
 @pytest.fixture
@@ -329,3 +329,20 @@ def test_a_request_costs_few_system_calls(tmp_path: Path) -> None:
     assert counts["recvfrom"] == 9
     assert counts["epoll_wait"] == 9
     assert counts["epoll_ctl"] == 10
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("helper", True), ("modprobe", True), ("other", False), ("missing", False), ("", False), ("a\0b", False)],
+)
+def test_the_kernel_executes_the_helper_under_each_name_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, expected: bool
+) -> None:
+    """The package makes /sbin/modprobe a hard link to it, and kernel.modprobe is not changed."""
+    for name in ("helper", "other"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "modprobe").hardlink_to(tmp_path / "helper")
+    (tmp_path / "setting").write_text(f"{tmp_path / setting if setting else ''}\n")
+    monkeypatch.setattr("kmodd.host.helper_socket.HELPER", str(tmp_path / "helper"))
+    monkeypatch.setattr("kmodd.host.helper_socket.SETTING", str(tmp_path / "setting"))
+    assert is_helper_set() is expected

@@ -18,6 +18,7 @@ from tests.pages import EXEC_FORMAT, FORMAT, HEADER_PAGE, MISSED, exec_event, pa
 from tests.played_proc import played
 
 CPUS = 2
+SEC = 1_000_000_000
 
 
 class PlayedTrace:
@@ -37,8 +38,8 @@ class PlayedTrace:
         for name, text in {
             "events/header_page": HEADER_PAGE,
             f"events/{event}/format": layout,
-            f"events/{event}/enable": "0",
-            "trace_clock": "[local] global boot",
+            f"events/{event}/enable": "1",
+            "trace_clock": "local global [boot]",
             "buffer_size_kb": "1408",
             "tracing_on": "1",
         }.items():
@@ -57,8 +58,18 @@ class PlayedTrace:
         """In the place of the process that reads /proc."""
         return requester_of(tid, asked_ns, self.initial, str(self.proc), until)
 
-    def listen(self, look: Callable[[int, int, float], Requester | None] | None = None) -> ModuleRequests:
-        return ModuleRequests(look or self.look, (str(self.place / "nowhere"), str(self.place)))
+    def listen(
+        self, look: Callable[[int, int, float], Requester | None] | None = None, *, is_asked: bool = False
+    ) -> ModuleRequests:
+        places = (str(self.place / "nowhere"), str(self.place))
+        return ModuleRequests(look or self.look, places, is_asked=lambda: is_asked)
+
+    def reset(self, *instances: str) -> None:
+        """These have not recorded so far."""
+        for instance in instances:
+            for path in (self.place / "instances" / instance).glob("events/*/*/enable"):
+                path.write_text("0")
+            (self.place / "instances" / instance / "trace_clock").write_text("[local] global boot")
 
     def happen(self, cpu: int, tid: int, name: bytes, after: int = 0, flags: int = 0) -> None:
         now = self.now + after
@@ -76,6 +87,7 @@ def trace(tmp_path: Path) -> PlayedTrace:
 
 
 def test_how_the_instance_is_set(trace: PlayedTrace) -> None:
+    trace.reset("kmodd")
     trace.listen()
     for name, value in {
         "events/module/module_request/enable": "1",
@@ -88,9 +100,8 @@ def test_how_the_instance_is_set(trace: PlayedTrace) -> None:
 
 def test_a_clock_that_is_right_is_left_alone(trace: PlayedTrace) -> None:
     """Setting it would empty the buffer."""
-    (trace.instance / "trace_clock").write_text("local [boot]")
     trace.listen()
-    assert (trace.instance / "trace_clock").read_text() == "local [boot]"
+    assert (trace.instance / "trace_clock").read_text() == "local global [boot]"
 
 
 def test_events_of_all_cpus(trace: PlayedTrace) -> None:
@@ -106,7 +117,35 @@ def test_events_of_all_cpus(trace: PlayedTrace) -> None:
 
 def test_an_event_that_a_killed_daemon_had_not_read(trace: PlayedTrace) -> None:
     trace.happen(0, 179, b"net-pf-9")
-    assert trace.listen().match("net-pf-9") is not None
+    assert trace.listen(is_asked=True).match("net-pf-9") is not None
+
+
+@pytest.mark.parametrize(
+    ("new", "is_asked", "known"),
+    [
+        (("kmodd", "kmodd-exec"), True, False),
+        (("kmodd", "kmodd-exec"), False, True),
+        (("kmodd",), True, False),
+        ((), True, True),
+    ],
+)
+def test_a_helper_that_may_belong_to_a_request_before_the_trace_is_unknown(
+    trace: PlayedTrace, new: tuple[str, ...], is_asked: bool, known: bool
+) -> None:
+    """A request of another process for the same name, in the trace, is not its own."""
+    trace.reset(*new)
+    requests = trace.listen(is_asked=is_asked)
+    trace.happen(0, 179, b"net-pf-9", after=SEC)
+    assert (requests.match("net-pf-9") is not None) is known
+
+
+def test_programs_before_a_new_trace_may_have_been_executed(trace: PlayedTrace) -> None:
+    trace.reset("kmodd-exec")
+    requests = trace.listen(is_asked=True)
+    trace.happen(0, 179, b"net-pf-9")
+    trace.happen(1, 179, b"net-pf-38", after=SEC)
+    assert requests.match("net-pf-9") is None, "before the trace of programs began"
+    assert requests.match("net-pf-38") is not None
 
 
 def test_a_dead_thread_is_unknown(trace: PlayedTrace) -> None:

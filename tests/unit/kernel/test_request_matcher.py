@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmodd.dataclass import replace
 from kmodd.kernel.ftrace import ModuleRequested
-from kmodd.kernel.request_matcher import LATEST_NS, MAX_CANDIDATES, MAX_REQUESTS, OpenRequests
+from kmodd.kernel.request_matcher import LATEST_NS, MAX_CANDIDATES, MAX_REQUESTS, PROMPT_NS, OpenRequests
 from kmodd.kernel.requester import Requester
 
 ALICE = Requester(100, "sh", "/usr/bin/sh", 1000, 1000, "/user.slice/s", "session-1.scope", False)
@@ -144,3 +144,12 @@ def test_records_beyond_the_limit_count_as_lost() -> None:
     add(requests, ALICE)
     assert len(requests) == 1
     assert requests.match("net-pf-9", NOW) is None
+
+
+def test_helpers_at_the_begin_of_the_trace_are_unknown_for_a_moment() -> None:
+    """They may belong to requests before it; later ones are known."""
+    requests = opened(ALICE)
+    requests.began(NOW)
+    assert requests.match("net-pf-9", NOW + PROMPT_NS - 1) is None
+    add(requests, ALICE)
+    assert requests.match("net-pf-9", NOW + PROMPT_NS) == ALICE
