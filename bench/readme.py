@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).resolve().parent / "README.md"
+WHOLE = "coldplug, udevd beside kmodd"
 BEGIN, END = "<!-- make bench-vm writes from here -->", "<!-- to here -->"
 
 
@@ -21,13 +22,22 @@ def put(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table of medians and ratios with their spread; without ratio if the peer is 0, which means none."""
-    lines = ["| what | kmodd | peer | kmodd / peer |", "| --- | --- | --- | --- |"]
-    for one in rows:
+    """Return a table of medians and ratios with their spread; without ratio if the peer is 0, which means none.
+
+    What a machine pays, kmodd beside udevd, is first; rows of several suites stand together.
+    """
+    lines = [
+        "| what | suite, kernel | kmodd | peer | kmodd / peer | measured |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in sorted(rows, key=lambda one: (not one["what"].startswith(WHOLE), one["what"], one["suite"])):
         unit = one["unit"].partition(";")[0]
         peer = f"{_short(one['peer'])} {unit}" if one["peer"] else ""
         ratio = f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f})" if one["peer"] else ""
-        lines.append(f"| {one['what']} | {_short(one['kmodd'])} {unit} | {peer} | {ratio} |")
+        machine = f"{one['suite']}, {one['kernel'].partition('-')[0]}"
+        lines.append(
+            f"| {one['what']} | {machine} | {_short(one['kmodd'])} {unit} | {peer} | {ratio} | {one['date']} |"
+        )
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,13 @@ def save(found: Mapping[str, object]) -> None:
     FILE.write_text(json.dumps({**_load(), **found}, indent=1, ensure_ascii=False) + "\n")
 
 
-def save_vm(facts: Mapping[str, object], rows: Sequence[Row]) -> None:
-    """Replace rows of guests by name, keep all others, and update bench/README.md."""
-    new = [dataclasses.asdict(row) for row in rows]
-    names = {row["what"] for row in new}
-    old = [row for row in _load().get("vm", {}).get("rows", ()) if row["what"] not in names]
-    save({"vm": {**facts, "rows": [*old, *new]}})
+def save_vm(suite: str, kernel: str, rows: Sequence[Row]) -> None:
+    """Replace rows of a suite's guests by name, keep all others, and update bench/README.md."""
+    facts = {"suite": suite, "kernel": kernel, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+    new = [{**dataclasses.asdict(row), **facts} for row in rows]
+    names = {(suite, row.what) for row in rows}
+    old = [row for row in _load().get("vm", ()) if (row["suite"], row["what"]) not in names]
+    save({"vm": [*old, *new]})
     readme.put([*old, *new])
 
 

@@ -2,8 +2,10 @@
 
     python3 -m bench.vm [--rounds N] [PART…]
 
-Prints a table, and writes its rows to bench/results.json and bench/README.md. Only ratios are meaningful: emulation is
-slow, above all at starting programs. If a part fails, this is reported, the other parts run, and the exit status is 1.
+Prints a table, and writes its rows to bench/results.json and bench/README.md, beside those of other parts, suites
+(SUITE=…) and days. Rows of a part during which other processes of the host worked are printed, and not written.
+Only ratios are meaningful: emulation is slow, above all at starting programs. If a part fails, this is reported, the
+other parts run, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bench import vm_coldplug, vm_flood, vm_hotplug, vm_request
+from bench.other_work import BUSY, OtherWork
 from bench.results import save_vm
 from bench.rows import Row, table
 from tests.vm import VmError, say
@@ -24,13 +27,13 @@ from tests.vm.image import Image, ensure_image
 Part = Callable[[Image, int], list[Row]]
 
 PARTS: Final[dict[str, tuple[Part, int]]] = {
-    "coldplug": (vm_coldplug.measure, 5),
-    "beside": (vm_coldplug.measure_beside, 3),
-    "slow": (vm_coldplug.measure_slow, 3),
-    "hotplug": (vm_hotplug.measure, 10),
-    "flood": (vm_flood.measure, 3),
+    "beside": (vm_coldplug.measure_beside, 7),
+    "coldplug": (vm_coldplug.measure, 7),
+    "slow": (vm_coldplug.measure_slow, 7),
+    "hotplug": (vm_hotplug.measure, 7),
+    "flood": (vm_flood.measure, 7),
     "memory": (vm_flood.measure_growth, 1),
-    "request": (vm_request.measure, 1),
+    "request": (vm_request.measure, 7),
     "growth": (vm_coldplug.measure_growth, 2),
 }
 """Name → function that measures, default number of rounds."""
@@ -51,7 +54,7 @@ def main() -> int:
     failed: list[str] = []
     for name in options.parts or PARTS:
         part, rounds = PARTS[name]
-        begin = time.monotonic()
+        begin, others = time.monotonic(), OtherWork()
         try:
             found = part(image, options.rounds or rounds)
         except (VmError, OSError, ValueError) as error:
@@ -59,7 +62,10 @@ def main() -> int:
             failed.append(f"{name}: {str(error).splitlines()[0]}")
             continue
         rows += found
-        save_vm({"kernel": image.release, "accel": "tcg"}, found)
+        if (share := others.share()) > BUSY:
+            failed.append(f"{name}: not written: other processes used {share:.0%} of the host's processors")
+        else:
+            save_vm(image.suite, image.release, found)
         say(f"{name} took {time.monotonic() - begin:.0f} s")
     print(table(rows))
     for words in failed:

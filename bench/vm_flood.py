@@ -1,6 +1,6 @@
 """Benchmark of a flood of synthetic events: time until all are handled, CPU time, memory afterwards.
 
-One guest, in which udevd and kmodd run in turn, and the writer (bench/guest/flood.py).
+Several guests, in each of which udevd and kmodd run in turn, and the writer (bench/guest/flood.py).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Flood:
 def measure(image: Image, rounds: int) -> list[Row]:
     """Measure wall time, CPU time and memory against udevd."""
     pairs: list[tuple[Flood, Flood]] = []
-    with guest(image, "flood", traced=False) as machine:
-        vm_guest.stop_witness(machine)
-        for _ in range(rounds):
+    for _ in range(rounds):
+        with guest(image, "flood", traced=False) as machine:
+            vm_guest.stop_witness(machine)
             theirs = _one(machine, "udevd")
             ours = _one(machine, "kmodd")
             pairs.append((ours, theirs))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from bench import readme, vm_trace
+from bench import other_work, readme, vm_trace
 
 TEXT = """\
 # tracer: nop
@@ -57,8 +59,34 @@ def test_time_in_the_kernel_counts_once_where_calls_overlap() -> None:
     assert vm_trace.covered(trace.calls, 10.0, 11.0) == 0
 
 
+ROW = {"kmodd": 45.03, "peer": 0.0, "ratio": 0.0, "low": 0.0, "high": 0.0, "unit": "MB; PSS"}
+FACTS = {"suite": "trixie", "kernel": "6.12.5-amd64", "date": "2026-11-22"}
+
+
 def test_no_ratio_without_a_peer() -> None:
-    row = {"what": "memory", "kmodd": 45.03, "peer": 0.0, "ratio": 0.0, "low": 0.0, "high": 0.0, "unit": "MB; PSS"}
-    assert readme.markdown([row]).splitlines()[-1] == "| memory | 45 MB |  |  |"
+    row = {"what": "memory", **ROW, **FACTS}
+    assert readme.markdown([row]).splitlines()[-1] == "| memory | trixie, 6.12.5 | 45 MB |  |  | 2026-11-22 |"
     with_peer = {**row, "peer": 90.0, "ratio": 0.5, "low": 0.4, "high": 0.6}
-    assert readme.markdown([with_peer]).splitlines()[-1] == "| memory | 45 MB | 90 MB | 0.50 (0.40 to 0.60) |"
+    assert "| 45 MB | 90 MB | 0.50 (0.40 to 0.60) |" in readme.markdown([with_peer]).splitlines()[-1]
+
+
+def test_what_a_machine_pays_is_the_first_row_and_suites_stand_together() -> None:
+    names = [("flood", "bookworm"), (f"{readme.WHOLE}, wall", "trixie"), ("coldplug", "x"), ("flood", "testing")]
+    table = readme.markdown([{"what": what, **ROW, **FACTS, "suite": suite} for what, suite in names])
+    assert [line.split(",")[0].strip("| ") for line in table.splitlines()[2:]] == [
+        "coldplug", "coldplug | x", "flood | bookworm", "flood | testing",
+    ]  # fmt: skip
+
+
+def test_idle_time_and_waits_for_disks_are_no_work_of_others() -> None:
+    stat = "cpu  100 10 50 {} {} 3 2 35 7 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n"
+    assert other_work.busy_seconds(stat.format(10000, 500), 100) == 2.0
+    assert other_work.busy_seconds(stat.format(0, 0), 100) == 2.0
+
+
+def test_a_process_beside_a_measurement_is_seen() -> None:
+    others = other_work.OtherWork()
+    with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as other:
+        while others.share() <= other_work.BUSY:
+            pass
+        other.kill()
