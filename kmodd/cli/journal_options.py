@@ -10,6 +10,7 @@ import subprocess
 from kmodd.cli.verb import Given, Option, Verb
 from kmodd.host.journalctl import FILES, Query, is_volatile, journal_records
 from kmodd.planning.history import Entry, Ignored, entries_of
+from kmodd.text import count_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def read_entries(verb: Verb, query: Query) -> list[Entry] | None:
         verb.complain(f"Failed to read the journal: {error.strerror}: {error.filename or 'journalctl'}")
         return None
     if ignored.unreadable:
-        verb.complain(f"Ignoring {ignored.unreadable} lines of the journal that are no records")
+        verb.complain(f"Ignoring {count_of(ignored.unreadable, 'line')} of the journal without a record")
     why = "" if entries or query.directory else _why_empty(query)
     if why:
         verb.complain(why)

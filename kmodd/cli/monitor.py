@@ -16,7 +16,7 @@ from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.regular_files import read_file
 from kmodd.planning.history import IDENTIFIER, as_object, entry_of
 from kmodd.planning.record import ERR, NOTICE
-from kmodd.text import decode, printable
+from kmodd.text import count_of, decode, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def _line(reply: dict[str, Any]) -> str:
 
 
 def _missed(reply: dict[str, Any]) -> str:
-    return f"({reply['missed']} records left out, as calls of this user take too much time)\n" * bool(reply["missed"])
+    left_out = count_of(reply["missed"], "record")
+    return f"({left_out} left out, as calls of this user take too much time)\n" * bool(reply["missed"])
 
 
 def _sequence(reply: dict[str, Any]) -> str:

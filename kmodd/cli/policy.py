@@ -22,7 +22,7 @@ from kmodd.planning.policy import Policy, PolicyDecision, PolicyQuery
 from kmodd.planning.policy_history import Uses, read, suggest
 from kmodd.planning.request import ORIGINS, Origin, Request
 from kmodd.planning.resolve import options_of, resolve
-from kmodd.text import encode
+from kmodd.text import count_of, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -244,9 +244,9 @@ def _suggest(given: Given) -> int:
     except subprocess.CalledProcessError:
         return 1  # journalctl has printed the reason
     if found.distrusted:
-        _complain(f"Ignoring {found.distrusted} records in kmodd's name that were not written by root")
+        _complain(f"Ignoring {count_of(found.distrusted, 'record')} in kmodd's name that root has not written")
     if found.unreadable:
-        _complain(f"Ignoring {found.unreadable} lines that are not JSON records")
+        _complain(f"Ignoring {count_of(found.unreadable, 'line')} without a JSON record")
     unit = given.get("unit")
     rules = suggest(found.uses, unit)
     if not rules:

@@ -20,6 +20,7 @@ from kmodd.planning.history import Ignored, entries_of
 from kmodd.planning.policy import Policy
 from kmodd.planning.policy_history import sealed_asking
 from kmodd.planning.record import NOTICE, SEAL, Record
+from kmodd.text import count_of
 
 VERB = Verb(
     "seal",
@@ -85,10 +86,10 @@ def _rehearse() -> int:
                 if found and policy.judge(found[0], module).refused:
                     refused[f"{module} by {found[0].origin}: {found[0].request}"] += 1
     if ignored.unreadable:
-        VERB.complain(f"Ignoring {ignored.unreadable} lines that are not JSON records")
+        VERB.complain(f"Ignoring {count_of(ignored.unreadable, 'line')} without a JSON record")
     for what, count in sorted(refused.items()):
         print(f"{what}{f', {count} times' if count > 1 else ''}")
-    VERB.complain(f"A seal would have refused {len(refused)} different loads since boot")
+    VERB.complain(f"A seal would have refused {count_of(len(refused), 'different load')} since boot")
     return 1 if refused else 0
 
 

@@ -16,7 +16,7 @@ from kmodd.cli.terminal import Colour, columns_of, paint, show
 from kmodd.cli.verb import NOT_RUNNING, SOCKET, Option, Verb
 from kmodd.errors import NoTree
 from kmodd.host.paths import CONTROL_SOCKET
-from kmodd.text import duration, printable
+from kmodd.text import count_of, duration, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,16 +93,16 @@ def _lines(status: dict[str, Any]) -> list[Line]:
         lines.append(("Autoclean", f"{each['module']} is removed in {left}, unless it is used", ""))
     if status["overruns"]:
         lines.append(
-            ("Events", f"{status['overruns']} times the kernel has dropped some; all devices were read again", "")
+            ("Events", f"dropped by the kernel {count_of(status['overruns'], 'time')}; all devices were read again", "")
         )
     if status["records_lost"]:
-        lines.append(("Journal", f"{status['records_lost']} records lost", "yellow"))
+        lines.append(("Journal", f"{count_of(status['records_lost'], 'record')} lost", "yellow"))
     if status["readers_dropped"]:
-        text = f"{status['readers_dropped']} disconnected: they did not read what they asked for"
+        text = f"{count_of(status['readers_dropped'], 'caller')} disconnected for not reading the reply"
         lines.append(("Readers", text, "yellow"))
     if status["records_held_back"]:
-        held_back = f"{status['records_held_back']} repeated records of refused or failed requests are not written yet"
-        lines.append(("Journal", held_back, ""))
+        held_back = count_of(status["records_held_back"], "repeated record")
+        lines.append(("Journal", f"{held_back} of refused or failed requests not written yet", ""))
     stale = byte_code.stale()
     problems = [*status["problems"], *([f"{stale[0]}: {stale[1]}"] if stale else [])]
     return [*lines, *(("Problem", problem, "yellow") for problem in problems)]
@@ -110,7 +110,7 @@ def _lines(status: dict[str, Any]) -> list[Line]:
 
 def _activity(status: dict[str, Any]) -> str:
     loading = [f"{lane['module']} for {duration(lane['since_usec'])}" for lane in status["lanes"] if lane.get("module")]
-    waiting = f"; {status['waiting']} requests wait" if status["waiting"] else ""
+    waiting = f"; {count_of(status['waiting'], 'request')} waiting" if status["waiting"] else ""
     return (f"loading {', '.join(loading)}" if loading else "idle") + waiting
 
 

@@ -72,6 +72,7 @@ from kmodd.loader.kernel_stack import StackQuestion
 from kmodd.loader.pool import Loader, LoaderPool, reap
 from kmodd.planning.record import BAD_INPUT, INFO, RELOADED, STARTED, WARNING, Record
 from kmodd.state.quarantine import Quarantine
+from kmodd.text import count_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -437,7 +438,7 @@ class Daemon:
         self._handle(ReloadRequested())
         self._handle(BootListRead(read_boot_list(self._tree.root)))
         problems, no_tree = self._engine.problems, self._engine.state.system.no_tree
-        message = f"Read indexes and configuration again; {len(problems)} lines could not be used"
+        message = f"Read indexes and configuration again; {count_of(len(problems), 'line')} could not be used"
         if not no_tree:
             self._journal.write(Record(RELOADED, INFO, message))
         self._notify.ready(no_tree or message)

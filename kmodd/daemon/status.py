@@ -17,6 +17,7 @@ from kmodd.planning.plan import Insmod
 from kmodd.planning.record import record_of
 from kmodd.planning.removal import RemovalJob
 from kmodd.state.tally import BOUNDS_USEC, Incident, Tally
+from kmodd.text import count_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ class StatusReport:
         if self._dry_run:
             parts.append("dry run: nothing is loaded")
         if state.policy.mode != "off":
-            parts.append(f"policy {state.policy.mode} ({state.policy.rules} rules)")
+            parts.append(f"policy {state.policy.mode} ({count_of(state.policy.rules, 'rule')})")
         if there := len(state.system.loaded().modules):
-            parts.append(f"{there} modules loaded before")
+            parts.append(f"{count_of(there, 'module')} loaded before")
         return ", ".join(parts)
 
     def greeting_fields(self) -> tuple[tuple[str, str], ...]:
@@ -146,8 +147,8 @@ class StatusReport:
         loading = [batch.module for batch in state.in_flight.awaited()]
         parts = [
             state.system.no_tree or ("Loading " + ", ".join(sorted(loading)) if loading else "Idle"),
-            f"{waiting} requests waiting" if waiting else "",
-            f"{counts.get('loaded', 0)} modules loaded",
+            f"{count_of(waiting, 'request')} waiting" if waiting else "",
+            f"{count_of(counts.get('loaded', 0), 'module')} loaded",
             *(
                 f"{counts[result]} {result}"
                 for result in ("failed", "crashed", "denied", "blocked")

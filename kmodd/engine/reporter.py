@@ -30,7 +30,7 @@ from kmodd.planning.record import (
 from kmodd.planning.request import Request
 from kmodd.state.rate_limit import RateLimiter
 from kmodd.state.result_cache import ResultCache
-from kmodd.text import duration
+from kmodd.text import count_of, duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class _Coldplug:
 
     def summary(self, usec: int) -> str:
         """The sentence at its end. usec: its duration in µs."""
-        sentence = f"Coldplug done in {duration(usec)}: {self.devices} devices, {len(self.usec)} modules"
+        counts = f"{count_of(self.devices, 'device')}, {count_of(len(self.usec), 'module')}"
+        sentence = f"Coldplug done in {duration(usec)}: {counts}"
         if self.usec:
             slowest = max(self.usec, key=lambda name: self.usec[name])
             sentence += f", slowest {slowest} {duration(self.usec[slowest])}"
@@ -160,7 +161,8 @@ class Reporter:
             priority = WARNING if finding.severity == "error" else NOTICE
             self.log(Record(BAD_INPUT, priority, finding.message, _fields_of(finding.at)))
         if len(new) > MAX_FINDINGS:
-            more = f"{len(new) - MAX_FINDINGS} more mistakes in the configuration: see `kmodd lint`"
+            count = count_of(len(new) - MAX_FINDINGS, "more mistake")
+            more = f"{count} in the configuration: see `kmodd lint`"
             self.log(Record(BAD_INPUT, WARNING, more))
         # Mistakes that are gone are forgotten: they are news if they come back.
         self._said = {(finding.at, finding.text) for finding in findings}
@@ -297,8 +299,8 @@ class Reporter:
         if coldplug is None:
             return
         if coldplug.found_live:
-            names = " ".join(sorted(coldplug.found_live))
-            message = f"{len(coldplug.found_live)} modules were loaded before kmodd started: {names}"
+            names = sorted(coldplug.found_live)
+            message = f"{count_of(len(names), 'module')} loaded before kmodd started: {' '.join(names)}"
             self.log(Record(ALREADY_THERE, INFO, message))
         usec = int((self._now - coldplug.since) * 1e6)
         message = coldplug.summary(usec)

@@ -13,7 +13,7 @@ import socket
 from collections import deque
 
 from kmodd.planning.record import JOURNAL_GAP, WARNING, Record
-from kmodd.text import encode, printable
+from kmodd.text import count_of, encode, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class RecordQueue:
             self._waiting.popleft()
             pause = _RETRY_FULL
         if self._unreported:
-            gap = Record(JOURNAL_GAP, WARNING, f"{self._unreported} records were lost while journald did not read")
+            gap = Record(
+                JOURNAL_GAP, WARNING, f"{count_of(self._unreported, 'record')} lost while journald did not read"
+            )
             if not self._send(datagram(gap)):
                 return pause
             self._unreported = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmodd.errors import Where
 from kmodd.planning.plan import Insmod, Install, Plan, Reason, Skip, Step
 from kmodd.planning.refusals import refusal_of
-from kmodd.text import printable
+from kmodd.text import count_of, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def text_of(plan: Plan, name: str = "", why: str = "", denied: Sequence[Denial] 
     skipped = [f"skip {plan.request.text}   because it {why}"] if why else list(map(_skip_line, plan.skips))
     quoted = f'  "{name}"' if name else ""
     verdict = _verdict(plan)
-    lines = [f"{plan.request.text} → {_count(len(steps), 'step')}, {_count(len(skipped), 'skip')}{verdict}{quoted}"]
+    lines = [f"{plan.request.text} → {count_of(len(steps), 'step')}, {count_of(len(skipped), 'skip')}{verdict}{quoted}"]
     lines += [_step_line(step) for step in steps]
     return "\n".join(map(printable, [*lines, *skipped, *map(str, denied)]))
 
@@ -62,10 +62,6 @@ def as_object(kind: str, plan: Plan) -> dict[str, object]:
             for skip in plan.skips
         ],
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _verdict(plan: Plan) -> str:

@@ -36,7 +36,7 @@ class Journald:
                 return False
             self._unread += 1
         if JOURNAL_GAP.encode() in data:
-            found = re.match(rb"MESSAGE=(\d+) records were lost", data)
+            found = re.match(rb"MESSAGE=(\d+) records? lost", data)
             assert found, data
             self.told_lost += int(found[1])
         else:

@@ -214,7 +214,7 @@ def test_what_is_missing_is_said_and_the_rest_works(guest: Machine, line: str, w
 
 def _told_lost(machine: Machine) -> int:
     """How many lost records were told of, whether at once or as they grew more."""
-    words = "records were lost while journald did not read"
+    words = "records lost while journald did not read"
     found = machine.check(f"journalctl -b -o cat -t kmodd | {{ busybox grep -F '{words}' || true; }}")
     return sum(int(line.split()[0]) for line in found.splitlines())
 

@@ -140,7 +140,7 @@ def test_rules_are_suggested_from_a_pipe(capsys: pytest.CaptureFixture[str]) -> 
     status, shown, said = run(capsys, "suggest", "--from", f"/dev/fd/{ours}")
     os.close(ours)
     assert (status, shown) == (1, "")
-    assert "Ignoring 1 lines that are not JSON records" in said
+    assert "Ignoring 1 line without a JSON record" in said
 
 
 USE = {

@@ -46,4 +46,4 @@ def test_a_journal_that_cannot_be_read_is_an_error(
     assert seal.main(["--rehearse"]) == 1
     said = capsys.readouterr()
     assert said.out == "c by uevent: pci:v1\n"
-    assert "Ignoring 2 lines that are not JSON records" in said.err
+    assert "Ignoring 2 lines without a JSON record" in said.err

@@ -102,7 +102,7 @@ def test_the_line_of_systemctl_status_changes_when_the_daemon_is_idle(world: Wor
     world.settle()
     report.show(shown, world.now + 7)
     report.show(shown, world.now + 8)
-    assert shown.lines[1:] == ["Loading c; 0 modules loaded", "Idle; 1 modules loaded"]
+    assert shown.lines[1:] == ["Loading c; 0 modules loaded", "Idle; 1 module loaded"]
 
 
 INACTIVE = {"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "enabled"}

@@ -153,7 +153,7 @@ def test_the_goals_of_one_alias_are_one_record(world: World) -> None:
     assert decision.message.startswith("Loaded m0 and 3 more for the processor in ")
     assert values(decision, "KMODD_MODULES") == ["m0", "m1", "m2", "m4"]
     assert summary.message.startswith("Coldplug done in ")
-    assert ": 1 devices, 4 modules, slowest m0 7us; 1 found no hardware" in summary.message
+    assert ": 1 device, 4 modules, slowest m0 7us; 1 found no hardware" in summary.message
 
 
 def test_what_a_job_loaded_before_it_is_planned_again_is_on_record(world: World) -> None:

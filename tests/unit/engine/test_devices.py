@@ -82,8 +82,8 @@ def test_modules_loaded_before_the_start_are_one_record(world: World) -> None:
     world.handle(DevicesFound((event,)))
     world.settle()
     world.finish_boot()
-    assert world.records[0].message == "2 modules were loaded before kmodd started: b c"
-    assert world.records[1].message == "Coldplug done in 0us: 1 devices, 0 modules"
+    assert world.records[0].message == "2 modules loaded before kmodd started: b c"
+    assert world.records[1].message == "Coldplug done in 0us: 1 device, 0 modules"
     world.finish_boot()
     assert len(world.records) == 2
 

@@ -230,8 +230,8 @@ def test_from_a_file(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) 
         "allow origin=request request=net-pf-38 uid=1000- container=no",
         "deny origin=request",
     ]
-    assert b"1 records in kmodd's name" in err
-    assert b"1 lines" in err
+    assert b"1 record in kmodd's name" in err
+    assert b"1 line" in err
     assert program.main(["suggest", "--from", str(tmp_path / "nowhere")]) == 1
     assert b"nowhere: No such file" in capfdbinary.readouterr().err
 
