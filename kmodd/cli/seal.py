@@ -83,8 +83,8 @@ def _rehearse() -> int:
         for entry in entries_of(lines, ignored):
             found = sealed_asking(entry, flags)
             for module in found[1] if found else ():
-                if found and policy.judge(found[0], module).refused:
-                    refused[f"{module} by {found[0].origin}: {found[0].request}"] += 1
+                if found and any(policy.judge(query, module).refused for query in found[0]):
+                    refused[f"{module} by {entry.source}: {entry.alias}"] += 1
     if ignored.unreadable:
         VERB.complain(f"Ignoring {count_of(ignored.unreadable, 'line')} without a JSON record")
     for what, count in sorted(refused.items()):

@@ -155,9 +155,11 @@ def _public(outcome: Outcome, uid: int, is_secret: Callable[[str], bool]) -> Out
 
 
 def _public_request(request: Request, uid: int, is_secret: Callable[[str], bool]) -> Request:
-    """Return a request without the process that made it, if that is another user's."""
+    """Return a request without the process that made it, if that is or may be another user's."""
     if request.at and is_secret(request.at.file):
         request = replace(request, at=None)
+    if any(each.uid != uid for each in request.candidates):
+        request = replace(request, candidates=())
     who = request.requester
     if who is None or who.uid == uid:
         return request

@@ -22,6 +22,7 @@ IDENTIFIER: Final = "kmodd"
 """SYSLOG_IDENTIFIER of the records."""
 _ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
 _CHANGES: Final = ("loaded", "removed")
+_CANDIDATE: Final = re.compile("uid=([0-9]{1,10}) container=(yes|no) unit=([^ ]+) exe=(.*)", re.ASCII | re.DOTALL)
 _FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
 """How KMODD_BECAUSE of a module begins that was loaded for the requested one."""
 
@@ -87,6 +88,8 @@ class Entry:
     requester: Requester | None = None
     ambiguous: bool = False
     """Several processes asked at once, and the requester is unknown."""
+    candidates: tuple[Requester, ...] = ()
+    """These processes, with what rules ask of them; empty: one of them is unknown."""
     firmware: str = ""
     repeated: int = 0
     """Number of equal records before this one that were not written."""
@@ -222,6 +225,7 @@ def entry_of(record: Mapping[str, object]) -> Entry | None:
         verdict=_text_of(record, "KMODD_VERDICT"),
         requester=_requester(record),
         ambiguous=_text_of(record, "KMODD_REQUESTER_AMBIGUOUS") == "yes",
+        candidates=_candidates(_texts_of(record, "KMODD_REQUESTER_CANDIDATE")),
         firmware=_text_of(record, "KMODD_FIRMWARE"),
         repeated=_number(record, "KMODD_REPEATED"),
         version=_text_of(record, "KMODD_VERSION"),
@@ -278,6 +282,7 @@ def as_object(entry: Entry) -> dict[str, object]:
         "verdict": entry.verdict or None,
         "requester": None if who is None else _requester_object(who),
         "ambiguous": entry.ambiguous,
+        "candidates": [_candidate_object(each) for each in entry.candidates],
         "repeated": entry.repeated,
     }
 
@@ -293,6 +298,10 @@ def _requester_object(who: Requester) -> dict[str, object]:
         "cgroup": who.cgroup or None,
         "container": who.container,
     }
+
+
+def _candidate_object(who: Requester) -> dict[str, object]:
+    return {"uid": who.uid, "container": who.container, "unit": who.unit or None, "exe": who.exe or None}
 
 
 def _texts_of(record: Mapping[str, object], name: str) -> tuple[str, ...]:
@@ -340,4 +349,15 @@ def _requester(record: Mapping[str, object]) -> Requester | None:
         _text_of(record, "KMODD_REQUESTER_CGROUP"),
         _text_of(record, "KMODD_REQUESTER_UNIT"),
         _text_of(record, "KMODD_REQUESTER_CONTAINER") == "yes",
+    )
+
+
+def _candidates(texts: tuple[str, ...]) -> tuple[Requester, ...]:
+    """Return the processes of KMODD_REQUESTER_CANDIDATE, without number and name; empty: one is not valid."""
+    found = [match.groups() for text in texts if (match := _CANDIDATE.fullmatch(text))]
+    if len(found) < len(texts):
+        return ()
+    return tuple(
+        Requester(0, "", exe, int(uid), None, "", "" if unit == "-" else unit, container == "yes")
+        for uid, container, unit, exe in found
     )

@@ -68,7 +68,7 @@ class Uses:
 def read(lines: Iterable[str]) -> Uses:
     """Return the uses in the output of `journalctl --output=json --all`, which has one record per line."""
     ignored = Ignored()
-    uses = [use for entry in entries_of(lines, ignored) if (use := _use(entry))]
+    uses = [use for entry in entries_of(lines, ignored) for use in _uses(entry)]
     return Uses(uses, ignored.distrusted, ignored.unreadable)
 
 
@@ -103,14 +103,21 @@ def suggest(uses: Sequence[Use], unit: str = "") -> str:
 # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _use(entry: Entry) -> Use | None:
-    """Return the use in an entry, None if it records something else."""
+def _uses(entry: Entry) -> list[Use]:
+    """Return the uses in an entry: one for each process that may have asked; none if it records something else."""
     if entry.source != "request" or entry.result not in _USED or entry.is_detail or entry.is_for_another:
-        return None
-    who = entry.requester
-    if who is None:
-        return Use(entry.alias, entry.pattern, "unknown", usec=entry.realtime)
-    return Use(entry.alias, entry.pattern, _who(who), who.exe, who.unit, entry.realtime)
+        return []
+    return [
+        Use(entry.alias, entry.pattern, "unknown", usec=entry.realtime)
+        if who is None
+        else Use(entry.alias, entry.pattern, _who(who), who.exe, who.unit, entry.realtime)
+        for who in _askers(entry)
+    ]
+
+
+def _askers(entry: Entry) -> tuple[Requester | None, ...]:
+    """Return the processes of whom one has asked; None: unknown, or no process has."""
+    return entry.candidates if entry.requester is None and entry.candidates else (entry.requester,)
 
 
 def _who(requester: Requester) -> Who:
@@ -122,15 +129,19 @@ def _who(requester: Requester) -> Who:
 # ── seal ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def sealed_asking(entry: Entry, flags: frozenset[str]) -> tuple[PolicyQuery, tuple[str, ...]] | None:
-    """Return the query of an entry, with phase sealed, and its modules; None if it records no load."""
+def sealed_asking(entry: Entry, flags: frozenset[str]) -> tuple[tuple[PolicyQuery, ...], tuple[str, ...]] | None:
+    """Return the queries of an entry, with phase sealed, and its modules; None if it records no load.
+
+    There is one query for each process that may have asked: the strictest decision holds, as in the daemon.
+    """
     origin = _ORIGINS.get(entry.source)
     if origin is None or entry.is_detail or entry.result in _REMOVALS or not entry.changed:
         return None
-    asking = PolicyQuery(
-        origin, entry.alias, "sealed", entry.subsystem, entry.devices[:1], entry.requester, flags,
-    )  # fmt: skip
-    return asking, entry.changed
+    queries = (
+        PolicyQuery(origin, entry.alias, "sealed", entry.subsystem, entry.devices[:1], who, flags)
+        for who in _askers(entry)
+    )
+    return tuple(queries), entry.changed
 
 
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass, replace
+from kmodd.kernel.requester import Requester
 from kmodd.planning.outcome import KEPT_OUT, OVERRIDDEN, Outcome, Result
 from kmodd.planning.request import Request
 from kmodd.planning.sentence import foreign_part, sentence_of
@@ -130,11 +131,18 @@ def after_all(outcome: Outcome) -> Record:
     return replace(record_of(late), priority=INFO)
 
 
+def _conditions_of(who: Requester) -> str:
+    """Return what rules ask of a process, as conditions of policy.d. The path comes last, as it may contain blanks."""
+    container = "yes" if who.container else "no"
+    return f"uid={who.uid} container={container} unit={who.unit or '-'} exe={who.exe}"
+
+
 def _of_requester(request: Request) -> list[tuple[str, str]]:
-    """Return the fields of the process that made the kernel ask; if it is unknown, only whether others asked, too."""
+    """Return the fields of the process that made the kernel ask; if it is unknown, of those of whom it is one."""
     who = request.requester
     if who is None:
-        return [("KMODD_REQUESTER_AMBIGUOUS", "yes")] if request.ambiguous else []
+        candidates = [("KMODD_REQUESTER_CANDIDATE", _conditions_of(each)) for each in request.candidates]
+        return [("KMODD_REQUESTER_AMBIGUOUS", "yes"), *candidates] if request.ambiguous else []
     return [
         ("KMODD_REQUESTER_PID", str(who.pid) if who.pid else ""),
         ("KMODD_REQUESTER_COMM", who.comm),

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.property
 WORDS = (
     "a", "b", "loaded", "denied", "removed", "live", "stuck", "uevent", "request", "coldplug", "7", "0", "-1", "9" * 40,
     "a:dependency of b", "b:dependency of a", "a:softdep of a in x:1", "dependency of b", "/devices/x", "/devices/x/y",
+    "uid=0 container=no unit=- exe=a",
     "alias matched a of x:1", "a:3", ":", "", "\x1b\n\u202e", "\ud800", "no", "yes", BOOTS[0],
 )  # fmt: skip
 FIELDS = (
@@ -25,6 +26,7 @@ FIELDS = (
     "KMODD_BECAUSE KMODD_DEVPATH KMODD_DEVICES_COUNT KMODD_SUBSYSTEM KMODD_BEGIN_MONOTONIC_USEC "
     "KMODD_WAIT_USEC KMODD_DURATION_USEC KMODD_INIT_USEC KMODD_REASON KMODD_FILE KMODD_LINE KMODD_RULE "
     "KMODD_REQUESTER_PID KMODD_REQUESTER_UID KMODD_REQUESTER_LOGINUID KMODD_REQUESTER_AMBIGUOUS KMODD_REPEATED "
+    "KMODD_REQUESTER_CANDIDATE "
     "KMODD_VERSION KMODD_LOADED_BEFORE"
 ).split()
 WORD = st.sampled_from(WORDS)

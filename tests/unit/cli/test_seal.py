@@ -127,12 +127,11 @@ def test_only_roots_records_of_loads_count(
 def test_a_record_names_the_requester_and_the_module(machine: Machine) -> None:
     found = sealed_asking(_entry(BY_DEVICE), machine.flags)
     assert found is not None
-    assert (found[0].phase, found[0].devices, found[0].requester, found[1]) == (
-        "sealed", ("/devices/pci0/1",), None, ("e1000e",),
-    )  # fmt: skip
+    ((query,), modules) = found
+    assert (query.phase, query.devices, query.requester, modules) == ("sealed", ("/devices/pci0/1",), None, ("e1000e",))
     found = sealed_asking(_entry({**BY_USER, "KMODD_REQUESTER_UID": "me"}), machine.flags)
     assert found is not None
-    assert found[0].requester is None, "half of a requester is unknown"
+    assert [query.requester for query in found[0]] == [None], "half of a requester is unknown"
 
 
 def test_broken_rules_and_an_unreadable_journal_are_reported(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kmodd.cli import seal
-from kmodd.config.policy_d import Parsed
+from kmodd.config.modprobe_d import ConfFile
+from kmodd.config.policy_d import Parsed, parse
 
 FIELDS = {
     "_UID": "0", "SYSLOG_IDENTIFIER": "kmodd", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "uevent",
@@ -47,3 +48,17 @@ def test_a_journal_that_cannot_be_read_is_an_error(
     said = capsys.readouterr()
     assert said.out == "c by uevent: pci:v1\n"
     assert "Ignoring 2 lines without a JSON record" in said.err
+
+
+@pytest.mark.parametrize(("uids", "is_refused"), [((0, 0), False), ((0, 1000), True), ((), True)])
+def test_a_load_for_one_of_several_processes_is_allowed_if_it_is_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, uids: tuple[int, ...], is_refused: bool
+) -> None:
+    """Without them on record the process is unknown, which no allow rule admits."""
+    candidates = [f"uid={uid} container=no unit=- exe=/a" for uid in uids]
+    record = json.dumps({**FIELDS, "KMODD_SOURCE": "request", "KMODD_REQUESTER_CANDIDATE": candidates})
+    journal(tmp_path, monkeypatch, f"printf '%s\\n' '{record}'")
+    rules = parse([ConfFile("a", "allow uid=0")])
+    monkeypatch.setattr(seal, "read_rules", lambda _: rules)
+    assert seal.main(["--rehearse"]) == int(is_refused)
+    assert capsys.readouterr().out == ("c by request: pci:v1\n" if is_refused else "")

@@ -20,7 +20,7 @@ from kmodd.planning.request import Request
 from kmodd.state.call_budget import BURST
 from tests.control_server import ControlServer, is_answered
 from tests.varlink_caller import Caller
-from tests.world import World
+from tests.world import World, requester
 
 NOBODY = 65534
 
@@ -99,6 +99,21 @@ def test_users_learn_no_process_of_others(world: World, control: ControlSocket, 
     assert others["MESSAGE"] == ["Loaded c for a process of uid 1000 in 7us"]
     assert {name for name in others if "REQUESTER" in name} == {"KMODD_REQUESTER_UID", "KMODD_REQUESTER_CONTAINER"}
     assert {**others, "MESSAGE": seen[0]["MESSAGE"]}.items() <= seen[0].items()
+
+
+def test_users_learn_no_process_that_may_have_asked(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    root, own = Caller(control), Caller(control)
+    server.subscribe(root, 0)
+    server.subscribe(own, 1000)
+    for uids in ((0, 1000), (1000, 1000)):
+        candidates = tuple(requester(pid, uid) for pid, uid in enumerate(uids))
+        world.queue(Request("c", "request", ambiguous=True, candidates=candidates))
+        world.settle()
+        world.state.system.drop_loaded()
+    counts = [[len(fields.get("KMODD_REQUESTER_CANDIDATE", ())) for fields in fields_of(each)] for each in (root, own)]
+    assert counts == [[2, 2], [0, 2]]
 
 
 def test_users_learn_no_rules(world: World, control: ControlSocket, server: ControlServer) -> None:

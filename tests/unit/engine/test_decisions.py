@@ -193,7 +193,7 @@ def history(tmp_path: Path, level: int) -> tuple[str, set[tuple[PolicyQuery, str
         lines.append({**line, **trusted})
     texts = [json.dumps(line) for line in lines]
     asked = [found for entry in entries_of(texts) if (found := sealed_asking(entry, frozenset()))]
-    return suggest(read(texts).uses), {(query, name) for query, names in asked for name in names}
+    return suggest(read(texts).uses), {(query, name) for queries, names in asked for query in queries for name in names}
 
 
 def test_the_history_of_use_is_the_same_at_info_and_at_debug(tmp_path: Path) -> None:

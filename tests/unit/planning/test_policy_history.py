@@ -73,6 +73,27 @@ def test_what_it_looks_like() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("candidates", "allowed"),
+    [
+        (["uid=0 container=no unit=a.service exe=/a"] * 2, ["root"]),
+        (["uid=0 container=no unit=a.service exe=/a", "uid=1000 container=no unit=- exe=/b"], ["root", "user"]),
+        ([], ["root", "service", "user", "container", "unknown"]),
+    ],
+)
+def test_each_of_the_processes_that_may_have_asked_is_allowed_and_no_other(
+    candidates: list[str], allowed: list[Who]
+) -> None:
+    """Without them on record the process is unknown, and a rule that allows it allows all."""
+    record = {
+        "_UID": "0", "SYSLOG_IDENTIFIER": "kmodd", "KMODD_RESULT": "loaded", "KMODD_SOURCE": "request",
+        "KMODD_ALIAS": "fs-x", "KMODD_MODULE": "x", "KMODD_REQUESTER_AMBIGUOUS": "yes",
+        "KMODD_REQUESTER_CANDIDATE": candidates,
+    }  # fmt: skip
+    text = suggest(read([json.dumps(record)]).uses)
+    assert [who for who in WHO if not refused(text, "fs-x", who)] == allowed
+
+
 def test_nothing_seen_is_all_refused() -> None:
     assert suggest([]) == "", "a rule out of nothing would deny everything"
 

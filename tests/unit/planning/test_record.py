@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from kmodd.dataclass import replace
 from kmodd.errors import Where
+from kmodd.kernel.requester import Requester
 from kmodd.names import ModuleName
 from kmodd.planning import record
+from kmodd.planning.history import entry_of
 from kmodd.planning.load_errors import of_load
 from kmodd.planning.outcome import DRY_RUN, Outcome, Result, not_attempted
 from kmodd.planning.plan import Insmod, Install, Reason
@@ -54,6 +57,27 @@ def test_an_unknown_process_is_told_from_one_of_several(ambiguous: bool) -> None
     record = record_of(Outcome(request, "af_alg", "denied", Reason("asked", "net-pf-38")))
     fields = [value for name, value in record.fields if name.startswith("KMODD_REQUESTER_")]
     assert (fields, "several processes" in record.message) == ((["yes"], True) if ambiguous else ([], False))
+
+
+def test_processes_of_whom_one_has_asked_are_on_record_with_what_rules_ask() -> None:
+    """`kmodd history` and `policy suggest` read them as they were; the number and name of a process is in no rule."""
+    candidates = (
+        Requester(7, "a", "/usr/bin/a b", 0, None, "/system.slice/x.service", "x.service", False),
+        Requester(8, "b", "", 1000, 1000, "/c", "", True),
+    )
+    request = Request("net-pf-38", "request", ambiguous=True, candidates=candidates)
+    fields = record_of(Outcome(request, "af_alg", "loaded", Reason("asked", "net-pf-38"))).fields
+    texts = [value for name, value in fields if name == "KMODD_REQUESTER_CANDIDATE"]
+    assert texts == [
+        "uid=0 container=no unit=x.service exe=/usr/bin/a b",
+        "uid=1000 container=yes unit=- exe=",
+    ]
+    read = entry_of({"_UID": "0", "KMODD_REQUESTER_CANDIDATE": texts})
+    assert read is not None
+    assert read.candidates == tuple(replace(each, pid=0, comm="", loginuid=None, cgroup="") for each in candidates)
+    damaged = entry_of({"_UID": "0", "KMODD_REQUESTER_CANDIDATE": [texts[0], "uid=x"]})
+    assert damaged is not None
+    assert damaged.candidates == (), "one of them is unknown"
 
 
 def test_a_dry_run_names_the_command_that_would_run() -> None:
