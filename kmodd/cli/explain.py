@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from functools import partial
 
 from kmodd.cli.daemon_tree import tree_for
@@ -171,16 +172,17 @@ class _Rules:
 
     def judge_of(self, question: Question, name: str) -> Judge | None:
         """Return the judge of what a device, or root by name, requests; None: the rules are not enforced."""
-        if self._mode != "enforce" or not self._rules:
+        policy = Policy(self._mode, self._rules)
+        if not policy.refuses:
             return None
         if question.origin == "coldplug":
             subsystem, device = place_of(question.text, self._tree)
-            query = PolicyQuery("uevent", name, "running", subsystem, (device,) if device else (), None, self._flags())
+            query = PolicyQuery("uevent", name, "running", subsystem, (device,) if device else ())
         else:
             from kmodd.planning.denials import ASKERS  # only where there are rules
 
-            query = PolicyQuery(question.origin, name, "running", requester=ASKERS["root"], flags=self._flags())
-        policy = Policy("enforce", self._rules)
+            query = PolicyQuery(question.origin, name, "running", requester=ASKERS["root"])
+        query = self._now(query)
         return lambda module: policy.judge(query, module)
 
     def have_denials(self, question: Question) -> bool:
@@ -194,11 +196,13 @@ class _Rules:
         """
         from kmodd.planning.denials import denials  # only where there are rules
 
-        query = PolicyQuery("request", question.text, "running", flags=self._flags())
+        query = self._now(PolicyQuery("request", question.text, "running"))
         return denials(plan, self._rules, query, self._mode)
 
-    def _flags(self) -> frozenset[str]:
-        return read_flags(self._tree.root)
+    def _now(self, query: PolicyQuery) -> PolicyQuery:
+        """Return the query with the flags and the time of now."""
+        uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return replace(query, flags=read_flags(self._tree.root), uptime=uptime)
 
 
 def place_of(text: str, tree: Tree) -> tuple[str, str]:

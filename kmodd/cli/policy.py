@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from datetime import datetime
 
 from kmodd.cli.explain import place_of, question_of
@@ -192,7 +193,8 @@ def _query(given: Given, origin: Origin, is_device: bool, tree: Tree) -> PolicyQ
     flags = frozenset(given.values["flag"]) if "flag" in given else read_flags(given.get("root"))
     phase: Phase = next((phase for phase in PHASES if phase == given.get("phase")), "running")
     devices = (device,) if device else ()
-    return PolicyQuery(origin, request, phase, subsystem, devices, requester, flags)
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return PolicyQuery(origin, request, phase, subsystem, devices, requester, flags, uptime)
 
 
 def _requester_in_words(query: PolicyQuery) -> str:

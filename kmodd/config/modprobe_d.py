@@ -129,6 +129,8 @@ class ConfFile:
 
 # ── selection of files ───────────────────────────────────────────────────────────────────────────────────────────────
 
+DENY_FILE = "/etc/modprobe.d/00-kmodd-deny.conf"
+"""The lines that `kmodd deny` writes, before those of other files: the first install line of a module counts."""
 SUFFIXES = (".conf",)
 """Suffixes of configuration files; kmod 30 also reads `*.alias` (conf_files_filter_out)."""
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Phase = Literal["boot", "running", "sealed"]
     Key = Literal[
         "origin", "request", "module", "subsystem", "device", "uid", "unit", "container", "exe", "phase", "flag",
+        "until",
     ]  # fmt: skip
 else:
     Verdict = Mode = Phase = Key = str
@@ -43,7 +44,7 @@ MODES: Final[tuple[Mode, ...]] = ("off", "observe", "enforce")
 PHASES: Final[tuple[Phase, ...]] = ("boot", "running", "sealed")
 """boot: until the first coldplug is complete. sealed: after `kmodd seal`; what no rule allows is refused."""
 KEYS: Final[tuple[Key, ...]] = (
-    "origin", "request", "module", "subsystem", "device", "uid", "unit", "container", "exe", "phase", "flag",
+    "origin", "request", "module", "subsystem", "device", "uid", "unit", "container", "exe", "phase", "flag", "until",
 )  # fmt: skip
 WORDS: Final[dict[str, tuple[str, ...]]] = {
     "origin": ("uevent", "coldplug", "request", "boot", "operator", "reconcile"),
@@ -59,6 +60,10 @@ OF_DEVICES: Final = ("subsystem", "device")
 """Keys that test the requesting device; they never hold for a request without one."""
 NONE: Final = "-"
 """Value of unit= for processes without a unit, such as kernel threads."""
+LOCAL: Final = "/etc/kmodd/policy.d/05-local.conf"
+"""The file of `kmodd deny` and `kmodd allow`. Its rules are enforced in every mode."""
+TEMPORARY: Final = "/run/kmodd/policy.d/04-until-boot.conf"
+"""The rules of `kmodd allow` with a time limit; the next boot has none of them."""
 MAX_UID: Final = 2**32 - 2
 """The highest user ID; (uid_t) -1 is none (chown(2))."""
 
@@ -86,6 +91,11 @@ class Rule:
     verdict: Verdict
     conditions: tuple[Condition, ...]
     """All must hold; a rule without conditions matches every request."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the rule is one of LOCAL or TEMPORARY."""
+        return self.at.file in (LOCAL, TEMPORARY)
 
     def __str__(self) -> str:
         """Return a line of policy.d with the same meaning."""
@@ -224,6 +234,9 @@ def _check(key: Key, value: str, index: int) -> None:
     elif key == "uid":
         if uid_range(value) is None:
             raise SyntaxProblem(index, f"expected a user ID up to {MAX_UID}, or a range: 0, 1000-, 1-999")
+    elif key == "until":
+        if not re.fullmatch(r"[0-9]{1,10}", value):
+            raise SyntaxProblem(index, "expected seconds since boot, suspend included (CLOCK_BOOTTIME)")
     elif key == "flag":
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
             raise SyntaxProblem(index, "expected the name of a file in /run/kmodd/flags: letters, digits, - and _")

@@ -162,7 +162,7 @@ class Engine:
             case BootFinished():
                 if state.policy.booting:
                     state.policy.finish_boot()
-                    if state.policy.mode != "off":
+                    if state.policy.is_on:
                         state.invalidate("policy_changed")
                 self._check_configuration()
                 state.reporter.end_coldplug()

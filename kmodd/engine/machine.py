@@ -55,6 +55,9 @@ class Machine(Protocol):
     def flags(self) -> frozenset[str]:
         """The policy flags that are set."""
 
+    def uptime(self) -> float:
+        """Seconds since boot, suspend included (CLOCK_BOOTTIME)."""
+
     def findings(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The mistakes in the configuration, except those in files of packages."""
 

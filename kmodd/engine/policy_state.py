@@ -36,6 +36,7 @@ class PolicyState:
         """The last rules without a mistake; None: there are none."""
         self._problems: tuple[Problem, ...] = ()
         self._has_flags = False
+        self._has_limits = False
         self.booting = not marks.booted
         """Not all devices of the boot are answered yet."""
         self.was_closed = marks.closed
@@ -60,12 +61,12 @@ class PolicyState:
     @property
     def is_on(self) -> bool:
         """Whether anything is judged."""
-        return self.mode != "off" or self.sealed
+        return self.mode != "off" or self.sealed or self._policy.has_local
 
     @property
     def is_enforced(self) -> bool:
-        """Whether requests can be refused."""
-        return self.mode == "enforce" or self.sealed
+        """Whether requests can be refused for whom they are made by, or that no rule names."""
+        return self.sealed or self._policy.needs_requester
 
     @property
     def broken(self) -> str:
@@ -84,7 +85,8 @@ class PolicyState:
         rules = policy.rules_in_force(parsed, self._valid)
         changed = rules != self._policy.rules or mode != self.mode
         self._policy = Policy(mode, rules)
-        self._has_flags = any(condition.key == "flag" for rule in rules for condition in rule.conditions)
+        keys = {condition.key for rule in rules for condition in rule.conditions}
+        self._has_flags, self._has_limits = "flag" in keys, "until" in keys
         is_new = parsed.problems != self._problems
         self._problems = parsed.problems
         if not parsed.problems:
@@ -116,7 +118,7 @@ class PolicyState:
         if not self.is_on:
             return None
         flags = self._machine.flags() if self._has_flags else frozenset[str]()
-        asking = asking_of(request, self.phase, flags)
+        asking = asking_of(request, self.phase, flags, self._machine.uptime() if self._has_limits else 0.0)
         if not request.candidates:
             return lambda module: self._policy.judge(asking, module)
         each = [replace(asking, requester=who) for who in request.candidates]

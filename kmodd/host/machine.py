@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from kmodd.config.kmodd_conf import Settings
 from kmodd.config.modprobe_d import Extensions
@@ -86,6 +87,10 @@ class HostMachine:
     def flags(self) -> frozenset[str]:
         """The policy flags that are set."""
         return read_flags(self._tree.root)
+
+    def uptime(self) -> float:
+        """Seconds since boot, suspend included (CLOCK_BOOTTIME)."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def findings(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The mistakes in the configuration, except those in files of packages."""

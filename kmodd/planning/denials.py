@@ -52,26 +52,32 @@ class Denial:
 def denials(plan: Plan, rules: Sequence[Rule], query: PolicyQuery, mode: Mode) -> tuple[Denial, ...]:
     """Return the modules that rules deny to a kind of process whose request has this plan, whatever the mode.
 
-    Softdeps count. Of what one rule denies together with the requested module, that module is named alone.
+    Those of local rules, which are enforced in every mode, come first. Softdeps count. Of
+    what one rule denies together with the requested module, that module is named alone.
 
     query: of origin `request`, without a process. mode: the policy's.
     """
-    policy = Policy("enforce", rules)
+    policies = Policy(mode, rules), Policy("enforce", rules)
     found: dict[tuple[str, str], Denial] = {}
     for kind, requester in ASKERS.items():
         asked = replace(query, requester=requester)
-        for step, decision, because in chain.from_iterable(_denied(goal, policy, asked) for goal in plan.goals):
+        for step, decision, because in chain.from_iterable(_denied(goal, policies, asked) for goal in plan.goals):
             place = (step.module, str(decision.at))
-            denial = found.setdefault(place, Denial(step.module, decision, (), mode, because))
+            held: Mode = "enforce" if decision.is_local else mode
+            denial = found.setdefault(place, Denial(step.module, decision, (), held, because))
             found[place] = replace(denial, whom=tuple(dict.fromkeys((*denial.whom, kind))))
     return tuple(found.values())
 
 
-def _denied(goal: Goal, policy: Policy, asked: PolicyQuery) -> Iterator[tuple[Step, PolicyDecision, str]]:
+def _denied(goal: Goal, policies: Sequence[Policy], asked: PolicyQuery) -> Iterator[tuple[Step, PolicyDecision, str]]:
     """Yield the steps of a goal that are denied, its own module first, with decision and `Denial.because`."""
     own: PolicyDecision | None = None
     for step in sorted(goal.entries, key=lambda entry: entry.module != goal.module):
-        if isinstance(step, Skip) or not (decision := policy.judge(asked, step.module)).refused:
+        if isinstance(step, Skip):
+            continue
+        decisions = [policy.judge(asked, step.module) for policy in policies]
+        decision = next((each for each in decisions if each.refused), None)
+        if decision is None:
             continue
         if step.module == goal.module:
             own = decision

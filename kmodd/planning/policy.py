@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     _Holds = Literal["yes", "no", "maybe"]
     _Check = Callable[["_Case"], _Holds]
+    _Prepared = tuple[tuple[Rule, Callable[["_Case"], bool]], ...]
+    """Rules, each with its test."""
 
 SEALED: Final = "sealed, and no rule allows it"
 """Text in place of a rule's if the seal denies."""
@@ -58,12 +60,14 @@ class PolicyQuery:
     """None: for a request of the kernel, the process is unknown; for others, there is none."""
     flags: frozenset[str] = frozenset()
     """Names of the files in /run/kmodd/flags."""
+    uptime: float = 0.0
+    """Seconds since boot, suspend included (CLOCK_BOOTTIME)."""
 
 
-def asking_of(request: Request, phase: Phase, flags: frozenset[str] = frozenset()) -> PolicyQuery:
-    """Return the query for `request`."""
+def asking_of(request: Request, phase: Phase, flags: frozenset[str] = frozenset(), uptime: float = 0.0) -> PolicyQuery:
+    """Return the query for `request`; uptime: `PolicyQuery.uptime`, seconds."""
     return PolicyQuery(
-        request.origin, request.text, phase, request.subsystem, request.all_devices, request.requester, flags
+        request.origin, request.text, phase, request.subsystem, request.all_devices, request.requester, flags, uptime
     )
 
 
@@ -75,7 +79,7 @@ class PolicyDecision:
     rule: Rule | None = None
     """The rule that decided; None: no rule matched."""
     enforced: bool = False
-    """Whether the verdict is enforced. It is not in mode observe, unless sealed."""
+    """Whether the verdict is enforced. It is not in mode observe, unless sealed, or of a local rule."""
 
     @property
     def refused(self) -> bool:
@@ -86,6 +90,11 @@ class PolicyDecision:
     def would_be_refused(self) -> bool:
         """Whether the module may be loaded, but the record must note that policy would deny it."""
         return self.verdict == "deny" and not self.enforced
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a rule of `kmodd deny` or `kmodd allow` decided."""
+        return self.rule is not None and self.rule.is_local
 
     @property
     def at(self) -> Where | None:
@@ -115,7 +124,7 @@ def strictest(decisions: Sequence[PolicyDecision]) -> PolicyDecision:
 class Policy:
     """An immutable set of rules."""
 
-    __slots__ = ("_by_origin", "_has_device_rules", "mode", "rules")
+    __slots__ = ("_by_origin", "_has_device_rules", "_local_by_origin", "has_local", "mode", "rules")
 
     def __init__(self, mode: Mode, rules: Sequence[Rule] = ()) -> None:
         """`rules`: in the order in which they are tried."""
@@ -123,30 +132,59 @@ class Policy:
         self.rules: Final = tuple(rules)
         self._has_device_rules = any(condition.key == "device" for rule in rules for condition in rule.conditions)
         prepared = [(rule, _test(rule)) for rule in self.rules]
-        self._by_origin: dict[Origin, tuple[tuple[Rule, Callable[[_Case], bool]], ...]] = {
+        self.has_local: Final = any(rule.is_local for rule in self.rules)
+        """Whether there are rules of `kmodd deny` and `kmodd allow`, which are enforced in every mode."""
+        self._by_origin: dict[Origin, _Prepared] = {
             origin: tuple(pair for pair in prepared if _can_hold(pair[0], origin)) for origin in ORIGINS
+        }
+        self._local_by_origin: dict[Origin, _Prepared] = {
+            origin: tuple(pair for pair in pairs if pair[0].is_local) for origin, pairs in self._by_origin.items()
         }
 
     def judge(self, asking: PolicyQuery, module: str) -> PolicyDecision:
         """Return the decision about `module`, which is the requested one or one of its dependencies.
 
-        Mode off allows all modules until sealed. The seal is enforced in every mode.
+        Mode off allows all modules until sealed, but for local rules. The seal is enforced in every mode.
         """
         sealed = asking.phase == "sealed"
-        if self.mode == "off" and not sealed:
+        if self.mode == "off" and not sealed and not self.has_local:
             return ALLOWED
-        rules = self._by_origin[asking.origin]
-        enforced = sealed or self.mode == "enforce"
         name = module.replace("-", "_")
+        enforced = sealed or self.mode == "enforce"
+        if not enforced:
+            local = self._first(self._local_by_origin[asking.origin], asking, name) if self.has_local else None
+            if local and (local.verdict == "deny" or self.mode == "off"):
+                return PolicyDecision(local.verdict, local, local.verdict == "deny")
+            if self.mode == "off":
+                return ALLOWED
+        found = self._first(self._by_origin[asking.origin], asking, name)
+        if found is None:
+            return PolicyDecision("deny", None, enforced) if sealed else ALLOWED
+        return PolicyDecision(found.verdict, found, enforced)
+
+    def _first(self, rules: _Prepared, asking: PolicyQuery, name: str) -> Rule | None:
+        """Return the first of `rules` that matches; of several devices, for the first that is allowed, if one is."""
+        sealed = asking.phase == "sealed"
         found: Rule | None = None
         devices = asking.devices if self._has_device_rules else asking.devices[:1]
         for device in devices or ("",):
             found = next((rule for rule, fits in rules if fits(_Case(asking, name, device))), None)
             if (found is None and not sealed) or (found is not None and found.verdict != "deny"):
                 break
-        if found is None:
-            return PolicyDecision("deny", None, enforced) if sealed else ALLOWED
-        return PolicyDecision(found.verdict, found, enforced)
+        return found
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it can refuse something while it is not sealed."""
+        return bool(self.rules) and (self.mode == "enforce" or self.has_local)
+
+    @property
+    def needs_requester(self) -> bool:
+        """Whether it can refuse something for whom asks for it, or is enforced as a whole."""
+        return self.mode == "enforce" or any(
+            rule.is_local and rule.verdict == "deny" and any(each.key in OF_PROCESSES for each in rule.conditions)
+            for rule in self.rules
+        )
 
 
 def rules_in_force(parsed: Parsed, valid: Sequence[Rule] | None) -> tuple[Rule, ...]:
@@ -213,6 +251,11 @@ def _check(condition: Condition) -> _Check:
             return lambda case: _yes_no(_fits_word(condition, case.asking.origin))
         case "phase":
             return lambda case: _yes_no(_fits_word(condition, case.asking.phase))
+        case "until":
+            ends, begins = [*map(int, condition.wanted)], [*map(int, condition.unwanted)]
+            return lambda case: _yes_no(
+                (not ends or case.asking.uptime < max(ends)) and all(case.asking.uptime >= begin for begin in begins)
+            )
         case "flag":
             wanted, unwanted = frozenset(condition.wanted), frozenset(condition.unwanted)
             return lambda case: _yes_no(

@@ -19,6 +19,7 @@ from kmodd.errors import UnmatchedBracket
 from kmodd.index.catalog import Hit, Snapshot, lookup
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
 from kmodd.names import ModuleName, joined_params, module_of_path
+from kmodd.planning.own_lines import lines_for
 from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip, Step
 from kmodd.planning.refusals import refusal_of
 from kmodd.planning.request import Origin, Request
@@ -254,7 +255,8 @@ class _Planner:
         state = "" if self._probe_options.ignore_loaded else self._in_kernel(target)
         if state:
             return Goal(target.name, (Skip(target.name, state, because),))
-        blacklisted = self._lines.blacklist(target.name) if self._blacklist_holds_for(target) else None
+        lines = lines_for(self._snapshot, target.name, self._judge)
+        blacklisted = lines.blacklist(target.name) if self._blacklist_holds_for(target) else None
         if blacklisted:
             return Goal(target.name, (Skip(target.name, "blacklisted", because, blacklisted.at),))
         draft = _Draft()
@@ -353,7 +355,7 @@ class _Planner:
 
     def _with_softdeps(self, key: _Key, because: Reason, draft: _Draft) -> _Steps:
         """Add a module to the order between its softdeps."""
-        softdeps = self._lines.softdeps(key.name)
+        softdeps = lines_for(self._snapshot, key.name, self._judge).softdeps(key.name)
         if not self._extensions.softdeps_add_up:
             del softdeps[1:]
         pre = [found for line in softdeps for found in self._softdep_hits(line, line.pre)]
@@ -400,7 +402,7 @@ class _Planner:
     def _command(self, key: _Key) -> Command | None:
         """Return the install command: the line by which the lookup found the name, else the first that matches."""
         preset = self._module(key).command
-        return preset or self._lines.install(key.name)
+        return preset or lines_for(self._snapshot, key.name, self._judge).install(key.name)
 
     def _options(self, key: _Key) -> str:
         """Return all options for the name, or for the alias by which the module was reached, joined with blanks."""
@@ -425,7 +427,8 @@ class _Planner:
         names = [dep.name for dep in self._deps(key) if not self._in_kernel(dep)]
         if key != target:
             names.append(key.name)
-        return next((line for name in names if (line := self._lines.blacklist(name))), None)
+        each = (lines_for(self._snapshot, name, self._judge).blacklist(name) for name in names)
+        return next(filter(None, each), None)
 
     # ── state of a module ──
 

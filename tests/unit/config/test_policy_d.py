@@ -95,6 +95,7 @@ def test_the_origins_are_those_of_requests() -> None:
         ("deny uid=4294967295", 10, "expected a user ID"),
         ("deny uid=0 uid=1", 12, "uid= is given twice"),
         ("deny flag=../x", 11, "expected the name of a file in /run/kmodd/flags"),
+        ("allow until=1h", 13, "expected seconds since boot, suspend included (CLOCK_BOOTTIME)"),
         ("deny origin=uevent uid=0", 20, "uid= needs origin=request or operator"),
         ("deny exe=/x origin=boot,uevent", 13, "exe= needs origin=request or operator"),
         ("deny module=a\0", 14, "expected a rule without NUL bytes"),
@@ -156,6 +157,8 @@ def _values(key: Key) -> st.SearchStrategy[str]:
         return st.sampled_from(WORDS[key])
     if key == "uid":
         return st.integers(0, MAX_UID).map(str) | st.integers(0, MAX_UID).map("{}-".format)
+    if key == "until":
+        return st.integers(0, 10**10 - 1).map(str)
     if key == "flag":
         return st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True)
     return st.text(st.characters(blacklist_characters='"\n\0[]'), min_size=1)

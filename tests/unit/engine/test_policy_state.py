@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,27 @@ def test_no_refused_module_is_loaded(world: World) -> None:
     world.settle()
     assert dict(world.records[-1].fields)["KMODD_RULE"] == SEALED
     assert world.calls == ["a", "b"]
+
+
+def test_a_local_rule_is_enforced_while_the_policy_is_off(kept: Kept) -> None:
+    """The helper is closed in a crash only for one that depends on who asks; the control has no local rules."""
+    kept.policy.reload("off")
+    assert (kept.policy.is_on, kept.marks.closed) == (False, False)
+    local = kept.root / "etc/kmodd/policy.d/05-local.conf"
+    local.write_text("deny module=af_alg\n")
+    assert kept.policy.reload("off") == ((), True)
+    assert verdict(kept.policy, USERS_REQUEST) == (True, False)
+    assert verdict(kept.policy, USERS_REQUEST, "sctp") == (False, False)
+    assert (kept.policy.is_on, kept.marks.closed) == (True, False)
+    local.write_text("deny module=af_alg uid=33\n")
+    kept.policy.reload("off")
+    assert kept.marks.closed
+
+
+def test_a_time_limit_ends_by_the_clock_that_counts_suspend(kept: Kept) -> None:
+    local = kept.root / "etc/kmodd/policy.d/05-local.conf"
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    for end, refused in ((now + 3600, False), (now, True)):
+        local.write_text(f"allow module=af_alg until={end}\ndeny module=af_alg\n")
+        kept.policy.reload("off")
+        assert verdict(kept.policy, USERS_REQUEST) == (refused, False)
