@@ -50,6 +50,37 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def columns_of_text(text: str) -> int:
+    """Return the columns that a text of printable characters takes on a terminal.
+
+    Wide characters of East Asian scripts take two (Unicode Standard Annex 11), combining ones none.
+    """
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def shortened(text: str, columns: int) -> str:
+    """Return a text of printable characters that takes at most `columns` of a terminal, cut with `…` where needed."""
+    if columns_of_text(text) <= columns:
+        return text
+    kept, used = "", 1
+    for char in text:
+        used += _columns(char)
+        if used > columns:
+            break
+        kept += char
+    return kept + "…"
+
+
+def _columns(char: str) -> int:
+    if char.isascii():
+        return 1
+    import unicodedata  # only for such characters: it takes 1 ms
+
+    if unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
 def escaped_end(raw: bytes, limit: int) -> str:
     r"""Return the end of what a program wrote as one line of printable text, for a journal field or a message.
 

@@ -15,7 +15,7 @@ from kmodd.errors import NoTree
 from kmodd.host.tree import Tree
 from kmodd.names import module_of_path
 from kmodd.planning.timeline import Load, Timeline, Waited, waited_meanwhile
-from kmodd.text import duration
+from kmodd.text import duration, printable, shortened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ VERB = Verb(
 _NAMED = 3
 """Modules that are named in a cell."""
 _SUBJECT = 32
-"""Characters of what a module was loaded for."""
+"""Columns of what a module was loaded for."""
+_LISTED = 16
+"""Loads that an object names, as KMODD_DEVPATH of a record does devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> int:
     timeline = read_timeline(VERB, given)
     if timeline is None:
         return 1
-    most = None if "json" in given else _NAMED + 1
+    most = (_LISTED if "json" in given else _NAMED) + 1
     rows = _rows(timeline, _needs(timeline, given.get("root").rstrip("/")), most)
     if "json" in given:
         show("".join(f"{json.dumps(_object(row))}\n" for row in rows))
@@ -71,8 +73,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _rows(timeline: Timeline, needs: Callable[[str], frozenset[str]], most: int | None) -> list[_Row]:
-    """Return a row for each module. most: number of loads that waited, for each; None: all."""
+def _rows(timeline: Timeline, needs: Callable[[str], frozenset[str]], most: int) -> list[_Row]:
+    """Return a row for each module. most: number of loads that waited, for each."""
     parts = [(name, part, load) for load in timeline.loads for name, part in load.parts]
     parts.sort(key=lambda each: each[1].begin - each[1].end)
     return [
@@ -104,7 +106,7 @@ def _cells(row: _Row) -> tuple[str, ...]:
     subject = load.subject
     if row.module != load.module:
         subject = f"{load.module}, for {subject}"
-    subject = subject if len(subject) <= _SUBJECT else f"{subject[: _SUBJECT - 1]}…"
+    subject = shortened(printable(subject), _SUBJECT)
     failed = "" if load.result == "loaded" else f" ({load.result})"
     names = [waited.load.module for waited in row.waited]
     more = " and more" if len(names) > _NAMED else ""
@@ -123,5 +125,6 @@ def _object(row: _Row) -> dict[str, Any]:
         "device": load.device or None,
         "device_name": load.name or None,
         "awaited": load.is_awaited,
-        "parallel": [{"module": waited.load.module, "waited_usec": waited.usec} for waited in row.waited],
+        "parallel": [{"module": each.load.module, "waited_usec": each.usec} for each in row.waited[:_LISTED]],
+        "parallel_more": len(row.waited) > _LISTED,
     }

@@ -48,6 +48,8 @@ VERB = Verb(
 
 _COLOURS: dict[str, Colour] = {"no driver": "red", "blocked": "yellow", "removed": "yellow"}
 _UNBOUND = frozenset(_COLOURS)
+_KEPT = 16
+"""Columns of name and modules that stay on a narrow terminal as long as both can be shortened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> int:
     elif devices:
         rows = [_row(device, names.get(device.path, "")) for device in devices]
         colours = [_COLOURS.get(device.state, "") for device in devices]
-        show(table(("DEVICE", "NAME", "DRIVER", "STATE", "MODULES"), rows, (1,), colours))
+        show(table(("DEVICE", "NAME", "DRIVER", "STATE", "MODULES"), rows, (1, 4), colours, kept=_KEPT))
     for problem in snapshot.catalog.problems if snapshot else ():
         VERB.complain(str(problem))
     if not snapshot or snapshot.catalog.is_damaged:

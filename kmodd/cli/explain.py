@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
 def _explain(requests: list[str], tree: Tree, settings: Settings, as_json: bool) -> int:
     snapshot = tree.quick_snapshot()
     loaded = tree.loaded()
-    rules = _Rules(tree, settings)
+    rules = Rules(tree, settings)
     status = 0
     for text in requests:
         question = question_of(text, tree, snapshot)
@@ -162,7 +162,7 @@ def _name(question: Question, tree: Tree) -> str:
 # ── policy ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Rules:
+class Rules:
     """The rules of policy.d as the daemon applies them to requests while it runs."""
 
     def __init__(self, tree: Tree, settings: Settings) -> None:

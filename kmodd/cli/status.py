@@ -16,7 +16,7 @@ from kmodd.cli.terminal import Colour, columns_of, paint, show
 from kmodd.cli.verb import NOT_RUNNING, SOCKET, Option, Verb
 from kmodd.errors import NoTree
 from kmodd.host.paths import CONTROL_SOCKET
-from kmodd.text import count_of, duration, printable
+from kmodd.text import count_of, duration, printable, shortened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def main(argv: list[str]) -> int:
     lines = [("kmodd", f"{status['version']}, kernel {status['release']}{dry}", ""), *_lines(status)]
     for label, text, colour in lines:
         line = f"{label:>{_LABEL}}: {printable(text)}"
-        if width is not None and len(line) > width:
-            line = line[: max(width - 1, _LABEL)] + "…"
+        if width is not None:
+            line = shortened(line, max(width, _LABEL + 1))
         show(paint(line, colour, sys.stdout) + "\n")
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from kmodd.text import encode, printable
+from kmodd.text import columns_of_text, encode, printable, shortened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,24 +51,28 @@ def table(
     shrinks: Sequence[int],
     colours: Sequence[Colour] = (),
     *,
+    kept: int = _LEAST,
     last_is_spare: bool = False,
 ) -> str:
     """Return a table with a line for each row; every cell is escaped to printable characters.
 
     header: the names of its columns. shrinks: numbers of the columns that are shortened first where the terminal is
-    too narrow, one after the other, then the others from the left. colours: of the rows, on a terminal.
-    last_is_spare: the last column is left out rather than that others are shortened.
+    too narrow, one after the other, then the others from the left. colours: of the rows, on a terminal. kept: columns
+    that each of `shrinks` keeps until all of them have been shortened. last_is_spare: the last column is left out
+    rather than that others are shortened.
     """
     cells = [[printable(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[number]) for row in cells) for number in range(len(header))]
+    widths = [max(columns_of_text(row[number]) for row in cells) for number in range(len(header))]
     limit = columns_of(sys.stdout)
     if limit is not None and last_is_spare and sum(widths[:-1]) + len(_GAP) * (len(widths) - 1) + _LEAST > limit:
         cells, widths = [row[:-1] for row in cells], widths[:-1]
     if limit is not None:
-        for number in (*(each for each in shrinks if each < len(widths)), *range(len(widths))):
-            excess = sum(widths) + len(_GAP) * (len(widths) - 1) - limit
-            if excess > 0:
-                widths[number] = max(widths[number] - excess, min(widths[number], _LEAST))
+        first = [number for number in shrinks if number < len(widths)]
+        for least, numbers in ((kept, first), (_LEAST, first), (_LEAST, range(len(widths)))):
+            for number in numbers:
+                excess = sum(widths) + len(_GAP) * (len(widths) - 1) - limit
+                if excess > 0:
+                    widths[number] = max(widths[number] - excess, min(widths[number], least))
     lines = []
     for number, row in enumerate(cells):
         colour = "bold" if number == 0 else colours[number - 1] if colours else ""
@@ -78,7 +82,8 @@ def table(
 
 
 def _fitted(cell: str, width: int) -> str:
-    return cell.ljust(width) if len(cell) <= width else cell[: width - 1] + "…"
+    cut = shortened(cell, width)
+    return cut + " " * (width - columns_of_text(cut))
 
 
 def show(text: str) -> None:

@@ -10,7 +10,7 @@ from kmodd.cli.terminal import Colour, columns_of, paint, show
 from kmodd.cli.timeline_svg import draw, notes_of, rows_of, summary_of, title_of
 from kmodd.cli.verb import JSON, ROOT, Given, Option, Verb
 from kmodd.planning.timeline import Load, Timeline, timeline_of
-from kmodd.text import count_of, duration, printable
+from kmodd.text import count_of, duration, printable, shortened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,5 +123,4 @@ def _bars(load: Load, timeline: Timeline, columns: int) -> str:
 
 
 def _cut(line: str, width: int) -> str:
-    line = printable(line)
-    return line if len(line) <= width else f"{line[: width - 1]}…"
+    return shortened(printable(line), width)

@@ -7,6 +7,7 @@ import os
 
 from kmodd.cli.client import NotRunning, Refused, call
 from kmodd.cli.daemon_away import not_running
+from kmodd.cli.device_paths import asking_path, device_path
 from kmodd.cli.terminal import show
 from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, TIMEOUT, Option, Verb, seconds_of
 from kmodd.dataclass import dataclass
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 VERB = Verb(
     "wait",
     "Wait until a module has finished starting, or a device has its driver, or cannot get it any more. NAME is a "
-    "module, an alias, or a /sys/… path of a device.",
+    "module, an alias, or a /sys/… or /dev/… path of a device; of a network interface, disk or the like, the device "
+    "above it that has a driver counts.",
     (TIMEOUT, Option("--json", "print an object with the result"), SOCKET),
     "NAME",
     (
@@ -32,6 +34,7 @@ VERB = Verb(
     (
         ("wait nvidia && start-the-job", "Go on when the driver is ready."),
         ("wait --timeout 10 /sys/bus/pci/devices/0000:3b:00.0", "Give the device ten seconds to get its driver."),
+        ("wait /dev/sda", "Has the disk's driver finished starting?"),
     ),
 )
 
@@ -74,16 +77,17 @@ def main(argv: list[str]) -> int:
 
 def _wait(name: str, path: str, timeout_usec: int) -> _Ended:
     """Wait for a module or device by the daemon that listens at `path`. Raises NotRunning."""
-    device = os.path.realpath(name) if name.startswith("/") else ""
-    if device and not (name.startswith("/sys/") and os.path.isfile(f"{device}/uevent")):
+    device = device_path(name) if name.startswith("/") else ""
+    if device and not (device.startswith("/devices/") and os.path.isfile(f"/sys{device}/uevent")):
         return _Ended("unknown", f"{name} is no device")
-    what: dict[str, Any] = {"device": device.removeprefix("/sys")} if device else {"module": name}
+    device = asking_path(device)
+    what: dict[str, Any] = {"device": device} if device else {"module": name}
     try:
         answer = call("Wait", path, timeout_usec=timeout_usec, **what)
     except Refused as refused:
         return _refused(refused, name, timeout_usec)
     if device:
-        is_bound = os.path.islink(f"{device}/driver")
+        is_bound = os.path.islink(f"/sys{device}/driver")
         return _Ended("bound") if is_bound else _Ended("no_driver", f"{name} has no driver; see `kmodd why {name}`")
     module, result = answer["name"], answer["result"]
     there = result in _THERE

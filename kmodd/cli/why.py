@@ -7,6 +7,7 @@ import re
 import sys
 import time
 
+from kmodd.cli.daemon_tree import daemon_status
 from kmodd.cli.journal_options import BOOT, DIRECTORY, query_of, read_entries, with_boot
 from kmodd.cli.terminal import paint, show
 from kmodd.cli.verb import JSON, ROOT, Given, Verb
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     if "" in given.operands:
         return VERB.refuse("invalid SUBJECT ''")
     root = given.get("root").rstrip("/")
-    machine, records = Machine(root), _records(given)
+    machine, records = Machine(root, None if root else daemon_status()), _records(given)
     status = 0 if records.is_readable else 1
     try:
         machine.check()
@@ -141,6 +142,8 @@ def _rows(answer: Answer, records: Records) -> Iterator[tuple[str, str]]:
         yield "Started", f"kmodd {_when(answer.start, records)}"
     for at, rule in answer.lines:
         yield "Line", f"{at}: {rule}" if rule else str(at)
+    for note in answer.notes:
+        yield "Request", note
     for suspect in answer.suspects:
         yield "Perhaps", suspect
     for remedy in answer.remedies:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import glob
 import os
 
-from kmodd.cli.daemon_tree import tree_for
+from kmodd.cli.daemon_tree import tree_of
 from kmodd.cli.device_paths import asking_path, device_path
-from kmodd.cli.explain import question_of
+from kmodd.cli.explain import Question, Rules, question_of
+from kmodd.daemon.policy_marks import SEALED
 from kmodd.daemon.quarantine_file import STANDING, QuarantineFile
 from kmodd.dataclass import replace
 from kmodd.errors import Problem, Where
-from kmodd.host.config_files import read_boot_list, read_rules
+from kmodd.host.config_files import read_boot_list, read_rules, read_settings
 from kmodd.host.regular_files import read_file
+from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
 from kmodd.names import MODULE_SUFFIXES, module_name, module_of_path
-from kmodd.planning.plan import Skip
+from kmodd.planning.plan import Install, Plan, Skip
 from kmodd.planning.request import Request
-from kmodd.planning.resolve import options_of, resolve
+from kmodd.planning.resolve import ProbeOptions, options_of, resolve
 from kmodd.planning.why import Device, Module
 from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any, Literal
+
+    from kmodd.planning.denials import Denial
 
 _OF_PID_1 = frozenset(
     "autofs4 ipv6 virtio_rng virtio_console vmw_vsock_virtio_transport vsock_loopback vmw_vsock_vmci_transport hv_sock "
@@ -39,11 +44,16 @@ _THERE = ("live", "builtin")
 class Machine:
     """This machine, or one below a root directory."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, status: dict[str, Any] | None = None) -> None:
+        """Store the root directory and the daemon's answer to `Status`; None: it is not running."""
         self._root = root
-        self._tree = tree_for(root, None)
+        self._tree = (tree_of(status) if status else None) or Tree(root)
+        lanes = status["lanes"] if status else ()
+        self._loading: dict[str, int] = {lane["module"]: lane["since_usec"] for lane in lanes if lane.get("module")}
+        self._is_running = status is not None
         self._snapshot: Snapshot | None = None
         self._loaded = self._tree.loaded()
+        self._policy = Rules(self._tree, read_settings(root))
         parsed = read_rules(root)
         self._rules: frozenset[tuple[Where, str]] = frozenset((rule.at, rule.text) for rule in parsed.rules)
         self._rule_problems = parsed.problems
@@ -70,7 +80,8 @@ class Machine:
         state = self._loaded.state(name) or ""
         known = Module(
             name, state, is_known=False, suspects=tuple(self._suspects(name)) if state else (), rules=self._rules,
-            has_broken_rules=bool(self._rule_problems), given=text,
+            has_broken_rules=bool(self._rule_problems), given=text, loading=self._loading.get(name),
+            has_daemon=self._is_running, is_sealed=os.path.exists(self._root + SEALED),
         )  # fmt: skip
         if self._snapshot is None:
             return known
@@ -80,11 +91,14 @@ class Machine:
             from kmodd.cli.similar import hint  # only for a mistake
 
             return known if state else replace(known, similar=hint(name, catalog.names()))
+        commands, denied = ((), ()) if state or is_builtin else self._on_request(name)
         return replace(
             known,
             state=state or ("builtin" if is_builtin else ""),
             is_known=True,
             skips=self._skips(name),
+            commands=commands,
+            denied=denied,
             has_file=line is None or self._tree.present(line.path),
             is_kept_out=bool(QuarantineFile(self._root + STANDING, self._root).read().removed.get(name)),
         )
@@ -132,21 +146,29 @@ class Machine:
     def _goals(self, alias: str) -> list[str]:
         if self._snapshot is None:
             return []
-        request, options, tree = Request(alias, "coldplug"), options_of("coldplug"), self._tree
-        plan = resolve(request, self._snapshot, self._loaded, options, tree.present, foreign=tree.foreign)
-        return [goal.module for goal in plan.goals]
+        return [goal.module for goal in self._plan(alias, options_of("coldplug")).goals]
 
     def _skips(self, name: str) -> tuple[Skip, ...]:
         """Return why a device's request for a module would not load it, and what else would then be in the way."""
-        assert self._snapshot is not None
         found: list[Skip] = []
-        usual = options_of("coldplug")
-        for options in (usual, replace(usual, blacklist="never")):
-            request, tree = Request(name, "coldplug"), self._tree
-            plan = resolve(request, self._snapshot, self._loaded, options, tree.present, foreign=tree.foreign)
+        always: Literal["always", "never"] = "always"
+        for blacklist in (always, "never"):
+            plan = self._plan(name, replace(options_of("coldplug"), blacklist=blacklist))
             own = (skip for skip in plan.skips if skip.module == name and skip.reason not in _THERE)
             found += [skip for skip in own if skip not in found]
         return tuple(found)
+
+    def _plan(self, name: str, options: ProbeOptions) -> Plan:
+        assert self._snapshot is not None
+        request, tree = Request(name, "coldplug"), self._tree
+        return resolve(request, self._snapshot, self._loaded, options, tree.present, foreign=tree.foreign)
+
+    def _on_request(self, name: str) -> tuple[tuple[Install, ...], tuple[Denial, ...]]:
+        """Return the commands that `modprobe NAME` would run, and what the policy denies to processes."""
+        plan = self._plan(name, replace(options_of("operator"), blocked=True))
+        question = Question(name, "module", (name,), "operator")
+        commands = tuple(step for step in plan.steps if isinstance(step, Install))
+        return commands, self._policy.denials_of(question, plan)
 
     def names_of_node(self, path: str) -> tuple[str, ...]:
         """Return the names that the kernel requests when a device node is opened; none: that is not known."""

@@ -85,10 +85,14 @@ def _step_line(step: Step) -> str:
         whose = f"; its file {step.foreign}" if step.foreign else ""
         return f"load {step.module} {what}   because {step.because}{whose}"
     command = step.command.replace("$CMDLINE_OPTS", step.options.strip()).strip()
+    return f"run {command} for {step.module}   because of install at {step.at}, {effect_of(step)}; {step.because}"
+
+
+def effect_of(step: Install) -> str:
+    """Return what an install command does as far as its text says: `its effect is not known`."""
     refusal = refusal_of(step.command)
     says = f"probably blocked, as its {'last command' if refusal.is_last else 'name'} says" if refusal else ""
-    effect = says or "its effect is not known"
-    return f"run {command} for {step.module}   because of install at {step.at}, {effect}; {step.because}"
+    return says or "its effect is not known"
 
 
 def _skip_line(skip: Skip) -> str:

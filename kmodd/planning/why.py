@@ -8,16 +8,19 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import Where
 from kmodd.planning import remedies
+from kmodd.planning.explain import effect_of
 from kmodd.planning.history import Entry, Filter, as_object, subject_of_entry
 from kmodd.planning.policy import SEALED
 from kmodd.planning.remedies import Remedy
+from kmodd.text import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal
 
-    from kmodd.planning.plan import Skip
+    from kmodd.planning.denials import Denial
+    from kmodd.planning.plan import Install, Skip
 
     Kind = Literal["module", "device", "process", "alias"]
 else:
@@ -53,6 +56,15 @@ class Module:
     has_broken_rules: bool = False
     given: str = ""
     """How it was spelled."""
+    loading: int | None = None
+    """For how long a loader of kmodd has been loading it, in µs; None: none is."""
+    has_daemon: bool = False
+    """kmodd runs, and says what its loaders do."""
+    is_sealed: bool = False
+    commands: tuple[Install, ...] = ()
+    """Install commands that loading it would run."""
+    denied: tuple[Denial, ...] = ()
+    """What the rules deny to processes that make the kernel request it."""
     similar: str = ""
     """`; did you mean …?` for a name that nothing knows."""
 
@@ -99,6 +111,8 @@ class Answer:
     remedies: tuple[Remedy, ...] = ()
     lines: tuple[tuple[Where, str], ...] = ()
     """The lines that decide now, and what they say, if no record has them."""
+    notes: tuple[str, ...] = ()
+    """What the next request for the module meets, in the words of `kmodd explain`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +167,20 @@ def of_module(module: Module, records: Records) -> Answer:
         return Answer(name, "module", "builtin", f"{name} is part of the kernel image", name)
     if module.state == "going":
         return Answer(name, "module", "going", f"{name} is being removed", name)
+    is_stuck = bool(entries) and entries[-1].result == "stuck"
+    if module.state != "live" and module.loading is not None and not is_stuck:
+        sentence = f"{name} is being loaded by kmodd, for {duration(module.loading)} until now"
+        wait = remedies.for_module("wait until it has started", "kmodd wait", name)
+        return Answer(name, "module", "loading", sentence, name, remedies=(wait,))
     if not module.state:
-        return _absent(module, entries, records)
+        return replace(_absent(module, entries, records), notes=_notes(module))
     changes = [entry for entry in entries if name in entry.changed]
     if changes and changes[-1].result != "removed":
         return _loaded(module, changes[-1], records)
     if module.state == "coming" and entries:
         return _recorded(name, entries[-1], records, module)
+    if module.state == "coming" and module.has_daemon:
+        return Answer(name, "module", "loading", f"{name} is being loaded by another program", name)
     return _not_by_kmodd(module, records, is_again=bool(changes))
 
 
@@ -216,6 +237,15 @@ def _absent(module: Module, entries: Sequence[Entry], records: Records) -> Answe
     return Answer(name, "module", "not_asked", f"{name} is not loaded: {why}", name, remedies=load)
 
 
+def _notes(module: Module) -> tuple[str, ...]:
+    """Return what the next request meets beside the lines that a device's request does."""
+    commands = (
+        f"runs {step.command.strip()} for {step.module}, by install at {step.at}; {effect_of(step)}"
+        for step in module.commands
+    )
+    return (*commands, *map(str, module.denied))
+
+
 def _skipped(module: Module) -> Answer:
     """Return the answer for a module that lines of the configuration keep out now."""
     name, first = module.name, module.skips[0]
@@ -233,6 +263,8 @@ def _refused(module: Module, entry: Entry, records: Records) -> Answer:
     if module.skips:
         return _skipped(module)
     by = f" by {entry.at}, which no longer says so" if entry.at else ", which no longer is so"
+    if entry.rule == SEALED:
+        by = " by the seal, which is lifted since then"
     sentence = f"{module.name} is not loaded; the last request was refused{by}"
     return replace(answer, code="not_asked", sentence=sentence, remedies=(remedies.to_load(module.name),))
 
@@ -244,6 +276,8 @@ def _holds(entry: Entry, module: Module) -> bool:
             return any(skip.at == entry.at and skip.reason == entry.result for skip in module.skips)
         case "missing":
             return not module.has_file or not module.is_known
+        case "denied" if entry.rule == SEALED:
+            return module.is_sealed
         case "denied" if entry.at:
             return (entry.at, entry.rule) in module.rules
     return True
@@ -437,5 +471,6 @@ def answer_object(answer: Answer) -> dict[str, object]:
         "kmodd": {"version": start.version or None, "pid": start.pid} if start else None,
         "suspects": list(answer.suspects),
         "lines": [{"file": at.file, "line": at.line, "rule": rule or None} for at, rule in lines],
+        "notes": list(answer.notes),
         "remedies": [{"text": each.text, "command": each.command or None} for each in answer.remedies],
     }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.text import decode, duration, encode, escaped_end, unsigned
+from kmodd.text import columns_of_text, decode, duration, encode, escaped_end, shortened, unsigned
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,31 @@ from kmodd.text import decode, duration, encode, escaped_end, unsigned
 )  # fmt: skip
 def test_durations_are_formatted_as_systemd_does(usec: int, text: str) -> None:
     assert duration(usec) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("USB disk", 8),
+        ("键盘", 4),
+        ("キーボード", 10),
+        ("e\u0301t\u0301", 2),
+        ("Ａ", 2),
+        ("é", 1),
+        ("…", 1),
+        ("ｶ", 1),
+        ("", 0),
+    ],
+)
+def test_wide_and_combining_characters_count_as_a_terminal_shows_them(text: str, columns: int) -> None:
+    assert columns_of_text(text) == columns
+
+
+@given(st.text(st.sampled_from("ab键é\u0301ｶ…")), st.integers(1, 12))
+def test_a_shortened_text_fits_and_is_the_beginning(text: str, columns: int) -> None:
+    cut = shortened(text, columns)
+    assert columns_of_text(cut) <= columns
+    assert cut == text if columns_of_text(text) <= columns else text.startswith(cut.removesuffix("…"))
 
 
 @given(st.binary())

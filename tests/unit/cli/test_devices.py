@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.cli.devices import main
+from tests import program
 from tests.world import World
 
 
@@ -128,3 +129,19 @@ def test_without_a_module_tree_the_devices_are_listed(tmp_path: Path, capsys: py
     assert "no module tree" in err
     assert main(["--unbound", "--root", str(tmp_path), "--kernel", "none"]) == 3
     assert capsys.readouterr().out == ""
+
+
+def test_a_narrow_terminal_shortens_the_modules_first(world: World) -> None:
+    """Device, driver and state stay whole at 80 columns. Control: a pipe gets all of it."""
+    names = [f"module_with_a_long_name_{number}" for number in range(6)]
+    world.add_files(*names)
+    world.index(deps=[f"{name}.ko:" for name in names], aliases=[f"alias pci:v1* {name}" for name in names])
+    device(world.root, "0000:00:01.0", "pci:v1")
+    options = ["devices", "--root", str(world.root)]
+    for columns in (80, 100):
+        row = program.on_terminal(options, {"TERM": "dumb", "COLUMNS": str(columns)}).decode().splitlines()[1]
+        assert row.startswith("pci 0000:00:01.0  -     -       no driver  module_with_a_long_name_0, ")
+        assert len(row) == columns
+        assert row.endswith("…")
+    piped = program.run(options).out.decode()
+    assert all(name in piped for name in names)

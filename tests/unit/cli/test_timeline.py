@@ -230,6 +230,14 @@ def test_blame_names_three_that_waited(tmp_path: Path) -> None:
     ]  # fmt: skip
     first = json.loads(program.run(["blame", "--json", *options]).out.splitlines()[0])
     assert [each["module"] for each in first["parallel"]] == ["m1", "m2", "m3", "m4", "m5"]
+    assert first["parallel_more"] is False
+
+
+def test_an_object_of_blame_is_bounded(tmp_path: Path) -> None:
+    loads = [Loaded(f"m{each}", 100, 50 * each, 50, device=f"{PCI}/{each}") for each in range(40)]
+    rows = list(map(json.loads, program.run(["blame", "--json", *machine(tmp_path, loads)]).out.splitlines()))
+    assert (len(rows[0]["parallel"]), rows[0]["parallel_more"]) == (16, True)
+    assert len(rows) == 40
 
 
 def test_blame_leaves_out_what_needs_the_module(tmp_path: Path) -> None:

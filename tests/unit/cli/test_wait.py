@@ -52,15 +52,38 @@ def test_a_refusal(
 
 @pytest.mark.root
 def test_a_device_that_is_none_fails_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("/sys/devices/nosuch", "/dev/null", "/sys/kernel"):
+    for name in ("/sys/devices/nosuch", "/dev/nosuch", "/dev", "/sys/kernel"):
         assert wait.main([name]) == 1
         assert capsys.readouterr().err == f"kmodd wait: {name} is no device\n"
 
 
 def test_a_device_without_a_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with daemon_of(tmp_path, {"name": "x", "result": "answered"}) as path:
-        assert wait.main(["--socket", path, "/sys/devices/virtual/mem/null"]) == 1
-    assert "has no driver" in capsys.readouterr().err
+    """By its path below /sys and by its node."""
+    for name in ("/sys/devices/virtual/mem/null", "/dev/null"):
+        with daemon_of(tmp_path, {"name": "x", "result": "answered"}) as path:
+            assert wait.main(["--socket", path, name]) == 1
+        assert capsys.readouterr().err == f"kmodd wait: {name} has no driver; see `kmodd why {name}`\n"
+
+
+@pytest.mark.root
+def test_a_disk_or_interface_stands_for_the_device_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the one with a driver that the daemon is asked about. Skipped on a machine without such an interface."""
+    driven = [path.parent for path in Path("/sys/class/net").glob("*/device") if (path / "driver").is_symlink()]
+    if not driven:
+        pytest.skip("no network interface with a driver")
+    asked: list[object] = []
+
+    def answered(*_: object, **parameters: object) -> dict[str, str]:
+        asked.append(parameters["device"])
+        return {"name": "x", "result": "answered"}
+
+    monkeypatch.setattr(wait, "call", answered)
+    assert wait.main([str(driven[0])]) == 0
+    assert capsys.readouterr().err == ""
+    (device,) = asked
+    assert Path(f"/sys{device}/driver").is_symlink()
 
 
 @pytest.mark.parametrize(

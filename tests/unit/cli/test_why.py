@@ -13,6 +13,7 @@ import pytest
 
 from kmodd.cli.why import answers_of
 from kmodd.cli.why_facts import Machine
+from kmodd.daemon.policy_marks import SEALED
 from kmodd.host.journalctl import Query, journal_records
 from kmodd.planning.history import entries_of
 from kmodd.planning.record import DEBUG, INFO
@@ -82,17 +83,17 @@ def told(world: World, *words: str, before: tuple[dict[str, Any], ...] = ()) -> 
     return [json.loads(line) for line in run(world, "--json", *words, before=before).out.splitlines()]
 
 
-def answers(world: World, subject: str) -> list[dict[str, Any]]:
-    """The answers of the machine itself, with the commands that change them."""
-    facts = Machine(str(world.root))
+def answers(world: World, subject: str, status: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The answers of the machine itself, with the commands that change them. status: of the daemon, if it runs."""
+    facts = Machine(str(world.root), status)
     facts.check()
     with journal_records(Query(boot="0", directory=journal(world))) as lines:
         records = Records(tuple(entries_of(lines)))
     return [json.loads(json.dumps(answer_object(each))) for each in answers_of(subject, facts, records)]
 
 
-def answer(world: World, subject: str) -> dict[str, Any]:
-    (only,) = answers(world, subject)
+def answer(world: World, subject: str, status: dict[str, Any] | None = None) -> dict[str, Any]:
+    (only,) = answers(world, subject, status)
     return only
 
 
@@ -179,6 +180,21 @@ def test_a_module_of_the_kernel_image(world: World) -> None:
     assert (found["answer"], found["sentence"]) == ("builtin", "y_z is part of the kernel image")
 
 
+@pytest.mark.parametrize("kernel", ["", "c 16384 1 - Loading 0x0\n"])
+def test_what_a_loader_is_loading_now_says_so(world: World, kernel: str) -> None:
+    """By the daemon's lanes, before the kernel has it and after. Control: no loader has it."""
+    (world.root / "proc/modules").write_text(kernel)
+    status = {"release": world.modules.name, "root": "/elsewhere", "directory": "", "lanes": [{"pid": 7}]}
+    lanes = [{"pid": 7, "module": "c", "since_usec": 3_200_000}]
+    found = answer(world, "c", {**status, "lanes": lanes})
+    assert (found["answer"], found["sentence"]) == ("loading", "c is being loaded by kmodd, for 3.2s until now")
+    assert commands(found) == ["kmodd wait c"]
+    found = answer(world, "c", status)
+    assert (found["answer"], "by another program" in found["sentence"]) == (
+        ("loading", True) if kernel else ("not_asked", False)
+    )
+
+
 # ── what is not there ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -262,10 +278,18 @@ def test_no_name_of_a_user_reaches_a_shell(world: World, name: str) -> None:
 
 
 def test_the_seal_is_lifted_by_its_verb(world: World) -> None:
+    """Once it is lifted, the answer says so."""
     world.seal()
+    mark = world.root / SEALED[1:]
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     world.ask("c")
     world.settle()
     assert commands(answer(world, "c"))[0] == "kmodd seal --undo"
+    mark.unlink()
+    found = answer(world, "c")
+    assert (found["answer"], commands(found)) == ("not_asked", ["modprobe c"])
+    assert found["sentence"].endswith("the last request was refused by the seal, which is lifted since then")
 
 
 @pytest.mark.parametrize("name", ["50-x.conf", "05-x.conf", "00-a.conf"])
@@ -302,6 +326,22 @@ def test_a_module_that_is_blocked_or_refused(world: World, line: str, code: str,
     found = answer(world, "c")
     assert (found["answer"], commands(found)[0]) == (code, command)
     assert (found["record"]["errno"] == 22) == (code == "failed")
+
+
+def test_a_command_and_a_rule_that_the_next_request_meets_are_named(world: World) -> None:
+    """In the words of `kmodd explain`. Control: without these lines there is no such row."""
+    assert "Request:" not in text(world, "c")
+    (world.root / "etc/modprobe.d/x.conf").write_text("install c /opt/false\ninstall a /opt/loader a\n")
+    world.set_rules("deny request=c uid=1000-")
+    world.reload()
+    shown = text(world, "c")
+    place = "/etc/modprobe.d/x.conf:1"
+    assert f"   Request: runs /opt/false for c, by install at {place}; probably blocked, as its name says\n" in shown
+    assert "   Request: denied c   /etc/kmodd/policy.d/x.conf:1 deny request=c uid=1000-   to users, if they" in shown
+    assert "runs /opt/loader a for a, by install at" in text(world, "b")
+    assert answer(world, "b")["notes"] == [
+        "runs /opt/loader a for a, by install at /etc/modprobe.d/x.conf:2; its effect is not known"
+    ]
 
 
 def test_a_missing_file_and_a_crash(world: World) -> None:
