@@ -73,12 +73,12 @@ def _turn(item: pytest.Item) -> tuple[int, bool]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """With several processes (`-n 2`) a file is one process's, and all files that boot guests are."""
+    """With several processes (`-n 2`) a file is one process's, so that its tests share a guest."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "tests/vm" if nodeid.startswith("tests/vm/") else nodeid.partition("::")[0]
+            return nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
