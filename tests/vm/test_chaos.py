@@ -38,6 +38,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(int(_SECONDS) + 900)]
 
 _MEMORY = 0.10
 """Growth of the daemon's resident memory that is allowed, as a share."""
+_QUEUE = 4096
+"""KiB that records take at most while journald does not read (kmodd/host/journal.py). malloc keeps them afterwards."""
 
 
 def _memory(machine: Machine) -> tuple[str, int]:
@@ -119,6 +121,7 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
         _settled(machine)
         assert _memory(machine)[0] == pid, "it did not live through the first half"
         after = _memory(machine)[1]
+        allowed = before * (1 + _MEMORY) + (_QUEUE if chaos.counts["journald_stopped"] else 0)
         _run(chaos, _SECONDS / 2, harsh=True)
         chaos.mend()
         _settled(machine)
@@ -134,7 +137,7 @@ def test_chaos_leaves_the_machine_as_modprobe_would(
         (suites.cache() / "chaos.json").write_text(json.dumps(table, indent=1) + "\n")
         say(json.dumps(table))
         assert [table["lost"], table["loaded twice"], table["loaded by others"]] == [[], [], []], table
-        assert after <= before * (1 + _MEMORY), table
+        assert after <= allowed, table
         assert chaos.counts["daemon_killed"] > 0, "the run was too short to show anything"
 
         # control: a module without a loader is found missing
