@@ -20,7 +20,10 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each retry of a transient error; the request is dropped after the last one."""
 
 MAX_RETRIES = 256
-"""Limit of kept requests, and of kept files."""
+"""Limit of requests with transient failures."""
+
+MAX_WAITING = 4096
+"""Limit of requests that lack a file, above what a large machine has; it bounds memory, as others choose the names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class Retries:
 
     _soon: dict[str, _Try] = field(default_factory=dict)
     """By the text of the request."""
-    _waiting: dict[str, Request] = field(default_factory=dict)
-    """By the path of the missing file, as printed."""
+    _waiting: dict[str, dict[str, Request]] = field(default_factory=dict)
+    """By the path of the missing file, as printed, then by the text of the request."""
 
     def after(self, request: Request, outcomes: Iterable[Outcome], now: float) -> bool:
         """Schedule retries of `request` for its failed outcomes. Return whether one is due soon.
@@ -83,8 +86,8 @@ class Retries:
 
     def missing(self, path: str, request: Request) -> None:
         """Retry `request` when the file `path` exists."""
-        if len(self._waiting) < MAX_RETRIES:
-            self._waiting[path] = request
+        if sum(map(len, self._waiting.values())) < MAX_WAITING:
+            self._waiting.setdefault(path, {})[request.text] = request
 
     def missing_paths(self) -> tuple[str, ...]:
         """Return the paths of the missing files."""
@@ -92,8 +95,10 @@ class Retries:
 
     def came(self, present: Callable[[str], bool]) -> list[Request]:
         """Return the requests whose file exists now, each once. present: whether a path exists."""
-        there = [path for path in self._waiting if present(path)]
-        return [self._waiting.pop(path) for path in there]
+        found: dict[str, Request] = {}
+        for path in [path for path in self._waiting if present(path)]:
+            found |= self._waiting.pop(path)
+        return list(found.values())
 
     def forget_files(self) -> None:
         """Forget the missing files: the index changed, so all devices are requested again."""

@@ -81,7 +81,8 @@ def _step(sim: Simulation) -> bool:
     sim.do("round")
     before: object = None
     goes = 0
-    while before != (before := _progress(sim)) or sim.has_unread():
+    while (progress := _progress(sim)) != before or sim.has_unread():
+        before = progress
         for loader in sim.loaders.busy():
             sim.loaders.finish(loader, sim.now)
         for call in [call for call in sim.kernel.calls if call.pid == OTHERS]:

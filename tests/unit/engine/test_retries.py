@@ -107,6 +107,24 @@ def test_a_missing_file_is_recorded_once_and_tried_again_when_it_exists(world: W
 
 
 @pytest.mark.usefixtures("watch")
+def test_each_device_that_lacks_one_missing_file_is_tried_again_when_it_exists(world: World, file: Path) -> None:
+    """Two devices of different aliases: one wants the module whose file is missing, the other what needs it."""
+    aliases = ["alias pci:v2* c", "alias pci:v3* b"]
+    world.index(deps=["kernel/c.ko:", "b.ko: kernel/c.ko"], aliases=aliases)
+    world.reload()
+    world.advance()
+    file.rename(world.root / "away")
+    world.plug("pci:v3")
+    world.plug("pci:v2")
+    world.settle()
+    assert ("b", "loaded") not in world.told()
+    (world.root / "away").rename(file)
+    world.change_files()
+    world.settle()
+    assert {("c", "loaded"), ("b", "loaded")} <= set(world.told())
+
+
+@pytest.mark.usefixtures("watch")
 def test_what_needs_a_missing_file_is_not_tried_until_it_exists(world: World, file: Path) -> None:
     """b needs c. One warning says so, and no failure of b."""
     world.index(deps=["kernel/c.ko:", "b.ko: kernel/c.ko"], aliases=["alias pci:v1* b"])
