@@ -1,0 +1,91 @@
+"""What `kmodd deny` and `kmodd allow` write."""
+
+from __future__ import annotations
+
+import pytest
+
+from kmodd.config.policy_d import Condition
+from kmodd.planning.local_rules import (
+    HEADER,
+    MODPROBE_HEADER,
+    Change,
+    denied_to_all,
+    forbid,
+    is_module_name,
+    modprobe_lines,
+    permit,
+    pruned,
+)
+
+A = Change("a", why="CVE-2026-1")
+WWW = Change("a", (Condition("uid", ("33",)),))
+UNIT = Change("a", (Condition("unit", ("x.service",)),))
+DENY = "deny   module=a  # by kmodd deny: CVE-2026-1\n"
+
+
+def test_the_first_line_brings_the_header_and_the_last_takes_it_away() -> None:
+    assert forbid("", A) == HEADER + DENY
+    assert permit(HEADER + DENY, Change("a")) == ""
+
+
+def test_lines_of_others_stay_behind_the_own_ones_byte_by_byte() -> None:
+    """Also one that says the same without the mark, one that is no rule, and one without an end."""
+    text = "\n# mine\nallow module=a  # by hand\ndeny module=a\n  deny\tmodule=\nlast"
+    assert forbid(text, A) == DENY + text
+    assert permit(DENY + text, Change("a")) == text
+    assert permit(text, Change("a")) == text
+
+
+@pytest.mark.parametrize("change", [A, WWW, UNIT])
+def test_a_second_call_changes_nothing(change: Change) -> None:
+    once = forbid("", change)
+    assert forbid(once, change) == once
+    assert forbid(once, Change(change.module, change.whom, "another reason")) == once
+    once = permit("deny module=*\n", change, needs_rule=True)
+    assert permit(once, change, needs_rule=True) == once
+
+
+def test_a_deny_for_all_replaces_what_is_said_for_some() -> None:
+    text = permit(forbid(forbid("", WWW), UNIT), WWW, needs_rule=True)
+    assert text.count("\n") == HEADER.count("\n") + 2
+    assert forbid(text, A) == HEADER + DENY
+    assert forbid(forbid(text, A), Change("b")).endswith(DENY)
+
+
+def test_an_exception_comes_first_and_keeps_the_deny_for_all() -> None:
+    text = permit(HEADER + DENY, WWW, needs_rule=True)
+    assert text == HEADER + "allow  module=a uid=33  # by kmodd allow\n" + DENY
+    assert denied_to_all(text) == ("a",)
+    assert permit(text, Change("a")) == ""
+    assert forbid(text, WWW) == HEADER + "deny   module=a uid=33  # by kmodd deny\n" + DENY
+
+
+def test_a_rule_for_a_time_is_gone_when_it_is_over() -> None:
+    limited = Change("a", (), "", (Condition("until", ("100",)),))
+    once = Change("b", (), "", (Condition("flag", ("once-b",)),))
+    text = permit(permit("", limited, needs_rule=True), once, needs_rule=True)
+    assert pruned(text, 99.0, frozenset({"once-b"})) == text
+    assert "module=a" not in pruned(text, 100.0, frozenset({"once-b"}))
+    assert "module=b" not in pruned(text, 99.0, frozenset())
+    assert pruned("allow module=a until=1\n", 5.0, frozenset()) == "allow module=a until=1\n"
+
+
+def test_modprobe_d_has_lines_for_what_is_denied_to_all() -> None:
+    text = forbid(forbid(forbid("", Change("b")), A), Change("c", WWW.whom))
+    lines = modprobe_lines("", denied_to_all(text), {"b", "z"})
+    assert lines == (
+        MODPROBE_HEADER + "blacklist a\ninstall a /bin/false\nblacklist b\ninstall b /bin/false\nsoftdep b pre:\n"
+    )
+    assert modprobe_lines(lines, denied_to_all(text), {"b"}) == lines
+    assert modprobe_lines(lines, ()) == ""
+    foreign = "options x y=1\ninstall a /bin/true"
+    assert modprobe_lines(lines + foreign, ["a"]).endswith(f"install a /bin/false\n{foreign}")
+    assert modprobe_lines(lines + foreign, ()) == foreign
+
+
+@pytest.mark.parametrize(
+    ("text", "is_name"),
+    [("algif_aead", True), ("snd-hda-intel", True), ("a*", False), ("a b", False), ("", False), ("a,b", False)],
+)
+def test_a_pattern_is_no_name(text: str, is_name: bool) -> None:
+    assert is_module_name(text) == is_name
