@@ -243,8 +243,10 @@ class World:
                 self.probes.append(command)
             case ReadAhead(paths):
                 self.read_ahead += paths
-            case MarkPolicy(marks):
+            case MarkPolicy(marks, spent):
                 self.marks = marks
+                if spent:
+                    (self.root / "run/kmodd/flags" / spent).unlink()
             case _:
                 assert_never(command)
 

@@ -30,6 +30,8 @@ VERBS = {
     "metrics": "print the counters of the daemon as OpenMetrics",
     "lint": "check the configuration for mistakes",
     "seal": "refuse modules that no rule allows; rehearse, undo, or disable module loading in the kernel",
+    "deny": "forbid modules, for all or for some, and say what remains true of them",
+    "allow": "take back what `kmodd deny` wrote, or make an exception, also for a time",
     "policy": "check the rules of policy.d, test them, or suggest some",
     "convert-config": "convert an old conf.modules or modules.conf to modprobe.d",
     "complete": "",

@@ -324,8 +324,8 @@ class Daemon:
                 else:
                     self._handle(DevicesFound(self._all_devices(), replay))
                     self._ask_devices()
-            case MarkPolicy(marks):
-                for message in policy_marks.write_marks(marks) if self._options.run else ():
+            case MarkPolicy(marks, spent):
+                for message in policy_marks.write_marks(marks, spent) if self._options.run else ():
                     self._warn_once(message)
             case _:
                 assert_never(command)

@@ -8,6 +8,7 @@ from kmodd.config.policy_d import Rule, parse_rule
 from kmodd.engine.events import PolicyMarks
 from kmodd.errors import SyntaxProblem, Where
 from kmodd.host.atomic_files import write_aside
+from kmodd.host.config_files import FLAGS_DIR
 from kmodd.host.regular_files import read_file
 from kmodd.text import decode, encode
 
@@ -28,9 +29,14 @@ def read_marks() -> PolicyMarks:
     return PolicyMarks(sealed, closed, booted, _rules_of(read_file(RULES)))
 
 
-def write_marks(marks: PolicyMarks) -> list[str]:
-    """Create and remove the files. Returns a message for each that could not be."""
+def write_marks(marks: PolicyMarks, spent: str = "") -> list[str]:
+    """Create and remove the files, and the flag that is `spent`. Returns a message for each that could not be."""
     failed = []
+    if spent:
+        try:
+            os.unlink(f"{FLAGS_DIR}/{spent}")
+        except OSError as error:
+            failed.append(f"Failed to remove {FLAGS_DIR}/{spent}: {error.strerror}; a rule allows further loads")
     for path, is_set in ((SEALED, marks.sealed), (CLOSED, marks.closed), (BOOTED, marks.booted)):
         try:
             if is_set and not os.path.exists(path):  # what exists may be a FIFO, whose opening waits

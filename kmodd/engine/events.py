@@ -291,6 +291,8 @@ class MarkPolicy:
     """Keep these marks below /run."""
 
     marks: PolicyMarks
+    spent: str = ""
+    """Flag of a rule that allowed a single load, which was made: it is removed; empty: none."""
 
 
 Command = (

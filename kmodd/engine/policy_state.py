@@ -14,6 +14,7 @@ from kmodd.engine.machine import Machine
 from kmodd.engine.reporter import Reporter
 from kmodd.errors import Problem
 from kmodd.planning import policy
+from kmodd.planning.local_rules import ONCE
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Step
 from kmodd.planning.policy import Policy, PolicyDecision, asking_of
@@ -110,8 +111,16 @@ class PolicyState:
         self.booting = False
         self._mark()
 
-    def _mark(self) -> None:
-        self._reporter.mark_policy(PolicyMarks(self.sealed, self.is_enforced, not self.booting, self._valid))
+    def _mark(self, spent: str = "") -> None:
+        self._reporter.mark_policy(PolicyMarks(self.sealed, self.is_enforced, not self.booting, self._valid), spent)
+
+    def spend(self, outcome: Outcome) -> None:
+        """A module was loaded: if a rule allowed a single load of it, that rule ends."""
+        judge = self.judge_of(outcome.request) if self._has_flags and outcome.result == "loaded" else None
+        rule = judge(outcome.module).rule if judge else None
+        for condition in rule.conditions if rule and rule.is_local else ():
+            if condition.key == "flag" and condition.wanted and condition.wanted[0].startswith(ONCE):
+                self._mark(condition.wanted[0])
 
     def judge_of(self, request: Request) -> Callable[[str], PolicyDecision] | None:
         """The judge of this request's modules; None: the policy is off."""

@@ -47,6 +47,8 @@ class Replies:
                 state.in_flight.put_back(batch)
         self._update_loaded(batch, event)
         outcome = state.policy.note(self._outcome(batch, event)) if begun else None
+        if outcome:
+            state.policy.spend(outcome)
         if outcome and was == "running":
             batch.catch_up()
             outcome = self._blame_removal(outcome, job)

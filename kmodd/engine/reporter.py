@@ -331,6 +331,6 @@ class Reporter:
         )  # fmt: skip
         self.log_outcomes([outcome])
 
-    def mark_policy(self, marks: PolicyMarks) -> None:
-        """Keep below /run what of the policy outlives the daemon."""
-        self._emit(MarkPolicy(marks))
+    def mark_policy(self, marks: PolicyMarks, spent: str = "") -> None:
+        """Keep below /run what of the policy outlives the daemon, without the flag of a rule that is `spent`."""
+        self._emit(MarkPolicy(marks, spent))

@@ -205,7 +205,7 @@ def _overridden(snapshot: Snapshot) -> Iterator[Finding]:
         lost: dict[tuple[str, str, Where], list[Where]] = {}
         for index, entry in enumerate(entries):
             first = next((each for each in entries[:index] if _covers(each.pattern, entry.pattern)), None)
-            if first is not None and not _says_the_same(first, entry):
+            if first is not None and not _says_the_same(first, entry) and first.at.file != modprobe_d.DENY_FILE:
                 lost.setdefault((entry.at.file, entry.pattern, first.at), []).append(entry.at)
         for (_, pattern, first_at), places in lost.items():
             more = f" ({len(places) - 1} more below)" if len(places) > 1 else ""
@@ -229,8 +229,8 @@ def _softdeps(snapshot: Snapshot) -> Iterator[Finding]:
     Softdeps of packages and of the modules themselves are exempt, as they are made for many kernels.
     """
     for softdep in snapshot.config.softdeps:
-        if _is_packaged(softdep.at):
-            continue
+        if _is_packaged(softdep.at) or softdep.at.file == modprobe_d.DENY_FILE:
+            continue  # the empty one of `kmodd deny` keeps its install line in force
         words = (*softdep.pre, *softdep.post)
         comment = next((number for number, word in enumerate(words) if word.startswith("#")), len(words))
         if comment < len(words):

@@ -150,3 +150,27 @@ def test_a_removed_module_and_what_it_needed_stay_out(world: World) -> None:
         world.settle()
     assert world.calls == ["a", "b"]
     assert results(world.pop_finished()) == []
+
+
+@pytest.mark.parametrize(("flag", "loads"), [("once-c", 1), ("other", 2)])
+def test_a_single_load_is_allowed_once(world: World, flag: str, loads: int) -> None:
+    """The flag that its rule names is removed by the load; the control has another name, and stays."""
+    path = world.root / "run/kmodd/flags" / flag
+    path.parent.mkdir(parents=True)
+    path.touch()
+    local = world.root / "etc/kmodd/policy.d/05-local.conf"
+    local.parent.mkdir(parents=True)
+    local.write_text(f"allow module=c flag={flag}\ndeny module=c\n")
+    world.reload()
+    for _ in range(2):
+        world.order("c")
+        world.settle()
+        world.remove_live("c")
+        world.pass_time(2.0)
+    assert world.calls == ["c"] * loads
+    assert path.exists() == (flag == "other")
+    local.unlink()
+    world.reload()
+    world.order("c")
+    world.settle()
+    assert world.calls == ["c"] * (loads + 1)

@@ -1,0 +1,92 @@
+"""Read from this machine what `kmodd deny` says of a module."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from kmodd.config.modprobe_d import DENY_FILE
+from kmodd.host.journalctl import Query, journal_records
+from kmodd.host.kernel_facts import read_facts
+from kmodd.host.regular_files import read_file
+from kmodd.host.tree import Tree
+from kmodd.planning.history import entries_of
+from kmodd.planning.module_truth import (
+    Truth,
+    askers_of,
+    bringers_of,
+    initcalls_of,
+    loaded_module,
+    why_kernel_refuses,
+)
+from kmodd.text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.index.catalog import Snapshot
+
+_LIMIT = 60
+"""Seconds to wait for lsinitramfs, which unpacks the image."""
+
+
+def truth_of(module: str, tree: Tree, snapshot: Snapshot) -> Truth:
+    """Return the facts about a module; history and initrds are those of this machine, not of another root."""
+    aliases, users, softdeps = bringers_of(module, snapshot)
+    is_builtin = snapshot.catalog.is_builtin(module)
+    symbols = decode(read_file(f"{tree.root}/proc/kallsyms") or b"").splitlines() if is_builtin else []
+    askers, history = _askers(module) if not tree.root else ((), "it is that of another machine")
+    initrds, problem = _initrds(module, tree.release) if not tree.root else (None, "it is that of another machine")
+    own = snapshot.lines.softdeps(module)
+    return Truth(
+        module,
+        loaded_module(tree.loaded(), module),
+        is_builtin,
+        snapshot.catalog.dep(module) is not None,
+        initcalls_of(symbols, module) if is_builtin else None,
+        aliases,
+        users,
+        softdeps,
+        str(own[0].at) if own and own[0].at.file != DENY_FILE and not _keeps_install(snapshot) else "",
+        askers,
+        history,
+        why_kernel_refuses(read_facts(tree.root)),
+        initrds,
+        problem,
+    )
+
+
+def _keeps_install(snapshot: Snapshot) -> bool:
+    return snapshot.config.extensions.softdep_keeps_install
+
+
+def _askers(module: str) -> tuple[tuple[tuple[str, int], ...], str]:
+    """Return who had the kernel load a module, and why that is not known."""
+    try:
+        with journal_records(Query(matches=(f"KMODD_MODULES={module}",))) as lines:
+            return askers_of(module, entries_of(lines)), ""
+    except (OSError, subprocess.CalledProcessError):
+        return (), "the journal cannot be read"
+
+
+def _initrds(module: str, release: str) -> tuple[tuple[str, ...] | None, str]:
+    """Return the initrds of a kernel that carry a module, None if they cannot be read, and why."""
+    images = [
+        path for path in (f"/boot/initrd.img-{release}", f"/boot/initramfs-{release}.img") if os.path.exists(path)
+    ]
+    if not images:
+        return (), ""
+    program = shutil.which("lsinitramfs") or shutil.which("lsinitrd")
+    if program is None:
+        return None, f"no lsinitramfs for {images[0]}"
+    names = {f"{name}.ko" for name in (module, module.replace("_", "-"))}
+    carrying = []
+    for image in images:
+        try:
+            done = subprocess.run([program, image], capture_output=True, timeout=_LIMIT, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None, f"{program} cannot read {image}"
+        files = [line.rpartition("/")[2] for line in decode(done.stdout).splitlines()]
+        if any(file.partition(".ko")[0] + ".ko" in names for file in files if ".ko" in file):
+            carrying.append(image)
+    return tuple(carrying), ""

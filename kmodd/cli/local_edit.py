@@ -1,0 +1,163 @@
+"""What `kmodd deny` and `kmodd allow` have in common: names, for whom, and how the files are changed and shown."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+
+from kmodd.cli.client import NotRunning, Refused, call
+from kmodd.cli.users import uid_of
+from kmodd.cli.verb import Option, Verb
+from kmodd.config import policy_d
+from kmodd.config.modprobe_d import DENY_FILE, ConfFile
+from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
+from kmodd.host.config_files import read_rules
+from kmodd.host.local_files import Edit, read_text, write
+from kmodd.host.regular_files import read_given
+from kmodd.index.catalog import Snapshot, lookup_or_nothing
+from kmodd.kernel.requester import Requester
+from kmodd.planning.denials import ASKERS
+from kmodd.planning.local_rules import denied_to_all, is_module_name, modprobe_lines
+from kmodd.planning.policy import Policy, PolicyDecision, PolicyQuery
+from kmodd.text import decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kmodd.config.policy_d import Mode, Rule
+
+FOR = Option("--for", "all (default), a user, or a systemd unit such as backup.service", "WHO")
+DRY_RUN = Option("-n, --dry-run", "show the changes of the files, and change nothing")
+
+
+class WrongName(Exception):
+    """What was given names no module; the text says why."""
+
+
+def modules_of(operands: Sequence[str], source: str = "") -> list[str]:
+    """Return the modules that are named, each once, with `_`.
+
+    source: a file with names, `-` for standard input, with comments after `#`; empty: none. Raises WrongName, OSError.
+    """
+    words = list(operands)
+    if source:
+        text = decode(read_given(0 if source == "-" else source))
+        words += [word for line in text.splitlines() for word in line.partition("#")[0].split()]
+    for word in words:
+        if not is_module_name(word):
+            raise WrongName(f"{word!r} is no name of a module; write a rule for a pattern (kmodd-policy(5))")
+    return list(dict.fromkeys(word.replace("-", "_") for word in words))
+
+
+def check_no_alias(modules: Sequence[str], snapshot: Snapshot) -> None:
+    """Raise WrongName for a name that is only an alias of other modules."""
+    for name in modules:
+        if snapshot.catalog.dep(name) is None and not snapshot.catalog.is_builtin(name):
+            hits = [hit.module for hit in lookup_or_nothing(name, snapshot) if hit.source != "command"]
+            if hits:
+                raise WrongName(f"{name} is an alias of {' '.join(dict.fromkeys(hits))}; name the module")
+
+
+def whom_of(text: str) -> tuple[Condition, ...]:
+    """Return the condition for a user or unit, none for all. Raises ValueError for an unknown user."""
+    if text in ("", "all"):
+        return ()
+    if "." in text and not text.startswith("."):
+        return (Condition("unit", (text,)),)
+    return (Condition("uid", (str(uid_of(text)),)),)
+
+
+def edits_of(root: str, local: Edit, temporary: Edit, snapshot: Snapshot | None) -> tuple[Edit, ...]:
+    """Return the edits of policy.d with that of DENY_FILE, which follows from the local file. Raises OSError."""
+    modules = denied_to_all(local.after)
+    softdeps = [
+        name
+        for name in modules
+        if snapshot and any(line.at.file != DENY_FILE for line in snapshot.lines.softdeps(name))
+    ]
+    before = read_text(root, DENY_FILE)
+    kept = [name for name in modules if f"softdep {name} pre:" in before] if snapshot is None else []
+    return local, temporary, Edit(DENY_FILE, before, modprobe_lines(before, modules, [*softdeps, *kept]))
+
+
+def show(edits: Sequence[Edit]) -> None:
+    """Print the differences that edits make."""
+    for edit in edits:
+        lines = difflib.unified_diff(
+            edit.before.splitlines(), edit.after.splitlines(), edit.path, edit.path, n=1, lineterm=""
+        )
+        sys.stdout.buffer.write(encode("".join(f"{line}\n" for line in lines)))
+    sys.stdout.flush()
+
+
+def carry_out(root: str, edits: Sequence[Edit]) -> bool:
+    """Write the files; return whether one has changed. Raises OSError."""
+    for edit in edits:
+        write(root, edit)
+    return any(edit.before != edit.after for edit in edits)
+
+
+def reload(socket: str, verb: Verb) -> bool:
+    """Have the daemon read its rules; return whether it runs."""
+    try:
+        for problem in call("Reload", socket)["problems"]:
+            verb.complain(f"Ignored: {problem}")
+    except NotRunning:
+        return False
+    except Refused as refused:
+        verb.complain(f"Failed to reload: {refused.parameters.get('message', refused)}")
+    return True
+
+
+# ── decisions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rules_after(root: str, edits: Sequence[Edit]) -> tuple[Rule, ...]:
+    """Return the rules of policy.d below root as they are after the edits."""
+    texts = {edit.path: edit.after for edit in edits}
+    found: dict[str, list[Rule]] = {}
+    for rule in read_rules(root).rules:
+        found.setdefault(rule.at.file, []).append(rule)
+    for path in (LOCAL, TEMPORARY):
+        if path in texts:
+            found[path] = list(policy_d.parse([ConfFile(path, texts[path])]).rules)
+    ordered = sorted(found.items(), key=lambda item: os.path.basename(item[0]))
+    return tuple(rule for _, rules in ordered for rule in rules)
+
+
+def denial_of(
+    policy: Policy, module: str, whom: tuple[Condition, ...], flags: frozenset[str], uptime: float
+) -> PolicyDecision | None:
+    """Return a decision that refuses a module to one of `whom`, None if none does."""
+    for query in _queries(module, whom):
+        asked = PolicyQuery(query.origin, module, "running", requester=query.requester, flags=flags, uptime=uptime)
+        if (decision := policy.judge(asked, module)).refused:
+            return decision
+    return None
+
+
+def _queries(module: str, whom: tuple[Condition, ...]) -> Iterator[PolicyQuery]:
+    """Yield a query for each kind of process that `whom` stands for, and for devices if that is all."""
+    if not whom:
+        yield PolicyQuery("uevent", module, "running")
+        for process in ASKERS.values():
+            yield PolicyQuery("request", module, "running", requester=process)
+        yield PolicyQuery("operator", module, "running", requester=ASKERS["root"])
+        return
+    value = whom[0].wanted[0]
+    if whom[0].key == "uid":
+        yield PolicyQuery("request", module, "running", requester=_process(int(value), "session-1.scope"))
+    else:
+        for uid in (0, 101):
+            yield PolicyQuery("request", module, "running", requester=_process(uid, value))
+
+
+def _process(uid: int, unit: str) -> Requester:
+    return Requester(0, "", "", uid, None, "", unit, container=False)
+
+
+def policy_after(root: str, mode: Mode, edits: Sequence[Edit]) -> Policy:
+    """Return the policy as it is after the edits."""
+    return Policy(mode, rules_after(root, edits))

@@ -1,0 +1,106 @@
+"""What is in use now: mounted file systems, swap, and interfaces that carry a route, with the drivers below them."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from kmodd.host.regular_files import names_in, read_file
+from kmodd.names import module_name
+from kmodd.planning.essentials import Use
+from kmodd.text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OF_BLOCK = (("dm-", "dm_mod"), ("md", "md_mod"))
+"""How names of block devices without a driver begin, and the module that makes them."""
+_DEPTH = 16
+"""Levels of stacked devices at most."""
+
+
+def read_uses(root: str = "") -> tuple[Use, ...]:
+    """Return what is in use below root. What cannot be read is left out."""
+    return *_mounts(root), *_swaps(root), *_networks(root)
+
+
+def _mounts(root: str) -> Iterator[Use]:
+    """Yield the mounted file systems with a block device (proc_pid_mountinfo(5))."""
+    for line in _lines(f"{root}/proc/self/mountinfo"):
+        head, separator, tail = line.partition(" - ")
+        words, rest = head.split(), tail.split()
+        if not separator or len(words) < 5 or len(rest) < 2:
+            continue
+        modules = _of_number(root, words[2]) or _of_node(root, rest[1])
+        if modules:
+            yield Use("mount", _plain(words[4]), modules, (f"fs-{rest[0]}",))
+
+
+def _swaps(root: str) -> Iterator[Use]:
+    for line in _lines(f"{root}/proc/swaps")[1:]:
+        path = _plain(line.split()[0]) if line.split() else ""
+        if modules := _of_node(root, path):
+            yield Use("swap", path, modules)
+
+
+def _networks(root: str) -> Iterator[Use]:
+    """Yield the interfaces with a route; the first word or the last of a line is the interface."""
+    routes: dict[str, bool] = {}
+    for words in map(str.split, _lines(f"{root}/proc/net/route")[1:]):
+        if len(words) >= 4:
+            routes[words[0]] = routes.get(words[0], False) or words[1] == "00000000"
+    for words in map(str.split, _lines(f"{root}/proc/net/ipv6_route")):
+        # Link-local and multicast prefixes are there for each interface.
+        if len(words) >= 10 and words[9] != "lo" and not words[0].startswith(("fe8", "ff")) and words[1] != "80":
+            routes[words[9]] = routes.get(words[9], False) or words[1] == "00"
+    for name, is_default in routes.items():
+        if modules := _of_interface(root, name):
+            yield Use("network", name, modules, is_default=is_default)
+
+
+def _of_node(root: str, path: str) -> frozenset[str]:
+    """Return the modules below a block device by its node; none if it is no block device."""
+    try:
+        about = os.stat(root + path)
+    except (OSError, ValueError):
+        return frozenset()
+    if not stat.S_ISBLK(about.st_mode):
+        return frozenset()
+    return _of_number(root, f"{os.major(about.st_rdev)}:{os.minor(about.st_rdev)}")
+
+
+def _of_number(root: str, number: str) -> frozenset[str]:
+    link = f"{root}/sys/dev/block/{number}"
+    return _below(root, link) if os.path.exists(link) else frozenset()
+
+
+def _of_interface(root: str, name: str) -> frozenset[str]:
+    link = f"{root}/sys/class/net/{name}"
+    return _below(root, link) if os.path.exists(link) else frozenset()
+
+
+def _below(root: str, link: str, depth: int = 0) -> frozenset[str]:
+    """Return the modules of a device's drivers: its own, those above it in sysfs, and those of what it is made of."""
+    place, top = os.path.realpath(link), os.path.realpath(f"{root}/sys/devices")
+    found = {module for start, module in _OF_BLOCK if os.path.basename(place).startswith(start)}
+    while place.startswith(f"{top}/") and depth < _DEPTH:
+        for module in ("driver/module", "device/driver/module"):
+            if os.path.islink(f"{place}/{module.rpartition('/')[0]}") and os.path.exists(f"{place}/{module}"):
+                found.add(module_name(os.path.basename(os.path.realpath(f"{place}/{module}"))))
+        for part in names_in(f"{place}/slaves"):
+            found |= _below(root, f"{place}/slaves/{part}", depth + 1)
+        for lower in names_in(place):
+            if lower.startswith("lower_"):
+                found |= _below(root, f"{place}/{lower}", depth + 1)
+        place = os.path.dirname(place)
+    return frozenset(found)
+
+
+def _lines(path: str) -> list[str]:
+    return decode(read_file(path) or b"").splitlines()
+
+
+def _plain(text: str) -> str:
+    r"""Return a path of /proc/self/mountinfo or /proc/swaps, which write a blank as `\040` (proc_pid_mounts(5))."""
+    return text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")

@@ -1,0 +1,70 @@
+"""What this machine needs to run: which modules its disks and networks hang on, and what is lost without them."""
+
+from __future__ import annotations
+
+from kmodd.dataclass import dataclass
+from kmodd.index.catalog import lookup_or_nothing
+from kmodd.names import module_of_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Literal
+
+    from kmodd.index.catalog import Snapshot
+
+ROOTS = ("/", "/usr")
+"""Mount points without which the machine does not boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Something that is in use now, and what it hangs on."""
+
+    kind: Literal["mount", "swap", "network"]
+    name: str
+    """The mount point, the device of the swap, or the interface."""
+    modules: frozenset[str]
+    """Modules of its devices' drivers, upwards."""
+    aliases: tuple[str, ...] = ()
+    """Names that the kernel requests for it, such as `fs-ext4`."""
+    is_default: bool = False
+    """network: whether it carries a default route."""
+
+    def __str__(self) -> str:
+        """Return `the file system at /`, `the swap on /dev/sda2` or `the interface eth0, which carries a route`."""
+        match self.kind:
+            case "mount":
+                return f"the file system at {self.name}"
+            case "swap":
+                return f"the swap on {self.name}"
+            case "network":
+                return f"the interface {self.name}, which carries a route"
+
+
+def needed_by(use: Use, snapshot: Snapshot) -> frozenset[str]:
+    """Return the modules that something hangs on, with their dependencies."""
+    found = set(use.modules)
+    found.update(hit.module for alias in use.aliases for hit in lookup_or_nothing(alias, snapshot))
+    for name in tuple(found):
+        line = snapshot.catalog.dep(name)
+        found.update(map(module_of_path, line.deps) if line else ())
+    return frozenset(found)
+
+
+def lost_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot) -> tuple[Use, ...]:
+    """Return what hangs on one of the modules."""
+    gone = frozenset(modules)
+    return tuple(use for use in uses if gone & needed_by(use, snapshot))
+
+
+def vital_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot) -> tuple[Use, ...]:
+    """Return what the machine does not come up without: root's disk, and the only network, if they hang on modules.
+
+    Of several interfaces with a default route, all must hang on them.
+    """
+    lost = lost_without(modules, uses, snapshot)
+    roots = tuple(use for use in lost if use.kind == "mount" and use.name in ROOTS)
+    networks = tuple(use for use in lost if use.kind == "network" and use.is_default)
+    all_networks = tuple(use for use in uses if use.kind == "network" and use.is_default)
+    return roots + (networks if networks == all_networks else ())

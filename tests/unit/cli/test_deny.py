@@ -1,0 +1,213 @@
+"""`kmodd deny` and `kmodd allow`: the files that they write, and what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kmodd.cli import allow, deny, explain, lint
+from kmodd.cli.kmod import modprobe
+from tests import program, rootfs
+
+LOCAL = "etc/kmodd/policy.d/05-local.conf"
+TEMPORARY = "run/kmodd/policy.d/04-until-boot.conf"
+DENY_FILE = "etc/modprobe.d/00-kmodd-deny.conf"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return rootfs.build("names", tmp_path / "root")
+
+
+def base(root: Path) -> list[str]:
+    return ["--root", str(root), "--kernel", rootfs.RELEASE]
+
+
+def text(root: Path, path: str) -> str:
+    return (root / path).read_text() if (root / path).exists() else ""
+
+
+def config(root: Path) -> dict[str, bytes]:
+    """Each file of /etc and /run with its content."""
+    places = [path for top in ("etc", "run") for path in (root / top).rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): path.read_bytes() for path in places}
+
+
+def test_a_deny_for_all_is_a_rule_and_lines_of_modprobe_d(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert deny.main([*base(root), "ext4", "--why", "CVE-2026-1"]) == 0
+    said = capfd.readouterr().out
+    assert said.startswith("It holds once this root is booted\n")
+    assert "+deny   module=ext4  # by kmodd deny: CVE-2026-1\n" in said
+    assert "+install ext4 /bin/false\n" in said
+    assert "ext4 is not loaded now\nAliases that would have brought it: ext2, ext3, fs_ext2" in said
+    assert "Root can still load its file with insmod; `kmodd seal --permanent` ends that\n" in said
+    assert explain.main([*base(root), "ext4"]) == 1
+    assert "denied by deny   module=ext4 at /etc/kmodd/policy.d/05-local.conf:3" in capfd.readouterr().out
+    assert explain.main([*base(root), "vfat"]) == 0
+    assert lint.main([*base(root)]) in (0, 1)
+    assert "00-kmodd-deny" not in capfd.readouterr().out
+
+
+def test_without_the_daemon_modprobe_refuses_what_is_denied_to_all(root: Path) -> None:
+    """As kmod's modprobe does, which reads the same lines; also for a module with a softdep, jbd2."""
+    options = ["--root", str(root), "-S", rootfs.RELEASE, "-n", "-v"]
+    assert deny.main([*base(root), "jbd2"]) == 0
+    assert "softdep jbd2 pre:\n" in text(root, DENY_FILE)
+    said = program.run(["modprobe", *options, "jbd2"])
+    assert said.out == b"install /bin/false \n"
+    assert b"insmod" in program.run(["modprobe", *options, "mbcache"]).out
+    assert modprobe.main([*options, "fs-ext4"]) == 0
+
+
+def test_a_second_call_changes_nothing_and_allow_takes_all_of_it_back(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = config(root)
+    assert deny.main([*base(root), "ext4", "snd-hda-intel"]) == 0
+    once = config(root)
+    capfd.readouterr()
+    assert deny.main([*base(root), "ext4", "snd_hda_intel", "--why", "other"]) == 0
+    assert "Nothing to change" in capfd.readouterr().out
+    assert config(root) == once != before
+    assert allow.main([*base(root), "ext4", "snd_hda_intel"]) == 0
+    assert config(root) == before
+    assert allow.main([*base(root), "ext4"]) == 0
+    assert config(root) == before
+
+
+def test_lines_of_others_stay(root: Path) -> None:
+    for path in (LOCAL, DENY_FILE):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / LOCAL).write_text("# mine\ndeny module=tun uid=33\n")
+    (root / DENY_FILE).write_text("options tun x=1\n")
+    before = config(root)
+    assert deny.main([*base(root), "ext4"]) == 0
+    assert text(root, LOCAL).endswith("# mine\ndeny module=tun uid=33\n")
+    assert text(root, DENY_FILE).endswith("options tun x=1\n")
+    assert allow.main([*base(root), "ext4"]) == 0
+    assert config(root) == before
+
+
+def test_calls_at_once_lose_no_line(root: Path) -> None:
+    names = [f"module{number}" for number in range(6)]
+    processes = [subprocess.Popen(program.command("deny", *base(root), name)) for name in names]
+    assert [process.wait(120) for process in processes] == [0] * len(names)
+    rules, lines = text(root, LOCAL), text(root, DENY_FILE)
+    assert all(f"module={name}  #" in rules and f"install {name} /bin/false\n" in lines for name in names)
+    assert sorted(path.name for path in (root / LOCAL).parent.iterdir()) == ["05-local.conf"]
+
+
+def test_a_deny_for_some_has_no_lines_in_modprobe_d_and_says_when_it_holds(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert deny.main([*base(root), "ext4", "--for", "33"]) == 0
+    assert deny.main([*base(root), "ext4", "--for", "backup.service"]) == 0
+    rules = text(root, LOCAL)
+    assert "module=ext4 uid=33" in rules
+    assert "module=ext4 unit=backup.service" in rules
+    assert text(root, DENY_FILE) == ""
+    assert allow.main([*base(root), "ext4", "--for", "33"]) == 0
+    assert "uid=33" not in text(root, LOCAL)
+    assert deny.main([*base(root), "ext4", "--for", "no-such-user"]) == 2
+    assert "unknown user" in capfd.readouterr().err
+
+
+def test_an_exception_is_written_only_where_a_rule_denies(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert allow.main([*base(root), "ext4", "--for", "33"]) == 0
+    assert config(root).keys() & {LOCAL, DENY_FILE} == set()
+    (root / "etc/kmodd/policy.d/50-x.conf").write_text("deny origin=request uid=!0\n")
+    (root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
+    assert allow.main([*base(root), "ext4", "--for", "33"]) == 0
+    assert "allow  module=ext4 uid=33  # by kmodd allow\n" in text(root, LOCAL)
+    (root / "etc/kmodd/policy.d/01-x.conf").write_text("deny module=ext4\n")
+    assert allow.main([*base(root), "ext4", "--for", "33"]) == 1
+    assert "ext4 is still kept out by deny module=ext4 at /etc/kmodd/policy.d/01-x.conf:1" in capfd.readouterr().out
+
+
+def test_a_line_of_modprobe_d_that_stays_is_named(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "etc/modprobe.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/modprobe.d/hard.conf").write_text("install mbcache /bin/true\n")
+    assert deny.main([*base(root), "mbcache"]) == 0
+    assert allow.main([*base(root), "mbcache"]) == 1
+    assert "kept out by blocked at /etc/modprobe.d/hard.conf:1 by install /bin/true" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "condition"),
+    [(["--for-seconds", "600"], " until="), (["--once"], " flag=once-ext4"), (["--until-boot"], "")],
+)
+def test_a_time_limit_is_an_exception_that_the_boot_ends(root: Path, option: list[str], condition: str) -> None:
+    """In /run, with the rule and the lines kept; the next deny ends it, too."""
+    assert deny.main([*base(root), "ext4"]) == 0
+    denied = config(root)
+    assert explain.main([*base(root), "ext4"]) == 1
+    assert allow.main([*base(root), "ext4", *option]) == 0
+    rule = f"allow  module=ext4{condition}"
+    assert rule in text(root, TEMPORARY)
+    assert {path: data for path, data in config(root).items() if path.startswith("etc")} == denied
+    assert explain.main([*base(root), "ext4"]) == 0
+    assert allow.main([*base(root), "ext4", *option]) == 0
+    assert text(root, TEMPORARY).count("module=ext4") == 1
+    assert deny.main([*base(root), "ext4"]) == 0
+    assert text(root, TEMPORARY) == ""
+    assert explain.main([*base(root), "ext4"]) == 1
+
+
+def test_names_come_from_a_list(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list").write_text("# advisory 7\next4  jbd2\n\nvfat # old\n")
+    assert deny.main([*base(root), "--from", str(tmp_path / "list"), "--json"]) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["module"] for line in lines] == ["ext4", "jbd2", "vfat"]
+    assert lines[0]["files"] == [f"/{LOCAL}", f"/{DENY_FILE}"]
+    assert "fs_ext4" in lines[0]["facts"]["aliases"]
+    assert lines[1]["facts"]["dependents"] == ["ext4"]
+    assert deny.main([*base(root), "--from", "/none"]) == 1
+    assert deny.main([*base(root)]) == 2
+    assert deny.main([*base(root), "firewire_*"]) == 2
+
+
+def test_an_alias_and_a_link_are_refused(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = config(root)
+    assert deny.main([*base(root), "fs-ext4"]) == 1
+    assert "fs_ext4 is an alias of ext4; name the module" in capfd.readouterr().err
+    (root / LOCAL).parent.mkdir(parents=True, exist_ok=True)
+    (root / LOCAL).symlink_to("/dev/null")
+    assert deny.main([*base(root), "ext4"]) == 1
+    assert "it is a link" in capfd.readouterr().err
+    (root / LOCAL).unlink()
+    assert config(root) == before
+
+
+def test_a_dry_run_shows_the_changes_only(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = config(root)
+    assert deny.main([*base(root), "ext4", "--dry-run"]) == 0
+    assert "+deny   module=ext4  # by kmodd deny\n" in capfd.readouterr().out
+    assert allow.main([*base(root), "ext4", "--dry-run", "--once"]) == 0
+    assert config(root) == before
+
+
+def test_what_roots_disk_needs_wants_force(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ext4 needs jbd2; the control is a module that the disk does not need."""
+    device = root / "sys/devices/pci0/virtio0"
+    (device / "block/vda").mkdir(parents=True)
+    (device / "driver").symlink_to("../../../bus/virtio/drivers/virtio_blk")
+    driver = root / "sys/bus/virtio/drivers/virtio_blk"
+    driver.mkdir(parents=True)
+    (root / "sys/module/virtio_blk").mkdir(parents=True)
+    (driver / "module").symlink_to("../../../../module/virtio_blk")
+    (root / "sys/dev/block").mkdir(parents=True)
+    (root / "sys/dev/block/254:0").symlink_to("../../devices/pci0/virtio0/block/vda")
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/self/mountinfo").write_text("1 0 254:0 / / rw shared:1 - ext4 /dev/vda rw\n")
+    before = config(root)
+    for name in ("ext4", "jbd2", "virtio_blk"):
+        assert deny.main([*base(root), name]) == 1
+        said = capfd.readouterr().err
+        assert f"the file system at / would be lost at the next boot without {name}; --force denies it" in said
+    assert config(root) == before
+    assert deny.main([*base(root), "vfat"]) == 0
+    assert deny.main([*base(root), "ext4", "--for", "33"]) == 0
+    assert deny.main([*base(root), "virtio_blk", "--force"]) == 0
