@@ -35,6 +35,8 @@ _OF_THE_KERNEL = ("modules.builtin", *TEXT_OF)
 """Text files installed with the kernel; depmod writes only their `.bin`."""
 _STALE_NS = 60 * 10**9
 """depmod writes a `.bin` right after its text; if it is newer by this, the text is from an earlier run."""
+CONFIG_LIMIT = 8 << 20
+"""Characters of all files of modprobe.d. To read 8 MiB takes several seconds and 250 MiB; Debian's have 20 KiB."""
 _TRIES = 5
 """Attempts to read a consistent snapshot."""
 
@@ -165,16 +167,20 @@ class Tree:
         read: returns the content of the configuration file at a path to open; None: `read_file`.
         """
         places = [f"{layer}/{name}" for layer in self._layer_dirs() for name in SOFTDEP_FILES]
-        files = []
+        files: list[ConfFile] = []
         complaints: list[str] = []
         problems = []
         for path in modprobe_d.ordered([*places, *self._config_places(complaints)]):
             data = read(self.real(path)) if read else self._read_config(path)
-            if data:
+            why = why_unreadable(self.real(path)) if data is None else ""
+            if data and sum(len(file.text) for file in files) + len(data) > CONFIG_LIMIT:
+                why = f"the files of modprobe.d have more than {CONFIG_LIMIT >> 20} MiB in all"
+            elif data:
                 files.append(ConfFile(path, decode(data)))
-            elif data is None and (why := why_unreadable(self.real(path))):
+            if why:
                 complaints.append(f"libkmod: ERROR kmodd: ignoring {path}: {why}")
-                problems.append(Problem(Where(path, 0), 0, "", f"{why}, expected a configuration file"))
+                expected = "expected less" if data else "expected a configuration file"
+                problems.append(Problem(Where(path, 0), 0, "", f"{why}, {expected}"))
         own = Config(complaints=tuple(complaints), problems=tuple(problems))
         parts = [own, *(modprobe_d.parse_file(file) for file in files)]
         line = read_file(self.real(cmdline.PATH))

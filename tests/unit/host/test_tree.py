@@ -304,3 +304,24 @@ def test_is_current_costs_little(root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host_tree, "read_file", fail)
         assert tree.is_current(snapshot)
+
+
+@pytest.mark.timeout(300)
+def test_configuration_of_100_mib_is_read_up_to_the_limit(root: Path) -> None:
+    """A file that exceeds it is named, and those after it are read. Control: the same file within it is read."""
+    folder = root / "etc/modprobe.d"
+    line = b"# a comment of a file that grows\n"
+    (folder / "a.conf").write_bytes(b"blacklist first\n")
+    for name in ("b", "c"):
+        (folder / f"{name}.conf").write_bytes(b"blacklist left_out\n" + line * ((50 << 20) // len(line)))
+    (folder / "d.conf").write_bytes(b"blacklist last\n")
+    config = Tree(str(root), rootfs.RELEASE).config()
+    assert [each.module for each in config.blacklist] == ["first", "last"]
+    why = "the files of modprobe.d have more than 8 MiB in all"
+    assert [(each.at.file, each.expected) for each in config.problems] == [
+        (f"/etc/modprobe.d/{name}.conf", f"{why}, expected less") for name in ("b", "c")
+    ]
+    assert f"libkmod: ERROR kmodd: ignoring /etc/modprobe.d/b.conf: {why}" in config.complaints
+    (folder / "c.conf").write_bytes(b"blacklist left_out\n" + line * ((7 << 20) // len(line)))
+    config = Tree(str(root), rootfs.RELEASE).config()
+    assert [each.module for each in config.blacklist] == ["first", "left_out", "last"]
