@@ -19,6 +19,7 @@ from kmodd.index import fnmatch_regex, text_files
 from kmodd.kernel import kmsg, uevent
 from kmodd.kernel.kmsg import KernelLine
 from kmodd.names import underscores
+from kmodd.planning.policy import Policy, PolicyQuery
 from kmodd.text import escaped_end
 
 SMALL = 100
@@ -53,6 +54,7 @@ def conf(text: str) -> list[ConfFile]:
     return [ConfFile("/etc/x.conf", text)]
 
 
+QUERY = PolicyQuery("request", "net-pf-38", "running")
 PARSERS: dict[str, Callable[[str], object]] = {
     "pattern": fnmatch_regex.compiled.__wrapped__,
     "walk": lambda text: fnmatch_regex.walk(text, "x", 0),
@@ -62,6 +64,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "crash": lambda text: kmsg.crash_lines([KernelLine(4, 1, 1, line) for line in text.split("\n")]),
     "uevent": lambda text: uevent.parse(b"add@/x\0" + text.encode()),
     "policy.d": lambda text: policy_d.parse(conf(text)),
+    "judge": lambda text: Policy("enforce", policy_d.parse(conf(text)).rules).judge(QUERY, "af_alg"),
     "kmodd.conf": lambda text: kmodd_conf.parse(conf(text)),
     "modprobe.d": lambda text: modprobe_d.parse(conf(text)),
     "modules-load.d": lambda text: modules_load_d.parse(conf(text), cmdline.EMPTY),
