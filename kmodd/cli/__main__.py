@@ -29,6 +29,7 @@ VERBS = {
     "devices": "list devices, their drivers, and the modules that match them",
     "metrics": "print the counters of the daemon as OpenMetrics",
     "lint": "check the configuration for mistakes",
+    "check": "check configuration, installation and hardening, and name the command that mends each finding",
     "seal": "refuse modules that no rule allows; rehearse, undo, or disable module loading in the kernel",
     "deny": "forbid modules, for all or for some, and say what remains true of them",
     "allow": "take back what `kmodd deny` wrote, or make an exception, also for a time",

@@ -22,9 +22,14 @@ _LIMIT = 10
 
 def not_running(verb: Verb, error: Exception, path: str = CONTROL_SOCKET) -> int:
     """Print why a verb has no daemon to call, and return its exit status. path: the socket that was tried."""
-    reason = why_away(_unit(), decode(read_file(cmdline.PATH) or b"")) if path == CONTROL_SOCKET else ""
+    reason = why_away_here() if path == CONTROL_SOCKET else ""
     verb.complain(f"the daemon is not running: {reason}" if reason else str(error))
     return _STATUS
+
+
+def why_away_here() -> str:
+    """Return why the service of this machine does not run, and the command for it; empty without systemd."""
+    return why_away(_unit(), decode(read_file(cmdline.PATH) or b""))
 
 
 def why_away(unit: Mapping[str, str], command_line: str) -> str:

@@ -1,0 +1,207 @@
+"""`kmodd check`: check configuration, installation and hardening, and name the command that mends each finding."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+
+import kmodd
+from kmodd.cli import byte_code
+from kmodd.cli.check_forms import json_of, junit_of, sarif_of, text_of
+from kmodd.cli.daemon_away import why_away_here
+from kmodd.cli.daemon_tree import daemon_status, tree_of
+from kmodd.cli.explain import Question, Rules
+from kmodd.cli.terminal import paint, show
+from kmodd.cli.verb import JSON, KERNEL, ROOT, Option, Verb
+from kmodd.dataclass import replace
+from kmodd.errors import NoTree
+from kmodd.host.config_check import read_setup
+from kmodd.host.config_files import read_settings
+from kmodd.host.installation import read_installation
+from kmodd.host.regular_files import read_file
+from kmodd.host.tree import Tree
+from kmodd.index.catalog import Snapshot
+from kmodd.planning.benchmarks import BENCHMARKS, Benchmark, parse
+from kmodd.planning.check import Report, Result
+from kmodd.planning.hardening import judge
+from kmodd.planning.lint import lint
+from kmodd.planning.request import Request
+from kmodd.planning.resolve import options_of, resolve
+from kmodd.text import count_of, decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kmodd.planning.check import Area
+    from kmodd.planning.plan import Plan
+    from kmodd.planning.request import Origin
+
+_FORMS = ("json", "sarif", "junit")
+VERB = Verb(
+    "check",
+    "Check that all is well: the configuration (all that `kmodd lint` checks), the installation (kmodd is the only "
+    "loader, the kernel's helper is its own, there is a module tree and tracefs), and with --benchmark that each "
+    "module of a hardening benchmark is kept out. Each finding is followed by the command that mends it.\n\n"
+    "A module is kept out if the kernel does not have it, and no request of root, a device or a process would bring "
+    "it. That is found by planning these requests, as the daemon and modprobe do. Root can load a file by insmod all "
+    "the same, unless loading is sealed. Checkers that search modprobe.d for a line disagree where the line is "
+    "without effect, where a module is loaded or part of the kernel image, or where the kernel has no such module.",
+    (
+        Option("--benchmark", f"{', '.join(BENCHMARKS)}, or a file with the name of a module in each line", "NAME"),
+        JSON, Option("--sarif", "print the findings as SARIF 2.1.0"), Option("--junit", "print JUnit's XML"),
+        ROOT, KERNEL,
+    ),
+    status=((0, "no finding"), (1, "a finding, or the benchmark is missing"), (3, "no module tree")),
+    examples=(
+        ("check", "Is anything wrong with this machine?"),
+        ("check --benchmark cis", "Which modules of the CIS benchmark can still be loaded, by whom?"),
+        ("check --benchmark stig --junit > kmodd.xml", "For a CI that shows JUnit's results."),
+    ),
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Print the results; return 1 for a finding or a missing benchmark, 3 without a module tree, else 0."""
+    given = VERB.parse(argv, most=0)
+    if isinstance(given, int):
+        return given
+    forms = [form for form in _FORMS if form in given]
+    if len(forms) > 1:
+        return VERB.refuse(f"--{forms[0]} and --{forms[1]} exclude each other")
+    root = given.get("root").rstrip("/")
+    benchmark, status = None, 0
+    if "benchmark" in given:
+        benchmark = _benchmark(given.get("benchmark"))
+        status = 0 if benchmark else 1
+    running = None if root else daemon_status()
+    tree = (tree_of(running) if running and "kernel" not in given else None) or Tree(
+        root, given.get("kernel") or None, extensions=read_settings(root).extensions
+    )
+    notes: list[tuple[Area, str]] = (
+        [] if benchmark else [("hardening", "not checked" + ("" if status else ", as no --benchmark is given"))]
+    )
+    is_running = running is not None and not running["dry_run"]
+    results = [] if root else list(_installation(is_running=is_running))
+    try:
+        tree.check()
+    except NoTree as error:
+        command = f"apt-get install --reinstall linux-image-{tree.release}"
+        results.append(Result("installation", "no-tree", str(error), command=command))
+        notes, status = [("hardening", "not known without a module tree")], 3
+    else:
+        snapshot = tree.quick_snapshot()
+        configuration, warnings = _configuration(tree, snapshot)
+        results += [*configuration, *_index(tree, snapshot)]
+        if warnings:
+            notes.append(("configuration", f"{count_of(warnings, 'warning')} of `kmodd lint`"))
+        if benchmark:
+            results += _hardening(benchmark.modules, tree, snapshot)
+    if benchmark and status != 3:
+        source = f" ({benchmark.source})" if benchmark.source else ""
+        notes.append(("hardening", f"{benchmark.title}{source}, {count_of(len(benchmark.modules), 'module')}"))
+    if root:
+        notes.append(("installation", "not checked below another root"))
+    report = Report(tuple(results), tuple(notes))
+    _print(report, forms[0] if forms else "")
+    return status or int(bool(report.findings))
+
+
+def _print(report: Report, form: str) -> None:
+    match form:
+        case "json":
+            show(json_of(report))
+        case "sarif":
+            show(sarif_of(report, kmodd.__version__))
+        case "junit":
+            show(junit_of(report))
+        case _:
+            show("".join(f"{paint(line, colour, sys.stdout)}\n" for line, colour in text_of(report)))
+
+
+def _benchmark(name: str) -> Benchmark | None:
+    """Return a benchmark by its name or file; None, after a message: it is missing."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    data = read_file(name)
+    if data is None:
+        known = ", ".join(BENCHMARKS)
+        VERB.complain(f"benchmark {name!r} is missing: expected {known}, or a file that can be read")
+        return None
+    found, problems = parse(decode(data), name)
+    for problem in problems:
+        VERB.complain(f"Ignoring invalid line: {problem}")
+    return found
+
+
+def _installation(*, is_running: bool) -> Iterator[Result]:
+    """Yield the state of the service and of what it sets up."""
+    if is_running:
+        yield Result("installation", "service", "the daemon is running", is_met=True)
+    else:
+        reason = why_away_here() or "there is no systemd"
+        command = re.search(r"run `([^`]+)`", reason)
+        text = f"the daemon is not running: {reason}"
+        yield Result("installation", "service", text, command=command[1] if command else "kmodd run")
+    yield from read_installation(is_running=is_running)
+    if stale := byte_code.stale():
+        text = f"{stale[0]}: {stale[1]}"
+        yield Result("installation", "byte-code", text, command="apt-get install --reinstall kmodd")
+
+
+def _configuration(tree: Tree, snapshot: Snapshot) -> tuple[list[Result], int]:
+    """Return the errors in the configuration, and the number of warnings, which may be meant so."""
+    found = [finding for finding in lint(read_setup(tree, snapshot)) if not finding.shipped]
+    results = []
+    for finding in found:
+        if finding.severity != "error":
+            continue
+        line = f"+{finding.at.line} " if finding.at.line else ""
+        command = f"editor {line}{shlex.quote(finding.at.file)}"
+        if finding.at.file == "/proc/cmdline":
+            command = "editor /etc/default/grub && update-grub"
+        results.append(Result("configuration", finding.code, finding.text, command=command, at=finding.at))
+    return results, len(found) - len(results)
+
+
+def _index(tree: Tree, snapshot: Snapshot) -> list[Result]:
+    """Return what is damaged in the module index."""
+    problems = snapshot.catalog.problems
+    command = f"depmod {tree.release}"
+    return [Result("installation", "index", str(problem), command=command) for problem in problems]
+
+
+def _hardening(modules: Sequence[str], tree: Tree, snapshot: Snapshot) -> Iterator[Result]:
+    loaded, catalog = tree.loaded(), snapshot.catalog
+    rules = Rules(tree, read_settings(tree.root))
+    aliases = _aliases(modules, snapshot)
+
+    def plan(name: str, origin: Origin) -> Plan:
+        options = replace(options_of(origin), blocked=True, ignore_loaded=True)
+        judge_of = rules.judge_of(Question(name, "modalias", (name,), origin), name)
+        return resolve(Request(name, origin), snapshot, loaded, options, tree.present, judge_of, tree.foreign)
+
+    def denied(asked: Plan, name: str) -> set[str]:
+        found = rules.denials_of(Question(name, "alias", (name,), "request"), asked)
+        return {kind for denial in found if denial.mode == "enforce" for kind in denial.whom}
+
+    for name in modules:
+        is_builtin = catalog.is_builtin(name)
+        state = loaded.state(name) or ("builtin" if is_builtin else "")
+        is_known = catalog.dep(name) is not None
+        found = judge(name, state, is_known=is_known, aliases=aliases[name], plan=plan, denied=denied)
+        command = "" if found.is_met else f"kmodd deny {name}{' --unload' if found.state == 'loaded' else ''}"
+        yield Result("hardening", name, found.text, found.is_met, command)
+
+
+def _aliases(modules: Sequence[str], snapshot: Snapshot) -> dict[str, list[str]]:
+    """Return the patterns that match each of some modules, in the index and in modprobe.d."""
+    found: dict[str, list[str]] = {name: [] for name in modules}
+    entries = [*snapshot.catalog.dump("modules.alias")]
+    entries += [(alias.pattern, alias.module) for alias in snapshot.config.aliases]
+    for pattern, module in entries:
+        name = module.replace("-", "_")
+        if name in found:
+            found[name].append(pattern)
+    return found

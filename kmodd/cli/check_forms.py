@@ -1,0 +1,100 @@
+"""The results of `kmodd check` as text, JSON, SARIF and JUnit."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+from xml.sax.saxutils import escape, quoteattr
+
+from kmodd.cli.terminal import Colour
+from kmodd.planning.check import AREAS, Report, Result
+from kmodd.text import count_of, encode, printable
+
+
+def text_of(report: Report) -> list[tuple[str, Colour]]:
+    """Return the lines of the report, each with its colour on a terminal."""
+    lines: list[tuple[str, Colour]] = []
+    for area in AREAS:
+        own = [result for result in report.results if result.area == area]
+        left = sum(not result.is_met for result in own)
+        notes = [note for name, note in report.notes if name == area]
+        head = "; ".join([*notes, count_of(left, "finding") if left else "no finding"] if own or not notes else notes)
+        lines.append((f"{area}: {head}", "bold"))
+        for result in own:
+            lines.append((printable(f"  {result.sentence}"), "green" if result.is_met else "red"))
+            if result.command:
+                lines.append((printable(f"      Run: {result.command}"), ""))
+    return lines
+
+
+def json_of(report: Report) -> str:
+    """Return an object a line for each result."""
+    return "".join(
+        json.dumps({
+            "area": each.area, "subject": each.subject, "met": each.is_met, "text": each.text,
+            "file": each.at.file if each.at else None, "line": (each.at.line or None) if each.at else None,
+            "command": each.command or None,
+        }) + "\n"
+        for each in report.results
+    )  # fmt: skip
+
+
+def sarif_of(report: Report, version: str) -> str:
+    """Return the findings as a SARIF 2.1.0 log (OASIS). version: kmodd's."""
+    rules = sorted({_rule(result) for result in report.findings})
+    run = {
+        "tool": {"driver": {"name": "kmodd", "version": version, "rules": [{"id": rule} for rule in rules]}},
+        "results": [_sarif_result(result) for result in report.findings],
+    }
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}) + "\n"
+
+
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+
+def _rule(result: Result) -> str:
+    return f"{result.area}/{result.subject}"
+
+
+def _sarif_result(result: Result) -> dict[str, object]:
+    found: dict[str, object] = {
+        "ruleId": _rule(result),
+        "level": "error",
+        "message": {"text": f"{result.sentence}. Run: {result.command}"},
+    }
+    if result.at:
+        region = {"region": {"startLine": result.at.line}} if result.at.line else {}
+        found["locations"] = [
+            {
+                "physicalLocation": {
+                    "artifactLocation": {"uri": f"file://{quote(encode(result.at.file))}"},
+                    **region,
+                }
+            }
+        ]
+    return found
+
+
+def junit_of(report: Report) -> str:
+    """Return the results as JUnit's XML: a suite for each area, a failure for each finding."""
+    parts = ['<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n']
+    for area in AREAS:
+        own = [result for result in report.results if result.area == area]
+        left = sum(not result.is_met for result in own)
+        parts.append(f'  <testsuite name="{area}" tests="{len(own)}" failures="{left}">\n')
+        for result in own:
+            name = quoteattr(_xml(str(result.at) if result.at else result.subject))
+            head = f'    <testcase classname="kmodd.check.{area}" name={name}'
+            if result.is_met:
+                parts.append(f"{head}/>\n")
+            else:
+                message = quoteattr(_xml(result.text))
+                command = escape(_xml(result.command))
+                parts.append(f"{head}><failure message={message}>{command}</failure></testcase>\n")
+        parts.append("  </testsuite>\n")
+    return "".join([*parts, "</testsuites>\n"])
+
+
+def _xml(text: str) -> str:
+    """Return a text as XML 1.0 can have it: control characters are escaped, bytes that are not UTF-8 become `?`."""
+    return printable(text).encode("utf-8", "replace").decode()

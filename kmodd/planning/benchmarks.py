@@ -1,0 +1,59 @@
+"""Modules that hardening benchmarks keep out, and the format of a list of one's own.
+
+The names are those of the rules `kernel_module_NAME_disabled` in profiles of scap-security-guide 0.1.65 (Debian:
+ssg-debderived, ssg-nondebian; BSD-3-Clause, Copyright 2012-2017 Red Hat, Inc.).
+"""
+
+from __future__ import annotations
+
+import re
+
+from kmodd.dataclass import dataclass
+from kmodd.errors import Problem, Where
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,55}", re.ASCII)
+"""MODULE_NAME_LEN of the kernel is 56 (include/linux/moduleparam.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """The modules that a benchmark keeps out."""
+
+    title: str
+    modules: tuple[str, ...]
+    source: str = ""
+    """Where the names are from, with version; empty: a file of the caller."""
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "cis": Benchmark(
+        "CIS Ubuntu 22.04 Level 2 Server",
+        (
+            "cramfs", "dccp", "freevxfs", "hfs", "hfsplus", "jffs2", "rds", "sctp", "tipc", "udf", "usb_storage",
+        ),
+        "scap-security-guide 0.1.65, ssg-ubuntu2204-xccdf.xml, profile cis_level2_server",
+    ),
+    "stig": Benchmark(
+        "DISA STIG for Red Hat Enterprise Linux 8",
+        ("atm", "bluetooth", "can", "cramfs", "firewire_core", "sctp", "tipc", "usb_storage"),
+        "scap-security-guide 0.1.65, ssg-rhel8-xccdf.xml, profile stig",
+    ),
+}  # fmt: skip
+"""Name on the command line → benchmark."""
+
+
+def parse(text: str, path: str) -> tuple[Benchmark, list[Problem]]:
+    """Return the benchmark of a file: a name a line, `#` begins a comment; and a problem for each line without one."""
+    names: dict[str, None] = {}
+    problems = []
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.partition("#")[0].strip()
+        if _NAME.fullmatch(word):
+            names[word.replace("-", "_")] = None
+        elif word:
+            problems.append(Problem(Where(path, number), 0, line, "expected the name of a module"))
+    return Benchmark(path, tuple(names)), problems

@@ -1,0 +1,145 @@
+"""`kmodd check`: what is found, by planning, with the command that mends it, in each form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests import program
+from tests.rootfs import Said
+from tests.world import World
+
+
+def run(world: World, *words: str) -> Said:
+    return program.run(["check", "--root", str(world.root), *words])
+
+
+def hardening(world: World, *names: str) -> dict[str, str]:
+    """Module → what `--benchmark FILE` says of it."""
+    file = world.root / "names"
+    file.write_text("".join(f"{name}\n" for name in names))
+    said = run(world, "--benchmark", str(file), "--json")
+    assert b"Traceback" not in said.err
+    lines = map(json.loads, said.out.splitlines())
+    return {line["subject"]: line["text"] for line in lines if line["area"] == "hardening"}
+
+
+@pytest.fixture
+def kernel(world: World) -> World:
+    """With a file system, a protocol, and a driver."""
+    world.add_files("hfs", "sctp", "drv")
+    aliases = ["alias fs-hfs hfs", "alias net-pf-2-proto-132 sctp", "alias pci:v1d[0-3]sv* drv"]
+    world.index(deps=["hfs.ko:", "sctp.ko:", "drv.ko:"], aliases=aliases)
+    (world.modules / "modules.builtin").write_text("kernel/fs/udf.ko\n")
+    return world
+
+
+def test_each_way_by_which_a_module_comes_is_planned(kernel: World) -> None:
+    """Control: without any configuration all of them come."""
+    conf = kernel.root / "etc/modprobe.d/x.conf"
+    assert hardening(kernel, "hfs", "drv", "udf", "cramfs") == {
+        "hfs": "can be loaded by root (modprobe hfs); processes of root, services, users, containers (fs_hfs)",
+        "drv": "can be loaded by root (modprobe drv); devices (pci:v1d[0-3]sv*)",
+        "udf": "part of the kernel image",
+        "cramfs": "not in the module tree",
+    }
+    conf.write_text("blacklist hfs\nblacklist drv\n")
+    assert hardening(kernel, "hfs", "drv") == {
+        "hfs": "can be loaded by root (modprobe hfs)",
+        "drv": "can be loaded by root (modprobe drv)",
+    }
+    conf.write_text("install hfs /bin/false\ninstall drv /bin/true\n")
+    assert hardening(kernel, "hfs", "drv") == {
+        "hfs": "blocked at /etc/modprobe.d/x.conf:1 by install /bin/false",
+        "drv": "blocked at /etc/modprobe.d/x.conf:2 by install /bin/true",
+    }
+
+
+def test_what_a_search_for_the_line_gets_wrong(kernel: World) -> None:
+    """A line in a file that is not read, a command that only looks like one, and a module that is loaded already."""
+    folder = kernel.root / "etc/modprobe.d"
+    (folder / "cis.conf.bak").write_text("install hfs /bin/false\n")
+    assert hardening(kernel, "hfs")["hfs"].startswith("can be loaded by root")
+    (folder / "x.conf").write_text("install hfs /sbin/modprobe --ignore-install hfs # /bin/false\n")
+    assert hardening(kernel, "hfs")["hfs"].startswith("can be loaded by root")
+    (folder / "x.conf").write_text("install sctp /bin/false\n")
+    kernel.live("sctp")
+    assert hardening(kernel, "sctp") == {"sctp": "loaded now; else kept out"}
+
+
+def test_the_policy_has_its_say_only_where_it_is_enforced(kernel: World) -> None:
+    kernel.set_rules("deny request=net-pf-* uid=1000-\ndeny origin=request container=yes")
+    settings = kernel.root / "etc/kmodd/kmodd.conf"
+    for mode, whom in (("enforce", "root, services"), ("observe", "root, services, users, containers")):
+        settings.write_text(f"[Kmodd]\nPolicy={mode}\n")
+        assert f"processes of {whom} (net_pf_2_proto_132)" in hardening(kernel, "sctp")["sctp"]
+    settings.write_text("[Kmodd]\nPolicy=enforce\n")
+    kernel.live("sctp")
+    assert "processes of root, services (net_pf_2_proto_132)" in hardening(kernel, "sctp")["sctp"]
+
+
+def test_each_finding_has_a_command_and_the_status_says_so(kernel: World) -> None:
+    """Errors of lint are findings, warnings are counted. Control: nothing to find is status 0."""
+    assert run(kernel).status == 0
+    conf = kernel.root / "etc/modprobe.d/x.conf"
+    conf.write_text("blacklist nosuch\n")
+    said = run(kernel)
+    assert (said.status, said.out.splitlines()[0]) == (0, b"configuration: 1 warning of `kmodd lint`")
+    conf.write_text("blacklist nosuch\ninstal hfs /bin/false\n")
+    (kernel.root / "names").write_text("hfs\n")
+    said = run(kernel, "--benchmark", str(kernel.root / "names"))
+    assert said.status == 1
+    shown = said.out.decode()
+    assert "configuration: 1 warning of `kmodd lint`; 1 finding\n  /etc/modprobe.d/x.conf:2: " in shown
+    assert "      Run: editor +2 /etc/modprobe.d/x.conf\n" in shown
+    assert "      Run: kmodd deny hfs\n" in shown
+
+
+@pytest.mark.parametrize(("name", "count"), [("cis", 11), ("stig", 8)])
+def test_the_benchmarks_say_where_their_names_are_from(kernel: World, name: str, count: int) -> None:
+    said = run(kernel, "--benchmark", name).out.decode()
+    assert "scap-security-guide 0.1.65, ssg-" in said
+    assert f", {count} modules; " in said
+
+
+def test_a_benchmark_that_is_not_at_hand_is_named(kernel: World) -> None:
+    said = run(kernel, "--benchmark", "pci-dss")
+    assert said.status == 1
+    assert said.err == (
+        b"kmodd check: benchmark 'pci-dss' is missing: expected cis, stig, or a file that can be read\n"
+    )
+    assert b"hardening: not checked\n" in said.out
+    file = kernel.root / "names"
+    file.write_text("# a list\ncramfs\nno module\n")
+    said = run(kernel, "--benchmark", str(file))
+    assert said.err == f"kmodd check: Ignoring invalid line: {file}:3: expected the name of a module\n".encode()
+    assert said.status == 0
+
+
+def test_without_a_module_tree_it_says_so(tmp_path: Path) -> None:
+    said = program.run(["check", "--root", str(tmp_path), "--benchmark", "cis"])
+    assert said.status == 3
+    assert b"hardening: not known without a module tree\n" in said.out
+
+
+def test_sarif_and_junit_have_each_finding(kernel: World) -> None:
+    """Names of files with characters that XML and URIs do not have."""
+    (kernel.root / "etc/modprobe.d/a <b>&\x1b.conf").write_text("instal x y\n")
+    (kernel.root / "names").write_text("hfs\ncramfs\n")
+    options = ["--benchmark", str(kernel.root / "names")]
+    log: dict[str, Any] = json.loads(run(kernel, *options, "--sarif").out)
+    results = log["runs"][0]["results"]
+    assert [each["ruleId"] for each in results] == ["configuration/syntax", "hardening/hfs"]
+    place = results[0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "file:///etc/modprobe.d/a%20%3Cb%3E%26%1B.conf"
+    assert place["region"] == {"startLine": 1}
+    assert {rule["id"] for rule in log["runs"][0]["tool"]["driver"]["rules"]} == {each["ruleId"] for each in results}
+    suites = ElementTree.fromstring(run(kernel, *options, "--junit").out)
+    counts = {suite.get("name"): (suite.get("tests"), suite.get("failures")) for suite in suites}
+    assert counts == {"configuration": ("1", "1"), "installation": ("0", "0"), "hardening": ("2", "1")}
+    assert [each.text for each in suites.iter("failure")][1] == "kmodd deny hfs"
+    assert run(kernel, "--sarif", "--junit").status == 2
