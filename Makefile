@@ -34,7 +34,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: man help demo tour shell test test-long fuzz simulate run install uninstall deb bench bench-vm lint clean needs
+.PHONY: man help demo tour shell test test-long fuzz simulate run install uninstall deb sbom bench bench-vm lint clean needs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -240,6 +240,10 @@ deb: needs ## build a Debian package for this suite: dist/kmodd_*.deb
 		tar -C "$$work/kmodd" -xf -
 	(cd "$$work/kmodd" && dpkg-buildpackage --build=binary --no-sign)
 	cp "$$work"/kmodd_*.deb dist/
+
+sbom: ## write the bill of materials, CycloneDX 1.5: dist/kmodd.cdx.json; needs no network
+	@mkdir -p dist
+	$(PYTHON) -I vendor/sbom.py > dist/kmodd.cdx.json
 
 # Files first, then folders, innermost first; a folder that holds other files remains.
 define remove
