@@ -16,6 +16,26 @@ def test_the_manifest_lists_exactly_what_was_placed(image: Path) -> None:
     assert set((image / "usr/lib/kmodd/manifest").read_text().splitlines()) == listing(image)
 
 
+def test_two_installations_are_the_same_bytes(image: Path, tmp_path: Path) -> None:
+    """Under another umask, and with another value of a variable that programs sort and print by."""
+    again = tmp_path / "again"
+    done = run(["sh", "-c", 'umask 077 && exec make install DESTDIR="$0" PREFIX=/usr', again], LC_ALL="C.UTF-8")
+    assert done.returncode == 0, done.stdout
+
+    def bytes_of(tree: Path) -> dict[str, tuple[int, bytes | str]]:
+        return {
+            str(path.relative_to(tree)): (
+                path.lstat().st_mode,
+                os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "",
+            )
+            for path in tree.rglob("*")
+        }
+
+    first, second = bytes_of(image), bytes_of(again)
+    assert {name for name in {*first, *second} if first.get(name) != second.get(name)} == set()
+    assert len(first) > 100
+
+
 def test_everything_has_its_place(image: Path) -> None:
     expected = {f"/usr/lib/systemd/system/{unit}" for unit in UNITS} | {
         "/usr/bin/kmodd",
