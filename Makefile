@@ -61,6 +61,8 @@ test-long: needs $(VENV)/ready ## run what does not fit into test: marker long, 
 	done
 	KMODD_CHAOS_SEC=$(LONG_CHAOS_SEC) $(PY) -m pytest tests/vm/test_chaos.py
 
+# For the kernel's helper, which is in C.
+fuzz: NEEDS += clang libclang-rt-dev
 fuzz: needs $(VENV)/ready ## fuzz every parser for ten minutes, on all processors; resumes; TARGET=uevent for one, ARGS="--seconds 60"
 	@$(PY) -m tests.fuzz $(TARGET) $(ARGS)
 

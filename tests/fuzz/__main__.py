@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("KMODD_CACHE") or ROOT / ".cache") / "fuzz"
 LIMITS = ("-timeout=10", "-rss_limit_mb=1024", "-max_len=65536")
 """Seconds and MiB of one input."""
+HELPER = "helper"
+"""The target that is in C: the kernel's helper, compiled with libFuzzer, ASan and UBSan."""
+NAMES = (*TARGETS, HELPER)
 _STAT = re.compile(r"^stat::(\w+):\s+(\d+)$", re.MULTILINE)
 
 
@@ -31,8 +34,9 @@ def fuzz(name: str, seconds: int, folder: Path) -> dict[str, Any]:
     corpus = folder / name
     corpus.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
+    program = [compiled_helper(folder)] if name == HELPER else [sys.executable, "-m", "tests.fuzz.one", name]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.one", name, f"-max_total_time={seconds}", "-print_final_stats=1", *LIMITS,
+        [*program, f"-max_total_time={seconds}", "-print_final_stats=1", *LIMITS,
          f"-artifact_prefix={folder}/{name}-", str(corpus)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
     )  # fmt: skip
@@ -47,19 +51,28 @@ def fuzz(name: str, seconds: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def compiled_helper(folder: Path) -> str:
+    """Compile tests/fuzz/helper.c with clang; returns the program."""
+    program = f"{folder}/{HELPER}-fuzzer"
+    sanitizers = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
+    words = ["clang", "-std=gnu11", "-g", "-O1", "-Wall", "-Werror", *sanitizers, "tests/fuzz/helper.c", "-o", program]
+    subprocess.run(words, cwd=ROOT, check=True)
+    return program
+
+
 def main() -> int:
     """Return 0, 1 if a case failed, 2 without atheris."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
-    parser.add_argument("target", nargs="*", choices=[[], *TARGETS], help="TARGET=: these, though they have had theirs")
+    parser.add_argument("target", nargs="*", choices=[[], *NAMES], help="TARGET=: these, though they have had theirs")
     parser.add_argument("--seconds", type=int, default=600, help="of each")
     given = parser.parse_args()
-    if importlib.util.find_spec("atheris") is None:
+    if given.target != [HELPER] and importlib.util.find_spec("atheris") is None:
         print(f"atheris has no wheel for Python {sys.version.split()[0]}: only `make test` replays the corpus")
         return 2
     CACHE.mkdir(parents=True, exist_ok=True)
     results = CACHE / "results.json"
     rows: dict[str, dict[str, Any]] = json.loads(results.read_text()) if results.exists() else {}
-    left = given.target or [name for name in TARGETS if name not in rows or rows[name]["failed"]]
+    left = given.target or [name for name in NAMES if name not in rows or rows[name]["failed"]]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {pool.submit(fuzz, name, given.seconds, CACHE): name for name in left}
         for future in concurrent.futures.as_completed(running):
@@ -67,7 +80,7 @@ def main() -> int:
             results.write_text(json.dumps(rows, indent=1))
             print(running[future], rows[running[future]], flush=True)
     print("\n| target | seconds | cases | MiB | failed |\n| --- | --- | --- | --- | --- |")
-    for name in TARGETS:
+    for name in NAMES:
         if row := rows.get(name):
             print(f"| {name} | {row['seconds']} | {row['cases']:,} | {row['memory']} | {row['failed'] or '-'} |")
     return int(any(row["failed"] for row in rows.values()))

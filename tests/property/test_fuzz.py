@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,29 @@ def test_each_corpus_has_a_case_that_is_accepted() -> None:
     """Else only the way to the error would be fuzzed."""
     for target in TARGETS.values():
         target.parse(target.corpus[0])
+
+
+@pytest.mark.parametrize("flaw", ["", "line", "invariant"])
+def test_the_helper_ends_with_a_status_whatever_it_gets(flaw: str, tmp_path: Path) -> None:
+    """Under ASan and UBSan, without libFuzzer. The controls: names longer than its line, and an abort, are noticed."""
+    program = tmp_path / "helper"
+    source = (ROOT / "tests/fuzz/helper.c").read_text()
+    if flaw == "line":
+        helper = (ROOT / "helper/kmodd-request.c").read_text()
+        assert "char line[MAX_SHOWN + 256]" in helper
+        (tmp_path / "kmodd-request.c").write_text(helper.replace("char line[MAX_SHOWN + 256]", "char line[256]"))
+        source = source.replace("../../helper/kmodd-request.c", str(tmp_path / "kmodd-request.c"))
+    elif flaw:
+        source = source.replace("if (!(condition)) abort();", "abort();")
+    (tmp_path / "helper.c").write_text(source.replace("../../helper", str(ROOT / "helper")))
+    words = ["gcc", "-std=gnu11", "-g", "-O1", "-DSTANDALONE", "-fsanitize=address,undefined"]
+    subprocess.run([*words, "-fno-sanitize-recover=all", tmp_path / "helper.c", "-o", program], check=True)
+    drawn = random.Random(int(os.environ["KMODD_SEED"]))
+    cases = [bytes(drawn.choices(range(256), k=drawn.randrange(600))) for _ in range(5000)]
+    cases += [bytes((4, 1)) + b"m\0\0\0" + b"x" * 400 + b"\0" + case for case in cases[:1000]]
+    text = b"".join(len(case).to_bytes(2, "little") + case for case in cases)
+    done = subprocess.run([program], input=text, capture_output=True, check=False)
+    if flaw:
+        assert done.returncode != 0
+    else:
+        assert (done.returncode, done.stdout) == (0, b"%d\n" % len(cases)), done.stderr[-3000:]
