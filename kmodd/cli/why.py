@@ -143,7 +143,7 @@ def _rows(answer: Answer, records: Records) -> Iterator[tuple[str, str]]:
     for at, rule in answer.lines:
         yield "Line", f"{at}: {rule}" if rule else str(at)
     for note in answer.notes:
-        yield "Request", note
+        yield "Also", note
     for suspect in answer.suspects:
         yield "Perhaps", suspect
     for remedy in answer.remedies:

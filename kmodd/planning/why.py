@@ -173,7 +173,8 @@ def of_module(module: Module, records: Records) -> Answer:
         wait = remedies.for_module("wait until it has started", "kmodd wait", name)
         return Answer(name, "module", "loading", sentence, name, remedies=(wait,))
     if not module.state:
-        return replace(_absent(module, entries, records), notes=_notes(module))
+        answer = _absent(module, entries, records)
+        return replace(answer, notes=_notes(module, is_denied=answer.code == "denied"))
     changes = [entry for entry in entries if name in entry.changed]
     if changes and changes[-1].result != "removed":
         return _loaded(module, changes[-1], records)
@@ -237,13 +238,16 @@ def _absent(module: Module, entries: Sequence[Entry], records: Records) -> Answe
     return Answer(name, "module", "not_asked", f"{name} is not loaded: {why}", name, remedies=load)
 
 
-def _notes(module: Module) -> tuple[str, ...]:
-    """Return what the next request meets beside the lines that a device's request does."""
+def _notes(module: Module, *, is_denied: bool) -> tuple[str, ...]:
+    """Return what the next request meets beside the lines that a device's request does.
+
+    is_denied: the answer is a rule that denies it, and others say no more.
+    """
     commands = (
         f"runs {step.command.strip()} for {step.module}, by install at {step.at}; {effect_of(step)}"
         for step in module.commands
     )
-    return (*commands, *map(str, module.denied))
+    return (*commands, *(() if is_denied else map(str, module.denied)))
 
 
 def _skipped(module: Module) -> Answer:

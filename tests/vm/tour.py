@@ -83,6 +83,11 @@ STOPS: Final = (
         "what is loaded already needs no step.",
         ("kmodd explain usb_storage", "kmodd explain pci:v00008086d00001521sv*sd*bc02sc00i00", "kmodd lint"),
     ),
+    Stop(
+        "Is all well?",
+        "`kmodd check` plans each request that could bring a module of a hardening benchmark.",
+        ("kmodd check --benchmark cis",),
+    ),
 )
 
 

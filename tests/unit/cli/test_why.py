@@ -242,6 +242,7 @@ def test_a_denied_module_has_its_rule(world: World) -> None:
         assert (found["answer"], places(found)) == ("denied", [("/etc/kmodd/policy.d/x.conf", 1)])
         assert found["lines"][0]["rule"] == "deny request=pci:v2 uid=1000-"
         assert commands(found)[1] == "kmodd policy test pci:v2 --as 1000"
+    assert answer(world, "c")["notes"] == [], "the answer is that rule"
     rules = world.root / "etc/kmodd/policy.d"
     (rules / "y.conf").write_text("deny orgin=request\n")
     assert commands(answer(world, "c"))[0] == "kmodd policy check", "a mistake: no change is in force"
@@ -330,14 +331,14 @@ def test_a_module_that_is_blocked_or_refused(world: World, line: str, code: str,
 
 def test_a_command_and_a_rule_that_the_next_request_meets_are_named(world: World) -> None:
     """In the words of `kmodd explain`. Control: without these lines there is no such row."""
-    assert "Request:" not in text(world, "c")
+    assert "Also:" not in text(world, "c")
     (world.root / "etc/modprobe.d/x.conf").write_text("install c /opt/false\ninstall a /opt/loader a\n")
     world.set_rules("deny request=c uid=1000-")
     world.reload()
     shown = text(world, "c")
     place = "/etc/modprobe.d/x.conf:1"
-    assert f"   Request: runs /opt/false for c, by install at {place}; probably blocked, as its name says\n" in shown
-    assert "   Request: denied c   /etc/kmodd/policy.d/x.conf:1 deny request=c uid=1000-   to users, if they" in shown
+    assert f"      Also: runs /opt/false for c, by install at {place}; probably blocked, as its name says\n" in shown
+    assert "      Also: denied c   /etc/kmodd/policy.d/x.conf:1 deny request=c uid=1000-   to users, if they" in shown
     assert "runs /opt/loader a for a, by install at" in text(world, "b")
     assert answer(world, "b")["notes"] == [
         "runs /opt/loader a for a, by install at /etc/modprobe.d/x.conf:2; its effect is not known"
