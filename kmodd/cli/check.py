@@ -191,7 +191,9 @@ def _hardening(modules: Sequence[str], tree: Tree, snapshot: Snapshot) -> Iterat
         state = loaded.state(name) or ("builtin" if is_builtin else "")
         is_known = catalog.dep(name) is not None
         found = judge(name, state, is_known=is_known, aliases=aliases[name], plan=plan, denied=denied)
-        command = "" if found.is_met else f"kmodd deny {name}{' --unload' if found.state == 'loaded' else ''}"
+        command = (
+            "" if found.is_met else f"kmodd deny {name}{f' && modprobe -r {name}' if found.state == 'loaded' else ''}"
+        )
         yield Result("hardening", name, found.text, found.is_met, command)
 
 

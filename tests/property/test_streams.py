@@ -40,6 +40,7 @@ COMMANDS = {
     "lookup": ("--root ROOT --kernel REL ext4", "--root ROOT --kernel REL"),
     "devices": ("--root ROOT --kernel REL",),
     "lint": ("--root ROOT --kernel REL",),
+    "check": tuple(f"--root ROOT --kernel REL {more}" for more in ("", "--benchmark cis", "--benchmark nosuch --json")),
     "seal": ("--socket ROOT/none",),
     "policy": ("check --root ROOT", "operand"),
     "convert-config": ("ROOT/modules.conf", "-"),

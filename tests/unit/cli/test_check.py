@@ -99,6 +99,21 @@ def test_each_finding_has_a_command_and_the_status_says_so(kernel: World) -> Non
     assert "      Run: kmodd deny hfs\n" in shown
 
 
+def test_the_command_of_a_finding_mends_it(kernel: World) -> None:
+    """It is run, on the files below the root; a module that is loaded is removed as well."""
+    (kernel.root / "names").write_text("hfs\nsctp\n")
+    kernel.live("sctp")
+    options = ["--benchmark", str(kernel.root / "names"), "--json"]
+    lines = list(map(json.loads, run(kernel, *options).out.splitlines()))
+    assert [line["command"] for line in lines] == ["kmodd deny hfs", "kmodd deny sctp && modprobe -r sctp"]
+    for line in lines:
+        command = line["command"].partition(" && ")[0].split()[1:]
+        assert program.run([*command, "--root", str(kernel.root)]).status == 0
+    kernel.live()
+    said = run(kernel, *options)
+    assert (said.status, [json.loads(line)["met"] for line in said.out.splitlines()]) == (0, [True, True])
+
+
 @pytest.mark.parametrize(("name", "count"), [("cis", 11), ("stig", 8)])
 def test_the_benchmarks_say_where_their_names_are_from(kernel: World, name: str, count: int) -> None:
     said = run(kernel, "--benchmark", name).out.decode()
