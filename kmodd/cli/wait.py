@@ -104,6 +104,8 @@ def _refused(refused: Refused, name: str, timeout_usec: int) -> _Ended:
             return _Ended("timed_out", why, loading=modules)
         case "io.kmodd.UnknownName":
             return _Ended("unknown", f"no module or alias {name!r}; see `kmodd explain {name}`")
+        case "io.kmodd.TooManyModules":
+            return _Ended("refused", f"too many modules match {name!r}; wait for one of them")
         case "io.kmodd.Busy":
             return _Ended("refused", "too many calls wait already; try again later")
         case "io.kmodd.NoModuleTree":

@@ -7,7 +7,7 @@ import time
 
 from kmodd.daemon import status
 from kmodd.daemon.monitors import Monitors
-from kmodd.daemon.waits import Waits
+from kmodd.daemon.waits import MAX_GOALS, Waits
 from kmodd.dataclass import dataclass
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import AnyJob, Busy, CheckFiles, Event, Log, Requested, SealRequested
@@ -40,10 +40,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
-
-
-MAX_GOALS = 64
-"""Modules of one answer of `Explain`; no device has as many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,15 @@ from kmodd.engine.engine import Engine
 from kmodd.engine.events import AnyJob
 from kmodd.errors import NoTree
 from kmodd.host.varlink_server import Connection, ControlSocket, WaitCall
+from kmodd.index.catalog import lookup_or_nothing
 from kmodd.planning.request import Request
 from kmodd.state.tally import FAILURES, REFUSALS
 
 MAX_WAITS = 32
 """Calls of users other than root that may wait at a time: connections are left for others."""
+
+MAX_GOALS = 64
+"""Modules of one answer of `Explain` or `Wait`; no device has as many. Each one waited for costs time in each round."""
 
 MAX_FAILED = 1024
 """Modules whose failure is remembered."""
@@ -57,6 +61,9 @@ class Waits:
             except NoTree as error:
                 self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
                 return
+            except ValueError:
+                self._socket.refuse(connection, "TooManyModules", {})
+                return
             if not modules:
                 self._socket.refuse(connection, "UnknownName", {})
                 return
@@ -93,8 +100,14 @@ class Waits:
             self._look_at = now + LOOK_EVERY
 
     def _modules(self, text: str) -> tuple[str, ...]:
-        """Return the modules that a name or alias stands for; empty: the indexes do not know it. Raises NoTree."""
-        plan = self._engine.state.system.plan(Request(text, "operator"))
+        """Return the modules that a name or alias stands for; empty: the indexes do not know it.
+
+        Raises NoTree; ValueError: they are more than MAX_GOALS.
+        """
+        system = self._engine.state.system
+        if system.snapshot and len(lookup_or_nothing(text, system.snapshot)) > MAX_GOALS:
+            raise ValueError(text)
+        plan = system.plan(Request(text, "operator"))
         named = [goal.module for goal in plan.goals]
         unknown = {skip.module for skip in plan.skips if skip.reason == "no_match"}
         return tuple(dict.fromkeys(name for name in named if name not in unknown))

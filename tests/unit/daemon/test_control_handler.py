@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kmodd.daemon.control_handler import MAX_GOALS
+from kmodd.daemon.waits import MAX_GOALS
 from kmodd.host.varlink_server import ControlSocket
 from kmodd.planning.plan import Rmmod
 from kmodd.planning.record import COLDPLUG_DONE, RELOADED
@@ -211,7 +211,10 @@ def test_explain_tells_users_no_rules(
     assert [key for key in ("rule", "file", "line") if skip[key]] == (["rule", "file", "line"] if is_shown else [])
 
 
-def test_explain_names_so_many_modules_and_no_more(world: World, control: ControlSocket, server: ControlServer) -> None:
+def test_calls_are_about_so_many_modules_and_no_more(
+    world: World, control: ControlSocket, server: ControlServer
+) -> None:
+    """Each module that a caller waits for is work in each round of the loop, in no user's time."""
     names = [f"m{number}" for number in range(MAX_GOALS + 1)]
     world.index([f"{name}.ko:" for name in names], [f"alias pci:v7{'*' * (name != 'm0')} {name}" for name in names])
     world.reload()
@@ -220,6 +223,11 @@ def test_explain_names_so_many_modules_and_no_more(world: World, control: Contro
     assert len(caller.answers()[0]["parameters"]["plan"]["steps"]) == MAX_GOALS
     server.send(caller, "Explain", request="pci:v7")
     assert caller.answers()[0]["error"] == "io.kmodd.TooManyModules"
+    server.send(caller, "Wait", module="pci:v7")
+    assert caller.answers()[0]["error"] == "io.kmodd.TooManyModules"
+    server.send(caller, "Wait", module="pci:v71")
+    server.handler.expire()
+    assert not is_answered(caller), "these are waited for"
 
 
 # -- hostile callers --------------------------------------------------------------------------------------------------
