@@ -41,6 +41,8 @@ COMMANDS = {
     "devices": ("--root ROOT --kernel REL",),
     "lint": ("--root ROOT --kernel REL",),
     "check": tuple(f"--root ROOT --kernel REL {more}" for more in ("", "--benchmark cis", "--benchmark nosuch --json")),
+    "deny": ("--dry-run --root ROOT --kernel REL vfat", "--dry-run --root ROOT --kernel REL nosuch", ""),
+    "allow": ("--dry-run --root ROOT --kernel REL vfat", ""),
     "seal": ("--socket ROOT/none",),
     "policy": ("check --root ROOT", "operand"),
     "convert-config": ("ROOT/modules.conf", "-"),
