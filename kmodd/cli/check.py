@@ -53,7 +53,11 @@ VERB = Verb(
         JSON, Option("--sarif", "print the findings as SARIF 2.1.0"), Option("--junit", "print JUnit's XML"),
         ROOT, KERNEL,
     ),
-    status=((0, "no finding"), (1, "a finding, or the benchmark is missing"), (3, "no module tree")),
+    status=(
+        (0, "no finding"),
+        (1, "a finding, or the benchmark is missing"),
+        (3, "no module tree, or a damaged index"),
+    ),
     examples=(
         ("check", "Is anything wrong with this machine?"),
         ("check --benchmark cis", "Which modules of the CIS benchmark can still be loaded, by whom?"),
@@ -63,7 +67,7 @@ VERB = Verb(
 
 
 def main(argv: list[str]) -> int:
-    """Print the results; return 1 for a finding or a missing benchmark, 3 without a module tree, else 0."""
+    """Print the results; return 1 for a finding or a missing benchmark, 3 without an intact module tree, else 0."""
     given = VERB.parse(argv, most=0)
     if isinstance(given, int):
         return given
@@ -87,17 +91,21 @@ def main(argv: list[str]) -> int:
     try:
         tree.check()
     except NoTree as error:
-        command = f"apt-get install --reinstall linux-image-{tree.release}"
+        package = f"apt-get install --reinstall linux-image-{tree.release}"
+        command = f"depmod {tree.release}" if tree.present(tree.directory) else package
         results.append(Result("installation", "no-tree", str(error), command=command))
         notes, status = [("hardening", "not known without a module tree")], 3
     else:
         snapshot = tree.quick_snapshot()
         configuration, warnings = _configuration(tree, snapshot)
-        results += [*configuration, *_index(tree, snapshot)]
+        hardening = list(_hardening(benchmark.modules, tree, snapshot)) if benchmark else []
+        results += [*configuration, *_index(tree, snapshot)]  # behind all that reads the index
         if warnings:
             notes.append(("configuration", f"{count_of(warnings, 'warning')} of `kmodd lint`"))
-        if benchmark:
-            results += _hardening(benchmark.modules, tree, snapshot)
+        if snapshot.catalog.is_damaged:
+            notes, status = [*notes, ("hardening", "not known with a damaged index")], 3
+        else:
+            results += hardening
     if benchmark and status != 3:
         source = f" ({benchmark.source})" if benchmark.source else ""
         notes.append(("hardening", f"{benchmark.title}{source}, {count_of(len(benchmark.modules), 'module')}"))

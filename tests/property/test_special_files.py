@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.cli import devices, explain, lint, lookup, policy, static_nodes
+from kmodd.cli import check, devices, explain, lint, lookup, policy, static_nodes
 from kmodd.cli.kmod import depmod, lsmod, modinfo, modprobe, rmmod
 from kmodd.host.regular_files import LIMIT, read_given, read_regular
 from tests import program, rootfs
@@ -49,6 +49,7 @@ VERBS: dict[str, tuple[Main, str]] = {
     "lookup": (lookup.main, "--root ROOT --kernel REL ext4 pci:x symbol:y"),
     "devices": (devices.main, "--root ROOT --kernel REL"),
     "lint": (lint.main, "--root ROOT --kernel REL"),
+    "check": (check.main, "--root ROOT --kernel REL --benchmark cis"),
     "policy": (policy.main, "test --root ROOT --kernel REL ext4"),
     "policy check": (policy.main, "check --root ROOT"),
     "static-nodes": (static_nodes.main, "--root ROOT --kernel REL"),

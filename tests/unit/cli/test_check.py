@@ -141,6 +141,19 @@ def test_without_a_module_tree_it_says_so(tmp_path: Path) -> None:
     assert b"hardening: not known without a module tree\n" in said.out
 
 
+def test_nothing_counts_as_absent_by_a_damaged_index(kernel: World) -> None:
+    """Its files are empty after a power cut. Control: with its text, the modules are known."""
+    (kernel.root / "names").write_text("hfs\n")
+    options = ["--benchmark", str(kernel.root / "names")]
+    assert run(kernel, *options).status == 1
+    for name, why in (("modules.alias", b"with a damaged index"), ("modules.dep", b"without a module tree")):
+        (kernel.modules / name).write_bytes(b"")
+        said = run(kernel, *options)
+        assert said.status == 3
+        assert b"hardening: not known " + why in said.out
+        assert b"      Run: depmod 6.1.0-test\n" in said.out
+
+
 def test_sarif_and_junit_have_each_finding(kernel: World) -> None:
     """Names of files with characters that XML and URIs do not have."""
     (kernel.root / "etc/modprobe.d/a <b>&\x1b.conf").write_text("instal x y\n")
