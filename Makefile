@@ -66,7 +66,7 @@ fuzz: NEEDS += clang libclang-rt-dev
 fuzz: needs $(VENV)/ready ## fuzz every parser for ten minutes, on all processors; resumes; TARGET=uevent for one, ARGS="--seconds 60"
 	@$(PY) -m tests.fuzz $(TARGET) $(ARGS)
 
-simulate: needs $(VENV)/ready ## boot simulated machines, SEEDS=FIRST-LAST; results add up in build/simulation.json; SEEDS=N repeats one
+simulate: needs $(VENV)/ready ## boot simulated machines, SEEDS=FIRST-LAST; results add up in build/simulation.json; SEEDS=N repeats one; ARGS=--compiled
 	@$(PY) -m tests.simulation $(SEEDS) $(ARGS)
 
 run: needs $(VENV)/ready ## run the daemon on this host from the checkout; dry run where it cannot or must not load (ARGS=...)

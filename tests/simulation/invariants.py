@@ -430,7 +430,7 @@ class Invariants:
         fields = dict(record.fields)
         if "KMODD_RESULT" in fields:
             module, result = fields.get("KMODD_MODULE", ""), fields["KMODD_RESULT"]
-            was_out = result == "removed" and self.told.get(module) in (*REFUSED, "not_attempted")  # by a command
+            was_out = result == "removed" and self.told.get(module) in REFUSED | {"not_attempted"}  # by a command
             if result not in NOT_REMOVED and not was_out:
                 self.told[module] = result
             if result in REFUSED:
