@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 
@@ -13,6 +14,7 @@ from kmodd.cli.local_edit import (
     WrongName,
     carry_out,
     check_no_alias,
+    check_options,
     denial_of,
     edits_of,
     modules_of,
@@ -25,7 +27,7 @@ from kmodd.cli.verb import JSON, KERNEL, NOT_RUNNING, ROOT, SOCKET, Given, Optio
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_settings
-from kmodd.host.local_files import Edit, locked, read_text, set_flag
+from kmodd.host.local_files import Edit, EditError, locked, read_text, set_flag
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.tree import Tree
 from kmodd.planning.local_rules import ONCE, Change, denied_to_all, permit, pruned
@@ -83,7 +85,8 @@ def main(argv: list[str]) -> int:
     if not seconds.isdecimal() or not 0 < int(seconds[:11]) <= _MOST_SECONDS:
         return VERB.refuse(f"invalid --for-seconds {seconds!r}; expected a whole number of seconds")
     try:
-        whom, modules = whom_of(given.get("for")), modules_of(given.operands)
+        check_options(given)
+        whom, modules = whom_of(given.get("for", "all")), modules_of(given.operands)
     except (ValueError, WrongName) as error:
         return VERB.refuse(str(error))
     settings = read_settings(given.get("root"))
@@ -121,8 +124,8 @@ class _Exception:
         except WrongName as error:
             VERB.complain(str(error))
             return 1
-        except OSError as error:
-            VERB.complain(f"Failed to write {error.filename or LOCAL}: {error.strerror}; nothing is allowed")
+        except EditError as error:
+            VERB.complain(f"{error}; nothing is allowed")
             return 1
         if not self._tree.root and not is_dry:
             reload(socket, VERB)
@@ -175,8 +178,8 @@ class _Exception:
         if way == "for-seconds":
             limit = (Condition("until", (str(math.ceil(self._now + int(self._given.get("for-seconds")))),)),)
         elif way == "once":
-            whom = "".join(f"-{each.wanted[0]}" for each in change.whom).replace(".", "_").replace("@", "_")
-            flag = f"{ONCE}{change.module}{whom}"
+            whom = "".join(f"-{each.wanted[0]}" for each in change.whom)
+            flag = re.sub(r"[^A-Za-z0-9_-]", "_", f"{ONCE}{change.module}{whom}")
             self._flags |= {flag}
             if not is_dry:
                 set_flag(self._tree.root, flag)

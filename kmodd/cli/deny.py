@@ -13,6 +13,7 @@ from kmodd.cli.local_edit import (
     WrongName,
     carry_out,
     check_no_alias,
+    check_options,
     denial_of,
     edits_of,
     modules_of,
@@ -25,7 +26,7 @@ from kmodd.cli.verb import JSON, KERNEL, ROOT, SOCKET, Given, Option, Verb
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_settings
-from kmodd.host.local_files import Edit, locked, read_text
+from kmodd.host.local_files import Edit, EditError, locked, read_text
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.tree import Tree
 from kmodd.host.uses import read_uses
@@ -80,7 +81,8 @@ def main(argv: list[str]) -> int:
     if any(not char.isprintable() for char in given.get("why")):
         return VERB.refuse("--why takes one line of text")
     try:
-        whom = whom_of(given.get("for"))
+        check_options(given)
+        whom = whom_of(given.get("for", "all"))
         modules = modules_of(given.operands, given.get("from"))
     except (ValueError, WrongName) as error:
         return VERB.refuse(str(error))
@@ -118,8 +120,8 @@ class _Denial:
             return 1
         try:
             edits, is_changed = self._edit()
-        except OSError as error:
-            VERB.complain(f"Failed to write {error.filename or LOCAL}: {error.strerror}; nothing is denied")
+        except EditError as error:
+            VERB.complain(f"{error}; nothing is denied")
             return 1
         is_dry = "dry-run" in self._given
         runs = not self._tree.root and not is_dry and reload(self._given.get("socket", CONTROL_SOCKET), VERB)

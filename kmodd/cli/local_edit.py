@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 
 from kmodd.cli.client import NotRunning, Refused, call
@@ -13,7 +14,7 @@ from kmodd.config import policy_d
 from kmodd.config.modprobe_d import DENY_FILE, ConfFile
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.host.config_files import read_rules
-from kmodd.host.local_files import Edit, read_text, write
+from kmodd.host.local_files import Edit, read_text, write_all
 from kmodd.host.regular_files import read_given
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.kernel.requester import Requester
@@ -26,10 +27,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from kmodd.cli.verb import Given
     from kmodd.config.policy_d import Mode, Rule
 
 FOR = Option("--for", "all (default), a user, or a systemd unit such as backup.service", "WHO")
 DRY_RUN = Option("-n, --dry-run", "show the changes of the files, and change nothing")
+
+
+_UNIT_TYPES = ("service", "scope", "slice", "socket", "mount", "swap")
+"""Types of units that have a cgroup."""
 
 
 class WrongName(Exception):
@@ -61,16 +67,28 @@ def check_no_alias(modules: Sequence[str], snapshot: Snapshot) -> None:
 
 
 def whom_of(text: str) -> tuple[Condition, ...]:
-    """Return the condition for a user or unit, none for all. Raises ValueError for an unknown user."""
-    if text in ("", "all"):
+    """Return the condition for a user or unit, none for all. Raises ValueError for an unknown user or invalid unit.
+
+    A name with the suffix of a unit that has processes is one, systemd.unit(5); a user's name may have a dot as well.
+    """
+    if text == "all":
         return ()
-    if "." in text and not text.startswith("."):
-        return (Condition("unit", (text,)),)
-    return (Condition("uid", (str(uid_of(text)),)),)
+    if text.rpartition(".")[2] not in _UNIT_TYPES:
+        return (Condition("uid", (str(uid_of(text)),)),)
+    if not re.fullmatch(r"[A-Za-z0-9:_.\\@-]{1,255}", text, re.ASCII) or text.startswith("."):
+        raise ValueError(f"invalid name of a unit {text!r}; write a rule for a pattern (kmodd-policy(5))")
+    return (Condition("unit", (text.replace("\\", "\\\\"),)),)
+
+
+def check_options(given: Given) -> None:
+    """Raise ValueError for an option that is given twice, of which only the last would count."""
+    for name, values in given.values.items():
+        if len(values) > 1 and any(values):
+            raise ValueError(f"--{name} is given twice; call the command once for each")
 
 
 def edits_of(root: str, local: Edit, temporary: Edit, snapshot: Snapshot | None) -> tuple[Edit, ...]:
-    """Return the edits of policy.d with that of DENY_FILE, which follows from the local file. Raises OSError."""
+    """Return the edits of policy.d with that of DENY_FILE, which follows from the local file. Raises EditError."""
     modules = denied_to_all(local.after)
     softdeps = [
         name
@@ -93,9 +111,11 @@ def show(edits: Sequence[Edit]) -> None:
 
 
 def carry_out(root: str, edits: Sequence[Edit]) -> bool:
-    """Write the files; return whether one has changed. Raises OSError."""
-    for edit in edits:
-        write(root, edit)
+    """Write the files, that of modprobe.d first, as it holds without kmodd; return whether one has changed.
+
+    Raises EditError; the files are then as before, or it names those that are not.
+    """
+    write_all(root, tuple(reversed(edits)))
     return any(edit.before != edit.after for edit in edits)
 
 
@@ -150,8 +170,9 @@ def _queries(module: str, whom: tuple[Condition, ...]) -> Iterator[PolicyQuery]:
     if whom[0].key == "uid":
         yield PolicyQuery("request", module, "running", requester=_process(int(value), "session-1.scope"))
     else:
+        unit = value.replace("\\\\", "\\")
         for uid in (0, 101):
-            yield PolicyQuery("request", module, "running", requester=_process(uid, value))
+            yield PolicyQuery("request", module, "running", requester=_process(uid, unit))
 
 
 def _process(uid: int, unit: str) -> Requester:

@@ -91,11 +91,13 @@ class Rule:
     verdict: Verdict
     conditions: tuple[Condition, ...]
     """All must hold; a rule without conditions matches every request."""
+    replaces_mistake: bool = False
+    """Whether it stands for a line that could not be read; the mode decides whether it is enforced."""
 
     @property
     def is_local(self) -> bool:
         """Whether the rule is one of LOCAL or TEMPORARY."""
-        return self.at.file in (LOCAL, TEMPORARY)
+        return self.at.file in (LOCAL, TEMPORARY) and not self.replaces_mistake
 
     def __str__(self) -> str:
         """Return a line of policy.d with the same meaning."""

@@ -7,7 +7,7 @@ daemon would circumvent it.
 
 from __future__ import annotations
 
-from kmodd.config.policy_d import Mode, Phase
+from kmodd.config.policy_d import LOCAL, TEMPORARY, Mode, Phase
 from kmodd.dataclass import replace
 from kmodd.engine.events import PolicyMarks
 from kmodd.engine.machine import Machine
@@ -72,10 +72,18 @@ class PolicyState:
     @property
     def broken(self) -> str:
         """The first mistake in policy.d and what applies instead; empty: there is none, or nothing is judged."""
-        if not self._problems or not self.is_on:
+        problem = self._first_problem()
+        if problem is None:
             return ""
         applied = "the earlier rules apply" if self._valid is not None else "only requests known as root's are allowed"
-        return f"{self._problems[0]}; until this is corrected, {applied}, and all valid deny rules"
+        if self._valid is None and self.mode == "off" and not self.sealed:
+            applied = "the line is ignored"
+        return f"{problem}; until this is corrected, {applied}, and all valid deny rules"
+
+    def _first_problem(self) -> Problem | None:
+        """Return the first mistake in a rule that would be judged, None if there is none."""
+        all_count = self.mode != "off" or self.sealed
+        return next((each for each in self._problems if all_count or each.at.file in (LOCAL, TEMPORARY)), None)
 
     def reload(self, mode: Mode) -> tuple[tuple[Problem, ...], bool]:
         """Read the rules again; if they have mistakes, `rules_in_force` says which apply.
@@ -92,8 +100,10 @@ class PolicyState:
         self._problems = parsed.problems
         if not parsed.problems:
             self._valid = rules
-        elif self.is_on and (is_new or changed):
+        elif (is_new or changed) and self._first_problem():
             kept = "keeping all earlier rules" if self._valid is not None else "denying requests not known as root's"
+            if self._valid is None and self.mode == "off" and not self.sealed:
+                kept = "ignoring these lines"
             message = f"The rules in policy.d are invalid; {kept}, and applying its valid deny rules"
             self._reporter.log(Record(BAD_INPUT, ERR, message))
         self._mark()

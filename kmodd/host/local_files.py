@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
+import stat
 
 from kmodd.config.policy_d import LOCAL
 from kmodd.dataclass import dataclass
@@ -16,7 +16,11 @@ from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+
+class EditError(Exception):
+    """A file that cannot be read or written; the text says which, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,13 @@ class Edit:
 
 @contextlib.contextmanager
 def locked(root: str) -> Iterator[None]:
-    """Let one process edit at a time, in a `with` block; the directory of the local file is made. Raises OSError."""
+    """Let one process edit at a time, in a `with` block; the directory of the local file is made. Raises EditError."""
     directory = os.path.dirname(root + LOCAL)
-    os.makedirs(directory, exist_ok=True)
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.makedirs(directory, exist_ok=True)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise EditError(f"Failed to open {os.path.dirname(LOCAL)}: {error.strerror}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -44,17 +51,40 @@ def locked(root: str) -> Iterator[None]:
 
 
 def read_text(root: str, path: str) -> str:
-    """Return the text of a file below root; empty: there is none. Raises OSError, ELOOP for a link."""
+    """Return the text of a file below root; empty: there is none. Raises EditError, for a link too."""
     if os.path.islink(root + path):
-        raise OSError(errno.ELOOP, "it is a link; edit its target, or remove the link", path)
+        raise EditError(f"Failed to read {path}: it is a link; edit its target, or remove the link")
     try:
         return decode(read_regular(root + path))
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        raise EditError(f"Failed to read {path}: {error.strerror}") from None
 
 
-def write(root: str, edit: Edit) -> None:
-    """Replace or remove the file of an edit below root; directories are made. Raises OSError with nothing changed."""
+def write_all(root: str, edits: Sequence[Edit]) -> None:
+    """Write the files of all edits below root, or of none. Raises EditError, which names what could not be restored."""
+    done: list[Edit] = []
+    for edit in edits:
+        try:
+            _write(root, edit)
+        except OSError as error:
+            changed = [each.path for each in reversed(done) if not _is_undone(root, each)]
+            stays = f"; {' and '.join(changed)} could not be restored" if changed else ""
+            raise EditError(f"Failed to write {edit.path}: {error.strerror}{stays}") from None
+        done.append(edit)
+
+
+def _is_undone(root: str, edit: Edit) -> bool:
+    try:
+        _write(root, Edit(edit.path, edit.after, edit.before))
+    except OSError:
+        return False
+    return True
+
+
+def _write(root: str, edit: Edit) -> None:
+    """Replace or remove a file, which keeps its mode and owner. Raises OSError with nothing changed."""
     if edit.after == edit.before:
         return
     path = root + edit.path
@@ -64,11 +94,19 @@ def write(root: str, edit: Edit) -> None:
         return
     directory, name = os.path.split(path)
     os.makedirs(directory, exist_ok=True)
-    replace_all(directory, [(name, encode(edit.after))])
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        about = None
+    replace_all(directory, [(name, encode(edit.after))], stat.S_IMODE(about.st_mode) if about else 0o644)
+    if about and (about.st_uid, about.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(path, about.st_uid, about.st_gid)
 
 
 def set_flag(root: str, name: str) -> None:
-    """Set a flag of policy.d, `flag=NAME`. Raises OSError."""
-    os.makedirs(root + FLAGS_DIR, mode=0o755, exist_ok=True)
-    fd = os.open(f"{root}{FLAGS_DIR}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    os.close(fd)
+    """Set a flag of policy.d, `flag=NAME`. Raises EditError."""
+    try:
+        os.makedirs(root + FLAGS_DIR, mode=0o755, exist_ok=True)
+        os.close(os.open(f"{root}{FLAGS_DIR}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
+    except OSError as error:
+        raise EditError(f"Failed to set the flag {FLAGS_DIR}/{name}: {error.strerror}") from None

@@ -24,6 +24,8 @@ HEADER = (
 MODPROBE_HEADER = (
     "# Written by `kmodd deny` for the time in which kmodd does not run; `kmodd allow MODULE` takes one out again.\n"
 )
+MODPROBE_END = "# End of the lines of `kmodd deny`; those below stay as they are.\n"
+"""The line of DENY_FILE behind the own ones."""
 ONCE = "once-"
 """How the flag of a rule begins that allows a single load; the daemon removes the flag."""
 
@@ -78,9 +80,7 @@ def pruned(text: str, uptime: float, flags: frozenset[str]) -> str:
     kept = []
     for line in _lines(text):
         rule = _own_rule(line)
-        ends = [int(each.wanted[0]) for each in (rule.conditions if rule else ()) if each.key == "until"]
-        once = [each.wanted[0] for each in (rule.conditions if rule else ()) if each.key == "flag"]
-        if all(end > uptime for end in ends) and flags.issuperset(once):
+        if not any(_is_over(each, uptime, flags) for each in (rule.conditions if rule else ())):
             kept.append(line)
     return _joined(text, kept)
 
@@ -97,14 +97,15 @@ def modprobe_lines(text: str, modules: Sequence[str], with_softdeps: Iterable[st
     with_softdeps: modules with a softdep in another file, which would disable the install line (modprobe.d(5)): the
     first softdep line of a module counts, so an empty one is written.
     """
-    own = re.compile(r"(?:blacklist \w+|install \w+ /bin/false|softdep \w+ pre:)\n?")
-    foreign = [line for line in text.removeprefix(MODPROBE_HEADER).splitlines(keepends=True) if not own.fullmatch(line)]
+    before, header, rest = text.partition(MODPROBE_HEADER)
+    _, end, behind = rest.partition(MODPROBE_END)
+    foreign = before + (behind if end else rest if header else "")
     lines = []
     for module in sorted(set(modules)):
         lines += [f"blacklist {module}\n", f"install {module} /bin/false\n"]
         if module in with_softdeps:
             lines.append(f"softdep {module} pre:\n")
-    return "".join([MODPROBE_HEADER, *lines, *foreign] if lines else foreign)
+    return "".join([MODPROBE_HEADER, *lines, MODPROBE_END, foreign] if lines else foreign)
 
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,7 +137,7 @@ def _joined(before: str, lines: list[str]) -> str:
 
 
 def _own_rule(line: str) -> Rule | None:
-    """Return the rule of an own line, None for a line of others."""
+    """Return the rule of an own line, None for a line of others or one that names more than one module."""
     text, mark, _ = line.partition(_MARK)
     if not mark:
         return None
@@ -144,11 +145,22 @@ def _own_rule(line: str) -> Rule | None:
         rule = parse_rule(text, Where("", 0))
     except (SyntaxProblem, ValueError):
         return None
-    return rule if rule.conditions and rule.conditions[0].key == "module" else None
+    if not rule.conditions or rule.conditions[0].key != "module":
+        return None
+    names, excluded = rule.conditions[0].wanted, rule.conditions[0].unwanted
+    return rule if len(names) == 1 and not excluded and is_module_name(names[0]) else None
 
 
 def _module_of(rule: Rule) -> str:
-    return rule.conditions[0].wanted[0] if rule.conditions[0].wanted else ""
+    return rule.conditions[0].wanted[0]
+
+
+def _is_over(condition: Condition, uptime: float, flags: frozenset[str]) -> bool:
+    """Return whether a condition on the time or on a single load can hold no more."""
+    if condition.key == "until" and condition.wanted:
+        return max(map(int, condition.wanted)) <= uptime
+    once = [flag for flag in condition.wanted if flag.startswith(ONCE)] if condition.key == "flag" else []
+    return bool(once) and len(once) == len(condition.wanted) and not flags.intersection(once)
 
 
 def _is_own(line: str, verdict: Verdict, change: Change) -> bool:

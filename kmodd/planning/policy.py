@@ -200,7 +200,8 @@ def rules_in_force(parsed: Parsed, valid: Sequence[Rule] | None) -> tuple[Rule, 
     denies = [rule for rule in parsed.rules if rule.verdict == "deny"]
     if valid is None:
         at = parsed.problems[0].at
-        return (*denies, Rule(at, "deny uid=!0 (policy.d is invalid)", "deny", (Condition("uid", (), ("0",)),)))
+        users = (Condition("uid", (), ("0",)),)
+        return (*denies, Rule(at, "deny uid=!0 (policy.d is invalid)", "deny", users, replaces_mistake=True))
     known = {rule.conditions for rule in valid if rule.verdict == "deny"}
     return (*(rule for rule in denies if rule.conditions not in known), *valid)
 

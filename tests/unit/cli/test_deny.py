@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -154,6 +155,46 @@ def test_a_time_limit_is_an_exception_that_the_boot_ends(root: Path, option: lis
     assert deny.main([*base(root), "ext4"]) == 0
     assert text(root, TEMPORARY) == ""
     assert explain.main([*base(root), "ext4"]) == 1
+
+
+@pytest.mark.parametrize(
+    "whom",
+    [["--for", 'a".service'], ["--for", "a\n.service"], ["--for", "no.user"], ["--for", ""], ["--for", "*.service"],
+     ["--for", "33", "--for", "1000"]],
+)  # fmt: skip
+def test_for_takes_one_user_or_one_unit(root: Path, whom: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    before = config(root)
+    assert deny.main([*base(root), "ext4", *whom]) == 2
+    assert allow.main([*base(root), "ext4", *whom]) == 2
+    assert config(root) == before
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_unit_with_special_characters_is_named_exactly(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert deny.main([*base(root), "ext4"]) == 0
+    for unit in ("a:b@c.service", r"dev-a\x2db.swap"):
+        assert allow.main([*base(root), "ext4", "--once", "--for", unit]) == 0
+    assert "flag=once-ext4-a_b_c_service" in text(root, TEMPORARY)
+    assert r"unit=dev-a\\x2db.swap" in text(root, TEMPORARY)
+    assert "still kept out" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("blocked", [LOCAL, DENY_FILE])
+def test_a_file_that_cannot_be_written_leaves_the_others_as_they_were(
+    root: Path, blocked: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A FIFO in its place is refused before a file is changed."""
+    assert deny.main([*base(root), "ext4"]) == 0
+    (root / blocked).rename(root / "kept")
+    os.mkfifo(root / blocked)
+    before = config(root)
+    capfd.readouterr()
+    assert deny.main([*base(root), "vfat"]) == 1
+    assert allow.main([*base(root), "ext4"]) == 1
+    said = capfd.readouterr().err
+    assert f"Failed to read /{blocked}: " in said
+    assert "; nothing is denied\n" in said
+    assert config(root) == before
 
 
 def test_names_come_from_a_list(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

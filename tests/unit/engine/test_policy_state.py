@@ -196,6 +196,20 @@ def test_a_local_rule_is_enforced_while_the_policy_is_off(kept: Kept) -> None:
     assert kept.marks.closed
 
 
+def test_a_mistake_in_the_local_file_is_named_while_the_policy_is_off(kept: Kept) -> None:
+    """One in another file is not: none of its rules is judged."""
+    kept.rules("denyy module=y\n")
+    kept.policy.reload("off")
+    assert (kept.policy.broken, kept.records) == ("", [])
+    (kept.root / "etc/kmodd/policy.d/05-local.conf").write_text("denyy module=x\n")
+    kept.policy.reload("off")
+    assert kept.policy.broken.startswith("/etc/kmodd/policy.d/05-local.conf:1")
+    assert "the line is ignored" in kept.policy.broken
+    assert [record.message for record in kept.records] == [
+        "The rules in policy.d are invalid; ignoring these lines, and applying its valid deny rules"
+    ]
+
+
 def test_a_time_limit_ends_by_the_clock_that_counts_suspend(kept: Kept) -> None:
     local = kept.root / "etc/kmodd/policy.d/05-local.conf"
     now = int(time.clock_gettime(time.CLOCK_BOOTTIME))

@@ -14,7 +14,7 @@ from kmodd.kernel.proc_modules import NOTHING_LOADED
 from kmodd.kernel.requester import Requester
 from kmodd.planning.denials import denials
 from kmodd.planning.plan import Plan
-from kmodd.planning.policy import Policy, PolicyQuery
+from kmodd.planning.policy import Policy, PolicyQuery, rules_in_force
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import options_of, resolve
 
@@ -50,6 +50,15 @@ def test_other_rules_keep_the_mode(mode: Mode, would: bool) -> None:
 def test_in_mode_enforce_the_first_rule_decides_whatever_its_file() -> None:
     rules = policy("enforce", ("/etc/kmodd/policy.d/01-x.conf", "allow *\n"), (LOCAL, "deny module=af_alg\n"))
     assert not rules.judge(ASKED, "af_alg").refused
+
+
+@pytest.mark.parametrize(("mode", "refused"), [("off", False), ("observe", False), ("enforce", True)])
+def test_a_mistake_in_the_local_file_refuses_other_modules_in_mode_enforce_only(mode: Mode, refused: bool) -> None:
+    """The control is the valid deny rule of the same file."""
+    parsed = policy_d.parse([ConfFile(LOCAL, "denyy module=x\ndeny module=af_alg\n")])
+    rules = Policy(mode, rules_in_force(parsed, None))
+    assert rules.judge(ASKED, "sctp").refused == refused
+    assert rules.judge(ASKED, "af_alg").refused
 
 
 @pytest.mark.parametrize(("uptime", "refused"), [(0.0, False), (99.9, False), (100.0, True), (1e6, True)])

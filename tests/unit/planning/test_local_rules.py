@@ -7,6 +7,7 @@ import pytest
 from kmodd.config.policy_d import Condition
 from kmodd.planning.local_rules import (
     HEADER,
+    MODPROBE_END,
     MODPROBE_HEADER,
     Change,
     denied_to_all,
@@ -74,13 +75,35 @@ def test_modprobe_d_has_lines_for_what_is_denied_to_all() -> None:
     text = forbid(forbid(forbid("", Change("b")), A), Change("c", WWW.whom))
     lines = modprobe_lines("", denied_to_all(text), {"b", "z"})
     assert lines == (
-        MODPROBE_HEADER + "blacklist a\ninstall a /bin/false\nblacklist b\ninstall b /bin/false\nsoftdep b pre:\n"
+        MODPROBE_HEADER
+        + "blacklist a\ninstall a /bin/false\nblacklist b\ninstall b /bin/false\nsoftdep b pre:\n"
+        + MODPROBE_END
     )
     assert modprobe_lines(lines, denied_to_all(text), {"b"}) == lines
     assert modprobe_lines(lines, ()) == ""
     foreign = "options x y=1\ninstall a /bin/true"
-    assert modprobe_lines(lines + foreign, ["a"]).endswith(f"install a /bin/false\n{foreign}")
+    assert modprobe_lines(lines + foreign, ["a"]).endswith(f"install a /bin/false\n{MODPROBE_END}{foreign}")
     assert modprobe_lines(lines + foreign, ()) == foreign
+
+
+def test_lines_of_others_in_modprobe_d_stay_though_they_look_like_own_ones() -> None:
+    foreign = "blacklist floppy\ninstall floppy /bin/false\n"
+    written = modprobe_lines(foreign, ["a"])
+    assert written == f"{MODPROBE_HEADER}blacklist a\ninstall a /bin/false\n{MODPROBE_END}{foreign}"
+    assert modprobe_lines(f"# first\n{written}", ()) == f"# first\n{foreign}"
+
+
+@pytest.mark.parametrize("condition", ["until=!5", "flag=!a", "flag=a", "uid=33"])
+def test_an_own_line_that_was_edited_stays_while_it_can_hold(condition: str) -> None:
+    text = f"allow  module=a {condition}  # by kmodd allow\n"
+    assert pruned(text, 9.0, frozenset()) == text
+
+
+@pytest.mark.parametrize("names", ["a,b", "!a", "a*"])
+def test_an_own_line_that_names_more_than_one_module_is_of_others(names: str) -> None:
+    text = f"deny   module={names}  # by kmodd deny\n"
+    assert denied_to_all(text) == ()
+    assert permit(text, Change("a")) == text
 
 
 @pytest.mark.parametrize(
