@@ -15,7 +15,7 @@ complete -c kmodd -n 'not count (__kmodd_verb) >/dev/null' -a '(kmodd complete v
 complete -c kmodd -n 'not count (__kmodd_verb) >/dev/null' -l version -d 'Show the version and the features'
 complete -c kmodd -n '__kmodd_is help' -a '(kmodd complete verbs 2>/dev/null)'
 complete -c kmodd -n 'count (__kmodd_verb) >/dev/null; and string match -q -- "-*" (commandline -ct)' -a '(kmodd complete options (__kmodd_verb)[1..2] 2>/dev/null)'
-complete -c kmodd -n '__kmodd_is why explain lookup wait' -F -a '(kmodd complete modules 2>/dev/null)'
+complete -c kmodd -n '__kmodd_is why explain lookup wait deny allow' -F -a '(kmodd complete modules 2>/dev/null)'
 complete -c kmodd -n '__kmodd_is history' -l module -x -a '(kmodd complete modules 2>/dev/null)'
 complete -c kmodd -n '__kmodd_is history' -l result -x -a '(kmodd complete results 2>/dev/null)'
 complete -c kmodd -n '__kmodd_is history' -l user -x -a '(__fish_complete_users)'

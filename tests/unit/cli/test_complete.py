@@ -88,6 +88,8 @@ def test_verbs_and_their_options_are_those_of_the_help(capsys: pytest.CaptureFix
         ("settle --ti", {"--timeout"}),
         ("why kvm_", {"kvm_intel"}),
         ("why --bo", {"--boot"}),
+        ("deny kvm_", {"kvm_intel"}),
+        ("check --benchmark st", {"stig"}),
         ("history --module kvm_", {"kvm_intel"}),
         ("history --result den", {"denied"}),
         ("history --directory /us", {"/usr"}),
