@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 
 import kmodd
 from kmodd.cli import byte_code
 from kmodd.cli.check_forms import json_of, junit_of, sarif_of, text_of
-from kmodd.cli.daemon_away import why_away_here
+from kmodd.cli.daemon_away import mend_here, why_away_here
 from kmodd.cli.daemon_tree import daemon_status, tree_of
-from kmodd.cli.explain import Question, Rules
+from kmodd.cli.explain import Rules
 from kmodd.cli.terminal import paint, show
 from kmodd.cli.verb import JSON, KERNEL, ROOT, Option, Verb
 from kmodd.dataclass import replace
@@ -19,13 +18,16 @@ from kmodd.errors import NoTree
 from kmodd.host.config_check import read_setup
 from kmodd.host.config_files import read_settings
 from kmodd.host.installation import read_installation
+from kmodd.host.kernel_facts import read_facts
 from kmodd.host.regular_files import read_file
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
+from kmodd.names import module_of_path
 from kmodd.planning.benchmarks import BENCHMARKS, Benchmark, parse
 from kmodd.planning.check import Report, Result
-from kmodd.planning.hardening import judge
+from kmodd.planning.hardening import Known, judge
 from kmodd.planning.lint import lint
+from kmodd.planning.module_truth import initcalls_of
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import options_of, resolve
 from kmodd.text import count_of, decode
@@ -45,8 +47,9 @@ VERB = Verb(
     "loader, the kernel's helper is its own, there is a module tree and tracefs), and with --benchmark that each "
     "module of a hardening benchmark is kept out. Each finding is followed by the command that mends it.\n\n"
     "A module is kept out if the kernel does not have it, and no request of root, a device or a process would bring "
-    "it. That is found by planning these requests, as the daemon and modprobe do. Root can load a file by insmod all "
-    "the same, unless loading is sealed. Checkers that search modprobe.d for a line disagree where the line is "
+    "it. That is found by planning these requests, as the daemon and modprobe do. Rules of policy.d count while the "
+    "daemon runs. Root can load a file by insmod all the same, unless loading "
+    "is sealed. Checkers that search modprobe.d for a line disagree where the line is "
     "without effect, where a module is loaded or part of the kernel image, or where the kernel has no such module.",
     (
         Option("--benchmark", f"{', '.join(BENCHMARKS)}, or a file with the name of a module in each line", "NAME"),
@@ -91,14 +94,22 @@ def main(argv: list[str]) -> int:
     try:
         tree.check()
     except NoTree as error:
-        package = f"apt-get install --reinstall linux-image-{tree.release}"
-        command = f"depmod {tree.release}" if tree.present(tree.directory) else package
+        package = "" if root else f"apt-get install --reinstall linux-image-{shlex.quote(tree.release)}"
+        command = _depmod(tree) if tree.present(tree.directory) else package
         results.append(Result("installation", "no-tree", str(error), command=command))
-        notes, status = [("hardening", "not known without a module tree")], 3
+        notes = [
+            ("configuration", "not checked without a module tree"),
+            ("hardening", "not known without a module tree"),
+        ]
+        status = 3
     else:
         snapshot = tree.quick_snapshot()
         configuration, warnings = _configuration(tree, snapshot)
-        hardening = list(_hardening(benchmark.modules, tree, snapshot)) if benchmark else []
+        hardening = (
+            list(_hardening(benchmark.modules, tree, snapshot, has_policy=is_running or bool(root)))
+            if benchmark
+            else []
+        )
         results += [*configuration, *_index(tree, snapshot)]  # behind all that reads the index
         if warnings:
             notes.append(("configuration", f"{count_of(warnings, 'warning')} of `kmodd lint`"))
@@ -106,6 +117,8 @@ def main(argv: list[str]) -> int:
             notes, status = [*notes, ("hardening", "not known with a damaged index")], 3
         else:
             results += hardening
+    if benchmark and not root and not is_running:
+        notes.append(("hardening", "rules of policy.d do not hold, as the daemon does not run"))
     if benchmark and status != 3:
         source = f" ({benchmark.source})" if benchmark.source else ""
         notes.append(("hardening", f"{benchmark.title}{source}, {count_of(len(benchmark.modules), 'module')}"))
@@ -140,6 +153,9 @@ def _benchmark(name: str) -> Benchmark | None:
     found, problems = parse(decode(data), name)
     for problem in problems:
         VERB.complain(f"Ignoring invalid line: {problem}")
+    if not found.modules:
+        VERB.complain(f"benchmark {name!r} names no module")
+        return None
     return found
 
 
@@ -149,10 +165,8 @@ def _installation(*, is_running: bool) -> Iterator[Result]:
         yield Result("installation", "service", "the daemon is running", is_met=True)
     else:
         reason = why_away_here() or "there is no systemd"
-        command = re.search(r"run `([^`]+)`", reason)
-        text = f"the daemon is not running: {reason}"
-        yield Result("installation", "service", text, command=command[1] if command else "kmodd run")
-    yield from read_installation(is_running=is_running)
+        yield Result("installation", "service", f"the daemon is not running: {reason}", command=mend_here())
+    yield from read_installation(is_running=is_running, has_helper=read_settings("").kernel_requests)
     if stale := byte_code.stale():
         text = f"{stale[0]}: {stale[1]}"
         yield Result("installation", "byte-code", text, command="apt-get install --reinstall kmodd")
@@ -166,7 +180,8 @@ def _configuration(tree: Tree, snapshot: Snapshot) -> tuple[list[Result], int]:
         if finding.severity != "error":
             continue
         line = f"+{finding.at.line} " if finding.at.line else ""
-        command = f"editor {line}{shlex.quote(finding.at.file)}"
+        path = tree.root + finding.at.file
+        command = f"editor {line}{shlex.quote(path)}" if path.isprintable() else ""
         if finding.at.file == "/proc/cmdline":
             command = "editor /etc/default/grub && update-grub"
         results.append(Result("configuration", finding.code, finding.text, command=command, at=finding.at))
@@ -176,42 +191,62 @@ def _configuration(tree: Tree, snapshot: Snapshot) -> tuple[list[Result], int]:
 def _index(tree: Tree, snapshot: Snapshot) -> list[Result]:
     """Return what is damaged in the module index."""
     problems = snapshot.catalog.problems
-    command = f"depmod {tree.release}"
+    command = _depmod(tree)
     return [Result("installation", "index", str(problem), command=command) for problem in problems]
 
 
-def _hardening(modules: Sequence[str], tree: Tree, snapshot: Snapshot) -> Iterator[Result]:
-    loaded, catalog = tree.loaded(), snapshot.catalog
-    rules = Rules(tree, read_settings(tree.root))
-    aliases = _aliases(modules, snapshot)
+def _depmod(tree: Tree) -> str:
+    where = f"-b {shlex.quote(tree.root)} " if tree.root else ""
+    return f"depmod {where}{shlex.quote(tree.release)}"
 
-    def plan(name: str, origin: Origin) -> Plan:
-        options = replace(options_of(origin), blocked=True, ignore_loaded=True)
-        judge_of = rules.judge_of(Question(name, "modalias", (name,), origin), name)
-        return resolve(Request(name, origin), snapshot, loaded, options, tree.present, judge_of, tree.foreign)
 
-    def denied(asked: Plan, name: str) -> set[str]:
-        found = rules.denials_of(Question(name, "alias", (name,), "request"), asked)
-        return {kind for denial in found if denial.mode == "enforce" for kind in denial.whom}
+def _hardening(modules: Sequence[str], tree: Tree, snapshot: Snapshot, *, has_policy: bool) -> Iterator[Result]:
+    """Yield the state of each module. has_policy: rules of policy.d hold, as the daemon runs."""
+    loaded, catalog, root = tree.loaded(), snapshot.catalog, tree.root
+    rules, aliases, options = (
+        Rules(tree, read_settings(root)),
+        _aliases(modules, snapshot),
+        f"--root {root} " if root else "",
+    )
+    is_closed = read_facts(root).modules_disabled
+    symbols = decode(read_file(f"{root}/proc/kallsyms") or b"").splitlines()
+    knows_builtin = any(tree.present(f"{tree.directory}/modules.builtin{end}") for end in ("", ".bin"))
+
+    def plan(name: str, origin: Origin, kind: str) -> Plan:
+        resolving = replace(options_of(origin), blocked=True, ignore_loaded=True)
+        judge_of = rules.judge_as(origin, name, kind) if has_policy else None
+        return resolve(Request(name, origin), snapshot, loaded, resolving, tree.present, judge_of, tree.foreign)
 
     for name in modules:
-        is_builtin = catalog.is_builtin(name)
-        state = loaded.state(name) or ("builtin" if is_builtin else "")
-        is_known = catalog.dep(name) is not None
-        found = judge(name, state, is_known=is_known, aliases=aliases[name], plan=plan, denied=denied)
-        command = (
-            "" if found.is_met else f"kmodd deny {name}{f' && modprobe -r {name}' if found.state == 'loaded' else ''}"
-        )
-        yield Result("hardening", name, found.text, found.is_met, command)
+        state = loaded.state(name) or ("builtin" if catalog.is_builtin(name) else "")
+        in_tree = catalog.dep(name) is not None
+        found = judge(Known(name, state, in_tree, tuple(aliases[name]), knows_builtin, is_closed), plan)
+        command = f"kmodd deny {options}{name}" if found.state in ("loadable", "loaded", "uncertain") else ""
+        if found.state == "loaded" and not root:
+            command += f" && modprobe -r {name}"
+        text = found.text
+        if found.state == "builtin" and (calls := initcalls_of(symbols, name)):
+            text = f"{text}; initcall_blacklist={','.join(calls)} on the kernel command line keeps it from starting"
+            command = "" if root else "editor /etc/default/grub && update-grub && systemctl reboot"
+        yield Result("hardening", name, text, found.is_met, command)
 
 
 def _aliases(modules: Sequence[str], snapshot: Snapshot) -> dict[str, list[str]]:
-    """Return the patterns that match each of some modules, in the index and in modprobe.d."""
+    """Return the patterns that match each of some modules, by index and modprobe.d; then of those that need it."""
     found: dict[str, list[str]] = {name: [] for name in modules}
+    users: dict[str, list[str]] = {}
+    for user in snapshot.catalog.names():
+        line = snapshot.catalog.dep(user)
+        for path in line.deps if line else ():
+            if (needed := module_of_path(path)) in found:
+                users.setdefault(str(user), []).append(needed)
     entries = [*snapshot.catalog.dump("modules.alias")]
     entries += [(alias.pattern, alias.module) for alias in snapshot.config.aliases]
+    later: dict[str, list[str]] = {name: [] for name in modules}
     for pattern, module in entries:
-        name = module.replace("-", "_")
-        if name in found:
-            found[name].append(pattern)
-    return found
+        owner = module.replace("-", "_")
+        if owner in found:
+            found[owner].append(pattern)
+        for each in users.get(owner, ()):
+            later[each].append(pattern)
+    return {each: found[each] + later[each] for each in modules}

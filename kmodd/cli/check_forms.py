@@ -19,7 +19,7 @@ def text_of(report: Report) -> list[tuple[str, Colour]]:
         left = sum(not result.is_met for result in own)
         notes = [note for name, note in report.notes if name == area]
         head = "; ".join([*notes, count_of(left, "finding") if left else "no finding"] if own or not notes else notes)
-        lines.append((f"{area}: {head}", "bold"))
+        lines.append((printable(f"{area}: {head}"), "bold"))
         for result in own:
             lines.append((printable(f"  {result.sentence}"), "green" if result.is_met else "red"))
             if result.command:
@@ -29,7 +29,8 @@ def text_of(report: Report) -> list[tuple[str, Colour]]:
 
 def json_of(report: Report) -> str:
     """Return an object a line for each result."""
-    return "".join(
+    notes = [json.dumps({"area": area, "note": _xml(note)}) + "\n" for area, note in report.notes]
+    return "".join(notes) + "".join(
         json.dumps({
             "area": each.area, "subject": each.subject, "met": each.is_met, "text": each.text,
             "file": each.at.file if each.at else None, "line": (each.at.line or None) if each.at else None,

@@ -32,6 +32,24 @@ def why_away_here() -> str:
     return why_away(_unit(), decode(read_file(cmdline.PATH) or b""))
 
 
+def mend_here() -> str:
+    """Return the command that starts the service of this machine; empty: there is none, or it is starting."""
+    return mend_of(_unit(), decode(read_file(cmdline.PATH) or b""))
+
+
+def mend_of(unit: Mapping[str, str], command_line: str) -> str:
+    """Return the command for what `why_away` says; empty: there is none."""
+    if not unit or unit.get("LoadState") == "not-found" or unit.get("ActiveState") in ("activating", "reloading"):
+        return ""
+    if unit.get("LoadState") == "masked":
+        return "systemctl unmask kmodd && systemctl enable --now kmodd"
+    if "kmodd=off" in command_line.split():
+        return "editor /etc/default/grub && update-grub && systemctl reboot"
+    if unit.get("ActiveState") in ("failed", "active"):
+        return "systemctl restart kmodd"
+    return "systemctl enable --now kmodd" if unit.get("UnitFileState") == "disabled" else "systemctl start kmodd"
+
+
 def why_away(unit: Mapping[str, str], command_line: str) -> str:
     """Return why the service does not run, and the command for it; empty without systemd.
 

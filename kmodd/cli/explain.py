@@ -185,6 +185,18 @@ class Rules:
         query = self._now(query)
         return lambda module: policy.judge(query, module)
 
+    def judge_as(self, origin: Origin, name: str, kind: str) -> Judge | None:
+        """Return the judge of what a kind of ASKERS requests, or a device for an empty one; None: all is allowed."""
+        from kmodd.planning.denials import ASKERS  # only where there are rules
+
+        policy = Policy(self._mode, self._rules)
+        if not policy.refuses:
+            return None
+        bus = name.partition(":")[0] if not kind else ""
+        origin = origin if kind else "uevent"
+        query = self._now(PolicyQuery(origin, name, "running", bus, requester=ASKERS.get(kind)))
+        return lambda module: policy.judge(query, module)
+
     def have_denials(self, question: Question) -> bool:
         """Return whether `denials_of` may find any."""
         return bool(self._rules) and question.kind in ("module", "alias")

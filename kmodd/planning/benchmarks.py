@@ -35,12 +35,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         (
             "cramfs", "dccp", "freevxfs", "hfs", "hfsplus", "jffs2", "rds", "sctp", "tipc", "udf", "usb_storage",
         ),
-        "scap-security-guide 0.1.65, ssg-ubuntu2204-xccdf.xml, profile cis_level2_server",
+        "scap-security-guide 0.1.65, ssg-ubuntu2204-xccdf.xml, profile cis_level2_server; BSD-3-Clause",
     ),
     "stig": Benchmark(
         "DISA STIG for Red Hat Enterprise Linux 8",
         ("atm", "bluetooth", "can", "cramfs", "firewire_core", "sctp", "tipc", "usb_storage"),
-        "scap-security-guide 0.1.65, ssg-rhel8-xccdf.xml, profile stig",
+        "scap-security-guide 0.1.65, ssg-rhel8-xccdf.xml, profile stig; BSD-3-Clause",
     ),
 }  # fmt: skip
 """Name on the command line → benchmark."""

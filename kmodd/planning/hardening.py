@@ -10,19 +10,39 @@ import re
 
 from kmodd.dataclass import dataclass
 from kmodd.planning.denials import ASKERS
-from kmodd.planning.plan import Skip
+from kmodd.planning.explain import effect_of
+from kmodd.planning.plan import Insmod, Install, Skip
+from kmodd.planning.refusals import refusal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from kmodd.planning.plan import Plan
     from kmodd.planning.request import Origin
 
-    Planner = Callable[[str, Origin], Plan]
+    Planner = Callable[[str, Origin, str], Plan]
+    """Returns the plan for a name, of an origin, for a kind of ASKERS."""
 
-_TRIED = 16
-"""Aliases of a kind that are planned at most: those of one module differ in numbers of vendors and products."""
+_KERNEL_NAMES = re.compile(r"(net_pf|char_major|block_major|fs|binfmt|rtnl_link|crypto|iosched|tcp)_")
+"""How names begin that the kernel requests; an index has them with `_`."""
+_NUMBERED = ("net_pf_", "char_major_", "block_major_")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a module, beside the plans."""
+
+    name: str
+    state: str
+    """`live`, `coming`, `going`, `builtin`; empty: the kernel does not have it."""
+    in_tree: bool
+    aliases: tuple[str, ...] = ()
+    """The patterns that match it, and those of the modules that need it."""
+    knows_builtin: bool = True
+    """The tree says which modules are part of the kernel image."""
+    is_closed: bool = False
+    """kernel.modules_disabled is set: the kernel takes no module until the next boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +51,7 @@ class Hardening:
 
     module: str
     state: str
-    """absent, builtin, loaded, loadable or blocked."""
+    """absent, unknown, builtin, loaded, loadable, uncertain or blocked."""
     text: str
 
     @property
@@ -40,66 +60,90 @@ class Hardening:
         return self.state in ("absent", "blocked")
 
 
-def judge(
-    module: str,
-    state: str,
-    *,
-    is_known: bool,
-    aliases: Sequence[str],
-    plan: Planner,
-    denied: Callable[[Plan, str], Collection[str]],
-) -> Hardening:
-    """Return whether a module is kept out.
-
-    state: `live`, `coming`, `going`, `builtin`; empty: the kernel does not have it. is_known: the module tree has it.
-    aliases: the patterns that match it. plan: returns the plan for a request. denied: the kinds of ASKERS to which the
-    policy denies a request with this plan.
-    """  # fmt: skip
-    if state == "builtin":
-        return Hardening(module, "builtin", "part of the kernel image")
-    if not state and not is_known:
-        return Hardening(module, "absent", "not in the module tree")
-    ways = "; ".join(_ways(module, aliases, plan, denied))
-    if state:
-        return Hardening(module, "loaded", f"loaded now; {f'can be loaded by {ways}' if ways else 'else kept out'}")
+def judge(known: Known, plan: Planner) -> Hardening:
+    """Return whether a module is kept out."""
+    module = known.name
+    if known.state == "builtin":
+        return Hardening(module, "builtin", "part of the kernel image: no configuration of modules keeps it out")
+    ways = "; ".join(_ways(known, plan))
+    if known.state:
+        again = "it is kept out once it is removed"
+        if ways:
+            again = f"it can be loaded again by {ways}"
+        return Hardening(module, "loaded", f"loaded now; {again}")
+    if known.is_closed:
+        more = f"; else it can be loaded by {ways}" if ways else ""
+        return Hardening(module, "blocked", f"kernel.modules_disabled=1 until the next boot{more}")
     if ways:
         return Hardening(module, "loadable", f"can be loaded by {ways}")
-    own = (skip for goal in plan(module, "operator").goals for skip in goal.entries if isinstance(skip, Skip))
-    why = next((skip.why() for skip in own if skip.module == module), "nothing loads it")
-    return Hardening(module, "blocked", why)
+    return _kept_out(known, plan(module, "operator", "root"))
 
 
-def _ways(
-    module: str, aliases: Sequence[str], plan: Planner, denied: Callable[[Plan, str], Collection[str]]
-) -> Iterator[str]:
+def _kept_out(known: Known, named: Plan) -> Hardening:
+    """Return the answer for a module that no request brings. named: the plan of root for its name."""
+    entries = [entry for goal in named.goals for entry in goal.entries if entry.module == known.name]
+    for entry in entries:
+        if isinstance(entry, Install) and (refusal := refusal_of(entry.command)) and not refusal.is_certain:
+            return Hardening(known.name, "uncertain", f"{effect_of(entry)}: install at {entry.at}")
+    if not known.in_tree and not known.knows_builtin:
+        text = "not in the module tree, which does not say what is part of the kernel image: no modules.builtin"
+        return Hardening(known.name, "unknown", text)
+    skips = [skip.why() for goal in named.goals for skip in goal.entries if isinstance(skip, Skip) and skip in entries]
+    if not known.in_tree and not skips:
+        return Hardening(known.name, "absent", "not in the module tree")
+    others = [skip.why() for goal in named.goals for skip in goal.entries if isinstance(skip, Skip)]
+    return Hardening(known.name, "blocked", next(iter([*skips, *others]), "nothing loads it"))
+
+
+def _ways(known: Known, plan: Planner) -> Iterator[str]:
     """Yield by whom a module can be loaded, and by what name: `root (modprobe cramfs)`."""
-    if _comes(plan(module, "operator"), module):
-        yield f"root (modprobe {module})"
-    by_devices = [alias for alias in aliases if ":" in alias][:_TRIED]
-    for alias in by_devices:
-        if _comes(plan(example_of(alias), "coldplug"), module):
-            yield f"devices ({alias}{_more(by_devices)})"
+    module = known.name
+    named = plan(module, "operator", "root")
+    if _goal_with(named, module):
+        commands = [step for step in named.steps if isinstance(step, Install) and step.module == module]
+        effect = f", install at {commands[0].at}: {effect_of(commands[0])}" if commands else ""
+        yield f"root (modprobe {module}{effect})"
+    for alias in filter(_is_of_device, known.aliases):
+        if goal := _goal_with(plan(example_of(alias), "coldplug", ""), module):
+            yield f"devices ({alias}{_dependency(goal, module)})"
             break
-    by_processes = [alias for alias in aliases if ":" not in alias][:_TRIED]
-    for alias in by_processes:
-        asked = plan(example_of(alias), "request")
-        whom = [kind for kind in ASKERS if kind not in denied(asked, example_of(alias))]
-        if whom and _comes(asked, module):
-            yield f"processes of {', '.join(whom)} ({alias}{_more(by_processes)})"
-            break
+    whom: dict[str, str] = {}
+    for alias in known.aliases:
+        if _is_of_device(alias) or len(whom) == len(ASKERS):
+            continue
+        for kind in ASKERS:
+            if kind not in whom and (goal := _goal_with(plan(example_of(alias), "request", kind), module)):
+                whom[kind] = f"{_spelled(alias)}{_dependency(goal, module)}"
+    for name in dict.fromkeys(whom.values()):
+        yield f"processes of {', '.join(kind for kind in ASKERS if whom.get(kind) == name)} ({name})"
 
 
-def _more(aliases: Sequence[str]) -> str:
-    return " and others" if len(aliases) > 1 else ""
+def _is_of_device(alias: str) -> bool:
+    return ":" in alias and not alias.startswith("devname:")
 
 
-def _comes(plan: Plan, module: str) -> bool:
-    """Return whether a plan brings a module; one that is blacklisted for this kind of request does not come."""
-    return any(
-        goal.comes and not any(isinstance(x, Skip) and x.reason == "blacklisted" for x in goal.entries)
-        for goal in plan.goals
-        if goal.module == module
-    )
+def _dependency(goal: str, module: str) -> str:
+    return f", as {goal} needs it" if goal != module else ""
+
+
+def _goal_with(plan: Plan, module: str) -> str:
+    """Return the goal of a plan that brings a module; empty: none. What is blacklisted for it does not come."""
+    for goal in plan.goals:
+        own = [entry for entry in goal.entries if entry.module == goal.module]
+        if not goal.comes or any(isinstance(entry, Skip) and entry.reason == "blacklisted" for entry in own):
+            continue
+        if any(entry.module == module and isinstance(entry, Insmod | Install) for entry in goal.entries):
+            return goal.module
+    return ""
+
+
+def _spelled(alias: str) -> str:
+    """Return a name as the kernel requests it."""
+    found = _KERNEL_NAMES.match(alias)
+    if not found:
+        return alias
+    end = len(alias) if alias.startswith(_NUMBERED) else found.end()
+    return alias[:end].replace("_", "-") + alias[end:]
 
 
 def example_of(pattern: str) -> str:

@@ -16,7 +16,7 @@ def root(tmp_path: Path) -> Path:
         ("proc/sys/kernel/modprobe", "/usr/sbin/modprobe\n"),
         ("usr/lib/kmodd/kmodd-request", "helper"),
         ("run/udev/rules.d/80-drivers.rules", "# kmodd\n"),
-        ("sys/kernel/tracing/trace", ""),
+        ("proc/mounts", "tracefs /sys/kernel/tracing tracefs rw 0 0\n"),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -44,6 +44,10 @@ def test_another_helper_is_found_while_the_daemon_runs(root: Path) -> None:
     assert findings(root, is_running=False) == {}
     (root / "proc/sys/kernel/modprobe").write_text("\n")
     assert list(findings(root, is_running=False)) == ["helper"]
+    assert (
+        read_installation(str(root), is_running=False, has_helper=False)
+        == read_installation(str(root), is_running=False)[1:]
+    ), "KernelRequests=no"
 
 
 def test_udevd_loads_modules_too(root: Path) -> None:
@@ -51,24 +55,27 @@ def test_udevd_loads_modules_too(root: Path) -> None:
     assert findings(root) == {"two-loaders": "systemctl restart kmodd"}
     assert findings(root, is_running=False) == {}
     (root / "etc/udev/rules.d").mkdir(parents=True)
-    (root / "etc/udev/rules.d/80-drivers.rules").touch()
+    override = root / "etc/udev/rules.d/80-drivers.rules"
+    override.touch()
     assert findings(root) == {"two-loaders": "rm /etc/udev/rules.d/80-drivers.rules"}
+    override.unlink()
+    override.symlink_to("/dev/null")
+    assert findings(root) == {}, "masked by the administrator"
 
 
 def test_tracefs_and_a_closed_kernel(root: Path) -> None:
-    (root / "sys/kernel/tracing/trace").unlink()
+    """A closed kernel is what `kmodd seal --permanent` makes, and no finding."""
+    (root / "proc/mounts").write_text("proc /proc proc rw 0 0\n")
     (root / "proc/sys/kernel/modules_disabled").write_text("1\n")
-    assert findings(root) == {
-        "tracefs": "systemctl start sys-kernel-tracing.mount", "modules-disabled": "systemctl reboot",
-    }  # fmt: skip
+    assert findings(root) == {"tracefs": "systemctl start sys-kernel-tracing.mount"}
 
 
 @pytest.mark.parametrize(
     ("package", "finding"),
     [
         ("kmodd", {}),
-        (":", {"diversion": "dpkg-divert --remove /usr/sbin/modprobe"}),
-        ("other", {"diversion": "dpkg-divert --remove /usr/sbin/modprobe"}),
+        (":", {"diversion": "dpkg-divert --rename --remove /usr/sbin/modprobe"}),
+        ("other", {"diversion": "dpkg-divert --rename --remove /usr/sbin/modprobe"}),
     ],
 )
 def test_a_diversion_of_modprobe(root: Path, package: str, finding: dict[str, str]) -> None:
