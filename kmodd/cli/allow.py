@@ -11,6 +11,7 @@ import time
 from kmodd.cli.local_edit import (
     DRY_RUN,
     FOR,
+    ROOT,
     WrongName,
     carry_out,
     check_no_alias,
@@ -23,14 +24,15 @@ from kmodd.cli.local_edit import (
     show,
     whom_of,
 )
-from kmodd.cli.verb import JSON, KERNEL, NOT_RUNNING, ROOT, SOCKET, Given, Option, Verb
+from kmodd.cli.verb import JSON, KERNEL, NOT_RUNNING, SOCKET, Given, Option, Verb
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_settings
 from kmodd.host.local_files import Edit, EditError, locked, read_text, set_flag
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.tree import Tree
-from kmodd.planning.local_rules import ONCE, Change, denied_to_all, permit, pruned
+from kmodd.names import module_of_path
+from kmodd.planning.local_rules import ONCE, Change, denied_to_all, permit, pruned, without_allows
 from kmodd.planning.module_truth import why_blocked
 from kmodd.text import printable
 
@@ -45,9 +47,9 @@ _WAYS = ("once", "for-seconds", "until-boot")
 _MOST_SECONDS = 10**9
 VERB = Verb(
     "allow",
-    "Take back what `kmodd deny` wrote of modules; where another rule of policy.d denies them, write one that allows "
-    f"them. With a time limit the rules stay, and an exception is written into {TEMPORARY}: what is loaded meanwhile "
-    "stays loaded.",
+    "Take back what `kmodd deny` wrote of modules, for all: also what it wrote for some; where another rule of "
+    "policy.d denies them, write one that allows them. With a time limit the rules stay, and an exception is written "
+    f"into {TEMPORARY}: what is loaded meanwhile stays loaded.",
     (
         FOR,
         Option("--once", "for a single load"),
@@ -120,7 +122,7 @@ class _Exception:
             snapshot = self._snapshot()
             if snapshot:
                 check_no_alias(self._modules, snapshot)
-            edits, is_changed = self._edit(way, snapshot)
+            edits, is_changed = self._edit(way)
         except WrongName as error:
             VERB.complain(str(error))
             return 1
@@ -144,17 +146,17 @@ class _Exception:
             return None
         return self._tree.quick_snapshot()
 
-    def _edit(self, way: str, snapshot: Snapshot | None) -> tuple[tuple[Edit, ...], bool]:
+    def _edit(self, way: str) -> tuple[tuple[Edit, ...], bool]:
         """Write the files, unless it is a dry run. Returns the edits, and whether they change something."""
         root = self._tree.root
         if "dry-run" in self._given:
-            edits = self._edits(way, snapshot, is_dry=True)
+            edits = self._edits(way, is_dry=True)
             return edits, any(edit.before != edit.after for edit in edits)
         with locked(root):
-            edits = self._edits(way, snapshot, is_dry=False)
+            edits = self._edits(way, is_dry=False)
             return edits, carry_out(root, edits)
 
-    def _edits(self, way: str, snapshot: Snapshot | None, *, is_dry: bool) -> tuple[Edit, ...]:
+    def _edits(self, way: str, *, is_dry: bool) -> tuple[Edit, ...]:
         root = self._tree.root
         local, temporary = read_text(root, LOCAL), read_text(root, TEMPORARY)
         rules = Edit(LOCAL, local, local)
@@ -165,9 +167,10 @@ class _Exception:
                 limited = self._limited(way, change, rules, limited, is_dry=is_dry)
                 continue
             rules = Edit(LOCAL, local, permit(rules.after, change))
+            limited = Edit(TEMPORARY, temporary, without_allows(limited.after, change))
             if self._denial(module, (rules, limited)):
                 rules = Edit(LOCAL, local, permit(rules.after, change, needs_rule=True))
-        return edits_of(root, rules, limited, snapshot)
+        return edits_of(root, rules, limited)
 
     def _limited(self, way: str, change: Change, rules: Edit, limited: Edit, *, is_dry: bool) -> Edit:
         """Return the edit of the temporary rules with an exception, if the module is denied without one."""
@@ -205,6 +208,10 @@ class _Exception:
         found = {}
         for module in self._modules:
             found[module] = self._denial(module, edits)
+            line = snapshot.catalog.dep(module) if snapshot else None
+            for dep in map(str, map(module_of_path, line.deps if line else ())):
+                if not found[module] and (why := self._denial(dep, edits)):
+                    found[module] = f"that of {dep}, which it needs: {why}"
             if not found[module] and snapshot:
                 found[module] = why_blocked(module, snapshot, self._tree.present)
         return found
@@ -215,6 +222,8 @@ class _Exception:
             print("Nothing to change: no rule has to be taken back or written")
         elif way:
             print("What is loaded meanwhile stays loaded; while kmodd does not run, modprobe.d denies it again")
+        elif denied := [module for module in self._modules if module in denied_to_all(edits[0].after)]:
+            print(f"While kmodd does not run, modprobe.d denies {' '.join(denied)} to all")
         for module, why in still.items():
             if why:
                 print(printable(f"{module} is still kept out by {why}"))

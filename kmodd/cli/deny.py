@@ -10,6 +10,7 @@ from kmodd.cli.deny_facts import truth_of
 from kmodd.cli.local_edit import (
     DRY_RUN,
     FOR,
+    ROOT,
     WrongName,
     carry_out,
     check_no_alias,
@@ -22,7 +23,7 @@ from kmodd.cli.local_edit import (
     show,
     whom_of,
 )
-from kmodd.cli.verb import JSON, KERNEL, ROOT, SOCKET, Given, Option, Verb
+from kmodd.cli.verb import JSON, KERNEL, SOCKET, Given, Option, Verb
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_settings
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 VERB = Verb(
     "deny",
     f"Forbid modules: write a rule into {LOCAL}, which is enforced whatever Policy= says, and for all also lines into "
-    "modprobe.d, which hold while kmodd is stopped, crashed or upgraded. Then say whether "
-    "the module is loaded or built in, what would have brought it, and who can still load it.",
+    "modprobe.d, which hold while kmodd is stopped, crashed or upgraded. A rule for all replaces those for some. "
+    "Then say whether the module is loaded or built in, what would have brought it, and who can still load it.",
     (
         FOR,
         Option("--why", "the reason, such as a CVE, for the comment of the rule", "TEXT"),
@@ -61,7 +62,11 @@ VERB = Verb(
     "MODULE…",
     (
         (0, "the rules are written, or were there"),
-        (1, "nothing is written: --force is missing, a name is that of an alias, or a file cannot be written"),
+        (
+            1,
+            "nothing is written, as --force is missing, a name is that of an alias, or a file cannot be written; or a "
+            "rule of an earlier file allows a module all the same",
+        ),
     ),
     (
         ("deny algif_aead --why CVE-2026-31431", "Keep this module out, for all."),
@@ -125,11 +130,12 @@ class _Denial:
             return 1
         is_dry = "dry-run" in self._given
         runs = not self._tree.root and not is_dry and reload(self._given.get("socket", CONTROL_SOCKET), VERB)
+        exceptions = {module: self._exception(edits, module) for module in self._modules}
         if "json" in self._given:
-            self._print_json(edits, is_changed, runs)
+            self._print_json(edits, is_changed, runs, exceptions)
         else:
-            self._print(edits, is_changed, runs)
-        return 0
+            self._print(edits, is_changed, runs, exceptions)
+        return 1 if any(exceptions.values()) else 0
 
     def _read_tree(self) -> Snapshot | None:
         try:
@@ -166,7 +172,7 @@ class _Denial:
             change = Change(module, self._whom, self._given.get("why"))
             after = forbid(after, change)
             ended = without_allows(ended, change)
-        return edits_of(root, Edit(LOCAL, local, after), Edit(TEMPORARY, temporary, ended), self._snapshot)
+        return edits_of(root, Edit(LOCAL, local, after), Edit(TEMPORARY, temporary, ended))
 
     # -- the answer --------------------------------------------------------------------------------------------
 
@@ -191,21 +197,20 @@ class _Denial:
             else (f"A rule of an earlier file allows {module} all the same; see `kmodd policy test {module}`")
         )
 
-    def _print(self, edits: Sequence[Edit], is_changed: bool, runs: bool) -> None:
-        if "dry-run" not in self._given:
+    def _print(self, edits: Sequence[Edit], is_changed: bool, runs: bool, exceptions: dict[str, str]) -> None:
+        for why in filter(None, exceptions.values()):
+            print(printable(why))
+        if "dry-run" not in self._given and not all(exceptions.values()):
             print(self._scope(runs))
         show(edits)
         if not is_changed:
             print("Nothing to change: the rules are there already")
         for module in self._modules:
-            lines = [self._exception(edits, module)]
-            if self._snapshot:
-                lines += sentences(truth_of(module, self._tree, self._snapshot))
-            for line in filter(None, lines):
+            for line in sentences(truth_of(module, self._tree, self._snapshot)) if self._snapshot else ():
                 print(printable(line))
         sys.stdout.flush()
 
-    def _print_json(self, edits: Sequence[Edit], is_changed: bool, runs: bool) -> None:
+    def _print_json(self, edits: Sequence[Edit], is_changed: bool, runs: bool, exceptions: dict[str, str]) -> None:
         for module in self._modules:
             facts = as_object(truth_of(module, self._tree, self._snapshot)) if self._snapshot else None
             print(
@@ -216,7 +221,7 @@ class _Denial:
                         "changed": is_changed and "dry-run" not in self._given,
                         "files": [edit.path for edit in edits if edit.before != edit.after],
                         "daemon_runs": runs,
-                        "exception": self._exception(edits, module) or None,
+                        "exception": exceptions[module] or None,
                         "facts": facts,
                     }
                 )

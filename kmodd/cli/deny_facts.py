@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from functools import lru_cache
 
-from kmodd.config.modprobe_d import DENY_FILE
 from kmodd.host.journalctl import Query, journal_records
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.regular_files import read_file
@@ -18,6 +18,7 @@ from kmodd.planning.module_truth import (
     bringers_of,
     initcalls_of,
     loaded_module,
+    overrides_of,
     why_kernel_refuses,
 )
 from kmodd.text import decode
@@ -37,7 +38,6 @@ def truth_of(module: str, tree: Tree, snapshot: Snapshot) -> Truth:
     symbols = decode(read_file(f"{tree.root}/proc/kallsyms") or b"").splitlines() if is_builtin else []
     askers, history = _askers(module) if not tree.root else ((), "it is that of another machine")
     initrds, problem = _initrds(module, tree.release) if not tree.root else (None, "it is that of another machine")
-    own = snapshot.lines.softdeps(module)
     return Truth(
         module,
         loaded_module(tree.loaded(), module),
@@ -47,17 +47,13 @@ def truth_of(module: str, tree: Tree, snapshot: Snapshot) -> Truth:
         aliases,
         users,
         softdeps,
-        str(own[0].at) if own and own[0].at.file != DENY_FILE and not _keeps_install(snapshot) else "",
+        overrides_of(module, snapshot),
         askers,
         history,
         why_kernel_refuses(read_facts(tree.root)),
         initrds,
         problem,
     )
-
-
-def _keeps_install(snapshot: Snapshot) -> bool:
-    return snapshot.config.extensions.softdep_keeps_install
 
 
 def _askers(module: str) -> tuple[tuple[tuple[str, int], ...], str]:
@@ -75,18 +71,26 @@ def _initrds(module: str, release: str) -> tuple[tuple[str, ...] | None, str]:
         path for path in (f"/boot/initrd.img-{release}", f"/boot/initramfs-{release}.img") if os.path.exists(path)
     ]
     if not images:
-        return (), ""
+        return None, f"/boot has no initrd.img-{release} or initramfs-{release}.img"
     program = shutil.which("lsinitramfs") or shutil.which("lsinitrd")
     if program is None:
         return None, f"no lsinitramfs for {images[0]}"
-    names = {f"{name}.ko" for name in (module, module.replace("_", "-"))}
     carrying = []
     for image in images:
-        try:
-            done = subprocess.run([program, image], capture_output=True, timeout=_LIMIT, check=True)
-        except (OSError, subprocess.SubprocessError):
+        modules = _modules_of(program, image)
+        if modules is None:
             return None, f"{program} cannot read {image}"
-        files = [line.rpartition("/")[2] for line in decode(done.stdout).splitlines()]
-        if any(file.partition(".ko")[0] + ".ko" in names for file in files if ".ko" in file):
+        if module in modules:
             carrying.append(image)
     return tuple(carrying), ""
+
+
+@lru_cache(maxsize=8)
+def _modules_of(program: str, image: str) -> frozenset[str] | None:
+    """Return the modules in an initrd, with `_`; None: it cannot be read. It is unpacked once for all names."""
+    try:
+        done = subprocess.run([program, image], capture_output=True, timeout=_LIMIT, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    files = [line.rpartition("/")[2] for line in decode(done.stdout).splitlines()]
+    return frozenset(file.partition(".ko")[0].replace("-", "_") for file in files if ".ko" in file)

@@ -20,7 +20,7 @@ from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.kernel.requester import Requester
 from kmodd.planning.denials import ASKERS
 from kmodd.planning.local_rules import denied_to_all, is_module_name, modprobe_lines
-from kmodd.planning.policy import Policy, PolicyDecision, PolicyQuery
+from kmodd.planning.policy import Policy, PolicyDecision, PolicyQuery, rules_in_force
 from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from kmodd.config.policy_d import Mode, Rule
 
 FOR = Option("--for", "all (default), a user, or a systemd unit such as backup.service", "WHO")
+ROOT = Option("--root", "prefix of all paths that are read and written", "DIR")
 DRY_RUN = Option("-n, --dry-run", "show the changes of the files, and change nothing")
 
 
+_IS_CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,}", re.ASCII | re.IGNORECASE).fullmatch
 _UNIT_TYPES = ("service", "scope", "slice", "socket", "mount", "swap")
 """Types of units that have a cgroup."""
 
@@ -45,14 +47,18 @@ class WrongName(Exception):
 def modules_of(operands: Sequence[str], source: str = "") -> list[str]:
     """Return the modules that are named, each once, with `_`.
 
-    source: a file with names, `-` for standard input, with comments after `#`; empty: none. Raises WrongName, OSError.
+    source: a file with names, `-` for standard input, with comments after `#`; numbers of CVEs among them are skipped.
+    Empty: none. Raises WrongName, OSError.
     """
     words = list(operands)
     if source:
         text = decode(read_given(0 if source == "-" else source))
-        words += [word for line in text.splitlines() for word in line.partition("#")[0].split()]
+        found = [word for line in text.splitlines() for word in line.partition("#")[0].split()]
+        words += [word for word in found if not _IS_CVE(word)]
+        if not words:
+            raise WrongName(f"{source} names no module")
     for word in words:
-        if not is_module_name(word):
+        if not is_module_name(word) or _IS_CVE(word):
             raise WrongName(f"{word!r} is no name of a module; write a rule for a pattern (kmodd-policy(5))")
     return list(dict.fromkeys(word.replace("-", "_") for word in words))
 
@@ -87,21 +93,15 @@ def check_options(given: Given) -> None:
             raise ValueError(f"--{name} is given twice; call the command once for each")
 
 
-def edits_of(root: str, local: Edit, temporary: Edit, snapshot: Snapshot | None) -> tuple[Edit, ...]:
+def edits_of(root: str, local: Edit, temporary: Edit) -> tuple[Edit, ...]:
     """Return the edits of policy.d with that of DENY_FILE, which follows from the local file. Raises EditError."""
-    modules = denied_to_all(local.after)
-    softdeps = [
-        name
-        for name in modules
-        if snapshot and any(line.at.file != DENY_FILE for line in snapshot.lines.softdeps(name))
-    ]
     before = read_text(root, DENY_FILE)
-    kept = [name for name in modules if f"softdep {name} pre:" in before] if snapshot is None else []
-    return local, temporary, Edit(DENY_FILE, before, modprobe_lines(before, modules, [*softdeps, *kept]))
+    return local, temporary, Edit(DENY_FILE, before, modprobe_lines(before, denied_to_all(local.after)))
 
 
 def show(edits: Sequence[Edit]) -> None:
     """Print the differences that edits make."""
+    sys.stdout.flush()
     for edit in edits:
         lines = difflib.unified_diff(
             edit.before.splitlines(), edit.after.splitlines(), edit.path, edit.path, n=1, lineterm=""
@@ -138,9 +138,10 @@ def rules_after(root: str, edits: Sequence[Edit]) -> tuple[Rule, ...]:
     """Return the rules of policy.d below root as they are after the edits."""
     texts = {edit.path: edit.after for edit in edits}
     found: dict[str, list[Rule]] = {}
-    for rule in read_rules(root).rules:
+    for rule in rules_in_force(read_rules(root), None):
         found.setdefault(rule.at.file, []).append(rule)
-    for path in (LOCAL, TEMPORARY):
+    is_masked = os.path.lexists(f"{root}{os.path.dirname(LOCAL)}/{os.path.basename(TEMPORARY)}")
+    for path in (LOCAL,) if is_masked else (LOCAL, TEMPORARY):
         if path in texts:
             found[path] = list(policy_d.parse([ConfFile(path, texts[path])]).rules)
     ordered = sorted(found.items(), key=lambda item: os.path.basename(item[0]))

@@ -7,7 +7,7 @@ import stat
 
 from kmodd.host.regular_files import names_in, read_file
 from kmodd.names import module_name
-from kmodd.planning.essentials import Use
+from kmodd.planning.essentials import ROOTS, Use
 from kmodd.text import decode
 
 TYPE_CHECKING = False
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _OF_BLOCK = (("dm-", "dm_mod"), ("md", "md_mod"))
 """How names of block devices without a driver begin, and the module that makes them."""
+_OF_INTERFACE = {"DEVTYPE=bridge": "bridge", "DEVTYPE=bond": "bonding", "DEVTYPE=vlan": "8021q"}
+"""A line of the uevent of an interface without a driver, and the module that makes it."""
 _DEPTH = 16
 """Levels of stacked devices at most."""
 
@@ -26,14 +28,14 @@ def read_uses(root: str = "") -> tuple[Use, ...]:
 
 
 def _mounts(root: str) -> Iterator[Use]:
-    """Yield the mounted file systems with a block device (proc_pid_mountinfo(5))."""
+    """Yield the mounted file systems with drivers of modules below, and those of ROOTS (proc_pid_mountinfo(5))."""
     for line in _lines(f"{root}/proc/self/mountinfo"):
         head, separator, tail = line.partition(" - ")
         words, rest = head.split(), tail.split()
         if not separator or len(words) < 5 or len(rest) < 2:
             continue
         modules = _of_number(root, words[2]) or _of_node(root, rest[1])
-        if modules:
+        if modules or words[4] in ROOTS:
             yield Use("mount", _plain(words[4]), modules, (f"fs-{rest[0]}",))
 
 
@@ -55,8 +57,8 @@ def _networks(root: str) -> Iterator[Use]:
         if len(words) >= 10 and words[9] != "lo" and not words[0].startswith(("fe8", "ff")) and words[1] != "80":
             routes[words[9]] = routes.get(words[9], False) or words[1] == "00"
     for name, is_default in routes.items():
-        if modules := _of_interface(root, name):
-            yield Use("network", name, modules, is_default=is_default)
+        if name != "lo":
+            yield Use("network", name, _of_interface(root, name), is_default=is_default)
 
 
 def _of_node(root: str, path: str) -> frozenset[str]:
@@ -83,7 +85,7 @@ def _of_interface(root: str, name: str) -> frozenset[str]:
 def _below(root: str, link: str, depth: int = 0) -> frozenset[str]:
     """Return the modules of a device's drivers: its own, those above it in sysfs, and those of what it is made of."""
     place, top = os.path.realpath(link), os.path.realpath(f"{root}/sys/devices")
-    found = {module for start, module in _OF_BLOCK if os.path.basename(place).startswith(start)}
+    found = {module for start, module in _OF_BLOCK if os.path.basename(place).startswith(start)} | _made_by(place)
     while place.startswith(f"{top}/") and depth < _DEPTH:
         for module in ("driver/module", "device/driver/module"):
             if os.path.islink(f"{place}/{module.rpartition('/')[0]}") and os.path.exists(f"{place}/{module}"):
@@ -95,6 +97,19 @@ def _below(root: str, link: str, depth: int = 0) -> frozenset[str]:
                 found |= _below(root, f"{place}/{lower}", depth + 1)
         place = os.path.dirname(place)
     return frozenset(found)
+
+
+def _made_by(place: str) -> set[str]:
+    """Return the modules that make a device without a driver: a target of dm, a level of md, a kind of interface."""
+    found = set()
+    if (_lines(f"{place}/dm/uuid") or [""])[0].startswith("CRYPT-"):
+        found.add("dm_crypt")
+    level = (_lines(f"{place}/md/level") or [""])[0]
+    if level:
+        found.add("raid456" if level in ("raid4", "raid5", "raid6") else level)
+    for line in _lines(f"{place}/uevent"):
+        found.update(filter(None, [_OF_INTERFACE.get(line)]))
+    return found
 
 
 def _lines(path: str) -> list[str]:

@@ -61,10 +61,10 @@ def lost_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot
 def vital_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot) -> tuple[Use, ...]:
     """Return what the machine does not come up without: root's disk, and the only network, if they hang on modules.
 
-    Of several interfaces with a default route, all must hang on them.
+    Of several interfaces with a default route, all must hang on them; without a default route, all with any route.
     """
     lost = lost_without(modules, uses, snapshot)
     roots = tuple(use for use in lost if use.kind == "mount" and use.name in ROOTS)
-    networks = tuple(use for use in lost if use.kind == "network" and use.is_default)
-    all_networks = tuple(use for use in uses if use.kind == "network" and use.is_default)
-    return roots + (networks if networks == all_networks else ())
+    interfaces = tuple(use for use in uses if use.kind == "network")
+    needed = tuple(use for use in interfaces if use.is_default) or interfaces
+    return roots + (needed if all(use in lost for use in needed) else ())

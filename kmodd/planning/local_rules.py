@@ -14,7 +14,7 @@ from kmodd.errors import SyntaxProblem, Where
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _MARK = "  # by kmodd "
 HEADER = (
@@ -91,20 +91,18 @@ def denied_to_all(text: str) -> tuple[str, ...]:
     return tuple(_module_of(rule) for rule in rules if rule.verdict == "deny" and len(rule.conditions) == 1)
 
 
-def modprobe_lines(text: str, modules: Sequence[str], with_softdeps: Iterable[str] = ()) -> str:
+def modprobe_lines(text: str, modules: Sequence[str]) -> str:
     """Return the text of DENY_FILE for the modules of `denied_to_all`; lines of others are kept behind the own ones.
 
-    with_softdeps: modules with a softdep in another file, which would disable the install line (modprobe.d(5)): the
-    first softdep line of a module counts, so an empty one is written.
+    A softdep, of this kernel's modules or the next one's, would disable the install line (modprobe.d(5)). The first
+    softdep line of a module counts, so an empty one is written.
     """
     before, header, rest = text.partition(MODPROBE_HEADER)
     _, end, behind = rest.partition(MODPROBE_END)
     foreign = before + (behind if end else rest if header else "")
     lines = []
     for module in sorted(set(modules)):
-        lines += [f"blacklist {module}\n", f"install {module} /bin/false\n"]
-        if module in with_softdeps:
-            lines.append(f"softdep {module} pre:\n")
+        lines += [f"blacklist {module}\n", f"install {module} /bin/false\n", f"softdep {module} pre:\n"]
     return "".join([MODPROBE_HEADER, *lines, MODPROBE_END, foreign] if lines else foreign)
 
 

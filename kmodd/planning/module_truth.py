@@ -6,7 +6,7 @@ import re
 
 from kmodd.config.modprobe_d import DENY_FILE, without
 from kmodd.dataclass import dataclass
-from kmodd.index.catalog import Snapshot, lookup_or_nothing
+from kmodd.index.catalog import ConfigLines, Snapshot, lookup_or_nothing
 from kmodd.kernel.proc_modules import NOTHING_LOADED
 from kmodd.names import module_of_path
 from kmodd.planning.request import Request
@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from kmodd.errors import Where
     from kmodd.kernel.proc_modules import Loaded, LoadedModule
     from kmodd.planning.history import Entry
     from kmodd.planning.load_errors import KernelFacts
@@ -44,8 +45,8 @@ class Truth:
     """Modules that have it as a dependency."""
     softdeps: tuple[str, ...] = ()
     """Modules with a softdep on it."""
-    softdep_at: str = ""
-    """A softdep of the module that would disable an install line; empty: none, or the own line precedes it."""
+    overrides: tuple[str, ...] = ()
+    """Lines of modprobe.d by which modprobe loads it all the same, while kmodd does not run."""
     askers: tuple[tuple[str, int], ...] = ()
     """Units or users whose requests loaded it according to the history, each with their number."""
     history: str = ""
@@ -83,6 +84,33 @@ def bringers_of(module: str, snapshot: Snapshot) -> tuple[tuple[str, ...], tuple
         if any(hit.module == module for word in (*line.pre, *line.post) for hit in lookup_or_nothing(word, snapshot))
     ]
     return tuple(dict.fromkeys(aliases)), tuple(sorted(users)), tuple(dict.fromkeys(softdeps))
+
+
+def overrides_of(module: str, snapshot: Snapshot) -> tuple[str, ...]:
+    """Return the lines of modprobe.d that modprobe runs or obeys in place of those of `kmodd deny`, with their places.
+
+    The first install line and the first softdep line of a name count, by the order of the files' base names; an install
+    line for an alias counts in any file, and may name the module in its command.
+    """
+    others = ConfigLines(without(snapshot.config, frozenset((DENY_FILE,))))
+    aliases = frozenset(bringers_of(module, snapshot)[0])
+    found = []
+    first = others.install(module)
+    if first and _precedes(first.at):
+        found.append(f"the install line at {first.at}")
+    for line in snapshot.config.installs:
+        words = re.split(r"\W+", line.command.replace("-", "_"), flags=re.ASCII)
+        if line.pattern in aliases and line.pattern != module and module in words:
+            found.append(f"the install line at {line.at}")
+    softdep = next(iter(others.softdeps(module)), None)
+    if softdep and _precedes(softdep.at) and not snapshot.config.extensions.softdep_keeps_install:
+        found.append(f"the softdep at {softdep.at}, which disables the install line")
+    return tuple(dict.fromkeys(found))
+
+
+def _precedes(at: Where) -> bool:
+    """Return whether a file of modprobe.d is read before that of `kmodd deny`."""
+    return at.file.rpartition("/")[2] < DENY_FILE.rpartition("/")[2]
 
 
 def askers_of(module: str, entries: Iterable[Entry]) -> tuple[tuple[str, int], ...]:
@@ -182,23 +210,22 @@ def _bringers(truth: Truth) -> list[str]:
     elif truth.history:
         found.append(f"Whether a service has used it is not known: {truth.history}")
     elif truth.has_file:
-        found.append(f"According to the history, no process has made the kernel load {name}")
+        found.append(f"The journal, as far as it goes back, has no process that made the kernel load {name}")
     return found
 
 
 def _loopholes(truth: Truth) -> list[str]:
     found = []
-    if truth.softdep_at:
-        found.append(
-            f"While kmodd does not run, `modprobe {truth.module}` loads it: the softdep at {truth.softdep_at} disables "
-            "the install line"
-        )
+    if truth.overrides:
+        found.append(f"While kmodd does not run, modprobe loads it all the same, by {_several(truth.overrides)}")
     if truth.kernel_refuses == "signed":
         found.append("Root can still load its file with insmod if it is signed; `kmodd seal --permanent` ends that")
     elif truth.kernel_refuses:
         found.append(f"Root cannot load its file with insmod either: {truth.kernel_refuses}")
     else:
         found.append("Root can still load its file with insmod; `kmodd seal --permanent` ends that")
+    if truth.has_file and not truth.kernel_refuses.startswith("the kernel"):
+        found.append("Root can still load it with `modprobe -i`, which ignores install lines")
     if truth.initrds is None:
         found.append(f"Whether an initrd carries it cannot be told: {truth.initrd_problem}")
     elif truth.initrds:

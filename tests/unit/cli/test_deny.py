@@ -121,11 +121,15 @@ def test_an_exception_is_written_only_where_a_rule_denies(root: Path, capfd: pyt
     assert config(root).keys() & {LOCAL, DENY_FILE} == set()
     (root / "etc/kmodd/policy.d/50-x.conf").write_text("deny origin=request uid=!0\n")
     (root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
-    assert allow.main([*base(root), "ext4", "--for", "33"]) == 0
-    assert "allow  module=ext4 uid=33  # by kmodd allow\n" in text(root, LOCAL)
-    (root / "etc/kmodd/policy.d/01-x.conf").write_text("deny module=ext4\n")
+    assert allow.main([*base(root), "mbcache", "--for", "33"]) == 0
+    assert "allow  module=mbcache uid=33  # by kmodd allow\n" in text(root, LOCAL)
     assert allow.main([*base(root), "ext4", "--for", "33"]) == 1
-    assert "ext4 is still kept out by deny module=ext4 at /etc/kmodd/policy.d/01-x.conf:1" in capfd.readouterr().out
+    assert "ext4 is still kept out by that of crc16, which it needs: deny origin=request" in capfd.readouterr().out
+    (root / "etc/kmodd/policy.d/01-x.conf").write_text("deny module=mbcache\n")
+    assert allow.main([*base(root), "mbcache", "--for", "33"]) == 1
+    assert (
+        "mbcache is still kept out by deny module=mbcache at /etc/kmodd/policy.d/01-x.conf:1" in capfd.readouterr().out
+    )
 
 
 def test_a_line_of_modprobe_d_that_stays_is_named(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -252,3 +256,89 @@ def test_what_roots_disk_needs_wants_force(root: Path, capfd: pytest.CaptureFixt
     assert deny.main([*base(root), "vfat"]) == 0
     assert deny.main([*base(root), "ext4", "--for", "33"]) == 0
     assert deny.main([*base(root), "virtio_blk", "--force"]) == 0
+
+
+def test_the_scope_is_the_first_line_of_a_pipe(root: Path) -> None:
+    said = subprocess.run(program.command("deny", *base(root), "ext4"), capture_output=True, timeout=120).stdout
+    assert said.startswith(b"It holds once this root is booted\n--- ")
+
+
+def test_a_module_with_a_softdep_is_kept_out_from_the_first_deny_on(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """jbd2 has a softdep; only one of an earlier file counts before the empty one that deny writes."""
+    assert deny.main([*base(root), "jbd2"]) == 0
+    assert "modprobe loads it all the same" not in capfd.readouterr().out
+
+
+def test_lines_of_modprobe_d_that_come_first_are_named(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "etc/modprobe.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/modprobe.d/00-a.conf").write_text(
+        "install ext4 /sbin/modprobe --ignore-install ext4\nsoftdep ext4 pre: mbcache\n"
+    )
+    (root / "etc/modprobe.d/50-b.conf").write_text(
+        "install fs-ext4 /sbin/modprobe --ignore-install ext4\ninstall vfat /bin/true\n"
+    )
+    assert deny.main([*base(root), "ext4"]) == 0
+    said = capfd.readouterr().out
+    assert "While kmodd does not run, modprobe loads it all the same, by the install line at" in said
+    for place in ("00-a.conf:1", "50-b.conf:1", "00-a.conf:2, which disables the install line"):
+        assert f"/etc/modprobe.d/{place}" in said
+    assert deny.main([*base(root), "vfat"]) == 0
+    assert "all the same" not in capfd.readouterr().out
+
+
+def test_a_rule_of_an_earlier_file_is_said_first(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "etc/kmodd/policy.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/kmodd/policy.d/00-a.conf").write_text("allow *\n")
+    (root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
+    assert deny.main([*base(root), "ext4"]) == 1
+    said = capfd.readouterr().out
+    assert said.startswith("A rule of an earlier file allows ext4 all the same")
+    assert "It holds" not in said
+
+
+def test_a_list_has_modules_and_may_have_numbers_of_cves(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("CVE-2026-31431 ext4\n")
+    assert deny.main([*base(root), "--from", str(tmp_path / "list")]) == 0
+    assert "CVE" not in text(root, LOCAL)
+    (tmp_path / "list").write_text("# none\n")
+    assert deny.main([*base(root), "--from", str(tmp_path / "list")]) == 2
+    assert deny.main([*base(root), "CVE-2026-31431"]) == 2
+
+
+def test_a_dependency_that_is_denied_keeps_a_module_out(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert deny.main([*base(root), "jbd2", "ext4"]) == 0
+    capfd.readouterr()
+    assert allow.main([*base(root), "ext4"]) == 1
+    assert "ext4 is still kept out by that of jbd2, which it needs: deny   module=jbd2" in capfd.readouterr().out
+    assert allow.main([*base(root), "jbd2"]) == 0
+
+
+def test_an_exception_that_is_masked_or_not_in_modprobe_d_is_no_success(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert deny.main([*base(root), "ext4"]) == 0
+    assert allow.main([*base(root), "ext4", "--for", "33"]) == 0
+    assert "While kmodd does not run, modprobe.d denies ext4 to all\n" in capfd.readouterr().out
+    (root / "etc/kmodd/policy.d/04-until-boot.conf").symlink_to("/dev/null")
+    assert allow.main([*base(root), "ext4", "--until-boot"]) == 1
+
+
+def test_an_exception_until_the_boot_does_not_stand_for_a_lasting_one(root: Path) -> None:
+    (root / "etc/kmodd/policy.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/kmodd/policy.d/50-x.conf").write_text("deny module=ext4\n")
+    (root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
+    assert allow.main([*base(root), "ext4", "--until-boot"]) == 0
+    assert allow.main([*base(root), "ext4"]) == 0
+    assert "allow  module=ext4  # by kmodd allow\n" in text(root, LOCAL)
+    assert text(root, TEMPORARY) == ""
+
+
+@pytest.mark.parametrize(("kind", "module"), [("ext4", "ext4"), ("ext4", "jbd2"), ("vfat", "vfat")])
+def test_the_file_system_of_root_wants_force_without_a_driver_below(root: Path, kind: str, module: str) -> None:
+    """The driver of the disk may be built in, and a network file system has none. The control is another module."""
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/self/mountinfo").write_text(f"1 0 0:40 / / rw - {kind} server:/ rw\n")
+    assert deny.main([*base(root), module]) == 1
+    assert deny.main([*base(root), "snd-hda-intel"]) == 0

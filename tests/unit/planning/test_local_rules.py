@@ -73,23 +73,21 @@ def test_a_rule_for_a_time_is_gone_when_it_is_over() -> None:
 
 def test_modprobe_d_has_lines_for_what_is_denied_to_all() -> None:
     text = forbid(forbid(forbid("", Change("b")), A), Change("c", WWW.whom))
-    lines = modprobe_lines("", denied_to_all(text), {"b", "z"})
-    assert lines == (
-        MODPROBE_HEADER
-        + "blacklist a\ninstall a /bin/false\nblacklist b\ninstall b /bin/false\nsoftdep b pre:\n"
-        + MODPROBE_END
-    )
-    assert modprobe_lines(lines, denied_to_all(text), {"b"}) == lines
+    lines = modprobe_lines("", denied_to_all(text))
+    own = "".join(f"blacklist {name}\ninstall {name} /bin/false\nsoftdep {name} pre:\n" for name in "ab")
+    assert lines == MODPROBE_HEADER + own + MODPROBE_END
+    assert modprobe_lines(lines, denied_to_all(text)) == lines
     assert modprobe_lines(lines, ()) == ""
     foreign = "options x y=1\ninstall a /bin/true"
-    assert modprobe_lines(lines + foreign, ["a"]).endswith(f"install a /bin/false\n{MODPROBE_END}{foreign}")
+    assert modprobe_lines(lines + foreign, ["a"]).endswith(f"softdep a pre:\n{MODPROBE_END}{foreign}")
     assert modprobe_lines(lines + foreign, ()) == foreign
 
 
 def test_lines_of_others_in_modprobe_d_stay_though_they_look_like_own_ones() -> None:
     foreign = "blacklist floppy\ninstall floppy /bin/false\n"
     written = modprobe_lines(foreign, ["a"])
-    assert written == f"{MODPROBE_HEADER}blacklist a\ninstall a /bin/false\n{MODPROBE_END}{foreign}"
+    own = "blacklist a\ninstall a /bin/false\nsoftdep a pre:\n"
+    assert written == f"{MODPROBE_HEADER}{own}{MODPROBE_END}{foreign}"
     assert modprobe_lines(f"# first\n{written}", ()) == f"# first\n{foreign}"
 
 

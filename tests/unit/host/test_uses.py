@@ -1,0 +1,57 @@
+"""What is in use: file systems and interfaces, with the modules that make the devices below them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kmodd.host.uses import read_uses
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def mounted(root: Path, device: str, place: str = "/") -> None:
+    write(root / "proc/self/mountinfo", f"1 0 253:0 / {place} rw - ext4 /dev/x rw\n")
+    link = root / "sys/dev/block/253:0"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(root / "sys/devices/virtual/block" / device)
+
+
+@pytest.mark.parametrize(
+    ("device", "file", "content", "modules"),
+    [
+        ("dm-0", "dm/uuid", "CRYPT-LUKS2-1-x", {"dm_mod", "dm_crypt"}),
+        ("dm-0", "dm/uuid", "LVM-x", {"dm_mod"}),
+        ("md0", "md/level", "raid1", {"md_mod", "raid1"}),
+        ("md0", "md/level", "raid5", {"md_mod", "raid456"}),
+    ],
+)
+def test_a_stacked_disk_hangs_on_what_makes_it(
+    tmp_path: Path, device: str, file: str, content: str, modules: set[str]
+) -> None:
+    write(tmp_path / "sys/devices/virtual/block" / device / file, content + "\n")
+    mounted(tmp_path, device)
+    (use,) = read_uses(str(tmp_path))
+    assert use.modules == modules
+
+
+def test_root_is_in_use_though_no_module_drives_its_disk(tmp_path: Path) -> None:
+    """Its file system is a module all the same. The control is another mount point."""
+    write(tmp_path / "proc/self/mountinfo", "1 0 0:40 / / rw - nfs s:/ rw\n2 1 0:41 / /srv rw - nfs s:/ rw\n")
+    (use,) = read_uses(str(tmp_path))
+    assert (use.name, use.modules, use.aliases) == ("/", frozenset(), ("fs-nfs",))
+
+
+@pytest.mark.parametrize(("kind", "module"), [("bridge", "bridge"), ("bond", "bonding"), ("vlan", "8021q")])
+def test_an_interface_without_a_driver_hangs_on_what_makes_it(tmp_path: Path, kind: str, module: str) -> None:
+    write(tmp_path / "proc/net/route", "Iface\tDestination\nx0\t00000000\t01\t0003\nlo\t00000000\t01\t0003\n")
+    place = tmp_path / "sys/devices/virtual/net/x0"
+    write(place / "uevent", f"DEVTYPE={kind}\nINTERFACE=x0\n")
+    (tmp_path / "sys/class/net").mkdir(parents=True)
+    (tmp_path / "sys/class/net/x0").symlink_to(place)
+    (use,) = read_uses(str(tmp_path))
+    assert (use.name, use.modules, use.is_default) == ("x0", frozenset({module}), True)
