@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _WAYS = ("once", "for-seconds", "until-boot")
 _MOST_SECONDS = 10**9
+_MOST_DIGITS = 10
 VERB = Verb(
     "allow",
     "Take back what `kmodd deny` wrote of modules, for all: also what it wrote for some; where another rule of "
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
     if len(ways) > 1:
         return VERB.refuse(f"--{ways[0]} and --{ways[1]} exclude each other")
     seconds = given.get("for-seconds", "1")
-    if not seconds.isdecimal() or not 0 < int(seconds[:11]) <= _MOST_SECONDS:
+    if not seconds.isdecimal() or len(seconds) > _MOST_DIGITS or not 0 < int(seconds) <= _MOST_SECONDS:
         return VERB.refuse(f"invalid --for-seconds {seconds!r}; expected a whole number of seconds")
     try:
         check_options(given)

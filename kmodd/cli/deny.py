@@ -6,7 +6,7 @@ import json
 import sys
 import time
 
-from kmodd.cli.deny_facts import truth_of
+from kmodd.cli.deny_facts import read_askers, truth_of
 from kmodd.cli.local_edit import (
     DRY_RUN,
     FOR,
@@ -33,7 +33,7 @@ from kmodd.host.tree import Tree
 from kmodd.host.uses import read_uses
 from kmodd.planning.essentials import vital_without
 from kmodd.planning.local_rules import Change, forbid, pruned, without_allows
-from kmodd.planning.module_truth import as_object, sentences
+from kmodd.planning.module_truth import as_object, overrides_of, sentences
 from kmodd.text import printable
 
 TYPE_CHECKING = False
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from kmodd.config.kmodd_conf import Settings
     from kmodd.index.catalog import Snapshot
+    from kmodd.planning.module_truth import Truth
 
 VERB = Verb(
     "deny",
@@ -178,6 +179,10 @@ class _Denial:
 
     def _scope(self, runs: bool) -> str:
         """Return where the rules hold, as a sentence."""
+        if not self._whom and self._snapshot and any(overrides_of(each, self._snapshot) for each in self._modules):
+            when = "once this root is booted, while kmodd runs" if self._tree.root else "while kmodd runs"
+            now = "" if runs or self._tree.root else "kmodd does not run, so it does not hold now. "
+            return f"{now}It holds {when}, but not while it does not, as modprobe.d has other lines"
         if self._tree.root:
             return "It holds once this root is booted"
         if self._whom:
@@ -197,6 +202,13 @@ class _Denial:
             else (f"A rule of an earlier file allows {module} all the same; see `kmodd policy test {module}`")
         )
 
+    def _truths(self) -> dict[str, Truth]:
+        """Return the facts by module; without a module tree there are none."""
+        if self._snapshot is None:
+            return {}
+        asked = read_askers(self._modules, self._tree.root)
+        return {module: truth_of(module, self._tree, self._snapshot, asked) for module in self._modules}
+
     def _print(self, edits: Sequence[Edit], is_changed: bool, runs: bool, exceptions: dict[str, str]) -> None:
         for why in filter(None, exceptions.values()):
             print(printable(why))
@@ -205,14 +217,15 @@ class _Denial:
         show(edits)
         if not is_changed:
             print("Nothing to change: the rules are there already")
-        for module in self._modules:
-            for line in sentences(truth_of(module, self._tree, self._snapshot)) if self._snapshot else ():
+        for truth in self._truths().values():
+            for line in sentences(truth):
                 print(printable(line))
         sys.stdout.flush()
 
     def _print_json(self, edits: Sequence[Edit], is_changed: bool, runs: bool, exceptions: dict[str, str]) -> None:
+        truths = self._truths()
         for module in self._modules:
-            facts = as_object(truth_of(module, self._tree, self._snapshot)) if self._snapshot else None
+            facts = as_object(truths[module]) if module in truths else None
             print(
                 json.dumps(
                     {

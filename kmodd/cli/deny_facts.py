@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from functools import lru_cache
 
+from kmodd.dataclass import dataclass
 from kmodd.host.journalctl import Query, journal_records
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.regular_files import read_file
@@ -25,18 +26,29 @@ from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kmodd.index.catalog import Snapshot
 
 _LIMIT = 60
 """Seconds to wait for lsinitramfs, which unpacks the image."""
 
 
-def truth_of(module: str, tree: Tree, snapshot: Snapshot) -> Truth:
-    """Return the facts about a module; history and initrds are those of this machine, not of another root."""
+@dataclass(frozen=True, slots=True)
+class Askers:
+    """Who had the kernel load some modules, by the journal."""
+
+    by_module: dict[str, tuple[tuple[str, int], ...]]
+    """Module → units or users, each with their number."""
+    unknown: str = ""
+    """Why it is not known; empty: it is."""
+
+
+def truth_of(module: str, tree: Tree, snapshot: Snapshot, asked: Askers) -> Truth:
+    """Return the facts about a module; the initrds are those of this machine, not of another root."""
     aliases, users, softdeps = bringers_of(module, snapshot)
     is_builtin = snapshot.catalog.is_builtin(module)
     symbols = decode(read_file(f"{tree.root}/proc/kallsyms") or b"").splitlines() if is_builtin else []
-    askers, history = _askers(module) if not tree.root else ((), "it is that of another machine")
     initrds, problem = _initrds(module, tree.release) if not tree.root else (None, "it is that of another machine")
     return Truth(
         module,
@@ -48,21 +60,24 @@ def truth_of(module: str, tree: Tree, snapshot: Snapshot) -> Truth:
         users,
         softdeps,
         overrides_of(module, snapshot),
-        askers,
-        history,
+        asked.by_module.get(module, ()),
+        asked.unknown,
         why_kernel_refuses(read_facts(tree.root)),
         initrds,
         problem,
     )
 
 
-def _askers(module: str) -> tuple[tuple[tuple[str, int], ...], str]:
-    """Return who had the kernel load a module, and why that is not known."""
+def read_askers(modules: Sequence[str], root: str) -> Askers:
+    """Return who had the kernel load modules; the journal is read once, and is not that of another root."""
+    if root:
+        return Askers({}, "it is that of another machine")
     try:
-        with journal_records(Query(matches=(f"KMODD_MODULES={module}",))) as lines:
-            return askers_of(module, entries_of(lines)), ""
+        with journal_records(Query(matches=tuple(f"KMODD_MODULES={module}" for module in modules))) as lines:
+            entries = tuple(entries_of(lines))
     except (OSError, subprocess.CalledProcessError):
-        return (), "the journal cannot be read"
+        return Askers({}, "the journal cannot be read")
+    return Askers({module: askers_of(module, entries) for module in modules})
 
 
 def _initrds(module: str, release: str) -> tuple[tuple[str, ...] | None, str]:

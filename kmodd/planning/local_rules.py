@@ -97,13 +97,19 @@ def modprobe_lines(text: str, modules: Sequence[str]) -> str:
     A softdep, of this kernel's modules or the next one's, would disable the install line (modprobe.d(5)). The first
     softdep line of a module counts, so an empty one is written.
     """
-    before, header, rest = text.partition(MODPROBE_HEADER)
-    _, end, behind = rest.partition(MODPROBE_END)
+    before, header, rest = _split(text, MODPROBE_HEADER)
+    _, end, behind = _split(rest, MODPROBE_END)
     foreign = before + (behind if end else rest if header else "")
     lines = []
     for module in sorted(set(modules)):
         lines += [f"blacklist {module}\n", f"install {module} /bin/false\n", f"softdep {module} pre:\n"]
     return "".join([MODPROBE_HEADER, *lines, MODPROBE_END, foreign] if lines else foreign)
+
+
+def _split(text: str, line: str) -> tuple[str, str, str]:
+    """Return the text before a line, the line, and the rest; it may end with CR LF, as some editors write it."""
+    crlf = line.replace("\n", "\r\n")
+    return text.partition(crlf if crlf in text else line)
 
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────

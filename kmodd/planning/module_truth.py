@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kmodd.planning.history import Entry
     from kmodd.planning.load_errors import KernelFacts
 
+_LOADS = ("loaded", "live", "builtin")
+"""Results of requests that had what they asked for."""
 _SHOWN = 5
 """Names in a sentence at most."""
 _INITCALL = re.compile(r"^__initcall__kmod_(.+)__[0-9]+_[0-9]+_(\w+?)(?:early|rootfs|con|[0-7]s?)$", re.ASCII)
@@ -117,7 +119,9 @@ def askers_of(module: str, entries: Iterable[Entry]) -> tuple[tuple[str, int], .
     """Return the units, or else the users, whose requests loaded a module, most frequent first."""
     counts: dict[str, int] = {}
     for entry in entries:
-        if entry.requester is None or entry.is_detail or module not in (entry.module, *entry.modules):
+        if entry.requester is None or entry.is_detail or entry.result not in _LOADS:
+            continue
+        if module not in (entry.module, *entry.modules):
             continue
         name = entry.requester.unit or f"uid {entry.requester.uid}"
         counts[name] = counts.get(name, 0) + 1

@@ -201,6 +201,12 @@ def test_a_file_that_cannot_be_written_leaves_the_others_as_they_were(
     assert config(root) == before
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "1.5", "9" * 30, "1" + "0" * 400])
+def test_seconds_are_a_number_of_them(root: Path, seconds: str) -> None:
+    assert allow.main([*base(root), "ext4", f"--for-seconds={seconds}"]) == 2
+    assert allow.main([*base(root), "ext4", "--for-seconds=1000000000"]) == 0
+
+
 def test_names_come_from_a_list(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "list").write_text("# advisory 7\next4  jbd2\n\nvfat # old\n")
     assert deny.main([*base(root), "--from", str(tmp_path / "list"), "--json"]) == 0
@@ -281,6 +287,7 @@ def test_lines_of_modprobe_d_that_come_first_are_named(root: Path, capfd: pytest
     )
     assert deny.main([*base(root), "ext4"]) == 0
     said = capfd.readouterr().out
+    assert said.startswith("It holds once this root is booted, while kmodd runs, but not while it does not")
     assert "While kmodd does not run, modprobe loads it all the same, by the install line at" in said
     for place in ("00-a.conf:1", "50-b.conf:1", "00-a.conf:2, which disables the install line"):
         assert f"/etc/modprobe.d/{place}" in said

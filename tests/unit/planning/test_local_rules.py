@@ -89,6 +89,7 @@ def test_lines_of_others_in_modprobe_d_stay_though_they_look_like_own_ones() -> 
     own = "blacklist a\ninstall a /bin/false\nsoftdep a pre:\n"
     assert written == f"{MODPROBE_HEADER}{own}{MODPROBE_END}{foreign}"
     assert modprobe_lines(f"# first\n{written}", ()) == f"# first\n{foreign}"
+    assert modprobe_lines(written.replace("\n", "\r\n"), ()) == foreign.replace("\n", "\r\n")
 
 
 @pytest.mark.parametrize("condition", ["until=!5", "flag=!a", "flag=a", "uid=33"])
