@@ -86,11 +86,10 @@ def main(argv: list[str]) -> int:
     tree = (tree_of(running) if running and "kernel" not in given else None) or Tree(
         root, given.get("kernel") or None, extensions=read_settings(root).extensions
     )
-    notes: list[tuple[Area, str]] = (
-        [] if benchmark else [("hardening", "not checked" + ("" if status else ", as no --benchmark is given"))]
-    )
+    why = f"the benchmark {given.get('benchmark')} is missing" if status else "no --benchmark is given"
+    notes: list[tuple[Area, str]] = [] if benchmark else [("hardening", f"not checked, as {why}")]
     is_running = running is not None and not running["dry_run"]
-    results = [] if root else list(_installation(is_running=is_running))
+    results = [] if root else list(_installation(is_running=is_running, is_dry=running is not None))
     try:
         tree.check()
     except NoTree as error:
@@ -159,12 +158,12 @@ def _benchmark(name: str) -> Benchmark | None:
     return found
 
 
-def _installation(*, is_running: bool) -> Iterator[Result]:
+def _installation(*, is_running: bool, is_dry: bool) -> Iterator[Result]:
     """Yield the state of the service and of what it sets up."""
     if is_running:
         yield Result("installation", "service", "the daemon is running", is_met=True)
     else:
-        reason = why_away_here() or "there is no systemd"
+        reason = "the one that answers runs dry" if is_dry else why_away_here() or "there is no systemd"
         yield Result("installation", "service", f"the daemon is not running: {reason}", command=mend_here())
     yield from read_installation(is_running=is_running, has_helper=read_settings("").kernel_requests)
     if stale := byte_code.stale():

@@ -24,17 +24,19 @@ def text_of(report: Report) -> list[tuple[str, Colour]]:
             lines.append((printable(f"  {result.sentence}"), "green" if result.is_met else "red"))
             if result.command:
                 lines.append((printable(f"      Run: {result.command}"), ""))
+            elif not result.is_met:
+                lines.append(("      No command mends this", ""))
     return lines
 
 
 def json_of(report: Report) -> str:
     """Return an object a line for each result."""
-    notes = [json.dumps({"area": area, "note": _xml(note)}) + "\n" for area, note in report.notes]
+    notes = [json.dumps({"area": area, "note": _clean(note)}) + "\n" for area, note in report.notes]
     return "".join(notes) + "".join(
         json.dumps({
-            "area": each.area, "subject": each.subject, "met": each.is_met, "text": each.text,
-            "file": each.at.file if each.at else None, "line": (each.at.line or None) if each.at else None,
-            "command": each.command or None,
+            "area": each.area, "subject": _clean(each.subject), "met": each.is_met, "text": _clean(each.text),
+            "file": _clean(each.at.file) if each.at else None, "line": (each.at.line or None) if each.at else None,
+            "command": _clean(each.command) or None,
         }) + "\n"
         for each in report.results
     )  # fmt: skip
@@ -46,6 +48,7 @@ def sarif_of(report: Report, version: str) -> str:
     run = {
         "tool": {"driver": {"name": "kmodd", "version": version, "rules": [{"id": rule} for rule in rules]}},
         "results": [_sarif_result(result) for result in report.findings],
+        "properties": {"notes": [_clean(f"{area}: {note}") for area, note in report.notes]},
     }
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}) + "\n"
 
@@ -61,7 +64,7 @@ def _sarif_result(result: Result) -> dict[str, object]:
     found: dict[str, object] = {
         "ruleId": _rule(result),
         "level": "error",
-        "message": {"text": f"{result.sentence}. Run: {result.command}"},
+        "message": {"text": _clean(f"{result.sentence}. Run: {result.command or 'no command mends this'}")},
     }
     if result.at:
         region = {"region": {"startLine": result.at.line}} if result.at.line else {}
@@ -83,19 +86,23 @@ def junit_of(report: Report) -> str:
         own = [result for result in report.results if result.area == area]
         left = sum(not result.is_met for result in own)
         parts.append(f'  <testsuite name="{area}" tests="{len(own)}" failures="{left}">\n')
+        notes = [quoteattr(_clean(note)) for name, note in report.notes if name == area]
+        if notes:
+            properties = "".join(f'<property name="note" value={note}/>' for note in notes)
+            parts.append(f"    <properties>{properties}</properties>\n")
         for result in own:
-            name = quoteattr(_xml(str(result.at) if result.at else result.subject))
+            name = quoteattr(_clean(str(result.at) if result.at else result.subject))
             head = f'    <testcase classname="kmodd.check.{area}" name={name}'
             if result.is_met:
                 parts.append(f"{head}/>\n")
             else:
-                message = quoteattr(_xml(result.text))
-                command = escape(_xml(result.command))
+                message = quoteattr(_clean(result.text))
+                command = escape(_clean(result.command))
                 parts.append(f"{head}><failure message={message}>{command}</failure></testcase>\n")
         parts.append("  </testsuite>\n")
     return "".join([*parts, "</testsuites>\n"])
 
 
-def _xml(text: str) -> str:
-    """Return a text as XML 1.0 can have it: control characters are escaped, bytes that are not UTF-8 become `?`."""
+def _clean(text: str) -> str:
+    """Return a text for XML and JSON: control characters are escaped, bytes that are not UTF-8 become `?`."""
     return printable(text).encode("utf-8", "replace").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -176,7 +177,9 @@ def test_a_benchmark_that_is_not_at_hand_is_named(kernel: World) -> None:
     assert said.err == (
         b"kmodd check: benchmark 'pci-dss' is missing: expected cis, stig, or a file that can be read\n"
     )
-    assert b"hardening: not checked\n" in said.out
+    assert b"hardening: not checked, as the benchmark pci-dss is missing\n" in said.out
+    note = json.loads(run(kernel, "--benchmark", "pci-dss", "--json").out.splitlines()[0])
+    assert note == {"area": "hardening", "note": "not checked, as the benchmark pci-dss is missing"}
     file = kernel.root / "names"
     file.write_text("# a list\ncramfs\nno module\n")
     said = run(kernel, "--benchmark", str(file))
@@ -220,3 +223,17 @@ def test_sarif_and_junit_have_each_finding(kernel: World) -> None:
     assert counts == {"configuration": ("1", "1"), "installation": ("0", "0"), "hardening": ("2", "1")}
     assert [each.text for each in suites.iter("failure")][1] == f"kmodd deny --root {kernel.root} hfs"
     assert run(kernel, "--sarif", "--junit").status == 2
+    assert log["runs"][0]["properties"]["notes"][0].startswith("hardening: ")
+    (note,) = [each.get("value") for each in suites.iter("property") if "module" in str(each.get("value"))]
+    assert note is not None
+
+
+def test_names_of_files_that_are_not_utf8_break_no_form(kernel: World) -> None:
+    """Python writes such bytes as lone surrogates, which other programs refuse."""
+    folder = kernel.root / "etc/modprobe.d"
+    with open(os.fsencode(folder) + b"/\xff.conf", "w") as file:
+        file.write("instal x y\n")
+    for form in ("--json", "--sarif", "--junit"):
+        out = run(kernel, form).out
+        assert b"\\udc" not in out
+        out.decode()
