@@ -81,6 +81,11 @@ def _wait(name: str, path: str, timeout_usec: int) -> _Ended:
     if device and not (device.startswith("/devices/") and os.path.isfile(f"/sys{device}/uevent")):
         return _Ended("unknown", f"{name} is no device")
     device = asking_path(device)
+    folder = f"/sys{device}"
+    if device.startswith("/devices/virtual/") and not any(
+        map(os.path.lexists, (f"{folder}/driver", f"{folder}/modalias"))
+    ):
+        return _Ended("no_driver", f"{name} has no driver and asks for none: it is virtual")
     what: dict[str, Any] = {"device": device} if device else {"module": name}
     try:
         answer = call("Wait", path, timeout_usec=timeout_usec, **what)
