@@ -196,7 +196,7 @@ def test_a_broken_configuration_is_named_with_its_line_and_the_old_one_holds(gue
 
 @pytest.mark.parametrize(
     ("line", "word"),
-    [("ReadOnlyPaths=/sys/devices", "Read-only file system"), ("InaccessiblePaths=/proc/modules", "/proc/modules")],
+    [("ReadWritePaths=", "Read-only file system"), ("InaccessiblePaths=/proc/modules", "/proc/modules")],
 )
 def test_what_is_missing_is_said_and_the_rest_works(guest: Machine, line: str, word: str) -> None:
     settle_kmodd(guest)
