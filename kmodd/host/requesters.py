@@ -29,6 +29,8 @@ WAIT: Final = 0.5
 """Seconds beyond that for which questions wait in all, in each second: helpers give up after 2 s (cli/request.py)."""
 SILENCE: Final = 3.0
 """Seconds without a packet that is due, after which questions do not wait for the process."""
+START: Final = 10.0
+"""The same for its first packet: a boot has other programs to start, in an emulated machine for several seconds."""
 FIRST_PAUSE: Final = 1.0
 """Seconds between the second and third attempt to start it; the pause doubles while none of them answers."""
 LAST_PAUSE: Final = 64.0
@@ -97,7 +99,7 @@ class Requesters:
         """When `check` has something to do (monotonic, seconds); None: not before the process is asked or ends."""
         if self._connection is None:
             return self._retry_at
-        return None if self._owed_since is None or self._is_silent(now) else self._owed_since + SILENCE
+        return None if self._owed_since is None or self._is_silent(now) else self._owed_since + self._patience
 
     def requester_of(self, tid: int, asked_ns: int, until: float) -> Requester | None:
         """Return what `process.requester_of` returns in that process; None also if it does not answer. Never raises."""
@@ -138,8 +140,12 @@ class Requesters:
             self._connection.close()
         self._connection, self._is_ready, self._owed_since, self._why = None, False, None, why
 
+    @property
+    def _patience(self) -> float:
+        return SILENCE if self._is_ready else START
+
     def _is_silent(self, now: float) -> bool:
-        return self._owed_since is not None and now >= self._owed_since + SILENCE
+        return self._owed_since is not None and now >= self._owed_since + self._patience
 
     def _ask(self, tid: int, asked_ns: int, until: float) -> bytes | None:
         """Return the answer; None: there is none in time, or no process."""

@@ -291,8 +291,8 @@ def test_a_process_that_starts_slowly_is_waited_for_less_than_a_second(monkeypat
     with theirs:
         assert {asked.requester_of(179, ASKED_NS, 0.0) for _ in range(50)} == {None}
         assert time.monotonic() < began + 1.0
-        assert asked.check(began) == ""
-        assert asked.check(began + 2 * requesters.SILENCE) == problem("it does not start")
+        assert asked.check(began + 2 * requesters.SILENCE) == ""
+        assert asked.check(began + 2 * requesters.START) == problem("it does not start")
         theirs.send(process_reader.READY)
         monkeypatch.setattr(requesters, "ENOUGH", 30.0)
         with answering(theirs, numbered(1, pack(WHO))):
