@@ -10,6 +10,7 @@ import pytest
 
 from kmodd.cli import wait
 from kmodd.cli.client import Refused
+from kmodd.cli.device_paths import asking_path, device_path
 from tests.answering_daemon import daemon_of
 
 
@@ -65,25 +66,28 @@ def test_a_virtual_device_asks_for_no_driver(capsys: pytest.CaptureFixture[str])
         assert capsys.readouterr().err == f"kmodd wait: {name} has no driver and asks for none: it is virtual\n"
 
 
-@pytest.mark.root
-def test_a_disk_or_interface_stands_for_the_device_above_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is the one with a driver that the daemon is asked about. Skipped on a machine without such an interface."""
-    driven = [path.parent for path in Path("/sys/class/net").glob("*/device") if (path / "driver").is_symlink()]
-    if not driven:
-        pytest.skip("no network interface with a driver")
-    asked: list[object] = []
-
-    def answered(*_: object, **parameters: object) -> dict[str, str]:
-        asked.append(parameters["device"])
-        return {"name": "x", "result": "answered"}
-
-    monkeypatch.setattr(wait, "call", answered)
-    assert wait.main([str(driven[0])]) == 0
-    assert capsys.readouterr().err == ""
-    (device,) = asked
-    assert Path(f"/sys{device}/driver").is_symlink()
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("class/net/eth0", "/devices/pci0/0000:01:00.0"),
+        ("class/net/lo", "/devices/virtual/net/lo"),
+        ("bus/pci/devices/0000:01:00.0", "/devices/pci0/0000:01:00.0"),
+    ],
+)
+def test_an_interface_stands_for_the_device_above_it_with_a_driver(tmp_path: Path, link: str, expected: str) -> None:
+    """It is the one that the daemon is asked about. Controls: a virtual interface, and that device itself."""
+    sys = tmp_path / "sys"
+    for name in ("pci0/0000:01:00.0/net/eth0", "virtual/net/lo"):
+        (sys / "devices" / name).mkdir(parents=True)
+    (sys / "devices/pci0/0000:01:00.0/driver").symlink_to("../../../bus/pci/drivers/x")
+    for name, target in {
+        "class/net/eth0": "pci0/0000:01:00.0/net/eth0",
+        "class/net/lo": "virtual/net/lo",
+        "bus/pci/devices/0000:01:00.0": "pci0/0000:01:00.0",
+    }.items():
+        (sys / name).parent.mkdir(parents=True, exist_ok=True)
+        (sys / name).symlink_to(sys / "devices" / target)
+    assert asking_path(device_path(f"/sys/{link}", str(tmp_path)), str(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
