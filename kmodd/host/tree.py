@@ -36,7 +36,7 @@ _OF_THE_KERNEL = ("modules.builtin", *TEXT_OF)
 _STALE_NS = 60 * 10**9
 """depmod writes a `.bin` right after its text; if it is newer by this, the text is from an earlier run."""
 CONFIG_LIMIT = 8 << 20
-"""Characters of all files of modprobe.d. To read 8 MiB takes several seconds and 250 MiB; Debian's have 20 KiB."""
+"""Bytes of all files of modprobe.d. To read 8 MiB takes several seconds and 250 MiB; Debian's have 20 KiB."""
 _TRIES = 5
 """Attempts to read a consistent snapshot."""
 
@@ -168,14 +168,16 @@ class Tree:
         """
         places = [f"{layer}/{name}" for layer in self._layer_dirs() for name in SOFTDEP_FILES]
         files: list[ConfFile] = []
+        size = 0
         complaints: list[str] = []
         problems = []
         for path in modprobe_d.ordered([*places, *self._config_places(complaints)]):
             data = read(self.real(path)) if read else self._read_config(path)
             why = why_unreadable(self.real(path)) if data is None else ""
-            if data and sum(len(file.text) for file in files) + len(data) > CONFIG_LIMIT:
+            if data and size + len(data) > CONFIG_LIMIT:
                 why = f"the files of modprobe.d have more than {CONFIG_LIMIT >> 20} MiB in all"
             elif data:
+                size += len(data)
                 files.append(ConfFile(path, decode(data)))
             if why:
                 complaints.append(f"libkmod: ERROR kmodd: ignoring {path}: {why}")
