@@ -28,7 +28,7 @@ from kmodd.cli.verb import JSON, KERNEL, NOT_RUNNING, SOCKET, Given, Option, Ver
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_settings
-from kmodd.host.local_files import Edit, EditError, locked, read_text, set_flag
+from kmodd.host.local_files import Edit, EditError, read_text, set_flag
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.tree import Tree
 from kmodd.names import module_of_path
@@ -123,7 +123,7 @@ class _Exception:
             snapshot = self._snapshot()
             if snapshot:
                 check_no_alias(self._modules, snapshot)
-            edits, is_changed = self._edit(way)
+            edits, is_changed = carry_out(self._tree.root, lambda: self._edits(way, is_dry=is_dry), is_dry=is_dry)
         except WrongName as error:
             VERB.complain(str(error))
             return 1
@@ -146,16 +146,6 @@ class _Exception:
         except NoTree:
             return None
         return self._tree.quick_snapshot()
-
-    def _edit(self, way: str) -> tuple[tuple[Edit, ...], bool]:
-        """Write the files, unless it is a dry run. Returns the edits, and whether they change something."""
-        root = self._tree.root
-        if "dry-run" in self._given:
-            edits = self._edits(way, is_dry=True)
-            return edits, any(edit.before != edit.after for edit in edits)
-        with locked(root):
-            edits = self._edits(way, is_dry=False)
-            return edits, carry_out(root, edits)
 
     def _edits(self, way: str, *, is_dry: bool) -> tuple[Edit, ...]:
         root = self._tree.root

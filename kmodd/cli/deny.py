@@ -27,7 +27,7 @@ from kmodd.cli.verb import JSON, KERNEL, SOCKET, Given, Option, Verb
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_settings
-from kmodd.host.local_files import Edit, EditError, locked, read_text
+from kmodd.host.local_files import Edit, EditError, read_text
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.tree import Tree
 from kmodd.host.uses import read_uses
@@ -124,12 +124,12 @@ class _Denial:
         if "force" not in self._given and (why := self._why_vital()):
             VERB.complain(f"{why}; --force denies it all the same")
             return 1
+        is_dry = "dry-run" in self._given
         try:
-            edits, is_changed = self._edit()
+            edits, is_changed = carry_out(self._tree.root, self._edits, is_dry=is_dry)
         except EditError as error:
             VERB.complain(f"{error}; nothing is denied")
             return 1
-        is_dry = "dry-run" in self._given
         runs = not self._tree.root and not is_dry and reload(self._given.get("socket", CONTROL_SOCKET), VERB)
         exceptions = {module: self._exception(edits, module) for module in self._modules}
         if "json" in self._given:
@@ -153,16 +153,6 @@ class _Denial:
         lost = vital_without(self._modules, read_uses(self._tree.root), self._snapshot)
         needing = ", ".join(dict.fromkeys(map(str, lost)))
         return f"{needing} would be lost at the next boot without {' '.join(self._modules)}" if lost else ""
-
-    def _edit(self) -> tuple[tuple[Edit, ...], bool]:
-        """Write the files, unless it is a dry run. Returns the edits, and whether they change something."""
-        root = self._tree.root
-        if "dry-run" in self._given:
-            edits = self._edits()
-            return edits, any(edit.before != edit.after for edit in edits)
-        with locked(root):
-            edits = self._edits()
-            return edits, carry_out(root, edits)
 
     def _edits(self) -> tuple[Edit, ...]:
         root = self._tree.root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -14,7 +15,7 @@ from kmodd.config import policy_d
 from kmodd.config.modprobe_d import DENY_FILE, ConfFile
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.host.config_files import read_rules
-from kmodd.host.local_files import Edit, read_text, write_all
+from kmodd.host.local_files import Edit, locked, read_text, write_all
 from kmodd.host.regular_files import read_given
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.kernel.requester import Requester
@@ -25,7 +26,7 @@ from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kmodd.cli.verb import Given
     from kmodd.config.policy_d import Mode, Rule
@@ -110,13 +111,17 @@ def show(edits: Sequence[Edit]) -> None:
     sys.stdout.flush()
 
 
-def carry_out(root: str, edits: Sequence[Edit]) -> bool:
-    """Write the files, that of modprobe.d first, as it holds without kmodd; return whether one has changed.
+def carry_out(root: str, prepare: Callable[[], tuple[Edit, ...]], *, is_dry: bool) -> tuple[tuple[Edit, ...], bool]:
+    """Write the files, that of modprobe.d first, as it holds without kmodd; nothing in a dry run.
 
-    Raises EditError; the files are then as before, or it names those that are not.
+    prepare: reads the files and returns the edits; other calls of the verbs wait meanwhile. Returns the edits, and
+    whether they change something. Raises EditError; the files are then as before, or it names those that are not.
     """
-    write_all(root, tuple(reversed(edits)))
-    return any(edit.before != edit.after for edit in edits)
+    with contextlib.nullcontext() if is_dry else locked(root):
+        edits = prepare()
+        if not is_dry:
+            write_all(root, tuple(reversed(edits)))
+    return edits, any(edit.before != edit.after for edit in edits)
 
 
 def reload(socket: str, verb: Verb) -> bool:
