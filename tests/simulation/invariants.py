@@ -430,6 +430,8 @@ class Invariants:
         fields = dict(record.fields)
         if "KMODD_RESULT" in fields:
             module, result = fields.get("KMODD_MODULE", ""), fields["KMODD_RESULT"]
+            if result == "denied" and self._is_for_another(module, fields["KMODD_RULE"]):
+                return
             was_out = result == "removed" and self.told.get(module) in REFUSED | {"not_attempted"}  # by a command
             if result not in NOT_REMOVED and not was_out:
                 self.told[module] = result
@@ -437,6 +439,11 @@ class Invariants:
                 self._refused.add(module)
             elif result == "loaded":
                 self._refused.discard(module)
+
+    def _is_for_another(self, module: str, rule: str) -> bool:
+        """Whether the module was denied with one that it does not need: nothing follows for its own devices."""
+        culprit = rule.rpartition(" (for ")[2].removesuffix(")") if rule.endswith(")") else module
+        return culprit not in (module, *self._sim.files.all_needs(module))
 
     def moved(self, before: str, after: str) -> None:
         """The start-up may have gone to another phase."""
