@@ -220,9 +220,8 @@ def _hardening(modules: Sequence[str], tree: Tree, snapshot: Snapshot, *, has_po
         state = loaded.state(name) or ("builtin" if catalog.is_builtin(name) else "")
         in_tree = catalog.dep(name) is not None
         found = judge(Known(name, state, in_tree, tuple(aliases[name]), knows_builtin, is_closed), plan)
-        command = f"kmodd deny {options}{name}" if found.state in ("loadable", "loaded", "uncertain") else ""
-        if found.state == "loaded" and not root:
-            command += f" && modprobe -r {name}"
+        unload = "--unload " if found.state == "loaded" and not root else ""
+        command = f"kmodd deny {options}{unload}{name}" if found.state in ("loadable", "loaded", "uncertain") else ""
         text = found.text
         if found.state == "builtin" and (calls := initcalls_of(symbols, name)):
             text = f"{text}; initcall_blacklist={','.join(calls)} on the kernel command line keeps it from starting"

@@ -7,6 +7,8 @@ import sys
 import time
 
 from kmodd.cli.deny_facts import read_askers, truth_of
+from kmodd.cli.deny_unload import carry_out as remove
+from kmodd.cli.deny_unload import unload_of
 from kmodd.cli.local_edit import (
     DRY_RUN,
     FOR,
@@ -25,6 +27,7 @@ from kmodd.cli.local_edit import (
 )
 from kmodd.cli.verb import JSON, KERNEL, SOCKET, Given, Option, Verb
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
+from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_settings
 from kmodd.host.local_files import Edit, EditError, read_text
@@ -34,6 +37,7 @@ from kmodd.host.uses import read_uses
 from kmodd.planning.essentials import vital_without
 from kmodd.planning.local_rules import Change, forbid, pruned, without_allows
 from kmodd.planning.module_truth import as_object, overrides_of, sentences
+from kmodd.planning.unload import plan_sentences, removal_as_object, result_sentences
 from kmodd.text import printable
 
 TYPE_CHECKING = False
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from kmodd.config.kmodd_conf import Settings
     from kmodd.index.catalog import Snapshot
     from kmodd.planning.module_truth import Truth
+    from kmodd.planning.unload import Unload, Unloaded
 
 VERB = Verb(
     "deny",
@@ -53,7 +58,8 @@ VERB = Verb(
         FOR,
         Option("--why", "the reason, such as a CVE, for the comment of the rule", "TEXT"),
         Option("--from", "a file with names of modules, - for standard input", "FILE"),
-        Option("--force", "also deny what root's disk or the only network needs"),
+        Option("--unload", "also remove the modules now, and before them those that use them"),
+        Option("--force", "also deny what root's disk or the only network needs, and remove what is in use"),
         DRY_RUN,
         JSON,
         SOCKET,
@@ -66,12 +72,13 @@ VERB = Verb(
         (
             1,
             "nothing is written, as --force is missing, a name is that of an alias, or a file cannot be written; or a "
-            "rule of an earlier file allows a module all the same",
+            "rule of an earlier file allows a module all the same, or one could not be removed",
         ),
     ),
     (
         ("deny algif_aead --why CVE-2026-31431", "Keep this module out, for all."),
         ("deny --for www-data af_alg", "Keep it from the requests of this user's processes."),
+        ("deny --unload algif_aead", "Also remove it now; with --dry-run, show what would go."),
         ("deny --from advisory.txt --dry-run", "What would be written, and what is true of each name?"),
     ),
 )
@@ -86,6 +93,8 @@ def main(argv: list[str]) -> int:
         return VERB.refuse("MODULE is missing")
     if any(not char.isprintable() for char in given.get("why")):
         return VERB.refuse("--why takes one line of text")
+    if "unload" in given and given.get("root") and "dry-run" not in given:
+        return VERB.refuse("--unload removes modules of this machine; with --root it needs --dry-run")
     try:
         check_options(given)
         whom = whom_of(given.get("for", "all"))
@@ -98,6 +107,28 @@ def main(argv: list[str]) -> int:
     settings = read_settings(given.get("root"))
     tree = Tree(given.get("root"), given.get("kernel") or None, extensions=settings.extensions)
     return _Denial(given, modules, whom, tree, settings).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a call has done, or would do."""
+
+    edits: Sequence[Edit]
+    is_changed: bool
+    runs: bool
+    """Whether the daemon runs, and has read the rules."""
+    exceptions: dict[str, str]
+    """Module → the rule of another file that allows it all the same; empty: none."""
+    unload: Unload | None
+    """The removal; None without --unload."""
+    unloaded: Unloaded | None
+    """Its result; None: it was not carried out."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is done that was asked for."""
+        stays = self.unloaded.stayed if self.unloaded else self.unload.builtin if self.unload else ()
+        return not stays and not any(self.exceptions.values())
 
 
 class _Denial:
@@ -114,15 +145,20 @@ class _Denial:
         self._snapshot = self._read_tree()
 
     def run(self) -> int:
-        """Check the names, write the rules, and print the facts. Returns the exit status."""
+        """Check the names, write the rules, remove the modules, and print the facts. Returns the exit status."""
         try:
             if self._snapshot:
                 check_no_alias(self._modules, self._snapshot)
         except WrongName as error:
             VERB.complain(str(error))
             return 1
-        if "force" not in self._given and (why := self._why_vital()):
-            VERB.complain(f"{why}; --force denies it all the same")
+        before = self._snapshot or self._tree.quick_snapshot()
+        unload = unload_of(self._modules, self._tree, before) if "unload" in self._given else None
+        if "force" not in self._given and (why := self._why_in_use(unload) or self._why_vital()):
+            for line in plan_sentences(unload) if unload and "json" not in self._given else ():
+                print(printable(line))
+            sys.stdout.flush()
+            VERB.complain(f"{why}; nothing is changed without --force")
             return 1
         is_dry = "dry-run" in self._given
         try:
@@ -132,11 +168,13 @@ class _Denial:
             return 1
         runs = not self._tree.root and not is_dry and reload(self._given.get("socket", CONTROL_SOCKET), VERB)
         exceptions = {module: self._exception(edits, module) for module in self._modules}
+        unloaded = remove(self._modules, unload, self._tree, before) if unload and not is_dry else None
+        done = _Done(edits, is_changed, runs, exceptions, unload, unloaded)
         if "json" in self._given:
-            self._print_json(edits, is_changed, runs, exceptions)
+            self._print_json(done)
         else:
-            self._print(edits, is_changed, runs, exceptions)
-        return 1 if any(exceptions.values()) else 0
+            self._print(done)
+        return 0 if done.is_whole else 1
 
     def _read_tree(self) -> Snapshot | None:
         try:
@@ -145,6 +183,13 @@ class _Denial:
             VERB.complain(f"{error}; names are not checked")
             return None
         return self._tree.quick_snapshot()
+
+    def _why_in_use(self, unload: Unload | None) -> str:
+        """Return what is in use and needs a module that a removal takes; empty: nothing."""
+        if unload is None or not unload.lost:
+            return ""
+        needing = "; ".join(dict.fromkeys(map(str, unload.lost)))
+        return f"Failed to remove {', '.join(unload.modules)}: in use by {needing}"
 
     def _why_vital(self) -> str:
         """Return what the machine would lose by a deny for all; empty: nothing that it needs."""
@@ -199,34 +244,34 @@ class _Denial:
         asked = read_askers(self._modules, self._tree.root)
         return {module: truth_of(module, self._tree, self._snapshot, asked) for module in self._modules}
 
-    def _print(self, edits: Sequence[Edit], is_changed: bool, runs: bool, exceptions: dict[str, str]) -> None:
-        for why in filter(None, exceptions.values()):
+    def _print(self, done: _Done) -> None:
+        for why in filter(None, done.exceptions.values()):
             print(printable(why))
-        if "dry-run" not in self._given and not all(exceptions.values()):
-            print(self._scope(runs))
-        show(edits)
-        if not is_changed:
+        if "dry-run" not in self._given and not all(done.exceptions.values()):
+            print(self._scope(done.runs))
+        show(done.edits)
+        if not done.is_changed:
             print("Nothing to change: the rules are there already")
+        if done.unload:
+            result = result_sentences(done.unload, done.unloaded) if done.unloaded else plan_sentences(done.unload)
+            print("".join(f"{printable(line)}\n" for line in result), end="")
         for truth in self._truths().values():
             for line in sentences(truth):
                 print(printable(line))
         sys.stdout.flush()
 
-    def _print_json(self, edits: Sequence[Edit], is_changed: bool, runs: bool, exceptions: dict[str, str]) -> None:
+    def _print_json(self, done: _Done) -> None:
         truths = self._truths()
         for module in self._modules:
-            facts = as_object(truths[module]) if module in truths else None
-            print(
-                json.dumps(
-                    {
-                        "module": module,
-                        "for": str(self._whom[0]) if self._whom else "all",
-                        "changed": is_changed and "dry-run" not in self._given,
-                        "files": [edit.path for edit in edits if edit.before != edit.after],
-                        "daemon_runs": runs,
-                        "exception": exceptions[module] or None,
-                        "facts": facts,
-                    }
-                )
-            )
+            fields = {
+                "module": module,
+                "for": str(self._whom[0]) if self._whom else "all",
+                "changed": done.is_changed and "dry-run" not in self._given,
+                "files": [edit.path for edit in done.edits if edit.before != edit.after],
+                "daemon_runs": done.runs,
+                "exception": done.exceptions[module] or None,
+                "unload": removal_as_object(done.unload, done.unloaded) if done.unload else None,
+                "facts": as_object(truths[module]) if module in truths else None,
+            }
+            print(json.dumps(fields))
         sys.stdout.flush()

@@ -7,14 +7,17 @@ import stat
 
 from kmodd.host.regular_files import names_in, read_file
 from kmodd.names import module_name
-from kmodd.planning.essentials import ROOTS, Use
+from kmodd.planning.essentials import Use
 from kmodd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_OF_BLOCK = (("dm-", "dm_mod"), ("md", "md_mod"))
+_OF_BLOCK = (
+    ("dm-", "dm_mod"), ("md", "md_mod"), ("loop", "loop"), ("zram", "zram"), ("nbd", "nbd"), ("rbd", "rbd"),
+    ("drbd", "drbd"), ("bcache", "bcache"), ("nullb", "null_blk"), ("ram", "brd"),
+)  # fmt: skip
 """How names of block devices without a driver begin, and the module that makes them."""
 _OF_INTERFACE = {"DEVTYPE=bridge": "bridge", "DEVTYPE=bond": "bonding", "DEVTYPE=vlan": "8021q"}
 """A line of the uevent of an interface without a driver, and the module that makes it."""
@@ -28,15 +31,15 @@ def read_uses(root: str = "") -> tuple[Use, ...]:
 
 
 def _mounts(root: str) -> Iterator[Use]:
-    """Yield the mounted file systems with drivers of modules below, and those of ROOTS (proc_pid_mountinfo(5))."""
+    """Yield the mounted file systems (proc_pid_mountinfo(5))."""
     for line in _lines(f"{root}/proc/self/mountinfo"):
         head, separator, tail = line.partition(" - ")
         words, rest = head.split(), tail.split()
         if not separator or len(words) < 5 or len(rest) < 2:
             continue
+        # A file system of several devices, such as btrfs, has a number of its own.
         modules = _of_number(root, words[2]) or _of_node(root, rest[1])
-        if modules or words[4] in ROOTS:
-            yield Use("mount", _plain(words[4]), modules, (f"fs-{rest[0]}",))
+        yield Use("mount", _plain(words[4]), modules, (f"fs-{rest[0]}",))
 
 
 def _swaps(root: str) -> Iterator[Use]:

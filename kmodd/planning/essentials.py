@@ -42,20 +42,26 @@ class Use:
                 return f"the interface {self.name}, which carries a route"
 
 
-def needed_by(use: Use, snapshot: Snapshot) -> frozenset[str]:
-    """Return the modules that something hangs on, with their dependencies."""
-    found = set(use.modules)
-    found.update(hit.module for alias in use.aliases for hit in lookup_or_nothing(alias, snapshot))
-    for name in tuple(found):
-        line = snapshot.catalog.dep(name)
-        found.update(map(module_of_path, line.deps) if line else ())
-    return frozenset(found)
-
-
 def lost_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot) -> tuple[Use, ...]:
-    """Return what hangs on one of the modules."""
+    """Return what needs one of the modules: as a driver, by its name, or as a dependency of one of these."""
     gone = frozenset(modules)
-    return tuple(use for use in uses if gone & needed_by(use, snapshot))
+    if not gone:
+        return ()
+    # Hundreds of mounts have the same few types.
+    by_name = {
+        alias: frozenset(str(hit.module) for hit in lookup_or_nothing(alias, snapshot))
+        for alias in {alias for use in uses for alias in use.aliases}
+    }
+    needed = {}
+    for module in {name for use in uses for name in use.modules}.union(*by_name.values()):
+        line = snapshot.catalog.dep(module)
+        needed[module] = frozenset((module, *(map(module_of_path, line.deps) if line else ())))
+    found = []
+    for use in uses:
+        names = use.modules.union(*(by_name[alias] for alias in use.aliases))
+        if any(gone & needed[name] for name in names):
+            found.append(use)
+    return tuple(found)
 
 
 def vital_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot) -> tuple[Use, ...]:

@@ -181,7 +181,9 @@ def _presence(truth: Truth) -> list[str]:
     if loaded:
         users = f", used by {_several(loaded.holders)}" if loaded.holders else ""
         count = "" if loaded.holders or not loaded.refcnt else f", with {loaded.refcnt} references"
-        found.append(f"{name} is loaded now{users}{count}: it stays until `modprobe -r {name}` or the next boot")
+        found.append(
+            f"{name} is loaded now{users}{count}: it stays until `kmodd deny --unload {name}` or the next boot"
+        )
     elif not truth.is_builtin:
         found.append(f"{name} is not loaded now")
     if truth.is_builtin:

@@ -257,7 +257,7 @@ def test_what_roots_disk_needs_wants_force(root: Path, capfd: pytest.CaptureFixt
     for name in ("ext4", "jbd2", "virtio_blk"):
         assert deny.main([*base(root), name]) == 1
         said = capfd.readouterr().err
-        assert f"the file system at / would be lost at the next boot without {name}; --force denies it" in said
+        assert f"the file system at / would be lost at the next boot without {name}; nothing is changed" in said
     assert config(root) == before
     assert deny.main([*base(root), "vfat"]) == 0
     assert deny.main([*base(root), "ext4", "--for", "33"]) == 0

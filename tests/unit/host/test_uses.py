@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kmodd.host.uses import read_uses
+from kmodd.planning.essentials import Use
 
 
 def write(path: Path, text: str) -> None:
@@ -18,6 +19,7 @@ def mounted(root: Path, device: str, place: str = "/") -> None:
     write(root / "proc/self/mountinfo", f"1 0 253:0 / {place} rw - ext4 /dev/x rw\n")
     link = root / "sys/dev/block/253:0"
     link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
     link.symlink_to(root / "sys/devices/virtual/block" / device)
 
 
@@ -39,11 +41,27 @@ def test_a_stacked_disk_hangs_on_what_makes_it(
     assert use.modules == modules
 
 
-def test_root_is_in_use_though_no_module_drives_its_disk(tmp_path: Path) -> None:
-    """Its file system is a module all the same. The control is another mount point."""
-    write(tmp_path / "proc/self/mountinfo", "1 0 0:40 / / rw - nfs s:/ rw\n2 1 0:41 / /srv rw - nfs s:/ rw\n")
-    (use,) = read_uses(str(tmp_path))
-    assert (use.name, use.modules, use.aliases) == ("/", frozenset(), ("fs-nfs",))
+def test_a_file_system_is_in_use_though_no_module_drives_its_disk(tmp_path: Path) -> None:
+    """It may be a module itself; a damaged line is none."""
+    write(
+        tmp_path / "proc/self/mountinfo", "1 0 0:40 / / rw - nfs s:/ rw\ndamaged\n2 1 0:5 / /a\\040b rw - tmpfs t rw\n"
+    )
+    assert read_uses(str(tmp_path)) == (
+        Use("mount", "/", frozenset(), ("fs-nfs",)),
+        Use("mount", "/a b", frozenset(), ("fs-tmpfs",)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "module"), [("loop0", "loop"), ("zram0", "zram"), ("nbd3", "nbd"), ("ram0", "brd"), ("drbd1", "drbd")]
+)
+def test_a_virtual_disk_hangs_on_the_module_that_makes_it(tmp_path: Path, device: str, module: str) -> None:
+    """The control is a disk with another name."""
+    (tmp_path / "sys/devices/virtual/block" / device).mkdir(parents=True)
+    mounted(tmp_path, device, "/srv")
+    assert read_uses(str(tmp_path)) == (Use("mount", "/srv", frozenset({module}), ("fs-ext4",)),)
+    mounted(tmp_path, "other0", "/srv")
+    assert read_uses(str(tmp_path)) == (Use("mount", "/srv", frozenset(), ("fs-ext4",)),)
 
 
 @pytest.mark.parametrize(("kind", "module"), [("bridge", "bridge"), ("bond", "bonding"), ("vlan", "8021q")])

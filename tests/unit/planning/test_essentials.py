@@ -5,9 +5,15 @@ from __future__ import annotations
 from kmodd.config.modprobe_d import Config
 from kmodd.index.catalog import Catalog, Snapshot
 from kmodd.index.layer import Layer
-from kmodd.planning.essentials import Use, vital_without
+from kmodd.planning.essentials import Use, lost_without, vital_without
 
-SNAPSHOT = Snapshot(Catalog([Layer("/lib/modules/6.1.0", {"modules.dep": b"e1000.ko:\nigb.ko:\n"}.get)]), Config())
+INDEX = {
+    "modules.dep": b"e1000.ko:\nigb.ko:\next4.ko: jbd2.ko\njbd2.ko:\nvirtio_blk.ko: virtio.ko\nvirtio.ko:\n",
+    "modules.alias": b"alias fs-ext4 ext4\n",
+}
+SNAPSHOT = Snapshot(Catalog([Layer("/lib/modules/6.1.0", INDEX.get)]), Config())
+DATA = Use("mount", "/srv", frozenset({"virtio_blk"}), ("fs-ext4",))
+SWAP = Use("swap", "/dev/vda2", frozenset({"virtio_blk"}))
 DEFAULT = Use("network", "eth0", frozenset({"e1000"}), is_default=True)
 OTHER = Use("network", "eth1", frozenset({"igb"}), is_default=True)
 LOCAL = Use("network", "eth2", frozenset({"igb"}))
@@ -25,3 +31,17 @@ def test_the_only_network_is_vital_also_without_a_default_route() -> None:
 def test_a_second_network_with_a_built_in_driver_remains() -> None:
     assert vital_without(["e1000"], [DEFAULT, BUILTIN], SNAPSHOT) == ()
     assert vital_without(["e1000"], [], SNAPSHOT) == ()
+
+
+def test_a_use_needs_the_driver_the_file_system_and_their_dependencies() -> None:
+    """A removal takes any use; only that of / and the network count for the next boot."""
+    for module in ("virtio_blk", "virtio"):
+        assert lost_without([module], [DATA, SWAP, LOCAL], SNAPSHOT) == (DATA, SWAP)
+    for module in ("ext4", "jbd2"):
+        assert lost_without([module], [DATA, SWAP, LOCAL], SNAPSHOT) == (DATA,)
+    assert lost_without(["igb"], [DATA, SWAP, LOCAL], SNAPSHOT) == (LOCAL,)
+    assert lost_without([], [DATA, SWAP, LOCAL], SNAPSHOT) == lost_without(["e1000"], [DATA, LOCAL], SNAPSHOT) == ()
+    assert vital_without(["ext4"], [DATA, SWAP], SNAPSHOT) == ()
+    assert [str(use) for use in (DATA, SWAP, LOCAL)] == [
+        "the file system at /srv", "the swap on /dev/vda2", "the interface eth2, which carries a route",
+    ]  # fmt: skip
