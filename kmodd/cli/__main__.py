@@ -30,6 +30,7 @@ VERBS = {
     "metrics": "print the counters of the daemon as OpenMetrics",
     "lint": "check the configuration for mistakes",
     "check": "check configuration, installation and hardening, and name the command that mends each finding",
+    "verify": "compare what is loaded with the module files, the journal and the kernel's record of loads",
     "seal": "refuse modules that no rule allows; rehearse, undo, or disable module loading in the kernel",
     "deny": "forbid modules, for all or for some, and say what remains true of them",
     "allow": "take back what `kmodd deny` wrote, or make an exception, also for a time",

@@ -8,10 +8,10 @@ import sys
 import time
 
 from kmodd.cli.daemon_tree import daemon_status
-from kmodd.cli.journal_options import BOOT, DIRECTORY, query_of, read_entries, with_boot
+from kmodd.cli.journal_options import BOOT, DIRECTORY, with_boot
 from kmodd.cli.terminal import paint, show
-from kmodd.cli.verb import JSON, ROOT, Given, Verb
-from kmodd.cli.why_facts import Machine, boot_id
+from kmodd.cli.verb import JSON, ROOT, Verb
+from kmodd.cli.why_facts import Machine, read_records
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
 from kmodd.planning.history import Entry, subject_of_entry
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     if "" in given.operands:
         return VERB.refuse("invalid SUBJECT ''")
     root = given.get("root").rstrip("/")
-    machine, records = Machine(root, None if root else daemon_status()), _records(given)
+    machine, records = Machine(root, None if root else daemon_status()), read_records(VERB, given)
     status = 0 if records.is_readable else 1
     try:
         machine.check()
@@ -70,15 +70,6 @@ def main(argv: list[str]) -> int:
     for problem in () if records.is_past else machine.problems():
         VERB.complain(str(problem))
     return status or int(any(answer.code == "unknown" for answer in answers))
-
-
-def _records(given: Given) -> Records:
-    query = query_of(given, boot="0")
-    entries = read_entries(VERB, query)
-    here = boot_id(given.get("root").rstrip("/"))
-    boots = {entry.boot for entry in entries or ()}
-    is_past = boots != {here} if boots else query.boot not in ("0", "-0", here)
-    return Records(tuple(entries or ()), is_past, entries is not None)
 
 
 def answers_of(text: str, machine: Machine, records: Records) -> list[Answer]:

@@ -8,6 +8,7 @@ import os
 from kmodd.cli.daemon_tree import tree_of
 from kmodd.cli.device_paths import asking_path, device_path
 from kmodd.cli.explain import Question, Rules, question_of
+from kmodd.cli.journal_options import query_of, read_entries
 from kmodd.daemon.policy_marks import SEALED
 from kmodd.daemon.quarantine_file import STANDING, QuarantineFile
 from kmodd.dataclass import replace
@@ -20,7 +21,7 @@ from kmodd.names import MODULE_SUFFIXES, module_name, module_of_path
 from kmodd.planning.plan import Install, Plan, Skip
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import ProbeOptions, options_of, resolve
-from kmodd.planning.why import Device, Module
+from kmodd.planning.why import Device, Module, Records
 from kmodd.text import decode
 
 TYPE_CHECKING = False
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Literal
 
+    from kmodd.cli.verb import Given, Verb
     from kmodd.planning.denials import Denial
 
 _OF_PID_1 = frozenset(
@@ -192,6 +194,17 @@ class Machine:
         if os.path.isdir(self._root + _INITRD):
             yield "the initrd, whose udevd or scripts load modules"
         yield "a program that ran before kmodd, such as modprobe of a unit"
+
+
+def read_records(verb: Verb, given: Given) -> Records:
+    """Return the records of the boot that the options name, by default the current one, after messages if there are
+    none."""
+    query = query_of(given, boot="0")
+    entries = read_entries(verb, query)
+    here = boot_id(given.get("root").rstrip("/"))
+    boots = {entry.boot for entry in entries or ()}
+    is_past = boots != {here} if boots else query.boot not in ("0", "-0", here)
+    return Records(tuple(entries or ()), is_past, entries is not None)
 
 
 def boot_id(root: str) -> str:

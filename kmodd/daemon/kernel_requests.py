@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kmodd.host.request_tracer import ModuleRequests
     from kmodd.host.requesters import Requesters
+    from kmodd.host.trace_instance import TraceInstance
 
 
 class KernelRequests:
@@ -28,12 +29,18 @@ class KernelRequests:
         self._requesters = requesters
         self._trace = trace
         self._tries = 0 if trace else 2  # before READY where the kernel asks already, and after it
+        self._loads: TraceInstance | None = None
+        self._wants_loads = requesters is not None
         self._waiting: list[tuple[Request, KernelRequest]] = []
 
     @property
     def needs_trace(self) -> bool:
-        """Whether `open_trace` may still succeed."""
-        return self._tries > 0
+        """Whether `open_late` may still succeed."""
+        return self._tries > 0 or self._wants_loads
+
+    def open_late(self) -> str:
+        """Open a trace that is not open yet, that of requests first; result as of `open_trace`."""
+        return self.open_trace() if self._tries else self._open_loads()
 
     def open_trace(self) -> str:
         """Find out from now on who makes the kernel ask. Returns why that is not possible; empty: it is."""
@@ -46,6 +53,18 @@ class KernelRequests:
             self._trace, self._tries = ModuleRequests(self._requesters.requester_of), 0
         except (OSError, ImportError, KmoddError) as error:
             return f"Failed to trace module requests: {error}; the requester stays unknown"
+        return ""
+
+    def _open_loads(self) -> str:
+        """Have the kernel record who loads modules, also without kmodd (`kmodd verify`); result as of `open_trace`."""
+        self._wants_loads = False
+        try:
+            from kmodd.host.load_tracer import trace_loads  # only here: after READY
+
+            self._loads = trace_loads()
+        except (OSError, ImportError, KmoddError) as error:
+            if self._trace:  # else that is said already
+                return f"Failed to trace loads of modules: {error}; `kmodd verify` cannot say who made them"
         return ""
 
     def fileno(self) -> int:
@@ -93,8 +112,9 @@ class KernelRequests:
     def close(self) -> None:
         """Take no more; helpers that wait do without the daemon or are refused, as the policy says."""
         self._socket.close()
-        if self._trace:
-            self._trace.close()
+        for trace in (self._trace, self._loads):
+            if trace:
+                trace.close()
 
 
 def is_there(job: Job) -> bool:

@@ -375,7 +375,7 @@ class Daemon:
                 self._requesters.close()
             return
         if self._engine.state.policy.is_enforced and is_helper_set():
-            self._open_trace(self._kernel)  # the kernel asks already: after a crash, or with the package
+            self._warn_of(self._kernel.open_trace())  # the kernel asks already: after a crash, or with the package
         self._poller.add(self._kernel)
         if self._requesters:
             self._poller.add(self._requesters)
@@ -383,20 +383,21 @@ class Daemon:
     def _report_ready(self) -> None:
         """The boot list is answered, or cannot be."""
         if self._engine.state.policy.is_enforced and self._kernel:
-            self._open_trace(self._kernel)  # before the helper is set: requests of unknown processes would be refused
+            # before the helper is set: requests of unknown processes would be refused
+            self._warn_of(self._kernel.open_trace())
         self._notify.ready(self._ready_text)
         gc.freeze()
         gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
 
     def _open_late_trace(self) -> bool:
-        """Open the trace of requests if it is needed. Returns whether it was."""
+        """Open a trace that is not open yet. Returns whether one was needed."""
         if self._kernel is None or not self._kernel.needs_trace:
             return False
-        self._open_trace(self._kernel)
+        self._warn_of(self._kernel.open_late())
         return True
 
-    def _open_trace(self, kernel: KernelRequests) -> None:
-        if why := kernel.open_trace():
+    def _warn_of(self, why: str) -> None:
+        if why:
             self._warn_once(why)
 
     def _open_watch(self, now: float) -> None:

@@ -25,7 +25,7 @@ class Startup:
 
     | phase      | event                                             | next       | what happens                     |
     | boot_list  | boot list answered, no module tree, or 20 s over  | late_opens | READY                            |
-    | late_opens | nothing more can be planned                       | late_opens | the request trace is opened      |
+    | late_opens | nothing more can be planned                       | late_opens | the traces are opened            |
     | late_opens | devices answered, or 10 s over                    | running    | the file watch is opened         |
 
     What takes long and is not needed for the first load is opened late. Under an enforced policy the trace is opened

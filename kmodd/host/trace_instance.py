@@ -20,9 +20,10 @@ _READS: Final = 64
 class TraceInstance:
     """Opens or creates the instance, and removes it. Events that a killed process left unread are read."""
 
-    def __init__(self, folder: str, event: str, kilobytes: int) -> None:
+    def __init__(self, folder: str, event: str, kilobytes: int, *, clock: str = "boot", is_read: bool = True) -> None:
         """Start tracing `event`, `events/SYSTEM/NAME`. kilobytes: buffer of each CPU.
 
+        clock: of the events (Documentation/trace/ftrace.rst). is_read: False if `pages` is not called.
         Raises OSError if tracefs or the event is missing or not permitted, ParseError if its format is unknown.
         """
         self._folder = folder
@@ -35,10 +36,10 @@ class TraceInstance:
             self.layout = parse_header_page(self._read("events/header_page"), sys.byteorder)
             self.format = self._read(f"{event}/format")
             self.is_new = any(self._read(name).strip() != "1" for name in (f"{event}/enable", "tracing_on"))
-            if "[boot]" not in self._read("trace_clock"):  # writing it empties the buffer
-                self._write("trace_clock", "boot")
+            if f"[{clock}]" not in self._read("trace_clock"):  # writing it empties the buffer
+                self._write("trace_clock", clock)
                 self.is_new = True
-            for cpu in sorted(os.listdir(f"{folder}/per_cpu")):
+            for cpu in sorted(os.listdir(f"{folder}/per_cpu")) if is_read else ():
                 path = f"{folder}/per_cpu/{cpu}/trace_pipe_raw"
                 self._pipes.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
             for name, value in (("buffer_size_kb", str(kilobytes)), (f"{event}/enable", "1"), ("tracing_on", "1")):

@@ -254,7 +254,7 @@ def test_the_trace_is_opened_while_there_is_no_process_that_reads_proc(
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", Tracer)
     absent = Requesters(connect)
     requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=absent)
-    assert (requests.open_trace(), requests.needs_trace) == ("", False)
+    assert requests.open_trace() == ""
     assert [requester_of(1, 1, 0.0) for requester_of in asked] == [None]
     requests.close()
     absent.close()
@@ -271,7 +271,7 @@ def test_a_trace_of_another_format_leaves_the_requester_unknown(
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", other)
     requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=requesters)
     why = "Failed to trace module requests: header_page: expected something else; the requester stays unknown"
-    assert [requests.open_trace() for _ in range(3)] == [why, why, ""]
+    assert [requests.open_late() for _ in range(4)] == [why, why, "", ""]
     assert not requests.needs_trace
     requests.close()
 
@@ -289,9 +289,37 @@ def test_the_trace_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", Tracer)
     requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=requesters)
-    needed = [requests.needs_trace]
     requests.open_trace()
     requests.open_trace()
-    assert ([*needed, requests.needs_trace], len(opened)) == ([True, False], 1)
+    assert len(opened) == 1
     requests.close()
     assert opened == []
+
+
+def test_loads_are_traced_after_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requesters: Requesters
+) -> None:
+    """One trace a call, as each takes time; both are closed. Control: where it fails, the reason is said."""
+    opened: list[str] = []
+
+    class Opened:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            opened.append(name)
+
+        def close(self) -> None:
+            opened.remove(self.name)
+
+    def missing() -> Opened:
+        raise FileNotFoundError(errno.ENOENT, "no tracefs with instances", "/x")
+
+    monkeypatch.setattr("kmodd.host.request_tracer.ModuleRequests", lambda _: Opened("requests"))
+    for trace_loads, why in ((lambda: Opened("loads"), ""), (missing, "Failed to trace loads of modules")):
+        monkeypatch.setattr("kmodd.host.load_tracer.trace_loads", trace_loads)
+        requests = KernelRequests(RequestSocket(str(tmp_path / "request")), requesters=requesters)
+        assert (requests.needs_trace, requests.open_late(), opened) == (True, "", ["requests"])
+        assert requests.needs_trace
+        assert requests.open_late().startswith(why)
+        assert (requests.needs_trace, opened) == (False, ["requests"] if why else ["requests", "loads"])
+        requests.close()
+        assert opened == []

@@ -1,0 +1,211 @@
+"""`kmodd verify`: compare the modules in the kernel with their files, with the journal, and with the kernel's trace."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from kmodd.cli.daemon_tree import tree_for
+from kmodd.cli.terminal import Colour, show, table
+from kmodd.cli.verb import JSON, ROOT, Option, Verb
+from kmodd.cli.why_facts import read_records
+from kmodd.dataclass import dataclass, replace
+from kmodd.errors import NoTree
+from kmodd.host.loaded_modules import Files, read_live, read_loads
+from kmodd.names import module_of_path
+from kmodd.planning.verify import (
+    Before,
+    ByAnother,
+    ByKmodd,
+    File,
+    Kernel,
+    Live,
+    Result,
+    Unreadable,
+    Unrecorded,
+    history_of,
+    judge,
+    kernel_of,
+)
+from kmodd.text import count_of, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kmodd.kernel.load_trace import ModuleLoad
+    from kmodd.planning.verify import History, OnDisk
+    from kmodd.planning.why import Records
+
+VERB = Verb(
+    "verify",
+    "Compare each module in the kernel with its file in the module tree (build ID, srcversion, signer, owner), with "
+    "the records of kmodd in the journal, and with the kernel's own record of loads. Nothing is printed where all is "
+    "well: the module is that of the file, and kmodd has loaded it, or it was there when kmodd started, as those of "
+    "an initrd.\n\n"
+    "A finding is a module whose code is not that of its file, that has no file, that came without kmodd or by force, "
+    "that hides itself, or whose file others can write. A file that was replaced after the load, as by DKMS or an "
+    "upgrade, is an information: the kernel keeps the earlier code until the module is loaded again. Signatures are "
+    "compared by signer and taint; only the kernel verifies them.",
+    (
+        Option("-v, --verbose", "print the number of modules, and the meaning of each taint"),
+        JSON, ROOT,
+    ),
+    status=(
+        (0, "no finding"),
+        (1, "a finding, or something cannot be read"),
+        (3, "no module tree"),
+    ),
+    examples=(
+        ("verify", "Is the kernel running what is installed, and did kmodd load it?"),
+        ("verify --json | jq -r .module", "The modules with a finding or an information."),
+    ),
+)  # fmt: skip
+
+_HEADER = ("MODULE", "WHAT", "TAINT", "SIGNER", "LOADED BY")
+_COLOURS: dict[str, Colour] = {"finding": "red", "information": "yellow", "detail": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A module, and all that is known of it."""
+
+    live: Live | Unreadable
+    disk: OnDisk
+    history: History
+    load: ModuleLoad | None = None
+    results: tuple[Result, ...] = ()
+
+
+def main(argv: list[str]) -> int:
+    """Print the results; return 1 for a finding or what cannot be read, 3 without a module tree, else 0."""
+    given = VERB.parse(argv, most=0)
+    if isinstance(given, int):
+        return given
+    root = given.get("root").rstrip("/")
+    tree = tree_for(root, None)
+    try:
+        tree.check()
+        modules = read_live(root)
+    except NoTree as error:
+        VERB.complain(str(error))
+        return 3
+    except OSError as error:
+        VERB.complain(f"Failed to read {root}/proc/modules: {error.strerror}; no module is compared")
+        return 1
+    snapshot = tree.quick_snapshot()
+    records = read_records(VERB, given)
+    found = _verify(modules, Files(tree, snapshot.catalog), records, read_loads(root))
+    _print(found, is_verbose="verbose" in given, is_json="json" in given)
+    for problem in snapshot.catalog.problems:
+        VERB.complain(str(problem))
+    unknown = [each for each in found if isinstance(each.history, Unrecorded)]
+    if unknown and records.is_readable:
+        count = count_of(len(unknown), "module")
+        VERB.complain(f"The journal has no start of kmodd in this boot, so it is not known what loaded {count}")
+    return int(bool(unknown or snapshot.catalog.is_damaged or _findings(found)))
+
+
+def _verify(
+    modules: Sequence[Live | Unreadable], files: Files, records: Records, loads: Mapping[str, ModuleLoad]
+) -> list[_Verified]:
+    """Return each module with what is known and found."""
+    known = []
+    for live in modules:
+        disk = files.read(live.name)
+        known.append(_Verified(live, disk, _history(live.name, disk, files, records), loads.get(live.name)))
+    kernel = kernel_of([(each.live, each.disk) for each in known if isinstance(each.live, Live)])
+    return [replace(each, results=_results(each, kernel)) for each in known]
+
+
+def _history(name: str, disk: OnDisk, files: Files, records: Records) -> History:
+    """Return how a module came, by its name or that of its file, which kmodd has loaded it by."""
+    found = history_of(name, records)
+    if not isinstance(disk, File):
+        return found
+    if isinstance(found, ByAnother) and module_of_path(disk.path) != name:
+        found = history_of(module_of_path(disk.path), records)
+    if isinstance(found, ByKmodd) and found.path and files.is_same(found.path, disk):
+        found = replace(found, path=disk.path)
+    return found
+
+
+def _results(each: _Verified, kernel: Kernel) -> tuple[Result, ...]:
+    if isinstance(each.live, Unreadable):
+        return (Result("unreadable", f"Failed to read {each.live.path}: {each.live.why}, so it is not compared"),)
+    when = ""
+    if isinstance(each.disk, File):
+        when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(each.disk.changed / 1e6))
+    return judge(each.live, each.disk, each.history, each.load, kernel, when)
+
+
+def _findings(found: Sequence[_Verified]) -> int:
+    return sum(result.weight == "finding" for each in found for result in each.results)
+
+
+# ── output ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _print(found: Sequence[_Verified], *, is_verbose: bool, is_json: bool) -> None:
+    """Print the modules of which there is something to say, and on request details and a count."""
+    weights = ("finding", "information", "detail") if is_verbose else ("finding", "information")
+    shown = [(each, [result for result in each.results if result.weight in weights]) for each in found]
+    shown = [(each, results) for each, results in shown if results]
+    if is_json:
+        show("".join(f"{json.dumps(_object(each, result))}\n" for each, results in shown for result in results))
+        return
+    if shown:
+        rows = [_row(each, results) for each, results in shown]
+        colours = [_COLOURS[min((result.weight for result in results), key=weights.index)] for _, results in shown]
+        lines = [f"{each.live.name}: {result.text}" for each, results in shown for result in results]
+        show(table(_HEADER, rows, [1, 3, 4], colours) + "\n" + "".join(f"{printable(line)}\n" for line in lines))
+    if is_verbose:
+        show(f"{count_of(len(found), 'module')}, {count_of(_findings(found), 'finding')}\n")
+
+
+def _row(each: _Verified, results: Sequence[Result]) -> list[str]:
+    taint = each.live.taint if isinstance(each.live, Live) else ""
+    signer = each.disk.signer if isinstance(each.disk, File) else ""
+    codes = ",".join(dict.fromkeys(result.code for result in results))
+    return [each.live.name, codes, taint or "-", signer or "-", _loaded_by(each)]
+
+
+def _loaded_by(each: _Verified) -> str:
+    if each.load:
+        return f"{each.load.comm}[{each.load.pid}]"
+    match each.history:
+        case ByKmodd(program=program, pid=pid):
+            return f"{program}[{pid}]"
+        case Before():
+            return "before kmodd"
+        case _:
+            return "-"
+
+
+def _object(each: _Verified, result: Result) -> dict[str, object]:
+    """Return a result as JSON values; null: not known, or there is none."""
+    live = each.live if isinstance(each.live, Live) else None
+    file = each.disk if isinstance(each.disk, File) else None
+    return {
+        "module": each.live.name,
+        "what": result.code,
+        "weight": result.weight,
+        "text": printable(result.text),
+        "build_id": live.build_id.hex() or None if live else None,
+        "srcversion": live.srcversion or None if live else None,
+        "taint": live.taint if live else None,
+        "path": each.disk.path or None,
+        "file_build_id": file.build_id.hex() or None if file else None,
+        "file_srcversion": file.srcversion or None if file else None,
+        "file_signer": printable(file.signer) or None if file else None,
+        "file_changed_usec": file.changed or None if file else None,
+        "loaded_usec": each.history.since if isinstance(each.history, ByKmodd) else None,
+        "loaded_by": _loader_object(each),
+    }
+
+
+def _loader_object(each: _Verified) -> dict[str, object] | None:
+    """Return the process that loaded a module: by the kernel's trace, else by the journal."""
+    if each.load:
+        return {"comm": printable(each.load.comm), "pid": each.load.pid}
+    return {"comm": each.history.program, "pid": each.history.pid} if isinstance(each.history, ByKmodd) else None

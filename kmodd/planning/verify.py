@@ -1,0 +1,272 @@
+"""Judge a loaded module by its file, the journal and the kernel's trace, for `kmodd verify`: `judge`."""
+
+from __future__ import annotations
+
+from kmodd.dataclass import dataclass
+from kmodd.errors import assert_never
+from kmodd.names import module_name
+from kmodd.planning.why import Module, Records, of_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from kmodd.kernel.load_trace import ModuleLoad
+
+    Code = Literal[
+        "unreadable", "hidden", "no-file", "build-id", "srcversion", "replaced", "other-file", "not-kmodd", "owner",
+        "link", "forced", "signature", "taint",
+    ]  # fmt: skip
+    Weight = Literal["finding", "information", "detail"]
+else:
+    Code = Weight = str
+
+LOADER = "kmodd-loader"
+"""Name of the threads of kmodd's loaders (TASK_COMM in proc_pid_comm(5))."""
+
+LETTERS = {
+    "P": "proprietary", "F": "loaded by force", "C": "staging", "O": "out of the kernel's tree", "E": "unsigned",
+    "X": "supported by the distributor", "K": "live patch", "N": "of a test", "T": "built with randomized structures",
+}  # fmt: skip
+"""Letters of /sys/module/NAME/taint (Documentation/admin-guide/tainted-kernels.rst)."""
+
+
+# ── what is known ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A module as the kernel shows it."""
+
+    name: str
+    build_id: bytes = b""
+    """Empty: the module has none, or the kernel does not show it."""
+    srcversion: str = ""
+    taint: str = ""
+    """Letters of its taint file."""
+    is_listed: bool = True
+    """It is in /proc/modules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What cannot be read of a module."""
+
+    name: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """The file of a module in the tree."""
+
+    path: str
+    changed: int
+    """When content or owner changed last (st_ctime, µs since 1970): a package sets st_mtime to that of its build."""
+    build_id: bytes = b""
+    srcversion: str = ""
+    signer: str = ""
+    """Empty: it is not signed, or names none."""
+    is_intree: bool = False
+    foreign: str = ""
+    """Why it is not root's alone, as a predicate; empty: it is."""
+    target: str = ""
+    """Where it is, if it is a link that leads out of the tree."""
+    is_read: bool = True
+    """False: it was not opened, as its file system may not answer; the facts of its content are not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoFile:
+    """The tree has no file of a module."""
+
+    path: str = ""
+    """The one that modules.dep names; empty: none."""
+
+
+OnDisk = File | NoFile | Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class ByKmodd:
+    """The journal has a record of the load."""
+
+    since: int
+    """When it began (µs since 1970)."""
+    written: int
+    """When the record was written (CLOCK_MONOTONIC, µs)."""
+    program: str
+    pid: int
+    path: str = ""
+    """The file that was loaded; empty: not recorded, as for a dependency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The module was there when kmodd started."""
+
+    until: int
+    """When kmodd had started (µs since 1970)."""
+    written: int
+    """As that of `ByKmodd`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByAnother:
+    """The module came after kmodd had started, and the journal has no record of its load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unrecorded:
+    """The journal does not say what was there when kmodd started."""
+
+
+History = ByKmodd | Before | ByAnother | Unrecorded
+
+
+def history_of(name: str, records: Records) -> History:
+    """Return how the records of this boot say that a module came."""
+    if records.is_past:
+        return Unrecorded()
+    answer = of_module(Module(name, "live", is_known=True), records)
+    if answer.code == "before" and answer.start:
+        return Before(answer.start.realtime, answer.start.monotonic)
+    if answer.code == "elsewhere":
+        return ByAnother()
+    entry = answer.entry
+    if entry is None:
+        return Unrecorded()
+    path = entry.path if module_name(entry.module) == name else ""
+    return ByKmodd(entry.realtime - entry.duration, entry.monotonic, entry.comm, entry.pid, path)
+
+
+# ── what is found ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One thing that is said of a module."""
+
+    code: Code
+    text: str
+    weight: Weight = "finding"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What all modules of a machine say together."""
+
+    shows_build_ids: bool = True
+    """A module without one has none; else the kernel shows none (without CONFIG_KALLSYMS)."""
+    trusted: frozenset[str] = frozenset()
+    """Signers of modules that the kernel did not take as unsigned."""
+
+
+def kernel_of(modules: list[tuple[Live, OnDisk]]) -> Kernel:
+    """Return what these modules say together."""
+    signed = (disk.signer for live, disk in modules if isinstance(disk, File) and "E" not in live.taint)
+    return Kernel(any(live.build_id for live, _ in modules), frozenset(signer for signer in signed if signer))
+
+
+def judge(
+    live: Live, disk: OnDisk, history: History, load: ModuleLoad | None, kernel: Kernel, when: str = ""
+) -> tuple[Result, ...]:
+    """Return what is to be said of a module.
+
+    load: its last load in the kernel's trace; None: the trace does not have it. when: time of the file's change, for a
+    message.
+    """
+    history = _corrected(history, load)
+    return (*_of_kernel(live), *_of_disk(live, disk, history, kernel, when), *_of_history(disk, history, load))
+
+
+def _corrected(history: History, load: ModuleLoad | None) -> History:
+    """Return the history as the trace has it: it knows of later loads, and of kmodd's own without a record yet."""
+    match history:
+        case ByKmodd() | Before() if load and load.monotonic > history.written and load.comm != LOADER:
+            return ByAnother()
+        case _:
+            return history
+
+
+def _of_kernel(live: Live) -> Iterator[Result]:
+    if not live.is_listed:
+        yield Result("hidden", "is in /sys/module, and /proc/modules does not list it: it hides itself")
+    if "F" in live.taint:
+        yield Result("forced", "was loaded by force: its version or format is not the kernel's (taint F)")
+    if live.taint:
+        meaning = ", ".join(f"{LETTERS.get(letter, 'not known to kmodd')} ({letter})" for letter in live.taint)
+        yield Result("taint", f"taints the kernel: {meaning}", "detail")
+
+
+def _of_disk(live: Live, disk: OnDisk, history: History, kernel: Kernel, when: str) -> Iterator[Result]:
+    match disk:
+        case Unreadable():
+            yield Result("unreadable", f"Failed to read {disk.path}: {disk.why}, so it is not compared")
+        case NoFile():
+            missing = f"its file {disk.path} is missing" if disk.path else "no file in the module tree is of this name"
+            yield Result("no-file", f"{missing}: it was loaded from elsewhere, as by insmod FILE, or its file is gone")
+        case File():
+            yield from _of_owner(disk)
+            if not disk.is_read:
+                return
+            code = _of_code(live, disk, history, kernel, when)
+            if code:
+                yield code
+            if code is None or code.weight == "finding":
+                yield from _of_signature(live, disk, kernel)
+        case _:
+            assert_never(disk)
+
+
+def _of_owner(file: File) -> Iterator[Result]:
+    if file.foreign:
+        yield Result("owner", f"its file {file.path} {file.foreign}")
+    if file.target:
+        yield Result("link", f"its file {file.path} is a link to {file.target}, out of the module tree", "information")
+
+
+def _of_code(live: Live, file: File, history: History, kernel: Kernel, when: str) -> Result | None:
+    """Return that the code in the kernel is not that of the file; None: it is, as far as can be told."""
+    code: Code
+    if kernel.shows_build_ids and live.build_id != file.build_id:
+        code, loaded, there = "build-id", live.build_id.hex(), file.build_id.hex()
+    elif live.srcversion != file.srcversion:
+        code, loaded, there = "srcversion", live.srcversion, file.srcversion
+    else:
+        return None
+    differ = f"{code} {loaded or 'none'} in the kernel, {there or 'none'} in the file"
+    match history:
+        case ByKmodd(since=load) | Before(until=load) if file.changed > load:
+            is_same = live.srcversion and live.srcversion == file.srcversion
+            what = ", by a build of the same source" if is_same else ""
+            text = f"its file {file.path} was replaced at {when}, after the load{what}"
+            return Result("replaced", f"{text}: the kernel keeps the earlier code ({differ})", "information")
+        case Before():
+            why = "; it came before kmodd started: an initrd may have another build (update-initramfs -u)"
+        case _:
+            why = ""
+    return Result(code, f"its code is not that of {file.path}: {differ}{why}")
+
+
+def _of_signature(live: Live, file: File, kernel: Kernel) -> Iterator[Result]:
+    """Yield where the kernel saw another file than the one in the tree, by the taint alone."""
+    if "E" in live.taint and file.signer in kernel.trusted:
+        text = f"{file.path} is signed by {file.signer}, whom the kernel trusts, but what was loaded was not (taint E)"
+        yield Result("signature", text)
+    if "O" in live.taint and file.is_intree:
+        yield Result("taint", f"{file.path} is of the kernel's own tree, but what was loaded was not (taint O)")
+
+
+def _of_history(disk: OnDisk, history: History, load: ModuleLoad | None) -> Iterator[Result]:
+    match history:
+        case ByAnother() if load is None or load.comm != LOADER:
+            who = f"by {load.comm}[{load.pid}]" if load else "by another program, which is not known"
+            yield Result("not-kmodd", f"was loaded after kmodd started, {who}, and not by kmodd")
+        case ByKmodd() if history.path and (not isinstance(disk, File) or history.path != disk.path):
+            place = f", not from {disk.path}" if isinstance(disk, File) else ""
+            yield Result("other-file", f"was loaded from {history.path}{place}, by {history.program}[{history.pid}]")
+        case _:
+            pass
