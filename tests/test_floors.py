@@ -27,8 +27,8 @@ FOLDERS = (*PURE_FOLDERS, "host", "loader", "daemon", "cli")
 """In the order of CONTRIBUTING.md. A file imports from its own folder or one before it."""
 
 PURE = frozenset(
-    """__future__ abc array binascii bisect collections contextlib copy dataclasses difflib enum errno fnmatch functools
-    graphlib hashlib heapq itertools json lzma math operator re shlex stat string struct textwrap types typing
+    """__future__ abc array binascii bisect bz2 collections contextlib copy dataclasses difflib enum errno fnmatch
+    functools graphlib hashlib heapq itertools json lzma math operator re shlex stat string struct textwrap types typing
     unicodedata zlib zstandard elftools""".split()
 )
 """Modules that files above the wall may import beside kmodd; every other one could be an effect."""

@@ -1,4 +1,4 @@
-"""Unpack a compressed module piece by piece, up to one limit: gzip, xz and zstd."""
+"""Unpack compressed modules piece by piece, up to one limit, and the streams that initial ramdisks consist of."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from bz2 import BZ2Decompressor
+    from collections.abc import Callable, Iterator
+    from lzma import LZMADecompressor
     from typing import IO, Literal
 
     Compression = Literal["gzip", "xz", "zstd"]
     """A format, by its name in /sys/module/compression (Documentation/ABI/testing/sysfs-module)."""
+    StreamFormat = Compression | Literal["lzma", "bzip2"]
+    """A format of an initial ramdisk that is unpacked here."""
 else:
-    Compression = str
+    Compression = StreamFormat = str
 
 UNPACKED_LIMIT = 1 << 30
 """Bytes of a compressed module, unpacked. 33 KiB of zstd can unpack to more; the largest modules have tens of MiB."""
@@ -28,6 +32,8 @@ _MAGIC: tuple[tuple[bytes, Compression], ...] = (
 )
 _ZSTD_HEAD = 18
 """Most bytes of the header of a zstd frame (RFC 8878, 3.1.1.1)."""
+_ZSTD_REPEATED = 1
+"""Type of a block that is one byte, repeated (RFC 8878, 3.1.1.2.2)."""
 _PIECE = 1 << 18
 """Bytes read and unpacked at a time; the most that is unpacked beyond the limit."""
 
@@ -64,52 +70,92 @@ def chunks(file: IO[bytes], name: Compression, limit: int = UNPACKED_LIMIT) -> I
         yield chunk
 
 
+def stream_chunks(file: IO[bytes], name: StreamFormat) -> Iterator[bytes]:
+    """Yield the content of one stream (a gzip member, a zstd frame) in pieces, without a limit of their sum.
+
+    file: open at the beginning of the stream; behind the stream once all pieces are taken. It must be seekable.
+    Raises OSError: EINVAL for damaged data, ENOSYS without a library for the format, and what reading the file raises.
+    """
+    return _STREAMS[name](file)
+
+
 def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
     """Unpack gzip members that follow each other, with any number of zero bytes after each.
 
     Other bytes after a member are ignored, as zlib's gzread does, by which kmod reads gzip files.
     """
+    while True:
+        yield from _gzip_member(file)
+        _skip_zeros(file)
+        head = file.read(len(_GZIP))
+        if head != _GZIP:
+            return
+        file.seek(-len(_GZIP), 1)
+
+
+def _gzip_member(file: IO[bytes]) -> Iterator[bytes]:
     import zlib
 
+    decoder = zlib.decompressobj(wbits=31)
     piece = file.read(_PIECE)
-    while piece:
-        decoder = zlib.decompressobj(wbits=31)
-        while not decoder.eof:
-            try:
-                chunk = decoder.decompress(piece, _PIECE)
-            except zlib.error as error:
-                raise _damaged("gzip", error) from None
-            yield chunk
-            if not decoder.eof:
-                piece = decoder.unconsumed_tail or file.read(_PIECE)
-                if not piece and not chunk:  # with a chunk, the decoder may hold more of it
-                    raise _damaged("gzip", "cut off")
-        piece, _ = _skip_zeros(decoder.unused_data, file)
-        piece += file.read(1)  # at least two bytes, if there are so many
-        if not piece.startswith(_GZIP):
-            return
+    while not decoder.eof:
+        try:
+            chunk = decoder.decompress(piece, _PIECE)
+        except zlib.error as error:
+            raise _damaged("gzip", error) from None
+        yield chunk
+        if not decoder.eof:
+            piece = decoder.unconsumed_tail or file.read(_PIECE)
+            if not piece and not chunk:  # with a chunk, the decoder may hold more of it
+                raise _damaged("gzip", "cut off")
+    file.seek(-len(decoder.unused_data), 1)
 
 
 def _unxz(file: IO[bytes]) -> Iterator[bytes]:
     """Unpack xz streams that follow each other, with a multiple of four zero bytes after each (xz format, 2.2)."""
+    has_more = True
+    while has_more:
+        yield from _xz_stream(file)
+        zeros, has_more = _skip_zeros(file)
+        if zeros % 4:
+            raise _damaged("xz", "wrong padding")
+
+
+def _xz_stream(file: IO[bytes]) -> Iterator[bytes]:
+    import lzma
+
+    # A header may claim a dictionary of 4 GiB, which would be allocated.
+    return _stream(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=UNPACKED_LIMIT), file, "xz")
+
+
+def _lzma_stream(file: IO[bytes]) -> Iterator[bytes]:
+    import lzma
+
+    return _stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=UNPACKED_LIMIT), file, "lzma")
+
+
+def _bzip2_stream(file: IO[bytes]) -> Iterator[bytes]:
+    import bz2
+
+    return _stream(bz2.BZ2Decompressor(), file, "bzip2")
+
+
+def _stream(decoder: LZMADecompressor | BZ2Decompressor, file: IO[bytes], name: StreamFormat) -> Iterator[bytes]:
+    """Unpack one stream with a decoder of the standard library."""
     import lzma
 
     piece = file.read(_PIECE)
-    while piece:
-        # A header may claim a dictionary of 4 GiB, which would be allocated.
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=UNPACKED_LIMIT)
-        while not decoder.eof:
-            try:
-                yield decoder.decompress(piece, _PIECE)
-            except lzma.LZMAError as error:
-                raise _damaged("xz", error) from None
-            if not decoder.eof:
-                piece = file.read(_PIECE) if decoder.needs_input else b""
-                if decoder.needs_input and not piece:
-                    raise _damaged("xz", "cut off")
-        piece, zeros = _skip_zeros(decoder.unused_data, file)
-        if zeros % 4:
-            raise _damaged("xz", "wrong padding")
+    while not decoder.eof:
+        try:
+            chunk = decoder.decompress(piece, _PIECE)
+        except (lzma.LZMAError, OSError, ValueError) as error:
+            raise _damaged(name, error) from None
+        yield chunk
+        if not decoder.eof:
+            piece = file.read(_PIECE) if decoder.needs_input else b""
+            if decoder.needs_input and not piece:
+                raise _damaged(name, "cut off")
+    file.seek(-len(decoder.unused_data), 1)
 
 
 def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
@@ -133,21 +179,53 @@ def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
         raise _damaged("zstd", error) from None
 
 
+def _zstd_frame(file: IO[bytes]) -> Iterator[bytes]:
+    """Unpack one zstd frame, block by block: the library's decoder unpacks all that it gets at once.
+
+    A block has at most 128 KiB (RFC 8878, 3.1.1.2).
+    """
+    try:
+        import zstandard
+    except ImportError:
+        raise OSError(errno.ENOSYS, "compressed with zstd; install python3-zstandard to unpack it") from None
+    try:
+        head = file.read(_ZSTD_HEAD)
+        size = zstandard.frame_header_size(head)
+        has_checksum = zstandard.get_frame_parameters(head).has_checksum
+        file.seek(size - len(head), 1)
+        decoder = zstandard.ZstdDecompressor().decompressobj()
+        yield decoder.decompress(head[:size])
+        is_last = False
+        while not is_last:
+            start = file.read(3)
+            block = int.from_bytes(start, "little")
+            is_last = bool(block & 1)
+            length = (1 if block >> 1 & 3 == _ZSTD_REPEATED else block >> 3) + (4 if is_last and has_checksum else 0)
+            data = file.read(length)
+            if len(start) < 3 or len(data) < length:
+                raise _damaged("zstd", "cut off")
+            yield decoder.decompress(start + data)
+    except zstandard.ZstdError as error:
+        raise _damaged("zstd", error) from None
+
+
 _DECODERS = {"gzip": _gunzip, "xz": _unxz, "zstd": _unzstd}
+_STREAMS: dict[StreamFormat, Callable[[IO[bytes]], Iterator[bytes]]] = {
+    "gzip": _gzip_member, "xz": _xz_stream, "zstd": _zstd_frame, "lzma": _lzma_stream, "bzip2": _bzip2_stream,
+}  # fmt: skip
 
 
-def _skip_zeros(piece: bytes, file: IO[bytes]) -> tuple[bytes, int]:
-    """Return the bytes from the first that is not zero, none at the end of the file, and how many zeros precede it."""
+def _skip_zeros(file: IO[bytes]) -> tuple[int, bool]:
+    """Place a file at its next byte that is not zero; return how many zeros there were, and whether there is one."""
     zeros = 0
-    while True:
+    while piece := file.read(_PIECE):
         rest = piece.lstrip(b"\0")
         zeros += len(piece) - len(rest)
         if rest:
-            return rest, zeros
-        piece = file.read(_PIECE)
-        if not piece:
-            return b"", zeros
+            file.seek(-len(rest), 1)
+            return zeros, True
+    return zeros, False
 
 
-def _damaged(name: Compression, why: object) -> OSError:
+def _damaged(name: StreamFormat, why: object) -> OSError:
     return OSError(errno.EINVAL, f"damaged {name} data: {why}")

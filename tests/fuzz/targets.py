@@ -21,9 +21,10 @@ from kmodd.host import process_reader
 from kmodd.index import bin_reader, fnmatch_regex, text_files
 from kmodd.kernel import ftrace, kmsg, proc_modules, uevent
 from kmodd.loader import protocol
-from kmodd.modfile import decompress, depmod_cache, depmod_graph, elf, modinfo, signature
+from kmodd.modfile import decompress, depmod_cache, depmod_graph, elf, initrd, modinfo, signature
 from kmodd.text import decode
 from tests.elf_maker import Maker
+from tests.initrds import MICROCODE, PACKERS, archive, tree
 from tests.pages import EXEC_FORMAT, FORMAT, HEADER_PAGE, page, request_event, written
 
 LIMIT = 1 << 20
@@ -79,6 +80,7 @@ _MODPROBE = b'alias a* b\noptions a b="c d"\nsoftdep a pre: b post: c\nblacklist
 _ELF = Maker().add(b".modinfo", b"license=GPL\0alias=pci:v*\0depends=a,b\0").symbols((b"x", 16, 0, 0)).image()
 _PLAIN = b"module" * 20
 _INDEX = bin_reader.build([("pci:v*", "e1000e", 0), ("pci:v00008086*", "igb", 1)], preorder=False)
+_INITRD = archive(*tree("6.1", ["a", "fs/b"]))
 
 TARGETS: dict[str, Target] = {
     "uevent": Target(uevent.parse, (b"add@/devices/x\0ACTION=add\0MODALIAS=usb:v1\0SUBSYSTEM=usb\0SEQNUM=12\0",)),
@@ -116,6 +118,10 @@ TARGETS: dict[str, Target] = {
     "gzip": Target(_unpacked("gzip"), (gzip.compress(_PLAIN),), (OSError,)),
     "xz": Target(_unpacked("xz"), (lzma.compress(_PLAIN),), (OSError,)),
     "zstd": Target(_unpacked("zstd"), (zstandard.ZstdCompressor().compress(_PLAIN),), (OSError,)),
+    "initrd": Target(
+        lambda data: initrd.read_initrd(io.BytesIO(data), LIMIT),
+        (MICROCODE + _INITRD, *(pack(_INITRD) for pack in PACKERS.values())),
+    ),
     "loader_request": Target(
         protocol.decode_request, (b"insmod\0/lib/modules/a.ko\0x=1\0a", b"probe\0pci\x000000:00:01.0"), (ValueError,)
     ),
