@@ -443,7 +443,7 @@ class Invariants:
     def _is_for_another(self, module: str, rule: str) -> bool:
         """Whether the module was denied with one that it does not need: nothing follows for its own devices."""
         culprit = rule.rpartition(" (for ")[2].removesuffix(")") if rule.endswith(")") else module
-        return culprit not in (module, *self._sim.files.all_needs(module))
+        return culprit != module and culprit not in self._sim.files.all_needs(module)
 
     def moved(self, before: str, after: str) -> None:
         """The start-up may have gone to another phase."""
