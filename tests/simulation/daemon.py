@@ -281,7 +281,7 @@ class SimDaemon:
                     return [NotStarted(command.batch, self._loaders.why_not)]
                 return self._loaders.start(command)
             case StopBatch(batch):
-                self._loaders.stop(batch)
+                self._loaders.stop(batch, self._now)
             case AskStack(batch):
                 self.questions.append(batch)
             case DropStack(batch):

@@ -125,6 +125,7 @@ FAULTS: dict[str, list[tuple[float, Callable[[Words], str]]]] = {
     "loader killed": [(3, lambda words: _in("kill", words)), (3, lambda words: _in("kill", words, " ends"))],
     "spawner killed": _switch("spawner", "off", "on"),
     "loader named late": _switch("names", "late", "now"),
+    "loader stopped late": _switch("stops", "late", "now"),
     "no stack": _switch("stacks", "off", "on"),
     "no trace": _switch("trace", "off", "on"),
     "full run": _switch("run", "full", "ok"),

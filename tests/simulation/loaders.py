@@ -66,6 +66,8 @@ class Loaders:
         """Why none can be started; empty: one can."""
         self.names_late = False
         """Loaders tell their process number with their first message."""
+        self.stops_late = False
+        """A request to stop comes after the loader has begun the next step, if it can."""
         self.is_short = False
         """They have no memory to unpack a module."""
         self._pid = FIRST_PID
@@ -82,10 +84,14 @@ class Loaders:
             return []
         return [named]
 
-    def stop(self, batch: int) -> None:
+    def stop(self, batch: int, now: float) -> None:
         """Have a loader end after the current step."""
         for loader in self.all:
-            loader.is_stopping = loader.is_stopping or (loader.batch == batch and not loader.is_orphan)
+            if loader.batch != batch or loader.is_orphan or loader.is_stopping:
+                continue
+            if self.stops_late and self.finish(loader, now):
+                self.begin(loader, now)
+            loader.is_stopping = True
 
     def busy(self) -> list[Loader]:
         """The loaders whose batch is not over."""

@@ -16,8 +16,8 @@ RETRIES_TAKE = 60
 """Seconds within which all retries of a transient error are over."""
 
 CALM = (
-    "spawner on", "names now", "stacks on", "trace on", "hold off", "run ok", "journald on", "memory ok", "unhide",
-    "start", "round",
+    "spawner on", "names now", "stops now", "stacks on", "trace on", "hold off", "run ok", "journald on", "memory ok",
+    "unhide", "start", "round",
 )  # fmt: skip
 
 

@@ -384,6 +384,10 @@ def _names(sim: Simulation, word: str) -> None:
     sim.loaders.names_late = word == "late"
 
 
+def _stops(sim: Simulation, word: str) -> None:
+    sim.loaders.stops_late = word == "late"
+
+
 def _other_load(sim: Simulation, module: str) -> None:
     needs = sim.kernel.needs.get(module)
     if needs is not None and module not in sim.kernel.modules and all(sim.kernel.state(x) == "live" for x in needs):
@@ -479,7 +483,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "firmware": _firmware, "no-firmware": _no_firmware, "probe": _probe,
     "plug": _plug, "unplug": _unplug, "trigger": _trigger, "flood": _flood, "order": _order, "remove": _remove,
     "ask": _ask, "ask-in": _ask_in, "begin": _begin, "finish": _finish, "kill": _kill, "spawner": _spawner,
-    "names": _names, "other-load": _other_load, "other-remove": _other_remove, "start": _start,
+    "names": _names, "stops": _stops, "other-load": _other_load, "other-remove": _other_remove, "start": _start,
     "kill-daemon": _kill_daemon, "round": _round, "wait": _wait, "tick": _tick, "tell": _tell, "hold": _hold,
     "deliver": _deliver, "lose": _lose, "stacks": _stacks, "trace": _trace, "run": _run_full, "journald": _journald,
     "memory": _memory,
