@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.simulation.compiled import NotCompiled, build
-from tests.simulation.coverage import Coverage, Results
+from tests.simulation.compiled import NotCompiled, build, state
+from tests.simulation.coverage import Coverage, OtherSources, Results
 from tests.simulation.draw import play_boot, play_lines
 from tests.simulation.faults import FAULTS
 from tests.simulation.shrink import shrink
@@ -60,10 +60,17 @@ def explain(seed: int) -> int:
     return 1
 
 
-def run_range(first: int, last: int, path: Path, processes: int) -> int:
-    """Play a range of seeds on all processors, and add the result to a file. Returns the exit status."""
-    results = Results(path)
-    results.read()
+def run_range(first: int, last: int, path: Path, processes: int, commit: str, sources: str) -> int:
+    """Play a range of seeds on all processors, and add the result to a file. Returns the exit status.
+
+    commit, sources: the state of the sources (`compiled.state`); those of one file are the same.
+    """
+    results = Results(path, commit, sources)
+    try:
+        results.read()
+    except OtherSources as why:
+        print(why, file=sys.stderr)
+        return 2
     if results.has(first, last):
         print(f"{path} has seeds of {first}-{last} already", file=sys.stderr)
         return 2
@@ -95,10 +102,12 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("build/simulation.json"), help="where ranges add up")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--compiled", action="store_true", help="search in a copy that mypyc compiles, if it can")
+    parser.add_argument("--state", nargs=2, help=argparse.SUPPRESS)
     words = parser.parse_args()
     first, dash, last = words.seeds.partition("-")
     if not dash:
         return explain(int(first))
+    commit, sources = words.state or state()
     if words.compiled:
         try:
             folder = build()
@@ -106,9 +115,10 @@ def main() -> int:
             print(f"Failed to compile the simulator: {why}\nThe search goes on in Python", file=sys.stderr)
         else:
             options = ["--results", str(words.results.resolve()), "--processes", str(words.processes)]
+            options += ["--state", commit, sources]
             command = [sys.executable, "-m", "tests.simulation", words.seeds, *options]
             return subprocess.call(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)})
-    return run_range(int(first), int(last), words.results, words.processes)
+    return run_range(int(first), int(last), words.results, words.processes, commit, sources)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,16 @@ def sources() -> list[str]:
     ]
 
 
+def state() -> tuple[str, str]:
+    """Return the commit, empty where there is no repository, and a hash of the sources that a boot follows from."""
+    commit = ""
+    if shutil.which("git"):
+        command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        commit = done.stdout.strip()
+    return commit, _digest(sources())
+
+
 def build() -> Path:
     """Return the folder of the compiled copy, which is built if there is none. Raises NotCompiled."""
     copied = _copied()

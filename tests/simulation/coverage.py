@@ -94,11 +94,19 @@ def of_json(words: dict[str, dict[str, int]], totals: dict[str, int]) -> Coverag
     )
 
 
+class OtherSources(Exception):
+    """The results in a file are of other sources, as the text says."""
+
+
 @dataclass
 class Results:
     """A file in which the results of ranges of seeds add up."""
 
     path: Path
+    commit: str = ""
+    """Of the last range."""
+    sources: str = ""
+    """Hash of the sources that a boot follows from (`compiled.state`): another one makes other boots."""
     ranges: list[tuple[int, int]] = field(default_factory=list)
     """First and last seed of each range."""
     failed: list[tuple[int, str]] = field(default_factory=list)
@@ -108,9 +116,12 @@ class Results:
     coverage: Coverage = field(default_factory=Coverage)
 
     def read(self) -> None:
-        """Read the file, if there is one."""
+        """Read the file, if there is one. Raises OtherSources."""
         if self.path.exists():
             words = json.loads(self.path.read_text())
+            if words["sources"] != self.sources:
+                found = f"{words['commit']} (sources {words['sources']}), not {self.commit} ({self.sources})"
+                raise OtherSources(f"{self.path} has results of {found}: remove it, or give another --results")
             self.ranges = [(first, last) for first, last in words["ranges"]]
             self.failed = [(seed, kind) for seed, kind in words["failed"]]
             self.seconds = words["seconds"]
@@ -124,6 +135,8 @@ class Results:
         """Replace the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         words = {
+            "commit": self.commit,
+            "sources": self.sources,
             "ranges": merged(self.ranges),
             "failed": sorted(self.failed),
             "seconds": round(self.seconds, 1),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.coverage import BATCH_TABLE, Coverage, Results
+from tests.simulation.coverage import BATCH_TABLE, Coverage, OtherSources, Results
 from tests.simulation.draw import (
     MIN_DEVICES,
     MIN_EVENTS,
@@ -100,17 +100,19 @@ def test_shrinking_leaves_what_fails() -> None:
 def test_results_of_ranges_add_up(tmp_path: Path) -> None:
     path = tmp_path / "build/simulation.json"
     for first, last in ((1, 10), (11, 20)):
-        results = Results(path)
+        results = Results(path, f"commit {first}", "sources")
         results.read()
         assert not results.has(first, last)
         results.ranges.append((first, last))
         results.coverage.add_boot(["oops", "hang"])
         results.coverage.batch["running", "end", "done"] += 3
         results.write()
-    results = Results(path)
+    results = Results(path, "commit 21", "sources")
     results.read()
     assert results.ranges == [(1, 20)]
     assert results.has(20, 30)
     assert results.coverage.boots == 2
     assert results.coverage.batch["running", "end", "done"] == 6
     assert results.coverage.pairs["hang + oops"] == 2
+    with pytest.raises(OtherSources, match=r"commit 11 .*, not commit 21"):
+        Results(path, "commit 21", "other sources").read()
