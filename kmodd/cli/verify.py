@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import select
+import sys
 import time
 
 from kmodd.cli.daemon_tree import tree_for
-from kmodd.cli.terminal import Colour, show, table
-from kmodd.cli.verb import JSON, ROOT, Option, Verb
+from kmodd.cli.streams import output_is_lost
+from kmodd.cli.terminal import Colour, paint, show, table
+from kmodd.cli.verb import JSON, ROOT, Given, Option, Verb
 from kmodd.cli.why_facts import read_records
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import NoTree
 from kmodd.host.loaded_modules import Files, read_live, read_loads
+from kmodd.host.netlink import KernelEvents, Overrun
+from kmodd.kernel.uevent import Uevent
 from kmodd.names import module_of_path
 from kmodd.planning.verify import (
     Before,
@@ -48,6 +53,7 @@ VERB = Verb(
     "upgrade, is an information: the kernel keeps the earlier code until the module is loaded again. Signatures are "
     "compared by signer and taint; only the kernel verifies them.",
     (
+        Option("--follow", "go on, and print results as modules are loaded, each with the time of day"),
         Option("-v, --verbose", "print the number of modules, and the meaning of each taint"),
         JSON, ROOT,
     ),
@@ -59,9 +65,17 @@ VERB = Verb(
     examples=(
         ("verify", "Is the kernel running what is installed, and did kmodd load it?"),
         ("verify --json | jq -r .module", "The modules with a finding or an information."),
+        ("verify --follow", "Say it when a module is loaded without kmodd, and who does it."),
     ),
 )  # fmt: skip
 
+_UNLISTED = "Failed to read {}: {}; no module is compared"
+_SETTLE = 2.0
+"""Seconds from a load until --follow compares: a decision is recorded once all of its modules are loaded."""
+_BUFFER = 1 << 20
+"""Bytes; where they do not suffice, all modules are compared all the same."""
+_EVENTS = 1000
+"""Events that are read at a time."""
 _HEADER = ("MODULE", "WHAT", "TAINT", "SIGNER", "LOADED BY")
 _COLOURS: dict[str, Colour] = {"finding": "red", "information": "yellow", "detail": ""}
 
@@ -82,28 +96,98 @@ def main(argv: list[str]) -> int:
     given = VERB.parse(argv, most=0)
     if isinstance(given, int):
         return given
-    root = given.get("root").rstrip("/")
-    tree = tree_for(root, None)
+    if "follow" in given:
+        if "root" in given:
+            return VERB.refuse("--follow and --root exclude each other")
+        return _follow(given)
     try:
-        tree.check()
-        modules = read_live(root)
+        seen = _look(given)
     except NoTree as error:
         VERB.complain(str(error))
         return 3
     except OSError as error:
-        VERB.complain(f"Failed to read {root}/proc/modules: {error.strerror}; no module is compared")
+        VERB.complain(_UNLISTED.format(error.filename, error.strerror))
         return 1
+    _print(seen.modules, is_verbose="verbose" in given, is_json="json" in given)
+    for problem in seen.problems:
+        VERB.complain(problem)
+    return int(bool(seen.problems or not seen.has_history or _findings(seen.modules)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """All modules at one moment."""
+
+    modules: list[_Verified]
+    problems: list[str]
+    """What is not known, as messages."""
+    has_history: bool
+    """False: the journal cannot be read, which is said already."""
+
+
+def _look(given: Given) -> _Seen:
+    """Compare all modules. Raises NoTree, and OSError if /proc/modules cannot be read."""
+    root = given.get("root").rstrip("/")
+    tree = tree_for(root, None)
+    tree.check()
+    modules = read_live(root)
     snapshot = tree.quick_snapshot()
     records = read_records(VERB, given)
     found = _verify(modules, Files(tree, snapshot.catalog), records, read_loads(root))
-    _print(found, is_verbose="verbose" in given, is_json="json" in given)
-    for problem in snapshot.catalog.problems:
-        VERB.complain(str(problem))
+    problems = [str(problem) for problem in snapshot.catalog.problems]
     unknown = [each for each in found if isinstance(each.history, Unrecorded)]
     if unknown and records.is_readable:
         count = count_of(len(unknown), "module")
-        VERB.complain(f"The journal has no start of kmodd in this boot, so it is not known what loaded {count}")
-    return int(bool(unknown or snapshot.catalog.is_damaged or _findings(found)))
+        problems.append(f"The journal has no start of kmodd in this boot, so it is not known what loaded {count}")
+    return _Seen(found, problems, records.is_readable or not unknown)
+
+
+def _follow(given: Given) -> int:
+    """Print results as modules are loaded, until the output ends. Return 1, or 3 without a module tree."""
+    said: set[str] = set()
+    try:
+        events = KernelEvents(_BUFFER)
+        while True:
+            seen = _look(given)
+            if not seen.has_history:
+                return 1
+            results = [(each, result) for each in seen.modules for result in each.results if result.weight != "detail"]
+            now = {f"{each.live.name}: {result.text}" for each, result in results}
+            for problem in seen.problems:
+                if problem not in said:
+                    VERB.complain(problem)
+            for each, result in results:
+                line = f"{each.live.name}: {result.text}"
+                if line not in said:
+                    show(f"{json.dumps(_object(each, result))}\n" if "json" in given else _dated(line, result))
+            if output_is_lost():
+                return 1
+            said = {*now, *seen.problems}
+            _await_load(events)
+    except NoTree as error:
+        VERB.complain(str(error))
+        return 3
+    except OSError as error:
+        VERB.complain(_UNLISTED.format(error.filename or "the kernel's events", error.strerror))
+        return 1
+
+
+def _await_load(events: KernelEvents) -> None:
+    """Wait until a module was loaded, and a little more: the record of the load comes after it."""
+    poll = select.poll()
+    poll.register(events.fileno(), select.POLLIN)
+    until: float | None = None
+    while until is None or time.monotonic() < until:
+        poll.poll(None if until is None else max(until - time.monotonic(), 0) * 1000)
+        for event in events.receive(_EVENTS):
+            is_load = isinstance(event, Uevent) and (event.action, event.subsystem) == ("add", "module")
+            if is_load or isinstance(event, Overrun):
+                until = until or time.monotonic() + _SETTLE
+
+
+def _dated(line: str, result: Result) -> str:
+    when = time.strftime("%H:%M:%S")
+    return f"{when} {paint(printable(line), _COLOURS[result.weight], sys.stdout)}\n"
 
 
 def _verify(

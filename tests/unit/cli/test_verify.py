@@ -328,3 +328,4 @@ def test_without_a_tree_or_a_list_of_modules(machine: Played) -> None:
     machine.tree.rename(machine.root / "hidden")
     assert machine.verify().status == 3
     assert program.run(["verify", "mod1"]).status == 2
+    assert machine.verify("--follow").status == 2
