@@ -35,6 +35,7 @@ VERBS = {
     "deny": "forbid modules, for all or for some, and say what remains true of them",
     "allow": "take back what `kmodd deny` wrote, or make an exception, also for a time",
     "policy": "check the rules of policy.d, test them, or suggest some",
+    "profile": "write what modules this machine uses, as rules or a list, and test that by the history",
     "convert-config": "convert an old conf.modules or modules.conf to modprobe.d",
     "complete": "",
     "loader": "",

@@ -106,7 +106,7 @@ def without_driver(tree: Tree) -> list[str]:
 def _devices(tree: Tree, snapshot: Snapshot | None, *, unbound: bool) -> list[_Device]:
     root = tree.root
     look = _Look(tree, snapshot, tree.loaded(), QuarantineFile(root + STANDING, root).read().removed)
-    found = [look.at(event, requests) for event, requests in _requests(root, unbound=unbound)]
+    found = [look.at(event, requests) for event, requests in asked_by_devices(root, unbound=unbound)]
     return [device for device in found if not unbound or device.state in _UNBOUND]
 
 
@@ -162,7 +162,7 @@ def _state(modules: set[str], *, on_bus: bool) -> str:
     return "blocked" if modules <= {"blacklisted", "blocked", "denied", "depends"} else "no driver"
 
 
-def _requests(root: str, *, unbound: bool) -> list[tuple[Uevent, Sequence[Request]]]:
+def asked_by_devices(root: str, *, unbound: bool = False) -> list[tuple[Uevent, Sequence[Request]]]:
     """Return each device with what it asks for: its modaliases, and the modules of udev's other rules."""
     events = [*coldplug.replay(root, unbound=unbound), *uevent_files.replay(root, unbound=unbound)]
     events.sort(key=lambda event: event.devpath)

@@ -68,8 +68,12 @@ class Uses:
 def read(lines: Iterable[str]) -> Uses:
     """Return the uses in the output of `journalctl --output=json --all`, which has one record per line."""
     ignored = Ignored()
-    uses = [use for entry in entries_of(lines, ignored) for use in _uses(entry)]
-    return Uses(uses, ignored.distrusted, ignored.unreadable)
+    return Uses(uses_of(entries_of(lines, ignored)), ignored.distrusted, ignored.unreadable)
+
+
+def uses_of(entries: Iterable[Entry]) -> list[Use]:
+    """Return the uses that these entries record."""
+    return [use for entry in entries for use in _uses(entry)]
 
 
 def suggest(uses: Sequence[Use], unit: str = "") -> str:

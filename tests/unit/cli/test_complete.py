@@ -95,6 +95,8 @@ def test_verbs_and_their_options_are_those_of_the_help(capsys: pytest.CaptureFix
         ("history --directory /us", {"/usr"}),
         ("policy te", {"test"}),
         ("policy test --contai", {"--container"}),
+        ("profile ma", {"make"}),
+        ("profile make --format lsm", {"lsmod"}),
         ("modprobe -r lo", {"loop"}),
     ],
 )

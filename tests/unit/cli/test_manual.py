@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.cli import complete, policy
+from kmodd.cli import complete, policy, profile
 from kmodd.cli.__main__ import VERBS
 from kmodd.cli.verb import Verb
 
@@ -28,7 +28,7 @@ def page(name: str) -> str:
 def declared() -> list[Verb]:
     shown = [name for name, text in VERBS.items() if text]
     verbs: list[Verb] = [import_module(f"kmodd.cli.{name.replace('-', '_')}").VERB for name in shown]
-    return [*verbs, *policy.SUBVERBS.values()]
+    return [*verbs, *policy.SUBVERBS.values(), *profile.SUBVERBS.values()]
 
 
 def options_in(section: str) -> list[str]:

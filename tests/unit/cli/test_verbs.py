@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from kmodd.cli import features, policy
+from kmodd.cli import features, policy, profile
 from kmodd.cli.__main__ import TOOLS, VERBS
 from kmodd.cli.verb import Given, Option, Verb
 from kmodd.text import printable
@@ -24,7 +24,7 @@ def verb_of(name: str) -> Verb:
     return found
 
 
-EVERY = [*map(verb_of, SHOWN), *policy.SUBVERBS.values()]
+EVERY = [*map(verb_of, SHOWN), *policy.SUBVERBS.values(), *profile.SUBVERBS.values()]
 
 
 @pytest.mark.parametrize("name", SHOWN)
