@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 import time
 
@@ -12,12 +11,14 @@ from kmodd.cli.local_edit import (
     DRY_RUN,
     FOR,
     ROOT,
+    Moment,
     WrongName,
     carry_out,
     check_no_alias,
     check_options,
-    denial_of,
+    decisions_of,
     edits_of,
+    hidden_by,
     modules_of,
     policy_after,
     reload,
@@ -32,8 +33,8 @@ from kmodd.host.local_files import Edit, EditError, read_text, set_flag
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.tree import Tree
 from kmodd.names import module_of_path
-from kmodd.planning.local_rules import ONCE, Change, denied_to_all, permit, pruned, without_allows
-from kmodd.planning.module_truth import why_blocked
+from kmodd.planning.local_rules import Change, denied_to_all, once_flag, permit, pruned, without_allows
+from kmodd.planning.module_truth import bringers_of, why_blocked
 from kmodd.text import printable
 
 TYPE_CHECKING = False
@@ -111,6 +112,8 @@ class _Exception:
         self._now = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._flags = read_flags(tree.root)
         """The flags that are set, those of single loads too that are set by this call."""
+        self._requests: dict[str, tuple[str, ...]] = {name: (name,) for name in modules}
+        """Module → names by which it can come."""
 
     def run(self, way: str) -> int:
         """Write the rules, and print what still denies a module. way: the time limit, or empty. Returns the status."""
@@ -123,6 +126,7 @@ class _Exception:
             snapshot = self._snapshot()
             if snapshot:
                 check_no_alias(self._modules, snapshot)
+                self._requests = {name: (name, *bringers_of(name, snapshot)[0]) for name in self._modules}
             edits, is_changed = carry_out(self._tree.root, lambda: self._edits(way, is_dry=is_dry), is_dry=is_dry)
         except WrongName as error:
             VERB.complain(str(error))
@@ -172,8 +176,8 @@ class _Exception:
         if way == "for-seconds":
             limit = (Condition("until", (str(math.ceil(self._now + int(self._given.get("for-seconds")))),)),)
         elif way == "once":
-            whom = "".join(f"-{each.wanted[0]}" for each in change.whom)
-            flag = re.sub(r"[^A-Za-z0-9_-]", "_", f"{ONCE}{change.module}{whom}")
+            whom = "".join(each.wanted[0] for each in change.whom)
+            flag = once_flag(change.module, whom)
             self._flags |= {flag}
             if not is_dry:
                 set_flag(self._tree.root, flag)
@@ -184,12 +188,18 @@ class _Exception:
     def _own_lines(self) -> tuple[str, ...]:
         return denied_to_all(read_text(self._tree.root, LOCAL))
 
-    def _denial(self, module: str, edits: Sequence[Edit]) -> str:
-        """Return the rule that denies a module to `whom` after the edits, with its place; empty: none."""
+    def _denial(self, module: str, edits: Sequence[Edit], needing: str = "") -> str:
+        """Return the rule that denies a module to `whom` after the edits, with its place; empty: none.
+
+        needing: the module that is asked for, which needs this one; empty: it is this one.
+        """
         mode = "enforce" if self._settings.policy_broken else self._settings.policy
         policy = policy_after(self._tree.root, mode, edits)
-        decision = denial_of(policy, module, self._whom, self._flags, self._now)
-        return f"{decision.text} at {decision.at}" if decision else ""
+        requests, now = self._requests[needing or module], Moment(self._flags, self._now)
+        for decision in decisions_of(policy, module, requests, self._whom, now):
+            if decision.refused:
+                return f"{decision.text} at {decision.at}"
+        return ""
 
     # -- the answer --------------------------------------------------------------------------------------------
 
@@ -201,7 +211,7 @@ class _Exception:
             found[module] = self._denial(module, edits)
             line = snapshot.catalog.dep(module) if snapshot else None
             for dep in map(str, map(module_of_path, line.deps if line else ())):
-                if not found[module] and (why := self._denial(dep, edits)):
+                if not found[module] and (why := self._denial(dep, edits, module)):
                     found[module] = f"that of {dep}, which it needs: {why}"
             if not found[module] and snapshot:
                 found[module] = why_blocked(module, snapshot, self._tree.present)
@@ -209,6 +219,8 @@ class _Exception:
 
     def _print(self, edits: Sequence[Edit], is_changed: bool, way: str, still: dict[str, str]) -> None:
         show(edits)
+        for path in hidden_by(self._tree.root, edits):
+            print(printable(f"{path} is not read any more, as a file of its name comes first now"))
         if not is_changed:
             print("Nothing to change: no rule has to be taken back or written")
         elif way:

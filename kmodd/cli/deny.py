@@ -13,12 +13,14 @@ from kmodd.cli.local_edit import (
     DRY_RUN,
     FOR,
     ROOT,
+    Moment,
     WrongName,
     carry_out,
     check_no_alias,
     check_options,
-    denial_of,
+    decisions_of,
     edits_of,
+    hidden_by,
     modules_of,
     policy_after,
     reload,
@@ -36,7 +38,7 @@ from kmodd.host.tree import Tree
 from kmodd.host.uses import read_uses
 from kmodd.planning.essentials import vital_without
 from kmodd.planning.local_rules import Change, forbid, pruned, without_allows
-from kmodd.planning.module_truth import as_object, overrides_of, sentences
+from kmodd.planning.module_truth import as_object, bringers_of, overrides_of, sentences
 from kmodd.planning.unload import plan_sentences, removal_as_object, result_sentences
 from kmodd.text import printable
 
@@ -230,12 +232,15 @@ class _Denial:
         """Return the rule of another file that allows the module all the same; empty: none."""
         mode = "enforce" if self._settings.policy_broken else self._settings.policy
         policy = policy_after(self._tree.root, mode, edits)
-        flags, uptime = read_flags(self._tree.root), time.clock_gettime(time.CLOCK_BOOTTIME)
-        return (
-            ""
-            if denial_of(policy, module, self._whom, flags, uptime)
-            else (f"A rule of an earlier file allows {module} all the same; see `kmodd policy test {module}`")
-        )
+        now = Moment(read_flags(self._tree.root), time.clock_gettime(time.CLOCK_BOOTTIME))
+        requests = (module, *(bringers_of(module, self._snapshot)[0] if self._snapshot else ()))
+        decisions = [*decisions_of(policy, module, requests, self._whom, now)]
+        allowed = [decision for decision in decisions if not decision.refused]
+        if not allowed:
+            return ""
+        some = " to some" if len(allowed) < len(decisions) else ""
+        rule = f"{allowed[0].text} at {allowed[0].at}"
+        return f"A rule of an earlier file allows {module} all the same{some}: {rule}; see `kmodd policy test {module}`"
 
     def _truths(self) -> dict[str, Truth]:
         """Return the facts by module; without a module tree there are none."""
@@ -250,6 +255,8 @@ class _Denial:
         if "dry-run" not in self._given and not all(done.exceptions.values()):
             print(self._scope(done.runs))
         show(done.edits)
+        for path in hidden_by(self._tree.root, done.edits):
+            print(printable(f"{path} is not read any more, as a file of its name comes first now"))
         if not done.is_changed:
             print("Nothing to change: the rules are there already")
         if done.unload:

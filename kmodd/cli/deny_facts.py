@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from functools import lru_cache
 
 from kmodd.dataclass import dataclass
+from kmodd.host.initrd_images import initrds_of, unified_images
 from kmodd.host.journalctl import Query, journal_records
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.regular_files import read_file
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _LIMIT = 60
 """Seconds to wait for lsinitramfs, which unpacks the image."""
+_JOURNAL_LIMIT = 10.0
+"""Seconds to wait for journalctl, which reads a large journal of many files slowly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +67,22 @@ def truth_of(module: str, tree: Tree, snapshot: Snapshot, asked: Askers) -> Trut
         why_kernel_refuses(read_facts(tree.root)),
         initrds,
         problem,
+        unified_images() if not tree.root else (),
     )
 
 
-def read_askers(modules: Sequence[str], root: str) -> Askers:
-    """Return who had the kernel load modules; the journal is read once, and is not that of another root."""
+def read_askers(modules: Sequence[str], root: str, limit: float = _JOURNAL_LIMIT) -> Askers:
+    """Return who had the kernel load modules; the journal is read once, and is not that of another root.
+
+    limit: seconds for journalctl.
+    """
     if root:
         return Askers({}, "it is that of another machine")
     try:
-        with journal_records(Query(matches=tuple(f"KMODD_MODULES={module}" for module in modules))) as lines:
+        with journal_records(Query(matches=tuple(f"KMODD_MODULES={module}" for module in modules)), limit) as lines:
             entries = tuple(entries_of(lines))
+    except TimeoutError:
+        return Askers({}, f"the history was not read within {limit:g}s")
     except (OSError, subprocess.CalledProcessError):
         return Askers({}, "the journal cannot be read")
     return Askers({module: askers_of(module, entries) for module in modules})
@@ -82,11 +90,9 @@ def read_askers(modules: Sequence[str], root: str) -> Askers:
 
 def _initrds(module: str, release: str) -> tuple[tuple[str, ...] | None, str]:
     """Return the initrds of a kernel that carry a module, None if they cannot be read, and why."""
-    images = [
-        path for path in (f"/boot/initrd.img-{release}", f"/boot/initramfs-{release}.img") if os.path.exists(path)
-    ]
+    images = initrds_of(release)
     if not images:
-        return None, f"/boot has no initrd.img-{release} or initramfs-{release}.img"
+        return None, f"there is no initrd of {release} in /boot or /efi"
     program = shutil.which("lsinitramfs") or shutil.which("lsinitrd")
     if program is None:
         return None, f"no lsinitramfs for {images[0]}"

@@ -14,8 +14,10 @@ from kmodd.cli.verb import Option, Verb
 from kmodd.config import policy_d
 from kmodd.config.modprobe_d import DENY_FILE, ConfFile
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
-from kmodd.host.config_files import read_rules
+from kmodd.dataclass import dataclass
+from kmodd.host.config_files import CONF_DIRS, read_rules
 from kmodd.host.local_files import Edit, locked, read_text, write_all
+from kmodd.host.paths import CONFIG_DIRS
 from kmodd.host.regular_files import read_given
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.kernel.requester import Requester
@@ -26,10 +28,11 @@ from kmodd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kmodd.cli.verb import Given
     from kmodd.config.policy_d import Mode, Rule
+    from kmodd.planning.request import Origin
 
 FOR = Option("--for", "all (default), a user, or a systemd unit such as backup.service", "WHO")
 ROOT = Option("--root", "prefix of all paths that are read and written", "DIR")
@@ -37,6 +40,7 @@ DRY_RUN = Option("-n, --dry-run", "show the changes of the files, and change not
 
 
 _IS_CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,}", re.ASCII | re.IGNORECASE).fullmatch
+_POLICY_DIRS = tuple(f"{directory}/policy.d" for directory in CONF_DIRS)
 _UNIT_TYPES = ("service", "scope", "slice", "socket", "mount", "swap")
 """Types of units that have a cgroup."""
 
@@ -136,6 +140,20 @@ def reload(socket: str, verb: Verb) -> bool:
     return True
 
 
+def hidden_by(root: str, edits: Sequence[Edit]) -> tuple[str, ...]:
+    """Return the files that are no longer read, as an edit makes one of the same name in a directory before theirs."""
+    directories = {DENY_FILE: CONFIG_DIRS, LOCAL: _POLICY_DIRS, TEMPORARY: _POLICY_DIRS}
+    found = []
+    for edit in edits:
+        if edit.before or not edit.after:
+            continue
+        folder, name = os.path.split(edit.path)
+        later = directories[edit.path][directories[edit.path].index(folder) + 1 :]
+        found += [f"{each}/{name}" for each in later if os.path.lexists(f"{root}{each}/{name}")]
+    # /lib is a link to /usr/lib
+    return tuple({os.path.realpath(root + path): path for path in reversed(found)}.values())
+
+
 # ── decisions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -153,32 +171,43 @@ def rules_after(root: str, edits: Sequence[Edit]) -> tuple[Rule, ...]:
     return tuple(rule for _, rules in ordered for rule in rules)
 
 
-def denial_of(
-    policy: Policy, module: str, whom: tuple[Condition, ...], flags: frozenset[str], uptime: float
-) -> PolicyDecision | None:
-    """Return a decision that refuses a module to one of `whom`, None if none does."""
-    for query in _queries(module, whom):
-        asked = PolicyQuery(query.origin, module, "running", requester=query.requester, flags=flags, uptime=uptime)
-        if (decision := policy.judge(asked, module)).refused:
-            return decision
-    return None
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The time of a decision."""
+
+    flags: frozenset[str]
+    """Flags of policy.d that are set."""
+    uptime: float
+    """Seconds since boot, suspend included."""
 
 
-def _queries(module: str, whom: tuple[Condition, ...]) -> Iterator[PolicyQuery]:
-    """Yield a query for each kind of process that `whom` stands for, and for devices if that is all."""
+def decisions_of(
+    policy: Policy, module: str, requests: Iterable[str], whom: tuple[Condition, ...], now: Moment
+) -> Iterator[PolicyDecision]:
+    """Yield the decision about a module for each kind of process that `whom` stands for, by each request for it.
+
+    requests: names by which it can come: its own, and its aliases.
+    """
+    for request in requests:
+        for origin, process in _askers(whom):
+            asked = PolicyQuery(origin, request, "running", requester=process, flags=now.flags, uptime=now.uptime)
+            yield policy.judge(asked, module)
+
+
+def _askers(whom: tuple[Condition, ...]) -> Iterator[tuple[Origin, Requester | None]]:
+    """Yield each kind of process that `whom` stands for, and devices if that is all."""
     if not whom:
-        yield PolicyQuery("uevent", module, "running")
+        yield "uevent", None
         for process in ASKERS.values():
-            yield PolicyQuery("request", module, "running", requester=process)
-        yield PolicyQuery("operator", module, "running", requester=ASKERS["root"])
+            yield "request", process
+        yield "operator", ASKERS["root"]
         return
     value = whom[0].wanted[0]
     if whom[0].key == "uid":
-        yield PolicyQuery("request", module, "running", requester=_process(int(value), "session-1.scope"))
+        yield "request", _process(int(value), "session-1.scope")
     else:
-        unit = value.replace("\\\\", "\\")
         for uid in (0, 101):
-            yield PolicyQuery("request", module, "running", requester=_process(uid, unit))
+            yield "request", _process(uid, value.replace("\\\\", "\\"))
 
 
 def _process(uid: int, unit: str) -> Requester:

@@ -10,6 +10,7 @@ import errno
 import glob
 import re
 import subprocess
+import threading
 
 from kmodd.dataclass import dataclass
 from kmodd.planning.history import IDENTIFIER
@@ -49,23 +50,45 @@ THIS_BOOT = Query(boot="0")
 
 
 @contextlib.contextmanager
-def journal_records(query: Query) -> Iterator[Iterable[str]]:
+def journal_records(query: Query, limit: float | None = None) -> Iterator[Iterable[str]]:
     """Give the lines of records, one JSON object each, in a `with` block; `entries_of` makes values of them.
 
-    Raises OSError; CalledProcessError if journalctl fails, which has printed the reason.
+    limit: seconds for journalctl. Raises OSError, TimeoutError for one that took longer; CalledProcessError if
+    journalctl fails, which has printed the reason.
     """
     if query.source:
         with open(0 if query.source == "-" else query.source, encoding="utf-8", errors="surrogateescape") as file:
             yield _lines(file)
         return
     command = command_of(query)
+    is_late = threading.Event()
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape"
     ) as process:
         assert process.stdout is not None
-        yield _lines(process.stdout)
+        with _killed_after(limit, process, is_late) if limit else contextlib.nullcontext():
+            yield _lines(process.stdout)
+            process.wait()
+    if is_late.is_set():
+        raise TimeoutError(errno.ETIMEDOUT, f"journalctl took longer than {limit}s")
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
+
+
+@contextlib.contextmanager
+def _killed_after(limit: float, process: subprocess.Popen[str], is_late: threading.Event) -> Iterator[None]:
+    """Kill a process after `limit` seconds, in a `with` block, and set `is_late` then."""
+
+    def kill() -> None:
+        is_late.set()
+        process.kill()
+
+    timer = threading.Timer(limit, kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def command_of(query: Query) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 
+from kmodd.dataclass import replace
 from kmodd.host.regular_files import names_in, read_file
 from kmodd.names import module_name
-from kmodd.planning.essentials import Use
+from kmodd.planning.essentials import Use, cipher_aliases
 from kmodd.text import decode
 
 TYPE_CHECKING = False
@@ -21,13 +23,33 @@ _OF_BLOCK = (
 """How names of block devices without a driver begin, and the module that makes them."""
 _OF_INTERFACE = {"DEVTYPE=bridge": "bridge", "DEVTYPE=bond": "bonding", "DEVTYPE=vlan": "8021q"}
 """A line of the uevent of an interface without a driver, and the module that makes it."""
+_LIMIT = 10
+"""Seconds to wait for dmsetup."""
 _DEPTH = 16
 """Levels of stacked devices at most."""
 
 
-def read_uses(root: str = "") -> tuple[Use, ...]:
-    """Return what is in use below root. What cannot be read is left out."""
-    return *_mounts(root), *_swaps(root), *_networks(root)
+def read_uses(root: str = "", dmsetup: str = "") -> tuple[Use, ...]:
+    """Return what is in use below root. What cannot be read is left out.
+
+    dmsetup: the program that knows the ciphers of encrypted disks; empty: that of this machine, none with root.
+    """
+    found = (*_mounts(root), *_swaps(root), *_networks(root))
+    program = dmsetup or ("" if root else "dmsetup")
+    if not program or not any("dm_crypt" in use.modules for use in found):
+        return found
+    aliases = _ciphers(program)
+    return tuple(replace(use, aliases=(*use.aliases, *aliases)) if "dm_crypt" in use.modules else use for use in found)
+
+
+def _ciphers(program: str) -> tuple[str, ...]:
+    """Return the names that the kernel requests for the ciphers of all encrypted disks (dmsetup(8))."""
+    try:
+        done = subprocess.run([program, "table", "--target", "crypt"], capture_output=True, timeout=_LIMIT, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    tables = [line.partition(": ")[2].split() for line in decode(done.stdout).splitlines()]
+    return tuple(dict.fromkeys(alias for table in tables if len(table) > 3 for alias in cipher_aliases(table[3])))
 
 
 def _mounts(root: str) -> Iterator[Use]:

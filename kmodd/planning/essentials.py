@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from kmodd.dataclass import dataclass
 from kmodd.index.catalog import lookup_or_nothing
 from kmodd.names import module_of_path
@@ -48,20 +50,38 @@ def lost_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot
     if not gone:
         return ()
     # Hundreds of mounts have the same few types.
-    by_name = {
-        alias: frozenset(str(hit.module) for hit in lookup_or_nothing(alias, snapshot))
-        for alias in {alias for use in uses for alias in use.aliases}
-    }
-    needed = {}
-    for module in {name for use in uses for name in use.modules}.union(*by_name.values()):
-        line = snapshot.catalog.dep(module)
-        needed[module] = frozenset((module, *(map(module_of_path, line.deps) if line else ())))
-    found = []
-    for use in uses:
-        names = use.modules.union(*(by_name[alias] for alias in use.aliases))
-        if any(gone & needed[name] for name in names):
-            found.append(use)
-    return tuple(found)
+    ended = {alias for alias in {alias for use in uses for alias in use.aliases} if _is_lost(alias, gone, snapshot)}
+    fails = {name for name in {name for use in uses for name in use.modules} if _fails(name, gone, snapshot)}
+    return tuple(use for use in uses if ended.intersection(use.aliases) or fails & use.modules)
+
+
+def _is_lost(alias: str, gone: frozenset[str], snapshot: Snapshot) -> bool:
+    """Return whether a name brought modules, and brings none without those that are gone."""
+    if snapshot.catalog.builtin_aliases(alias.replace("-", "_")):
+        return False
+    hits = lookup_or_nothing(alias, snapshot)
+    return bool(hits) and all(not hit.builtin and _fails(hit.module, gone, snapshot) for hit in hits)
+
+
+def _fails(module: str, gone: frozenset[str], snapshot: Snapshot) -> bool:
+    """Return whether a module or one of its dependencies is gone."""
+    line = snapshot.catalog.dep(module)
+    return bool(gone.intersection((module, *(map(module_of_path, line.deps) if line else ()))))
+
+
+def cipher_aliases(cipher: str) -> tuple[str, ...]:
+    """Return the names that the kernel requests for a cipher of dm-crypt, such as `aes-xts-plain64`.
+
+    Source: Documentation/admin-guide/device-mapper/dm-crypt.rst: CIPHER[:KEYCOUNT]-MODE-IV[:OPTIONS], or
+    capi:API-IV[:OPTIONS], as in `capi:xts(aes)-plain64`.
+    """
+    text = cipher.removeprefix("capi:").replace(":", "-")
+    words = [word for word in re.split(r"[-(),]+", text) if word and not word.isdecimal()]
+    return tuple(f"crypto-{word}" for word in dict.fromkeys(words) if word not in _NO_CIPHERS)
+
+
+_NO_CIPHERS = ("plain", "plain64", "plain64be", "null", "benbi", "random", "eboiv", "lmk", "tcw", "elephant")
+"""Ways to make an IV that dm-crypt has itself."""
 
 
 def vital_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot) -> tuple[Use, ...]:

@@ -7,6 +7,7 @@ rule that matches decides.
 from __future__ import annotations
 
 import re
+import zlib
 
 from kmodd.config.policy_d import Condition, Rule, Verdict, parse_rule
 from kmodd.dataclass import dataclass
@@ -42,6 +43,17 @@ class Change:
     """The reason, for the comment; one line."""
     limit: tuple[Condition, ...] = ()
     """The conditions that end the rule."""
+
+
+def once_flag(module: str, whom: str = "") -> str:
+    """Return the name of the flag for a single load. whom: a uid or a unit, none for all.
+
+    A flag has letters, digits, `-` and `_`; units whose names differ in other characters get flags of their own.
+    """
+    if not whom:
+        return f"{ONCE}{module}"
+    plain = re.sub(r"[^A-Za-z0-9-]", "_", whom)
+    return f"{ONCE}{module}-{plain[:60]}" + (f"-{zlib.crc32(whom.encode()):08x}" if plain != whom else "")
 
 
 def is_module_name(text: str) -> bool:

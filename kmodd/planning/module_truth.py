@@ -59,6 +59,8 @@ class Truth:
     """Images that carry the module; None: they cannot be read."""
     initrd_problem: str = ""
     """Why they cannot."""
+    unified: tuple[str, ...] = ()
+    """Unified kernel images, which are not read."""
 
 
 def initcalls_of(symbols: Iterable[str], module: str) -> tuple[str, ...] | None:
@@ -172,6 +174,7 @@ def as_object(truth: Truth) -> dict[str, object]:
         "used_by": [{"who": who, "loads": loads} for who, loads in truth.askers],
         "kernel_refuses": truth.kernel_refuses or None,
         "initrds": None if truth.initrds is None else list(truth.initrds),
+        "images_not_read": list(truth.unified),
     }
 
 
@@ -232,6 +235,8 @@ def _loopholes(truth: Truth) -> list[str]:
         found.append("Root can still load its file with insmod; `kmodd seal --permanent` ends that")
     if truth.has_file and not truth.kernel_refuses.startswith("the kernel"):
         found.append("Root can still load it with `modprobe -i`, which ignores install lines")
+    if truth.unified:
+        found.append(f"Whether {_several(truth.unified)} carries it is not known: unified kernel images are not read")
     if truth.initrds is None:
         found.append(f"Whether an initrd carries it cannot be told: {truth.initrd_problem}")
     elif truth.initrds:

@@ -178,7 +178,7 @@ def test_a_unit_with_special_characters_is_named_exactly(root: Path, capfd: pyte
     assert deny.main([*base(root), "ext4"]) == 0
     for unit in ("a:b@c.service", r"dev-a\x2db.swap"):
         assert allow.main([*base(root), "ext4", "--once", "--for", unit]) == 0
-    assert "flag=once-ext4-a_b_c_service" in text(root, TEMPORARY)
+    assert "flag=once-ext4-a_b_c_service-" in text(root, TEMPORARY)
     assert r"unit=dev-a\\x2db.swap" in text(root, TEMPORARY)
     assert "still kept out" not in capfd.readouterr().out
 
@@ -349,3 +349,35 @@ def test_the_file_system_of_root_wants_force_without_a_driver_below(root: Path, 
     (root / "proc/self/mountinfo").write_text(f"1 0 0:40 / / rw - {kind} server:/ rw\n")
     assert deny.main([*base(root), module]) == 1
     assert deny.main([*base(root), "snd-hda-intel"]) == 0
+
+
+def test_a_rule_by_an_alias_counts_for_a_module(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An earlier one of another file allows it, or still denies it; a later one is answered by an allow."""
+    folder = root / "etc/kmodd/policy.d"
+    folder.mkdir(parents=True)
+    (folder / "00-a.conf").write_text("allow request=fs-ext4 uid=0\n")
+    (root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
+    assert deny.main([*base(root), "ext4"]) == 1
+    assert "allows ext4 all the same to some: allow request=fs-ext4 uid=0 at" in capfd.readouterr().out
+    assert deny.main([*base(root), "vfat"]) == 0
+    (folder / "00-a.conf").unlink()
+    (folder / "50-b.conf").write_text("deny request=fs-fuse uid=!0\n")
+    assert allow.main([*base(root), "fuse"]) == 0
+    assert "allow  module=fuse  # by kmodd allow\n" in text(root, LOCAL)
+    (folder / "50-b.conf").rename(folder / "00-b.conf")
+    capfd.readouterr()
+    assert allow.main([*base(root), "fuse"]) == 1
+    assert "fuse is still kept out by deny request=fs-fuse uid=!0 at" in capfd.readouterr().out
+
+
+def test_a_file_that_is_not_read_any_more_is_named(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One of the package has the same name. The control is a call that makes no file."""
+    for path in ("usr/lib/kmodd/policy.d/05-local.conf", "usr/lib/modprobe.d/00-kmodd-deny.conf"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("# of the package\n")
+    assert deny.main([*base(root), "ext4"]) == 0
+    said = capfd.readouterr().out
+    assert "/usr/lib/kmodd/policy.d/05-local.conf is not read any more, as a file of its name comes first now\n" in said
+    assert "/usr/lib/modprobe.d/00-kmodd-deny.conf is not read any more" in said
+    assert deny.main([*base(root), "vfat"]) == 0
+    assert "not read any more" not in capfd.readouterr().out

@@ -73,3 +73,21 @@ def test_an_interface_without_a_driver_hangs_on_what_makes_it(tmp_path: Path, ki
     (tmp_path / "sys/class/net/x0").symlink_to(place)
     (use,) = read_uses(str(tmp_path))
     assert (use.name, use.modules, use.is_default) == ("x0", frozenset({module}), True)
+
+
+def test_an_encrypted_disk_needs_its_cipher(tmp_path: Path) -> None:
+    """By dmsetup, which may be missing or fail. The control is a disk that is not encrypted."""
+    write(tmp_path / "sys/devices/virtual/block/dm-0/dm/uuid", "CRYPT-LUKS2-1-x\n")
+    mounted(tmp_path, "dm-0")
+    program = tmp_path / "dmsetup"
+    write(program, "#!/bin/sh\necho 'root: 0 9 crypt aes-xts-plain64 :64:logon:x 0 254:1 32768'\necho damaged\n")
+    program.chmod(0o755)
+    (use,) = read_uses(str(tmp_path), str(program))
+    assert use.aliases == ("fs-ext4", "crypto-aes", "crypto-xts")
+    program.write_text("#!/bin/sh\nexit 1\n")
+    assert read_uses(str(tmp_path), str(program))[0].aliases == ("fs-ext4",)
+    assert read_uses(str(tmp_path), "/none")[0].aliases == ("fs-ext4",)
+    mounted(tmp_path, "sda")
+    write(program, "#!/bin/sh\ntouch $0.called\n")
+    assert read_uses(str(tmp_path), str(program))[0].aliases == ("fs-ext4",)
+    assert not (tmp_path / "dmsetup.called").exists()

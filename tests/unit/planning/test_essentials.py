@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kmodd.config.modprobe_d import Config
 from kmodd.index.catalog import Catalog, Snapshot
 from kmodd.index.layer import Layer
-from kmodd.planning.essentials import Use, lost_without, vital_without
+from kmodd.planning.essentials import Use, cipher_aliases, lost_without, vital_without
 
 INDEX = {
-    "modules.dep": b"e1000.ko:\nigb.ko:\next4.ko: jbd2.ko\njbd2.ko:\nvirtio_blk.ko: virtio.ko\nvirtio.ko:\n",
-    "modules.alias": b"alias fs-ext4 ext4\n",
+    "modules.dep": (
+        b"e1000.ko:\nigb.ko:\next4.ko: jbd2.ko\njbd2.ko:\nvirtio_blk.ko: virtio.ko\nvirtio.ko:\n"
+        b"aesni.ko:\naes_generic.ko:\n"
+    ),
+    "modules.alias": b"alias fs-ext4 ext4\nalias crypto-aes aesni\nalias crypto-aes aes_generic\n",
 }
 SNAPSHOT = Snapshot(Catalog([Layer("/lib/modules/6.1.0", INDEX.get)]), Config())
 DATA = Use("mount", "/srv", frozenset({"virtio_blk"}), ("fs-ext4",))
@@ -45,3 +50,25 @@ def test_a_use_needs_the_driver_the_file_system_and_their_dependencies() -> None
     assert [str(use) for use in (DATA, SWAP, LOCAL)] == [
         "the file system at /srv", "the swap on /dev/vda2", "the interface eth2, which carries a route",
     ]  # fmt: skip
+
+
+def test_a_name_is_lost_with_the_last_module_that_it_brings() -> None:
+    """One of two that implement a cipher is enough."""
+    disk = Use("mount", "/", frozenset({"dm_crypt"}), ("fs-ext4", "crypto-aes"))
+    assert lost_without(["aesni"], [disk], SNAPSHOT) == ()
+    assert lost_without(["aesni", "aes_generic"], [disk], SNAPSHOT) == (disk,)
+    assert lost_without(["dm_crypt"], [disk], SNAPSHOT) == (disk,)
+
+
+@pytest.mark.parametrize(
+    ("cipher", "aliases"),
+    [
+        ("aes-xts-plain64", ("crypto-aes", "crypto-xts")),
+        ("aes-cbc-essiv:sha256", ("crypto-aes", "crypto-cbc", "crypto-essiv", "crypto-sha256")),
+        ("capi:xts(aes)-plain64", ("crypto-xts", "crypto-aes")),
+        ("aes:64-cbc-lmk", ("crypto-aes", "crypto-cbc")),
+        ("", ()),
+    ],
+)
+def test_a_cipher_of_dm_crypt_names_what_the_kernel_requests(cipher: str, aliases: tuple[str, ...]) -> None:
+    assert cipher_aliases(cipher) == aliases

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kmodd.config.policy_d import Condition
@@ -14,6 +16,7 @@ from kmodd.planning.local_rules import (
     forbid,
     is_module_name,
     modprobe_lines,
+    once_flag,
     permit,
     pruned,
 )
@@ -111,3 +114,18 @@ def test_an_own_line_that_names_more_than_one_module_is_of_others(names: str) ->
 )
 def test_a_pattern_is_no_name(text: str, is_name: bool) -> None:
     assert is_module_name(text) == is_name
+
+
+def test_units_that_differ_in_special_characters_have_flags_of_their_own() -> None:
+    names = [
+        "a:b.service",
+        "a@b.service",
+        "a_b.service",
+        "a-b.service",
+        "x" * 250 + ".service",
+        "x" * 249 + "y.service",
+    ]
+    flags = [once_flag("m", name) for name in names]
+    assert len({*flags}) == len(names)
+    assert all(re.fullmatch(r"once-m-[A-Za-z0-9_-]{1,80}", flag) for flag in flags)
+    assert (once_flag("m"), once_flag("m", "33")) == ("once-m", "once-m-33")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from kmodd.planning.history import entries_of
-from kmodd.planning.module_truth import askers_of
+from kmodd.planning.module_truth import Truth, as_object, askers_of, sentences
 
 
 def test_only_requests_that_had_the_module_used_it() -> None:
@@ -23,3 +23,12 @@ def test_only_requests_that_had_the_module_used_it() -> None:
     lines = [record("a", "x.service", 0), record("a", "", 1000), record("a", "x.service", 0), record("b", "y", 0)]
     denied = record("a", "z.service", 0).replace('"loaded"', '"denied"')
     assert askers_of("a", entries_of([*lines, denied])) == (("x.service", 2), ("uid 1000", 1))
+
+
+def test_an_image_that_is_not_read_is_named() -> None:
+    """The control is a machine without one."""
+    truth = Truth("a", initrds=(), unified=("/efi/EFI/Linux/x.efi",))
+    said = "Whether /efi/EFI/Linux/x.efi carries it is not known: unified kernel images are not read"
+    assert said in sentences(truth)
+    assert as_object(truth)["images_not_read"] == ["/efi/EFI/Linux/x.efi"]
+    assert not any("unified" in line for line in sentences(Truth("a", initrds=())))
