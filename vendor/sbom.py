@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_NAMES = "kmodd/planning/benchmarks.py"
+"""Names of modules that are copied from scap-security-guide."""
+_GUIDE = r'"scap-security-guide ([0-9.]+)"'
 _SPDX = {"LGPL-2.1+": "LGPL-2.1-or-later"}
 """Names of licences in debian/copyright that SPDX spells otherwise."""
 
@@ -25,7 +28,7 @@ def main() -> None:
 
 
 def document() -> dict[str, Any]:
-    """Return the document: vendored libraries, Debian packages, and the tools of the tests, which are not installed."""
+    """Return the document: vendored libraries, Debian packages, copied data, and tools of the tests, not installed."""
     version = _match(r'^__version__ = "(.+)"$', "kmodd/__init__.py")
     kmodd = _component("application", "kmodd", version, f"pkg:generic/kmodd@{version}", licence=_licence("*"))
     vendored = [
@@ -38,6 +41,10 @@ def document() -> dict[str, Any]:
         for field, scope in (("Depends", "required"), ("Suggests", "optional"))
         for name in _packages(control, field)
     ]
+    names = _component(
+        "data", "scap-security-guide", _match(_GUIDE, _NAMES),
+        f"pkg:generic/scap-security-guide@{_match(_GUIDE, _NAMES)}", licence=_licence(_NAMES), scope="required",
+    )  # fmt: skip
     tools = [_pypi(*pinned, scope="excluded") for pinned in _pinned("tests/requirements.txt")]
     needed = [each["bom-ref"] for each in [*vendored, *packages]]
     return {
@@ -46,7 +53,7 @@ def document() -> dict[str, Any]:
         "specVersion": "1.5",
         "version": 1,
         "metadata": {"component": kmodd},
-        "components": [*vendored, *packages, *tools],
+        "components": [*vendored, *packages, names, *tools],
         "dependencies": [{"ref": kmodd["bom-ref"], "dependsOn": needed}],
     }
 

@@ -15,7 +15,8 @@ from kmodd.cli.terminal import paint, show
 from kmodd.cli.verb import JSON, KERNEL, ROOT, Option, Verb
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
-from kmodd.host.config_check import read_setup
+from kmodd.host.benchmark_file import BenchmarkError, read_benchmark
+from kmodd.host.config_check import mend_of, read_setup
 from kmodd.host.config_files import read_settings
 from kmodd.host.installation import read_installation
 from kmodd.host.kernel_facts import read_facts
@@ -23,7 +24,7 @@ from kmodd.host.regular_files import read_file
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
 from kmodd.names import module_of_path
-from kmodd.planning.benchmarks import BENCHMARKS, Benchmark, parse
+from kmodd.planning.benchmarks import BENCHMARKS, Benchmark, source_of
 from kmodd.planning.check import Report, Result
 from kmodd.planning.hardening import Known, judge
 from kmodd.planning.lint import lint
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kmodd.planning.check import Area
+    from kmodd.planning.hardening import Planner
     from kmodd.planning.plan import Plan
     from kmodd.planning.request import Origin
 
@@ -52,7 +54,8 @@ VERB = Verb(
     "is sealed. Checkers that search modprobe.d for a line disagree where the line is "
     "without effect, where a module is loaded or part of the kernel image, or where the kernel has no such module.",
     (
-        Option("--benchmark", f"{', '.join(BENCHMARKS)}, or a file with the name of a module in each line", "NAME"),
+        Option("--benchmark", f"{', '.join(BENCHMARKS)}, or a file: names of modules, or XCCDF or OVAL", "NAME"),
+        Option("--profile", "the profile of an XCCDF file whose rules count (default: all its rules)", "ID"),
         JSON, Option("--sarif", "print the findings as SARIF 2.1.0"), Option("--junit", "print JUnit's XML"),
         ROOT, KERNEL,
     ),
@@ -79,8 +82,10 @@ def main(argv: list[str]) -> int:
         return VERB.refuse(f"--{forms[0]} and --{forms[1]} exclude each other")
     root = given.get("root").rstrip("/")
     benchmark, status = None, 0
+    if "profile" in given and given.get("benchmark") in ("", *BENCHMARKS):
+        return VERB.refuse("--profile needs --benchmark with an XCCDF file")
     if "benchmark" in given:
-        benchmark = _benchmark(given.get("benchmark"))
+        benchmark = _benchmark(given.get("benchmark"), given.get("profile"))
         status = 0 if benchmark else 1
     running = None if root else daemon_status()
     tree = (tree_of(running) if running and "kernel" not in given else None) or Tree(
@@ -89,26 +94,20 @@ def main(argv: list[str]) -> int:
     why = f"the benchmark {given.get('benchmark')} is missing" if status else "no --benchmark is given"
     notes: list[tuple[Area, str]] = [] if benchmark else [("hardening", f"not checked, as {why}")]
     is_running = running is not None and not running["dry_run"]
+    is_sealed = running is not None and is_running and running["phase"] == "sealed"
     results = [] if root else list(_installation(is_running=is_running, is_dry=running is not None))
     try:
         tree.check()
     except NoTree as error:
-        package = "" if root else f"apt-get install --reinstall linux-image-{shlex.quote(tree.release)}"
-        command = _depmod(tree) if tree.present(tree.directory) else package
-        results.append(Result("installation", "no-tree", str(error), command=command))
-        notes = [
-            ("configuration", "not checked without a module tree"),
-            ("hardening", "not known without a module tree"),
-        ]
+        results.append(_no_tree(tree, str(error)))
+        why = "without a module tree"
+        notes = [("configuration", f"not checked {why}"), ("hardening", f"not known {why}")]
         status = 3
     else:
         snapshot = tree.quick_snapshot()
         configuration, warnings = _configuration(tree, snapshot)
-        hardening = (
-            list(_hardening(benchmark.modules, tree, snapshot, has_policy=is_running or bool(root)))
-            if benchmark
-            else []
-        )
+        names, has_policy = benchmark.modules if benchmark else (), is_running or bool(root)
+        hardening = [*_hardening(names, tree, snapshot, has_policy=has_policy, is_sealed=is_sealed)]
         results += [*configuration, *_index(tree, snapshot)]  # behind all that reads the index
         if warnings:
             notes.append(("configuration", f"{count_of(warnings, 'warning')} of `kmodd lint`"))
@@ -119,13 +118,19 @@ def main(argv: list[str]) -> int:
     if benchmark and not root and not is_running:
         notes.append(("hardening", "rules of policy.d do not hold, as the daemon does not run"))
     if benchmark and status != 3:
-        source = f" ({benchmark.source})" if benchmark.source else ""
+        source = f" ({known})" if (known := source_of(benchmark)) else ""
         notes.append(("hardening", f"{benchmark.title}{source}, {count_of(len(benchmark.modules), 'module')}"))
     if root:
         notes.append(("installation", "not checked below another root"))
-    report = Report(tuple(results), tuple(notes))
+    report = Report(tuple(results), tuple(notes), benchmark if status != 3 else None)
     _print(report, forms[0] if forms else "")
     return status or int(bool(report.findings))
+
+
+def _no_tree(tree: Tree, why: str) -> Result:
+    package = "" if tree.root else f"apt-get install --reinstall linux-image-{shlex.quote(tree.release)}"
+    command = _depmod(tree) if tree.present(tree.directory) else package
+    return Result("installation", "no-tree", why, command=command)
 
 
 def _print(report: Report, form: str) -> None:
@@ -140,16 +145,17 @@ def _print(report: Report, form: str) -> None:
             show("".join(f"{paint(line, colour, sys.stdout)}\n" for line, colour in text_of(report)))
 
 
-def _benchmark(name: str) -> Benchmark | None:
+def _benchmark(name: str, profile: str) -> Benchmark | None:
     """Return a benchmark by its name or file; None, after a message: it is missing."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    data = read_file(name)
-    if data is None:
-        known = ", ".join(BENCHMARKS)
-        VERB.complain(f"benchmark {name!r} is missing: expected {known}, or a file that can be read")
+    try:
+        found, problems = read_benchmark(name, profile)
+    except (OSError, ValueError, BenchmarkError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        known = "" if isinstance(error, BenchmarkError) else f"; expected {', '.join(BENCHMARKS)}, or a file"
+        VERB.complain(f"benchmark {name!r} is missing: {reason}{known}")
         return None
-    found, problems = parse(decode(data), name)
     for problem in problems:
         VERB.complain(f"Ignoring invalid line: {problem}")
     if not found.modules:
@@ -180,7 +186,11 @@ def _configuration(tree: Tree, snapshot: Snapshot) -> tuple[list[Result], int]:
             continue
         line = f"+{finding.at.line} " if finding.at.line else ""
         path = tree.root + finding.at.file
-        command = f"editor {line}{shlex.quote(path)}" if path.isprintable() else ""
+        command = f"editor {line}{shlex.quote(path)}"
+        if finding.code in ("not-read", "unreadable"):
+            command = mend_of(tree.root, finding.at.file)
+        if not path.isprintable():
+            command = ""
         if finding.at.file == "/proc/cmdline":
             command = "editor /etc/default/grub && update-grub"
         results.append(Result("configuration", finding.code, finding.text, command=command, at=finding.at))
@@ -196,37 +206,41 @@ def _index(tree: Tree, snapshot: Snapshot) -> list[Result]:
 
 def _depmod(tree: Tree) -> str:
     where = f"-b {shlex.quote(tree.root)} " if tree.root else ""
-    return f"depmod {where}{shlex.quote(tree.release)}"
+    return f"depmod {where}{shlex.quote(tree.release)}" if tree.root.isprintable() else ""
 
 
-def _hardening(modules: Sequence[str], tree: Tree, snapshot: Snapshot, *, has_policy: bool) -> Iterator[Result]:
-    """Yield the state of each module. has_policy: rules of policy.d hold, as the daemon runs."""
+def _hardening(
+    modules: Sequence[str], tree: Tree, snapshot: Snapshot, *, has_policy: bool, is_sealed: bool
+) -> Iterator[Result]:
+    """Yield the state of each module. has_policy: rules of policy.d hold, as the daemon runs. is_sealed: by it."""
     loaded, catalog, root = tree.loaded(), snapshot.catalog, tree.root
-    rules, aliases, options = (
-        Rules(tree, read_settings(root)),
-        _aliases(modules, snapshot),
-        f"--root {root} " if root else "",
-    )
+    aliases, options = _aliases(modules, snapshot), f"--root {shlex.quote(root)} " if root else ""
+    settings = read_settings(root)
     is_closed = read_facts(root).modules_disabled
     symbols = decode(read_file(f"{root}/proc/kallsyms") or b"").splitlines()
     knows_builtin = any(tree.present(f"{tree.directory}/modules.builtin{end}") for end in ("", ".bin"))
 
-    def plan(name: str, origin: Origin, kind: str) -> Plan:
-        resolving = replace(options_of(origin), blocked=True, ignore_loaded=True)
-        judge_of = rules.judge_as(origin, name, kind) if has_policy else None
-        return resolve(Request(name, origin), snapshot, loaded, resolving, tree.present, judge_of, tree.foreign)
+    def planner(rules: Rules) -> Planner:
+        def plan(name: str, origin: Origin, kind: str) -> Plan:
+            resolving = replace(options_of(origin), blocked=True, ignore_loaded=True)
+            judge_of = rules.judge_as(origin, name, kind) if has_policy else None
+            return resolve(Request(name, origin), snapshot, loaded, resolving, tree.present, judge_of, tree.foreign)
 
+        return plan
+
+    plan = planner(Rules(tree, settings))
+    sealed = planner(Rules(tree, settings, is_sealed=True)) if is_sealed else None
     for name in modules:
         state = loaded.state(name) or ("builtin" if catalog.is_builtin(name) else "")
         in_tree = catalog.dep(name) is not None
-        found = judge(Known(name, state, in_tree, tuple(aliases[name]), knows_builtin, is_closed), plan)
+        found = judge(Known(name, state, in_tree, tuple(aliases[name]), knows_builtin, is_closed), plan, sealed)
         unload = "--unload " if found.state == "loaded" and not root else ""
         command = f"kmodd deny {options}{unload}{name}" if found.state in ("loadable", "loaded", "uncertain") else ""
         text = found.text
         if found.state == "builtin" and (calls := initcalls_of(symbols, name)):
             text = f"{text}; initcall_blacklist={','.join(calls)} on the kernel command line keeps it from starting"
             command = "" if root else "editor /etc/default/grub && update-grub && systemctl reboot"
-        yield Result("hardening", name, text, found.is_met, command)
+        yield Result("hardening", name, text, found.is_met, command if root.isprintable() else "")
 
 
 def _aliases(modules: Sequence[str], snapshot: Snapshot) -> dict[str, list[str]]:

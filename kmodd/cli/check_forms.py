@@ -10,6 +10,10 @@ from kmodd.cli.terminal import Colour
 from kmodd.planning.check import AREAS, Report, Result
 from kmodd.text import count_of, encode, printable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kmodd.planning.benchmarks import Benchmark
+
 
 def text_of(report: Report) -> list[tuple[str, Colour]]:
     """Return the lines of the report, each with its colour on a terminal."""
@@ -32,6 +36,8 @@ def text_of(report: Report) -> list[tuple[str, Colour]]:
 def json_of(report: Report) -> str:
     """Return an object a line for each result."""
     notes = [json.dumps({"area": area, "note": _clean(note)}) + "\n" for area, note in report.notes]
+    if report.benchmark:
+        notes.append(json.dumps({"area": "hardening", "note": "benchmark", **_benchmark(report.benchmark)}) + "\n")
     return "".join(notes) + "".join(
         json.dumps({
             "area": each.area, "subject": _clean(each.subject), "met": each.is_met, "text": _clean(each.text),
@@ -42,13 +48,27 @@ def json_of(report: Report) -> str:
     )  # fmt: skip
 
 
+def _benchmark(benchmark: Benchmark) -> dict[str, object]:
+    """Return title, source, version and licence of a benchmark, and the number of its modules, as JSON values."""
+    return {
+        "title": _clean(benchmark.title),
+        "source": _clean(benchmark.source) or None,
+        "version": _clean(benchmark.version) or None,
+        "licence": benchmark.licence or None,
+        "modules": len(benchmark.modules),
+    }
+
+
 def sarif_of(report: Report, version: str) -> str:
     """Return the findings as a SARIF 2.1.0 log (OASIS). version: kmodd's."""
     rules = sorted({_rule(result) for result in report.findings})
     run = {
         "tool": {"driver": {"name": "kmodd", "version": version, "rules": [{"id": rule} for rule in rules]}},
         "results": [_sarif_result(result) for result in report.findings],
-        "properties": {"notes": [_clean(f"{area}: {note}") for area, note in report.notes]},
+        "properties": {
+            "notes": [_clean(f"{area}: {note}") for area, note in report.notes],
+            "benchmark": _benchmark(report.benchmark) if report.benchmark else None,
+        },
     }
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}) + "\n"
 

@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmodd.config.policy_d import Mode
+    from kmodd.config.policy_d import Mode, Phase
     from kmodd.planning.denials import Denial
     from kmodd.planning.resolve import Judge
 
@@ -163,10 +163,11 @@ def _name(question: Question, tree: Tree) -> str:
 
 
 class Rules:
-    """The rules of policy.d as the daemon applies them to requests while it runs."""
+    """The rules of policy.d as the daemon applies them to requests while it runs, or is sealed."""
 
-    def __init__(self, tree: Tree, settings: Settings) -> None:
+    def __init__(self, tree: Tree, settings: Settings, *, is_sealed: bool = False) -> None:
         self._tree = tree
+        self._phase: Phase = "sealed" if is_sealed else "running"
         self._mode: Mode = "enforce" if settings.policy_broken else settings.policy
         self._rules = rules_in_force(read_rules(tree.root), None)
 
@@ -190,11 +191,11 @@ class Rules:
         from kmodd.planning.denials import ASKERS  # only where there are rules
 
         policy = Policy(self._mode, self._rules)
-        if not policy.refuses:
+        if not policy.refuses and self._phase != "sealed":
             return None
         bus = name.partition(":")[0] if not kind else ""
         origin = origin if kind else "uevent"
-        query = self._now(PolicyQuery(origin, name, "running", bus, requester=ASKERS.get(kind)))
+        query = self._now(PolicyQuery(origin, name, self._phase, bus, requester=ASKERS.get(kind)))
         return lambda module: policy.judge(query, module)
 
     def have_denials(self, question: Question) -> bool:

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import re
+import shlex
 import stat
 
 from kmodd.config import depmod_d, modprobe_d
@@ -156,6 +157,27 @@ def _check_entry(root: str, path: str, suffixes: tuple[str, ...]) -> Finding | N
     if not stat.S_ISREG(mode):
         return _unread(path, "it is no regular file")
     return next(_unreadable(root, [path]), None)
+
+
+def mend_of(root: str, path: str) -> str:
+    """Return the command that mends a file that is not read, or cannot be; empty: none does."""
+    place, folder = root + path, os.path.dirname(root + path)
+    quoted = shlex.quote(place)
+    if path in _ABANDONED:
+        target = shlex.quote(f"{root}/etc/modprobe.d/local.conf")
+        if _ABANDONED[path].startswith("move"):
+            return f"mv {quoted} {target}"
+        return f"kmodd convert-config {quoted} >{target} && rm {quoted}"
+    if os.path.islink(place) and not os.path.exists(place):
+        return f"rm {quoted}"
+    if os.path.isdir(place):
+        return f"mv {quoted}/* {shlex.quote(folder)} && rmdir {quoted}"
+    name = os.path.basename(path)
+    stem = re.sub(r"\.conf$", "", name.lstrip("."), flags=re.IGNORECASE).partition("~")[0]
+    renamed = f"{stem or 'NAME'}.conf"
+    if os.path.isfile(place) and name != renamed:
+        return f"mv {quoted} {shlex.quote(f'{folder}/{renamed}')}"
+    return ""
 
 
 def _unread(path: str, why: str) -> Finding:

@@ -26,24 +26,35 @@ class Benchmark:
     title: str
     modules: tuple[str, ...]
     source: str = ""
-    """Where the names are from, with version; empty: a file of the caller."""
+    """Where the names are from; empty: a file of the caller."""
+    version: str = ""
+    """Version of the source; empty: it has none."""
+    licence: str = ""
+    """Licence of the source, as SPDX names it; empty: not known."""
 
 
+_SSG, _LICENCE = "scap-security-guide 0.1.65", "BSD-3-Clause"
 BENCHMARKS: Mapping[str, Benchmark] = {
     "cis": Benchmark(
         "CIS Ubuntu 22.04 Level 2 Server",
         (
             "cramfs", "dccp", "freevxfs", "hfs", "hfsplus", "jffs2", "rds", "sctp", "tipc", "udf", "usb_storage",
         ),
-        "scap-security-guide 0.1.65, ssg-ubuntu2204-xccdf.xml, profile cis_level2_server; BSD-3-Clause",
+        "ssg-ubuntu2204-xccdf.xml, profile cis_level2_server", _SSG, _LICENCE,
     ),
     "stig": Benchmark(
         "DISA STIG for Red Hat Enterprise Linux 8",
         ("atm", "bluetooth", "can", "cramfs", "firewire_core", "sctp", "tipc", "usb_storage"),
-        "scap-security-guide 0.1.65, ssg-rhel8-xccdf.xml, profile stig; BSD-3-Clause",
+        "ssg-rhel8-xccdf.xml, profile stig", _SSG, _LICENCE,
     ),
 }  # fmt: skip
 """Name on the command line → benchmark."""
+
+
+def source_of(benchmark: Benchmark) -> str:
+    """Return `VERSION, SOURCE; LICENCE`, as far as they are known."""
+    parts = ", ".join(filter(None, (benchmark.version, benchmark.source)))
+    return f"{parts}; {benchmark.licence}" if benchmark.licence else parts
 
 
 def parse(text: str, path: str) -> tuple[Benchmark, list[Problem]]:

@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    from kmodd.planning.benchmarks import Benchmark
+
     Area = Literal["configuration", "installation", "hardening"]
 else:
     Area = str
@@ -42,6 +44,8 @@ class Report:
     results: tuple[Result, ...]
     notes: tuple[tuple[Area, str], ...] = ()
     """What an area was checked by, or that it was not."""
+    benchmark: Benchmark | None = None
+    """Whose modules were judged; None: no module was."""
 
     @property
     def findings(self) -> tuple[Result, ...]:

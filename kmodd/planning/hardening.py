@@ -60,8 +60,8 @@ class Hardening:
         return self.state in ("absent", "blocked")
 
 
-def judge(known: Known, plan: Planner) -> Hardening:
-    """Return whether a module is kept out."""
+def judge(known: Known, plan: Planner, sealed: Planner | None = None) -> Hardening:
+    """Return whether a module is kept out. sealed: plans under the daemon's seal; None: it is not sealed."""
     module = known.name
     if known.state == "builtin":
         return Hardening(module, "builtin", "part of the kernel image: no configuration of modules keeps it out")
@@ -74,6 +74,9 @@ def judge(known: Known, plan: Planner) -> Hardening:
     if known.is_closed:
         more = f"; else it can be loaded by {ways}" if ways else ""
         return Hardening(module, "blocked", f"kernel.modules_disabled=1 until the next boot{more}")
+    if sealed and ways and not any(_ways(known, sealed)):
+        until = "sealed until the next boot or `kmodd seal --undo`"
+        return Hardening(module, "blocked", f"{until}; else it can be loaded by {ways}")
     if ways:
         return Hardening(module, "loadable", f"can be loaded by {ways}")
     return _kept_out(known, plan(module, "operator", "root"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -175,7 +176,7 @@ def test_a_benchmark_that_is_not_at_hand_is_named(kernel: World) -> None:
     said = run(kernel, "--benchmark", "pci-dss")
     assert said.status == 1
     assert said.err == (
-        b"kmodd check: benchmark 'pci-dss' is missing: expected cis, stig, or a file that can be read\n"
+        b"kmodd check: benchmark 'pci-dss' is missing: No such file or directory; expected cis, stig, or a file\n"
     )
     assert b"hardening: not checked, as the benchmark pci-dss is missing\n" in said.out
     note = json.loads(run(kernel, "--benchmark", "pci-dss", "--json").out.splitlines()[0])
@@ -237,3 +238,63 @@ def test_names_of_files_that_are_not_utf8_break_no_form(kernel: World) -> None:
         out = run(kernel, form).out
         assert b"\\udc" not in out
         out.decode()
+
+
+def test_a_benchmark_says_its_source_version_and_licence_in_each_form(kernel: World) -> None:
+    """The control is a list of one's own, of which only the file is known."""
+    known = {
+        "title": "DISA STIG for Red Hat Enterprise Linux 8", "source": "ssg-rhel8-xccdf.xml, profile stig",
+        "version": "scap-security-guide 0.1.65", "licence": "BSD-3-Clause", "modules": 8,
+    }  # fmt: skip
+    lines = [json.loads(line) for line in run(kernel, "--benchmark", "stig", "--json").out.splitlines()]
+    assert {"area": "hardening", "note": "benchmark", **known} in lines
+    log = json.loads(run(kernel, "--benchmark", "stig", "--sarif").out)
+    assert log["runs"][0]["properties"]["benchmark"] == known
+    (kernel.root / "names").write_text("hfs\n")
+    lines = [json.loads(line) for line in run(kernel, "--benchmark", f"{kernel.root}/names", "--json").out.splitlines()]
+    (own,) = [line for line in lines if line.get("note") == "benchmark"]
+    assert (own["title"], own["version"], own["licence"], own["modules"]) == (f"{kernel.root}/names", None, None, 1)
+
+
+def test_an_xccdf_file_is_a_benchmark_with_profiles(kernel: World) -> None:
+    file = kernel.root / "x.xml"
+    rule = '<Rule id="xccdf_org.ssgproject.content_rule_kernel_module_{}_disabled"/>'
+    rules = rule.format("hfs") + rule.format("sctp")
+    chosen = '<select idref="xccdf_org.ssgproject.content_rule_kernel_module_hfs_disabled" selected="true"/>'
+    file.write_text(
+        f'<Benchmark xmlns="http://checklists.nist.gov/xccdf/1.2"><title>A guide</title><version>7</version>'
+        f'<Profile id="xccdf_org.ssgproject.content_profile_cis">{chosen}</Profile>{rules}</Benchmark>'
+    )
+    said = run(kernel, "--benchmark", str(file)).out.decode()
+    assert f"hardening: A guide (7, {file}), 2 modules; 2 findings\n" in said
+    lines = judged(run(kernel, "--benchmark", str(file), "--profile", "cis", "--json"))
+    assert [line["subject"] for line in lines] == ["hfs"]
+    refused = run(kernel, "--benchmark", str(file), "--profile", "pci")
+    assert (refused.status, b"it has no profile 'pci': expected one of cis" in refused.err) == (1, True)
+    assert run(kernel, "--benchmark", "cis", "--profile", "x").status == 2
+    assert run(kernel, "--profile", "x").status == 2
+
+
+def test_the_command_for_a_file_that_is_not_read_has_it_read(kernel: World) -> None:
+    """It is no editor, which does not mend it. After all commands are run there is no finding."""
+    folder = kernel.root / "etc/modprobe.d"
+    (folder / "a b.txt").write_text("options hfs\n")
+    (folder / "gone.conf").symlink_to("/nowhere")
+    (folder / "inner").mkdir()
+    (folder / "inner/c.conf").write_text("blacklist hfs\n")
+    (kernel.root / "etc/modprobe.conf").write_text("blacklist sctp\n")
+    lines = [json.loads(line) for line in run(kernel, "--json").out.splitlines()]
+    commands = [line["command"] for line in lines if line["area"] == "configuration" and "note" not in line]
+    assert len(commands) == 4
+    assert not any("editor" in command for command in commands)
+    for command in commands:
+        subprocess.run(["sh", "-c", command], check=True)
+    assert not [line for line in run(kernel, "--json").out.splitlines() if b"not read" in line]
+    assert sorted(path.name for path in folder.iterdir()) == ["a b.txt.conf", "c.conf", "local.conf"]
+
+
+def test_a_root_with_a_blank_is_quoted_in_commands(kernel: World) -> None:
+    root = kernel.root.rename(kernel.root.parent / "a root")
+    (root / "names").write_text("hfs\n")
+    said = program.run(["check", "--root", str(root), "--benchmark", str(root / "names")])
+    assert f"      Run: kmodd deny --root '{root}' hfs\n".encode() in said.out

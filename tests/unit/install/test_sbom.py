@@ -82,3 +82,9 @@ def test_the_tools_of_the_tests_are_components_that_are_not_installed(components
 
 def test_the_same_sources_give_the_same_bytes() -> None:
     assert printed() == printed()
+
+
+def test_the_source_of_the_names_of_benchmarks_is_a_component_with_its_licence(components: dict[str, Any]) -> None:
+    source = components["scap-security-guide"]
+    assert (source["type"], source["version"]) == ("data", "0.1.65")
+    assert source["licenses"] == [{"license": {"id": "BSD-3-Clause"}}]

@@ -1,0 +1,118 @@
+"""Read a benchmark's modules from a file: a list of names, or XCCDF or OVAL, as scap-security-guide has them."""
+
+from __future__ import annotations
+
+import re
+from xml.parsers import expat
+
+from kmodd.dataclass import replace
+from kmodd.errors import Problem, Where
+from kmodd.host.regular_files import read_regular
+from kmodd.planning.benchmarks import Benchmark, parse
+from kmodd.text import decode
+
+_RULE = re.compile(r"(?:.*_rule_|oval:ssg-)?kernel_module_([A-Za-z0-9_-]{1,55})_disabled(?::def:\d+)?", re.ASCII)
+"""The id of a rule (XCCDF) or a definition (OVAL)."""
+_OPTIONS = ("ipv6_option",)
+"""What is in the place of a name in a rule about parameters."""
+_LONGEST = 200
+"""Characters of a title or a version at most."""
+
+
+class BenchmarkError(Exception):
+    """A file that is no benchmark; the text says why."""
+
+
+def read_benchmark(path: str, profile: str = "") -> tuple[Benchmark, list[Problem]]:
+    """Return the benchmark in a file, and a problem for each line of a list without a name.
+
+    profile: the end of the id of an XCCDF profile, whose rules count; empty: all rules. Raises OSError, BenchmarkError.
+    """
+    data = read_regular(path)
+    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+        return _Reader(path).read(data, profile), []
+    if profile:
+        raise BenchmarkError("a list of names has no profiles")
+    return parse(decode(data), path)
+
+
+class _Reader:
+    """A pass through one XML document. There is no document type, so that no entity can grow (XML 1.0, 4.4)."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._open: list[str] = []
+        """Names of the open elements, without namespace."""
+        self._profile = ""
+        """The id of the open profile."""
+        self._rules: dict[str, None] = {}
+        self._definitions: dict[str, None] = {}
+        self._selected: dict[str, dict[str, bool]] = {}
+        """Profile → module → whether its rule is selected."""
+        self._bases: dict[str, str] = {}
+        """Profile → the one that it extends."""
+        self._texts = {"title": "", "version": ""}
+
+    def read(self, data: bytes, profile: str) -> Benchmark:
+        """Return the benchmark. Raises BenchmarkError."""
+        parser = expat.ParserCreate(namespace_separator=" ")
+        parser.StartDoctypeDeclHandler = self._refuse
+        parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
+        parser.CharacterDataHandler = self._text
+        try:
+            parser.Parse(data, True)
+        except expat.ExpatError as error:
+            raise BenchmarkError(f"{Where(self._path, error.lineno)}: {expat.ErrorString(error.code)}") from None
+        names = self._chosen(profile) if profile else [*(self._rules or self._definitions)]
+        title = self._texts["title"].strip()[:_LONGEST] or self._path
+        chosen = f", profile {profile}" if profile else ""
+        found = Benchmark(title, tuple(names), f"{self._path}{chosen}")
+        return replace(found, version=self._texts["version"].strip()[:_LONGEST])
+
+    def _refuse(self, *_: object) -> None:
+        raise BenchmarkError("it has a document type, which is not read; a benchmark needs none")
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        kind = name.rpartition(" ")[2]
+        self._open.append(kind)
+        if kind == "Profile":
+            self._profile = attributes.get("id", "")
+            self._selected[self._profile] = {}
+            self._bases[self._profile] = attributes.get("extends", "")
+        elif kind == "select" and self._profile:
+            if module := _module_of(attributes.get("idref", "")):
+                self._selected[self._profile][module] = attributes.get("selected") in ("true", "1")
+        elif kind == "Rule" and (module := _module_of(attributes.get("id", ""))):
+            self._rules[module] = None
+        elif kind == "definition" and (module := _module_of(attributes.get("id", ""))):
+            self._definitions[module] = None
+
+    def _end(self, _: str) -> None:
+        if self._open.pop() == "Profile":
+            self._profile = ""
+
+    def _text(self, text: str) -> None:
+        kind = self._open[-1]
+        if self._open[-2:-1] == ["Benchmark"] and len(self._texts.get(kind, "x" * (_LONGEST + 1))) <= _LONGEST:
+            self._texts[kind] += text
+
+    def _chosen(self, profile: str) -> list[str]:
+        """Return the modules whose rules a profile selects, or one that it extends, the base first."""
+        known = [each for each in self._selected if each == profile or each.endswith(f"_profile_{profile}")]
+        if not known:
+            names = ", ".join(sorted(each.rpartition("_profile_")[2] for each in self._selected)) or "none"
+            raise BenchmarkError(f"it has no profile {profile!r}: expected one of {names}")
+        line = [known[0]]
+        while (base := self._bases.get(line[-1], "")) in self._selected and base not in line:
+            line.append(base)
+        chosen: dict[str, bool] = {}
+        for each in reversed(line):
+            chosen.update(self._selected[each])
+        return [module for module, is_selected in chosen.items() if is_selected]
+
+
+def _module_of(text: str) -> str:
+    """Return the module that a rule keeps out, with `_`; empty: it is about something else."""
+    found = _RULE.fullmatch(text)
+    name = found[1].replace("-", "_") if found else ""
+    return "" if name in _OPTIONS else name

@@ -1,0 +1,89 @@
+"""Benchmarks in files: XCCDF and OVAL of others, which may be large, damaged or hostile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kmodd.host.benchmark_file import BenchmarkError, read_benchmark
+
+PREFIX = "xccdf_org.ssgproject.content"
+STREAM = f"""<?xml version="1.0" encoding="utf-8"?>
+<ds:data-stream-collection xmlns:ds="http://scap.nist.gov/schema/scap/source/1.2"
+ xmlns:x="http://checklists.nist.gov/xccdf/1.2" xmlns:o="http://oval.mitre.org/XMLSchema/oval-definitions-5">
+<x:Benchmark id="b"><x:title>Guide to &amp; Security</x:title><x:version update="u">0.1.65</x:version>
+<x:Profile id="{PREFIX}_profile_base"><x:title>Base</x:title>
+<x:select idref="{PREFIX}_rule_kernel_module_usb-storage_disabled" selected="true"/>
+<x:select idref="{PREFIX}_rule_kernel_module_dccp_disabled" selected="true"/></x:Profile>
+<x:Profile id="{PREFIX}_profile_more" extends="{PREFIX}_profile_base">
+<x:select idref="{PREFIX}_rule_kernel_module_dccp_disabled" selected="false"/>
+<x:select idref="{PREFIX}_rule_kernel_module_rds_disabled" selected="true"/></x:Profile>
+<x:Group id="g"><x:title>Not this</x:title><x:Rule id="{PREFIX}_rule_kernel_module_usb-storage_disabled"/>
+<x:Rule id="{PREFIX}_rule_kernel_module_dccp_disabled"/><x:Rule id="{PREFIX}_rule_kernel_module_rds_disabled"/>
+<x:Rule id="{PREFIX}_rule_kernel_module_ipv6_option_disabled"/><x:Rule id="{PREFIX}_rule_no_direct_root_logins"/>
+<x:Rule id="{PREFIX}_rule_kernel_module_../x_disabled"/></x:Group></x:Benchmark>
+<o:definition class="compliance" id="oval:ssg-kernel_module_hfs_disabled:def:1" version="1"/>
+</ds:data-stream-collection>
+"""
+
+
+def written(folder: Path, text: str | bytes) -> str:
+    path = folder / "x.xml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def test_a_data_stream_has_rules_title_and_version(tmp_path: Path) -> None:
+    """Definitions of OVAL do not count where there are rules, nor do rules about parameters."""
+    found, problems = read_benchmark(written(tmp_path, STREAM))
+    assert (found.modules, problems) == (("usb_storage", "dccp", "rds"), [])
+    assert (found.title, found.version, found.source) == ("Guide to & Security", "0.1.65", str(tmp_path / "x.xml"))
+
+
+def test_a_profile_selects_rules_beside_those_of_its_base(tmp_path: Path) -> None:
+    path = written(tmp_path, STREAM)
+    assert read_benchmark(path, "base")[0].modules == ("usb_storage", "dccp")
+    assert read_benchmark(path, f"{PREFIX}_profile_more")[0].modules == ("usb_storage", "rds")
+    with pytest.raises(BenchmarkError, match="expected one of base, more"):
+        read_benchmark(path, "cis")
+    head = f'<x:Profile id="{PREFIX}_profile_base"'
+    circle = STREAM.replace(head, f'{head} extends="{PREFIX}_profile_more"')
+    assert read_benchmark(written(tmp_path, circle), "more")[0].modules == ("usb_storage", "rds")
+
+
+def test_oval_alone_has_definitions(tmp_path: Path) -> None:
+    start, end = STREAM.index("<x:Benchmark"), STREAM.index("<o:definition")
+    assert read_benchmark(written(tmp_path, STREAM[:start] + STREAM[end:]))[0].modules == ("hfs",)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><x>&b;</x>', "it has a document type"),
+        ('<!DOCTYPE x SYSTEM "file:///etc/passwd"><x/>', "it has a document type"),
+        ("<x>", "x.xml:1: no element found"),
+        ("<x></y>", "x.xml:1: mismatched tag"),
+        (b"<x>\xff</x>", "x.xml:1: not well-formed"),
+        ("<" + "x" * 5_000_000, "x.xml:1: unclosed token"),
+    ],
+    ids=["bomb", "external", "cut", "tags", "bytes", "token"],
+)
+def test_what_is_no_benchmark_is_named(tmp_path: Path, text: str | bytes, why: str) -> None:
+    with pytest.raises(BenchmarkError, match=why):
+        read_benchmark(written(tmp_path, text))
+
+
+def test_depth_and_repetition_end(tmp_path: Path) -> None:
+    """The control is that the rule behind them is found."""
+    rule = '<Rule id="kernel_module_rds_disabled"/>'
+    deep = "<a>" * 100_000 + rule + "</a>" * 100_000
+    title = f"<title>{'t' * 100_000}</title>"
+    found, _ = read_benchmark(written(tmp_path, f"<Benchmark>{title}{deep}{rule * 1000}</Benchmark>"))
+    assert (found.modules, len(found.title)) == (("rds",), 200)
+
+
+def test_a_list_has_no_profiles(tmp_path: Path) -> None:
+    assert read_benchmark(written(tmp_path, "rds\n"))[0].modules == ("rds",)
+    with pytest.raises(BenchmarkError, match="no profiles"):
+        read_benchmark(written(tmp_path, "rds\n"), "cis")
