@@ -92,6 +92,19 @@ def test_the_search_goes_through_the_tables() -> None:
     assert len(coverage.pairs) > 300
 
 
+@pytest.mark.parametrize(("word", "seen"), [("late", 1), ("now", 0)])
+def test_a_loader_that_is_told_late_to_stop_ends_one_more_file(word: str, seen: int) -> None:
+    """The batch's row for that. Control: one that gets the request in time does not begin it."""
+    coverage = Coverage()
+    lines = [
+        "module a", "module b a", "module c b", "alias pci:v01* c", "plug d1 pci:v01", "set StuckAfterSec 5", "start",
+        "round", "begin a", f"stops {word}", "wait 6", "round", "round", "finish b", "round",
+    ]  # fmt: skip
+    boot, _ = play_lines(lines, coverage)
+    assert boot.text == ""
+    assert coverage.batch["detached", "reply", "detached"] == seen
+
+
 def test_shrinking_leaves_what_fails() -> None:
     lines = [str(number) for number in range(200)]
     assert shrink(lines, lambda part: {"17", "99", "180"} <= set(part)) == ["17", "99", "180"]
