@@ -27,6 +27,8 @@ VERBS = {
     "explain": "show what would be loaded for a modalias, module, alias, /sys or /dev path, and why",
     "lookup": "print the modules that match an alias",
     "devices": "list devices, their drivers, and the modules that match them",
+    "whatif": "compare each device's modules with those of another kernel, and with an initrd",
+    "record": "write this machine's devices in umockdev's format",
     "metrics": "print the counters of the daemon as OpenMetrics",
     "lint": "check the configuration for mistakes",
     "check": "check configuration, installation and hardening, and name the command that mends each finding",

@@ -112,6 +112,14 @@ def device_links(root: str) -> Iterator[tuple[str, str]]:
                 yield devpath, subsystem
 
 
+def every_device(root: str) -> Iterator[tuple[str, str]]:
+    """Yield (devpath, subsystem) of each device of a bus or class; some more than once. root: prefix of /sys."""
+    sys = f"{root}/sys"
+    for path, subsystem in _links(sys):
+        if devpath := _devpath(path, sys):
+            yield devpath, subsystem
+
+
 def _devpath(link: str, sys: str) -> str:
     """Return the path below /sys of the device that a link points to; empty if it is no device link."""
     try:

@@ -44,7 +44,7 @@ def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
         if not os.path.exists(f"{folder}/modalias") and not (unbound and os.path.islink(f"{folder}/driver")):
             found.setdefault(devpath, subsystem)
     devpaths = sorted(found)
-    for devpath, text in zip(devpaths, _read_all([f"{root}/sys{devpath}/uevent" for devpath in devpaths]), strict=True):
+    for devpath, text in zip(devpaths, read_all([f"{root}/sys{devpath}/uevent" for devpath in devpaths]), strict=True):
         pairs = (line.partition("=") for line in decode(text).splitlines())
         properties = tuple((key, value) for key, _, value in pairs)
         aliases = tuple(value for key, value in properties if key == "MODALIAS" and value)
@@ -52,8 +52,8 @@ def replay(root: str, *, unbound: bool = False) -> Iterator[Uevent]:
             yield Uevent("add", devpath, found[devpath], aliases, 0, synthetic=True, properties=properties)
 
 
-def _read_all(paths: Sequence[str]) -> list[bytes]:
-    """Return the content of each file; empty for one that cannot be read, or not in time."""
+def read_all(paths: Sequence[str]) -> list[bytes]:
+    """Return the content of each `uevent` file; empty for one that cannot be read, or not in time."""
     texts = [b""] * len(paths)
     first = hung = 0
     while first < len(paths) and hung < MAX_HUNG:

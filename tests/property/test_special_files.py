@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.cli import check, devices, explain, lint, lookup, policy, static_nodes
+from kmodd.cli import check, devices, explain, lint, lookup, policy, static_nodes, whatif
 from kmodd.cli.kmod import depmod, lsmod, modinfo, modprobe, rmmod
 from kmodd.host.regular_files import LIMIT, read_given, read_regular
 from tests import program, rootfs
@@ -33,7 +33,8 @@ PLACES = (
     "etc/modprobe.d/x.conf", "lib/modprobe.d/x.conf", "etc/depmod.d/x.conf", "etc/modules-load.d/x.conf",
     "etc/modules", "etc/kmodd/kmodd.conf", "etc/kmodd/kmodd.conf.d/x.conf", "etc/kmodd/policy.d/x.conf",
     "run/kmodd/flags/x", "proc/modules", "proc/cmdline", "sys/devices/d/modalias", "sys/devices/d/uevent",
-    "sys/kernel/uevent_seqnum", f"{MODULES}/kernel/fs/ext4/ext4.ko", f"{MODULES}/index.d/x/modules.dep",
+    "sys/kernel/uevent_seqnum", "boot/initrd.img",
+    f"{MODULES}/kernel/fs/ext4/ext4.ko", f"{MODULES}/index.d/x/modules.dep",
     f"{MODULES}/index.d/x", *(f"{MODULES}/modules.{name}" for name in INDEXES),
 )  # fmt: skip
 
@@ -48,6 +49,7 @@ VERBS: dict[str, tuple[Main, str]] = {
     "explain": (explain.main, "--root ROOT --kernel REL ext4 pci:x symbol:y /sys/devices/d"),
     "lookup": (lookup.main, "--root ROOT --kernel REL ext4 pci:x symbol:y"),
     "devices": (devices.main, "--root ROOT --kernel REL"),
+    "whatif": (whatif.main, "--root ROOT --kernel REL --initrd ROOT/boot/initrd.img"),
     "lint": (lint.main, "--root ROOT --kernel REL"),
     "check": (check.main, "--root ROOT --kernel REL --benchmark cis"),
     "policy": (policy.main, "test --root ROOT --kernel REL ext4"),

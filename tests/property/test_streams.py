@@ -39,6 +39,8 @@ COMMANDS = {
     "explain": ("--root ROOT --kernel REL ext4 nosuch", ""),
     "lookup": ("--root ROOT --kernel REL ext4", "--root ROOT --kernel REL"),
     "devices": ("--root ROOT --kernel REL",),
+    "whatif": ("--kernel REL --root ROOT", "--kernel REL --json --root ROOT", "--kernel none --root ROOT", ""),
+    "record": ("--root ROOT", "--serials --root ROOT", "operand"),
     "lint": ("--root ROOT --kernel REL",),
     "check": tuple(f"--root ROOT --kernel REL {more}" for more in ("", "--benchmark cis", "--benchmark nosuch --json")),
     "deny": ("--dry-run --root ROOT --kernel REL vfat", "--dry-run --root ROOT --kernel REL nosuch", ""),

@@ -24,5 +24,8 @@ complete -c kmodd -n '__kmodd_is why history timeline blame' -s D -l directory -
 complete -c kmodd -n '__kmodd_is policy' -a 'check test suggest'
 complete -c kmodd -n '__kmodd_is profile' -a 'make test'
 complete -c kmodd -n '__kmodd_is profile' -l format -x -a 'policy modules-load lsmod mkinitcpio dracut initramfs-tools'
+complete -c kmodd -n '__kmodd_is whatif' -l tree -x -a '(__fish_complete_directories)'
+complete -c kmodd -n '__kmodd_is whatif' -l initrd -r -F
+complete -c kmodd -n '__kmodd_is whatif' -l devices -r -F
 complete -c kmodd -n '__kmodd_is check' -l benchmark -r -F -a 'cis stig'
 complete -c kmodd -n '__kmodd_is convert-config' -F
