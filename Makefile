@@ -188,6 +188,10 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	done
 	put 755 data/initramfs-tools/kmodd "$$share/initramfs-tools/hooks/kmodd"
 	put 755 data/dracut/module-setup.sh "$(PREFIX)/lib/dracut/modules.d/99kmodd/module-setup.sh"
+	hook() { sed 's,/usr/lib/kmodd,$(LIB),g' "data/kernel/$$1" > "$$work/hook"; put 755 "$$work/hook" "$$2"; }
+	hook kernel-hook "$(LIB)/kernel-hook"
+	hook postinst "$(ETC)/kernel/postinst.d/zz-kmodd"
+	hook kmodd.install "$(PREFIX)/lib/kernel/install.d/95-kmodd.install"
 	for file in data/policy.d/*.conf; do put 644 "$$file" "$$share/kmodd/policy.d/$${file##*/}"; done
 	for unit in systemd/*.service systemd/*.socket systemd/*.timer; do
 		sed 's,/usr/\(bin\|lib\|share/doc\)/kmodd,$(PREFIX)/\1/kmodd,g' "$$unit" > "$$work/unit"

@@ -42,6 +42,9 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/lib/kmodd/udev-rule",
         "/usr/lib/kmodd/stack",
         "/usr/lib/kmodd/kernel-helper",
+        "/usr/lib/kmodd/kernel-hook",
+        "/etc/kernel/postinst.d/zz-kmodd",
+        "/usr/lib/kernel/install.d/95-kmodd.install",
         "/usr/lib/kmodd/kmodd-request",
         "/usr/lib/kmodd/varlink/server.py",
         "/usr/lib/kmodd/inotify_simple.py",
@@ -68,8 +71,11 @@ def test_everything_has_its_place(image: Path) -> None:
 
 
 def test_modes(image: Path) -> None:
-    programs = {f"/usr/lib/kmodd/{name}" for name in ("udev-rule", "stack", "kernel-helper", "kmodd-request")}
+    programs = {
+        f"/usr/lib/kmodd/{name}" for name in ("udev-rule", "stack", "kernel-helper", "kernel-hook", "kmodd-request")
+    }
     programs |= {"/usr/bin/kmodd", "/usr/share/initramfs-tools/hooks/kmodd"}
+    programs |= {"/etc/kernel/postinst.d/zz-kmodd", "/usr/lib/kernel/install.d/95-kmodd.install"}
     programs |= {"/usr/lib/dracut/modules.d/99kmodd/module-setup.sh"}
     for path in listing(image):
         if (image / path[1:]).is_symlink():
