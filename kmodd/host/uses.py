@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 
@@ -25,6 +26,18 @@ _OF_INTERFACE = {"DEVTYPE=bridge": "bridge", "DEVTYPE=bond": "bonding", "DEVTYPE
 """A line of the uevent of an interface without a driver, and the module that makes it."""
 _LIMIT = 10
 """Seconds to wait for dmsetup."""
+_OF_UUID = (
+    ("CRYPT-VERITY-", "dm_verity"), ("CRYPT-INTEGRITY-", "dm_integrity"), ("CRYPT-", "dm_crypt"),
+    ("mpath-", "dm_multipath"),
+)  # fmt: skip
+"""How the UUID of a device of dm begins, and the module of its target (cryptsetup, multipath-tools)."""
+_OF_PART = re.compile(
+    r"_(?:(?P<dm_raid>rmeta_\d+|rimage_\d+)|(?P<dm_mirror>mlog|mimage_\d+)|(?P<dm_thin_pool>tmeta|tdata)|"
+    r"(?P<dm_cache>cmeta|cdata|corig|cpool|cvol)|(?P<dm_writecache>wcorig)|(?P<dm_integrity>imeta|iorig))"
+)
+"""End of the name of a part of a logical volume, and the module of the target that joins the parts (lvmraid(7),
+lvmthin(7), lvmcache(7)).
+"""
 _DEPTH = 16
 """Levels of stacked devices at most."""
 
@@ -61,6 +74,8 @@ def _mounts(root: str) -> Iterator[Use]:
             continue
         # A file system of several devices, such as btrfs, has a number of its own.
         modules = _of_number(root, words[2]) or _of_node(root, rest[1])
+        if rest[0] == "btrfs":
+            modules |= _of_btrfs(root, rest[1])
         yield Use("mount", _plain(words[4]), modules, (f"fs-{rest[0]}",))
 
 
@@ -97,6 +112,17 @@ def _of_node(root: str, path: str) -> frozenset[str]:
     return _of_number(root, f"{os.major(about.st_rdev)}:{os.minor(about.st_rdev)}")
 
 
+def _of_btrfs(root: str, path: str) -> frozenset[str]:
+    """Return the modules below all disks of the btrfs file system on a device (fs/btrfs/sysfs.c)."""
+    own = os.path.basename(os.path.realpath(root + path))
+    for uuid in names_in(f"{root}/sys/fs/btrfs"):
+        folder = f"{root}/sys/fs/btrfs/{uuid}/devices"
+        names = names_in(folder)
+        if own in names:
+            return frozenset[str]().union(*(_below(root, f"{folder}/{name}") for name in names))
+    return frozenset()
+
+
 def _of_number(root: str, number: str) -> frozenset[str]:
     link = f"{root}/sys/dev/block/{number}"
     return _below(root, link) if os.path.exists(link) else frozenset()
@@ -118,7 +144,9 @@ def _below(root: str, link: str, depth: int = 0) -> frozenset[str]:
         for part in names_in(f"{place}/slaves"):
             found |= _below(root, f"{place}/slaves/{part}", depth + 1)
         for lower in names_in(place):
-            if lower.startswith("lower_"):
+            # The paths of an NVMe disk with several are links in its subsystem (drivers/nvme/host/core.c).
+            is_path = lower.startswith("nvme") and os.path.islink(f"{place}/{lower}")
+            if lower.startswith("lower_") or (is_path and os.path.basename(place).startswith("nvme-subsys")):
                 found |= _below(root, f"{place}/{lower}", depth + 1)
         place = os.path.dirname(place)
     return frozenset(found)
@@ -126,14 +154,31 @@ def _below(root: str, link: str, depth: int = 0) -> frozenset[str]:
 
 def _made_by(place: str) -> set[str]:
     """Return the modules that make a device without a driver: a target of dm, a level of md, a kind of interface."""
-    found = set()
-    if (_lines(f"{place}/dm/uuid") or [""])[0].startswith("CRYPT-"):
-        found.add("dm_crypt")
+    found: set[str] = set()
+    uuid = (_lines(f"{place}/dm/uuid") or [""])[0]
+    found.update(next(([module] for start, module in _OF_UUID if uuid.startswith(start)), ()))
+    if uuid.startswith("LVM-"):
+        found |= _joining(place)
     level = (_lines(f"{place}/md/level") or [""])[0]
     if level:
         found.add("raid456" if level in ("raid4", "raid5", "raid6") else level)
     for line in _lines(f"{place}/uevent"):
         found.update(filter(None, [_OF_INTERFACE.get(line)]))
+    return found
+
+
+def _joining(place: str) -> set[str]:
+    """Return the modules of the targets by which a logical volume joins its parts, by the names of these."""
+    found: set[str] = set()
+    for part in names_in(f"{place}/slaves"):
+        name = (_lines(f"{place}/slaves/{part}/dm/name") or [""])[0]
+        uuid = (_lines(f"{place}/slaves/{part}/dm/uuid") or [""])[0]
+        if match := _OF_PART.search(name):
+            found.add(str(match.lastgroup))
+        elif uuid.startswith("LVM-") and uuid.endswith(("-tpool", "-pool")):
+            found.add("dm_thin_pool")
+        elif uuid.startswith("LVM-") and uuid.endswith(("-cow", "-real")):
+            found.add("dm_snapshot")
     return found
 
 

@@ -19,7 +19,7 @@ from kmodd.config.modprobe_d import ConfFile
 from kmodd.errors import KmoddError
 from kmodd.host import process_reader
 from kmodd.index import bin_reader, fnmatch_regex, text_files
-from kmodd.kernel import ftrace, kmsg, proc_modules, uevent
+from kmodd.kernel import device_recording, ftrace, kmsg, proc_modules, uevent
 from kmodd.loader import protocol
 from kmodd.modfile import decompress, depmod_cache, depmod_graph, elf, initrd, modinfo, signature
 from kmodd.text import decode
@@ -121,6 +121,10 @@ TARGETS: dict[str, Target] = {
     "initrd": Target(
         lambda data: initrd.read_initrd(io.BytesIO(data), LIMIT),
         (MICROCODE + _INITRD, *(pack(_INITRD) for pack in PACKERS.values())),
+    ),
+    "device_recording": Target(
+        lambda data: [device.event for device in device_recording.parse(decode(data), "x")[0]],
+        (b"P: /devices/a\nE: MODALIAS=pci:v1\nA: modalias=pci:v1\\n\nL: driver=../b\nH: c=00\n\nP: /devices/b\n",),
     ),
     "loader_request": Target(
         protocol.decode_request, (b"insmod\0/lib/modules/a.ko\0x=1\0a", b"probe\0pci\x000000:00:01.0"), (ValueError,)

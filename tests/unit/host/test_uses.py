@@ -28,6 +28,8 @@ def mounted(root: Path, device: str, place: str = "/") -> None:
     [
         ("dm-0", "dm/uuid", "CRYPT-LUKS2-1-x", {"dm_mod", "dm_crypt"}),
         ("dm-0", "dm/uuid", "LVM-x", {"dm_mod"}),
+        ("dm-0", "dm/uuid", "CRYPT-VERITY-1-x", {"dm_mod", "dm_verity"}),
+        ("dm-0", "dm/uuid", "mpath-1", {"dm_mod", "dm_multipath"}),
         ("md0", "md/level", "raid1", {"md_mod", "raid1"}),
         ("md0", "md/level", "raid5", {"md_mod", "raid456"}),
     ],
@@ -91,3 +93,66 @@ def test_an_encrypted_disk_needs_its_cipher(tmp_path: Path) -> None:
     write(program, "#!/bin/sh\ntouch $0.called\n")
     assert read_uses(str(tmp_path), str(program))[0].aliases == ("fs-ext4",)
     assert not (tmp_path / "dmsetup.called").exists()
+
+
+def disk(root: Path, path: str, driver: str) -> Path:
+    """A block device below a device with a driver."""
+    module = root / "sys/module" / driver
+    module.mkdir(parents=True, exist_ok=True)
+    bus = root / "sys/bus/x/drivers" / driver
+    bus.mkdir(parents=True, exist_ok=True)
+    if not (bus / "module").exists():
+        (bus / "module").symlink_to(module)
+    place = root / "sys/devices" / path
+    place.mkdir(parents=True)
+    (place.parents[1] / "driver").symlink_to(bus)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("part", "uuid", "module"),
+    [
+        ("vg-root_rimage_0", "LVM-x", "dm_raid"),
+        ("vg-root_mimage_1", "LVM-x", "dm_mirror"),
+        ("vg-pool_tdata", "LVM-x", "dm_thin_pool"),
+        ("vg-pool-tpool", "LVM-x-tpool", "dm_thin_pool"),
+        ("vg-root_corig", "LVM-x", "dm_cache"),
+        ("vg-root-real", "LVM-x-real", "dm_snapshot"),
+        ("vg-other", "LVM-x", ""),
+    ],
+)
+def test_a_logical_volume_hangs_on_what_joins_its_parts(tmp_path: Path, part: str, uuid: str, module: str) -> None:
+    """And on the drivers of the disks below these."""
+    virtual = tmp_path / "sys/devices/virtual/block"
+    write(virtual / "dm-0/dm/uuid", "LVM-x\n")
+    write(virtual / "dm-1/dm/uuid", f"{uuid}\n")
+    write(virtual / "dm-1/dm/name", f"{part}\n")
+    for upper, lower in (("dm-0", virtual / "dm-1"), ("dm-1", disk(tmp_path, "pci/one/block/sda", "ahci"))):
+        (virtual / upper / "slaves").mkdir()
+        (virtual / upper / "slaves" / lower.name).symlink_to(lower)
+    mounted(tmp_path, "dm-0")
+    (use,) = read_uses(str(tmp_path))
+    assert use.modules == {"dm_mod", "ahci"} | ({module} if module else set())
+
+
+def test_btrfs_hangs_on_all_of_its_disks(tmp_path: Path) -> None:
+    """By the list in sysfs; another file system has one disk."""
+    write(tmp_path / "proc/self/mountinfo", "1 0 0:40 / / rw - btrfs /dev/sda1 rw\n")
+    for uuid, name, driver in (("u", "sda1", "ahci"), ("u", "sdb1", "nvme"), ("v", "sdc1", "usb-storage")):
+        folder = tmp_path / "sys/fs/btrfs" / uuid / "devices"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(disk(tmp_path, f"pci/{name}/block/{name}", driver))
+    (use,) = read_uses(str(tmp_path))
+    assert use.modules == {"ahci", "nvme"}
+
+
+def test_an_nvme_disk_of_several_paths_hangs_on_their_controllers(tmp_path: Path) -> None:
+    controller = disk(tmp_path, "pci/one/nvme/nvme0", "nvme")
+    subsystem = tmp_path / "sys/devices/virtual/nvme-subsystem/nvme-subsys0"
+    (subsystem / "nvme0n1").mkdir(parents=True)
+    (subsystem / "nvme0").symlink_to(controller)
+    write(tmp_path / "proc/self/mountinfo", "1 0 253:0 / / rw - ext4 /dev/x rw\n")
+    (tmp_path / "sys/dev/block").mkdir(parents=True)
+    (tmp_path / "sys/dev/block/253:0").symlink_to(subsystem / "nvme0n1")
+    (use,) = read_uses(str(tmp_path))
+    assert use.modules == {"nvme"}
