@@ -43,6 +43,8 @@ COMMANDS = {
     "record": ("--root ROOT", "--serials --root ROOT", "operand"),
     "lint": ("--root ROOT --kernel REL",),
     "check": tuple(f"--root ROOT --kernel REL {more}" for more in ("", "--benchmark cis", "--benchmark nosuch --json")),
+    "verify": ("--root ROOT", "--json --root ROOT", "operand"),
+    "profile": ("make --root ROOT", "make --force --root ROOT", "operand"),
     "deny": ("--dry-run --root ROOT --kernel REL vfat", "--dry-run --root ROOT --kernel REL nosuch", ""),
     "allow": ("--dry-run --root ROOT --kernel REL vfat", ""),
     "seal": ("--socket ROOT/none",),
