@@ -88,9 +88,9 @@ class Files:
         return self._read(name, path) if path else NoFile()
 
     def is_same(self, path: str, file: File) -> bool:
-        """Return whether a recorded path is that of a file, links followed."""
+        """Return whether a recorded path is that of a file, links followed; a relative one is of an unknown place."""
         real = self._tree.real
-        return os.path.realpath(real(path)) == os.path.realpath(real(file.path))
+        return path.startswith("/") and os.path.realpath(real(path)) == os.path.realpath(real(file.path))
 
     def _by_content(self, name: str) -> str:
         """Return the path of a file with another name, as nvidia-current.ko of nvidia; empty: there is none."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 _LINE: Final = re.compile(
-    r"^ *(?P<comm>.+)-(?P<pid>[0-9]{1,10}) +(?:\([^)]*\) +)?\[[0-9]+\] +\S+ +(?P<seconds>[0-9]{1,12})\."
+    r"^ *(?P<comm>.{1,40})-(?P<pid>[0-9]{1,10}) +(?:\([^)]*\) +)?\[[0-9]+\] +\S+ +(?P<seconds>[0-9]{1,12})\."
     r"(?P<usec>[0-9]{6}): module_load: (?P<module>\S+)",
     re.ASCII | re.MULTILINE,
 )

@@ -12,7 +12,7 @@ import errno
 import os
 import time
 
-from kmodd.dataclass import dataclass
+from kmodd.dataclass import dataclass, replace
 from kmodd.errors import assert_never
 from kmodd.host.file_owner import open_regular
 from kmodd.host.signals import SignalsBlocked
@@ -144,6 +144,8 @@ class Machine:
         """Load a module file for insmod and log the outcome."""
         step = Insmod(module_of_path(path), path, options, _BY_HAND)
         reply = self.carry_out(step, insert_options, str)
+        with contextlib.suppress(OSError):  # the working directory is gone
+            step = replace(step, path=os.path.abspath(path))
         self.tell(outcome_of(Request(path, "operator"), step, reply))
         return reply
 

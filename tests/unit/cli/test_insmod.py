@@ -87,3 +87,16 @@ def test_a_load_is_recorded_once(machine: FakeMachine, tmp_path: Path) -> None:
     assert [(outcome.module, outcome.result, outcome.request.origin) for outcome in told] == [
         ("a", "loaded", "operator"), ("a", "live", "operator"),
     ]  # fmt: skip
+
+
+def test_the_record_has_the_absolute_path(
+    machine: FakeMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is read elsewhere than it was written. Control: messages have the path as given, as kmod's."""
+    (tmp_path / "a.ko").write_text("a is a module")
+    monkeypatch.chdir(tmp_path)
+    told: list[Outcome] = []
+    assert run(machine, "./a.ko", told=told) == 0
+    assert [outcome.path for outcome in told] == [str(tmp_path / "a.ko")]
+    assert run(machine, "./a.ko", told=told) == 1
+    assert "could not insert module ./a.ko: " in capfd.readouterr().err
