@@ -27,7 +27,7 @@ from tests.vm.packages import build, unpack
 from tests.vm.payload import REPOSITORY, Payload, copy_into
 from tests.vm.using import OURS, SETTING, STOCK, configure, prepare_using, unload, use
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vm, pytest.mark.long, pytest.mark.timeout(1800)]
 
 TESTS = REPOSITORY / "debian/tests"
 IPTABLES = ("iptables", "libip4tc2", "libip6tc2", "libxtables12")
