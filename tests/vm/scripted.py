@@ -44,7 +44,7 @@ def prepare_scenarios(payload: Payload, image: Image) -> None:
         payload.write(f"/usr/lib/using/{script}", (_GUEST / script).read_bytes())
     nature = "".join(f"options {name} {options}\n" for name, options in _NATURE.items())
     payload.write("/etc/modprobe.d/nature.conf", nature)
-    payload.write("/etc/systemd/system/kmodd.service.d/scenario.conf", "[Service]\nRestart=no\n")
+    payload.write("/etc/systemd/system/kmodd.service.d/scenario.conf", "[Service]\nRestart=no\nTimeoutStartSec=120\n")
 
 
 class GuestPlayer:
