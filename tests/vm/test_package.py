@@ -51,10 +51,11 @@ while [ ! -e /run/end ]; do
 done
 : >/run/ended
 """
-#: Files, links and diversions that the package changes, /run included.
+#: Files, links and diversions that the package changes, /run included. udev's own folder for rules may remain, empty.
 LISTED = (
     "find /usr/sbin /usr/bin /usr/lib/kmodd /usr/lib/systemd/system /etc /run/udev/rules.d /run/kmodd /usr/share/doc"
-    " ! -path '*/ld.so.cache' ! -path '/etc/kmodd*' -printf '%p %y %l %m\\n' 2>/dev/null | LC_ALL=C sort;"
+    " ! -path '*/ld.so.cache' ! -path '/etc/kmodd*' ! -path /run/udev/rules.d -printf '%p %y %l %m\\n' 2>/dev/null"
+    " | LC_ALL=C sort;"
     f" cat /var/lib/dpkg/diversions {SETTING}"
 )
 
