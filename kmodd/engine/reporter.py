@@ -251,7 +251,8 @@ class Reporter:
         if outcome.result == "nomatch" and self._ends_without_driver(outcome.request):
             priority = NOTICE
         elif _found_no_hardware(outcome) and outcome.request.origin == "coldplug":
-            priority = DEBUG  # counted in the summary
+            # Counted in the summary; but dependencies that were loaded for it stay, and no other record has them.
+            priority = INFO if isinstance(about, Decision) and about.changed else DEBUG
         elif self._was_blocked(outcome):
             priority = INFO
         if priority > self.level:

@@ -156,6 +156,20 @@ def test_the_goals_of_one_alias_are_one_record(world: World) -> None:
     assert ": 1 device, 4 modules, slowest m0 7us; 1 found no hardware" in summary.message
 
 
+@pytest.mark.parametrize(("alias", "modules"), [("pci:v1", [["a"]]), ("pci:v2", [])])
+def test_what_came_with_a_driver_without_hardware_is_on_record(
+    world: World, alias: str, modules: list[list[str]]
+) -> None:
+    """At boot a driver that finds no hardware is only counted. Its dependency stays loaded, and that is on record."""
+    world.refuse |= {"b": errno.ENODEV, "c": errno.ENODEV}
+    device = f"add@/devices/x\0SUBSYSTEM=pci\0MODALIAS={alias}\0SYNTH_UUID=0\0"
+    world.handle(DevicesFound((uevent.parse(device.encode()),)))
+    world.settle()
+    assert world.state.reporter.counters.results["failed"] == 1
+    told = [record for record in world.records if "KMODD_RESULT" in dict(record.fields)]
+    assert [(values(record, "KMODD_MODULES"), record.priority) for record in told] == [(x, INFO) for x in modules]
+
+
 def test_what_a_job_loaded_before_it_is_planned_again_is_on_record(world: World) -> None:
     """Its dependency came by the first plan, the module itself by the second: each is in one record."""
     world.plug("pci:v1", "0000:01:00.0")
