@@ -32,6 +32,7 @@ CALLING = """
 ( while [ ! -e /tmp/stop ]; do
     if /sbin/modprobe --version >/tmp/said 2>&1; then echo >>/tmp/called; else cat /tmp/said >>/tmp/failed; fi
 done ) & renice -n 19 $! >/dev/null
+until [ -e /tmp/called ]; do sleep 0.1; done
 called() { touch /tmp/stop; wait; wc -l </tmp/called; ! cat /tmp/failed 2>/dev/null; }
 """
 """Shell: call modprobe again and again; `called` prints how often, and fails if one call has failed."""

@@ -91,8 +91,9 @@ def test_install_upgrade_remove_and_purge(bare: Make) -> None:
 
 def test_the_caller_sees_a_missing_modprobe(bare: Make) -> None:
     """Control of the test above."""
+    until_seen = "until [ -e /tmp/failed ]; do sleep 0.1; done"
     said = bare().run(
-        f"{CALLING} mv /usr/sbin/modprobe /tmp/m; sleep 1; mv /tmp/m /usr/sbin/modprobe; called", expect=1
+        f"{CALLING} mv /usr/sbin/modprobe /tmp/m; {until_seen}; mv /tmp/m /usr/sbin/modprobe; called", expect=1
     )
     assert "not found" in said
 
