@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from bench import depmod, growth, lookup, modprobe, ready, start
+from bench import depmod, growth, lookup, ready, start
 from bench.results import save
 from bench.rows import table
 from tests import trees
@@ -20,7 +20,6 @@ def main() -> None:
         *lookup.measure(trees.module_dir(tree), ROUNDS),
         *ready.measure(tree, ROUNDS),
         *start.measure(tree, ROUNDS),
-        *modprobe.measure(tree, ROUNDS),
         *depmod.measure(tree, ROUNDS),
     ]
     curves = growth.measure(trees.module_dir(tree), ROUNDS // 3)

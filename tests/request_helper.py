@@ -39,8 +39,6 @@ class Helper:
     folder: Path
     kind: str
     limit: int = LIMIT
-    is_process: bool = False
-    """Whether it has the real /proc, in which its parent is a process."""
 
     @property
     def socket(self) -> str:
@@ -57,11 +55,6 @@ class Helper:
     @property
     def modprobes(self) -> tuple[Path, Path]:
         return self.folder / "first-modprobe", self.folder / "modprobe"
-
-    @property
-    def init(self) -> Path:
-        """What the compiled helper takes for /proc/1; without it, no call of a process is the daemon's."""
-        return self.folder / "init"
 
     @property
     def parent(self) -> Path:
@@ -92,9 +85,7 @@ class Helper:
         makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
         lines = re.findall(r"^(HELPER_FLAGS|BARE) = (.*)$", makefile, re.MULTILINE)
         flags = {name: value.split() for name, value in lines}
-        paths = {"SOCKET": self.socket, "FLAG": self.flag, "KERNEL_LOG": self.log, "INIT": self.init}
-        if not self.is_process:
-            paths["PROC"] = self.parent.parent
+        paths = {"SOCKET": self.socket, "FLAG": self.flag, "KERNEL_LOG": self.log, "PROC": self.parent.parent}
         own = [f'-D{name}="{path}"' for name, path in paths.items()]
         own.append("-DMODPROBES=" + ", ".join(f'"{path}"' for path in self.modprobes))
         bare = flags["BARE"] if self.kind in ("bare", CROSS) else []

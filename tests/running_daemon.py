@@ -1,4 +1,4 @@
-"""An engine, loaders and the daemon's sockets on a fake machine, which modprobe takes for the daemon: `daemon_on`."""
+"""An engine, loaders and a control socket on a fake machine, which modprobe takes for the daemon: `daemon_on`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from kmodd.engine.events import (
     StopBatch,
     TurnAway,
 )
-from kmodd.host.helper_socket import RequestSocket
 from kmodd.host.machine import HostMachine
 from kmodd.host.tree import Tree
 from kmodd.host.varlink_server import ControlSocket
@@ -42,7 +41,7 @@ from tests.thread_loaders import ThreadLoaders
 
 
 class Running:
-    """An engine with loaders, a control socket and the helper's socket on a fake machine, in a thread."""
+    """An engine with loaders and a control socket on a fake machine, in a thread."""
 
     def __init__(self, machine: FakeMachine, path: Path, *, dry_run: bool = False) -> None:
         tree = Tree(root=str(machine.root), release=rootfs.RELEASE)
@@ -52,8 +51,6 @@ class Running:
         self.control = ControlSocket(str(path))
         actions = Actions(self.handle, tuple, dict)
         self._handler = ControlHandler(self.engine, self.control, actions, str(machine.root))
-        self.helpers = RequestSocket(str(path.parent / "request"))
-        self._handler.serve(self.helpers, tree)
         self.calls = 0
         self.records: list[Record] = []
         self.handle(Started())
@@ -85,8 +82,7 @@ class Running:
     def _loop(self) -> None:
         while True:
             with selectors.DefaultSelector() as selector:
-                own = (self._stop, self.control, self.helpers)
-                sources = (*own, *self.control.connections, *self._dispatcher.sources)
+                sources = (self._stop, self.control, *self.control.connections, *self._dispatcher.sources)
                 for source in sources:
                     selector.register(source, selectors.EVENT_READ, source)
                 for key, _ in selector.select(30):
@@ -94,27 +90,21 @@ class Running:
                         return
                     if key.data is self.control:
                         self.control.accept()
-                    elif key.data is self.helpers:
-                        self.helpers.receive()
                     elif isinstance(key.data, Loader):
                         self._handle_all(self._dispatcher.on_loader(key.data))
                     else:
                         self.control.receive(key.data)
-            self._go_round()
             while self._handler.handle_call():
-                self._go_round()
-
-    def _go_round(self) -> None:
-        self.engine.state.system.drop_loaded()  # as the kernel's uevents would have it
-        while self.engine.can_advance(time.monotonic()):
-            self.handle(Advance())
+                pass
+            self.engine.state.system.drop_loaded()  # as the kernel's uevents would have it
+            while self.engine.can_advance(time.monotonic()):
+                self.handle(Advance())
 
     def close(self) -> None:
         self._wake.close()
         self._thread.join(30)
         self._stop.close()
         self.control.close()
-        self.helpers.close()
         self._dispatcher.close()
         self._pool.join()
 

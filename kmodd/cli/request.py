@@ -1,7 +1,6 @@
 """`kmodd request -q -- NAME`: the kernel's helper in Python, installed if helper/kmodd-request.c cannot be compiled.
 
-Its behaviour and the reasons are described in that file. A call by a process always executes the real modprobe: Python
-takes longer to start than modprobe to end, and no package puts this program in modprobe's place.
+Its behaviour and the reasons are described in that file.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _MAX_SHOWN = 255
 def main(argv: list[str]) -> int:
     """Return the daemon's answer, 0 or 1; without an answer, execute the real modprobe, or refuse and return 1.
 
-    A call by a process executes the real modprobe with the arguments and environment of the call.
+    A call by a process, not by the kernel, executes the real modprobe with the arguments and environment of the call.
     """
     if not _is_kernels():
         _become_modprobe(argv, os.environb)

@@ -1,7 +1,4 @@
-"""Calls on the control socket: answered at once, or when what they wait for has ended. A `ControlHandler`.
-
-It also takes turns with `ModprobeCalls`, which come by the helper.
-"""
+"""Calls on the control socket: answered at once, or when what they wait for has ended. A `ControlHandler`."""
 
 from __future__ import annotations
 
@@ -43,10 +40,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
-
-    from kmodd.daemon.modprobe_calls import ModprobeCalls
-    from kmodd.host.helper_socket import RequestSocket
-    from kmodd.host.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +88,11 @@ class ControlHandler:
         self._waits = Waits(engine, socket)
         self._budget = CallBudget()
         self._monitors = Monitors(socket, self._budget, root)
-        self._modprobe_calls: ModprobeCalls | None = None
-        """Calls by the helper; None: it is not answered."""
-
-    def serve(self, helpers: RequestSocket, tree: Tree) -> None:
-        """Answer the calls of modprobe that come by the helper, too."""
-        from kmodd.daemon.modprobe_calls import ModprobeCalls  # only here: a user's daemon has no helper
-
-        self._modprobe_calls = ModprobeCalls(helpers, self._engine.state.system, self._actions.handle, tree)
 
     def deadline(self, now: float) -> float | None:
         """When the first call times out, is looked after, or may be handled (monotonic, seconds); None: never."""
         times = [self._waits.deadline(), *(waiter.deadline for waiter in self._settling)]
         times += [self._budget.free_at(each.uid, now) for each in self._socket.ready()]
-        if self._modprobe_calls and self._modprobe_calls.is_due:
-            return now
         return min((each for each in times if each is not None), default=None)
 
     def handle_call(self) -> bool:
@@ -118,7 +101,7 @@ class ControlHandler:
         ready = (each for each in self._socket.ready() if self._budget.may_call(each.uid, now))
         connection = next(ready, None)
         if connection is None:
-            return self._modprobe_calls is not None and self._modprobe_calls.handle_call()
+            return False
         self._socket.load_package()  # of no user's time
         begin = time.thread_time()
         if call := self._socket.next_call(connection):
@@ -243,8 +226,6 @@ class ControlHandler:
     def turned_away(self, request: Request, why: Busy) -> bool:
         """A request is not taken: answer its caller. Return whether it had one."""
         _close_files(request)
-        if self._modprobe_calls and self._modprobe_calls.turned_away(request):
-            return True
         for waiter in self._waiting:
             if waiter[0] is request:
                 self._waiting.remove(waiter)
@@ -259,8 +240,6 @@ class ControlHandler:
         """A job is complete: answer the caller who ordered it."""
         self._waits.finished(job)
         _close_files(job.plan.request)
-        if self._modprobe_calls and self._modprobe_calls.finished(job):
-            return
         for waiter in self._waiting:
             request, connection = waiter
             if request is job.plan.request or request == job.plan.request:

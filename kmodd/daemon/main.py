@@ -362,19 +362,18 @@ class Daemon:
 
     def _answer_kernel(self) -> None:
         """Answer the kernel's own requests from now on, if this daemon is to."""
-        helpers = None
-        if self._options.run and self._engine.state.system.settings.kernel_requests:
-            try:
-                helpers = RequestSocket()
-            except OSError as error:
-                why = f"{error.filename or REQUEST_SOCKET}: {error.strerror}"
-                self._warn_once(f"Failed to open {why}; the kernel's own requests are not answered")
-        if helpers is None:
+        if not self._options.run or not self._engine.state.system.settings.kernel_requests:
             if self._requesters:
                 self._requesters.close()
             return
-        self._kernel = KernelRequests(helpers, requesters=self._requesters)
-        self._control_handler.serve(helpers, self._tree)
+        try:
+            self._kernel = KernelRequests(RequestSocket(), requesters=self._requesters)
+        except OSError as error:
+            path = error.filename or REQUEST_SOCKET
+            self._warn_once(f"Failed to open {path}: {error.strerror}; the kernel's own requests are not answered")
+            if self._requesters:
+                self._requesters.close()
+            return
         if self._engine.state.policy.is_enforced and is_helper_set():
             self._warn_of(self._kernel.open_trace())  # the kernel asks already: after a crash, or with the package
         self._poller.add(self._kernel)

@@ -3,10 +3,6 @@
 SOCK_SEQPACKET. The helper (helper/kmodd-request.c, `cli/request.py`) sends one datagram, the name, and receives two:
 `a` at once (accepted; from then on it waits without a timeout), then `0` (loaded, or was already) or `1` (unknown,
 refused or failed), which becomes its exit status. On anything else the helper proceeds without the daemon.
-
-For a process of root that has called it as `modprobe [-q] [-a] NAME…`, the helper in C sends a NUL, the letters of the
-options, and before each name a NUL; the kernel's names have none. It receives `a`, any number of datagrams of `e` and
-bytes for standard error, then `x0` or `x1`, its exit status. On anything else it becomes the real modprobe.
 """
 
 from __future__ import annotations
@@ -35,13 +31,6 @@ NAME_TIMEOUT = 0.005
 daemon, often on the same processor; a whole round of the event loop would only delay the name.
 """
 
-MAX_CALLS = 64
-"""Calls of processes at a time, beside the kernel's requests."""
-MAX_CALL = 4096
-"""Bytes of a call, as in helper/kmodd-request.c; the longest modalias has a few hundred."""
-_MAX_TEXT = 4095
-"""Bytes for standard error in one datagram."""
-
 _UCRED = struct.Struct("3i")
 
 
@@ -56,29 +45,6 @@ class KernelRequest:
     arrived_ns: int
     """When it was read (time.monotonic_ns)."""
     connection: socket.socket
-
-
-@dataclass(slots=True, eq=False)
-class ModprobeCall:
-    """A call of modprobe by a process of root; to be answered with `RequestSocket.reply`."""
-
-    names: tuple[str, ...]
-    """At least one; none is empty."""
-    is_quiet: bool
-    """`-q`."""
-    is_all: bool
-    """`-a`; there is only one name without it."""
-    connection: socket.socket
-
-
-def _call_of(data: bytes, connection: socket.socket) -> ModprobeCall | None:
-    """Return the call of a datagram; None: it is none."""
-    start, _, rest = data.partition(b"\0")
-    letters, *names = rest.split(b"\0")
-    is_quiet, is_all = b"q" in letters, b"a" in letters
-    if start or len(data) > MAX_CALL or not names or not all(names) or (len(names) > 1 and not is_all):
-        return None
-    return ModprobeCall(tuple(map(decode, names)), is_quiet, is_all, connection)
 
 
 def is_helper_set() -> bool:
@@ -110,9 +76,6 @@ class RequestSocket:
         """Connections without a name yet, and their helper's pid, by descriptor."""
         self._waiting: dict[int, KernelRequest] = {}
         self._gone: list[KernelRequest] = []
-        self._calls: dict[int, ModprobeCall] = {}
-        """Accepted calls of processes without an answer, by descriptor."""
-        self._new_calls: list[ModprobeCall] = []
 
     def fileno(self) -> int:
         """Return an epoll descriptor, readable when a helper connects, sends its name or disconnects."""
@@ -126,14 +89,14 @@ class RequestSocket:
     def receive(self) -> list[KernelRequest]:
         """Accept connections, confirm each name to its helper, and return the new requests in order.
 
-        Also detects helpers that have ended, for `gone`, and accepts calls of processes, for `pop_call`.
+        Also detects helpers that have ended, for `gone`.
         """
         received: list[KernelRequest] = []
         is_connecting = False
         for number, _ in self._epoll.poll(0):
             if number in self._silent:
                 self._read(number, received)
-            elif number in self._waiting or number in self._calls:
+            elif number in self._waiting:
                 self._check_end(number)
             else:
                 is_connecting = True
@@ -167,19 +130,14 @@ class RequestSocket:
         """Read the name from a connection that has none yet, if it has arrived, and confirm it."""
         connection, pid = self._silent[number]
         try:
-            data = connection.recv(MAX_CALL + 1, socket.MSG_DONTWAIT)
+            data = connection.recv(MAX_NAME + 1, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         del self._silent[number]
-        call = _call_of(data, connection)
-        if not data or (call and len(self._calls) >= MAX_CALLS) or not _send(connection, b"a"):
+        if not data or not _send(connection, b"a"):
             connection.close()
-            return
-        if call:
-            self._calls[number] = call
-            self._new_calls.append(call)
             return
         request = KernelRequest(decode(data), pid, time.monotonic_ns(), connection)
         self._waiting[number] = request
@@ -190,18 +148,16 @@ class RequestSocket:
 
     def _check_end(self, number: int) -> None:
         """Drop a request whose helper has ended: a waiting helper sends nothing, so only the end is readable."""
-        waiting = self._waiting.get(number) or self._calls[number]
+        request = self._waiting[number]
         try:
-            waiting.connection.recv(1, socket.MSG_DONTWAIT)
+            request.connection.recv(1, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             pass
-        waiting.connection.close()
-        if request := self._waiting.pop(number, None):
-            self._gone.append(request)
-        else:
-            del self._calls[number]
+        del self._waiting[number]
+        request.connection.close()
+        self._gone.append(request)
 
     def gone(self) -> list[KernelRequest]:
         """Return the requests, no longer `waiting`, whose helper has ended before its answer since the last call."""
@@ -219,46 +175,13 @@ class RequestSocket:
         if self._waiting.pop(request.connection.fileno(), None) is request:
             request.connection.close()
 
-    @property
-    def has_calls(self) -> bool:
-        """Whether `pop_call` returns a call."""
-        return bool(self._new_calls)
-
-    def pop_call(self) -> ModprobeCall | None:
-        """Return the next accepted call of a process that has not been returned; None if there is none."""
-        return self._new_calls.pop(0) if self._new_calls else None
-
-    def is_waiting(self, call: ModprobeCall) -> bool:
-        """Return whether a call is unanswered and its helper has not ended."""
-        return self._calls.get(call.connection.fileno()) is call
-
-    def reply(self, call: ModprobeCall, status: int, text: bytes) -> None:
-        """Send an exit status, 0 or 1, and the text for standard error. Does nothing if the helper has ended."""
-        if self.is_waiting(call):
-            del self._calls[call.connection.fileno()]
-            for start in range(0, len(text), _MAX_TEXT):
-                _send(call.connection, b"e" + text[start : start + _MAX_TEXT])
-            _send(call.connection, b"x%d" % status)
-            call.connection.close()
-
-    def leave(self, call: ModprobeCall) -> None:
-        """Close the connection of a call unanswered: its helper becomes the real modprobe."""
-        if self.is_waiting(call):
-            del self._calls[call.connection.fileno()]
-            call.connection.close()
-
     def close(self) -> None:
         """Stop listening. Helpers that wait proceed without the daemon."""
         self._listening.close()
-        connections = [silent for silent, _ in self._silent.values()]
-        connections += [request.connection for request in self.waiting]
-        connections += [call.connection for call in self._calls.values()]
-        for connection in connections:
+        for connection in [*(silent for silent, _ in self._silent.values()), *(r.connection for r in self.waiting)]:
             connection.close()
         self._silent.clear()
         self._waiting.clear()
-        self._calls.clear()
-        self._new_calls.clear()
         self._epoll.close()
 
 

@@ -2,8 +2,7 @@
  * The kernel's helper under libFuzzer, with ASan and UBSan: its arguments and the answers of all system calls are the input's.
  *
  * It ends with status 0 or 1. It reads and writes no byte outside of its own, logs one line of plain ASCII, and becomes modprobe
- * for the kernel only if the policy is not enforced, and never itself. For a process it asks only for names, and only in the place
- * of a root that sees what PID 1 sees.
+ * for the kernel only if the policy is not enforced, and never itself.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,7 +26,7 @@ static long played(long number, ...);
 static const uint8_t *input;
 static size_t left;
 static jmp_buf executed;
-static int is_kernels_child, is_closed, is_elsewhere, has_options, checks;
+static int is_kernels_child, is_closed;
 
 static unsigned next(void)
 {
@@ -50,7 +49,7 @@ static long log_line(const char *line, size_t size)
 	return size;
 }
 
-static long play_statx(const char *path, unsigned wanted, struct statx *status)
+static long play_statx(const char *path, struct statx *status)
 {
 	unsigned kind = next();
 
@@ -66,16 +65,7 @@ static long play_statx(const char *path, unsigned wanted, struct statx *status)
 		is_closed = S_ISREG(status->stx_mode) && !status->stx_uid;
 		return 0;
 	}
-	if (wanted & STATX_MNT_ID) {
-		unsigned differs = !strncmp(path, INIT "/", sizeof INIT) && kind % 32 < 4 ? kind % 32 + 1 : 0;
-		status->stx_ino = 1 + (differs == 1);
-		status->stx_mnt_id = 1 + (differs == 2);
-		status->stx_mask = differs == 3 ? 0 : STATX_MNT_ID;
-		is_elsewhere |= differs != 0;
-		checks += !strncmp(path, INIT "/", sizeof INIT);
-		return differs == 4 ? fails(EACCES) : 0;
-	}
-	if (wanted == STATX_TYPE) {
+	if (!strncmp(path, PROC "/", sizeof PROC) && strcmp(path, "/proc/self/exe")) {
 		is_kernels_child = !(kind & 1);
 		return kind & 1 ? fails(ENOENT) : 0;
 	}
@@ -95,61 +85,8 @@ static long play_receive(char *data, size_t size)
 	case 4: data[0] = '0'; return 1;
 	case 5: data[0] = '1'; return 1;
 	case 6: memset(data, 'a', size); return size;
-	default:
-		if (size < 3) {
-			data[0] = kind;
-			return 1;
-		}
-		memcpy(data, kind & 8 ? "x0" : kind & 16 ? "x1" : "e?", 2);
-		return kind & 32 ? (long)size : 2;
+	default: data[0] = kind; return 1;
 	}
-}
-
-/* The beginning of /proc/PID/stat or cgroup: mostly as the kernel writes it. */
-static long play_read(char *text, size_t size)
-{
-	static const char *const contents[] = {"7 (sh) S 1 2", "7 (a) b) S 9 9", "7 (kthreadd) S 0 0", "7 (x) S", "0::/kmodd-command@1", "("};
-	unsigned kind = next();
-	size_t length = 0;
-
-	require(size == 255 || size == 4095);
-	if (kind & 128)
-		return fails(EIO);
-	if (kind & 64) {
-		for (; length < size && left; length++)
-			text[length] = next();
-		return length;
-	}
-	length = strlen(contents[kind % 6]);
-	memcpy(text, contents[kind % 6], length);
-	return length;
-}
-
-static long play_send(const char *data, size_t size)
-{
-	require(size && size <= (is_kernels_child ? 65536 : MAX_CALL));
-	if (data[0] == 0) {
-		size_t at = 1 + (data[1] == 'q');
-		int count = 0, all = data[at] == 'a';
-		require(!is_elsewhere && !has_options && checks == 7); /* two uids, capabilities, root, three namespaces */
-		for (at += all; at < size; count++) {
-			require(data[at++] == 0 && at < size && data[at] != '-' && data[at] != '/' && data[at] != 0);
-			for (; at < size && data[at]; at++)
-				require(data[at] != '=');
-		}
-		require(count == 1 || (all && count));
-	} else {
-		require(size == strlen(data));
-	}
-	return next() & 1 ? fails(EPIPE) : (long)size;
-}
-
-static long play_uid(void)
-{
-	unsigned uid = next() % 16 == 1;
-
-	is_elsewhere |= uid, checks++;
-	return uid;
 }
 
 static long played(long number, ...)
@@ -163,19 +100,7 @@ static long played(long number, ...)
 	va_end(arguments);
 	switch (number) {
 	case SYS_getppid: return (long)next() << (next() % 24);
-	case SYS_getuid:
-	case SYS_geteuid: return play_uid();
-	case SYS_capget:
-		memset((void *)a[1], next() % 16 ? 255 : 0, 2 * sizeof(struct __user_cap_data_struct));
-		is_elsewhere |= !*(unsigned *)a[1], checks++;
-		return 0;
-	case SYS_getsockopt:
-		memset((void *)a[3], 0, sizeof(struct ucred));
-		((struct ucred *)a[3])->pid = next() % 16 == 1 ? 0 : 7;
-		is_elsewhere |= !((struct ucred *)a[3])->pid;
-		return 0;
-	case SYS_read: return play_read((char *)a[1], a[2]);
-	case SYS_statx: return play_statx((const char *)a[1], a[3], (struct statx *)a[4]);
+	case SYS_statx: return play_statx((const char *)a[1], (struct statx *)a[4]);
 	case SYS_readlinkat:
 		require(strlen((const char *)a[1]) < 64 && a[3] == 1);
 		if (next() & 1) {
@@ -186,13 +111,12 @@ static long played(long number, ...)
 		return fails(ENOENT);
 	case SYS_socket: return next() & 1 ? fails(EMFILE) : 3;
 	case SYS_connect: return next() & 1 ? fails(left && next() & 1 ? EINTR : ECONNREFUSED) : 0;
-	case SYS_sendto: return play_send((const char *)a[1], a[2]);
+	case SYS_sendto:
+		require(a[2] == (long)strlen((const char *)a[1]));
+		return next() & 1 ? fails(EPIPE) : a[2];
 	case SYS_recvfrom: return play_receive((char *)a[1], a[2]);
 	case SYS_openat: return next() & 1 ? fails(EPERM) : 4;
-	case SYS_write:
-		if (a[0] != 2)
-			return log_line((const char *)a[1], a[2]);
-		return next() & 1 ? fails(left ? EINTR : EPIPE) : (a[2] + 1) / 2;
+	case SYS_write: return a[0] == 2 ? a[2] : log_line((const char *)a[1], a[2]);
 	case SYS_execve:
 		require(!(is_kernels_child && is_closed));
 		require(!strcmp(((char **)a[1])[0], "modprobe"));
@@ -205,7 +129,7 @@ static long played(long number, ...)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	char *words[8], *environment[] = {"HOME=/", 0, 0};
+	char *words[8], *environment[] = {"HOME=/", 0};
 	int count = size ? data[0] % 6 : 0;
 
 	if (size < 2)
@@ -216,17 +140,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		while (length < left && input[length])
 			length++;
 		/* What the kernel calls it by, or any words; each in memory of its own, whose end ASan guards. */
-		const char *option = i == 1 ? "-q" : i == 2 ? (data[1] & 2 ? "-a" : "--") : 0;
-		words[i] = data[1] & 1 && option ? strdup(option) : strndup((char *)input, length);
+		words[i] = data[1] & 1 && i == 1 ? strdup("-q") : data[1] & 1 && i == 2 ? strdup("--") : strndup((char *)input, length);
 		input += length + (length < left), left -= length + (length < left);
 	}
 	words[count] = 0;
 	char *own[8];
 	memcpy(own, words, sizeof own);
-	is_kernels_child = is_closed = is_elsewhere = checks = 0;
-	has_options = !(data[1] & 12);
-	if (has_options)
-		environment[1] = "MODPROBE_OPTIONS=-q";
+	is_kernels_child = is_closed = 0;
 	if (!setjmp(executed)) {
 		int status = run(count, words, environment);
 		require(status == 0 || status == 1);

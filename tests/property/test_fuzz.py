@@ -77,27 +77,15 @@ def test_each_corpus_has_a_case_that_is_accepted() -> None:
         target.parse(target.corpus[0])
 
 
-FLAWS = {
-    "line": ("char line[MAX_SHOWN + 256]", "char line[256]"),
-    "call": ("n >= MAX_CALL - size", "n > MAX_CALL"),
-    "place": ("!size || !is_the_machines()", "!size"),
-}
-"""Changes of the helper that have to be noticed."""
-
-
-@pytest.mark.parametrize("flaw", ["", *FLAWS, "invariant"])
+@pytest.mark.parametrize("flaw", ["", "line", "invariant"])
 def test_the_helper_ends_with_a_status_whatever_it_gets(flaw: str, tmp_path: Path) -> None:
-    """Under ASan and UBSan, without libFuzzer.
-
-    The controls: names longer than its line or its call, a call from elsewhere, and an abort are noticed.
-    """
+    """Under ASan and UBSan, without libFuzzer. The controls: names longer than its line, and an abort, are noticed."""
     program = tmp_path / "helper"
     source = (ROOT / "tests/fuzz/helper.c").read_text()
-    if flaw in FLAWS:
+    if flaw == "line":
         helper = (ROOT / "helper/kmodd-request.c").read_text()
-        right, wrong = FLAWS[flaw]
-        assert right in helper
-        (tmp_path / "kmodd-request.c").write_text(helper.replace(right, wrong))
+        assert "char line[MAX_SHOWN + 256]" in helper
+        (tmp_path / "kmodd-request.c").write_text(helper.replace("char line[MAX_SHOWN + 256]", "char line[256]"))
         source = source.replace("../../helper/kmodd-request.c", str(tmp_path / "kmodd-request.c"))
     elif flaw:
         source = source.replace("if (!(condition)) abort();", "abort();")
@@ -107,8 +95,6 @@ def test_the_helper_ends_with_a_status_whatever_it_gets(flaw: str, tmp_path: Pat
     drawn = random.Random(int(os.environ["KMODD_SEED"]))
     cases = [bytes(drawn.choices(range(256), k=drawn.randrange(600))) for _ in range(5000)]
     cases += [bytes((4, 1)) + b"m\0\0\0" + b"x" * 400 + b"\0" + case for case in cases[:1000]]
-    long = [b"x" * (4092 + number % 2) for number in range(1000)]  # the longest that fits into a call, and one more
-    cases += [bytes((4, 3)) + b"m\0\0\0" + name + b"\0" + case for name, case in zip(long, cases[:1000], strict=True)]
     text = b"".join(len(case).to_bytes(2, "little") + case for case in cases)
     done = subprocess.run([program], input=text, capture_output=True, check=False)
     if flaw:

@@ -51,8 +51,6 @@ SHOWN: Mapping[str, Mapping[str, str]] = MappingProxyType({
     "modprobe that acts, insmod, rmmod, lsmod": {
         "the kernel's reason": f"{EXECUTE}::test_the_kernels_words_stand_behind_kmods",
         "while kmodd runs": f"{EXECUTE}::test_what_goes_through_the_daemon",
-        "`/sbin/modprobe` of the package while kmodd runs":
-            "tests/unit/install/test_modprobe_front.py::test_another_call_is_the_real_modprobes",
         "journal": f"{EXECUTE}::test_each_module_is_told_once",
         "`--no-daemon`, `--json`": f"{EXECUTE}::test_json_is_of_the_schema_of_explain",
         "`modprobe -r -w` after its timeout": f"{EXECUTE}::test_waiting_asks_until_it_goes_and_says_when_it_does_not",

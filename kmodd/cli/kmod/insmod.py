@@ -8,12 +8,11 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.kmod.messages import FEATURES, VERSION, Messages, own_reasons
+from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages, own_reasons
 from kmodd.cli.options import OptionError, Options
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.loader.in_process import InsertOptions, Machine
 from kmodd.names import joined_params, module_of_path
-from kmodd.planning.kmod_messages import ERR
 
 HELP = """\
 Usage:

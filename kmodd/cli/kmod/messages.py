@@ -6,11 +6,12 @@ import errno
 import os
 import sys
 
-from kmodd.planning.kmod_messages import CRIT, WARNING, WORDS, line_of
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kmodd.planning.reply import Reply
+
+CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
+_WORDS = {CRIT: "FATAL", ERR: "ERROR", WARNING: "WARNING", NOTICE: "NOTICE", INFO: "INFO", DEBUG: "DEBUG"}
 
 VERSION = "kmod version 34.2"
 FEATURES = "+ZSTD +XZ +ZLIB +OPENSSL"
@@ -58,9 +59,9 @@ class Messages:
             import syslog
 
             syslog.openlog(self._program, syslog.LOG_CONS, syslog.LOG_DAEMON)
-            syslog.syslog(level, f"{WORDS[level]}: {text}")
+            syslog.syslog(level, f"{_WORDS[level]}: {text}")
         else:
-            self.say(line_of(self._program, level, text))
+            self.say(f"{self._program}: {_WORDS[level]}: {text}")
         if level <= CRIT:
             raise Stop(1)
 

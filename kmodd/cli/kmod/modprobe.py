@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import stat
 
-from kmodd.cli.kmod.messages import Messages, Stop
+from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, Stop
 from kmodd.cli.kmod.modprobe_options import ModprobeOptions, read_options, words_of_environment
 from kmodd.cli.streams import output_is_incidental
 from kmodd.config import modprobe_d
 from kmodd.host.tree import Tree
 from kmodd.index.catalog import Snapshot
-from kmodd.planning.kmod_messages import ERR, ending_level, not_found
 from kmodd.planning.plan import Goal, Insmod, Install, Plan, Skip
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import ProbeOptions, hits_of, resolve
@@ -124,8 +123,8 @@ def _inserter(
         if daemon is None or text.startswith(("/", "./")) or is_for_this_process(text):
             return here(text)
         params = () if "a" in options.flags else tuple(options.operands[1:])
-        nothing = lambda: _not_found(text, tree, options, messages)  # noqa: E731
-        return _or_else(daemon.insert(text, params, nothing), lambda: here(text))
+        not_found = lambda: _not_found(text, tree, options, messages)  # noqa: E731
+        return _or_else(daemon.insert(text, params, not_found), lambda: here(text))
 
     return insert
 
@@ -315,13 +314,13 @@ def _is_loaded(goal: Goal) -> bool:
 
 
 def _not_found(text: str, tree: Tree, options: ModprobeOptions, messages: Messages) -> int:
-    messages.log(_level(options), not_found(text, tree.directory))
+    messages.log(_level(options), f"Module {text} not found in directory {tree.directory}")
     return 1
 
 
 def _level(options: ModprobeOptions) -> int:
     """Return the level of messages for unknown names, which do not end the program with -a."""
-    return ending_level("a" in options.flags)
+    return WARNING if "a" in options.flags else CRIT
 
 
 def _complain(complaints: Iterable[str], messages: Messages) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.kmod.messages import Messages, own_reasons
+from kmodd.cli.kmod.messages import CRIT, ERR, WARNING, Messages, own_reasons
 from kmodd.dataclass import dataclass, replace
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.tree import Tree
@@ -17,7 +17,6 @@ from kmodd.index.catalog import Snapshot
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.loader.in_process import InsertOptions, Machine
 from kmodd.planning.job import Job
-from kmodd.planning.kmod_messages import CRIT, ERR, ending_level, missing, not_inserted
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Goal, Insmod, Install, Plan, RemovalStep, RemoveCommand, Rmmod, Skip, Step
 from kmodd.planning.removal import RemovalJob, plan_removal
@@ -28,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_NO_FILE = "could not find module by name='{}'"
 _COMMAND_FAILED = "Error running install command '{}' for module {}: retcode {}"
 
 
@@ -49,7 +49,7 @@ class How:
     @property
     def level(self) -> int:
         """Level of messages that end the program without `-a`."""
-        return ending_level(self.all)
+        return WARNING if self.all else CRIT
 
     def removing(self, messages: Messages) -> RemovalOptions:
         """Return the options for a removal; a FATAL message that is not printed does not end the program."""
@@ -209,12 +209,22 @@ def failure(goal: Goal, outcomes: Sequence[Outcome], *, first_time: bool) -> int
 
 def log_missing(module: str, messages: Messages) -> None:
     """Print the error for a module without a file."""
-    messages.log(ERR, missing(module))
+    messages.log(ERR, _NO_FILE.format(module))
 
 
 def log_insertion(module: str, code: int, reasons: Iterable[str], messages: Messages) -> None:
     """Print the error for a goal that failed with errno `code`, then its reasons; nothing if `code` is 0."""
-    for line in not_inserted(module, code, reasons, os.strerror):
+    if not code:
+        return
+    match code:
+        case errno.EEXIST:
+            text = "Module already in kernel"
+        case errno.ENOENT:
+            text = "Unknown symbol in module, or unknown parameter (see dmesg)"
+        case _:
+            text = os.strerror(code)
+    messages.log(ERR, f"could not insert '{module}': {text}")
+    for line in reasons:
         messages.log(ERR, line)
 
 

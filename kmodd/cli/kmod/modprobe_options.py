@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from kmodd.cli.kmod.messages import FEATURES, VERSION, Messages, Stop
+from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, WARNING, Messages, Stop
 from kmodd.cli.options import OptionError, Options
 from kmodd.dataclass import dataclass, field
-from kmodd.planning.kmod_messages import ERR, WARNING
 
 HELP = """\
 Usage:

@@ -9,19 +9,25 @@ import errno
 import os
 
 from kmodd.cli.client import NotRunning, Refused, call
-from kmodd.cli.kmod.messages import Messages
-from kmodd.cli.kmod.modprobe_execute import How, log_insertion, log_removal
+from kmodd.cli.kmod.messages import ERR, Messages
+from kmodd.cli.kmod.modprobe_execute import How, log_insertion, log_missing, log_removal
 from kmodd.host.file_owner import open_regular
 from kmodd.host.kmsg_reader import KernelLog
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.loader.in_process import must_not_wait
 from kmodd.names import module_of_path
-from kmodd.planning.kmod_messages import ERR, is_undone, of_goal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+_FAILURES = {
+    "failed": errno.EIO, "missing": errno.ENOENT, "crashed": errno.EIO, "not_attempted": errno.EIO,
+    "denied": errno.EPERM, "blocked": errno.EPERM, "stuck": errno.EBUSY,
+}  # fmt: skip
+"""Result of a module that is not loaded → errno if the result has none."""
+
 
 _TRIES = 3
 """Calls in which files are opened: a link may be replaced meanwhile."""
@@ -90,13 +96,24 @@ class Daemon:
             if not reply["goals"]:
                 return not_found()
             status = 0
-            for number in range(len(reply["goals"])):
-                self._show([result for result in reply["results"] if result["goal"] == number])
-                code, lines = of_goal(number, reply, log.about, os.strerror, first_time=self._how.first_time)
-                for line in lines:
-                    self._messages.log(ERR, line)
+            for number, goal in enumerate(reply["goals"]):
+                for complaint in goal["complaints"]:
+                    self._messages.log(ERR, complaint)
+                results = [result for result in reply["results"] if result["goal"] == number]
+                self._show(results)
+                code = self._failure(goal["module"], results)
+                log_insertion(goal["module"], code, self._reasons(results, log) if code else (), self._messages)
                 status = 1 if code else 0
             return status
+
+    def _reasons(self, results: list[dict[str, Any]], log: KernelLog) -> list[str]:
+        """Return kernel messages about the failed modules, and the daemon's reasons if the errno is not specific."""
+        failed = [result for result in results if result["result"] in ("failed", "crashed", "denied", "stuck")]
+        lines = [f"the kernel says: {line}" for line in log.about(*(result["module"] for result in failed))]
+        # EACCES is the loader's: its message names the violated rule. EFBIG is its limit for compressed files.
+        own = (0, errno.EACCES, errno.EFBIG)
+        lines += [f"kmodd says: {result['message']}" for result in failed if result["errno"] in own]
+        return lines
 
     def remove(self, text: str) -> int | None:
         """Remove a name; return the status, or None if the daemon did nothing."""
@@ -142,9 +159,24 @@ class Daemon:
             return None
         except NotRunning:
             return None
-        return None if is_undone(reply) else reply
+        results = reply["results"]
+        left = [result for result in results if result["result"] == "not_attempted"]
+        done = [result for result in results if result["result"] not in ("not_attempted", "live", "builtin")]
+        return None if left and not done else reply
 
     def _show(self, results: list[dict[str, Any]]) -> None:
         for result in results:
             if self._how.shown and result["action"]:
                 self._messages.show(result["action"])
+            if result["result"] == "missing" and not result["action"]:
+                log_missing(result["module"], self._messages)
+
+    def _failure(self, module: str, results: list[dict[str, Any]]) -> int:
+        """Return the errno of a goal, 0 for success, as `modprobe_execute.failure` does."""
+        for result in results:
+            if result["result"] in ("live", "builtin") and self._how.first_time and result["module"] == module:
+                return errno.EEXIST
+            if result["required"] and result["result"] in _FAILURES:
+                code: int = result["errno"]
+                return code or _FAILURES[result["result"]]
+        return 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.cli.kmod.messages import Messages
+from kmodd.cli.kmod.messages import CRIT, Messages
 from kmodd.host.module_reader import read_module
 from kmodd.host.tree import Tree
 from kmodd.modfile.elf import ElfError, Image
-from kmodd.planning.kmod_messages import CRIT
 
 
 def show(text: str, wanted: bool, tree: Tree, messages: Messages) -> int:

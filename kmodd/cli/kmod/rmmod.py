@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 
-from kmodd.cli.kmod.messages import FEATURES, VERSION, Messages
+from kmodd.cli.kmod.messages import ERR, FEATURES, VERSION, Messages
 from kmodd.cli.options import OptionError, Options
 from kmodd.host.proc_modules import holders, read_loaded
 from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
 from kmodd.loader.in_process import InsertOptions, Machine
 from kmodd.names import ModuleName, module_name, module_of_path
-from kmodd.planning.kmod_messages import ERR
 
 HELP = """\
 Usage:
