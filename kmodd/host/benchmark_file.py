@@ -17,6 +17,8 @@ _OPTIONS = ("ipv6_option",)
 """What is in the place of a name in a rule about parameters."""
 _LONGEST = 200
 """Characters of a title or a version at most."""
+_DEPTH = 64
+"""Open elements at most, of which expat keeps each; a data stream of scap-security-guide has 13."""
 
 
 class BenchmarkError(Exception):
@@ -63,6 +65,8 @@ class _Reader:
             parser.Parse(data, True)
         except expat.ExpatError as error:
             raise BenchmarkError(f"{Where(self._path, error.lineno)}: {expat.ErrorString(error.code)}") from None
+        except (LookupError, ValueError) as error:  # of an encoding that is no codec of Python, or not of single bytes
+            raise BenchmarkError(f"{Where(self._path, 1)}: expected the encoding UTF-8 or UTF-16: {error}") from None
         names = self._chosen(profile) if profile else [*(self._rules or self._definitions)]
         title = self._texts["title"].strip()[:_LONGEST] or self._path
         chosen = f", profile {profile}" if profile else ""
@@ -75,6 +79,8 @@ class _Reader:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         kind = name.rpartition(" ")[2]
         self._open.append(kind)
+        if len(self._open) > _DEPTH:
+            raise BenchmarkError(f"expected at most {_DEPTH} elements in one another, found more")
         if kind == "Profile":
             self._profile = attributes.get("id", "")
             self._selected[self._profile] = {}

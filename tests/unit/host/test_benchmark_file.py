@@ -66,8 +66,15 @@ def test_oval_alone_has_definitions(tmp_path: Path) -> None:
         ("<x></y>", "x.xml:1: mismatched tag"),
         (b"<x>\xff</x>", "x.xml:1: not well-formed"),
         ("<" + "x" * 5_000_000, "x.xml:1: unclosed token"),
+        (
+            '<?xml version="1.0" encoding="foo"?><x/>',
+            "x.xml:1: expected the encoding UTF-8 or UTF-16: unknown encoding",
+        ),
+        ('<?xml version="1.0" encoding="cp932"?><x/>', "x.xml:1: expected the encoding UTF-8 or UTF-16: multi-byte"),
+        ('<?xml version="1.0" encoding="idna"?><x/>', "x.xml:1: expected the encoding UTF-8 or UTF-16: "),
+        ("<a>" * 65, "expected at most 64 elements in one another"),
     ],
-    ids=["bomb", "external", "cut", "tags", "bytes", "token"],
+    ids=["bomb", "external", "cut", "tags", "bytes", "token", "encoding", "multi-byte", "idna", "depth"],
 )
 def test_what_is_no_benchmark_is_named(tmp_path: Path, text: str | bytes, why: str) -> None:
     with pytest.raises(BenchmarkError, match=why):
@@ -77,7 +84,7 @@ def test_what_is_no_benchmark_is_named(tmp_path: Path, text: str | bytes, why: s
 def test_depth_and_repetition_end(tmp_path: Path) -> None:
     """The control is that the rule behind them is found."""
     rule = '<Rule id="kernel_module_rds_disabled"/>'
-    deep = "<a>" * 100_000 + rule + "</a>" * 100_000
+    deep = "<a>" * 62 + rule + "</a>" * 62
     title = f"<title>{'t' * 100_000}</title>"
     found, _ = read_benchmark(written(tmp_path, f"<Benchmark>{title}{deep}{rule * 1000}</Benchmark>"))
     assert (found.modules, len(found.title)) == (("rds",), 200)
