@@ -39,7 +39,7 @@ from kmodd.host.uses import read_uses
 from kmodd.planning.essentials import vital_without
 from kmodd.planning.local_rules import Change, forbid, pruned, without_allows
 from kmodd.planning.module_truth import as_object, bringers_of, overrides_of, sentences
-from kmodd.planning.unload import plan_sentences, removal_as_object, result_sentences
+from kmodd.planning.unload import in_use, plan_sentences, removal_as_object, result_sentences
 from kmodd.text import printable
 
 TYPE_CHECKING = False
@@ -125,12 +125,17 @@ class _Done:
     """The removal; None without --unload."""
     unloaded: Unloaded | None
     """Its result; None: it was not carried out."""
+    refused: str = ""
+    """Why nothing is done without --force."""
+    forced: tuple[str, ...] = ()
+    """What --force takes or breaks."""
 
     @property
     def is_whole(self) -> bool:
         """Whether all is done that was asked for."""
-        stays = self.unloaded.stayed if self.unloaded else self.unload.builtin if self.unload else ()
-        return not stays and not any(self.exceptions.values())
+        known = (*self.unload.builtin, *self.unload.held) if self.unload else ()
+        stays = self.unloaded.stayed if self.unloaded else known
+        return not stays and not self.refused and not any(self.exceptions.values())
 
 
 class _Denial:
@@ -156,12 +161,12 @@ class _Denial:
             return 1
         before = self._snapshot or self._tree.quick_snapshot()
         unload = unload_of(self._modules, self._tree, before) if "unload" in self._given else None
-        if "force" not in self._given and (why := self._why_in_use(unload) or self._why_vital()):
-            for line in plan_sentences(unload) if unload and "json" not in self._given else ():
-                print(printable(line))
-            sys.stdout.flush()
-            VERB.complain(f"{why}; nothing is changed without --force")
-            return 1
+        held, lost = self._why_in_use(unload), self._why_vital()
+        if "force" not in self._given and (why := (held and f"Failed to remove {held}") or lost):
+            return self._refuse(unload, why)
+        forced = tuple(filter(None, (held, lost)))
+        for why in () if "json" in self._given else forced:
+            VERB.complain(f"By force: {why}")
         is_dry = "dry-run" in self._given
         try:
             edits, is_changed = carry_out(self._tree.root, self._edits, is_dry=is_dry)
@@ -171,12 +176,22 @@ class _Denial:
         runs = not self._tree.root and not is_dry and reload(self._given.get("socket", CONTROL_SOCKET), VERB)
         exceptions = {module: self._exception(edits, module) for module in self._modules}
         unloaded = remove(self._modules, unload, self._tree, before) if unload and not is_dry else None
-        done = _Done(edits, is_changed, runs, exceptions, unload, unloaded)
+        done = _Done(edits, is_changed, runs, exceptions, unload, unloaded, forced=forced)
         if "json" in self._given:
             self._print_json(done)
         else:
             self._print(done)
         return 0 if done.is_whole else 1
+
+    def _refuse(self, unload: Unload | None, why: str) -> int:
+        """Print what would have been done, and why it is not without --force. Returns the exit status."""
+        if "json" in self._given:
+            self._print_json(_Done((), False, False, {}, unload, None, why))
+        for line in plan_sentences(unload) if unload and "json" not in self._given else ():
+            print(printable(line))
+        sys.stdout.flush()
+        VERB.complain(f"{why}; nothing is changed without --force")
+        return 1
 
     def _read_tree(self) -> Snapshot | None:
         try:
@@ -187,11 +202,9 @@ class _Denial:
         return self._tree.quick_snapshot()
 
     def _why_in_use(self, unload: Unload | None) -> str:
-        """Return what is in use and needs a module that a removal takes; empty: nothing."""
-        if unload is None or not unload.lost:
-            return ""
-        needing = "; ".join(dict.fromkeys(map(str, unload.lost)))
-        return f"Failed to remove {', '.join(unload.modules)}: in use by {needing}"
+        """Return the modules of a removal, and what is in use and needs one of them or holds it; empty: nothing."""
+        why = in_use(unload) if unload else ""
+        return f"{', '.join(unload.modules)}: {why}" if unload and why else ""
 
     def _why_vital(self) -> str:
         """Return what the machine would lose by a deny for all; empty: nothing that it needs."""
@@ -276,7 +289,9 @@ class _Denial:
                 "changed": done.is_changed and "dry-run" not in self._given,
                 "files": [edit.path for edit in done.edits if edit.before != edit.after],
                 "daemon_runs": done.runs,
-                "exception": done.exceptions[module] or None,
+                "exception": done.exceptions.get(module) or None,
+                "refused": done.refused or None,
+                "forced": list(done.forced),
                 "unload": removal_as_object(done.unload, done.unloaded) if done.unload else None,
                 "facts": as_object(truths[module]) if module in truths else None,
             }

@@ -112,6 +112,90 @@ def test_a_remove_line_is_carried_out(root: Path) -> None:
     assert asked == []
 
 
+def test_a_remove_line_that_does_nothing_is_named(root: Path) -> None:
+    """The control is a module without one that is there again after the removal."""
+    (root / "etc/modprobe.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/modprobe.d/x.conf").write_text("remove ext4 /bin/true\n")
+    result, asked, _ = removed(root, ["ext4"])
+    assert result.stayed == (
+        ("ext4", "its remove command at /etc/modprobe.d/x.conf:1 ended well and did not remove it"),
+    )
+    assert asked == []
+    tree = Tree(str(root), rootfs.RELEASE)
+    snapshot = tree.quick_snapshot()
+    again = carry_out(
+        ["jbd2"], unload_of(["jbd2"], tree, snapshot), tree, snapshot, Machine(FakeKernel(), lambda _: None)
+    )
+    assert again.stayed[0] == (
+        "ext4",
+        "its remove command at /etc/modprobe.d/x.conf:1 ended well and did not remove it",
+    )
+    (root / "etc/modprobe.d/x.conf").unlink()
+    snapshot = tree.quick_snapshot()
+    again = carry_out(
+        ["ext4"], unload_of(["ext4"], tree, snapshot), tree, snapshot, Machine(FakeKernel(), lambda _: None)
+    )
+    assert again.stayed == (("ext4", "it was loaded again"),)
+
+
+@pytest.mark.parametrize(
+    ("lines", "names", "gone"),
+    [
+        ("mydrv 1 0 - Live 0x0\n", ["mydrv"], ["mydrv"]),
+        ("mydrv 1 1 other, Live 0x0\nother 1 0 - Live 0x0\n", ["mydrv"], ["other", "mydrv"]),
+        ("mya 1 1 myb, Live 0x0\nmyb 1 1 myc, Live 0x0\nmyc 1 0 - Live 0x0\n", ["myb", "mya"], ["myc", "myb", "mya"]),
+        ("mya 1 1 ext4, Live 0x0\next4 1 0 - Live 0x0\n", ["mya"], ["ext4", "mya"]),
+    ],
+)
+def test_a_module_that_the_tree_lacks_is_removed(root: Path, lines: str, names: list[str], gone: list[str]) -> None:
+    (root / "proc/modules").write_text(lines)
+    result, asked, records = removed(root, names)
+    assert (result, asked) == (Unloaded(tuple(gone), ()), gone)
+    assert [(record.module, record.result) for record in records] == [(name, "removed") for name in gone]
+
+
+def test_an_alias_of_its_name_does_not_stand_for_a_loaded_module(root: Path) -> None:
+    (root / "etc/modprobe.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/modprobe.d/x.conf").write_text("alias ext4 vfat\n")
+    assert removed(root, ["ext4"])[:2] == (Unloaded(("ext4",), ()), ["ext4"])
+
+
+def test_a_module_with_references_is_known_to_stay(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing is changed without --force. The controls are one that only modules use, and one with a remove command."""
+    assert deny.main([*base(root), "--dry-run", "fat"]) == 1
+    said = capfd.readouterr()
+    assert "Failed to remove vfat, fat: vfat is in use, with 2 references; nothing is changed without --" in said.err
+    assert "Modules to remove, in this order: vfat, fat" in said.out
+    assert deny.main([*base(root), "--dry-run", "--force", "fat"]) == 1
+    assert "By force: vfat, fat: vfat is in use, with 2 references" in capfd.readouterr().err
+    assert deny.main([*base(root), "--dry-run", "jbd2"]) == 0
+    (root / "etc/modprobe.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/modprobe.d/x.conf").write_text("remove vfat /sbin/stop-all\n")
+    assert deny.main([*base(root), "--dry-run", "fat"]) == 0
+
+
+def test_a_refusal_is_json_with_its_reason(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The control is an answer that is no refusal."""
+    assert deny.main([*base(root), "--dry-run", "--json", "fat"]) == 1
+    line = json.loads(capfd.readouterr().out)
+    assert line["refused"] == "Failed to remove vfat, fat: vfat is in use, with 2 references"
+    assert (line["changed"], line["files"], line["unload"]["removed"]) == (False, [], None)
+    assert line["unload"]["references"] == [{"module": "vfat", "count": 2}]
+    assert deny.main([*base(root), "--dry-run", "--json", "jbd2"]) == 0
+    assert json.loads(capfd.readouterr().out)["refused"] is None
+
+
+def test_what_is_forced_is_named_once(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """References of a mounted file system are its own; in JSON the reason is a field, and not on standard error."""
+    (root / "proc/self/mountinfo").write_text("1 0 0:40 / /mnt rw - vfat x rw\n")
+    assert deny.main([*base(root), "--dry-run", "vfat"]) == 1
+    assert "remove vfat: in use by the file system at /mnt; nothing is changed" in capfd.readouterr().err
+    assert deny.main([*base(root), "--dry-run", "--force", "--json", "vfat"]) == 1
+    said = capfd.readouterr()
+    assert json.loads(said.out)["forced"] == ["vfat: in use by the file system at /mnt"]
+    assert (json.loads(said.out)["unload"]["references"], said.err) == ([{"module": "vfat", "count": 2}], "")
+
+
 def base(root: Path) -> list[str]:
     return ["--root", str(root), "--kernel", rootfs.RELEASE, "--unload"]
 
@@ -131,7 +215,7 @@ def test_a_dry_run_shows_what_would_go(root: Path, capfd: pytest.CaptureFixture[
     line = json.loads(capfd.readouterr().out)
     assert line["unload"] == {
         "modules": ["ext4", "jbd2"], "devices": [{"module": "ext4", "device": "/sys/devices/x/disk"}],
-        "in_use": [], "removed": None, "stayed": None,
+        "in_use": [], "references": [], "removed": None, "stayed": None,
     }  # fmt: skip
     assert deny.main([*base(root), "jbd2"]) == 2
 
@@ -140,7 +224,7 @@ def test_a_dry_run_shows_what_would_go(root: Path, capfd: pytest.CaptureFixture[
     ("file", "line", "module", "what"),
     [
         ("self/mountinfo", "1 0 0:40 / /srv rw - ext4 x rw\n", "jbd2", "ext4, jbd2: in use by the file system at /srv"),
-        ("swaps", "Filename\n/dev/x file\n", "vfat", ""),
+        ("swaps", "Filename\n/dev/x file\n", "jbd2", ""),
     ],
 )
 def test_what_is_in_use_wants_force(
@@ -153,7 +237,9 @@ def test_what_is_in_use_wants_force(
     assert (f"Failed to remove {what}; nothing is changed without --force" in said.err) == bool(what)
     assert "Modules to remove, in this order: " in said.out
     assert deny.main([*base(root), "--dry-run", "--force", module]) == 0
-    assert "+deny   module=" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "+deny   module=" in said.out
+    assert (f"By force: {what}" in said.err) == bool(what)
 
 
 def test_a_built_in_module_cannot_go(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,7 @@ def test_a_result_names_what_was_removed_and_what_stayed() -> None:
         "modules": ["c", "a"],
         "devices": [{"module": "a", "device": "/sys/devices/1"}, {"module": "c", "device": "/sys/devices/2"}],
         "in_use": ["the swap on x"],
+        "references": [],
         "removed": ["c"],
         "stayed": [{"module": "a", "why": "it is in use"}],
     }
