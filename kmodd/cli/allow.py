@@ -125,7 +125,7 @@ class _Exception:
         try:
             snapshot = self._snapshot()
             if snapshot:
-                check_no_alias(self._modules, snapshot)
+                check_no_alias(self._modules, snapshot, self._tree.loaded())
                 self._requests = {name: (name, *bringers_of(name, snapshot)[0]) for name in self._modules}
             edits, is_changed = carry_out(self._tree.root, lambda: self._edits(way, is_dry=is_dry), is_dry=is_dry)
         except WrongName as error:

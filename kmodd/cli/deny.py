@@ -155,7 +155,7 @@ class _Denial:
         """Check the names, write the rules, remove the modules, and print the facts. Returns the exit status."""
         try:
             if self._snapshot:
-                check_no_alias(self._modules, self._snapshot)
+                check_no_alias(self._modules, self._snapshot, self._tree.loaded())
         except WrongName as error:
             VERB.complain(str(error))
             return 1

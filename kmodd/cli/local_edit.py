@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from kmodd.cli.verb import Given
     from kmodd.config.policy_d import Mode, Rule
+    from kmodd.kernel.proc_modules import Loaded
     from kmodd.planning.request import Origin
 
 FOR = Option("--for", "all (default), a user, or a systemd unit such as backup.service", "WHO")
@@ -68,11 +69,18 @@ def modules_of(operands: Sequence[str], source: str = "") -> list[str]:
     return list(dict.fromkeys(word.replace("-", "_") for word in words))
 
 
-def check_no_alias(modules: Sequence[str], snapshot: Snapshot) -> None:
-    """Raise WrongName for a name that is only an alias of other modules."""
+def check_no_alias(modules: Sequence[str], snapshot: Snapshot, loaded: Loaded) -> None:
+    """Raise WrongName for a name that is only an alias of other modules.
+
+    `alias NAME off` names no module of the tree; what is loaded is a module though the tree lacks it.
+    """
+
+    def is_module(name: str) -> bool:
+        return snapshot.catalog.dep(name) is not None or snapshot.catalog.is_builtin(name)
+
     for name in modules:
-        if snapshot.catalog.dep(name) is None and not snapshot.catalog.is_builtin(name):
-            hits = [hit.module for hit in lookup_or_nothing(name, snapshot) if hit.source != "command"]
+        if not is_module(name) and not loaded.state(name):
+            hits = [hit.module for hit in lookup_or_nothing(name, snapshot) if is_module(hit.module)]
             if hits:
                 raise WrongName(f"{name} is an alias of {' '.join(dict.fromkeys(hits))}; name the module")
 

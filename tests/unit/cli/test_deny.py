@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -238,6 +239,22 @@ def test_a_dry_run_shows_the_changes_only(root: Path, capfd: pytest.CaptureFixtu
     assert "+deny   module=ext4  # by kmodd deny\n" in capfd.readouterr().out
     assert allow.main([*base(root), "ext4", "--dry-run", "--once"]) == 0
     assert config(root) == before
+
+
+@pytest.mark.parametrize("target", ["off", "null", "nosuch"])
+@pytest.mark.parametrize("verb", [deny, allow])
+def test_an_alias_that_stands_for_no_module_is_no_reason_to_refuse(
+    root: Path, verb: ModuleType, target: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither is one of a module that is loaded and not in the tree; the control is one that is not loaded."""
+    (root / "etc/modprobe.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/modprobe.d/x.conf").write_text(f"alias gone {target}\nalias mydrv ext4\n")
+    assert verb.main([*base(root), "gone"]) == 0
+    assert verb.main([*base(root), "mydrv"]) == 1
+    assert "mydrv is an alias of ext4; name the module" in capfd.readouterr().err
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/modules").write_text("mydrv 1 0 - Live 0x0\n")
+    assert verb.main([*base(root), "mydrv"]) == 0
 
 
 def test_what_roots_disk_needs_wants_force(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
