@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
 
 _OF_BLOCK = (
     ("dm-", "dm_mod"), ("md", "md_mod"), ("loop", "loop"), ("zram", "zram"), ("nbd", "nbd"), ("rbd", "rbd"),
-    ("drbd", "drbd"), ("bcache", "bcache"), ("nullb", "null_blk"), ("ram", "brd"),
+    ("drbd", "drbd"), ("bcache", "bcache"), ("nullb", "null_blk"), ("ram", "brd"), ("etherd!", "aoe"),
 )  # fmt: skip
 """How names of block devices without a driver begin, and the module that makes them."""
-_OF_INTERFACE = {"DEVTYPE=bridge": "bridge", "DEVTYPE=bond": "bonding", "DEVTYPE=vlan": "8021q"}
-"""A line of the uevent of an interface without a driver, and the module that makes it."""
 _LIMIT = 10
-"""Seconds to wait for dmsetup."""
+"""Seconds to wait for dmsetup or ip."""
 _OF_UUID = (
     ("CRYPT-VERITY-", "dm_verity"), ("CRYPT-INTEGRITY-", "dm_integrity"), ("CRYPT-", "dm_crypt"),
     ("mpath-", "dm_multipath"),
@@ -38,16 +37,16 @@ _OF_PART = re.compile(
 """End of the name of a part of a logical volume, and the module of the target that joins the parts (lvmraid(7),
 lvmthin(7), lvmcache(7)).
 """
-_DEPTH = 16
-"""Levels of stacked devices at most."""
+_IS_NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII).fullmatch
 
 
-def read_uses(root: str = "", dmsetup: str = "") -> tuple[Use, ...]:
+def read_uses(root: str = "", dmsetup: str = "", ip: str = "") -> tuple[Use, ...]:
     """Return what is in use below root. What cannot be read is left out.
 
-    dmsetup: the program that knows the ciphers of encrypted disks; empty: that of this machine, none with root.
+    dmsetup: the program that knows the ciphers of encrypted disks. ip: the one that knows the kinds of interfaces.
+    Empty: that of this machine, none with root.
     """
-    found = (*_mounts(root), *_swaps(root), *_networks(root))
+    found = (*_mounts(root), *_swaps(root), *_networks(root, ip or ("" if root else "ip")))
     program = dmsetup or ("" if root else "dmsetup")
     if not program or not any("dm_crypt" in use.modules for use in found):
         return found
@@ -57,12 +56,30 @@ def read_uses(root: str = "", dmsetup: str = "") -> tuple[Use, ...]:
 
 def _ciphers(program: str) -> tuple[str, ...]:
     """Return the names that the kernel requests for the ciphers of all encrypted disks (dmsetup(8))."""
-    try:
-        done = subprocess.run([program, "table", "--target", "crypt"], capture_output=True, timeout=_LIMIT, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    tables = [line.partition(": ")[2].split() for line in decode(done.stdout).splitlines()]
+    tables = [line.partition(": ")[2].split() for line in _output(program, "table", "--target", "crypt").splitlines()]
     return tuple(dict.fromkeys(alias for table in tables if len(table) > 3 for alias in cipher_aliases(table[3])))
+
+
+def _kinds(program: str) -> dict[str, str]:
+    """Return interface → the kind by which it was made, as `macvlan` (IFLA_INFO_KIND; ip-link(8))."""
+    try:
+        links = json.loads(_output(program, "-details", "-json", "link", "show") or "[]")
+        return {str(link["ifname"]): str(link["linkinfo"]["info_kind"]) for link in links if _has_kind(link)}
+    except (ValueError, LookupError, TypeError):
+        return {}
+
+
+def _has_kind(link: object) -> bool:
+    about = link.get("linkinfo") if isinstance(link, dict) else None
+    return isinstance(about, dict) and "info_kind" in about
+
+
+def _output(*command: str) -> str:
+    """Return what a command prints; nothing if it fails."""
+    try:
+        return decode(subprocess.run(command, capture_output=True, timeout=_LIMIT, check=True).stdout)
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _mounts(root: str) -> Iterator[Use]:
@@ -72,11 +89,12 @@ def _mounts(root: str) -> Iterator[Use]:
         words, rest = head.split(), tail.split()
         if not separator or len(words) < 5 or len(rest) < 2:
             continue
-        # A file system of several devices, such as btrfs, has a number of its own.
-        modules = _of_number(root, words[2]) or _of_node(root, rest[1])
-        if rest[0] == "btrfs":
-            modules |= _of_btrfs(root, rest[1])
-        yield Use("mount", _plain(words[4]), modules, (f"fs-{rest[0]}",))
+        kind, source = rest[0].partition(".")[0], _plain(rest[1])  # the kernel requests no subtype (fs/filesystems.c)
+        # A file system of several devices, such as btrfs, has a number of its own; a process names the source of fuse.
+        modules = _of_number(root, words[2]) or (_of_node(root, source) if kind != "fuse" else frozenset())
+        if kind == "btrfs":
+            modules |= _of_btrfs(root, source)
+        yield Use("mount", _plain(words[4]), modules, (f"fs-{kind}",))
 
 
 def _swaps(root: str) -> Iterator[Use]:
@@ -86,8 +104,8 @@ def _swaps(root: str) -> Iterator[Use]:
             yield Use("swap", path, modules)
 
 
-def _networks(root: str) -> Iterator[Use]:
-    """Yield the interfaces with a route; the first word or the last of a line is the interface."""
+def _networks(root: str, ip: str) -> Iterator[Use]:
+    """Yield the interfaces with a route; the first word or the last of a line is the interface. ip: empty: none."""
     routes: dict[str, bool] = {}
     for words in map(str.split, _lines(f"{root}/proc/net/route")[1:]):
         if len(words) >= 4:
@@ -96,13 +114,33 @@ def _networks(root: str) -> Iterator[Use]:
         # Link-local and multicast prefixes are there for each interface.
         if len(words) >= 10 and words[9] != "lo" and not words[0].startswith(("fe8", "ff")) and words[1] != "80":
             routes[words[9]] = routes.get(words[9], False) or words[1] == "00"
+    kinds: dict[str, str] | None = None
     for name, is_default in routes.items():
-        if name != "lo":
-            yield Use("network", name, _of_interface(root, name), is_default=is_default)
+        if name == "lo":
+            continue
+        places = [*_places(root, f"{root}/sys/class/net/{name}")]
+        links = [place for place in places if os.path.basename(os.path.dirname(place)) == "net"]
+        made = [link for link in links if not os.path.lexists(f"{link}/device")]
+        if kinds is None and ip and made:
+            kinds = _kinds(ip)
+        found = [(kinds or {}).get(os.path.basename(link)) or _type_of(link) for link in made]
+        aliases = tuple(dict.fromkeys(f"rtnl-link-{kind}" for kind in found if kind))
+        yield Use("network", name, frozenset[str]().union(*map(_modules_at, places)), aliases, is_default)
+
+
+def _type_of(link: str) -> str:
+    """Return the DEVTYPE of an interface, which mostly is its kind, as `vlan`; empty: it has none."""
+    lines = _lines(f"{link}/uevent")
+    return next((line.partition("=")[2] for line in lines if line.startswith("DEVTYPE=")), "")
 
 
 def _of_node(root: str, path: str) -> frozenset[str]:
-    """Return the modules below a block device by its node; none if it is no block device."""
+    """Return the modules below a block device by its node; none if it is no block device.
+
+    No path but one in /dev is asked for, as it may be on a server or in a process that does not answer.
+    """
+    if not path.startswith("/dev/"):
+        return frozenset()
     try:
         about = os.stat(root + path)
     except (OSError, ValueError):
@@ -113,47 +151,67 @@ def _of_node(root: str, path: str) -> frozenset[str]:
 
 
 def _of_btrfs(root: str, path: str) -> frozenset[str]:
-    """Return the modules below all disks of the btrfs file system on a device (fs/btrfs/sysfs.c)."""
+    """Return the modules below all disks of the btrfs file system on a device (fs/btrfs/sysfs.c).
+
+    The kernel may name a device that has no node, such as /dev/root: then those of all btrfs file systems.
+    """
     own = os.path.basename(os.path.realpath(root + path))
-    for uuid in names_in(f"{root}/sys/fs/btrfs"):
-        folder = f"{root}/sys/fs/btrfs/{uuid}/devices"
-        names = names_in(folder)
-        if own in names:
-            return frozenset[str]().union(*(_below(root, f"{folder}/{name}") for name in names))
-    return frozenset()
+    folders = [f"{root}/sys/fs/btrfs/{uuid}/devices" for uuid in names_in(f"{root}/sys/fs/btrfs")]
+    disks = {folder: names_in(folder) for folder in folders}
+    chosen = [folder for folder, names in disks.items() if own in names] or folders
+    return frozenset[str]().union(*(_below(root, f"{folder}/{name}") for folder in chosen for name in disks[folder]))
 
 
 def _of_number(root: str, number: str) -> frozenset[str]:
-    link = f"{root}/sys/dev/block/{number}"
-    return _below(root, link) if os.path.exists(link) else frozenset()
+    return _below(root, f"{root}/sys/dev/block/{number}")
 
 
-def _of_interface(root: str, name: str) -> frozenset[str]:
-    link = f"{root}/sys/class/net/{name}"
-    return _below(root, link) if os.path.exists(link) else frozenset()
+def _below(root: str, link: str) -> frozenset[str]:
+    """Return the modules of a device: of its driver, of those above it in sysfs, and of those of what it is made of."""
+    return frozenset[str]().union(*map(_modules_at, _places(root, link)))
 
 
-def _below(root: str, link: str, depth: int = 0) -> frozenset[str]:
-    """Return the modules of a device's drivers: its own, those above it in sysfs, and those of what it is made of."""
-    place, top = os.path.realpath(link), os.path.realpath(f"{root}/sys/devices")
-    found = {module for start, module in _OF_BLOCK if os.path.basename(place).startswith(start)} | _made_by(place)
-    while place.startswith(f"{top}/") and depth < _DEPTH:
-        for module in ("driver/module", "device/driver/module"):
-            if os.path.islink(f"{place}/{module.rpartition('/')[0]}") and os.path.exists(f"{place}/{module}"):
-                found.add(module_name(os.path.basename(os.path.realpath(f"{place}/{module}"))))
-        for part in names_in(f"{place}/slaves"):
-            found |= _below(root, f"{place}/slaves/{part}", depth + 1)
+def _places(root: str, link: str) -> Iterator[str]:
+    """Yield the directories of a device, of those above it in sysfs, and of what it is made of, each once."""
+    top = os.path.realpath(f"{root}/sys/devices")
+    seen: set[str] = set()
+    waiting = [os.path.realpath(link)] if os.path.exists(link) else []
+    while waiting:
+        place = waiting.pop()
+        if place in seen or not place.startswith(f"{top}/"):
+            continue
+        seen.add(place)
+        yield place
+        waiting.append(os.path.dirname(place))
+        waiting += [os.path.realpath(f"{place}/slaves/{part}") for part in names_in(f"{place}/slaves")]
         for lower in names_in(place):
             # The paths of an NVMe disk with several are links in its subsystem (drivers/nvme/host/core.c).
             is_path = lower.startswith("nvme") and os.path.islink(f"{place}/{lower}")
             if lower.startswith("lower_") or (is_path and os.path.basename(place).startswith("nvme-subsys")):
-                found |= _below(root, f"{place}/{lower}", depth + 1)
-        place = os.path.dirname(place)
-    return frozenset(found)
+                waiting.append(os.path.realpath(f"{place}/{lower}"))
 
 
-def _made_by(place: str) -> set[str]:
-    """Return the modules that make a device without a driver: a target of dm, a level of md, a kind of interface."""
+def _modules_at(place: str) -> set[str]:
+    """Return the modules of a directory of sysfs: of its driver, or what makes a device that has none."""
+    found: set[str] = set()
+    for module in ("driver/module", "device/driver/module"):
+        if os.path.islink(f"{place}/{module.rpartition('/')[0]}") and os.path.exists(f"{place}/{module}"):
+            found.add(module_name(os.path.basename(os.path.realpath(f"{place}/{module}"))))
+    above, name = os.path.split(place)
+    if os.path.basename(above) == "block":
+        found |= {module for start, module in _OF_BLOCK if name.startswith(start)} | _of_stack(place)
+    if name.startswith("host"):
+        # Hosts of iSCSI have no device with a driver above them (drivers/scsi/scsi_sysfs.c, show_proc_name).
+        found.update(map(module_name, filter(_IS_NAME, _lines(f"{place}/scsi_host/{name}/proc_name")[:1])))
+    if name.startswith("nvme"):
+        # Likewise controllers of NVMe over a network (drivers/nvme/host/sysfs.c).
+        transports = filter(_IS_NAME, _lines(f"{place}/transport")[:1])
+        found.update(f"nvme_{transport}" for transport in transports if transport != "pcie")
+    return found
+
+
+def _of_stack(place: str) -> set[str]:
+    """Return the modules that make a block device of others: a target of dm, a level of md."""
     found: set[str] = set()
     uuid = (_lines(f"{place}/dm/uuid") or [""])[0]
     found.update(next(([module] for start, module in _OF_UUID if uuid.startswith(start)), ()))
@@ -162,8 +220,6 @@ def _made_by(place: str) -> set[str]:
     level = (_lines(f"{place}/md/level") or [""])[0]
     if level:
         found.add("raid456" if level in ("raid4", "raid5", "raid6") else level)
-    for line in _lines(f"{place}/uevent"):
-        found.update(filter(None, [_OF_INTERFACE.get(line)]))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -66,15 +67,47 @@ def test_a_virtual_disk_hangs_on_the_module_that_makes_it(tmp_path: Path, device
     assert read_uses(str(tmp_path)) == (Use("mount", "/srv", frozenset(), ("fs-ext4",)),)
 
 
-@pytest.mark.parametrize(("kind", "module"), [("bridge", "bridge"), ("bond", "bonding"), ("vlan", "8021q")])
-def test_an_interface_without_a_driver_hangs_on_what_makes_it(tmp_path: Path, kind: str, module: str) -> None:
-    write(tmp_path / "proc/net/route", "Iface\tDestination\nx0\t00000000\t01\t0003\nlo\t00000000\t01\t0003\n")
-    place = tmp_path / "sys/devices/virtual/net/x0"
-    write(place / "uevent", f"DEVTYPE={kind}\nINTERFACE=x0\n")
-    (tmp_path / "sys/class/net").mkdir(parents=True)
-    (tmp_path / "sys/class/net/x0").symlink_to(place)
+def routed(root: Path, name: str, **interfaces: str) -> None:
+    """Interfaces without a driver, each with lines of its uevent; a default route by one."""
+    write(root / "proc/net/route", f"Iface\tDestination\n{name}\t00000000\t01\t0003\nlo\t00000000\t01\t0003\n")
+    (root / "sys/class/net").mkdir(parents=True)
+    for each, lines in interfaces.items():
+        place = root / "sys/devices/virtual/net" / each
+        write(place / "uevent", f"{lines}INTERFACE={each}\n")
+        (root / "sys/class/net" / each).symlink_to(place)
+
+
+@pytest.mark.parametrize("kind", ["bridge", "bond", "vlan", "wireguard", "vxlan", "geneve", "hsr", "macvlan"])
+def test_an_interface_without_a_driver_hangs_on_what_makes_it(tmp_path: Path, kind: str) -> None:
+    """Also where it is below the one with the route. The control is an interface of a device."""
+    routed(tmp_path, "x0", x0=f"DEVTYPE={kind}\n", y0="", z0="DEVTYPE=wlan\n")
+    (tmp_path / "sys/devices/virtual/net/y0/lower_x0").symlink_to("../x0")
     (use,) = read_uses(str(tmp_path))
-    assert (use.name, use.modules, use.is_default) == ("x0", frozenset({module}), True)
+    assert (use.name, use.aliases, use.is_default) == ("x0", (f"rtnl-link-{kind}",), True)
+    for name, aliases in (("y0", (f"rtnl-link-{kind}",)), ("z0", ())):
+        (tmp_path / "sys/devices/virtual/net/z0/device").mkdir(exist_ok=True)
+        write(tmp_path / "proc/net/route", f"Iface\tDestination\n{name}\t00000000\t01\t0003\n")
+        assert read_uses(str(tmp_path))[0].aliases == aliases
+
+
+@pytest.mark.parametrize(
+    ("said", "aliases"),
+    [
+        ('[{"ifname":"lo"},{"ifname":"x0","linkinfo":{"info_kind":"vrf"}}]', ("rtnl-link-vrf", "rtnl-link-prp")),
+        ('[1,{"linkinfo":{"info_kind":"vrf"}}]', ("rtnl-link-prp",)),
+        ("damaged", ("rtnl-link-prp",)),
+        ("", ("rtnl-link-prp",)),
+    ],
+)
+def test_the_kind_of_an_interface_is_that_of_the_kernel(tmp_path: Path, said: str, aliases: tuple[str, ...]) -> None:
+    """By ip, which may be missing or print something else; few interfaces have it in sysfs."""
+    routed(tmp_path, "x0", x0="", y0="DEVTYPE=prp\n")
+    (tmp_path / "sys/devices/virtual/net/x0/lower_y0").symlink_to("../y0")
+    program = tmp_path / "ip"
+    write(program, f"#!/bin/sh\n[ \"$*\" = '-details -json link show' ] && echo '{said}'\n")
+    program.chmod(0o755)
+    assert read_uses(str(tmp_path), ip=str(program))[0].aliases == aliases
+    assert read_uses(str(tmp_path), ip="/none")[0].aliases == ("rtnl-link-prp",)
 
 
 def test_an_encrypted_disk_needs_its_cipher(tmp_path: Path) -> None:
@@ -156,3 +189,92 @@ def test_an_nvme_disk_of_several_paths_hangs_on_their_controllers(tmp_path: Path
     (tmp_path / "sys/dev/block/253:0").symlink_to(subsystem / "nvme0n1")
     (use,) = read_uses(str(tmp_path))
     assert use.modules == {"nvme"}
+
+
+def test_a_partition_hangs_on_the_array_or_loop_that_it_is_part_of(tmp_path: Path) -> None:
+    """A device of another kind whose name begins alike is no array."""
+    write(tmp_path / "sys/devices/virtual/block/md0/md/level", "raid1\n")
+    place = tmp_path / "sys/devices/virtual/block/md0/md0p1"
+    place.mkdir()
+    mounted(tmp_path, "md0/md0p1")
+    assert read_uses(str(tmp_path))[0].modules == {"md_mod", "raid1"}
+    disk(tmp_path, "ramctl/one/block/sda", "ahci")
+    (tmp_path / "sys/dev/block/253:0").unlink()
+    (tmp_path / "sys/dev/block/253:0").symlink_to(tmp_path / "sys/devices/ramctl/one/block/sda")
+    assert read_uses(str(tmp_path))[0].modules == {"ahci"}
+
+
+def test_a_subtype_of_fuse_is_no_name_that_the_kernel_requests(tmp_path: Path) -> None:
+    write(tmp_path / "proc/self/mountinfo", "1 0 0:45 / /mnt rw - fuse.sshfs host:/ rw\n")
+    assert read_uses(str(tmp_path)) == (Use("mount", "/mnt", frozenset(), ("fs-fuse",)),)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "is_asked"),
+    [("ext4", "/dev/disk", True), ("fuse.x", "/dev/disk", False), ("nfs", "/srv/disk", False)],
+)
+def test_only_nodes_in_dev_are_asked_for(tmp_path: Path, kind: str, source: str, is_asked: bool) -> None:
+    """By a link that answers with the number of a block device, if this machine has one."""
+    found = next((path for path in Path("/dev").iterdir() if path.is_block_device()), None)
+    if found is None:
+        pytest.skip("no block device")
+    number = found.stat().st_rdev
+    write(tmp_path / "proc/self/mountinfo", f"1 0 0:45 / / rw - {kind} {source} rw\n")
+    for folder in ("dev", "srv"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "disk").symlink_to(found)
+    link = tmp_path / f"sys/dev/block/{os.major(number)}:{os.minor(number)}"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(disk(tmp_path, "pci/one/block/sda", "ahci"))
+    assert read_uses(str(tmp_path))[0].modules == ({"ahci"} if is_asked else set())
+
+
+def test_btrfs_without_a_node_hangs_on_the_disks_of_all(tmp_path: Path) -> None:
+    """As for /dev/root; a node that is gone is another."""
+    for uuid, name, driver in (("u", "sda1", "ahci"), ("v", "sdc1", "usb_storage")):
+        folder = tmp_path / "sys/fs/btrfs" / uuid / "devices"
+        folder.mkdir(parents=True)
+        (folder / name).symlink_to(disk(tmp_path, f"pci/{name}/block/{name}", driver))
+    for source, modules in (("/dev/root", {"ahci", "usb_storage"}), ("/dev/sda1", {"ahci"})):
+        write(tmp_path / "proc/self/mountinfo", f"1 0 0:40 / / rw - btrfs {source} rw\n")
+        assert read_uses(str(tmp_path))[0].modules == modules
+
+
+def test_each_of_many_stacked_disks_is_read_once(tmp_path: Path) -> None:
+    """Each of 40 layers is made of both disks of the next: 2^40 ways lead to the last."""
+    virtual = tmp_path / "sys/devices/virtual/block"
+    for layer in range(40):
+        for number in (2 * layer, 2 * layer + 1):
+            (virtual / f"dm-{number}/slaves").mkdir(parents=True)
+            for lower in (2 * layer + 2, 2 * layer + 3):
+                (virtual / f"dm-{number}/slaves/dm-{lower}").symlink_to(f"../../dm-{lower}")
+    (virtual / "dm-80").mkdir()
+    write(virtual / "dm-81/dm/uuid", "CRYPT-LUKS2-1-x\n")
+    mounted(tmp_path, "dm-0")
+    assert read_uses(str(tmp_path))[0].modules == {"dm_mod", "dm_crypt"}
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "content", "modules"),
+    [
+        (
+            "platform/host2/session1/target/block/sda",
+            "platform/host2/scsi_host/host2/proc_name",
+            "iscsi_tcp",
+            "iscsi_tcp",
+        ),
+        ("platform/host2/session1/target/block/sda", "platform/host2/scsi_host/host2/proc_name", "<NULL>", ""),
+        ("virtual/nvme-fabrics/ctl/nvme0/nvme0n1", "virtual/nvme-fabrics/ctl/nvme0/transport", "tcp", "nvme_tcp"),
+        ("virtual/nvme-fabrics/ctl/nvme0/nvme0n1", "virtual/nvme-fabrics/ctl/nvme0/transport", "pcie", ""),
+    ],
+)
+def test_a_disk_of_the_network_hangs_on_its_transport(
+    tmp_path: Path, path: str, file: str, content: str, modules: str
+) -> None:
+    """It has no driver on a bus. The controls have no name, and the transport of a driver."""
+    write(tmp_path / "sys/devices" / file, f"{content}\n")
+    (tmp_path / "sys/devices" / path).mkdir(parents=True)
+    mounted(tmp_path, "sda")
+    (tmp_path / "sys/dev/block/253:0").unlink()
+    (tmp_path / "sys/dev/block/253:0").symlink_to(tmp_path / "sys/devices" / path)
+    assert read_uses(str(tmp_path))[0].modules == ({modules} if modules else set())
