@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 1 << 18
 """Files of an image at most; those of Debian have 3,000."""
 MAX_NAMES = 8 << 20
-"""Bytes of the names of modules that are kept."""
+"""Bytes of the names of modules and kernel releases that are kept."""
 
 MAX_SEGMENTS = 1024
 """Archives and compressed streams of an image at most; each has a buffer of its own."""
@@ -46,6 +46,8 @@ _MODE, _SIZE, _NAME_SIZE = 1, 6, 11
 _MAGICS = (b"070701", b"070702")
 """The `newc` format, without and with a checksum."""
 _PATH_MAX = 4096
+_RELEASE_MAX = 64
+"""Characters of a kernel release at most (__NEW_UTS_LEN, include/uapi/linux/utsname.h)."""
 _TRAILER = b"TRAILER!!!"
 _FORMATS: tuple[tuple[bytes, StreamFormat], ...] = (
     (b"\x1f\x8b", "gzip"),
@@ -127,8 +129,12 @@ class _Found:
         if match is None:
             return
         release, path = match.groups()
+        if len(release) > _RELEASE_MAX:
+            return
         if path in ("modules.dep", "modules.dep.bin"):
-            self.indexed.add(release)
+            if release not in self.indexed:
+                self.indexed.add(release)
+                self.kept += len(release)
         elif path.endswith(MODULE_SUFFIXES) and ".." not in (release, *path.split("/")):
             module = module_of_path(path)
             of_release = self.modules.setdefault(release, set())

@@ -167,3 +167,17 @@ def test_a_message_names_the_file(tmp_path: Path) -> None:
         read_initrd_file(str(tmp_path / "none"))
     with pytest.raises(ParseError, match=": is a directory"):
         read_initrd_file(str(tmp_path))
+
+
+def test_releases_with_an_index_alone_count_towards_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once: the control has the same one many times."""
+    monkeypatch.setattr(initrd, "MAX_NAMES", 100)
+    assert read(archive(*(["lib/modules/6.1/modules.dep", "lib/modules/6.1/modules.dep.bin"] * 100))).indexed == {"6.1"}
+    said = why(archive(*(f"lib/modules/6.{number:03}/modules.dep" for number in range(100))))
+    assert "expected names of modules with at most" in said
+
+
+def test_a_name_longer_than_that_of_any_kernel_is_no_release() -> None:
+    longest = "6" * 64
+    found = read(archive(*tree(longest, ["a"]), *tree(f"{longest}6", ["b"])))
+    assert (found.modules, found.indexed) == ({longest: frozenset({"a"})}, frozenset({longest}))
