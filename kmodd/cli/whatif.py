@@ -246,7 +246,9 @@ def _print(devices: Sequence[_Device], lacks: Sequence[tuple[str, Lack]], releas
         if state in states
     )
     lines = [f"Kernel {release}: {counts or 'each device has the same modules'}"]
-    lines += [f"{where} lacks {', '.join(lack.modules)}, on which {lack.use} hangs" for where, lack in lacks]
+    for where, lack in lacks:
+        use = f"{lack.use}," if "," in str(lack.use) else lack.use
+        lines.append(f"{where} lacks {', '.join(lack.modules)}, on which {use} hangs")
     show("".join(f"{printable(line)}\n" for line in lines))
 
 

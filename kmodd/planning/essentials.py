@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ROOTS = ("/", "/usr")
 """Mount points without which the machine does not boot."""
+_NETWORK_NAMES = frozenset(f"fs-{kind}" for kind in ("nfs", "nfs4", "cifs", "smb3", "ceph", "afs"))
+_NETWORK_DISKS = frozenset(("iscsi_tcp", "nbd", "rbd", "nvme_tcp", "aoe"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,17 @@ class Use:
                 return f"the swap on {self.name}"
             case "network":
                 return f"the interface {self.name}, which carries a route"
+
+
+def is_of_network(use: Use) -> bool:
+    """Return whether a file system is on a server, or on a disk that the network brings."""
+    return not (_NETWORK_NAMES.isdisjoint(use.aliases) and _NETWORK_DISKS.isdisjoint(use.modules))
+
+
+def needed_interfaces(uses: Sequence[Use]) -> tuple[Use, ...]:
+    """Return the interfaces of which one must work: those with a default route; without one, those with any route."""
+    interfaces = tuple(use for use in uses if use.kind == "network")
+    return tuple(use for use in interfaces if use.is_default) or interfaces
 
 
 def lost_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapshot) -> tuple[Use, ...]:
@@ -91,6 +104,5 @@ def vital_without(modules: Iterable[str], uses: Sequence[Use], snapshot: Snapsho
     """
     lost = lost_without(modules, uses, snapshot)
     roots = tuple(use for use in lost if use.kind == "mount" and use.name in ROOTS)
-    interfaces = tuple(use for use in uses if use.kind == "network")
-    needed = tuple(use for use in interfaces if use.is_default) or interfaces
+    needed = needed_interfaces(uses)
     return roots + (needed if all(use in lost for use in needed) else ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass, replace
 from kmodd.index.catalog import lookup_or_nothing
 from kmodd.names import module_of_path
-from kmodd.planning.essentials import ROOTS
+from kmodd.planning.essentials import ROOTS, is_of_network, needed_interfaces
 from kmodd.planning.plan import Skip
 from kmodd.planning.resolve import options_of, resolve
 
@@ -131,9 +131,18 @@ class Needs:
                 yield before[0].module
 
     def not_in_image(self, image: Container[str]) -> list[Lack]:
-        """Return the file systems without which the machine does not boot, with the modules that an image lacks."""
-        roots = (use for use in self._uses if use.kind == "mount" and use.name in ROOTS)
-        return list(_lacks((use, self._missing(use, image)) for use in roots))
+        """Return what the machine does not boot without, with the modules that an image lacks.
+
+        These are the file systems of ROOTS, and if one is on the network, the interfaces, of which one suffices. The
+        image sets up no bridges, bonds and the like, so that these do not count.
+        """
+        roots = [use for use in self._uses if use.kind == "mount" and use.name in ROOTS]
+        found = list(_lacks((use, self._missing(use, image)) for use in roots))
+        if any(map(is_of_network, roots)):
+            ways = [replace(use, aliases=()) for use in needed_interfaces(self._uses)]
+            lacking = list(_lacks((use, self._missing(use, image)) for use in ways))
+            found += lacking if len(lacking) == len(ways) else []
+        return found
 
     def _missing(self, use: Use, image: Container[str]) -> Iterator[str]:
         """Yield what an image lacks of a use; of several modules that serve, one suffices."""

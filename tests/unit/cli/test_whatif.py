@@ -164,6 +164,40 @@ def test_an_image_needs_what_the_root_disk_hangs_on(
     assert (status, lacks(lines)) == ((1, [("the file system at /", lacking)]) if lacking else (0, []))
 
 
+@pytest.mark.parametrize(
+    ("kind", "route", "modules", "lacking"),
+    [
+        ("nfs4", "eth0", (), [("the interface eth0, which carries a route", ["net"])]),
+        ("nfs4", "eth0", ("net",), []),
+        ("nfs4", "eth0 br0", (), []),
+        ("nfs4", "", (), []),
+        ("tmpfs", "eth0", (), []),
+    ],
+)
+def test_an_image_needs_the_network_of_a_root_on_it(
+    machine: Machine,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    route: str,
+    modules: tuple[str, ...],
+    lacking: list[tuple[str, list[str]]],
+) -> None:
+    """One interface with a default route suffices; br0 needs none of the modules. A local root needs no network."""
+    machine.other(machine.deps(), machine.aliases())
+    (machine.root / "proc/self/mountinfo").write_text(f"1 0 0:30 / / rw - {kind} srv:/root rw\n")
+    (machine.root / "proc/net").mkdir()
+    lines = "".join(f"{name}\t00000000\t01\t0003\n" for name in route.split())
+    (machine.root / "proc/net/route").write_text(f"Iface\tDestination\n{lines}")
+    (machine.root / "sys/devices/0000:00:02.0/net/eth0").mkdir(parents=True)
+    (machine.root / "sys/class/net").mkdir(parents=True)
+    (machine.root / "sys/class/net/eth0").symlink_to(machine.root / "sys/devices/0000:00:02.0/net/eth0")
+    status, answer, _ = run(machine, capsys, "--kernel", OTHER, "--initrd", machine.image(*modules))
+    assert (status, lacks(answer)) == (int(bool(lacking)), lacking)
+    main(["--root", str(machine.root), "--kernel", OTHER, "--initrd", machine.image(*modules)])
+    said = "lacks net, on which the interface eth0, which carries a route, hangs\n"
+    assert (said in capsys.readouterr().out) == bool(lacking)
+
+
 def test_an_image_of_another_kernel_is_said(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.other(machine.deps(), machine.aliases())
     image = machine.image("ext4", "jbd2", "disk", "bus", release=RELEASE)
