@@ -235,7 +235,8 @@ def _hardening(
         in_tree = catalog.dep(name) is not None
         found = judge(Known(name, state, in_tree, tuple(aliases[name]), knows_builtin, is_closed), plan, sealed)
         unload = "--unload " if found.state == "loaded" and not root else ""
-        command = f"kmodd deny {options}{unload}{name}" if found.state in ("loadable", "loaded", "uncertain") else ""
+        is_open = found.state in ("loadable", "loaded", "uncertain") or (found.state == "unknown" and knows_builtin)
+        command = f"kmodd deny {options}{unload}{name}" if is_open else ""
         text = found.text
         if found.state == "builtin" and (calls := initcalls_of(symbols, name)):
             text = f"{text}; initcall_blacklist={','.join(calls)} on the kernel command line keeps it from starting"

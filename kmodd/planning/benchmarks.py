@@ -51,6 +51,26 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 """Name on the command line → benchmark."""
 
 
+KNOWN_NAMES = frozenset(name for benchmark in BENCHMARKS.values() for name in benchmark.modules) | frozenset((
+    "afs", "ceph", "cfg80211", "cifs", "cifs_arc4", "cifs_md4", "exfat", "fat", "floppy", "fscache", "fuse", "gfs2",
+    "grace", "iwlmvm", "iwlwifi", "mac80211", "nfs", "nfs_acl", "nfsd", "overlay", "squashfs", "thunderbolt",
+    "uvcvideo", "vfat",
+))  # fmt: skip
+"""Names that hardening rules have and that are of modules, so that a tree without one lacks the module."""
+_SPELLED = {
+    "overlayfs": ("overlay",),
+    "nfs_common": ("grace", "nfs_acl"),
+    "smbfs_common": ("cifs_arc4", "cifs_md4"),
+}
+"""Name in a rule that is of a file system or of a folder of the kernel's source → the modules that it stands for."""
+
+
+def modules_named(name: str) -> tuple[str, ...]:
+    """Return the modules that a name in a rule or a list stands for, with `_`."""
+    module = name.replace("-", "_")
+    return _SPELLED.get(module, (module,))
+
+
 def source_of(benchmark: Benchmark) -> str:
     """Return `VERSION, SOURCE; LICENCE`, as far as they are known."""
     parts = ", ".join(filter(None, (benchmark.version, benchmark.source)))
@@ -64,7 +84,7 @@ def parse(text: str, path: str) -> tuple[Benchmark, list[Problem]]:
     for number, line in enumerate(text.splitlines(), 1):
         word = line.partition("#")[0].strip()
         if _NAME.fullmatch(word):
-            names[word.replace("-", "_")] = None
+            names.update(dict.fromkeys(modules_named(word)))
         elif word:
             problems.append(Problem(Where(path, number), 0, line, "expected the name of a module"))
     return Benchmark(path, tuple(names)), problems

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from kmodd.dataclass import dataclass
+from kmodd.planning.benchmarks import KNOWN_NAMES
 from kmodd.planning.denials import ASKERS
 from kmodd.planning.explain import effect_of
 from kmodd.planning.plan import Insmod, Install, Skip
@@ -92,7 +93,9 @@ def _kept_out(known: Known, named: Plan) -> Hardening:
         text = "not in the module tree, which does not say what is part of the kernel image: no modules.builtin"
         return Hardening(known.name, "unknown", text)
     skips = [skip.why() for goal in named.goals for skip in goal.entries if isinstance(skip, Skip) and skip in entries]
-    if not known.in_tree and not skips:
+    if not known.in_tree and not skips and not any(isinstance(entry, Install) for entry in entries):
+        if known.name not in KNOWN_NAMES:
+            return Hardening(known.name, "unknown", "not in the module tree, and not known as the name of a module")
         return Hardening(known.name, "absent", "not in the module tree")
     others = [skip.why() for goal in named.goals for skip in goal.entries if isinstance(skip, Skip)]
     return Hardening(known.name, "blocked", next(iter([*skips, *others]), "nothing loads it"))

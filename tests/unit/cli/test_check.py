@@ -118,6 +118,16 @@ def test_what_is_not_certain_is_a_finding(kernel: World) -> None:
     assert (said.status, said.err) == (1, f"kmodd check: benchmark '{file}' names no module\n".encode())
 
 
+def test_what_no_tree_has_is_met_only_if_it_is_known_as_a_module(kernel: World) -> None:
+    """A mistake in a list passed as absent; the control is a name of the benchmarks that the tree lacks."""
+    found = hardening(kernel, "cramsf", "freevxfs")
+    assert found["cramsf"] == "not in the module tree, and not known as the name of a module"
+    assert found["freevxfs"] == "not in the module tree"
+    (kernel.root / "names").write_text("cramsf\nfreevxfs\n")
+    lines = judged(run(kernel, "--benchmark", str(kernel.root / "names"), "--json"))
+    assert [line["met"] for line in lines] == [False, True]
+
+
 def test_a_closed_kernel_keeps_out_what_is_not_loaded(kernel: World) -> None:
     closed = kernel.root / "proc/sys/kernel/modules_disabled"
     closed.parent.mkdir(parents=True)
@@ -154,15 +164,15 @@ def test_each_finding_has_a_command_and_the_status_says_so(kernel: World) -> Non
 
 
 def test_the_command_of_a_finding_mends_it(kernel: World) -> None:
-    """It is run; it names the root directory, so that it is not for this machine."""
-    (kernel.root / "names").write_text("hfs\nsctp\n")
+    """It is run; it names the root directory, so that it is not for this machine. `cramsf` is a mistake for cramfs."""
+    (kernel.root / "names").write_text("hfs\nsctp\ncramsf\n")
     kernel.live("sctp")
     options = ["--benchmark", str(kernel.root / "names"), "--json"]
     for line in judged(run(kernel, *options)):
         assert program.run(line["command"].split()[1:]).status == 0
     kernel.live()
     said = run(kernel, *options)
-    assert (said.status, [line["met"] for line in judged(said)]) == (0, [True, True])
+    assert (said.status, [line["met"] for line in judged(said)]) == (0, [True, True, True])
 
 
 @pytest.mark.parametrize(("name", "count"), [("cis", 11), ("stig", 8)])
@@ -258,7 +268,7 @@ def test_a_benchmark_says_its_source_version_and_licence_in_each_form(kernel: Wo
 
 def test_an_xccdf_file_is_a_benchmark_with_profiles(kernel: World) -> None:
     file = kernel.root / "x.xml"
-    rule = '<Rule id="xccdf_org.ssgproject.content_rule_kernel_module_{}_disabled"/>'
+    rule = '<Rule selected="false" id="xccdf_org.ssgproject.content_rule_kernel_module_{}_disabled"/>'
     rules = rule.format("hfs") + rule.format("sctp")
     chosen = '<select idref="xccdf_org.ssgproject.content_rule_kernel_module_hfs_disabled" selected="true"/>'
     file.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ STREAM = f"""<?xml version="1.0" encoding="utf-8"?>
 <x:Profile id="{PREFIX}_profile_more" extends="{PREFIX}_profile_base">
 <x:select idref="{PREFIX}_rule_kernel_module_dccp_disabled" selected="false"/>
 <x:select idref="{PREFIX}_rule_kernel_module_rds_disabled" selected="true"/></x:Profile>
-<x:Group id="g"><x:title>Not this</x:title><x:Rule id="{PREFIX}_rule_kernel_module_usb-storage_disabled"/>
-<x:Rule id="{PREFIX}_rule_kernel_module_dccp_disabled"/><x:Rule id="{PREFIX}_rule_kernel_module_rds_disabled"/>
+<x:Group id="g"><x:title>Not this</x:title>
+<x:Rule selected="false" id="{PREFIX}_rule_kernel_module_usb-storage_disabled"/>
+<x:Rule selected="false" id="{PREFIX}_rule_kernel_module_dccp_disabled"/>
+<x:Rule selected="false" id="{PREFIX}_rule_kernel_module_rds_disabled"/>
 <x:Rule id="{PREFIX}_rule_kernel_module_ipv6_option_disabled"/><x:Rule id="{PREFIX}_rule_no_direct_root_logins"/>
 <x:Rule id="{PREFIX}_rule_kernel_module_../x_disabled"/></x:Group></x:Benchmark>
 <o:definition class="compliance" id="oval:ssg-kernel_module_hfs_disabled:def:1" version="1"/>
@@ -55,6 +58,63 @@ def test_a_profile_selects_rules_beside_those_of_its_base(tmp_path: Path) -> Non
 def test_oval_alone_has_definitions(tmp_path: Path) -> None:
     start, end = STREAM.index("<x:Benchmark"), STREAM.index("<o:definition")
     assert read_benchmark(written(tmp_path, STREAM[:start] + STREAM[end:]))[0].modules == ("hfs",)
+
+
+@pytest.mark.parametrize(
+    ("selects", "modules"),
+    [
+        ("", ("dccp",)),
+        ('<select idref="g" selected="false"/>', ()),
+        ('<select idref="h" selected="true"/>', ("dccp", "rds")),
+        ('<select idref="x_rule_kernel_module_rds_disabled" selected="true"/>', ("dccp",)),
+        ('<select idref="x_rule_kernel_module_udf_disabled" selected="true"/>', ("dccp", "udf")),
+        ('<select idref="x_rule_kernel_module_dccp_disabled" selected="false"/>', ()),
+        ('<select idref="x_rule_kernel_module_hfs_disabled" selected="1"/>', ("dccp", "hfs")),
+    ],
+)
+def test_a_rule_counts_by_itself_and_with_its_groups(tmp_path: Path, selects: str, modules: tuple[str, ...]) -> None:
+    """A rule and a group are selected unless they say otherwise. The last one is of a file that tailors another."""
+    text = (
+        f'<Benchmark><Profile id="p_profile_a">{selects}</Profile>'
+        '<Group id="g"><Rule id="x_rule_kernel_module_dccp_disabled"/><Group id="h" selected="false">'
+        '<Rule id="x_rule_kernel_module_rds_disabled" selected="true"/></Group>'
+        '<Rule id="x_rule_kernel_module_udf_disabled" selected="false"/></Group></Benchmark>'
+    )
+    path = written(tmp_path, text)
+    assert read_benchmark(path, "a")[0].modules == modules
+    assert read_benchmark(path)[0].modules == ("dccp", "rds", "udf"), "the control"
+
+
+@pytest.mark.parametrize("name", ["overlayfs", "nfs_common", "smbfs-common", "udf"])
+def test_a_rule_named_by_a_folder_is_about_its_modules(tmp_path: Path, name: str) -> None:
+    """In XML and in a list; the control is the name of a module."""
+    rule = f'<x><Rule id="kernel_module_{name}_disabled"/></x>'
+    found = read_benchmark(written(tmp_path, rule))[0].modules
+    assert found == read_benchmark(written(tmp_path, f"{name}\n"))[0].modules
+    expected = {
+        "overlayfs": ("overlay",), "nfs_common": ("grace", "nfs_acl"), "smbfs-common": ("cifs_arc4", "cifs_md4"),
+        "udf": ("udf",),
+    }  # fmt: skip
+    assert found == expected[name]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_xml_is_known_in_each_encoding_of_unicode(tmp_path: Path, encoding: str) -> None:
+    """With a byte order mark and without."""
+    name = "UTF-16" if "16" in encoding else "UTF-8"
+    text = f'<?xml version="1.0" encoding="{name}"?><x><Rule id="kernel_module_hfs_disabled"/></x>'
+    assert read_benchmark(written(tmp_path, text.encode(encoding)))[0].modules == ("hfs",)
+
+
+def test_a_pipe_is_read() -> None:
+    """As the shell gives one for `<(…)`."""
+    read_end, write_end = os.pipe()
+    try:
+        os.write(write_end, b"rds\n")
+        os.close(write_end)
+        assert read_benchmark(f"/dev/fd/{read_end}")[0].modules == ("rds",)
+    finally:
+        os.close(read_end)
 
 
 @pytest.mark.parametrize(
