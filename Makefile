@@ -236,6 +236,7 @@ uninstall: ## remove exactly what `make install` placed, by its manifest; same D
 	rm -f "$(DESTDIR)$(LIB)"/byte-code.*
 	$(call remove,$$list)
 	$(catalogue)
+	$(traces)
 
 # Built from a copy: debhelper works in the folder of its sources, and cleans it.
 deb: NEEDS = build-essential debhelper dh-python python3
@@ -263,6 +264,10 @@ endef
 
 # On the running system, update the compiled catalogue for journalctl -x. An image updates its own at first boot.
 catalogue = [ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || [ "$(PREFIX)" != /usr ] || journalctl --update-catalog || true
+
+# On the running system, remove the trace of loads, which outlives the daemon (host/load_tracer.py).
+TRACEFS := /sys/kernel/tracing /sys/kernel/debug/tracing
+traces = [ -n "$(DESTDIR)" ] || rmdir $(TRACEFS:=/instances/kmodd-loads) 2>/dev/null || true
 
 clean: ## remove the venv, caches, downloads and images (.venv, .cache and the tools' own)
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

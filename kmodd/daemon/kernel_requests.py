@@ -15,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kmodd.host.request_tracer import ModuleRequests
     from kmodd.host.requesters import Requesters
-    from kmodd.host.trace_instance import TraceInstance
 
 
 class KernelRequests:
@@ -29,7 +28,6 @@ class KernelRequests:
         self._requesters = requesters
         self._trace = trace
         self._tries = 0 if trace else 2  # before READY where the kernel asks already, and after it
-        self._loads: TraceInstance | None = None
         self._wants_loads = requesters is not None
         self._waiting: list[tuple[Request, KernelRequest]] = []
 
@@ -61,7 +59,7 @@ class KernelRequests:
         try:
             from kmodd.host.load_tracer import trace_loads  # only here: after READY
 
-            self._loads = trace_loads()
+            trace_loads()
         except (OSError, ImportError, KmoddError) as error:
             if self._trace:  # else that is said already
                 return f"Failed to trace loads of modules: {error}; `kmodd verify` cannot say who made them"
@@ -112,9 +110,8 @@ class KernelRequests:
     def close(self) -> None:
         """Take no more; helpers that wait do without the daemon or are refused, as the policy says."""
         self._socket.close()
-        for trace in (self._trace, self._loads):
-            if trace:
-                trace.close()
+        if self._trace:
+            self._trace.close()
 
 
 def is_there(job: Job) -> bool:

@@ -1,7 +1,7 @@
 """Have the kernel record who loads modules, for `kmodd verify`: a `TraceInstance` of tracefs with `module_load`.
 
-The kernel keeps the events, also while the daemon is away after a crash, and `kmodd verify` reads them as text. The
-daemon does not read them.
+The kernel goes on while the daemon is stopped, and keeps the events until the next boot or the removal of kmodd.
+`kmodd verify` reads them as text. The daemon does not read them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _KB: Final = 16
 """KiB for each CPU: some 300 loads; the oldest ones are overwritten."""
 
 
-def trace_loads(tracefs: tuple[str, ...] = TRACEFS) -> TraceInstance:
-    """Start to record the loads of modules until the result is closed.
+def trace_loads(tracefs: tuple[str, ...] = TRACEFS) -> None:
+    """Start to record the loads of modules, or let the instance go on that an earlier daemon has left.
 
     Raises OSError if tracefs is missing or not permitted, ParseError if its format is unknown.
     """
     place = next((place for place in tracefs if os.path.isdir(f"{place}/instances")), None)
     if place is None:
         raise FileNotFoundError(errno.ENOENT, "no tracefs with instances", tracefs[0])
-    return TraceInstance(f"{place}/{_NAME}", "events/module/module_load", _KB, clock="mono", is_read=False)
+    TraceInstance(f"{place}/{_NAME}", "events/module/module_load", _KB, clock="mono", is_read=False)

@@ -299,7 +299,7 @@ def test_the_trace_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_loads_are_traced_after_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requesters: Requesters
 ) -> None:
-    """One trace a call, as each takes time; both are closed. Control: where it fails, the reason is said."""
+    """One trace a call, as each takes time; that of loads outlives the daemon. Control: where it fails, the reason."""
     opened: list[str] = []
 
     class Opened:
@@ -322,4 +322,5 @@ def test_loads_are_traced_after_requests(
         assert requests.open_late().startswith(why)
         assert (requests.needs_trace, opened) == (False, ["requests"] if why else ["requests", "loads"])
         requests.close()
-        assert opened == []
+        assert opened == ([] if why else ["loads"])
+        opened.clear()

@@ -131,6 +131,17 @@ def test_an_installation_removes_files_that_the_old_one_had_more(installed: Path
     assert set(manifest.read_text().splitlines()) == listing(installed)
 
 
+def test_uninstall_ends_the_trace_of_loads(tmp_path: Path) -> None:
+    """Which the daemon leaves. Control: that of the running system stays if another one's files are removed."""
+    instance = tmp_path / "tracing/instances/kmodd-loads"
+    instance.mkdir(parents=True)
+    for words, is_there in ((("DESTDIR=/", f"PREFIX={tmp_path}"), True), ((f"PREFIX={tmp_path}",), False)):
+        (tmp_path / "lib/kmodd").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lib/kmodd/manifest").write_text(f"{tmp_path}/lib/kmodd/manifest\n")
+        make("uninstall", f"TRACEFS={tmp_path}/tracing", *words)
+        assert instance.exists() is is_there
+
+
 def test_uninstall_without_an_installation_fails(tmp_path: Path) -> None:
     assert "not installed" in make("uninstall", f"DESTDIR={tmp_path}", expect=2)
 

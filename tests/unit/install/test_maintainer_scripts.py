@@ -37,3 +37,18 @@ def test_an_upgrade_opens_the_socket_whose_type_has_changed(tmp_path: Path) -> N
 
 def test_without_systemd_no_unit_is_restarted(tmp_path: Path) -> None:
     assert configure(tmp_path, booted=False) == []
+
+
+def test_removal_ends_the_trace_of_loads_and_an_upgrade_keeps_it(tmp_path: Path) -> None:
+    """The daemon leaves the trace, which says who loads modules while it is stopped."""
+    instance = tmp_path / "tracing/instances/kmodd-loads"
+    instance.mkdir(parents=True)
+    text = (ROOT / "debian/kmodd.prerm").read_text().partition("#DEBHELPER#")[0]
+    assert "/sys/kernel/tracing" in text
+    script = tmp_path / "prerm"
+    for old, new in (("/sys/kernel", tmp_path), ("/run/systemd/system", tmp_path / "none"), ("/usr/lib", tmp_path)):
+        text = text.replace(old, str(new))
+    script.write_text(text)
+    for word, is_kept in (("upgrade", True), ("remove", False), ("remove", False)):
+        assert run(["/bin/sh", script, word]).returncode == 0
+        assert instance.exists() is is_kept
