@@ -28,6 +28,7 @@ from kmodd.planning.verify import (
     Result,
     Unreadable,
     Unrecorded,
+    corrected,
     history_of,
     judge,
     kernel_of,
@@ -135,7 +136,7 @@ def _look(given: Given) -> _Seen:
     records = read_records(VERB, given)
     found = _verify(modules, Files(tree, snapshot.catalog), records, read_loads(root))
     problems = [str(problem) for problem in snapshot.catalog.problems]
-    unknown = [each for each in found if isinstance(each.history, Unrecorded)]
+    unknown = [each for each in found if isinstance(corrected(each.history, each.load), Unrecorded)]
     if unknown and records.is_readable:
         count = count_of(len(unknown), "module")
         problems.append(f"The journal has no start of kmodd in this boot, so it is not known what loaded {count}")
@@ -220,7 +221,7 @@ def _results(each: _Verified, kernel: Kernel) -> tuple[Result, ...]:
     when = ""
     if isinstance(each.disk, File):
         when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(each.disk.changed / 1e6))
-    return judge(each.live, each.disk, each.history, each.load, kernel, when)
+    return judge(each.live, each.disk, each.history, each.load, kernel, time.monotonic_ns() // 1000, when)
 
 
 def _findings(found: Sequence[_Verified]) -> int:
@@ -256,7 +257,7 @@ def _row(each: _Verified, results: Sequence[Result]) -> list[str]:
 
 def _loaded_by(each: _Verified) -> str:
     if each.load:
-        return f"{each.load.comm}[{each.load.pid}]"
+        return f"{each.load.comm or '?'}[{each.load.pid}]"
     match each.history:
         case ByKmodd(program=program, pid=pid):
             return f"{program}[{pid}]"
@@ -291,5 +292,5 @@ def _object(each: _Verified, result: Result) -> dict[str, object]:
 def _loader_object(each: _Verified) -> dict[str, object] | None:
     """Return the process that loaded a module: by the kernel's trace, else by the journal."""
     if each.load:
-        return {"comm": printable(each.load.comm), "pid": each.load.pid}
+        return {"comm": printable(each.load.comm) or None, "pid": each.load.pid}
     return {"comm": each.history.program, "pid": each.history.pid} if isinstance(each.history, ByKmodd) else None

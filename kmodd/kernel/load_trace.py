@@ -16,6 +16,8 @@ _LINE: Final = re.compile(
     re.ASCII | re.MULTILINE,
 )
 """A line as in Documentation/trace/ftrace.rst: `  insmod-812     [001] .....    92.104523: module_load: tun`."""
+_FORGOTTEN: Final = "<...>"
+"""Name of a thread that saved_cmdlines no longer has (Documentation/trace/ftrace.rst)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class ModuleLoad:
 
     module: str
     comm: str
-    """Name of the thread that loaded it, at most 15 bytes."""
+    """Name of the thread that loaded it, at most 15 bytes; empty: the kernel has forgotten it."""
     pid: int
     """Number of that thread."""
     monotonic: int
@@ -41,5 +43,6 @@ def parse(text: str) -> dict[str, ModuleLoad]:
         usec = int(line["seconds"]) * 1_000_000 + int(line["usec"])
         before = found.get(line["module"])
         if before is None or before.monotonic <= usec:
-            found[line["module"]] = ModuleLoad(line["module"], line["comm"], int(line["pid"]), usec)
+            comm = "" if line["comm"] == _FORGOTTEN else line["comm"]
+            found[line["module"]] = ModuleLoad(line["module"], comm, int(line["pid"]), usec)
     return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Code = Literal[
         "unreadable", "hidden", "no-file", "build-id", "srcversion", "replaced", "other-file", "not-kmodd", "owner",
-        "link", "forced", "signature", "taint",
+        "unrecorded", "link", "forced", "signature", "taint",
     ]  # fmt: skip
     Weight = Literal["finding", "information", "detail"]
 else:
@@ -24,6 +24,9 @@ else:
 
 LOADER = "kmodd-loader"
 """Name of the threads of kmodd's loaders (TASK_COMM in proc_pid_comm(5))."""
+
+_SETTLE = 2_000_000
+"""Age of a load by a loader of kmodd (µs) from which the record of its request is missed."""
 
 LETTERS = {
     "P": "proprietary", "F": "loaded by force", "C": "staging", "O": "out of the kernel's tree", "E": "unsigned",
@@ -119,11 +122,16 @@ class ByAnother:
 
 
 @dataclass(frozen=True, slots=True)
+class NotRecorded:
+    """A thread with the name of kmodd's loaders, or one that is not known, has loaded it, and there is no record."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unrecorded:
     """The journal does not say what was there when kmodd started."""
 
 
-History = ByKmodd | Before | ByAnother | Unrecorded
+History = ByKmodd | Before | ByAnother | NotRecorded | Unrecorded
 
 
 def history_of(name: str, records: Records) -> History:
@@ -171,21 +179,28 @@ def kernel_of(modules: list[tuple[Live, OnDisk]]) -> Kernel:
 
 
 def judge(
-    live: Live, disk: OnDisk, history: History, load: ModuleLoad | None, kernel: Kernel, when: str = ""
+    live: Live, disk: OnDisk, history: History, load: ModuleLoad | None, kernel: Kernel, now: int, when: str = ""
 ) -> tuple[Result, ...]:
     """Return what is to be said of a module.
 
-    load: its last load in the kernel's trace; None: the trace does not have it. when: time of the file's change, for a
-    message.
+    load: its last load in the kernel's trace; None: the trace does not have it. now: CLOCK_MONOTONIC, µs. when: time of
+    the file's change, for a message.
     """
-    history = _corrected(history, load)
-    return (*_of_kernel(live), *_of_disk(live, disk, history, kernel, when), *_of_history(disk, history, load))
+    history = corrected(history, load)
+    return (*_of_kernel(live), *_of_disk(live, disk, history, kernel, when), *_of_history(disk, history, load, now))
 
 
-def _corrected(history: History, load: ModuleLoad | None) -> History:
-    """Return the history as the trace has it: it knows of later loads, and of kmodd's own without a record yet."""
+def corrected(history: History, load: ModuleLoad | None) -> History:
+    """Return the history as the trace has it, which knows of later loads, and of those before the first record."""
+    if load is None:
+        return history
+    is_known = load.comm not in ("", LOADER)
     match history:
-        case ByKmodd() | Before() if load and load.monotonic > history.written and load.comm != LOADER:
+        case ByKmodd() | Before() if load.monotonic > history.written:
+            return ByAnother() if is_known else NotRecorded()
+        case ByAnother() if load.comm == LOADER:
+            return NotRecorded()
+        case Unrecorded() if is_known:
             return ByAnother()
         case _:
             return history
@@ -260,11 +275,15 @@ def _of_signature(live: Live, file: File, kernel: Kernel) -> Iterator[Result]:
         yield Result("taint", f"{file.path} is of the kernel's own tree, but what was loaded was not (taint O)")
 
 
-def _of_history(disk: OnDisk, history: History, load: ModuleLoad | None) -> Iterator[Result]:
+def _of_history(disk: OnDisk, history: History, load: ModuleLoad | None, now: int) -> Iterator[Result]:
     match history:
-        case ByAnother() if load is None or load.comm != LOADER:
-            who = f"by {load.comm}[{load.pid}]" if load else "by another program, which is not known"
+        case ByAnother():
+            who = f"by {load.comm}[{load.pid}]" if load and load.comm else "by another program, which is not known"
             yield Result("not-kmodd", f"was loaded after kmodd started, {who}, and not by kmodd")
+        case NotRecorded() if load and now - load.monotonic > _SETTLE:
+            who = f"a thread named {load.comm}" if load.comm else "a thread whose name is not known"
+            text = f"was loaded by {who} [{load.pid}], and the journal has no record of this load by kmodd"
+            yield Result("unrecorded", text, "information")
         case ByKmodd() if history.path and (not isinstance(disk, File) or history.path != disk.path):
             place = f", not from {disk.path}" if isinstance(disk, File) else ""
             yield Result("other-file", f"was loaded from {history.path}{place}, by {history.program}[{history.pid}]")

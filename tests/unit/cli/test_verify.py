@@ -269,7 +269,10 @@ def test_what_cannot_be_read_is_said(machine: Played, mod1: bytes) -> None:
 
 
 def test_a_load_without_kmodd_and_who_made_it(machine: Played, mod1: bytes) -> None:
-    """By the trace; without it the process is not known. Control: kmodd's own load, whose record is yet to come."""
+    """By the trace; without it the process is not known. Control: a load by kmodd, whose record is yet to come.
+
+    A thread can give itself the name of kmodd's loaders: an old load without a record is an information.
+    """
     machine.file("mod1", mod1)
     machine.load("mod1", mod1, "OE")
     expected = "was loaded after kmodd started, by another program, which is not known, and not by kmodd"
@@ -280,6 +283,38 @@ def test_a_load_without_kmodd_and_who_made_it(machine: Played, mod1: bytes) -> N
     assert shown.out.splitlines()[1].split() == [b"mod1", b"not-kmodd", b"OE", b"-", b"my-shell", b"-x[812]"]
     machine.traced("mod1", "kmodd-loader", 400, LATER + 2)
     assert machine.found(0) == {}
+    machine.trace = ""
+    machine.traced("mod1", "kmodd-loader", 400, 1)
+    assert machine.found(0)["unrecorded"] == (
+        "information",
+        "was loaded by a thread named kmodd-loader [400], and the journal has no record of this load by kmodd",
+    )
+
+
+def test_a_name_that_the_kernel_has_forgotten_proves_nothing(machine: Played, mod1: bytes) -> None:
+    """Control: the record of kmodd's load holds as long as no load in the trace is later."""
+    machine.file("mod1", mod1)
+    machine.load("mod1", mod1, "OE")
+    machine.traced("mod1", "<...>", 400, 1.5)
+    assert "by another program, which is not known" in machine.found()["not-kmodd"][1]
+    machine.recorded("mod1", second=2)
+    assert machine.found(0) == {}
+    machine.traced("mod1", "<...>", 812, 2.5)
+    assert "by a thread whose name is not known [812]" in machine.found(0)["unrecorded"][1]
+    assert b"?[812]" in machine.verify().out
+
+
+def test_the_trace_counts_without_a_start_on_record(machine: Played, mod1: bytes) -> None:
+    """As where the journal has rotated. Control: a load by a loader of kmodd is not known to be another's."""
+    machine.records.clear()
+    machine.recorded("other")
+    machine.file("mod1", mod1)
+    machine.load("mod1", mod1, "OE")
+    machine.traced("mod1", "insmod", 812, LATER + 5)
+    assert "by insmod[812]" in machine.found()["not-kmodd"][1]
+    machine.traced("mod1", "kmodd-loader", 400, LATER + 6)
+    said = machine.verify()
+    assert (said.out, said.status, b"not known what loaded 1 module" in said.err) == (b"", 1, True)
 
 
 @pytest.mark.parametrize("name", ["mod1", "early"])
