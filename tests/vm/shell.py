@@ -35,7 +35,7 @@ After=kmodd.service
 SuccessAction=poweroff-force
 FailureAction=poweroff-force
 [Service]
-ExecStart=/bin/sh -c 'stty rows {rows} columns {columns}; exec bash'
+ExecStart=/bin/sh -c '{start}'
 Environment=HOME=/root TERM={term} PATH=/usr/lib/kmodd/bin:/usr/sbin:/usr/bin
 WorkingDirectory=/root
 StandardInput=tty-force
@@ -45,6 +45,10 @@ TTYPath=/dev/ttyS3
 [Install]
 WantedBy=multi-user.target
 """
+_FOR_PERSON: Final = "stty rows {rows} columns {columns}; exec bash"
+_FOR_LINES: Final = "stty -echo; echo; exec bash /dev/stdin"
+"""bash without a prompt: with its line editor it turns the terminal to and fro, and what comes between, ctrl-D too, is
+another key then."""
 
 
 def main(names: list[str]) -> int:
@@ -67,7 +71,8 @@ def _boot(scratch: Path, names: list[str]) -> None:
     payload = Payload.new(scratch / "payload")
     payload.install_kmodd(image.suite)
     columns, rows = shutil.get_terminal_size()
-    unit = _UNIT.format(rows=rows, columns=columns, term=os.environ.get("TERM", "dumb"))
+    start = _FOR_PERSON.format(rows=rows, columns=columns) if os.isatty(_INPUT) else _FOR_LINES
+    unit = _UNIT.format(start=start, term=os.environ.get("TERM", "dumb"))
     payload.write("/etc/systemd/system/vm-terminal.service", unit)
     payload.commands.append("systemctl enable vm-terminal.service")
     path = scratch / "terminal"
@@ -98,16 +103,16 @@ def _raw_terminal() -> Iterator[None]:
 
 
 def _connect(terminal: socket.socket) -> None:
-    """Copy both ways until QEMU closes its end. Input waits for the prompt: what comes earlier would be lost."""
-    has_prompt, at_end = False, False
+    """Copy both ways until QEMU closes its end. Input waits for the first output: what comes earlier would be lost."""
+    has_begun, at_end = False, False
     while True:
-        sources = [terminal.fileno(), _INPUT] if has_prompt and not at_end else [terminal.fileno()]
+        sources = [terminal.fileno(), _INPUT] if has_begun and not at_end else [terminal.fileno()]
         ready, _, _ = select.select(sources, [], [])
         if terminal.fileno() in ready:
             data = terminal.recv(4096)
             if not data:
                 return
-            has_prompt = True
+            has_begun = True
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         if _INPUT in ready:
