@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.simulation.compiled import NotCompiled, build, state
-from tests.simulation.coverage import Coverage, OtherSources, Results
+from tests.simulation.coverage import Coverage, Results
 from tests.simulation.draw import play_boot, play_lines
 from tests.simulation.faults import FAULTS
 from tests.simulation.shrink import shrink
@@ -63,14 +63,10 @@ def explain(seed: int) -> int:
 def run_range(first: int, last: int, path: Path, processes: int, commit: str, sources: str) -> int:
     """Play a range of seeds on all processors, and add the result to a file. Returns the exit status.
 
-    commit, sources: the state of the sources (`compiled.state`); those of one file are the same.
+    commit, sources: the state of the sources (`compiled.state`); the file keeps those of each state apart.
     """
     results = Results(path, commit, sources)
-    try:
-        results.read()
-    except OtherSources as why:
-        print(why, file=sys.stderr)
-        return 2
+    results.read()
     if results.has(first, last):
         print(f"{path} has seeds of {first}-{last} already", file=sys.stderr)
         return 2
@@ -90,6 +86,7 @@ def run_range(first: int, last: int, path: Path, processes: int, commit: str, so
     results.seconds += used
     results.coverage.add(coverage)
     results.write()
+    print(f"{path}: {results.total()}")
     for kind in sorted({kind for _, kind in failed})[:3]:
         explain(min(seed for seed, each in failed if each == kind))
     return 1 if failed else 0

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 BATCH_TABLE = frozenset(
     {
@@ -94,13 +95,9 @@ def of_json(words: dict[str, dict[str, int]], totals: dict[str, int]) -> Coverag
     )
 
 
-class OtherSources(Exception):
-    """The results in a file are of other sources, as the text says."""
-
-
 @dataclass
 class Results:
-    """A file in which the results of ranges of seeds add up."""
+    """A file in which the results of ranges of seeds add up, apart for each state of the sources."""
 
     path: Path
     commit: str = ""
@@ -114,22 +111,25 @@ class Results:
     seconds: float = 0.0
     """Processor seconds."""
     coverage: Coverage = field(default_factory=Coverage)
+    others: list[dict[str, Any]] = field(default_factory=list)
+    """The same of earlier states of the sources, as the file has it."""
 
     def read(self) -> None:
-        """Read the file, if there is one. Raises OtherSources."""
+        """Read the file, if there is one."""
         if self.path.exists():
-            words = json.loads(self.path.read_text())
-            if words["sources"] != self.sources:
-                found = f"{words['commit']} (sources {words['sources']}), not {self.commit} ({self.sources})"
-                raise OtherSources(f"{self.path} has results of {found}: remove it, or give another --results")
-            self.ranges = [(first, last) for first, last in words["ranges"]]
-            self.failed = [(seed, kind) for seed, kind in words["failed"]]
-            self.seconds = words["seconds"]
-            self.coverage = of_json(words["coverage"], words["coverage"])
+            for words in json.loads(self.path.read_text())["states"]:
+                if words["sources"] != self.sources:
+                    self.others.append(words)
+                    continue
+                self.ranges = [(first, last) for first, last in words["ranges"]]
+                self.failed = [(seed, kind) for seed, kind in words["failed"]]
+                self.seconds = words["seconds"]
+                self.coverage = of_json(words["coverage"], words["coverage"])
 
     def has(self, first: int, last: int) -> bool:
-        """Whether a seed of the range was counted before."""
-        return any(first <= other_last and other_first <= last for other_first, other_last in self.ranges)
+        """Whether a seed of the range was counted before, in any state of the sources."""
+        ranges = [*self.ranges, *((begin, end) for words in self.others for begin, end in words["ranges"])]
+        return any(first <= other_last and other_first <= last for other_first, other_last in ranges)
 
     def write(self) -> None:
         """Replace the file."""
@@ -143,8 +143,14 @@ class Results:
             "coverage": self.coverage.to_json(),
         }
         beside = self.path.with_suffix(".new")
-        beside.write_text(json.dumps(words, indent=1) + "\n")
+        beside.write_text(json.dumps({"states": [*self.others, words]}, indent=1) + "\n")
         beside.rename(self.path)
+
+    def total(self) -> str:
+        """One line about all states of the sources together."""
+        boots = self.coverage.boots + sum(words["coverage"]["boots"] for words in self.others)
+        failed = len(self.failed) + sum(len(words["failed"]) for words in self.others)
+        return f"{boots} boots on {len(self.others) + 1} states of the sources, {failed} failed"
 
 
 def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.coverage import BATCH_TABLE, Coverage, OtherSources, Results
+from tests.simulation.coverage import BATCH_TABLE, Coverage, Results
 from tests.simulation.draw import (
     MIN_DEVICES,
     MIN_EVENTS,
@@ -127,5 +127,22 @@ def test_results_of_ranges_add_up(tmp_path: Path) -> None:
     assert results.coverage.boots == 2
     assert results.coverage.batch["running", "end", "done"] == 6
     assert results.coverage.pairs["hang + oops"] == 2
-    with pytest.raises(OtherSources, match=r"commit 11 .*, not commit 21"):
-        Results(path, "commit 21", "other sources").read()
+
+
+def test_results_of_other_sources_are_kept_apart(tmp_path: Path) -> None:
+    path = tmp_path / "simulation.json"
+    results = Results(path)
+    for number, sources in enumerate(("old", "new", "old")):
+        results = Results(path, f"commit {number}", sources)
+        results.read()
+        assert results.coverage.boots == (number == 2)
+        assert results.has(1, 1) == (number > 0)
+        results.ranges.append((number * 10 + 1, number * 10 + 10))
+        results.failed += [(number * 10 + 1, "order")]
+        results.coverage.add_boot(["oops"])
+        results.write()
+    assert results.total() == "3 boots on 2 states of the sources, 3 failed"
+    assert results.has(11, 11)
+    again = Results(path, "commit 9", "new")
+    again.read()
+    assert (again.ranges, again.failed, again.coverage.boots) == ([(11, 20)], [(11, "order")], 1)
