@@ -1,10 +1,11 @@
-"""Initial ramdisks in bytes: archives of cpio's newc format, and how they are compressed."""
+"""Initial ramdisks in bytes: archives of cpio's newc format, how they are compressed, and unified kernel images."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import lzma
+import struct
 from collections.abc import Callable, Iterable
 
 import zstandard
@@ -50,3 +51,17 @@ def tree(release: str, modules: Iterable[str]) -> list[str]:
     """The names of the files of a module tree: modules and modules.dep."""
     top = f"usr/lib/modules/{release}"
     return [f"{top}/modules.dep", *(f"{top}/kernel/{module}.ko.xz" for module in modules)]
+
+
+def unified(*sections: tuple[str, bytes]) -> bytes:
+    """A unified kernel image with sections, at multiples of 512 and filled up to these, as ukify makes it."""
+    head = b"MZ" + bytes(58) + (64).to_bytes(4, "little")
+    head += struct.pack("<4sHHIIIHH", b"PE\0\0", 0x8664, len(sections), 0, 0, 0, 240, 0x22E) + bytes(240)
+    at = -(-(len(head) + 40 * len(sections)) // 512) * 512
+    body = b""
+    for name, data in sections:
+        filled = -(-len(data) // 512) * 512
+        place = (len(data), 0x10000 + at, filled, at + len(body))
+        head += struct.pack("<8sIIII16x", name.encode(), *place)
+        body += data.ljust(filled, b"\0")
+    return head.ljust(at, b"\0") + body

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from functools import lru_cache
 
 from kmodd.dataclass import dataclass
-from kmodd.host.initrd_images import initrds_of, unified_images
+from kmodd.host.initrd_images import images_with
 from kmodd.host.journalctl import Query, journal_records
 from kmodd.host.kernel_facts import read_facts
 from kmodd.host.regular_files import read_file
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
     from kmodd.index.catalog import Snapshot
 
-_LIMIT = 60
-"""Seconds to wait for lsinitramfs, which unpacks the image."""
 _JOURNAL_LIMIT = 10.0
 """Seconds to wait for journalctl, which reads a large journal of many files slowly."""
 
@@ -51,7 +47,7 @@ def truth_of(module: str, tree: Tree, snapshot: Snapshot, asked: Askers) -> Trut
     aliases, users, softdeps = bringers_of(module, snapshot)
     is_builtin = snapshot.catalog.is_builtin(module)
     symbols = decode(read_file(f"{tree.root}/proc/kallsyms") or b"").splitlines() if is_builtin else []
-    initrds, problem = _initrds(module, tree.release) if not tree.root else (None, "it is that of another machine")
+    images = images_with(module, tree.release) if not tree.root else None
     return Truth(
         module,
         loaded_module(tree.loaded(), module),
@@ -65,9 +61,9 @@ def truth_of(module: str, tree: Tree, snapshot: Snapshot, asked: Askers) -> Trut
         asked.by_module.get(module, ()),
         asked.unknown,
         why_kernel_refuses(read_facts(tree.root)),
-        initrds,
-        problem,
-        unified_images() if not tree.root else (),
+        images.carrying if images and images.has_images else None,
+        f"there is no initrd of {tree.release} in /boot or /efi" if images else "it is that of another machine",
+        images.unread if images else (),
     )
 
 
@@ -86,32 +82,3 @@ def read_askers(modules: Sequence[str], root: str, limit: float = _JOURNAL_LIMIT
     except (OSError, subprocess.CalledProcessError):
         return Askers({}, "the journal cannot be read")
     return Askers({module: askers_of(module, entries) for module in modules})
-
-
-def _initrds(module: str, release: str) -> tuple[tuple[str, ...] | None, str]:
-    """Return the initrds of a kernel that carry a module, None if they cannot be read, and why."""
-    images = initrds_of(release)
-    if not images:
-        return None, f"there is no initrd of {release} in /boot or /efi"
-    program = shutil.which("lsinitramfs") or shutil.which("lsinitrd")
-    if program is None:
-        return None, f"no lsinitramfs for {images[0]}"
-    carrying = []
-    for image in images:
-        modules = _modules_of(program, image)
-        if modules is None:
-            return None, f"{program} cannot read {image}"
-        if module in modules:
-            carrying.append(image)
-    return tuple(carrying), ""
-
-
-@lru_cache(maxsize=8)
-def _modules_of(program: str, image: str) -> frozenset[str] | None:
-    """Return the modules in an initrd, with `_`; None: it cannot be read. It is unpacked once for all names."""
-    try:
-        done = subprocess.run([program, image], capture_output=True, timeout=_LIMIT, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    files = [line.rpartition("/")[2] for line in decode(done.stdout).splitlines()]
-    return frozenset(file.partition(".ko")[0].replace("-", "_") for file in files if ".ko" in file)

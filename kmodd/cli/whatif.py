@@ -45,11 +45,11 @@ VERB = Verb(
     "A device is same, changed (other modules come), lost (it would have no driver), new (it has none now), or has no "
     "module in either tree. Lost is also a device whose driver is gone while no other module takes its place.\n\n"
     "Images are those of initramfs-tools, dracut and mkosi: cpio archives, also several, plain or compressed by gzip, "
-    "xz, zstd, lzma or bzip2.",
+    "xz, zstd, lzma or bzip2; or unified kernel images with one of these.",
     (
         Option("--kernel", "release of the other kernel", "RELEASE"),
         Option("--tree", "its tree: DIR/lib/modules/RELEASE, by that path or as DIR", "DIR"),
-        Option("--initrd", "its initial ramdisk; of several all count", "IMAGE"),
+        Option("--initrd", "its initial ramdisk, or a unified kernel image; of several all count", "IMAGE"),
         Option("--devices", "a recording of `kmodd record` in place of this machine's devices", "RECORDING"),
         Option("--lost", "only what is lost; nothing is printed if all is well"), JSON, ROOT,
     ),

@@ -9,7 +9,19 @@ if TYPE_CHECKING:
     from bz2 import BZ2Decompressor
     from collections.abc import Callable, Iterator
     from lzma import LZMADecompressor
-    from typing import IO, Literal
+    from typing import IO, Literal, Protocol
+
+    class ByteFile(Protocol):
+        """A seekable file, or a part of one."""
+
+        def read(self, size: int, /) -> bytes:
+            """Return the next bytes; fewer at the end."""
+
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            """Go to a place, from the beginning (0), this place (1) or the end (2); return it."""
+
+        def tell(self) -> int:
+            """Return the place."""
 
     Compression = Literal["gzip", "xz", "zstd"]
     """A format, by its name in /sys/module/compression (Documentation/ABI/testing/sysfs-module)."""
@@ -70,7 +82,7 @@ def chunks(file: IO[bytes], name: Compression, limit: int = UNPACKED_LIMIT) -> I
         yield chunk
 
 
-def stream_chunks(file: IO[bytes], name: StreamFormat) -> Iterator[bytes]:
+def stream_chunks(file: ByteFile, name: StreamFormat) -> Iterator[bytes]:
     """Yield the content of one stream (a gzip member, a zstd frame) in pieces, without a limit of their sum.
 
     file: open at the beginning of the stream; behind the stream once all pieces are taken. It must be seekable.
@@ -93,7 +105,7 @@ def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
         file.seek(-len(_GZIP), 1)
 
 
-def _gzip_member(file: IO[bytes]) -> Iterator[bytes]:
+def _gzip_member(file: ByteFile) -> Iterator[bytes]:
     import zlib
 
     decoder = zlib.decompressobj(wbits=31)
@@ -121,26 +133,26 @@ def _unxz(file: IO[bytes]) -> Iterator[bytes]:
             raise _damaged("xz", "wrong padding")
 
 
-def _xz_stream(file: IO[bytes]) -> Iterator[bytes]:
+def _xz_stream(file: ByteFile) -> Iterator[bytes]:
     import lzma
 
     # A header may claim a dictionary of 4 GiB, which would be allocated.
     return _stream(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=UNPACKED_LIMIT), file, "xz")
 
 
-def _lzma_stream(file: IO[bytes]) -> Iterator[bytes]:
+def _lzma_stream(file: ByteFile) -> Iterator[bytes]:
     import lzma
 
     return _stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=UNPACKED_LIMIT), file, "lzma")
 
 
-def _bzip2_stream(file: IO[bytes]) -> Iterator[bytes]:
+def _bzip2_stream(file: ByteFile) -> Iterator[bytes]:
     import bz2
 
     return _stream(bz2.BZ2Decompressor(), file, "bzip2")
 
 
-def _stream(decoder: LZMADecompressor | BZ2Decompressor, file: IO[bytes], name: StreamFormat) -> Iterator[bytes]:
+def _stream(decoder: LZMADecompressor | BZ2Decompressor, file: ByteFile, name: StreamFormat) -> Iterator[bytes]:
     """Unpack one stream with a decoder of the standard library."""
     import lzma
 
@@ -179,7 +191,7 @@ def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
         raise _damaged("zstd", error) from None
 
 
-def _zstd_frame(file: IO[bytes]) -> Iterator[bytes]:
+def _zstd_frame(file: ByteFile) -> Iterator[bytes]:
     """Unpack one zstd frame, block by block: the library's decoder unpacks all that it gets at once.
 
     A block has at most 128 KiB (RFC 8878, 3.1.1.2).
@@ -210,12 +222,12 @@ def _zstd_frame(file: IO[bytes]) -> Iterator[bytes]:
 
 
 _DECODERS = {"gzip": _gunzip, "xz": _unxz, "zstd": _unzstd}
-_STREAMS: dict[StreamFormat, Callable[[IO[bytes]], Iterator[bytes]]] = {
+_STREAMS: dict[StreamFormat, Callable[[ByteFile], Iterator[bytes]]] = {
     "gzip": _gzip_member, "xz": _xz_stream, "zstd": _zstd_frame, "lzma": _lzma_stream, "bzip2": _bzip2_stream,
 }  # fmt: skip
 
 
-def _skip_zeros(file: IO[bytes]) -> tuple[int, bool]:
+def _skip_zeros(file: ByteFile) -> tuple[int, bool]:
     """Place a file at its next byte that is not zero; return how many zeros there were, and whether there is one."""
     zeros = 0
     while piece := file.read(_PIECE):

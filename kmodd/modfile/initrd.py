@@ -21,9 +21,8 @@ from kmodd.text import decode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import IO
 
-    from kmodd.modfile.decompress import StreamFormat
+    from kmodd.modfile.decompress import ByteFile, StreamFormat
 
 MAX_ENTRIES = 1 << 18
 """Files of an image at most; those of Debian have 3,000."""
@@ -57,7 +56,7 @@ _FORMATS: tuple[tuple[bytes, StreamFormat], ...] = (
     (b"\x5d\x00", "lzma"),
 )
 """As the kernel knows them (lib/decompress.c)."""
-_NOT_READ = ((b"\x02\x21\x4c\x18", "lz4"), (b"\x89LZO", "lzo"), (b"MZ", "a PE file, as a unified kernel image"))
+_NOT_READ = ((b"\x02\x21\x4c\x18", "lz4"), (b"\x89LZO", "lzo"), (b"MZ", "a PE file"))
 _MODULE_FILE = re.compile(r"(?:\.?/)*(?:usr/)?lib/modules/([^/]+)/(.+)", re.DOTALL)
 _NESTED = ("squashfs-root.img", "squash-root.img", "erofs-root.img")
 """Images in which dracut's modules squash, squash-squashfs and squash-erofs put all files."""
@@ -79,7 +78,7 @@ class Initrd:
         return self.modules.get(release, frozenset()) if release in self.indexed else frozenset()
 
 
-def read_initrd(file: IO[bytes], limit: int = UNPACKED_LIMIT) -> Initrd:
+def read_initrd(file: ByteFile, limit: int = UNPACKED_LIMIT) -> Initrd:
     """Return the modules in an image, open at its beginning and seekable.
 
     limit: bytes of all segments together, unpacked, padding included.
@@ -207,12 +206,12 @@ class _Source:
         return b""
 
 
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+def _pieces(file: ByteFile) -> Iterator[bytes]:
     while piece := file.read(_PIECE):
         yield piece
 
 
-def _packed(file: IO[bytes], plain: _Source, head: bytes) -> _Source:
+def _packed(file: ByteFile, plain: _Source, head: bytes) -> _Source:
     """Return the bytes of the compressed segment at the place of `plain`, which begins with `head`."""
     name = next((name for magic, name in _FORMATS if head.startswith(magic)), None)
     if name is None:

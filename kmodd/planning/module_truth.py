@@ -56,11 +56,11 @@ class Truth:
     kernel_refuses: str = ""
     """Why root cannot load its file either; empty: root can."""
     initrds: tuple[str, ...] | None = None
-    """Images that carry the module; None: they cannot be read."""
+    """Images that carry the module; None: there are none to be read."""
     initrd_problem: str = ""
-    """Why they cannot."""
-    unified: tuple[str, ...] = ()
-    """Unified kernel images, which are not read."""
+    """Why there are none."""
+    unread: tuple[tuple[str, str], ...] = ()
+    """Images that cannot be read, each with why."""
 
 
 def initcalls_of(symbols: Iterable[str], module: str) -> tuple[str, ...] | None:
@@ -174,7 +174,7 @@ def as_object(truth: Truth) -> dict[str, object]:
         "used_by": [{"who": who, "loads": loads} for who, loads in truth.askers],
         "kernel_refuses": truth.kernel_refuses or None,
         "initrds": None if truth.initrds is None else list(truth.initrds),
-        "images_not_read": list(truth.unified),
+        "images_not_read": [path for path, _ in truth.unread],
     }
 
 
@@ -235,8 +235,7 @@ def _loopholes(truth: Truth) -> list[str]:
         found.append("Root can still load its file with insmod; `kmodd seal --permanent` ends that")
     if truth.has_file and not truth.kernel_refuses.startswith("the kernel"):
         found.append("Root can still load it with `modprobe -i`, which ignores install lines")
-    if truth.unified:
-        found.append(f"Whether {_several(truth.unified)} carries it is not known: unified kernel images are not read")
+    found += [f"Whether {path} carries it is not known: {why}" for path, why in truth.unread]
     if truth.initrds is None:
         found.append(f"Whether an initrd carries it cannot be told: {truth.initrd_problem}")
     elif truth.initrds:

@@ -21,10 +21,10 @@ from kmodd.host import process_reader
 from kmodd.index import bin_reader, fnmatch_regex, text_files
 from kmodd.kernel import device_recording, ftrace, kmsg, proc_modules, uevent
 from kmodd.loader import protocol
-from kmodd.modfile import decompress, depmod_cache, depmod_graph, elf, initrd, modinfo, signature
+from kmodd.modfile import decompress, depmod_cache, depmod_graph, elf, initrd, modinfo, signature, unified_image
 from kmodd.text import decode
 from tests.elf_maker import Maker
-from tests.initrds import MICROCODE, PACKERS, archive, tree
+from tests.initrds import MICROCODE, PACKERS, archive, tree, unified
 from tests.pages import EXEC_FORMAT, FORMAT, HEADER_PAGE, page, request_event, written
 
 LIMIT = 1 << 20
@@ -121,6 +121,13 @@ TARGETS: dict[str, Target] = {
     "initrd": Target(
         lambda data: initrd.read_initrd(io.BytesIO(data), LIMIT),
         (MICROCODE + _INITRD, *(pack(_INITRD) for pack in PACKERS.values())),
+    ),
+    "unified_image": Target(
+        lambda data: unified_image.read_image(io.BytesIO(data), LIMIT),
+        (
+            unified((".linux", b"MZ"), (".initrd", MICROCODE + PACKERS["zstd"](_INITRD))),
+            unified((".initrd", _INITRD), (".profile", b"ID=a"), (".profile", b"ID=b"), (".initrd", b"")),
+        ),
     ),
     "device_recording": Target(
         lambda data: [device.event for device in device_recording.parse(decode(data), "x")[0]],

@@ -93,7 +93,7 @@ def test_a_cut_image_is_one_message_with_the_offset(name: str) -> None:
         (b"\x7fELF" * 9, "offset 0: expected a cpio archive, or one compressed by gzip, xz, zstd, lzma or bzip2"),
         (MICROCODE + b"\x02\x21\x4c\x18", f"offset {len(MICROCODE)}: expected a cpio archive, or one compressed by "),
         (b"\x02\x21\x4c\x18", "; found lz4, which is not read"),
-        (b"MZ\0\0", "; found a PE file, as a unified kernel image, which is not read"),
+        (b"MZ\0\0", "; found a PE file, which is not read"),
         (b"070707" + bytes(200), "(070701 or 070702), found b'070707'"),
         (b"\0" + MAIN, "offset 1: expected an archive at a multiple of 4, after zero bytes"),
         (MAIN[: -len(TRAILER)], "expected a header of cpio's newc format (070701 or 070702), found the end"),
