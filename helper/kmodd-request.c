@@ -51,6 +51,8 @@
 #define ACCEPT_LIMIT 2 /* seconds, for a place in the daemon's queue, and again for its "a" */
 #endif
 #define MARK "KMODD_REQUEST=gave-up"
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+#define FLAGS_FIELD 9 /* of the fields of /proc/PID/stat */
 #define MAX_SHOWN 255 /* bytes of NAME in the log; the kernel's own limit is 55 */
 
 /* A system call: the result, or -errno. */
@@ -163,23 +165,33 @@ static void log_refusal(const char *name, const char *why)
 	call(SYS_write, file, line, end - line, 0, 0, 0);
 }
 
-/* Whether the parent is a kernel thread: it has a folder in PROC, and no program. */
+/* Whether the parent is a kernel thread, by its flags (proc_pid_stat(5)): a process whose first thread has ended has no
+ * program in PROC either. */
 static int is_kernels(void)
 {
-	char path[sizeof PROC + 32], digits[24], target, *end, *digit = digits + sizeof digits - 1;
-	long parent = call(SYS_getppid, 0, 0, 0, 0, 0, 0);
-	struct statx folder;
+	char path[sizeof PROC + 32], digits[24], stat[512], *digit = digits + sizeof digits - 1;
+	long parent = call(SYS_getppid, 0, 0, 0, 0, 0, 0), file, size, at;
+	unsigned long flags = 0;
 
 	if (parent <= 0) /* 0: of another PID namespace */
 		return 0;
 	for (*digit = 0; parent; parent /= 10)
 		*--digit = '0' + parent % 10;
-	end = append(append(path, PROC "/", sizeof PROC), digit, sizeof digits);
-	*end = 0;
-	if (call(SYS_statx, AT_FDCWD, path, 0, STATX_TYPE, &folder, 0) < 0)
+	*append(append(append(path, PROC "/", sizeof PROC), digit, sizeof digits), "/stat", 5) = 0;
+	file = call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+	if (file < 0)
 		return 0;
-	*append(end, "/exe", 4) = 0;
-	return call(SYS_readlinkat, AT_FDCWD, path, &target, 1, 0, 0) == -ENOENT;
+	size = call(SYS_read, file, stat, sizeof stat, 0, 0, 0);
+	call(SYS_close, file, 0, 0, 0, 0, 0);
+	for (at = size; at > 0 && stat[at - 1] != ')';) /* the name may have any bytes; what follows it has no `)` */
+		at--;
+	if (at <= 0)
+		return 0;
+	for (int field = 2; at < size && field < FLAGS_FIELD; at++)
+		field += stat[at] == ' ';
+	for (; at < size && stat[at] >= '0' && stat[at] <= '9'; at++)
+		flags = flags * 10 + (stat[at] - '0');
+	return !!(flags & PF_KTHREAD);
 }
 
 /* Become the real modprobe, never this program again. Returns if there is none. */

@@ -28,6 +28,8 @@ LIMIT = 1
 PATIENCE = 60
 """The same where the test answers."""
 KINDS = ("bare", "libc", "python")
+KERNEL_THREAD, PROCESS = 0x0420_8060, 0x0040_0000
+"""Flags of a kworker and of a shell on Linux 6.1 (PF_KTHREAD is 0x0020_0000)."""
 CROSS = "arm64"
 """Compiled like "bare" by a cross compiler, and run by QEMU's user mode emulation."""
 
@@ -98,6 +100,7 @@ class Helper:
         """As on a machine without kmodd: a modprobe, a kernel log; the helper's parent is a kernel thread."""
         self.flag.parent.mkdir(exist_ok=True)
         self.parent.mkdir(parents=True, exist_ok=True)
+        self.by(b"kworker/u8:1-events_unbound", KERNEL_THREAD)
         self.log.write_bytes(b"")
         called = self.folder / "called"
         self.modprobe(f'printf "%s\\n" "$@" "$KMODD_REQUEST" "$HOME" "$PATH" >{called}\n'
@@ -109,9 +112,19 @@ class Helper:
         path.write_text(f"#!/bin/sh\n{script}")
         path.chmod(0o755)
 
+    def by(self, comm: bytes, flags: int) -> None:
+        """The helper's parent has this name and these flags, as proc_pid_stat(5) shows them."""
+        own = b" I 2 0 0 0 -1 %d 0 0 0 0 0 3 0 0 20 0 1 0 42 0 0 18446744073709551615 0 0" % flags
+        (self.parent / "stat").write_bytes(b"%d (%s)%s\n" % (os.getpid(), comm, own))
+
     def by_a_process(self) -> None:
-        """The helper's parent has a program, as all but kernel threads."""
-        (self.parent / "exe").symlink_to("/bin/sh")
+        """The helper's parent is no kernel thread."""
+        self.by(b"sh", PROCESS)
+
+    def by_its_real_parent(self) -> None:
+        """/proc is that of this machine."""
+        shutil.rmtree(self.parent.parent)
+        self.parent.parent.symlink_to("/proc")
 
     def start(self, *words: bytes | str, below: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start the helper as the kernel does, or `below` another program."""

@@ -27,6 +27,10 @@ KERNEL_LOG = "/dev/kmsg"
 ACCEPT_LIMIT = 2
 """Seconds to wait for connect(2), and again for the daemon's `a` (accepted)."""
 
+PF_KTHREAD = 0x00200000
+"""include/linux/sched.h"""
+_FLAGS = 6
+"""Place of the flags among the fields that follow the name in /proc/PID/stat."""
 _MARK = "KMODD_REQUEST", "gave-up"
 _MAX_SHOWN = 255
 
@@ -81,15 +85,17 @@ def _is_closed() -> bool:
 
 
 def _is_kernels() -> bool:
-    """Return whether the parent is a kernel thread: it has a folder in /proc, and no program."""
+    """Return whether the parent is a kernel thread, by its flags (proc_pid_stat(5)).
+
+    A process whose first thread has ended has no program in /proc either.
+    """
     parent = os.getppid()
     try:
-        os.readlink(f"{PROC}/{parent}/exe")
-    except FileNotFoundError:
-        return parent > 0 and os.path.isdir(f"{PROC}/{parent}")
-    except OSError:
-        pass
-    return False
+        with open(f"{PROC}/{parent}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # the name before them may have any bytes
+        return parent > 0 and bool(int(fields[_FLAGS]) & PF_KTHREAD)
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def _fall_back(argv: list[str], why: str) -> int:

@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -26,7 +27,7 @@ static long played(long number, ...);
 static const uint8_t *input;
 static size_t left;
 static jmp_buf executed;
-static int is_kernels_child, is_closed;
+static int is_kernels_child, is_a_process, is_closed;
 
 static unsigned next(void)
 {
@@ -65,12 +66,31 @@ static long play_statx(const char *path, struct statx *status)
 		is_closed = S_ISREG(status->stx_mode) && !status->stx_uid;
 		return 0;
 	}
-	if (!strncmp(path, PROC "/", sizeof PROC) && strcmp(path, "/proc/self/exe")) {
-		is_kernels_child = !(kind & 1);
-		return kind & 1 ? fails(ENOENT) : 0;
-	}
 	status->stx_ino = 1 + (kind >> 1) % 2;
 	return kind & 1 ? fails(ENOENT) : 0;
+}
+
+/* The parent's stat: of a kernel thread, of a process, whatever its name, or any bytes. */
+static long play_stat(char *data, size_t size)
+{
+	unsigned kind = next(), length = next() % 65;
+	char name[64], line[256];
+
+	if (kind % 4 == 3) {
+		size_t count = next();
+		for (size_t i = 0; i < count; i++)
+			data[i] = next();
+		return count;
+	}
+	for (unsigned i = 0; i < length; i++)
+		name[i] = next();
+	long head = sprintf(line, "%u (", kind);
+	memcpy(line + head, name, length);
+	is_kernels_child = kind % 4 == 0, is_a_process = !is_kernels_child;
+	head += length + sprintf(line + head + length, ") I 2 0 0 0 -1 %u 0 0 0\n", is_kernels_child ? 69238880 : 4194304);
+	require((size_t)head <= size);
+	memcpy(data, line, head);
+	return head;
 }
 
 static long play_receive(char *data, size_t size)
@@ -101,21 +121,18 @@ static long played(long number, ...)
 	switch (number) {
 	case SYS_getppid: return (long)next() << (next() % 24);
 	case SYS_statx: return play_statx((const char *)a[1], (struct statx *)a[4]);
-	case SYS_readlinkat:
-		require(strlen((const char *)a[1]) < 64 && a[3] == 1);
-		if (next() & 1) {
-			is_kernels_child = 0;
-			*(char *)a[2] = '/';
-			return 1;
-		}
-		return fails(ENOENT);
-	case SYS_socket: return next() & 1 ? fails(EMFILE) : 3;
+	case SYS_read: return next() & 1 ? fails(ESRCH) : play_stat((char *)a[1], a[2]);
+	case SYS_socket:
+		require(!is_a_process);
+		return next() & 1 ? fails(EMFILE) : 3;
 	case SYS_connect: return next() & 1 ? fails(left && next() & 1 ? EINTR : ECONNREFUSED) : 0;
 	case SYS_sendto:
 		require(a[2] == (long)strlen((const char *)a[1]));
 		return next() & 1 ? fails(EPIPE) : a[2];
 	case SYS_recvfrom: return play_receive((char *)a[1], a[2]);
-	case SYS_openat: return next() & 1 ? fails(EPERM) : 4;
+	case SYS_openat:
+		require(strlen((const char *)a[1]) < 64);
+		return next() & 1 ? fails(EPERM) : 4;
 	case SYS_write: return a[0] == 2 ? a[2] : log_line((const char *)a[1], a[2]);
 	case SYS_execve:
 		require(!(is_kernels_child && is_closed));
@@ -146,7 +163,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	words[count] = 0;
 	char *own[8];
 	memcpy(own, words, sizeof own);
-	is_kernels_child = is_closed = 0;
+	is_kernels_child = is_a_process = is_closed = 0;
 	if (!setjmp(executed)) {
 		int status = run(count, words, environment);
 		require(status == 0 || status == 1);
@@ -157,7 +174,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef STANDALONE /* without libFuzzer: cases of standard input, each with its size before it, 2 bytes */
-#include <stdio.h>
 int main(void)
 {
 	uint8_t size[2], data[65536];

@@ -15,7 +15,7 @@ import pytest
 
 from kmodd.cli import request as in_python
 from kmodd.host.helper_socket import REQUEST_SOCKET, KernelRequest, RequestSocket
-from tests.request_helper import BY_MODPROBE, KINDS, LIMIT, SOURCE, Helper, come
+from tests.request_helper import BY_MODPROBE, KERNEL_THREAD, KINDS, LIMIT, PROCESS, SOURCE, Helper, come
 
 
 @pytest.mark.parametrize(("found", "status"), [(True, 0), (False, 1)])
@@ -141,6 +141,82 @@ def test_a_call_of_a_process_becomes_modprobe(
     assert helper.log.read_bytes() == b""
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_process_whose_first_thread_has_ended_is_no_kernel_thread(
+    helper: Helper, requests: RequestSocket, tmp_path: Path, ends: bool
+) -> None:
+    """Such a process has no program in /proc, as kernel threads have none. Control: its first thread goes on."""
+    helper.by_its_real_parent()
+    (tmp_path / "parent.c").write_text(PARENT)
+    subprocess.run(["gcc", "-pthread", tmp_path / "parent.c", "-o", tmp_path / "parent"], check=True)
+    below = [str(tmp_path / "parent"), "ends" if ends else "goes on"]
+    assert helper.status("-q", "--", "net-pf-9", below=below) == BY_MODPROBE
+    assert helper.became()[:4] == ["-q", "--", "net-pf-9", ""], "with its own environment"
+    assert not select.select([requests], [], [], 0)[0], "the daemon was not troubled"
+
+
+PARENT = """
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char **words;
+
+static void *other(void *unused)
+{
+	char path[64], state = 0;
+	int status = 0;
+
+	sprintf(path, "/proc/self/task/%d/stat", getpid());
+	while (!strcmp(words[1], "ends") && state != 'Z') {
+		FILE *file = fopen(path, "r");
+		fscanf(file, "%*d (parent) %c", &state);
+		fclose(file);
+	}
+	if (!fork())
+		return execv(words[2], words + 2), NULL;
+	wait(&status);
+	_exit(WEXITSTATUS(status));
+}
+
+int main(int count, char **given)
+{
+	pthread_t thread;
+
+	words = given;
+	pthread_create(&thread, NULL, other, NULL);
+	if (!strcmp(words[1], "ends"))
+		pthread_exit(NULL);
+	pthread_join(thread, NULL);
+}
+"""
+
+
+@pytest.mark.parametrize("comm", [b"a) I 2 0 0 0 -1", b") I 2 0 0 0 -1 ", b"\n1 (x) I 0 0 0", b"((((", b""])
+def test_the_name_of_the_parent_is_not_taken_for_its_flags(
+    helper: Helper, requests: RequestSocket, comm: bytes
+) -> None:
+    """A process has any name of 15 bytes. Control: the same name of a kernel thread."""
+    helper.by(comm, PROCESS)
+    assert helper.status("-q", "--", "net-pf-9") == BY_MODPROBE
+    assert helper.became()[3] == ""
+    helper.by(comm, KERNEL_THREAD)
+    with helper.start("-q", "--", "net-pf-9") as process:
+        requests.answer(come(requests)[0], True)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("stat", [b"", b"1 (x", b"1 (x)", b"1 (x) I 2 0 0 0 -1 ", b"\xff", None])
+def test_a_parent_that_is_not_known_is_a_process(helper: Helper, requests: RequestSocket, stat: bytes | None) -> None:
+    (helper.parent / "stat").unlink()
+    if stat is not None:
+        (helper.parent / "stat").write_bytes(stat)
+    assert helper.status("-q", "--", "net-pf-9") == BY_MODPROBE
+    assert helper.became()[3] == ""
+
+
 def test_the_first_modprobe_that_can_be_executed_is_taken(helper: Helper) -> None:
     first, second = helper.modprobes
     first.write_text("#!/bin/sh\nexit 8\n")
@@ -193,4 +269,5 @@ def test_all_of_them_use_the_same_paths() -> None:
     assert defined["KERNEL_LOG"] == f'"{in_python.KERNEL_LOG}"'
     assert defined["PROC"] == f'"{in_python.PROC}"'
     assert defined["MODPROBES"] == ", ".join(f'"{path}"' for path in in_python.MODPROBES)
+    assert int(defined["PF_KTHREAD"], 16) == in_python.PF_KTHREAD
     assert int(defined["ACCEPT_LIMIT"]) == in_python.ACCEPT_LIMIT
