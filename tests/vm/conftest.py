@@ -68,8 +68,11 @@ def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         payload.write(LOG_LEVEL, "[Kmodd]\nLogLevel=debug\n")
         if prepare is not None:
             prepare(payload)
-        with Machine(image, payload, name=name, append=append, journal=journal, cpus=cpus) as machine:
-            machine.wait_boot()
+        patience = 300.0 * max(1.0, cpus / 16)  # each emulated processor has a share of the machine's
+        with Machine(
+            image, payload, name=name, append=append, journal=journal, cpus=cpus, boot_timeout=patience
+        ) as machine:
+            machine.wait_boot(patience)
             if active and machine.run("systemctl is-active --quiet kmodd").status != 0:
                 raise VmError("kmodd does not run:\n" + machine.run("journalctl --no-pager -n 40 -u kmodd").output)
             settle(machine)
