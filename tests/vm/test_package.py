@@ -37,7 +37,7 @@ CONTAINER = (
     f" mount --bind /usr/bin/kmod /usr/sbin/modprobe; exec {TABLE}'"
 )
 #: Later than a test looks: a daemon that is killed stays away.
-LATE = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=10min\n"
+LATE = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=10min\nTimeoutStartSec=2min\n"
 MINIX = "mount minix"
 #: Verbs, tools and the kernel, one after the other until /run/end; failures to /run/failed.
 CALLS = """
