@@ -1,10 +1,12 @@
-"""Why the daemon does not run, and the command that starts it."""
+"""Why the daemon does not run, and the command that starts it; calls that wait while it is restarted."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import time
 
+from kmodd.cli.client import NotRunning, call
 from kmodd.cli.verb import Verb
 from kmodd.config import cmdline
 from kmodd.host.paths import CONTROL_SOCKET
@@ -14,10 +16,35 @@ from kmodd.text import decode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 _STATUS = 7
 _LIMIT = 10
 """Seconds to wait for systemctl."""
+_RESTART_LIMIT = 20
+"""Seconds to wait for a daemon that is being started, as in an upgrade of the package."""
+PAUSE = 0.2
+"""Seconds between two attempts."""
+
+
+def call_awaited(method: str, path: str = CONTROL_SOCKET, **parameters: Any) -> dict[str, Any]:
+    """Call `io.kmodd.METHOD`, which may be called twice, as `client.call`; wait while systemd restarts the service.
+
+    Raises NotRunning if the daemon does not run and is not being started, Refused if the reply is an error.
+    """
+    until = time.monotonic() + _RESTART_LIMIT
+    while True:
+        try:
+            return call(method, path, **parameters)
+        except NotRunning:
+            if path != CONTROL_SOCKET or time.monotonic() >= until or not is_coming(unit_properties()):
+                raise
+        time.sleep(PAUSE)
+
+
+def is_coming(unit: Mapping[str, str]) -> bool:
+    """Return whether the service is being started, or stopped by a job that may start it again."""
+    return unit.get("ActiveState") in ("activating", "reloading") or unit.get("Job", "0") not in ("", "0")
 
 
 def not_running(verb: Verb, error: Exception, path: str = CONTROL_SOCKET) -> int:
@@ -29,12 +56,12 @@ def not_running(verb: Verb, error: Exception, path: str = CONTROL_SOCKET) -> int
 
 def why_away_here() -> str:
     """Return why the service of this machine does not run, and the command for it; empty without systemd."""
-    return why_away(_unit(), decode(read_file(cmdline.PATH) or b""))
+    return why_away(unit_properties(), decode(read_file(cmdline.PATH) or b""))
 
 
 def mend_here() -> str:
     """Return the command that starts the service of this machine; empty: there is none, or it is starting."""
-    return mend_of(_unit(), decode(read_file(cmdline.PATH) or b""))
+    return mend_of(unit_properties(), decode(read_file(cmdline.PATH) or b""))
 
 
 def mend_of(unit: Mapping[str, str], command_line: str) -> str:
@@ -75,11 +102,11 @@ def why_away(unit: Mapping[str, str], command_line: str) -> str:
     return "kmodd.service is stopped; run `systemctl start kmodd`"
 
 
-def _unit() -> dict[str, str]:
+def unit_properties() -> dict[str, str]:
     """Return the properties of kmodd.service; empty without systemd (sd_booted(3))."""
     if not os.path.isdir("/run/systemd/system"):
         return {}
-    command = ["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState,Result", "kmodd.service"]
+    command = ["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState,Result,Job", "kmodd.service"]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT, check=False)
     except (OSError, subprocess.SubprocessError):

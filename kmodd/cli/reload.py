@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kmodd.cli.client import NotRunning, Refused, call
-from kmodd.cli.daemon_away import not_running
+from kmodd.cli.client import NotRunning, Refused
+from kmodd.cli.daemon_away import call_awaited, not_running
 from kmodd.cli.verb import NOT_RUNNING, SOCKET, Verb
 from kmodd.host.paths import CONTROL_SOCKET
 
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
         return given
     path = given.get("socket", CONTROL_SOCKET)
     try:
-        problems = call("Reload", path)["problems"]
+        problems = call_awaited("Reload", path)["problems"]
     except NotRunning as error:
         return not_running(VERB, error, path)
     except Refused as refused:

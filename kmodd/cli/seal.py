@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 
-from kmodd.cli.client import NotRunning, Refused, call
-from kmodd.cli.daemon_away import not_running
+from kmodd.cli.client import NotRunning, Refused
+from kmodd.cli.daemon_away import call_awaited, not_running
 from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, Option, Verb, seconds_of
 from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
             return _rehearse()
         if "permanent" in given:
             return _permanent(socket, timeout_usec)
-        call("Seal", socket, sealed="undo" not in given)
+        call_awaited("Seal", socket, sealed="undo" not in given)
     except NotRunning as error:
         return not_running(VERB, error, socket)
     except (Refused, OSError, subprocess.CalledProcessError) as error:
@@ -107,7 +107,7 @@ def _permanent(socket: str, timeout_usec: int) -> int:
 
     timeout_usec: time limit for the events, µs. Raises NotRunning, Refused, OSError.
     """
-    call("Settle", socket, timeout_usec=timeout_usec)
+    call_awaited("Settle", socket, timeout_usec=timeout_usec)
     loaded = read_loaded()
     required = [name.replace("-", "_") for name in read_settings("").seal_requires]
     absent = [name for name in required if loaded.state(name) != "live"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kmodd.cli.client import NotRunning, Refused, call
-from kmodd.cli.daemon_away import not_running
+from kmodd.cli.client import NotRunning, Refused
+from kmodd.cli.daemon_away import call_awaited, not_running
 from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, TIMEOUT, Verb, seconds_of
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.text import duration
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     if timeout_usec is None:
         return VERB.refuse(f"invalid --timeout {given.get('timeout')!r}; expected seconds")
     try:
-        call("Settle", path, timeout_usec=timeout_usec)
+        call_awaited("Settle", path, timeout_usec=timeout_usec)
     except NotRunning as error:
         return not_running(VERB, error, path)
     except Refused as refused:

@@ -8,8 +8,8 @@ import sys
 import time
 
 from kmodd.cli import byte_code
-from kmodd.cli.client import NotRunning, call
-from kmodd.cli.daemon_away import not_running
+from kmodd.cli.client import NotRunning
+from kmodd.cli.daemon_away import call_awaited, not_running
 from kmodd.cli.daemon_tree import tree_of
 from kmodd.cli.devices import without_driver
 from kmodd.cli.terminal import Colour, columns_of, paint, show
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         return given
     path = given.get("socket", CONTROL_SOCKET)
     try:
-        status = call("Status", path)
+        status = call_awaited("Status", path)
     except NotRunning as error:
         return not_running(VERB, error, path)
     if "json" in given:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-from kmodd.cli.client import NotRunning, Refused, call
-from kmodd.cli.daemon_away import not_running
+from kmodd.cli.client import NotRunning, Refused
+from kmodd.cli.daemon_away import call_awaited, not_running
 from kmodd.cli.device_paths import asking_path, device_path
 from kmodd.cli.terminal import show
 from kmodd.cli.verb import DEFAULT_TIMEOUT, NOT_RUNNING, SOCKET, TIMEOUT, Option, Verb, seconds_of
@@ -88,7 +88,7 @@ def _wait(name: str, path: str, timeout_usec: int) -> _Ended:
         return _Ended("no_driver", f"{name} has no driver and asks for none: it is virtual")
     what: dict[str, Any] = {"device": device} if device else {"module": name}
     try:
-        answer = call("Wait", path, timeout_usec=timeout_usec, **what)
+        answer = call_awaited("Wait", path, timeout_usec=timeout_usec, **what)
     except Refused as refused:
         return _refused(refused, name, timeout_usec)
     if device:

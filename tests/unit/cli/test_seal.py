@@ -63,7 +63,7 @@ class Machine:
             "read_flags": lambda root: self.flags,
             "read_loaded": lambda: self.loaded,
             "read_settings": lambda root: Settings(seal_requires=self.requires),
-            "call": self._call,
+            "call_awaited": self._call,
             "MODULES_DISABLED": str(self.disabled),
             "Tree": lambda: Tree(root=str(folder), release=RELEASE),
             "JournalSocket": lambda: self.journal,

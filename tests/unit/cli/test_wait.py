@@ -46,7 +46,7 @@ def test_a_refusal(
     def refuse(*_: object, **__: object) -> None:
         raise Refused(f"io.kmodd.{error}", parameters)
 
-    monkeypatch.setattr(wait, "call", refuse)
+    monkeypatch.setattr(wait, "call_awaited", refuse)
     assert wait.main(["--timeout", "1", "c"]) == status
     assert capsys.readouterr().err == f"kmodd wait: {said}\n"
 
@@ -100,7 +100,7 @@ def test_an_object_has_the_result(
     def refuse(*_: object, **__: object) -> None:
         raise Refused(f"io.kmodd.{error}", {"stuck": loading})
 
-    monkeypatch.setattr(wait, "call", refuse)
+    monkeypatch.setattr(wait, "call_awaited", refuse)
     assert wait.main(["--json", "c"]) == 1
     assert json.loads(capsys.readouterr().out) == {"name": "c", "result": result, "loading": loading}
 
