@@ -30,6 +30,7 @@ from kmodd.engine.events import (
     TurnAway,
 )
 from kmodd.host.machine import HostMachine
+from kmodd.host.paths import TREES
 from kmodd.host.tree import Tree
 from kmodd.host.varlink_server import ControlSocket
 from kmodd.loader.pool import Loader
@@ -115,8 +116,9 @@ def daemon_on(
 ) -> Iterator[Running]:
     """A daemon runs on the machine, and modprobe finds it."""
     running = Running(machine, folder / "io.kmodd", dry_run=dry_run)
+    trees = tuple(f"{machine.root}{tree}" for tree in TREES)
     patch.setattr(modprobe, "shares_tree", lambda options, machine: "no-daemon" not in options.flags)
-    patch.setattr(Daemon, "within_reach", lambda how, messages: Daemon(how, messages, running.control.path))
+    patch.setattr(Daemon, "within_reach", lambda how, messages: Daemon(how, messages, running.control.path, trees))
     try:
         yield running
     finally:

@@ -1,8 +1,13 @@
-"""The files that `kmodd deny` and `kmodd allow` edit: locked against each other, replaced as a whole."""
+"""The files that `kmodd deny` and `kmodd allow` edit: locked against each other, replaced as a whole.
+
+The daemon can write below /run/kmodd, and these verbs are outside of its sandbox: there no link is followed, and a file
+is read and replaced by the descriptor of its directory, so that a daemon that is taken over leads them nowhere else.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -17,6 +22,9 @@ from kmodd.text import decode, encode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class EditError(Exception):
@@ -52,14 +60,20 @@ def locked(root: str) -> Iterator[None]:
 
 def read_text(root: str, path: str) -> str:
     """Return the text of a file below root; empty: there is none. Raises EditError, for a link too."""
-    if os.path.islink(root + path):
-        raise EditError(f"Failed to read {path}: it is a link; edit its target, or remove the link")
+    directory, name = os.path.split(path)
     try:
-        return decode(read_regular(root + path))
+        with _opened(root, directory) as parent:
+            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                return decode(read_regular(f"/proc/self/fd/{fd}"))
+            finally:
+                os.close(fd)
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise EditError(f"Failed to read {path}: {error.strerror}") from None
+        is_link = error.errno == errno.ELOOP
+        why = "it is a link; edit its target, or remove the link" if is_link else error.strerror
+        raise EditError(f"Failed to read {path}: {why}") from None
 
 
 def write_all(root: str, edits: Sequence[Edit]) -> None:
@@ -87,26 +101,51 @@ def _write(root: str, edit: Edit) -> None:
     """Replace or remove a file, which keeps its mode and owner. Raises OSError with nothing changed."""
     if edit.after == edit.before:
         return
-    path = root + edit.path
-    if not edit.after:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        return
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
+    directory, name = os.path.split(edit.path)
+    with _opened(root, directory, make=bool(edit.after)) as parent:
+        if not edit.after:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=parent)
+            return
+        try:
+            about = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            about = None
+        mode = stat.S_IMODE(about.st_mode) if about else 0o644
+        replace_all(f"/proc/self/fd/{parent}", [(name, encode(edit.after))], mode)
+        if about and (about.st_uid, about.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(name, about.st_uid, about.st_gid, dir_fd=parent, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def _opened(root: str, path: str, *, make: bool = False) -> Iterator[int]:
+    """Open a directory below root, made with its parents if need be. Raises OSError: ENOTDIR for a link below /run."""
+    if not path.startswith("/run/"):
+        if make:
+            os.makedirs(root + path, exist_ok=True)
+        fd = os.open(root + path, _DIRECTORY)
+    else:
+        fd = os.open(root or "/", _DIRECTORY)
+        try:
+            for name in path.strip("/").split("/"):
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, 0o755, dir_fd=fd)
+                outer, fd = fd, os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+                os.close(outer)
+        except OSError:
+            os.close(fd)
+            raise
     try:
-        about = os.stat(path)
-    except FileNotFoundError:
-        about = None
-    replace_all(directory, [(name, encode(edit.after))], stat.S_IMODE(about.st_mode) if about else 0o644)
-    if about and (about.st_uid, about.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(path, about.st_uid, about.st_gid)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def set_flag(root: str, name: str) -> None:
     """Set a flag of policy.d, `flag=NAME`. Raises EditError."""
     try:
-        os.makedirs(root + FLAGS_DIR, mode=0o755, exist_ok=True)
-        os.close(os.open(f"{root}{FLAGS_DIR}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
+        with _opened(root, FLAGS_DIR, make=True) as parent:
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=parent))
     except OSError as error:
         raise EditError(f"Failed to set the flag {FLAGS_DIR}/{name}: {error.strerror}") from None

@@ -11,9 +11,9 @@ import os
 from kmodd.cli.client import NotRunning, Refused, call
 from kmodd.cli.kmod.messages import ERR, Messages
 from kmodd.cli.kmod.modprobe_execute import How, log_insertion, log_missing, log_removal
-from kmodd.host.file_owner import open_regular
+from kmodd.host.file_owner import is_named_below, open_regular
 from kmodd.host.kmsg_reader import KernelLog
-from kmodd.host.paths import CONTROL_SOCKET
+from kmodd.host.paths import CONTROL_SOCKET, TREES
 from kmodd.loader.in_process import must_not_wait
 from kmodd.names import module_of_path
 
@@ -66,10 +66,13 @@ def _offer(path: str) -> int:
 class Daemon:
     """Client of the daemon on the control socket."""
 
-    def __init__(self, how: How, messages: Messages, path: str = CONTROL_SOCKET) -> None:
+    def __init__(
+        self, how: How, messages: Messages, path: str = CONTROL_SOCKET, trees: tuple[str, ...] = TREES
+    ) -> None:
         self._how = how
         self._messages = messages
         self._path = path
+        self._trees = trees
 
     @classmethod
     def within_reach(cls, how: How, messages: Messages, path: str = CONTROL_SOCKET) -> Daemon | None:
@@ -131,7 +134,8 @@ class Daemon:
     def _load(self, text: str, params: tuple[str, ...]) -> dict[str, Any] | None:
         """Have the daemon load a name; open the files for it that are not root's alone, which it does not touch.
 
-        Return the reply, or None as `_call` does. Raises _NotOpened.
+        Only names below the module trees, where a daemon that is taken over cannot put one: an offer says that root
+        wants this file loaded. Return the reply, or None as `_call` does. Raises _NotOpened.
         """
         offered: dict[str, int] = {}
         try:
@@ -140,6 +144,8 @@ class Daemon:
                 try:
                     return self._call("Load", tuple(offered.values()), request=text, parameters=list(params), **files)
                 except _FilesNeeded as needed:
+                    if not all(is_named_below(path, self._trees) for path in needed.paths):
+                        return None
                     for path in needed.paths:
                         offered[path] = _offer(path)
             return None

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from kmodd.cli.kmod.messages import Messages
+from kmodd.cli.kmod.modprobe_execute import How
+from kmodd.cli.kmod.modprobe_remote import Daemon
 from kmodd.engine.events import SealRequested
+from kmodd.loader.in_process import InsertOptions
 from kmodd.planning.record import WARNING
 from tests.acting import SCENARIOS, run_ours
 from tests.fake_machine import FakeMachine
@@ -90,3 +98,32 @@ def test_a_seal_holds_for_a_file_of_a_user(
         assert machine.loaded == []
         running.handle(SealRequested(False))
         assert run_ours(machine, ["modprobe", "loop"], {}, capfdbinary).status == 0
+
+
+def test_a_file_that_is_no_module_of_the_tree_is_not_offered(tmp_path: Path) -> None:
+    """A daemon that is taken over demands a file of its own: root's word for it would have the loader load it."""
+    evil = tmp_path / "evil.ko"
+    evil.write_bytes(b"code")
+    came: list[int] = []
+
+    def demand(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            error = {"error": "io.kmodd.FilesNeeded", "parameters": {"files": [str(evil)]}}
+            connection.sendall(json.dumps(error).encode() + b"\0")
+        listening.settimeout(0.5)
+        with suppress(TimeoutError):
+            again, _ = listening.accept()
+            came.extend(socket.recv_fds(again, 4096, 8)[1])
+            again.close()
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "io.kmodd"))
+        listening.listen()
+        daemon = threading.Thread(target=demand, args=(listening,))
+        daemon.start()
+        how = How(InsertOptions())
+        assert Daemon(how, Messages("modprobe"), str(tmp_path / "io.kmodd")).insert("loop", (), lambda: 1) is None
+        daemon.join()
+    assert came == []

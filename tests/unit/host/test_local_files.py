@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.host.local_files import Edit, EditError, locked, read_text, write_all
+from kmodd.host import local_files
+from kmodd.host.atomic_files import replace_all
+from kmodd.host.local_files import Edit, EditError, locked, read_text, set_flag, write_all
 
 FIRST, SECOND = Edit("/etc/a", "", "new\n"), Edit("/etc/b", "old\n", "new\n")
 
@@ -53,3 +55,44 @@ def test_a_directory_that_cannot_be_made_is_named(root: Path) -> None:
     (root / "etc/kmodd").write_text("")
     with pytest.raises(EditError, match=r"^Failed to open /etc/kmodd/policy.d: "), locked(str(root)):
         pass
+
+
+TEMPORARY = "/run/kmodd/policy.d/04-until-boot.conf"
+
+
+def test_below_run_a_link_leads_nowhere_else(root: Path) -> None:
+    """The daemon can write below /run/kmodd, and must not have root's verbs write its lines into modprobe.d."""
+    (root / "etc/modprobe.d").mkdir()
+    (root / "run/kmodd").mkdir(parents=True)
+    (root / "run/kmodd/policy.d").symlink_to(root / "etc/modprobe.d")
+    (root / "run/kmodd/flags").symlink_to(root / "etc/modprobe.d")
+    for attempt in (
+        lambda: write_all(str(root), [Edit(TEMPORARY, "", "install loop /bin/id\n")]),
+        lambda: read_text(str(root), TEMPORARY),
+        lambda: set_flag(str(root), "once-loop"),
+    ):
+        with pytest.raises(EditError, match="Not a directory"):
+            attempt()
+    assert list((root / "etc/modprobe.d").iterdir()) == []
+    write_all(str(root), [Edit("/etc/x/a", "", "line\n")])  # the control: elsewhere a link of root's is followed
+    (root / "etc/y").symlink_to("x")
+    assert read_text(str(root), "/etc/y/a") == "line\n"
+
+
+def test_a_directory_that_is_exchanged_meanwhile_is_not_written_through(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A taken-over daemon puts a link in the directory's place between two steps of a verb."""
+    (root / "etc/modprobe.d").mkdir()
+    policy = root / "run/kmodd/policy.d"
+    policy.mkdir(parents=True)
+
+    def exchanged(directory: str, files: list[tuple[str, bytes]], mode: int) -> None:
+        policy.rename(root / "run/kmodd/old")
+        policy.symlink_to(root / "etc/modprobe.d")
+        replace_all(directory, files, mode)
+
+    monkeypatch.setattr(local_files, "replace_all", exchanged)
+    write_all(str(root), [Edit(TEMPORARY, "", "install loop /bin/id\n")])
+    assert list((root / "etc/modprobe.d").iterdir()) == []
+    assert (root / "run/kmodd/old/04-until-boot.conf").read_text() == "install loop /bin/id\n"
