@@ -10,7 +10,7 @@ import time
 from kmodd.cli.client import Ended, NotRunning, Refused, replies
 from kmodd.cli.daemon_away import not_running
 from kmodd.cli.streams import output_is_lost
-from kmodd.cli.terminal import Colour, paint, show
+from kmodd.cli.terminal import SEPARATOR, Colour, paint, show
 from kmodd.cli.verb import NOT_RUNNING, SOCKET, Option, Verb
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.regular_files import read_file
@@ -37,8 +37,6 @@ VERB = Verb(
 )  # fmt: skip
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-_SEPARATOR = "\x1e"
-"""Begins each object of a sequence (RFC 7464, section 2.2)."""
 
 
 def main(argv: list[str]) -> int:
@@ -94,4 +92,4 @@ def _sequence(reply: dict[str, Any]) -> str:
         "_UID": "0",
     }
     entry = entry_of(record)
-    return f"{_SEPARATOR}{json.dumps({**as_object(entry), 'missed': reply['missed']})}\n" if entry else ""
+    return f"{SEPARATOR}{json.dumps({**as_object(entry), 'missed': reply['missed']})}\n" if entry else ""

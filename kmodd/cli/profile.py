@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from kmodd.cli.daemon_tree import tree_for
 from kmodd.cli.devices import asked_by_devices
 from kmodd.cli.journal_options import DIRECTORY, query_of, read_entries
 from kmodd.cli.terminal import show, table
-from kmodd.cli.verb import ROOT, Given, Option, Verb
+from kmodd.cli.verb import JSON, ROOT, Given, Option, Verb
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
 from kmodd.host.journalctl import is_volatile
@@ -16,9 +17,20 @@ from kmodd.host.regular_files import read_given
 from kmodd.names import module_of_path
 from kmodd.planning.plan import Skip
 from kmodd.planning.policy_history import uses_of
-from kmodd.planning.profile import DAY, FORMS, first_record, loads_of, parse, profile_of, refusals, text_of
+from kmodd.planning.profile import (
+    DAY,
+    FORMS,
+    first_record,
+    is_load,
+    is_usual,
+    loads_of,
+    parse,
+    profile_of,
+    refusals,
+    text_of,
+)
 from kmodd.planning.resolve import options_of, resolve
-from kmodd.text import count_of, decode
+from kmodd.text import count_of, decode, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +39,7 @@ if TYPE_CHECKING:
     from kmodd.host.tree import Tree
     from kmodd.index.catalog import Snapshot
     from kmodd.planning.history import Entry
-    from kmodd.planning.profile import Profile
+    from kmodd.planning.profile import Profile, Refusal
 
 _DAYS = "30"
 _MOST = 3650
@@ -37,12 +49,13 @@ MAKE = Verb(
     "that its devices ask for, and all that these need. As rules of policy.d (the default), devices and the boot list "
     "get these modules, processes what they have made the kernel load, and operators everything. Modules that the "
     "tree of this kernel does not have are left out.\n\n"
-    "A history that is shorter is refused, as it would leave out what is seldom used.",
+    "A history that is shorter, or that has no load in these days, is refused, as it would leave out what is seldom "
+    "used. It begins with the first record of the daemon; those of tools do not count.",
     (
         Option("--days", f"days of the history (default: {_DAYS})", "NUMBER"),
         Option("--format", f"{', '.join(FORMS)} (default: {FORMS[0]})", "FORMAT"),
         Option("--force", "use a history that is empty or shorter"),
-        DIRECTORY, ROOT,
+        JSON, DIRECTORY, ROOT,
     ),
     status=((0, "done"), (1, "the history is too short, or cannot be read"), (3, "no module tree, or a damaged index")),
     examples=(
@@ -57,7 +70,7 @@ TEST = Verb(
     "any format of `kmodd profile make`, or - for standard input; a list of modules allows these alone.",
     (
         Option("--days", f"days of the history (default: {_DAYS})", "NUMBER"),
-        DIRECTORY, ROOT,
+        JSON, DIRECTORY, ROOT,
     ),
     "FILE",
     ((0, "it would have refused nothing"), (1, "it would have refused a load, or FILE or history cannot be used")),
@@ -103,7 +116,7 @@ def _entries(verb: Verb, given: Given, days: int) -> tuple[list[Entry] | None, s
     if not first:
         return recent, "the journal has no record of kmodd"
     if first <= now - days * DAY:
-        return recent, ""
+        return recent, "" if any(map(is_load, recent)) else f"no load is on record of the last {count_of(days, 'day')}"
     memory = ", which is kept in memory only," if not query_of(given).directory and is_volatile() else ""
     age = f"less than {count_of(days, 'day')} ago"
     return recent, f"the first record of kmodd in the journal{memory} is of {_when(first)}, {age}"
@@ -116,11 +129,13 @@ def _make(given: Given, days: int) -> int:
     form = next((form for form in FORMS if form == given.get("format", FORMS[0])), None)
     if form is None:
         return MAKE.refuse(f"invalid --format {given.get('format')!r}; expected {', '.join(FORMS)}")
+    if "json" in given and "format" in given:
+        return MAKE.refuse("--json and --format exclude each other")
     entries, why = _entries(MAKE, given, days)
     if entries is None:
         return 1
     if why and "force" not in given:
-        MAKE.complain(f"{why}: what is used less often would be missing; wait, or use fewer --days or --force")
+        MAKE.complain(f"{why}: what is used less often would be missing; wait, or use other --days or --force")
         return 1
     tree = tree_for(given.get("root").rstrip("/"), None)
     try:
@@ -137,8 +152,12 @@ def _make(given: Given, days: int) -> int:
     if not profile.modules:
         MAKE.complain("no module is used, so there is no profile")
         return 1
+    if "json" in given:
+        objects = ({"module": name, "needs": list(needs)} for name, needs in profile.modules.items())
+        show("".join(f"{json.dumps(each)}\n" for each in objects))
+        return 0
     day = time.strftime("%Y-%m-%d")
-    title = f"kmodd profile of {day}, kernel {tree.release}, {count_of(days, 'day')} of history"
+    title = f"kmodd profile of {day}, kernel {printable(tree.release)}, {count_of(days, 'day')} of history"
     show(text_of(profile, form, f"{title}{f' ({why})' if why else ''}", tree.loaded().modules))
     return 0
 
@@ -147,10 +166,14 @@ def _profile(entries: Sequence[Entry], tree: Tree, snapshot: Snapshot) -> Profil
     """Return the profile of this machine, after a message for modules that its tree lacks."""
     catalog = snapshot.catalog
     lines = {str(name): catalog.dep(name) for name in catalog.names()}
-    needs = {name: tuple(map(module_of_path, line.deps)) for name, line in lines.items() if line}
+    all_needs = {name: tuple(map(module_of_path, line.deps)) for name, line in lines.items() if line}
+    needs = {name: tuple(filter(is_usual, those)) for name, those in all_needs.items() if is_usual(name)}
     live = {str(name) for name, module in tree.loaded().modules.items() if module.state != "going"}
     history = loads_of(entries)
-    away = sorted(name for name in live | history if name not in needs and not catalog.is_builtin(name))
+    used = live | history
+    away = sorted(name for name in used if name not in all_needs and not catalog.is_builtin(name))
+    if unusual := sorted(name for name in used if name in all_needs and name not in needs):
+        MAKE.complain(f"Left out, as other programs may not take these for names: {' '.join(unusual)}")
     if away:
         MAKE.complain(f"Left out, as they are not in the tree of {tree.release}: {' '.join(away)}")
     return profile_of(
@@ -188,19 +211,28 @@ def _test(given: Given, days: int) -> int:
     entries, why = _entries(TEST, given, days)
     if entries is None:
         return 1
-    if not entries:
-        TEST.complain(f"{why or f'no record of kmodd is of the last {days} days'}, so nothing is tested")
+    if not any(map(is_load, entries)):
+        TEST.complain(f"{why}, so nothing is tested")
         return 1
     if why:
         TEST.complain(why)
     found = refusals(entries, rules)
-    if found:
+    if found and "json" in given:
+        show("".join(f"{json.dumps(_object(each))}\n" for each in found))
+    elif found:
         rows = [[str(each.times), each.module, each.whom, _when(each.last), each.rule] for each in found]
         show(table(["TIMES", "MODULE", "FOR", "LAST", "RULE"], rows, [4, 2]))
-    loads = sum(entry.is_decision and entry.result == "loaded" for entry in entries)
+    loads = sum(map(is_load, entries))
     refused = sum(each.times for each in found)
     TEST.complain(f"{count_of(loads, 'load')} on record; modules that the profile would have refused: {refused}")
     return int(bool(found or problems))
+
+
+def _object(each: Refusal) -> dict[str, object]:
+    """Return a refusal as JSON values."""
+    return {
+        "module": each.module, "for": each.whom, "times": each.times, "last_usec": each.last, "rule": each.rule,
+    }  # fmt: skip
 
 
 def _when(usec: int) -> str:

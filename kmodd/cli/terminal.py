@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 else:
     Colour = str
 
+SEPARATOR = "\x1e"
+"""Begins each object of a JSON text sequence (RFC 7464, section 2.2)."""
 _CODES = {"red": "\x1b[0;1;31m", "yellow": "\x1b[0;1;33m", "green": "\x1b[0;32m", "bold": "\x1b[0;1m"}
 """As systemctl's: an error, a warning, what is well, a heading (systemd, src/basic/terminal-util.h)."""
 _END = "\x1b[0m"

@@ -9,7 +9,7 @@ import time
 
 from kmodd.cli.daemon_tree import tree_for
 from kmodd.cli.streams import output_is_lost
-from kmodd.cli.terminal import Colour, paint, show, table
+from kmodd.cli.terminal import SEPARATOR, Colour, paint, show, table
 from kmodd.cli.verb import JSON, ROOT, Given, Option, Verb
 from kmodd.cli.why_facts import read_records
 from kmodd.dataclass import dataclass, replace
@@ -30,8 +30,10 @@ from kmodd.planning.verify import (
     Unrecorded,
     corrected,
     history_of,
+    is_compared,
     judge,
     kernel_of,
+    of_gone,
 )
 from kmodd.text import count_of, printable
 
@@ -51,10 +53,14 @@ VERB = Verb(
     "an initrd.\n\n"
     "A finding is a module whose code is not that of its file, that has no file, that came without kmodd or by force, "
     "that hides itself, or whose file others can write. A file that was replaced after the load, as by DKMS or an "
-    "upgrade, is an information: the kernel keeps the earlier code until the module is loaded again. Signatures are "
+    "upgrade, is an information: the kernel keeps the earlier code until the module is loaded again. One that was "
+    "only written or touched is not replaced, where its file system tells when it was made. Signatures are "
     "compared by signer and taint; only the kernel verifies them.",
     (
-        Option("--follow", "go on, and print results as modules are loaded, each with the time of day"),
+        Option(
+            "--follow", "go on, and print results as modules are loaded, each with the time of day; with --json a "
+            "JSON text sequence (RFC 7464)",
+        ),
         Option("-v, --verbose", "print the number of modules, and the meaning of each taint"),
         JSON, ROOT,
     ),
@@ -70,6 +76,7 @@ VERB = Verb(
     ),
 )  # fmt: skip
 
+_UNCOMPARED = "The kernel shows neither a build ID nor a srcversion of {}, so the code is not compared"
 _UNLISTED = "Failed to read {}: {}; no module is compared"
 _SETTLE = 2.0
 """Seconds from a load until --follow compares: a decision is recorded once all of its modules are loaded."""
@@ -124,47 +131,63 @@ class _Seen:
     """What is not known, as messages."""
     has_history: bool
     """False: the journal cannot be read, which is said already."""
+    gone: list[_Verified]
+    """Modules that were loaded, not by kmodd, and are gone."""
 
 
-def _look(given: Given) -> _Seen:
-    """Compare all modules. Raises NoTree, and OSError if /proc/modules cannot be read."""
+def _look(given: Given, came: frozenset[str] = frozenset(), since: int = 0) -> _Seen:
+    """Compare all modules. Raises NoTree, and OSError if /proc/modules cannot be read.
+
+    came: modules that were loaded after `since` (CLOCK_MONOTONIC, µs), and may be gone.
+    """
     root = given.get("root").rstrip("/")
     tree = tree_for(root, None)
     tree.check()
     modules = read_live(root)
     snapshot = tree.quick_snapshot()
     records = read_records(VERB, given)
-    found = _verify(modules, Files(tree, snapshot.catalog), records, read_loads(root))
+    files, loads = Files(tree, snapshot.catalog), read_loads(root)
+    found, kernel = _verify(modules, files, records, loads)
     problems = [str(problem) for problem in snapshot.catalog.problems]
+    mute = sum(isinstance(each.live, Live) and not is_compared(each.live, each.disk, kernel) for each in found)
+    if mute:
+        problems.append(_UNCOMPARED.format(count_of(mute, "module")))
     unknown = [each for each in found if isinstance(corrected(each.history, each.load), Unrecorded)]
     if unknown and records.is_readable:
         count = count_of(len(unknown), "module")
         problems.append(f"The journal has no start of kmodd in this boot, so it is not known what loaded {count}")
-    return _Seen(found, problems, records.is_readable or not unknown)
+    away = sorted(came - {each.live.name for each in found}) if records.is_readable else []
+    gone = [_Verified(Live(name), files.read(name), ByAnother(), loads.get(name)) for name in away]
+    said = [(each, of_gone(each.live.name, each.load, records, since)) for each in gone]
+    gone = [replace(each, results=(result,)) for each, result in said if result]
+    return _Seen(found, problems, records.is_readable or not unknown, gone)
 
 
 def _follow(given: Given) -> int:
     """Print results as modules are loaded, until the output ends. Return 1, or 3 without a module tree."""
     said: set[str] = set()
+    came: frozenset[str] | None = frozenset()
     try:
-        events = KernelEvents(_BUFFER)
-        while True:
-            seen = _look(given)
+        events, since = KernelEvents(_BUFFER), 0
+        while came is not None:
+            since, before = time.monotonic_ns() // 1000, since
+            seen = _look(given, came, before)
             if not seen.has_history:
                 return 1
             results = [(each, result) for each in seen.modules for result in each.results if result.weight != "detail"]
-            now = {f"{each.live.name}: {result.text}" for each, result in results}
             for problem in seen.problems:
                 if problem not in said:
                     VERB.complain(problem)
-            for each, result in results:
-                line = f"{each.live.name}: {result.text}"
-                if line not in said:
-                    show(f"{json.dumps(_object(each, result))}\n" if "json" in given else _dated(line, result))
+            new = [(each, result) for each, result in results if _line(each, result) not in said]
+            gone = [(away, result) for away in seen.gone for result in away.results]
+            for each, result in (*new, *gone):
+                text = f"{SEPARATOR}{json.dumps(_object(each, result))}\n"
+                show(text if "json" in given else _dated(_line(each, result), result))
             if output_is_lost():
                 return 1
-            said = {*now, *seen.problems}
-            _await_load(events)
+            said = {*(_line(each, result) for each, result in results), *seen.problems}
+            came = _await_load(events)
+        return 1
     except NoTree as error:
         VERB.complain(str(error))
         return 3
@@ -173,17 +196,31 @@ def _follow(given: Given) -> int:
         return 1
 
 
-def _await_load(events: KernelEvents) -> None:
-    """Wait until a module was loaded, and a little more: the record of the load comes after it."""
+def _await_load(events: KernelEvents) -> frozenset[str] | None:
+    """Wait until a module was loaded, and a little more: the record of the load comes after it.
+
+    Return the modules that were; None: the output has no reader any more.
+    """
     poll = select.poll()
     poll.register(events.fileno(), select.POLLIN)
+    poll.register(sys.stdout.fileno(), 0)  # its errors alone
     until: float | None = None
+    came = set[str]()
     while until is None or time.monotonic() < until:
-        poll.poll(None if until is None else max(until - time.monotonic(), 0) * 1000)
+        ready = poll.poll(None if until is None else max(until - time.monotonic(), 0) * 1000)
+        if any(number == sys.stdout.fileno() for number, _ in ready):
+            return None
         for event in events.receive(_EVENTS):
             is_load = isinstance(event, Uevent) and (event.action, event.subsystem) == ("add", "module")
+            if isinstance(event, Uevent) and is_load and not event.synthetic:
+                came.add(event.sysname)
             if is_load or isinstance(event, Overrun):
                 until = until or time.monotonic() + _SETTLE
+    return frozenset(came)
+
+
+def _line(each: _Verified, result: Result) -> str:
+    return f"{each.live.name}: {result.text}"
 
 
 def _dated(line: str, result: Result) -> str:
@@ -193,14 +230,14 @@ def _dated(line: str, result: Result) -> str:
 
 def _verify(
     modules: Sequence[Live | Unreadable], files: Files, records: Records, loads: Mapping[str, ModuleLoad]
-) -> list[_Verified]:
-    """Return each module with what is known and found."""
+) -> tuple[list[_Verified], Kernel]:
+    """Return each module with what is known and found, and what all say together."""
     known = []
     for live in modules:
         disk = files.read(live.name)
         known.append(_Verified(live, disk, _history(live.name, disk, files, records), loads.get(live.name)))
     kernel = kernel_of([(each.live, each.disk) for each in known if isinstance(each.live, Live)])
-    return [replace(each, results=_results(each, kernel)) for each in known]
+    return [replace(each, results=_results(each, kernel)) for each in known], kernel
 
 
 def _history(name: str, disk: OnDisk, files: Files, records: Records) -> History:
@@ -220,7 +257,7 @@ def _results(each: _Verified, kernel: Kernel) -> tuple[Result, ...]:
         return (Result("unreadable", f"Failed to read {each.live.path}: {each.live.why}, so it is not compared"),)
     when = ""
     if isinstance(each.disk, File):
-        when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(each.disk.changed / 1e6))
+        when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(each.disk.came / 1e6))
     return judge(each.live, each.disk, each.history, each.load, kernel, time.monotonic_ns() // 1000, when)
 
 
@@ -242,7 +279,7 @@ def _print(found: Sequence[_Verified], *, is_verbose: bool, is_json: bool) -> No
     if shown:
         rows = [_row(each, results) for each, results in shown]
         colours = [_COLOURS[min((result.weight for result in results), key=weights.index)] for _, results in shown]
-        lines = [f"{each.live.name}: {result.text}" for each, results in shown for result in results]
+        lines = [_line(each, result) for each, results in shown for result in results]
         show(table(_HEADER, rows, [1, 3, 4], colours) + "\n" + "".join(f"{printable(line)}\n" for line in lines))
     if is_verbose:
         show(f"{count_of(len(found), 'module')}, {count_of(_findings(found), 'finding')}\n")
@@ -284,6 +321,7 @@ def _object(each: _Verified, result: Result) -> dict[str, object]:
         "file_srcversion": file.srcversion or None if file else None,
         "file_signer": printable(file.signer) or None if file else None,
         "file_changed_usec": file.changed or None if file else None,
+        "file_born_usec": file.born or None if file else None,
         "loaded_usec": each.history.since if isinstance(each.history, ByKmodd) else None,
         "loaded_by": _loader_object(each),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from kmodd.host.file_birth import birth_of
 from kmodd.host.load_tracer import LOADS
 from kmodd.host.module_reader import read_module
 from kmodd.host.proc_modules import read_loaded
@@ -137,8 +138,8 @@ class Files:
         fields = dict(facts.fields)
         signer = decode(facts.signature.signer) if facts.signature else ""
         return File(
-            path, found.status.st_ctime_ns // 1000, facts.build_id, decode(fields.get(b"srcversion", b"")), signer,
-            b"intree" in fields, found.why, target,
+            path, found.status.st_ctime_ns // 1000, birth_of(found.path), facts.build_id,
+            decode(fields.get(b"srcversion", b"")), signer, b"intree" in fields, found.why, target,
         )  # fmt: skip
 
 

@@ -37,6 +37,12 @@ _WITHOUT_PROCESS: Final = ("uevent", "coldplug", "reconcile", "boot")
 """Origins of requests of devices and of the boot list."""
 _WIDTH: Final = 100
 """Characters of the list of modules in one rule."""
+_DAEMONS: Final = (*_WITHOUT_PROCESS, "request")
+"""Origins of requests that only the daemon answers, and no tool."""
+_START: Final = "f122"
+"""Kind of the record of a start of the daemon."""
+_NAME: Final = re.compile(r"[\w-]+", re.ASCII)
+"""What every reader of a profile takes for one name: shells, initramfs-tools, localmodconfig, policy.d."""
 _LIST: Final = re.compile(r"(?:MODULES=\((?P<of_mkinitcpio>[^)]*)\)|add_drivers\+=\"(?P<of_dracut>[^\"]*)\")", re.ASCII)
 _LSMOD: Final = re.compile(r"Module +Size +Used by", re.ASCII)
 
@@ -58,13 +64,23 @@ class Profile:
 
 def loads_of(entries: Iterable[Entry]) -> set[str]:
     """Return the modules that the entries of a journal record as loaded."""
-    loaded = (entry for entry in entries if entry.is_decision and entry.result == "loaded")
-    return {module_name(name) for entry in loaded for name in entry.changed}
+    return {module_name(name) for entry in entries if is_load(entry) for name in entry.changed}
 
 
 def first_record(entries: Sequence[Entry]) -> int:
-    """Return when the oldest entry was written (µs since 1970); 0: there is none."""
-    return min((entry.realtime for entry in entries), default=0)
+    """Return when the daemon wrote its oldest entry (µs since 1970); 0: there is none. Those of tools do not count."""
+    own = (entry for entry in entries if entry.kind == _START or entry.source in _DAEMONS)
+    return min((entry.realtime for entry in own), default=0)
+
+
+def is_load(entry: Entry) -> bool:
+    """Return whether an entry records a load."""
+    return entry.is_decision and entry.result == "loaded"
+
+
+def is_usual(name: str) -> bool:
+    """Return whether a name can stand in a profile of any form."""
+    return _NAME.fullmatch(name) is not None
 
 
 def profile_of(
@@ -163,7 +179,7 @@ def parse(text: str, path: str) -> tuple[tuple[Rule, ...], tuple[Problem, ...]]:
     for number, line in used[1:] if is_lsmod else used:
         assigned = _LIST.fullmatch(line)
         words = line.split()[:1] if is_lsmod else (assigned[1] or assigned[2] or "").split() if assigned else [line]
-        if all(re.fullmatch(r"[\w-]+", word, re.ASCII) for word in words):
+        if all(map(is_usual, words)):
             names += map(module_name, words)
         else:
             expected = (

@@ -25,6 +25,9 @@ else:
 LOADER = "kmodd-loader"
 """Name of the threads of kmodd's loaders (TASK_COMM in proc_pid_comm(5))."""
 
+_STARTING = 60_000_000
+"""Time (µs) before the first start of kmodd on record that its trace may begin at the most."""
+
 _SETTLE = 2_000_000
 """Age of a load by a loader of kmodd (µs) from which the record of its request is missed."""
 
@@ -68,6 +71,8 @@ class File:
     path: str
     changed: int
     """When content or owner changed last (st_ctime, µs since 1970): a package sets st_mtime to that of its build."""
+    born: int = 0
+    """When it was made (stx_btime, µs since 1970); 0: the file system does not tell."""
     build_id: bytes = b""
     srcversion: str = ""
     signer: str = ""
@@ -79,6 +84,11 @@ class File:
     """Where it is, if it is a link that leads out of the tree."""
     is_read: bool = True
     """False: it was not opened, as its file system may not answer; the facts of its content are not known."""
+
+    @property
+    def came(self) -> int:
+        """When it came into the tree, as far as is known (µs since 1970)."""
+        return self.born or self.changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,19 @@ def history_of(name: str, records: Records) -> History:
     return ByKmodd(entry.realtime - entry.duration, entry.monotonic, entry.comm, entry.pid, path)
 
 
+def of_gone(name: str, load: ModuleLoad | None, records: Records, since: int) -> Result | None:
+    """Return what is to be said of a module that was loaded after `since`, and is gone; None: kmodd has loaded it.
+
+    since: CLOCK_MONOTONIC, µs. load: as of `judge`.
+    """
+    if load and load.monotonic < since:
+        load = None
+    recorded = (entry for entry in records.of_module(name) if name in entry.changed and entry.result != "removed")
+    if (load and load.comm == LOADER) or any(entry.monotonic >= since for entry in recorded):
+        return None
+    return Result("not-kmodd", f"was loaded {_by(load)}, and not by kmodd, and was removed again")
+
+
 # ── what is found ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -178,13 +201,20 @@ def kernel_of(modules: list[tuple[Live, OnDisk]]) -> Kernel:
     return Kernel(any(live.build_id for live, _ in modules), frozenset(signer for signer in signed if signer))
 
 
+def is_compared(live: Live, disk: OnDisk, kernel: Kernel) -> bool:
+    """Return whether a module has something by which its code can be compared with that of a file."""
+    if not isinstance(disk, File) or not disk.is_read:
+        return True  # which is said, or may not be known
+    return kernel.shows_build_ids or bool(live.srcversion or disk.srcversion)
+
+
 def judge(
     live: Live, disk: OnDisk, history: History, load: ModuleLoad | None, kernel: Kernel, now: int, when: str = ""
 ) -> tuple[Result, ...]:
     """Return what is to be said of a module.
 
-    load: its last load in the kernel's trace; None: the trace does not have it. now: CLOCK_MONOTONIC, µs. when: time of
-    the file's change, for a message.
+    load: its last load in the kernel's trace; None: the trace does not have it. now: CLOCK_MONOTONIC, µs. when: time
+    at which the file came into the tree, for a message.
     """
     history = corrected(history, load)
     return (*_of_kernel(live), *_of_disk(live, disk, history, kernel, when), *_of_history(disk, history, load, now))
@@ -198,6 +228,8 @@ def corrected(history: History, load: ModuleLoad | None) -> History:
     match history:
         case ByKmodd() | Before() if load.monotonic > history.written:
             return ByAnother() if is_known else NotRecorded()
+        case Before() if is_known and load.monotonic < history.written - _STARTING:
+            return ByAnother()  # only an earlier start, which the journal has lost, can have begun the trace
         case ByAnother() if load.comm == LOADER:
             return NotRecorded()
         case Unrecorded() if is_known:
@@ -254,13 +286,15 @@ def _of_code(live: Live, file: File, history: History, kernel: Kernel, when: str
         return None
     differ = f"{code} {loaded or 'none'} in the kernel, {there or 'none'} in the file"
     match history:
-        case ByKmodd(since=load) | Before(until=load) if file.changed > load:
+        case ByKmodd(since=load) | Before(until=load) if file.came > load:
             is_same = live.srcversion and live.srcversion == file.srcversion
             what = ", by a build of the same source" if is_same else ""
             text = f"its file {file.path} was replaced at {when}, after the load{what}"
             return Result("replaced", f"{text}: the kernel keeps the earlier code ({differ})", "information")
         case Before():
             why = "; it came before kmodd started: an initrd may have another build (update-initramfs -u)"
+        case ByKmodd(since=load) if file.changed > load:
+            why = "; the file was written in place or touched after the load, but it is older, so it was not replaced"
         case _:
             why = ""
     return Result(code, f"its code is not that of {file.path}: {differ}{why}")
@@ -278,8 +312,7 @@ def _of_signature(live: Live, file: File, kernel: Kernel) -> Iterator[Result]:
 def _of_history(disk: OnDisk, history: History, load: ModuleLoad | None, now: int) -> Iterator[Result]:
     match history:
         case ByAnother():
-            who = f"by {load.comm}[{load.pid}]" if load and load.comm else "by another program, which is not known"
-            yield Result("not-kmodd", f"was loaded after kmodd started, {who}, and not by kmodd")
+            yield Result("not-kmodd", f"was loaded after kmodd started, {_by(load)}, and not by kmodd")
         case NotRecorded() if load and now - load.monotonic > _SETTLE:
             who = f"a thread named {load.comm}" if load.comm else "a thread whose name is not known"
             text = f"was loaded by {who} [{load.pid}], and the journal has no record of this load by kmodd"
@@ -289,3 +322,7 @@ def _of_history(disk: OnDisk, history: History, load: ModuleLoad | None, now: in
             yield Result("other-file", f"was loaded from {history.path}{place}, by {history.program}[{history.pid}]")
         case _:
             pass
+
+
+def _by(load: ModuleLoad | None) -> str:
+    return f"by {load.comm}[{load.pid}]" if load and load.comm else "by another program, which is not known"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -82,7 +83,7 @@ def test_a_clean_machine_is_silent(guest: Machine) -> None:
 
 def test_a_file_that_was_replaced_after_the_load_is_said(guest: Machine) -> None:
     """An information, as after DKMS: the kernel has the earlier build. Control: the test above."""
-    guest.check(f"busybox cp {COPIES}/kt_ten.ko /usr/lib/modules/*/updates/kt_ten.ko")
+    guest.check(f"cd /usr/lib/modules/*/updates && busybox cp {COPIES}/kt_ten.ko new && busybox mv new kt_ten.ko")
     ((name, found),) = _verify(guest, 0).items()
     assert (name, list(found)) == ("kt_ten", ["replaced"])
     assert "kt_ten.ko was replaced at " in found["replaced"]["text"]
@@ -112,6 +113,11 @@ def test_a_load_is_said_when_it_happens(guest: Machine) -> None:
     *_, load = (load for load in guest.module_loads() if load.module == "kt_plain")
     line = f"kt_plain: was loaded after kmodd started, by {load.comm}[{load.pid}], and not by kmodd"
     until(lambda: line in guest.check("cat /run/followed"), 120, "the load is said")
+    guest.check("busybox rmmod kt_plain")
+    guest.check(f"busybox insmod {COPIES}/kt_plain.ko && busybox rmmod kt_plain")
+    gone = re.compile(r"kt_plain: was loaded by .*\[[0-9]+\], and not by kmodd, and was removed again")
+    until(lambda: gone.search(guest.check("cat /run/followed")), 120, "a load that was undone at once is said")
+    guest.check(f"busybox insmod {COPIES}/kt_plain.ko")
     assert "kt_chain" not in guest.check("busybox kill $(cat /run/follower); cat /run/followed")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -78,11 +79,11 @@ def test_history_loaded_modules_and_devices_with_what_they_need(machine: World) 
     ]  # fmt: skip
     assert re.match(r"# kmodd profile of \d{4}-\d\d-\d\d, kernel 6.1.0-test, 30 days of history\n", text)
     for records in ([], [load("c", 40)]):
-        assert made(machine, "modules-load", *records).splitlines()[2:] == ["a", "b", "early"]
+        assert made(machine, "modules-load", load("a", 2), *records).splitlines()[2:] == ["a", "b", "early"]
     machine.live("b")
     (machine.root / "sys/devices/0000:01:00.0/modalias").unlink()
     (machine.root / "sys/devices/0000:01:00.0/uevent").write_text("")
-    assert "loaded 1, devices 0, dependencies 1" in made(machine, "modules-load")
+    assert "loaded 1, devices 0, dependencies 1" in made(machine, "modules-load", load("b", 2))
 
 
 def shell(text: str, words: str, folder: Path) -> list[str]:
@@ -115,7 +116,7 @@ def test_the_rules_are_valid_and_keep_who_asked(machine: World) -> None:
         "allow origin=request request=fs-c uid=1000- container=no",
         "deny origin=request",
     ]
-    text = made(machine, "policy")
+    text = made(machine, "policy", load("b", 2, **DEVICE))
     assert "no request of the kernel that loaded a module is on record" in text
     assert "origin=request" not in text
 
@@ -156,7 +157,7 @@ def test_what_is_refused_for_whom_and_how_often(machine: World, tmp_path: Path) 
 
 def test_a_short_history_is_refused_with_the_reason(machine: World) -> None:
     """Control: with --force, and with as many days as there are."""
-    short = [record("f122", NOW - 3 * 24 * HOURS)]
+    short = [record("f122", NOW - 3 * 24 * HOURS), load("c", 1, **DEVICE)]
     said = run(machine, short, "make")
     assert (said.out, said.status) == (b"", 1)
     assert re.search(
@@ -175,6 +176,59 @@ def test_a_short_history_is_refused_with_the_reason(machine: World) -> None:
     )  # fmt: skip
 
 
+def test_a_history_without_a_load_is_refused(machine: World) -> None:
+    """The daemon ran long ago, and not since. Control: a load in these days, in the test above."""
+    for records in ([START], [START, load("c", 40, **DEVICE)]):
+        said = run(machine, records, "make")
+        assert (said.out, said.status) == (b"", 1)
+        assert b"no load is on record of the last 30 days: what is used less often would be missing" in said.err
+        said = run(machine, records, "test", "-", stdin=b"a\n")
+        assert (said.out, said.status) == (b"", 1)
+        assert said.err.endswith(b"no load is on record of the last 30 days, so nothing is tested\n")
+    assert run(machine, [START], "make", "--force").status == 0
+
+
+def test_the_history_begins_with_the_daemon(machine: World) -> None:
+    """What a tool has recorded, as before kmodd was started for the first time, does not make it longer."""
+    tool = load("d", 90, KMODD_SOURCE="operator", _COMM="insmod")
+    said = run(machine, [tool, record("f122", NOW - 3 * 24 * HOURS), load("c", 1, **DEVICE)], "make")
+    assert (said.out, said.status) == (b"", 1)
+    assert b"less than 30 days ago" in said.err
+
+
+@pytest.mark.parametrize("form", ["policy", "modules-load", "lsmod", "mkinitcpio", "dracut", "initramfs-tools"])
+def test_a_name_that_other_programs_may_read_otherwise_is_left_out(machine: World, form: str) -> None:
+    """A shell reads the lists of dracut and mkinitcpio. Control: the module that needs it."""
+    odd = 'x";touch$IFS$HOME;"'
+    machine.index(
+        deps=["a.ko:", "b.ko: a.ko", "c.ko:", "early.ko:", f"d.ko: {odd}.ko", f"{odd}.ko:"], aliases=["alias pci:v1* b"]
+    )
+    said = run(machine, [START, load("d", 2, odd, **DEVICE)], "make", "--format", form)
+    assert said.status == 0
+    assert b"touch" not in said.out
+    assert b"d" in said.out.replace(b",", b" ").split()
+    assert said.err.startswith(b"kmodd profile make: Left out, as other programs may not take these for names: x")
+
+
+def test_json(machine: World) -> None:
+    """An object a line. Control: it is no form of --format."""
+    records = [START, load("c", 2, **USER)]
+    said = run(machine, records, "make", "--json")
+    assert (said.err, said.status) == (b"", 0)
+    assert [json.loads(line) for line in said.out.splitlines()] == [
+        {"module": "a", "needs": []}, {"module": "b", "needs": ["a"]}, {"module": "c", "needs": []},
+        {"module": "early", "needs": []},
+    ]  # fmt: skip
+    assert run(machine, records, "make", "--json", "--format", "lsmod").status == 2
+    said = run(machine, records, "test", "--json", "-", stdin=b"a\n")
+    (refused,) = map(json.loads, said.out.splitlines())
+    assert refused.pop("last_usec") > 0
+    assert refused == {
+        "module": "c", "for": "mount uid 1000, /usr/bin/mount", "times": 1, "rule": "not in the list",
+    }  # fmt: skip
+    assert said.status == 1
+
+
 def test_what_the_tree_lacks_is_left_out_and_said(machine: World) -> None:
     said = run(machine, [START, load("gone", 2, **DEVICE)], "make")
     assert said.err == b"kmodd profile make: Left out, as they are not in the tree of 6.1.0-test: gone\n"
@@ -191,4 +245,4 @@ def test_wrong_use_and_wrong_files(machine: World, tmp_path: Path) -> None:
     assert (b"names no module and has no rule" in said.err, said.status) == (True, 1)
     assert run(machine, [START], "test", str(tmp_path / "none")).err.endswith(b"none: No such file or directory\n")
     machine.modules.rename(machine.root / "hidden")
-    assert run(machine, [START], "make").status == 3
+    assert run(machine, [START], "make", "--force").status == 3

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kmodd.host.file_birth import birth_of
 from kmodd.modfile.modinfo import info
 from tests import compiled, program, trees
 from tests.journal_files import BEGIN, BOOTS, DAY, record, write_journal
@@ -156,7 +157,7 @@ def test_a_file_with_another_name_than_its_module(machine: Played, mod1: bytes, 
 
 def test_a_file_replaced_after_the_load_is_an_information(machine: Played, mod1: bytes) -> None:
     """With its date, and the exit status of a clean machine. Control: replaced before the load, it is a finding."""
-    changed = machine.file("mod1", rebuilt(mod1)).stat().st_ctime
+    changed = birth_of(str(machine.file("mod1", rebuilt(mod1)))) / 1e6
     machine.load("mod1", mod1)
     machine.recorded("mod1", second=NOW - 3600)
     (weight, text) = machine.found(0)["replaced"]
@@ -169,6 +170,38 @@ def test_a_file_replaced_after_the_load_is_an_information(machine: Played, mod1:
     assert weight == "finding"
     assert info(mod1, True).build_id.hex() in text
     assert info(rebuilt(mod1), True).build_id.hex() in text
+
+
+def test_a_file_that_was_touched_or_written_in_place_was_not_replaced(machine: Played, mod1: bytes) -> None:
+    """It is older than the load, so the kernel has other code. Control: the same bytes in a new file, as dpkg does."""
+    path = machine.file("mod1", rebuilt(mod1))
+    assert birth_of(str(path)), "the tests' file system has no times of birth"
+    machine.load("mod1", mod1)
+    machine.recorded("mod1", second=time.time() + 0.01 - (BEGIN + DAY) / 1e6)
+    time.sleep(0.05)
+    for change in (lambda: os.utime(path), lambda: path.chmod(0o644), lambda: path.write_bytes(rebuilt(mod1))):
+        change()
+        weight, text = machine.found()["build-id"]
+        assert weight == "finding"
+        assert text.endswith("the file was written in place or touched after the load, but it is older, so it was "
+                             "not replaced")  # fmt: skip
+    new = path.with_suffix(".dpkg-new")
+    new.write_bytes(rebuilt(mod1))
+    new.replace(path)
+    assert machine.found(0)["replaced"][0] == "information"
+
+
+def test_a_kernel_that_shows_nothing_to_compare(machine: Played, loop: bytes) -> None:
+    """Without CONFIG_KALLSYMS and CONFIG_MODULE_SRCVERSION_ALL: it is said. Control: with the build ID, silence."""
+    machine.file("loop", loop)
+    machine.load("loop", loop)
+    machine.recorded("loop")
+    assert machine.verify() == Said(b"", b"", 0)
+    (machine.root / "sys/module/loop/notes/.note.gnu.build-id").unlink()
+    said = machine.verify()
+    assert (said.out, said.status) == (b"", 1)
+    expected = b"shows neither a build ID nor a srcversion of 1 module, so the code is not compared\n"
+    assert said.err.endswith(expected)
 
 
 def test_a_stale_initrd_is_named(machine: Played, mod1: bytes) -> None:
@@ -330,6 +363,23 @@ def test_a_module_loaded_again_behind_a_record(machine: Played, mod1: bytes, nam
     assert machine.found(0) == {}
     machine.traced(name, "insmod", 812, LATER + 3)
     assert "by insmod[812]" in machine.found()["not-kmodd"][1]
+
+
+def test_a_start_that_the_journal_has_lost(machine: Played, mod1: bytes) -> None:
+    """The trace is older than the first start on record, so an earlier one has begun it, and the load came after that.
+
+    Control: a load by kmodd itself, and one from just before the start, as by systemd-modules-load.
+    """
+    machine.file("early", mod1)
+    machine.load("early", mod1)
+    machine.traced("early", "kmodd-loader", 400, LATER - 3600)
+    assert machine.found(0) == {}
+    machine.trace = ""
+    machine.traced("early", "systemd-modules", 300, LATER - 5)
+    assert machine.found(0) == {}
+    machine.trace = ""
+    machine.traced("early", "insmod", 812, LATER - 3600)
+    assert machine.found()["not-kmodd"][1] == "was loaded after kmodd started, by insmod[812], and not by kmodd"
 
 
 def test_force_and_hiding(machine: Played, mod1: bytes) -> None:
