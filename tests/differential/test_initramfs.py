@@ -8,10 +8,8 @@ to it; and with a modprobe that fails, which must be seen. Takes one to two minu
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +17,17 @@ from pathlib import Path
 import pytest
 
 from kmodd.index.bin_reader import BinIndex
-from tests import suites, trees
+from tests import trees
+from tests.image_maker import ImageMaker, image_maker
 from tests.rootfs import Said
 from tests.tool import difference
-from tests.vm import image
 
 pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).parents[2]
-PACKAGES = ("initramfs-tools", "kmod", "python3", "python3-pyelftools", "zstd")
 TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
 ADDED = {"usr/lib/modules/{release}/modules.weakdep": "written as kmod 34 does (docs/COMPAT.md)"}
 """Files that only our initrd has → why."""
-
-_IN_CHROOT = r"""
-mount -t proc proc "$1/proc"
-mount --bind "$2/boot" "$1/mnt"
-mkdir -p "$1/usr/lib/modules"
-mount --bind "$2/lib/modules" "$1/usr/lib/modules"
-mount -o remount,bind,ro "$1/usr/lib/modules"
-exec chroot "$1" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C sh -euc "$3"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +43,15 @@ class Initrd:
     """Output of the initrd's modprobe about ext4, run in the initrd."""
 
 
-class Machine:
-    """The chroot. Each command has mounts and processes of its own, which end with it."""
-
-    def __init__(self, root: Path, kernel: Path) -> None:
-        self.root = root
-        self._kernel = kernel
-        self.release = trees.release(kernel)
-        self._call("cp /mnt/config-* /mnt/System.map-* /mnt/vmlinuz-* /boot/")
-
-    def run(self, script: str) -> Said:
-        """Run a shell script in the chroot."""
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        words = ["sh", "-euc", _IN_CHROOT, "sh", str(self.root), str(self._kernel), script]
-        done = subprocess.run([*unshare, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        return Said(done.stdout, done.stderr, done.returncode)
+class Machine(ImageMaker):
+    """The chroot."""
 
     def update(self, how: str) -> Initrd:
         """Run `update-initramfs -c` or `-u`; the result. The kmod in it becomes executable again, to be asked."""
         said = self.run(f"update-initramfs {how} -k {self.release}")
         initrd = f"/boot/initrd.img-{self.release}"
-        listed = self._call(f"lsinitramfs {initrd}").split()
-        self._call(f"rm -rf /tmp/made && unmkinitramfs {initrd} /tmp/made")
+        listed = self.call(f"lsinitramfs {initrd}").split()
+        self.call(f"rm -rf /tmp/made && unmkinitramfs {initrd} /tmp/made")
         files = _files(self.root / "tmp" / "made")
         ask = f"chmod 755 /tmp/made/usr/bin/kmod; chroot /tmp/made /sbin/modprobe -S {self.release} -D ext4"
         return Initrd(said, sorted(listed), files, self.run(ask))
@@ -87,30 +62,12 @@ class Machine:
             ["make", "install", f"DESTDIR={self.root}"], cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=True
         )
         for tool in TOOLS:
-            self._call(f"mv /usr/sbin/{tool} /usr/sbin/{tool}.kmod; ln -s ../lib/kmodd/bin/{tool} /usr/sbin/{tool}")
-        self._call("chmod a-x /usr/bin/kmod")
+            self.call(f"mv /usr/sbin/{tool} /usr/sbin/{tool}.kmod; ln -s ../lib/kmodd/bin/{tool} /usr/sbin/{tool}")
+        self.call("chmod a-x /usr/bin/kmod")
 
     def break_modprobe(self) -> None:
         """/bin/false in the place of modprobe."""
-        self._call("ln -sf /bin/false /usr/sbin/modprobe")
-
-    def _call(self, script: str) -> str:
-        said = self.run(script)
-        assert said.status == 0, (script, said)
-        return said.out.decode()
-
-
-def _chroot() -> Path:
-    """Debian 12 with PACKAGES, cached under their versions."""
-    found = [trees.newest(name, "bookworm", "") for name in PACKAGES]
-    recipe = json.dumps([(package.name, package.version) for package in found])
-
-    def fill(root: Path) -> None:
-        image.require("mmdebstrap", "mmdebstrap")
-        words, text = suites.bootstrap("bookworm", root, PACKAGES)
-        image.run(words, "mmdebstrap", text=text)
-
-    return trees.cached(f"initramfs-chroot-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}", fill)
+        self.call("ln -sf /bin/false /usr/sbin/modprobe")
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -144,11 +101,8 @@ def compare(peers: Initrd, own: Initrd, release: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    base, kernel = _chroot(), trees.debian_tree("6.1-amd64")
-    with tempfile.TemporaryDirectory(prefix="kmodd-initramfs-") as folder:
-        root = Path(folder, "root")
-        subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)
-        yield Machine(root, kernel)
+    with image_maker("bookworm", trees.debian_tree("6.1-amd64")) as maker:
+        yield Machine(maker.root, maker.kernel)
 
 
 @pytest.fixture(scope="module")

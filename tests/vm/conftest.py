@@ -49,7 +49,8 @@ def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     """A function that boots a guest with kmodd installed and enabled, and waits until coldplug is over.
 
     `with_kmod`: Debian's modprobe stays; `append`: for the kernel's command line; `prepare` changes the payload;
-    `active`: kmodd must run then, or VmError says what it said.
+    `active`: kmodd must run then, or VmError says what it said. `initrd`, `boot_timeout`: as in `Machine`; many
+    `cpus` lengthen the latter.
     """
 
     @contextmanager
@@ -62,15 +63,24 @@ def boot(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         prepare: Prepare | None = None,
         active: bool = True,
         cpus: int = 2,
+        initrd: Path | None = None,
+        boot_timeout: float = 300.0,
     ) -> Iterator[Machine]:
         payload = Payload.new(Path(tmp_path_factory.mktemp("payload"), "root"), with_kmod=with_kmod)
         payload.install_kmodd(image.suite)
         payload.write(LOG_LEVEL, "[Kmodd]\nLogLevel=debug\n")
         if prepare is not None:
             prepare(payload)
-        patience = 300.0 * max(1.0, cpus / 16)  # each emulated processor has a share of the machine's
+        patience = boot_timeout * max(1.0, cpus / 16)  # each emulated processor has a share of the machine's
         with Machine(
-            image, payload, name=name, append=append, journal=journal, cpus=cpus, boot_timeout=patience
+            image,
+            payload,
+            name=name,
+            append=append,
+            journal=journal,
+            cpus=cpus,
+            initrd=initrd,
+            boot_timeout=patience,
         ) as machine:
             machine.wait_boot(patience)
             if active and machine.run("systemctl is-active --quiet kmodd").status != 0:

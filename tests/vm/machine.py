@@ -96,17 +96,19 @@ class Machine:
         boot_timeout: float = 300.0,
         cpus: int = 2,
         arguments: Sequence[str] = (),
+        initrd: Path | None = None,
     ) -> None:
         """Describe a machine; nothing runs yet.
 
         `devices` are there at boot (at most one port each); `append` goes to the kernel's command line; `journal`:
         arguments for the guest's journalctl, "" for everything; `on_record` is called for each record, in a thread.
         `arguments`: more words for QEMU's command line, for devices that need no port (`-device`, on pcie.0).
+        `initrd`: an image of initramfs-tools, which brings root's disk in place of the harness's own initrd.
         """
         self.image, self.payload, self.name = image, payload, name
         self._devices, self._append, self._matches = devices, append, journal
         self._memory_mib, self._boot_timeout = memory_mib, boot_timeout
-        self._cpus, self._arguments = cpus, arguments
+        self._cpus, self._arguments, self._initrd = cpus, arguments, initrd
         self._ends: list[socket.socket] = []
         self._qmp: Qmp | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -165,7 +167,7 @@ class Machine:
 
     def _start(self) -> None:
         initrd = self._folder / "initrd"
-        write_initrd(self.image, self.payload, self._matches, initrd)
+        write_initrd(self.image, self.payload, self._matches, initrd, self._initrd)
         pairs = [socket.socketpair() for _ in range(3)]
         self._ends = [ours for ours, _ in pairs]
         theirs = [end.fileno() for _, end in pairs]

@@ -47,13 +47,29 @@ for m in $($b cat /modules/order); do $b insmod /modules/$m || fail "insmod $m";
 n=0
 until [ -b /dev/vda ]; do n=$((n+1)); [ $n -lt 300 ] || fail "no disk"; $b usleep 100000; done
 $b mount -t ext4 /dev/vda /root || fail "mount"
+for d in proc sys dev; do $b mount -o move /$d /root/$d; done
+. /settle
+exec $b switch_root /root /sbin/init
+"""
+
+# With root's disk at /root, and proc, sys and dev in it.
+_SETTLE: Final = """\
 while IFS= read -r p; do $b rm -rf "/root$p"; done </remove
 $b cp -a /payload/. /root/ || fail "payload"
-[ ! -e /no-kernel-helper ] || echo >/proc/sys/kernel/modprobe
-for d in proc sys dev; do $b mount -o move /$d /root/$d; done
+[ ! -e /no-kernel-helper ] || echo >/root/proc/sys/kernel/modprobe
 while IFS= read -r c; do $b chroot /root /bin/sh -c "$c" || fail "$c"; done </commands
 echo switch_root >/root/sys/kernel/tracing/trace_marker
-exec $b switch_root /root /sbin/init
+"""
+
+# In an image of initramfs-tools, which runs this when it has mounted root's disk (initramfs-tools(7)).
+_INIT_BOTTOM: Final = """\
+b=/vm/busybox
+fail() { echo "initrd: $*"; $b sleep 1; $b poweroff -f; }
+$b mount -t tracefs tracefs /sys/kernel/tracing
+for d in proc sys dev; do $b mount -o bind /$d /root/$d; done
+$b mount -o bind /sys/kernel/tracing /root/sys/kernel/tracing
+. /settle
+for d in sys/kernel/tracing proc sys dev; do $b umount /root/$d; done
 """
 
 # The shell, on the serial line SHELL, reads `D chunk` (base64, appended to the command) and answers `+`; at `R seconds`
@@ -156,18 +172,29 @@ def _installed(suite: str, architecture: str) -> Path:
     return tree
 
 
-def write_initrd(image: Image, payload: Payload, journal: str, target: Path) -> None:
-    """Write one boot's initrd to `target`. `journal`: arguments for the guest's journalctl (matches)."""
+def write_initrd(image: Image, payload: Payload, journal: str, target: Path, base: Path | None = None) -> None:
+    """Write one boot's initrd to `target`. `journal`: arguments for the guest's journalctl (matches).
+
+    `base`: an image of initramfs-tools, which comes first and brings root's disk; None: the harness's own does.
+    """
     archive = Archive()
-    archive.add_tree(image.initrd_parts, "")
-    archive.add("init", _INIT.encode(), stat.S_IFREG | 0o755)
+    start = b""
+    if base is None:
+        archive.add_tree(image.initrd_parts, "")
+        archive.add("init", _INIT.encode(), stat.S_IFREG | 0o755)
+    else:
+        start = base.read_bytes()
+        archive.add("vm/busybox", (image.initrd_parts / "bin/busybox").read_bytes(), stat.S_IFREG | 0o755)
+        archive.add("scripts/init-bottom/vm", _INIT_BOTTOM.encode())
+        archive.add("scripts/init-bottom/ORDER", b"/vm/busybox sh /scripts/init-bottom/vm\n/scripts/init-bottom/udev\n")
+    archive.add("settle", _SETTLE.encode())
     archive.add("remove", "".join(f"{path}\n" for path in payload.remove).encode())
     archive.add("commands", "".join(f"{command}\n" for command in payload.commands).encode())
     if not payload.kernel_helper:
         archive.add("no-kernel-helper")
     _add_harness(archive, journal, *SERIAL_LINES.get(image.architecture, SERIAL_LINES[""]))
     archive.add_tree(payload.folder, "payload", merged_usr=True)
-    target.write_bytes(archive.finish())
+    target.write_bytes(start + bytes(-len(start) % 4) + archive.finish())
 
 
 def _add_harness(archive: Archive, journal: str, shell_line: str, journal_line: str) -> None:
