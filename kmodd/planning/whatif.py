@@ -154,13 +154,39 @@ class Needs:
                 yield from min(lacks, key=len)
 
     def _lacking(self, name: str, image: Container[str]) -> list[str]:
-        """Return what an image lacks of a module and its dependencies."""
-        catalog = self._then.catalog
-        if catalog.is_builtin(name):
-            return []
-        line = catalog.dep(name)
-        needed = [name, *map(module_of_path, line.deps if line else ())]
-        return [each for each in needed if each not in image]
+        """Return what an image lacks of a module, its dependencies, and what a softdep has precede one of these.
+
+        update-initramfs and dracut put these in, and of a softdep all modules that it stands for; one of them suffices
+        here. A softdep without a module in the tree asks for nothing, as for modprobe.
+        """
+        found: dict[str, None] = {}
+        waiting: list[tuple[str, ...]] = [(name,)]
+        walked = set()
+        for names in waiting:  # which grows
+            if any(map(self._then.catalog.is_builtin, names)):
+                continue
+            held = [each for each in names if each in image]
+            chosen = next((each for each in held if all(dep in image for dep in self._deps(each))), (held or names)[0])
+            if not held:
+                found[chosen] = None
+            for each in (chosen, *self._deps(chosen)):
+                if each not in walked:
+                    walked.add(each)
+                    waiting += [(each,), *self._before(each)]
+        return list(found)
+
+    def _deps(self, name: str) -> tuple[str, ...]:
+        line = self._then.catalog.dep(name)
+        return tuple(map(module_of_path, line.deps)) if line else ()
+
+    def _before(self, name: str) -> Iterator[tuple[str, ...]]:
+        """Yield the modules that each word of a module's softdeps, behind `pre:`, stands for."""
+        lines = self._then.lines.softdeps(name)
+        if not self._then.config.extensions.softdeps_add_up:
+            del lines[1:]
+        for word in (word for line in lines for word in line.pre):
+            if hits := lookup_or_nothing(word, self._then):
+                yield tuple(hit.module for hit in hits)
 
     def _places(self, name: str) -> tuple[str, ...]:
         """Return the modules of the other tree that stand for one of this; none if it is not known there."""

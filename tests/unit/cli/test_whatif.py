@@ -165,6 +165,32 @@ def test_an_image_needs_what_the_root_disk_hangs_on(
 
 
 @pytest.mark.parametrize(
+    ("modules", "lacking"),
+    [
+        (("ext4", "jbd2", "disk", "bus", "crc_a"), []),
+        (("ext4", "jbd2", "disk", "bus", "crc_b", "part"), []),
+        (("ext4", "jbd2", "disk", "bus", "crc_b"), ["part"]),
+        (("ext4", "jbd2", "disk", "bus"), ["crc_a"]),
+        (("ext4", "disk", "bus"), ["jbd2", "crc_a"]),
+    ],
+)
+def test_an_image_needs_what_precedes_a_module_by_a_softdep(
+    machine: Machine, capsys: pytest.CaptureFixture[str], modules: tuple[str, ...], lacking: list[str]
+) -> None:
+    """One of those that it stands for. Not what follows, is built in, or is not in the tree."""
+    folder = machine.other(
+        [*machine.deps(), "crc_a.ko:", "crc_b.ko: part.ko", "part.ko:", "later.ko:"],
+        [*machine.aliases(), "alias crc crc_a", "alias crc crc_b"],
+        builtin="kernel/within.ko\n",
+    )
+    (folder / "modules.softdep").write_text(
+        "softdep jbd2 pre: crc within absent post: later\nsoftdep crc_a pre: jbd2\n"
+    )
+    status, lines, _ = run(machine, capsys, "--kernel", OTHER, "--initrd", machine.image(*modules))
+    assert (status, lacks(lines)) == ((1, [("the file system at /", lacking)]) if lacking else (0, []))
+
+
+@pytest.mark.parametrize(
     ("kind", "route", "modules", "lacking"),
     [
         ("nfs4", "eth0", (), [("the interface eth0, which carries a route", ["net"])]),
