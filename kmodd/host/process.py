@@ -35,6 +35,8 @@ _AT_ONCE: Final = 16384
 """Bytes of one read. The kernel generates such a file at the first read, and returns it whole if it fits."""
 _PAUSE: Final = 0.0005
 """Seconds between two looks at a thread that is about to wait."""
+_PF_KTHREAD: Final = 0x00200000
+"""Flag of a thread of the kernel (include/linux/sched.h)."""
 _HELPER_WAIT: Final = "call_usermodehelper"
 """Beginning of the name of the kernel function in which a thread waits for its helper (kernel/umh.c)."""
 
@@ -102,6 +104,7 @@ def _read(folder: int, asked_ns: int, initial: Namespaces, proc: str, until: flo
         unit=unit,
         container=container,
         command=_runner_above(fields, proc) if not unit or unit.startswith("kmodd-command@") else 0,
+        is_kernel=bool(int(fields.split(None, 7)[6]) & _PF_KTHREAD),  # field 9 of proc_pid_stat(5)
     )
     # Last, to show that the thread has waited all along.
     return requester if _made_request(folder, fields.split(), asked_ns, until) else None

@@ -60,6 +60,7 @@ def pack(who: Requester) -> bytes:
     fields = (
         str(who.pid), who.comm, who.exe, str(who.uid), "" if who.loginuid is None else str(who.loginuid),
         who.cgroup, who.unit, "yes" if who.container else "no", str(who.command),
+        "yes" if who.is_kernel else "no",
     )  # fmt: skip
     return b"\0".join(map(encode, fields))
 
@@ -67,8 +68,10 @@ def pack(who: Requester) -> bytes:
 def unpack(answer: bytes) -> Requester | None:
     """Return the requester of an answer; None: unknown, or no answer of `serve`."""
     try:
-        pid, comm, exe, uid, loginuid, cgroup, unit, container, command = map(decode, answer.split(b"\0"))
+        pid, comm, exe, uid, loginuid, cgroup, unit, container, command, kernel = map(decode, answer.split(b"\0"))
         login = int(loginuid) if loginuid else None
-        return Requester(int(pid), comm, exe, int(uid), login, cgroup, unit, container != "no", int(command))
+        return Requester(
+            int(pid), comm, exe, int(uid), login, cgroup, unit, container != "no", int(command), kernel != "no"
+        )
     except ValueError:
         return None

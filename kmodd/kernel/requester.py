@@ -26,3 +26,12 @@ class Requester:
     """The user or PID namespace is not that of PID 1. Capabilities are no criterion: they are full in a container."""
     command: int = 0
     """ID of the runner of the install or remove command that the process belongs to; 0: it belongs to none."""
+    is_kernel: bool = False
+    """Whether it is a thread of the kernel."""
+
+    def is_deputy(self, request: str) -> bool:
+        """Return whether it makes this request for a process that is not known, with its own rights in their place.
+
+        The kernel looks up the parts of a cipher in a thread of its own, whoever has named it (crypto/algboss.c).
+        """
+        return self.is_kernel and request.startswith("crypto-")

@@ -349,6 +349,7 @@ def _requester(record: Mapping[str, object]) -> Requester | None:
         _text_of(record, "KMODD_REQUESTER_CGROUP"),
         _text_of(record, "KMODD_REQUESTER_UNIT"),
         _text_of(record, "KMODD_REQUESTER_CONTAINER") == "yes",
+        is_kernel=_text_of(record, "KMODD_REQUESTER_KERNEL") == "yes",
     )
 
 

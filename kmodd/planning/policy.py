@@ -4,7 +4,7 @@ The first rule whose conditions all hold decides. If none does, the module is al
 
 The process that made the kernel ask may be unknown. Uncertainty then counts against it: an unknown user, unit, program
 or container satisfies the conditions of deny rules only. The process is assumed not to be root: `uid=0` never holds for
-it, and `uid=!0` always does.
+it, and `uid=!0` always does. So it is for a thread of the kernel that acts for others (`Requester.is_deputy`).
 """
 
 from __future__ import annotations
@@ -285,8 +285,9 @@ def _of_processes(condition: Condition) -> _Check:
     known, unknown = _of_process(condition), _of_unknown_process(condition)
 
     def check(case: _Case) -> _Holds:
-        if case.asking.requester is not None:
-            return known(case.asking.requester)
+        who = case.asking.requester
+        if who is not None and not who.is_deputy(case.asking.request):
+            return known(who)
         return unknown if case.asking.origin == "request" else "no"
 
     return check

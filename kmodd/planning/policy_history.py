@@ -113,7 +113,7 @@ def _uses(entry: Entry) -> list[Use]:
         return []
     return [
         Use(entry.alias, entry.pattern, "unknown", usec=entry.realtime)
-        if who is None
+        if who is None or who.is_deputy(entry.alias)
         else Use(entry.alias, entry.pattern, _who(who), who.exe, who.unit, entry.realtime)
         for who in _askers(entry)
     ]

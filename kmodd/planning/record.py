@@ -152,4 +152,5 @@ def _of_requester(request: Request) -> list[tuple[str, str]]:
         ("KMODD_REQUESTER_CGROUP", who.cgroup),
         ("KMODD_REQUESTER_UNIT", who.unit),
         ("KMODD_REQUESTER_CONTAINER", "yes" if who.container else "no"),
+        *([("KMODD_REQUESTER_KERNEL", "yes")] if who.is_kernel else []),
     ]

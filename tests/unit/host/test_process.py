@@ -58,6 +58,18 @@ def test_a_damaged_file_gives_no_requester(tmp_path: Path, name: str, text: str)
     assert asked(tmp_path, initial) is None
 
 
+def test_a_thread_of_the_kernel_is_known_by_its_flag_not_by_its_program(tmp_path: Path) -> None:
+    """A process whose main thread has ended has no program either."""
+    initial = played(tmp_path)
+    (tmp_path / "179/exe").unlink()
+    who = asked(tmp_path, initial)
+    assert who is not None
+    assert not who.is_kernel
+    stat = tmp_path / "179/stat"
+    stat.write_text(stat.read_text().replace(" 0 -1 64 ", " 0 -1 2129984 "))  # 0x208040
+    assert asked(tmp_path, initial) == replace(who, is_kernel=True)
+
+
 def test_unset_loginuid(tmp_path: Path) -> None:
     initial = played(tmp_path)
     (tmp_path / "179/loginuid").write_text("4294967295")

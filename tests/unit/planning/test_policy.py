@@ -259,3 +259,16 @@ def test_rules_with_a_mistake_allow_no_more_than_the_valid_ones(
         is_unknown = valid is None and asking.origin == "request" and uid != 0
         assert found.refused == (before.refused or is_denied or is_unknown)
     assert rules_in_force(Parsed(tuple(broken)), valid) == tuple(broken)  # without a mistake
+
+
+@pytest.mark.parametrize("rule", ["deny uid=!0", "deny uid=1000", "deny container=yes", "deny exe=/usr/bin/x"])
+def test_the_kernel_asks_for_parts_of_a_cipher_for_an_unknown_process(rule: str) -> None:
+    """Its thread runs as root whoever has named the cipher, also after a denial of the whole one (crypto/algboss.c)."""
+    thread = Requester(10, "cryptomgr_probe", "", 0, None, "/", "", container=False, is_kernel=True)
+    assert verdict(rule, asked(thread, "crypto-serpent"), "serpent_generic") == "deny"
+    assert verdict(f"allow uid=0\n{rule}", asked(thread, "crypto-serpent"), "serpent_generic") == "deny"
+    assert (
+        verdict(f"allow request=crypto-serpent\n{rule}", asked(thread, "crypto-serpent"), "serpent_generic") == "allow"
+    )
+    if "exe" not in rule:
+        assert verdict(rule, asked(thread, "mdio:1"), "realtek") == "allow"

@@ -20,7 +20,8 @@ USER = replace(ROOT, uid=1000, loginuid=1000)
 CONTAINER_ROOT = replace(ROOT, container=True, unit="docker-1.scope")
 MAPPED_ROOT = replace(CONTAINER_ROOT, uid=100000)
 LOADER = replace(ROOT, exe="/usr/bin/python3.11", unit="kmodd-loader@3.service")
-KTHREAD = Requester(40, "kworker/0:1", "", 0, None, "/", "", False)
+KTHREAD = Requester(40, "kworker/0:1", "", 0, None, "/", "", False, is_kernel=True)
+CIPHERS = replace(KTHREAD, comm="cryptomgr_probe")
 CARD = PolicyQuery("uevent", "pci:v00008086d000010D3", "running", "pci", ("/devices/pci0000:00/0000:00:03.0",))
 ADAPTER = PolicyQuery("uevent", "usb:v0B95p7720", "running", "usb", ("/devices/pci0000:00/usb1/1-1/1-1:1.0",))
 
@@ -159,3 +160,20 @@ def test_the_rules_in_the_documentation_are_rules() -> None:
     block = text.split("## Rules\n\n```\n")[1].split("```")[0]
     parsed = parse([ConfFile("POLICY.md", block)])
     assert (len(parsed.rules), parsed.problems) == (4, ())
+
+
+def test_a_user_gets_no_rare_cipher_by_way_of_the_thread_of_the_kernel() -> None:
+    """`ecb(serpent)`: the kernel asks for serpent itself, whatever the answer to the whole name was."""
+    rules = policy(UNPRIVILEGED)
+    assert refused(rules, "crypto-ecb(serpent)", "serpent_generic", USER)
+    assert refused(rules, "crypto-serpent", "serpent_generic", CIPHERS)
+    assert not refused(rules, "crypto-serpent", "serpent_generic")
+    allowing = policy(UNPRIVILEGED, local="allow origin=request request=crypto-serpent")
+    assert not refused(allowing, "crypto-serpent", "serpent_generic", CIPHERS)
+
+
+@pytest.mark.parametrize(
+    "name", ["xts", "aes", "aes-all", "essiv", "sha256", "ccm", "cmac", "gcm", "hmac", "cbc", "cts"]
+)
+def test_disks_networks_and_file_systems_get_their_usual_ciphers(name: str) -> None:
+    assert not refused(policy(UNPRIVILEGED), f"crypto-{name}", name, CIPHERS)
