@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_LIMIT = 64 << 20
+"""Bytes of a reply at most; one with the state of 10,000 devices has a few MB."""
+
+
 class NotRunning(KmoddError):
     """The daemon does not listen on the control socket (exit status 7)."""
 
@@ -54,6 +58,8 @@ def call(
                 if not data:
                     raise NotRunning("the daemon closed the connection without a reply")
                 answer += data
+                if len(answer) > _LIMIT:
+                    raise NotRunning(f"the reply of the daemon is longer than {_LIMIT} bytes")
         except OSError as error:
             raise NotRunning(f"the daemon is not running: {error.strerror or 'no reply in time'}: {path}") from None
     return _parameters(json.loads(answer[:-1]))
@@ -80,6 +86,8 @@ def replies(method: str, path: str = CONTROL_SOCKET, **parameters: Any) -> Itera
             if not data:
                 raise Ended("the daemon has closed the connection")
             *frames, rest = (rest + data).split(b"\0")
+            if len(rest) > _LIMIT:
+                raise Ended(f"the reply of the daemon is longer than {_LIMIT} bytes")
             for reply in map(json.loads, frames):
                 continues = reply.get("continues") is True
                 yield _parameters(reply)

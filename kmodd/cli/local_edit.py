@@ -24,7 +24,7 @@ from kmodd.kernel.requester import Requester
 from kmodd.planning.denials import ASKERS
 from kmodd.planning.local_rules import denied_to_all, is_module_name, modprobe_lines
 from kmodd.planning.policy import Policy, PolicyDecision, PolicyQuery, rules_in_force
-from kmodd.text import decode, encode
+from kmodd.text import decode, encode, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,8 +119,12 @@ def show(edits: Sequence[Edit]) -> None:
         lines = difflib.unified_diff(
             edit.before.splitlines(), edit.after.splitlines(), edit.path, edit.path, n=1, lineterm=""
         )
-        sys.stdout.buffer.write(encode("".join(f"{line}\n" for line in lines)))
+        sys.stdout.buffer.write(encode("".join(f"{_shown(line)}\n" for line in lines)))
     sys.stdout.flush()
+
+
+def _shown(line: str) -> str:
+    return "\t".join(map(printable, line.split("\t")))
 
 
 def carry_out(root: str, prepare: Callable[[], tuple[Edit, ...]], *, is_dry: bool) -> tuple[tuple[Edit, ...], bool]:

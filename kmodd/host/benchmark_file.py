@@ -20,6 +20,10 @@ _BEFORE = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 _YES = ("true", "1")
 _LONGEST = 200
 """Characters of a title or a version at most."""
+_BASES = 64
+"""Profiles that extend each other in a line at most."""
+_LIMIT = 32 << 20
+"""Bytes of a file at most; a data stream of Debian's ssg has 6 MB."""
 _DEPTH = 64
 """Open elements at most, of which expat keeps each; a data stream of scap-security-guide has 13."""
 
@@ -33,7 +37,7 @@ def read_benchmark(path: str, profile: str = "") -> tuple[Benchmark, list[Proble
 
     profile: the end of the id of an XCCDF profile, whose rules count; empty: all rules. Raises OSError, BenchmarkError.
     """
-    data = read_given(path)
+    data = read_given(path, _LIMIT)
     if data.lstrip(_BEFORE)[:1] == b"<":
         return _Reader(path).read(data, profile), []
     if profile:
@@ -71,6 +75,8 @@ class _Reader:
         """The id of the open profile."""
         self._groups: list[tuple[str, bool]] = []
         """The open groups, each with whether it is selected by itself."""
+        self._levels: tuple[tuple[str, bool], ...] = ()
+        """The same, which all rules of a group share."""
         self._rules: dict[str, _Rule] = {}
         """By id."""
         self._definitions: dict[str, None] = {}
@@ -115,9 +121,10 @@ class _Reader:
             self._selected[self._profile][attributes.get("idref", "")] = attributes.get("selected") in _YES
         elif kind == "Group":
             self._groups.append((attributes.get("id", ""), attributes.get("selected", "true") in _YES))
+            self._levels = tuple(self._groups)
         elif kind == "Rule" and (modules := _modules_of(own := attributes.get("id", ""))):
             is_selected = attributes.get("selected", "true") in _YES
-            self._rules[own] = _Rule(modules, is_selected, tuple(self._groups))
+            self._rules[own] = _Rule(modules, is_selected, self._levels)
         elif kind == "definition":
             self._definitions.update(dict.fromkeys(_modules_of(attributes.get("id", ""))))
 
@@ -127,6 +134,7 @@ class _Reader:
                 self._profile = ""
             case "Group":
                 self._groups.pop()
+                self._levels = tuple(self._groups)
 
     def _text(self, text: str) -> None:
         kind = self._open[-1]
@@ -139,9 +147,11 @@ class _Reader:
         if not known:
             names = ", ".join(sorted(each.rpartition("_profile_")[2] for each in self._selected)) or "none"
             raise BenchmarkError(f"it has no profile {profile!r}: expected one of {names}")
-        line = [known[0]]
-        while (base := self._bases.get(line[-1], "")) in self._selected and base not in line:
-            line.append(base)
+        base, line = known[0], dict.fromkeys(known[:1])
+        while (base := self._bases.get(base, "")) in self._selected and base not in line:
+            line[base] = None
+            if len(line) > _BASES:
+                raise BenchmarkError(f"expected at most {_BASES} profiles that extend each other, found more")
         selected: dict[str, bool] = {}
         for each in reversed(line):
             selected.update(self._selected[each])

@@ -398,3 +398,13 @@ def test_a_file_that_is_not_read_any_more_is_named(root: Path, capfd: pytest.Cap
     assert "/usr/lib/modprobe.d/00-kmodd-deny.conf is not read any more" in said
     assert deny.main([*base(root), "vfat"]) == 0
     assert "not read any more" not in capfd.readouterr().out
+
+
+def test_the_difference_shows_marks_of_direction_as_such(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The lines of others in it may be anyone's."""
+    (root / LOCAL).parent.mkdir(parents=True, exist_ok=True)
+    (root / LOCAL).write_text("#\tmine \u202e\x1b[2J\n")
+    assert deny.main([*base(root), "ext4", "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    assert "#\tmine \\u202e\\x1b[2J" in said
+    assert "\u202e" not in said

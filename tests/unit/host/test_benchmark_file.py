@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,35 @@ def test_a_list_has_no_profiles(tmp_path: Path) -> None:
     assert read_benchmark(written(tmp_path, "rds\n"))[0].modules == ("rds",)
     with pytest.raises(BenchmarkError, match="no profiles"):
         read_benchmark(written(tmp_path, "rds\n"), "cis")
+
+
+def test_profiles_extend_each_other_in_a_short_line(tmp_path: Path) -> None:
+    """Each profile of a long one would be compared with all before it."""
+    chain = "".join(f'<x:Profile id="p{each}" extends="p{each + 1}"/>' for each in range(70))
+    text = STREAM.replace("<x:Group", f"{chain}<x:Group", 1)
+    with pytest.raises(BenchmarkError, match="at most 64 profiles"):
+        read_benchmark(written(tmp_path, text), "p0")
+    assert read_benchmark(written(tmp_path, text), "p20")[0].modules == ()
+
+
+def test_rules_of_a_group_share_its_levels(tmp_path: Path) -> None:
+    """A rule takes no more memory in 60 groups than in one."""
+    rules = "".join(f'<x:Rule id="{PREFIX}_rule_kernel_module_m{each}_disabled"/>' for each in range(4000))
+    peaks = []
+    for depth in (1, 55):
+        groups = "<x:Group>" * depth + rules + "</x:Group>" * depth
+        path = written(tmp_path, STREAM.replace('<x:Group id="g">', groups + '<x:Group id="g">', 1))
+        tracemalloc.start()
+        try:
+            read_benchmark(path)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + (1 << 19)
+
+
+def test_a_file_of_more_than_any_benchmark_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / "x.xml", "wb") as file:
+        file.truncate((32 << 20) + 1)
+    with pytest.raises(OSError, match="more than 32 MiB"):
+        read_benchmark(str(tmp_path / "x.xml"))
