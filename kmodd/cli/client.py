@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-_LIMIT = 64 << 20
+MAX_REPLY = 64 << 20
 """Bytes of a reply at most; one with the state of 10,000 devices has a few MB."""
 
 
@@ -58,8 +58,8 @@ def call(
                 if not data:
                     raise NotRunning("the daemon closed the connection without a reply")
                 answer += data
-                if len(answer) > _LIMIT:
-                    raise NotRunning(f"the reply of the daemon is longer than {_LIMIT} bytes")
+                if len(answer) > MAX_REPLY:
+                    raise NotRunning(f"the reply of the daemon is longer than {MAX_REPLY} bytes")
         except OSError as error:
             raise NotRunning(f"the daemon is not running: {error.strerror or 'no reply in time'}: {path}") from None
     return _parameters(json.loads(answer[:-1]))
@@ -86,8 +86,8 @@ def replies(method: str, path: str = CONTROL_SOCKET, **parameters: Any) -> Itera
             if not data:
                 raise Ended("the daemon has closed the connection")
             *frames, rest = (rest + data).split(b"\0")
-            if len(rest) > _LIMIT:
-                raise Ended(f"the reply of the daemon is longer than {_LIMIT} bytes")
+            if len(rest) > MAX_REPLY:
+                raise Ended(f"the reply of the daemon is longer than {MAX_REPLY} bytes")
             for reply in map(json.loads, frames):
                 continues = reply.get("continues") is True
                 yield _parameters(reply)

@@ -32,6 +32,6 @@ class Requester:
     def is_deputy(self, request: str) -> bool:
         """Return whether it makes this request for a process that is not known, with its own rights in their place.
 
-        The kernel looks up the parts of a cipher in a thread of its own, whoever has named it (crypto/algboss.c).
+        The kernel looks up the parts of a cipher in a thread of its own (crypto/algboss.c).
         """
         return self.is_kernel and request.startswith("crypto-")

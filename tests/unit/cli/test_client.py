@@ -14,7 +14,7 @@ from kmodd.cli.client import NotRunning, call, replies
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_reply_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool) -> None:
-    monkeypatch.setattr(client, "_LIMIT", 1 << 20)
+    monkeypatch.setattr(client, "MAX_REPLY", 1 << 20)
     path = str(tmp_path / "control")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)

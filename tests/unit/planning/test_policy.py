@@ -263,7 +263,7 @@ def test_rules_with_a_mistake_allow_no_more_than_the_valid_ones(
 
 @pytest.mark.parametrize("rule", ["deny uid=!0", "deny uid=1000", "deny container=yes", "deny exe=/usr/bin/x"])
 def test_the_kernel_asks_for_parts_of_a_cipher_for_an_unknown_process(rule: str) -> None:
-    """Its thread runs as root whoever has named the cipher, also after a denial of the whole one (crypto/algboss.c)."""
+    """Its thread runs as root for any process, also after a denial of the whole cipher (crypto/algboss.c)."""
     thread = Requester(10, "cryptomgr_probe", "", 0, None, "/", "", container=False, is_kernel=True)
     assert verdict(rule, asked(thread, "crypto-serpent"), "serpent_generic") == "deny"
     assert verdict(f"allow uid=0\n{rule}", asked(thread, "crypto-serpent"), "serpent_generic") == "deny"
