@@ -109,12 +109,16 @@ def _progress(sim: Simulation) -> object:
 
 
 def _restart(sim: Simulation) -> None:
-    """A new daemon loads nothing that a device wants, unless a record has said why it was not loaded before."""
+    """A new daemon loads nothing that a device wants, unless a record has said why it was not loaded before.
+
+    A device that appears meanwhile does not count: the boot list may bring it.
+    """
+    aliases = list(sim.kernel.devices.values())
     before, told, logged = set(sim.kernel.modules), dict(sim.invariants.told), len(sim.records)
     sim.play(("kill-daemon", "start", "round"))
     settle(sim)
     sim.invariants.at_rest()
-    wanted = {module for alias in sim.kernel.devices.values() for module in sim.files.matches(alias)}
+    wanted = {module for alias in aliases for module in sim.files.matches(alias)}
     fields = (dict(record.fields) for record in sim.records[logged:])
     listed = {each.get("KMODD_MODULE", "") for each in fields if each.get("KMODD_SOURCE") == "boot"}
     for name in sorted(wanted & set(sim.kernel.modules) - before - listed):
