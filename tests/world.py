@@ -31,6 +31,7 @@ from kmodd.engine.events import (
     LoaderNamed,
     LoaderReplied,
     Log,
+    LookAtLoaders,
     MarkPolicy,
     NotStarted,
     PolicyMarks,
@@ -143,6 +144,7 @@ class World:
         self.records: list[Record] = []
         self.replays: list[str] = []
         self.stacks: list[AskStack] = []
+        self.looks: list[LookAtLoaders] = []
         self.probes: list[StartProbe] = []
         self.read_ahead: list[str] = []
         self.marks: PolicyMarks | None = None
@@ -237,6 +239,8 @@ class World:
                 self.replays.append(replay)
             case AskStack():
                 self.stacks.append(command)
+            case LookAtLoaders():
+                self.looks.append(command)
             case DropStack(batch):
                 self.stacks = [each for each in self.stacks if each.batch != batch]
             case StartProbe():

@@ -79,6 +79,8 @@ def _lines(status: dict[str, Any]) -> list[Line]:
         ("Now", _activity(status), ""),
         ("Modules", counts or "none asked for yet", ""),
     ]
+    if status.get("lanes_auto"):
+        lines.insert(2, ("Lanes", f"auto: one, and up to {status['lanes_limit']} while loaders sleep", ""))
     if status["stuck"]:
         lines.append(("Hanging", f"{', '.join(status['stuck'])}: their start does not end", "red"))
     if status["quarantine"]:

@@ -21,7 +21,11 @@ from kmodd.errors import Problem, Where
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
+    from typing import Any, Literal
+
+    Auto = Literal["auto"]
+else:
+    Auto = str
 
 SECTION = "Kmodd"
 
@@ -35,6 +39,8 @@ EXTENSIONS = {
 """Key of the file → the field of modprobe_d.Extensions."""
 
 _SWITCHES = {"NoticeEdits": "notice_edits", "KernelRequests": "kernel_requests", "ForeignModules": "foreign_modules"}
+AUTO: Auto = "auto"
+"""Value of `Lanes=` with which their number follows from what the loaders do."""
 _NUMBERS = {
     # key → field, minimum, maximum
     "Lanes": ("lanes", 1, 64),
@@ -67,8 +73,8 @@ class Settings:
     """Serve the kernel's own requests."""
     foreign_modules: bool = False
     """Load module files that are not root's alone for devices, at boot and for the kernel's requests."""
-    lanes: int = 1
-    """Maximum number of modules loaded concurrently for devices and at boot."""
+    lanes: int | Auto = 1
+    """Maximum number of modules loaded concurrently for devices and at boot; AUTO: further ones while loaders sleep."""
     stuck_after: int = 60
     """Seconds in its init function after which a module counts as stuck and its lane continues without it."""
     reconcile_every: int = 600
@@ -87,6 +93,11 @@ class Settings:
     """A problem is more than an unknown key or section of a newer version: the daemon keeps its earlier settings."""
     policy_broken: bool = False
     """A problem concerns `Policy=`: the intended mode is unknown."""
+
+    @property
+    def steady_lanes(self) -> int:
+        """Number of lanes while all loaders are on a processor."""
+        return 1 if self.lanes == AUTO else self.lanes
 
 
 def parse(files: Iterable[ConfFile]) -> Settings:
@@ -138,7 +149,9 @@ def _value_error(key: str, value: str) -> str:
     if key in _NUMBERS:
         _, least, most = _NUMBERS[key]
         fits = value.isascii() and value.isdigit() and least <= int(value[:18]) <= most
-        return "" if fits else f"{key}= expects an integer from {least} to {most}, not {value!r}"
+        fits = fits or (key == "Lanes" and value == AUTO)
+        or_auto = f" or {AUTO}" if key == "Lanes" else ""
+        return "" if fits else f"{key}= expects an integer from {least} to {most}{or_auto}, not {value!r}"
     if key in _ENUMS:
         words = _ENUMS[key][1]
         return "" if value in words else f"{key}= expects one of {', '.join(words)}, not {value!r}"
@@ -151,7 +164,7 @@ def _assign(settings: Settings, key: str, value: str) -> Settings:
     """Return `settings` with a valid `value` assigned to `key`."""
     changed: dict[str, Any]
     if key in _NUMBERS:
-        changed = {_NUMBERS[key][0]: int(value)}
+        changed = {_NUMBERS[key][0]: value if value == AUTO else int(value)}
     elif key in _ENUMS:
         changed = {_ENUMS[key][0]: LEVELS.index(value) if key == "LogLevel" else value}
     elif key in _LISTS:  # as in systemd's files, assignments append, and an empty one clears the list

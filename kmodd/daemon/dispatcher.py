@@ -8,15 +8,22 @@ import time
 
 from kmodd.engine.events import (
     AskStack,
+    DropStack,
     Event,
     LoaderDied,
+    LoaderLook,
     LoaderNamed,
     LoaderReplied,
+    LoadersSeen,
+    LookAtLoaders,
     NotStarted,
     StackRead,
     StartBatch,
     StartProbe,
+    StopBatch,
 )
+from kmodd.errors import assert_never
+from kmodd.host.task_state import task_state
 from kmodd.kernel.kmsg import KernelLine
 from kmodd.loader.kernel_stack import StackQuestion
 from kmodd.loader.pool import Died, Loader, LoaderPool
@@ -27,6 +34,9 @@ from kmodd.planning.reply import Reply
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    LoaderCommand = StartBatch | StartProbe | StopBatch | AskStack | DropStack | LookAtLoaders
+    """The commands that are for a loader."""
 
 TRIES = 3
 """Loaders in a row that may be gone at once: those in reserve may all be old."""
@@ -60,6 +70,27 @@ class Dispatcher:
     def loaders(self) -> tuple[tuple[int | None, Loader], ...]:
         """All loaders, each with the number of its batch; None: it is in reserve."""
         return (*self._loaders.items(), *((None, loader) for loader in self._pool.idle))
+
+    def execute(self, command: LoaderCommand) -> list[Event]:
+        """Carry out a command. Returns what there is to tell the engine at once."""
+        match command:
+            case StartBatch():
+                return self.start(command)
+            case StartProbe():
+                return self.start_probe(command)
+            case StopBatch(batch):
+                self.stop(batch)
+            case AskStack():
+                return self.ask_stack(command)
+            case DropStack(batch):
+                self.drop_question(batch)
+            case LookAtLoaders(loaders):
+                seen = ((batch, task_state(pid)) for batch, pid in loaders)
+                looks = (LoaderLook(batch, task.is_asleep, task.ticks) for batch, task in seen if task)
+                return [LoadersSeen(tuple(looks))]
+            case _:
+                assert_never(command)
+        return []
 
     def start(self, command: StartBatch) -> list[Event]:
         """Give a batch to a loader. Returns what there is to tell the engine at once."""

@@ -36,6 +36,7 @@ from kmodd.engine.events import (
     Finish,
     KernelLogged,
     Log,
+    LookAtLoaders,
     MarkPolicy,
     PolicyMarks,
     ReadAhead,
@@ -293,16 +294,8 @@ class Daemon:
     def _execute(self, command: Command) -> Sequence[Event]:
         """Carry out a command. Returns the events that it causes at once."""
         match command:
-            case StartBatch():
-                return self._dispatcher.start(command)
-            case StartProbe():
-                return self._dispatcher.start_probe(command)
-            case StopBatch(batch):
-                self._dispatcher.stop(batch)
-            case AskStack():
-                return self._dispatcher.ask_stack(command)
-            case DropStack(batch):
-                self._dispatcher.drop_question(batch)
+            case StartBatch() | StartProbe() | StopBatch() | AskStack() | DropStack() | LookAtLoaders():
+                return self._dispatcher.execute(command)
             case ReadAhead(paths, devices):
                 self._machine.read_names(devices)
                 for path in paths:
@@ -351,7 +344,7 @@ class Daemon:
     def _start(self) -> None:
         self._handle(Started())
         if not self._options.dry_run:
-            self._pool.keep_spare(self._engine.state.system.settings.lanes)  # the spawner has started meanwhile
+            self._pool.keep_spare(self._engine.state.system.settings.steady_lanes)  # the spawner has started meanwhile
         self._answer_kernel()
         self._handle(BootListRead(read_boot_list(self._tree.root)))
         self._handle(DevicesFound(self._all_devices()))
@@ -479,7 +472,7 @@ class Daemon:
 
         While that request has the reserve, a fork would only take time from both.
         """
-        self._pool.resize(self._engine.state.system.settings.lanes + 1)
+        self._pool.resize(self._engine.idle_loaders)
         is_ready = self._startup.phase != "boot_list"
         if is_ready and not self._options.dry_run and not self._engine.state.in_flight.interactive():
             self._pool.keep_spare()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import kmodd
+from kmodd.config.kmodd_conf import AUTO
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import AnyJob
 from kmodd.host.kernel_facts import read_facts
@@ -91,6 +92,8 @@ class StatusReport:
                 for number, loader in loaders
                 if number is None or number in batches
             ],
+            "lanes_auto": state.system.settings.lanes == AUTO,
+            "lanes_limit": state.lanes.limit(state.system.settings),
             "stuck": state.stuck(),
             "quarantine": sorted(state.quarantine.crashed),
             "policy": state.policy.mode,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmodd.dataclass import dataclass
-from kmodd.engine.events import AnyJob
+from kmodd.engine.events import AnyJob, LoaderLook
 from kmodd.planning.job import Job
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Insmod, RemovalStep, Step
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     BatchState = Literal["running", "stuck", "stalled", "detached", "done"]
 else:
     BatchState = str
+
+ASLEEP_AFTER = 0.003
+"""Seconds between the first and the last look at a loader asleep after which it counts as sleeping."""
+
+UNKNOWN = -1
+"""In place of a loader's processor time before it was looked at."""
+
+SEEN_FOR = 0.05
+"""Seconds for which a look counts."""
 
 ANSWER_LIMIT = 10.0
 """Seconds to wait for the kernel stack of a loader that does not return: RuntimeMaxSec= of kmodd-stack@.service."""
@@ -62,6 +71,12 @@ class Batch:
     answer_by: float | None = None
     """When to stop waiting for the stack (monotonic, seconds); None: it was not asked for."""
     stack: tuple[str, ...] = ()
+    asleep_since: float | None = None
+    """First of the looks at the loader since which it has slept (monotonic, seconds); None: the last saw it awake."""
+    seen_at: float = 0.0
+    """The last look at the loader (monotonic, seconds)."""
+    _ticks: int = UNKNOWN
+    """Processor time of the loader at that look, in clock ticks."""
 
     @property
     def job(self) -> AnyJob:
@@ -117,7 +132,7 @@ class Batch:
     def next_step(self, now: float) -> None:
         """The loader has finished the current step and goes on with the next one."""
         self.done += 1
-        self.since, self.answer_by, self.stack = now, None, ()
+        self.since, self.answer_by, self.stack, self.asleep_since = now, None, (), None
         if self.state != "running":
             self.state = "detached"
 
@@ -135,6 +150,20 @@ class Batch:
             return False
         self.stopping = True
         return True
+
+    def see(self, look: LoaderLook, now: float) -> None:
+        """The loader was looked at, at `now` (monotonic, seconds). One that has run since the last look is awake."""
+        has_run = self._ticks not in (UNKNOWN, look.ticks)
+        if has_run or not look.is_asleep:
+            self.asleep_since = None
+        elif self.asleep_since is None:
+            self.asleep_since = now
+        self.seen_at, self._ticks = now, look.ticks
+
+    def sleeps(self, now: float) -> bool:
+        """Whether the loader has been asleep in its current step for a while, as far as it was looked at."""
+        slept = 0.0 if self.asleep_since is None else self.seen_at - self.asleep_since
+        return slept >= ASLEEP_AFTER and now <= self.seen_at + SEEN_FOR
 
     def name_loader(self, pid: int) -> None:
         """The loader has told its process number."""

@@ -39,8 +39,8 @@ def run_of(job: AnyJob, may_follow: MayFollow) -> tuple[Insmod, ...]:
 def build_batch(state: EngineState, job: AnyJob, steps: tuple[Step | RemovalStep, ...], may_follow: MayFollow) -> Batch:
     """The batch of these steps of `job`, with the files of jobs that are planned ahead and would wait for it.
 
-    With them no process has to wake up between one device's module and the next one's. With several lanes, the one
-    that is free first takes them: none may be idle while a job waits behind a slow init.
+    With them no process has to wake up between one device's module and the next one's. With several lanes, or one that
+    others may join, the lane that is free first takes them: none may be idle while a job waits behind a slow init.
     """
     jobs = [job] * len(steps)
     names, size = {step.module for step in steps}, sum(map(_size, steps))

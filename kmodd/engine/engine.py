@@ -20,6 +20,7 @@ from kmodd.engine.events import (
     LoaderDied,
     LoaderNamed,
     LoaderReplied,
+    LoadersSeen,
     NotStarted,
     PolicyMarks,
     ReadAhead,
@@ -123,6 +124,8 @@ class Engine:
             case StackRead(number, frames):
                 if number in state.in_flight.batches:
                     state.in_flight.batches[number].read_stack(frames)
+            case LoadersSeen(looks):
+                state.lanes.see(looks, now)
             case Requested(request):
                 self._requested(request)
             case UeventsLost():
@@ -214,6 +217,12 @@ class Engine:
         """All devices are answered, and nothing is under way that makes new ones appear."""
         return self.devices_answered and not (self.state.firmware.is_probing or self.state.foreign.awaited())
 
+    @property
+    def idle_loaders(self) -> int:
+        """Number of loaders to keep that have nothing to do: one more than lanes; those of auto while devices wait."""
+        settings = self.state.system.settings
+        return 1 + (settings.steady_lanes if self.devices_answered else self.state.lanes.limit(settings))
+
     def deadline(self, now: float) -> float | None:
         """When Tick has something to do (monotonic, seconds); None: never."""
         state = self.state
@@ -225,6 +234,7 @@ class Engine:
             state.autoclean.deadline(),
             state.firmware.deadline(),
             state.supply.deadline(now),
+            self._scheduler.next_look(),
         )
         return min((each for each in times if each is not None), default=None)
 
@@ -272,7 +282,7 @@ class Engine:
         if replay is None:
             state.reporter.begin_coldplug(len(events))
             state.queue.cancel_replay()
-            state.queue.add_coldplug(events, state.system.settings.lanes)
+            state.queue.add_coldplug(events, state.system.settings.steady_lanes)
             if named := tuple(event.devpath for event in events if event.subsystem in NAMED):
                 state.emit(ReadAhead((), named))
             return
@@ -480,6 +490,7 @@ class Engine:
         if self._reconcile_at is not None and now >= self._reconcile_at:
             self._reconcile_at = now + settings.reconcile_every
             state.queue.request_replay("drift")
+        self._scheduler.look()
 
     def _ask_stack(self, batch: Batch) -> None:
         self.state.emit(AskStack(batch.number, batch.pid))

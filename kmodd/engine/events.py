@@ -118,6 +118,24 @@ class StackRead:
 
 
 @dataclass(frozen=True, slots=True)
+class LoaderLook:
+    """What the task of a loader does at one moment."""
+
+    batch: int
+    is_asleep: bool
+    """It waits for something (state S or D in /proc/PID/stat)."""
+    ticks: int
+    """The processor time that it has taken, in clock ticks."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadersSeen:
+    """The loaders in use were looked at; those that have ended are left out."""
+
+    looks: tuple[LoaderLook, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class KernelLogged:
     """The kernel log has new lines that name firmware."""
 
@@ -178,6 +196,7 @@ Event = (
     | LoaderDied
     | NotStarted
     | StackRead
+    | LoadersSeen
     | KernelLogged
     | FilesChanged
     | CheckFiles
@@ -229,6 +248,14 @@ class DropStack:
     """Do not wait for the kernel stack of the loader of a batch any longer."""
 
     batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtLoaders:
+    """See whether these loaders sleep. Answered by LoadersSeen."""
+
+    loaders: tuple[tuple[int, int], ...]
+    """Number of batch and process number of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +328,7 @@ Command = (
     | StartProbe
     | AskStack
     | DropStack
+    | LookAtLoaders
     | ReadAhead
     | Log
     | Finish

@@ -132,6 +132,16 @@ class InFlight:
         askers = ((name, job.plan.request.requester) for name, job in jobs)
         return [name for name, asker in askers if asker and _is_by(asker, pid)]
 
+    def place_of(self, is_wanted: Callable[[AnyJob], bool]) -> str | None:
+        """What the first such job waits for: a module that is in flight, or a lane (empty); None: there is none."""
+        for batch in self.awaited():
+            if any(map(is_wanted, (batch.job, *batch.later_jobs()))):
+                return batch.module
+        for name, _, job in self.parked:
+            if is_wanted(job):
+                return name
+        return "" if any(is_wanted(job) for _, job in self.ready) else None
+
     def jobs(self) -> list[AnyJob]:
         """All jobs that are not complete."""
         with_loaders = [job for batch in self.awaited() for job in (batch.job, *batch.later_jobs())]

@@ -22,6 +22,10 @@ class Machine(Protocol):
     """The files below /etc, /lib/modules, /proc and /sys that decisions rest on. host/machine.py is the real one."""
 
     @property
+    def processors(self) -> int:
+        """Number of processors."""
+
+    @property
     def waited(self) -> float:
         """Seconds that `overridden` has taken so far: the one question whose answer may take a while."""
 

@@ -29,7 +29,8 @@ class RequestQueue:
         """Names of the boot list that are not answered yet."""
         self.replay: Replay | None = None
         """The replay of sysfs that is due."""
-        self._boot_names: set[str] = set()
+        self._boot_turns: dict[str, int] = {}
+        """Name of the boot list → its turn."""
         self._now = 0.0
 
     def __len__(self) -> int:
@@ -54,8 +55,8 @@ class RequestQueue:
     def add_boot_list(self, listed: BootList) -> None:
         """Queue the modules of the boot list, each name once since the start."""
         for module in listed.modules:
-            if module.name not in self._boot_names:
-                self._boot_names.add(module.name)
+            if module.name not in self._boot_turns:
+                self._boot_turns[module.name] = len(self._boot_turns)
                 self.devices.add(Request(module.name, "boot", at=module.at, since=self._now))
                 self.boot_left.add(module.name)
 
@@ -67,6 +68,12 @@ class RequestQueue:
     def add_interactive(self, request: Request) -> bool:
         """Queue a request that a caller waits for. False: there is no room."""
         return self.interactive.add(request)
+
+    def is_earlier(self, one: Request, other: Request) -> bool:
+        """Whether `one` stands before `other` in the same file of the boot list."""
+        if not one.origin == other.origin == "boot" or (one.at and one.at.file) != (other.at and other.at.file):
+            return False
+        return self._boot_turns[one.text] < self._boot_turns[other.text]
 
     def answer_boot(self, name: str) -> None:
         """A request is answered: if the boot list has its name, that is."""

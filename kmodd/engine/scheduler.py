@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmodd.dataclass import replace
 from kmodd.engine.batch import Batch
 from kmodd.engine.batches import build_batch, run_of
-from kmodd.engine.events import AnyJob, ReadAhead, StartBatch
+from kmodd.engine.events import AnyJob, LookAtLoaders, ReadAhead, StartBatch
 from kmodd.engine.preflight import preflight_outcome
 from kmodd.engine.state import EngineState
 from kmodd.planning.job import Job
@@ -88,6 +88,27 @@ class Scheduler:
             return state.in_flight.pop_ready()
         return None
 
+    # -- a further lane ----------------------------------------------------------------------------------------
+
+    def next_look(self) -> float | None:
+        """When to look at the loaders (monotonic, seconds); None: no job waits for a lane that may open."""
+        state = self._state
+        at = state.lanes.next_look(state.system.settings, state.now)
+        if at is None or state.supply.is_off(state.now) or not self._waits_for_lane():
+            return None
+        return at
+
+    def look(self) -> None:
+        """Have the loaders looked at, if that is due."""
+        at = self.next_look()
+        if at is not None and self._state.now >= at:
+            self._state.emit(LookAtLoaders(self._state.lanes.loaders()))
+
+    def _waits_for_lane(self) -> bool:
+        """Whether a job could go on if there was a lane for it."""
+        in_flight, is_free = self._state.in_flight, self._freedom(has_lane=True)
+        return bool(in_flight.ready) or any(is_free(name, job) for name, _, job in in_flight.parked)
+
     def _plan_again(self, job: AnyJob) -> None:
         """Queue the request of the job before all others; that it was drift has been logged."""
         request = replace(job.plan.request, drift=False)
@@ -142,12 +163,24 @@ class Scheduler:
                 if is_foreign:
                     state.foreign.follow(step.module, state.now)
                 state.in_flight.park(step.module, state.system.generation, job)
-            elif not self._has_lane(job):
+            elif held := self._waits_for_turn(job):
+                state.in_flight.park(held, state.system.generation, job)
+            elif held == "" or not self._has_lane(job):
                 state.in_flight.plan_ahead(state.system.generation, job)
             else:
                 self._start(job, step)
             return
         self._end(job)
+
+    def _waits_for_turn(self, job: AnyJob) -> str | None:
+        """What a module of the boot list waits for, as one before it in its file does: a module in flight, or a lane.
+
+        None: it has its turn. With one lane, that is by itself.
+        """
+        state, request = self._state, job.plan.request
+        if request.origin != "boot" or state.system.settings.lanes == 1:
+            return None
+        return state.in_flight.place_of(lambda other: state.queue.is_earlier(other.plan.request, request))
 
     def _is_outdated(self, job: AnyJob) -> bool:
         """Whether a job that has begun must not go on by its plan, as indexes or configuration have changed.

@@ -7,6 +7,7 @@ from kmodd.engine.events import AnyJob, Command, Finish, PolicyMarks, StopBatch
 from kmodd.engine.firmware_retry import FirmwareRetry
 from kmodd.engine.foreign_loads import ForeignLoads
 from kmodd.engine.in_flight import InFlight
+from kmodd.engine.lanes import Lanes
 from kmodd.engine.loader_supply import LoaderSupply
 from kmodd.engine.machine import Machine
 from kmodd.engine.policy_state import PolicyState
@@ -82,6 +83,7 @@ class EngineState:
         self.system = SystemState(machine, self.reporter, self.policy)
         self.queue = RequestQueue()
         self.in_flight = InFlight()
+        self.lanes = Lanes(machine, self.in_flight)
         self.supply = LoaderSupply()
         self.results = ResultCache()
         self.retries = Retries()
@@ -122,7 +124,7 @@ class EngineState:
 
     def is_full(self) -> bool:
         """Whether each lane for devices is in use."""
-        return self.in_flight.serial() >= self.system.settings.lanes
+        return self.lanes.is_full(self.system.settings, self.now)
 
     def stuck(self) -> list[str]:
         """Modules whose load does not return, and is not waited for."""

@@ -37,6 +37,7 @@ class HostMachine:
         self._overrides = DriverOverrides(tree.root)
         self._watch: Watch | None = None
         self._device_names = DeviceNames(tree.root)
+        self.processors = os.cpu_count() or 1
 
     def set_watch(self, watch: Watch) -> None:
         """Files are watched from now on."""

@@ -123,8 +123,10 @@ class LoaderPool:
         self.idle: list[Loader] = []
 
     def resize(self, count: int) -> None:
-        """Keep at most `count` loaders in reserve."""
+        """Keep at most `count` loaders in reserve, and let the others go."""
         self.max_idle = count
+        while len(self.idle) > count:
+            self.idle.pop().close()
 
     def get(self) -> Loader:
         """Return an idle loader, or a new one. Raises OSError as `open` does."""

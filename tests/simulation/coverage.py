@@ -40,6 +40,8 @@ class Coverage:
     boots: int = 0
     events: int = 0
     loads: int = 0
+    further_lanes: int = 0
+    """Batches that went to a further lane of `Lanes=auto`."""
     batch: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     startup: Counter[tuple[str, str]] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -56,6 +58,7 @@ class Coverage:
         self.boots += other.boots
         self.events += other.events
         self.loads += other.loads
+        self.further_lanes += other.further_lanes
         for name in ("batch", "startup", "faults", "pairs"):
             getattr(self, name).update(getattr(other, name))
 
@@ -65,6 +68,7 @@ class Coverage:
             "boots": self.boots,
             "events": self.events,
             "loads": self.loads,
+            "further_lanes": self.further_lanes,
             "batch": {" | ".join(key): count for key, count in sorted(self.batch.items())},
             "startup": {" | ".join(key): count for key, count in sorted(self.startup.items())},
             "faults": dict(sorted(self.faults.items())),
@@ -75,7 +79,7 @@ class Coverage:
         """One line. `fault_kinds`: number of kinds of faults."""
         pairs = fault_kinds * (fault_kinds - 1) // 2
         return (
-            f"{self.boots} boots, {self.events} events, {self.loads} loads; "
+            f"{self.boots} boots, {self.events} events, {self.loads} loads, {self.further_lanes} further lanes; "
             f"batch table {len(BATCH_TABLE & set(self.batch))} of {len(BATCH_TABLE)}, "
             f"start-up table {len(STARTUP_TABLE & set(self.startup))} of {len(STARTUP_TABLE)}, "
             f"pairs of faults {len(self.pairs)} of {pairs}"
@@ -88,6 +92,7 @@ def of_json(words: dict[str, dict[str, int]], totals: dict[str, int]) -> Coverag
         totals["boots"],
         totals["events"],
         totals["loads"],
+        totals.get("further_lanes", 0),
         Counter({(a, b, c): count for key, count in words["batch"].items() for a, b, c in [key.split(" | ")]}),
         Counter({(a, b): count for key, count in words["startup"].items() for a, b in [key.split(" | ")]}),
         Counter(words["faults"]),

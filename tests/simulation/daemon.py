@@ -18,6 +18,7 @@ from kmodd.engine.events import (
     Finish,
     KernelLogged,
     Log,
+    LookAtLoaders,
     MarkPolicy,
     NotStarted,
     PolicyMarks,
@@ -284,6 +285,8 @@ class SimDaemon:
                 self._loaders.stop(batch, self._now)
             case AskStack(batch):
                 self.questions.append(batch)
+            case LookAtLoaders():
+                return [self._loaders.look(command)]
             case DropStack(batch):
                 self.questions = [each for each in self.questions if each != batch]
             case Log(record):

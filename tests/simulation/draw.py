@@ -67,10 +67,11 @@ def draw_machine(rng: random.Random) -> list[str]:
     for _ in range(rng.choice((0, 0, 1, 2))):
         verb, what = rng.choice((("install", "/bin/load"), ("install", "/bin/true"), ("remove", "/bin/load")))
         lines.append(f"config {verb} {rng.choice(names)} {what}")
-    lines.append(f"set Lanes {rng.choice((1, 1, 1, 2, 3))}")
+    lines.append(f"set Lanes {rng.choice((1, 1, 2, 3, 'auto', 'auto'))}")
+    lines += [f"init {name} {word}" for name in names if (word := rng.choice(("", "", "sleeps", "sleeps", "turns")))]
     lines.append(f"set StuckAfterSec {rng.choice((5, 20, 60))}")
     lines.append(f"set ReconcileSec {rng.choice((30, 600))}")
-    lines += [f"boot {name}" for name in rng.sample(names, rng.choice((0, 0, 1, 3)))]
+    lines += [f"boot {name}" for name in rng.sample(names, rng.choice((0, 0, 1, 3, 5)))]
     for name in rng.sample(names, rng.choice((0, 0, 2))):
         lines.append(f"live {name}")
     for number in range(rng.randint(MIN_DEVICES, MAX_DEVICES)):
@@ -133,6 +134,7 @@ _USUAL: list[tuple[float, Callable[[Words], str]]] = [
     (30, lambda words: "round"),
     (5, lambda words: f"wait {words.rng.choice((0.01, 0.6, 1.1, 3.1, 12))}"),
     (4, lambda words: "tick"),
+    (20, lambda words: "wait 0.004" if words.sim.files.settings.get("Lanes") == "auto" else ""),
 ]
 """What happens on each machine."""
 

@@ -214,6 +214,16 @@ SMALL_WORLDS = (
     SmallWorld(
         "one lane, two callers", (*_ABC, "set Lanes 1", "init c asks b", *_TWO), ("order b", "ask c 0"), ("tick",)
     ),
+    SmallWorld(
+        "lanes open while inits sleep",
+        (*_ABC, "set Lanes auto", "init a sleeps", "init b sleeps", "init b asks c", *_TWO),
+        ("wait 0.004", "wait 0.005", "wait 0.006"), ("kill {}", "init a oops", "init b oops", "kill-daemon"),
+    ),
+    SmallWorld(
+        "an init sleeps as it waits for another's module",
+        (*_ABC, "set Lanes auto", "init c sleeps", "init c asks b", "init a asks c", *_TWO),
+        ("wait 0.004", "wait 0.005", "wait 0.006"), ("init c oops", "init c runs", "other-load c"),
+    ),
     SmallWorld("an operator removes", (*_ABC, "set Lanes 2", "init b asks c", *_TWO), ("remove b",), ("kill-daemon",)),
 )  # fmt: skip
-"""Three modules, two lanes, one nested request, one fault."""
+"""Three modules, two lanes or those of auto, one nested request, one fault."""

@@ -96,7 +96,8 @@ def _rule(words: Words) -> str:
 
 def _setting(words: Words) -> str:
     lines = (
-        "Lanes 1", "Lanes 2", "Lanes 4", "StuckAfterSec 5", "StuckAfterSec 60", "ReconcileSec 30", "ReconcileSec 600",
+        "Lanes 1", "Lanes 2", "Lanes 4", "Lanes auto", "StuckAfterSec 5", "StuckAfterSec 60", "ReconcileSec 30",
+        "ReconcileSec 600",
         "BlacklistDependencies yes", "SoftdepsAddUp yes", "SoftdepKeepsInstall yes",
     )  # fmt: skip
     return f"set {words.rng.choice(lines)}"

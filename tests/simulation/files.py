@@ -18,6 +18,9 @@ from kmodd.planning.findings import Finding
 from kmodd.planning.load_errors import KernelFacts
 from tests.simulation.kernel import Kernel
 
+PROCESSORS = 2
+"""Of each machine."""
+
 DIRECTORY = "/lib/modules/6.1.0-test"
 
 
@@ -118,6 +121,7 @@ class SimMachine:
         self.files = files
         self.kernel = kernel
         self.waited = 0.0
+        self.processors = PROCESSORS
         self.has_watch = False
         self._loaded = (-1, Loaded())
         self._snapshot: tuple[tuple[object, ...], Snapshot] | None = None

@@ -21,6 +21,8 @@ from kmodd.engine.events import (
     Finish,
     LoaderDied,
     LoaderReplied,
+    LoadersSeen,
+    LookAtLoaders,
     Requested,
     StartBatch,
     StopBatch,
@@ -34,6 +36,7 @@ from kmodd.planning.record import Record
 from kmodd.planning.request import Origin, Request
 from tests.simulation.coverage import BATCH_TABLE, STARTUP_TABLE, Coverage
 from tests.simulation.journald import QUEUE
+from tests.simulation.lane_rules import LaneRules
 from tests.simulation.short import short
 
 if TYPE_CHECKING:
@@ -103,6 +106,7 @@ class Invariants:
         """Jobs under way whose goals are noted, by id."""
         self._asked: dict[int, Request] = {}
         """Requests that the daemon has read and not answered; the object is kept, so that its id is its own."""
+        self._lanes = LaneRules()
         self._most_serial = 0
         """Lanes in use when the number of lanes was last lowered."""
         self._in_force: tuple[tuple[str, ...], str, bool] = ((), "off", False)
@@ -131,7 +135,7 @@ class Invariants:
             crashed=set(engine.state.quarantine.crashed),
             removed={name: set(devices) for name, devices in engine.state.quarantine.removed.items()},
         )
-        self._most_serial = 0
+        self._most_serial, self._lanes = 0, LaneRules()
         self._logged, self._journal_before = 0, self._in_journal()
 
     def daemon_ends(self) -> None:
@@ -157,6 +161,8 @@ class Invariants:
                 self._asked[id(request)] = request
             case UeventReceived(uevent):
                 self._read_uevent(uevent)
+            case LoadersSeen():
+                self._lanes.see(event, self._engine, self._sim.now)
             case DevicesFound(events):
                 self.devices.update(each.devpath for each in events)
                 self._seen.left -= self.devices.intersection(each.devpath for each in events)
@@ -233,6 +239,10 @@ class Invariants:
                 case TurnAway(request):
                     if id(request) not in self._asked:
                         self._fail("answered twice", request.text)
+                case LookAtLoaders():
+                    if why := self._lanes.wrong_look(engine):
+                        self._fail("looks", why)
+        self._lanes.event_is_over(engine)
 
     def _check_batches(self, event: Event, engine: Engine) -> None:
         """The table of the batch's states (kmodd.engine.batch)."""
@@ -303,8 +313,13 @@ class Invariants:
                 self._fail("lanes", f"{len(awaited)} loaders, {awaited.count('operator')} for operators")
             return
         used = sum(not each.is_interactive() for each in engine.state.in_flight.batches.values() if each.is_awaited)
-        if used > max(engine.state.system.settings.lanes, self._most_serial):
+        if used > max(self._lanes.limit(engine), self._most_serial):
             self._fail("lanes", f"{used} batches for devices with {engine.state.system.settings.lanes} lanes")
+        if why := self._lanes.wrong_start(batch, engine, self._sim.now):
+            self._fail("lane too early", why)
+        if why := self._lanes.wrong_turn(batch, engine):
+            self._fail("boot order", why)
+        self._coverage.further_lanes += self._lanes.is_further(batch, engine)
 
     def _check_step(self, step: Step, job: AnyJob, batch: Batch, before: list[str]) -> None:
         name, request, kernel = step.module, job.plan.request, self._sim.kernel
@@ -464,7 +479,7 @@ class Invariants:
         if engine is None:
             return
         state = engine.state
-        self._most_serial = max(state.in_flight.serial(), state.system.settings.lanes)
+        self._most_serial = max(state.in_flight.serial(), self._lanes.limit(engine))
         if not state.supply.is_off(self._sim.now) and not state.system.no_tree:
             self._check_waiting(engine)
         self._check_ring(engine)
@@ -473,7 +488,9 @@ class Invariants:
     def _check_waiting(self, engine: Engine) -> None:
         state = engine.state
         in_flight, foreign = state.in_flight, state.foreign.awaited()
-        has_lane = in_flight.serial() < state.system.settings.lanes
+        has_lane = self._lanes.has_lane(engine, self._sim.now)
+        if why := self._lanes.missing_look(engine, self._sim.now):
+            self._fail("looks", why)
         running = {batch.module for batch in in_flight.awaited()}
         all_steps = {step.module for batch in in_flight.awaited() for step in batch.steps[batch.done :]}
         for name, _, job in in_flight.parked:
@@ -522,8 +539,8 @@ class Invariants:
         counts = {
             "devices in the queue": (len(state.queue.devices), texts),
             "parked jobs": (len(state.in_flight.parked), texts + callers),
-            "planned jobs": (len(state.in_flight.ready), PLANNED_AHEAD + STEPS * state.system.settings.lanes),
-            "batches": (len(state.in_flight.batches), state.system.settings.lanes + callers + hung + 3),
+            "planned jobs": (len(state.in_flight.ready), PLANNED_AHEAD + STEPS * self._lanes.limit(engine)),
+            "batches": (len(state.in_flight.batches), self._lanes.limit(engine) + callers + hung + 3),
             "answers owed": (len(state.in_flight.interactive_requests()), callers + 50),
             "queued records": (self._queued(), QUEUE),
             "commands": (len(self._sim.loaders.all), len(self._sim.kernel.needs) + callers + hung + 60),

@@ -34,6 +34,8 @@ class Init:
     """Its result."""
     ends: Literal["returns", "oopses", "hangs", "waits"] = "returns"
     """waits: the module is live, but the call waits for asynchronous work (async_synchronize_full)."""
+    pace: Literal["runs", "sleeps", "turns"] = "runs"
+    """What a look at its task sees: on a processor; asleep all the time; asleep, but it has run since the last look."""
 
 
 @dataclass(eq=False)

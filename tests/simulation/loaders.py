@@ -5,7 +5,17 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
-from kmodd.engine.events import Event, LoaderDied, LoaderNamed, LoaderReplied, StartBatch, StartProbe
+from kmodd.engine.events import (
+    Event,
+    LoaderDied,
+    LoaderLook,
+    LoaderNamed,
+    LoaderReplied,
+    LoadersSeen,
+    LookAtLoaders,
+    StartBatch,
+    StartProbe,
+)
 from kmodd.planning.plan import Insmod, Install, RemovalStep, Rmmod, Step
 from kmodd.planning.reply import Reply, Stage
 from tests.simulation.files import Files
@@ -46,6 +56,8 @@ class Loader:
     outbox: list[Event] = field(default_factory=list)
     """Messages that the daemon has not read."""
     is_over: bool = False
+    ticks: int = 0
+    """Its processor time when it was looked at last."""
     is_killed: bool = False
     """It ends without an answer once its call returns; in an init, no process ends before."""
 
@@ -92,6 +104,31 @@ class Loaders:
             if self.stops_late and self.finish(loader, now):
                 self.begin(loader, now)
             loader.is_stopping = True
+
+    def look(self, command: LookAtLoaders) -> LoadersSeen:
+        """What the tasks of some loaders do; a loader whose batch is over waits for another one."""
+        wanted = dict(command.loaders)
+        looks = []
+        for loader in self.all:
+            if not loader.is_orphan and wanted.get(loader.batch) == loader.pid:
+                is_asleep = loader.is_over or self._is_asleep(loader)
+                loader.ticks += not is_asleep or self._takes_turns(loader)
+                looks.append(LoaderLook(loader.batch, is_asleep, loader.ticks))
+        return LoadersSeen(tuple(looks))
+
+    def _is_asleep(self, loader: Loader) -> bool:
+        if (call := loader.call) is None:
+            return False
+        init = self.kernel.init(call.module)
+        return bool(call.waits_for) or call.is_blocked or init.ends in ("hangs", "waits") or init.pace != "runs"
+
+    def _takes_turns(self, loader: Loader) -> bool:
+        call = loader.call
+        return (
+            call is not None
+            and not (call.waits_for or call.is_blocked)
+            and self.kernel.init(call.module).pace == "turns"
+        )
 
     def busy(self) -> list[Loader]:
         """The loaders whose batch is not over."""

@@ -53,6 +53,7 @@ class Mutant:
 
 
 _S, _F, _B = "engine.scheduler:Scheduler.", "engine.in_flight:InFlight.", "engine.batch:Batch."
+_L = "engine.lanes:Lanes."
 _E, _R = "engine.engine:Engine.", "engine.replies:Replies."
 
 MUTANTS = (
@@ -83,6 +84,22 @@ MUTANTS = (
     Mutant(_B + "stop", "if self.stopping or self.is_last:", "if True:"),
     Mutant(_B + "unstarted_jobs", "[] if self.job.begun else [self.job]", "[]"),
     Mutant(_B + "next_step", "self.state != \"running\"", "False"),
+    Mutant(_B + "next_step", "now, None, (), None", "now, None, (), self.asleep_since"),
+    Mutant(_B + "see", "has_run or", ""),
+    Mutant(_B + "see", "self.asleep_since = None", "pass"),
+    Mutant(_B + "sleeps", "slept >= ASLEEP_AFTER and", ""),
+    Mutant(_B + "sleeps", "and now <= self.seen_at + SEEN_FOR", ""),
+    Mutant(_L + "is_full", "or not self._sleep(now)", ""),
+    Mutant(_L + "is_full", "used >= self.limit(settings) or not", "not"),
+    Mutant(_L + "_sleep", "all(", "any("),
+    Mutant(_L + "next_look", "settings.lanes != AUTO or", ""),
+    Mutant(_L + "next_look", "self._looked_at + max(", "now + max("),
+    Mutant(_L + "see", "self._looked_at = now", "pass"),
+    Mutant(_S + "look", "self._state.now >= at", "False"),
+    Mutant(_S + "next_look", "or not self._waits_for_lane()", ""),
+    Mutant(_S + "_waits_for_turn", "request.origin != \"boot\" or", "request.origin == \"boot\" or"),
+    Mutant(_F + "place_of", "return batch.module", "continue"),
+    Mutant(_S + "_waits_for_lane", "bool(in_flight.ready) or", ""),
     Mutant(_R + "take", "state.in_flight.put_back(batch)", "pass"),
     Mutant(_R + "take", "state.in_flight.remove(batch)", "pass"),
     Mutant(_R + "_update_loaded", "self._state.system.mark_loaded(batch.module)", "pass"),

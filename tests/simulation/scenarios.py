@@ -196,6 +196,23 @@ let-go kt_slow
 """,
     ),
     Scenario(
+        "with auto lanes an init that sleeps is overtaken",
+        """
+set Lanes auto
+start
+plug kt_slow
+begin kt_slow
+plug kt_plain
+wait 0.01
+wait 0.01
+wait 0.01
+finish kt_plain
+let-go kt_slow
+  loads kt_slow > kt_plain
+  kt_plain loaded uevent > kt_slow loaded uevent
+""",
+    ),
+    Scenario(
         "an init hangs, and ends late",
         """
 set StuckAfterSec 4

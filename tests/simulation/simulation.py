@@ -252,6 +252,8 @@ def _init(sim: Simulation, name: str, word: str, *values: str) -> None:
             sim.kernel.change_init(name, errno=getattr(errno, values[0]), ends="returns")
         case "adds":
             sim.kernel.change_init(name, devices=((values[0], values[1]),))
+        case "runs" | "sleeps" | "turns":
+            sim.kernel.change_init(name, pace=word)
         case "ok":
             sim.kernel.change_init(name, errno=0, ends="returns")
         case _:

@@ -48,6 +48,16 @@ def lines_of(reply: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[
     return {label.strip(): text for label, _, text in pairs}
 
 
+def test_lanes_are_named_where_their_number_is_not_fixed(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Lanes" not in lines_of(reply_of(world), tmp_path, capsys)
+    monkeypatch.setattr(world.machine, "processors", 8)
+    world.configure("[Kmodd]\nLanes=auto\n")
+    world.reload()
+    assert lines_of(reply_of(world), tmp_path, capsys)["Lanes"] == "auto: one, and up to 8 while loaders sleep"
+
+
 def test_what_an_administrator_asks(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world.refuse["c"] = 22
     world.set_rules("deny module=a origin=request")

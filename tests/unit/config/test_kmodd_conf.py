@@ -36,6 +36,12 @@ def test_booleans_as_systemd_reads_them(text: str, on: bool) -> None:
     assert parse(f"[Kmodd]\n  SoftdepsAddUp =  {text}  \n").extensions.softdeps_add_up is on
 
 
+@pytest.mark.parametrize(("text", "lanes", "steady"), [("3", 3, 3), ("auto", "auto", 1), ("1", 1, 1)])
+def test_lanes_is_a_number_or_auto(text: str, lanes: int | str, steady: int) -> None:
+    settings = parse(f"[Kmodd]\nLanes={text}\n")
+    assert (settings.lanes, settings.steady_lanes, settings.problems) == (lanes, steady, ())
+
+
 def test_comments_continuations_and_the_last_one_wins() -> None:
     text = "# c\n; c\n[Kmodd]\nSoftdepsAddUp=\\\n# within\n  yes\nNoticeEdits=yes\nNoticeEdits=no\n"
     settings = parse(text)
@@ -50,6 +56,9 @@ def test_comments_continuations_and_the_last_one_wins() -> None:
         ("[Kmodd]\nSoftdepsAddUpp=yes\n", 2, 1, "unknown key 'SoftdepsAddUpp'"),
         ("[Kmodd]\n\nSoftdepsAddUp=perhaps\n", 3, 15, "expects yes or no, not 'perhaps'"),
         ("[Kmodd]\nSoftdepsAddUp\n", 2, 1, "expected KEY=VALUE"),
+        ("[Kmodd]\nLanes=many\n", 2, 7, "expects an integer from 1 to 64 or auto, not 'many'"),
+        ("[Kmodd]\nLanes=0\n", 2, 7, "expects an integer from 1 to 64 or auto, not '0'"),
+        ("[Kmodd]\nStuckAfterSec=auto\n", 2, 15, "expects an integer from 1 to 86400, not 'auto'"),
         ("SoftdepsAddUp=yes\n", 1, 1, "outside of a section"),
         ("[Other]\nx=y\n", 1, 2, "unknown section 'Other'"),
     ],

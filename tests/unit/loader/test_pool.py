@@ -51,6 +51,17 @@ def test_loaders_that_die_at_birth_are_not_started_without_end(asked: list[socke
     loaders.close()
 
 
+@pytest.mark.usefixtures("asked")
+def test_loaders_in_reserve_beyond_the_number_to_keep_are_let_go() -> None:
+    loaders = LoaderPool()
+    loaders.keep_spare(4)
+    first, second, *others = loaders.idle
+    loaders.resize(2)
+    assert loaders.idle == [first, second]
+    assert [each.fileno() for each in others] == [-1, -1]
+    loaders.close()
+
+
 def test_a_spawner_of_systemds_that_is_gone_is_replaced(asked: list[socket.socket]) -> None:
     """It was killed, or an administrator has stopped its unit: the next loader is another one's."""
     loaders = LoaderPool()
