@@ -91,6 +91,21 @@ def test_there_may_be_as_many_lanes_as_processors(auto: World, monkeypatch: pyte
     assert len(auto.loading) == 6
 
 
+def test_a_loader_that_goes_on_with_its_next_module_has_not_slept(auto: World) -> None:
+    """m0 needs m7: what was seen of the loader in the one's init says nothing of the other's."""
+    names = ["m0.ko: m7.ko", *(f"{name}.ko:" for name in NAMES[1:])]
+    auto.index(names, [f"alias pci:n{number}* m{number}" for number in range(8)])
+    auto.reload()
+    auto.state.queue.cancel_replay()
+    plug(auto, 0, 1)
+    look(auto)
+    auto.finish("m7")
+    look(auto)
+    assert auto.loading == ["m0"]
+    look(auto)
+    assert auto.loading == ["m0", "m1"]
+
+
 def test_an_old_look_does_not_open_a_lane(auto: World) -> None:
     """m0 slept when m1 began; a second later that is not known."""
     plug(auto, 0, 1)
