@@ -503,27 +503,12 @@ overflow kt_plain
 start
 other-load kt_slow
 begin kt_slow
+wait 2
 plug kt_behind
-called kt_slow
 let-go kt_slow
   loads kt_slow > kt_behind
   kt_slow live uevent > kt_behind loaded uevent, kt_slow other ok
 """,
-        since_6_5=False,
-    ),
-    Scenario(
-        "another process loads a dependency, and its result is shared",
-        """
-start
-other-load kt_slow
-begin kt_slow
-plug kt_behind
-called kt_slow
-let-go kt_slow
-  loads kt_slow > kt_behind
-  kt_slow loaded uevent > kt_behind loaded uevent, kt_slow other ok
-""",
-        since_6_5=True,
     ),
     Scenario(
         "another process loads what a loader has next",

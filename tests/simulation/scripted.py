@@ -71,8 +71,6 @@ class Player:
                 pass
             case ["start"]:
                 sim.play(("start", "round"))
-            case ["called", name]:
-                sim.play(("round", f"begin {name}"))
             case ["begin" | "finish", _]:
                 sim.play(("round", act, "round"))
             case _:

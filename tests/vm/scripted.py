@@ -133,8 +133,6 @@ class GuestPlayer:
                 )
             case ["begin", name]:
                 return _wait(f"grep -q '^{name} .*Loading' /proc/modules", act)
-            case ["called", _]:
-                return _wait("[ $(grep -l '^313 ' /proc/[0-9]*/syscall | wc -l) -ge 2 ]", act)
             case ["finish", name]:
                 return _wait(f"grep -q '^{name} .*Live' /proc/modules", act)
             case ["let-go", name]:
