@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 
 from kmodd.cli.client import NotRunning, call
@@ -106,6 +105,8 @@ def unit_properties() -> dict[str, str]:
     """Return the properties of kmodd.service; empty without systemd (sd_booted(3))."""
     if not os.path.isdir("/run/systemd/system"):
         return {}
+    import subprocess  # only here: hardly any call needs it, and its import takes a fifth of a verb's start
+
     command = ["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState,Result,Job", "kmodd.service"]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT, check=False)
