@@ -47,9 +47,9 @@ class Lanes:
     def is_full(self, settings: Settings, now: float) -> bool:
         """Whether no job of a device may go to a loader now."""
         used = self.in_flight.serial()
-        if settings.lanes != AUTO or not used:
-            return used >= self.limit(settings)
-        return used >= self.limit(settings) or not self._sleep(now)
+        if used >= self.limit(settings):
+            return True
+        return settings.lanes == AUTO and used > 0 and not self._sleep(now)
 
     def _sleep(self, now: float) -> bool:
         """Whether all loaders in use sleep, those for callers included: a lane's init may wait for one of them."""

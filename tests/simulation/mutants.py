@@ -87,7 +87,7 @@ MUTANTS = (
     Mutant(_B + "see", "has_run or", ""),
     Mutant(_B + "see", "self.asleep_since = None", "pass"),
     Mutant(_B + "sleeps", "slept >= ASLEEP_AFTER and", ""),
-    Mutant(_L + "is_full", "or not self._sleep(now)", ""),
+    Mutant(_L + "is_full", "used > 0 and not self._sleep(now)", "False"),
     Mutant(_L + "_sleep", "all(", "any("),
     Mutant(_L + "next_look", "settings.lanes != AUTO or", ""),
     Mutant(_L + "next_look", "self._looked_at + max(", "now + max("),
