@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _STATUS = 7
 _LIMIT = 10
 """Seconds to wait for systemctl."""
-_RESTART_LIMIT = 20
+RESTART_LIMIT = 20.0
 """Seconds to wait for a daemon that is being started, as in an upgrade of the package."""
 PAUSE = 0.2
 """Seconds between two attempts."""
@@ -29,9 +29,10 @@ PAUSE = 0.2
 def call_awaited(method: str, path: str = CONTROL_SOCKET, **parameters: Any) -> dict[str, Any]:
     """Call `io.kmodd.METHOD`, which may be called twice, as `client.call`; wait while systemd restarts the service.
 
-    Raises NotRunning if the daemon does not run and is not being started, Refused if the reply is an error.
+    A parameter `timeout_usec` of the method counts for this wait, too. Raises NotRunning if the daemon does not run and
+    is not being started, Refused if the reply is an error.
     """
-    until = time.monotonic() + _RESTART_LIMIT
+    until = time.monotonic() + min(RESTART_LIMIT, parameters.get("timeout_usec", RESTART_LIMIT * 1e6) / 1e6)
     while True:
         try:
             return call(method, path, **parameters)

@@ -73,3 +73,23 @@ def test_another_socket_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(daemon_away, "unit_properties", lambda: pytest.fail("systemd knows nothing of it"))
     with pytest.raises(NotRunning):
         call_awaited("Status", str(tmp_path / "io.kmodd"))
+
+
+def test_the_time_limit_of_a_call_counts_for_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kmodd settle --timeout=0` ends at once while the service starts; the control waits as long as it may."""
+    path = str(tmp_path / "io.kmodd")
+    looks: list[int] = []
+    monkeypatch.setattr(daemon_away, "CONTROL_SOCKET", path)
+    monkeypatch.setattr(daemon_away, "PAUSE", 0.001)
+    monkeypatch.setattr(daemon_away, "RESTART_LIMIT", 0.05)
+
+    def unit() -> dict[str, str]:
+        looks.append(1)
+        return {"ActiveState": "activating"}
+
+    monkeypatch.setattr(daemon_away, "unit_properties", unit)
+    for limit, waits in (({"timeout_usec": 0}, False), ({"timeout_usec": 10_000_000}, True), ({}, True)):
+        looks.clear()
+        with pytest.raises(NotRunning):
+            call_awaited("Settle", path, **limit)
+        assert bool(looks) == waits
