@@ -12,6 +12,8 @@ import stat
 import struct
 import sys
 
+from kmodd.kernel.proc_stat import FLAGS, PF_KTHREAD, split_stat
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +29,6 @@ KERNEL_LOG = "/dev/kmsg"
 ACCEPT_LIMIT = 2
 """Seconds to wait for connect(2), and again for the daemon's `a` (accepted)."""
 
-PF_KTHREAD = 0x00200000
-"""include/linux/sched.h"""
-_FLAGS = 6
-"""Place of the flags among the fields that follow the name in /proc/PID/stat."""
 _MARK = "KMODD_REQUEST", "gave-up"
 _MAX_SHOWN = 255
 
@@ -92,8 +90,8 @@ def _is_kernels() -> bool:
     parent = os.getppid()
     try:
         with open(f"{PROC}/{parent}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # the name before them may have any bytes
-        return parent > 0 and bool(int(fields[_FLAGS]) & PF_KTHREAD)
+            _, fields = split_stat(file.read())
+        return parent > 0 and bool(int(fields[FLAGS]) & PF_KTHREAD)
     except (OSError, ValueError, IndexError):
         return False
 

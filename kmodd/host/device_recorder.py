@@ -25,7 +25,7 @@ _PROPERTIES = re.compile(
     "SUBSYSTEM|DEVTYPE|DRIVER|MODALIAS|PCI_(?:CLASS|ID|SUBSYS_ID|SLOT_NAME)|PRODUCT|TYPE|HID_ID|MMC_TYPE|MMC_NAME|"
     "SDIO_(?:CLASS|ID|REVISION)|OF_(?:NAME|FULLNAME|TYPE|COMPATIBLE_.*)|TIFM_CARD_TYPE|MAJOR|MINOR"
 )
-"""Properties that say what a device is; others, as HID_UNIQ, UNIQ or INTERFACE, may name it."""
+"""Properties that say what a device is; others, as `HID_UNIQ=`, `UNIQ=` and `INTERFACE=`, may name it."""
 _ADDRESS = re.compile(r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}([:_-]))(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Fa-f])")
 _INTERFACE = re.compile(r"(?<=x)[0-9a-f]{12}(?![0-9a-f])")
 """The address in a name as enx001122334455 (systemd.net-naming-scheme(7))."""

@@ -19,6 +19,7 @@ import re
 import time
 
 from kmodd.dataclass import dataclass
+from kmodd.kernel.proc_stat import FLAGS, PARENT, PF_KTHREAD, START, STATE, split_stat
 from kmodd.kernel.requester import Requester
 from kmodd.text import decode
 
@@ -29,14 +30,12 @@ if TYPE_CHECKING:
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _UNSET: Final = 2**32 - 1
 """loginuid of a process outside any login (include/linux/audit.h)."""
-_GONE: Final = "ZXx"
+_GONE: Final = b"ZXx"
 """States of an ended thread (proc_pid_stat(5))."""
 _AT_ONCE: Final = 16384
 """Bytes of one read. The kernel generates such a file at the first read, and returns it whole if it fits."""
 _PAUSE: Final = 0.0005
 """Seconds between two looks at a thread that is about to wait."""
-_PF_KTHREAD: Final = 0x00200000
-"""Flag of a thread of the kernel (include/linux/sched.h)."""
 _HELPER_WAIT: Final = "call_usermodehelper"
 """Beginning of the name of the kernel function in which a thread waits for its helper (kernel/umh.c)."""
 
@@ -91,12 +90,11 @@ def _read(folder: int, asked_ns: int, initial: Namespaces, proc: str, until: flo
         cgroup = f"\n{_text(folder, 'cgroup')}".partition("\n0::")[2].partition("\n")[0]
     with contextlib.suppress(OSError, ValueError):
         loginuid = int(_text(folder, "loginuid"))
-    # The name in parentheses can contain any character.
-    head, _, fields = _text(folder, "stat").rpartition(")")
+    name, fields = split_stat(_bytes(folder, "stat"))
     unit = unit_of(cgroup)
     requester = Requester(
         pid=int(_first_word(status, "Tgid")),
-        comm=head.partition("(")[2],
+        comm=decode(name),
         exe=exe,
         uid=int(_first_word(status, "Uid")),
         loginuid=None if loginuid == _UNSET else loginuid,
@@ -104,22 +102,22 @@ def _read(folder: int, asked_ns: int, initial: Namespaces, proc: str, until: flo
         unit=unit,
         container=container,
         command=_runner_above(fields, proc) if not unit or unit.startswith("kmodd-command@") else 0,
-        is_kernel=bool(int(fields.split(None, 7)[6]) & _PF_KTHREAD),  # field 9 of proc_pid_stat(5)
+        is_kernel=bool(int(fields[FLAGS]) & PF_KTHREAD),
     )
     # Last, to show that the thread has waited all along.
-    return requester if _made_request(folder, fields.split(), asked_ns, until) else None
+    return requester if _made_request(folder, fields, asked_ns, until) else None
 
 
-def _runner_above(fields: str, proc: str) -> int:
+def _runner_above(fields: list[bytes], proc: str) -> int:
     """Return the ID of the nearest ancestor that runs a command for the daemon; 0: there is none, or it has ended.
 
-    It adopts the orphans of its command (kmodd/loader/command_runner.py). fields: of `stat`, from the third on.
+    It adopts the orphans of its command (kmodd/loader/command_runner.py). fields: of `split_stat`.
     """
     with contextlib.suppress(OSError, ValueError, LookupError):
-        while (pid := int(fields.split(None, 2)[1])) > 1:
+        while (pid := int(fields[PARENT])) > 1:
             with open(f"{proc}/{pid}/stat", "rb") as file:
-                head, _, fields = decode(file.read()).rpartition(")")
-            if head.partition("(")[2] == "kmodd-command":
+                name, fields = split_stat(file.read())
+            if name == b"kmodd-command":
                 return pid
     return 0
 
@@ -130,20 +128,20 @@ def _first_word(status: str, key: str) -> str:
     return status[begin : status.index("\n", begin)].split(None, 1)[0]
 
 
-def _made_request(folder: int, fields: list[str], asked_ns: int, until: float) -> bool:
+def _made_request(folder: int, fields: list[bytes], asked_ns: int, until: float) -> bool:
     """Return whether this thread waits for a helper, and is not a later one with the number of the requester.
 
-    fields: of `stat`, from the third on. The start time has a resolution of one tick. A thread that executes a program
+    fields: of `split_stat`. The start time has a resolution of one tick. A thread that executes a program
     may have taken it over, so it does not distinguish threads of a process.
     """
-    state, start = fields[0], int(fields[19]) * _TICK_NS  # fields 3 and 22 of proc_pid_stat(5)
+    state, start = fields[STATE], int(fields[START]) * _TICK_NS
     if state in _GONE or start > asked_ns:
         return False
     while not _text(folder, "wchan").startswith(_HELPER_WAIT):
-        if state != "R" or time.monotonic() >= until:
+        if state != b"R" or time.monotonic() >= until:
             return False
         time.sleep(_PAUSE)  # the kernel starts the helper before the thread sleeps, which needs a processor for it
-        state = _text(folder, "stat").rpartition(")")[2].split(None, 1)[0]
+        state = split_stat(_bytes(folder, "stat"))[1][STATE]
     return True
 
 
@@ -153,6 +151,10 @@ def _namespaces(prefix: str, folder: int | None = None) -> Namespaces:
 
 
 def _text(folder: int, name: str) -> str:
+    return decode(_bytes(folder, name))
+
+
+def _bytes(folder: int, name: str) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         data = os.read(fd, _AT_ONCE)
@@ -160,7 +162,7 @@ def _text(folder: int, name: str) -> str:
             data += more
     finally:
         os.close(fd)
-    return decode(data)
+    return data
 
 
 def unit_of(cgroup: str) -> str:

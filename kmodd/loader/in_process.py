@@ -16,6 +16,7 @@ from kmodd.dataclass import dataclass, replace
 from kmodd.errors import assert_never
 from kmodd.host.file_owner import open_regular
 from kmodd.host.signals import SignalsBlocked
+from kmodd.kernel.proc_stat import PARENT, split_stat
 from kmodd.loader.actions import open_module, run_command
 from kmodd.loader.syscalls import IGNORE_MODVERSIONS, IGNORE_VERMAGIC, Kernel, LinuxKernel
 from kmodd.names import ModuleName, module_of_path
@@ -187,10 +188,10 @@ def must_not_wait() -> bool:
     while pid not in ("0", "1"):
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
-                name, _, rest = file.read().partition(b"(")[2].rpartition(b")")
+                name, fields = split_stat(file.read())
         except OSError:
             return False
         if name in WAITS_FOR_CHILDREN and pid != "self":
             return True
-        pid = rest.split()[1].decode()
+        pid = fields[PARENT].decode()
     return False

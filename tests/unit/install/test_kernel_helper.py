@@ -15,6 +15,7 @@ import pytest
 
 from kmodd.cli import request as in_python
 from kmodd.host.helper_socket import REQUEST_SOCKET, KernelRequest, RequestSocket
+from kmodd.kernel.proc_stat import PF_KTHREAD
 from tests.request_helper import BY_MODPROBE, KERNEL_THREAD, KINDS, LIMIT, PROCESS, SOURCE, Helper, come
 
 
@@ -269,5 +270,5 @@ def test_all_of_them_use_the_same_paths() -> None:
     assert defined["KERNEL_LOG"] == f'"{in_python.KERNEL_LOG}"'
     assert defined["PROC"] == f'"{in_python.PROC}"'
     assert defined["MODPROBES"] == ", ".join(f'"{path}"' for path in in_python.MODPROBES)
-    assert int(defined["PF_KTHREAD"], 16) == in_python.PF_KTHREAD
+    assert int(defined["PF_KTHREAD"], 16) == PF_KTHREAD
     assert int(defined["ACCEPT_LIMIT"]) == in_python.ACCEPT_LIMIT
