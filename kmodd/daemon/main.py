@@ -155,6 +155,8 @@ class Daemon:
             open_watch=self._open_watch,
             settle=self._settle,
         )
+        self._watched: set[str] = set()
+        """Directories that are watched, or could not be."""
         self._waited: set[str] = set()
         """Directories in which a missing module or firmware file may appear."""
         self._warned: set[str] = set()
@@ -484,9 +486,10 @@ class Daemon:
         waited.update(state.firmware.directories)
         if not again and waited == self._waited:
             return
-        is_new, self._waited = not waited <= self._waited, waited
-        usual = (*self._tree.directories(), *settings_directories(self._tree.root))
-        for error in self._file_changes.watch_directories((*usual, *sorted(waited))):
+        directories = (*self._tree.directories(), *settings_directories(self._tree.root), *sorted(waited))
+        is_new = not self._watched.issuperset(directories)
+        self._watched, self._waited = set(directories), waited
+        for error in self._file_changes.watch_directories(directories):
             self._warn_once(f"Failed to watch {error.filename}: {error.strerror}; changes there are noticed late")
         if is_new:
             self._file_changes.count_change(time.monotonic())  # the file may have appeared before the watch was set

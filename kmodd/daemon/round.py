@@ -24,7 +24,7 @@ class RoundActions:
     pop_changes: Callable[[float], bool]
     """Whether changed files are to be read now (monotonic, seconds); they count as read."""
     watch_files: Callable[[], None]
-    """Watch the files that are there after a change."""
+    """Watch the files that are there now."""
     report_ready: Callable[[], None]
     """The boot list is answered, or its time is over."""
     open_trace: Callable[[], bool]
@@ -42,8 +42,9 @@ def go_round(engine: Engine, startup: Startup, actions: RoundActions, now: float
     """
     state = engine.state
     if actions.pop_changes(now):
+        actions.watch_files()  # before they are read: what changes meanwhile is an event
         actions.handle(FilesChanged())
-        actions.watch_files()
+        actions.watch_files()  # directories that are new by what was read
     actions.handle(Tick())
     # Before a thousand plans that no unit ordered after kmodd waits for.
     is_answered = not state.queue.boot_left or bool(state.system.no_tree)
