@@ -146,15 +146,7 @@ class Daemon:
         self._poller = Poller()
         self._startup = Startup()
         self._file_changes = FileChanges(now)
-        self._round_actions = RoundActions(
-            handle=self._handle,
-            pop_changes=self._file_changes.pop,
-            watch_files=lambda: self._watch_files(again=True),
-            report_ready=self._report_ready,
-            open_trace=self._open_late_trace,
-            open_watch=self._open_watch,
-            settle=self._settle,
-        )
+        self._round_actions = self._actions_of_a_round()
         self._watched: set[str] = set()
         """Directories that are watched, or could not be."""
         self._waited: set[str] = set()
@@ -164,6 +156,17 @@ class Daemon:
         self._seqnum = 0
         """The highest number of a uevent so far."""
         self._is_stopping = False
+
+    def _actions_of_a_round(self) -> RoundActions:
+        return RoundActions(
+            handle=self._handle,
+            pop_changes=self._file_changes.pop,
+            watch_files=lambda: self._watch_files(again=True),
+            report_ready=self._report_ready,
+            open_trace=self._open_late_trace,
+            open_watch=self._open_watch,
+            settle=self._settle,
+        )
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
