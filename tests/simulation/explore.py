@@ -206,6 +206,11 @@ _FAULTS = (
     "unplug d1", "lose",
 )  # fmt: skip
 
+_SLEEPING: tuple[tuple[str, ...], tuple[str, ...]] = (
+    (*_ABC, "set Lanes auto", "init a sleeps", "init b sleeps", "init b asks c", *_TWO),
+    ("wait 0.004", "wait 0.005", "wait 0.006"),
+)
+
 SMALL_WORLDS = (
     SmallWorld("an init asks for a third module", (*_ABC, "set Lanes 2", "init b asks c", *_TWO), (), _FAULTS),
     SmallWorld("an init asks for itself", (*_ABC, "set Lanes 2", "init b asks b", *_TWO), (), _FAULTS),
@@ -214,11 +219,7 @@ SMALL_WORLDS = (
     SmallWorld(
         "one lane, two callers", (*_ABC, "set Lanes 1", "init c asks b", *_TWO), ("order b", "ask c 0"), ("tick",)
     ),
-    SmallWorld(
-        "lanes open while inits sleep",
-        (*_ABC, "set Lanes auto", "init a sleeps", "init b sleeps", "init b asks c", *_TWO),
-        ("wait 0.004", "wait 0.005", "wait 0.006"), ("kill {}", "init a oops", "init b oops", "kill-daemon"),
-    ),
+    SmallWorld("lanes open while inits sleep", *_SLEEPING),
     SmallWorld(
         "an init sleeps as it waits for another's module",
         (*_ABC, "set Lanes auto", "init c sleeps", "init c asks b", "init a asks c", *_TWO),
@@ -227,3 +228,8 @@ SMALL_WORLDS = (
     SmallWorld("an operator removes", (*_ABC, "set Lanes 2", "init b asks c", *_TWO), ("remove b",), ("kill-daemon",)),
 )  # fmt: skip
 """Three modules, two lanes or those of auto, one nested request, one fault."""
+
+LARGE_WORLD = SmallWorld(
+    "lanes open while inits sleep, and a fault", *_SLEEPING, ("kill {}", "init a oops", "init b oops", "kill-daemon")
+)
+"""More states than the others have together."""

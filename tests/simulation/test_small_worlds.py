@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.explore import SMALL_WORLDS, SmallWorld, explore
+from tests.simulation.explore import LARGE_WORLD, SMALL_WORLDS, SmallWorld, explore
 from tests.simulation.mutants import Mutant
 
 DEADLOCK = Mutant("engine.scheduler:Scheduler.run", "state.in_flight.hangs_on(step.module, job)", "False")
 """An init that asks for its own module waits for itself."""
 
 
-@pytest.mark.parametrize("world", SMALL_WORLDS, ids=lambda world: world.name)
+WORLDS = [*SMALL_WORLDS, pytest.param(LARGE_WORLD, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_no_order_of_events_violates_an_invariant(world: SmallWorld) -> None:
     found = explore(world)
     assert found.violations == {}
