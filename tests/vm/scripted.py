@@ -26,7 +26,8 @@ _BOOT: Final = "/etc/modules-load.d/scenario.conf"
 _UNIT: Final = "/run/systemd/system/kmodd.service.d/buffer.conf"
 _OTHERS: Final = "/run/scenario.others"
 _NATURE: Final = {"kt_slow": "seconds=300", "kt_async": "seconds=300"}
-_STANDING: Final = "/run/kmodd/standing /run/kmodd/closed /run/kmodd/sealed /run/kmodd/booted"
+_STANDING: Final = "/run/kmodd/standing"
+_MARKS: Final = "/run/kmodd/closed /run/kmodd/sealed /run/kmodd/booted"
 _TENTHS: Final = 600
 """Tenths of a second that a guest waits for a state of a module."""
 
@@ -63,14 +64,15 @@ class GuestPlayer:
         return [self._stage(stage.acts, expected) for stage, expected in zip(scenario.stages(), simulated, strict=True)]
 
     def _reset(self) -> None:
-        """Take everything of earlier scenarios away. A module that crashed remains."""
+        """Take everything of earlier scenarios away. A module that crashed remains, and what kmodd knows of it."""
         machine, self._options = self._machine, {}
         machine.check(
             f"for m in {' '.join(_NATURE)}; do echo 0 >/sys/module/$m/parameters/seconds; done 2>/dev/null;"
             f"[ ! -d {self._tree}.away ] || mv {self._tree}.away {self._tree};"
             f"mv /root/away/*.ko {self._tree}/updates/ 2>/dev/null; mkdir -p /root/away;"
             f"systemctl stop kmodd; systemctl reset-failed kmodd;"
-            f"rm -f {_CONFIG} {_SETTINGS} {_RULES} {_BOOT} {_UNIT} {_OTHERS} {_STANDING}; mkdir -p /etc/kmodd/policy.d;"
+            f"rm -f {_CONFIG} {_SETTINGS} {_RULES} {_BOOT} {_UNIT} {_OTHERS} {_MARKS}; mkdir -p /etc/kmodd/policy.d;"
+            f"grep -q '^kt_.*Loading' /proc/modules || rm -f {_STANDING};"
             f"for f in /root/full/*; do cp -a $f {self._tree}/; done; systemctl daemon-reload;"
             "for d in $(ls /sys/bus/platform/devices | grep -E '^(kt|no)_' | sed 's/[.].*//' | sort -u); do"
             f" echo $d >{_BUS}/remove; done;"
