@@ -208,6 +208,7 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 		fi
 		put 644 "$$work/page" "$$share/man/man$${name##*.}/$$name"
 	done
+	for file in data/examples/*/*; do put 644 "$$file" "$(PREFIX)/share/doc/kmodd/$${file#data/}"; done
 	for file in README.md CHANGELOG.md LICENSE $(wildcard docs/*.*); do put 644 "$$file" "$(PREFIX)/share/doc/kmodd/$${file##*/}"; done
 
 	new="$$work/tree$(LIB)/manifest"; old="$(DESTDIR)$(LIB)/manifest"
