@@ -34,7 +34,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: man help demo tour shell test test-long fuzz simulate run install uninstall deb sbom bench bench-vm lint clean needs
+.PHONY: man help demo tour requests shell test test-long fuzz simulate run install uninstall deb sbom bench bench-vm lint clean needs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,10 @@ demo: needs $(VENV)/ready ## boot a real kernel in a VM with kmodd as its module
 
 tour: needs $(VENV)/ready ## write docs/TOUR.md and its picture from a guest
 	@$(PY) -m tests.vm.tour
+
+requests: needs $(VENV)/ready ## record what stock systems request of the kernel, and write the tables of docs/POLICY.md; ARGS=server
+	@$(PY) -m tests.vm.stock $(ARGS)
+	$(PY) -m tests.stock_requests
 
 shell: needs $(VENV)/ready ## open a root shell in the demo's VM; ARGS="e1000e" adds devices at boot
 	@$(PY) -m tests.vm.shell $(ARGS)

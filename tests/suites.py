@@ -103,13 +103,15 @@ def versions(suite: str, packages: Sequence[str], architecture: str = "") -> dic
     return found
 
 
-def bootstrap(suite: str, root: Path, packages: Sequence[str], architecture: str = "") -> tuple[list[str], str]:
-    """The words of an mmdebstrap that makes `root` of a suite's minimal base and `packages`, and its standard input.
+def bootstrap(
+    suite: str, root: Path, packages: Sequence[str], architecture: str = "", variant: str = "minbase"
+) -> tuple[list[str], str]:
+    """The words of an mmdebstrap that makes `root` of a suite's `variant` and `packages`, and its standard input.
 
     Another architecture's programs must run here (`emulation.py`). Raises Unavailable.
     """
     options = ["--quiet", "--aptopt=APT::Install-Recommends false", f"--aptopt={LENIENT}"]
-    words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", *options]
+    words = ["mmdebstrap", f"--variant={variant}", f"--include={','.join(packages)}", *options]
     words += [f"--architectures={architecture}"] if architecture else []
     return [*words, _codename() if suite == own() else suite, str(root), "-"], sources(suite, architecture)
 

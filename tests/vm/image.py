@@ -50,6 +50,33 @@ GUEST_PACKAGES: Final = (
     "busybox-static",
 )
 
+#: Guests that are as people use them (`stock.py`), by kind: mmdebstrap's variant, and packages beside it.
+KINDS: Final = {
+    "": ("minbase", ""),
+    "server": (
+        "standard",
+        "apparmor btrfs-progs bubblewrap cifs-utils cryptsetup-bin dosfstools ethtool exfatprogs fuse3 "
+        "genisoimage ipset iptables iputils-ping libpam-systemd lvm2 mdadm nfs-kernel-server nftables nginx-light "
+        "openssh-server openvpn squashfs-tools sshfs sudo systemd-container tcpdump ufw unattended-upgrades "
+        "wireguard-tools xfsprogs",
+    ),
+    "container": (
+        "important",
+        "apparmor ca-certificates conntrack containerd containernetworking-plugins crun dbus-user-session "
+        "docker.io ebtables ethtool fuse-overlayfs ipset iptables iputils-ping ipvsadm libpam-systemd "
+        "openssh-server podman runc slirp4netns socat sudo uidmap",
+    ),
+    "desktop": (
+        "important",
+        "alsa-utils apparmor avahi-daemon bluez bubblewrap cups dbus-user-session dbus-x11 dosfstools exfatprogs "
+        "fuse3 gvfs gvfs-daemons gvfs-fuse iputils-ping libnotify-bin libpam-systemd lightdm lightdm-gtk-greeter "
+        "modemmanager network-manager ntfs-3g openssh-server openvpn pipewire pkexec polkitd pulseaudio sudo "
+        "thunar udisks2 upower wpasupplicant x11-xserver-utils xdg-user-dirs xfce4-notifyd xfce4-panel "
+        "xfce4-session xfce4-terminal xfdesktop4 xfwm4 xinit xscreensaver xserver-xorg-core "
+        "xserver-xorg-input-libinput xserver-xorg-video-fbdev",
+    ),
+}
+
 #: What the initrd must load to reach the disk (ext4 wants a crc32c by name); dependencies come from modules.dep.
 INITRD_MODULES: Final = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 
@@ -67,6 +94,7 @@ class Image:
     release: str  # of the kernel, as `uname -r` prints it
     suite: str  # of `suites.SUITES`
     architecture: str = ""  # as in `suites.py`
+    kind: str = ""  # of `KINDS`
 
     @property
     def disk(self) -> Path:
@@ -89,8 +117,8 @@ class Image:
         return self.folder / "modules"
 
 
-def ensure_image(suite: str = "", architecture: str = "") -> Image:
-    """Return the image of a suite ("": `suites.chosen()`) and architecture (as in `suites.py`), built if need be.
+def ensure_image(suite: str = "", architecture: str = "", kind: str = "") -> Image:
+    """Return the image of a suite ("": `suites.chosen()`), architecture (as in `suites.py`) and kind, built if need be.
 
     Takes a second if it is cached, about a minute if not, ten for another architecture. Building needs root or sudo.
     Raises VmError if a tool is missing, the suite has no such package, or a step of the build fails.
@@ -99,14 +127,16 @@ def ensure_image(suite: str = "", architecture: str = "") -> Image:
     try:
         suite = suite or suites.chosen()
         kernel = trees.suite_tree(suite, architecture)
-        versions = suites.versions(suite, GUEST_PACKAGES, architecture)
+        versions = suites.versions(suite, packages_of(kind), architecture)
     except suites.Unavailable as error:
         raise VmError(f"{error}; apt-get update may help") from error
     versions["kernel"] = kernel.name
     recipe = {"recipe": _RECIPE, "initrd": INITRD_MODULES, "disk": _DISK_MIB, "versions": versions}
+    recipe |= {"kind": kind} if kind else {}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     release = trees.release(kernel)
-    image = Image(suites.cache() / "vm" / f"{suite}-{release}-{key}", release, suite, architecture)
+    name = f"{kind}-{suite}" if kind else suite
+    image = Image(suites.cache() / "vm" / f"{name}-{release}-{key}", release, suite, architecture, kind)
     if image.disk.exists():
         return image
     image.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +144,11 @@ def ensure_image(suite: str = "", architecture: str = "") -> Image:
         if not image.disk.exists():
             _build_as_root(image, kernel, recipe)
     return image
+
+
+def packages_of(kind: str) -> tuple[str, ...]:
+    """Return the packages that guests of a kind have beside what its variant of mmdebstrap has."""
+    return tuple(dict.fromkeys((*GUEST_PACKAGES, *KINDS[kind][1].split())))
 
 
 def require(program: str, package: str) -> None:
@@ -132,7 +167,7 @@ def _build_as_root(image: Image, kernel: Path, recipe: object) -> None:
     if os.geteuid() != 0:
         require("sudo", "sudo (or run as root)")
         settings = [f"KMODD_CACHE={suites.cache()}", f"PYTHONPATH={_REPOSITORY}", "KMODD_IMAGE_LOCKED=1"]
-        words = [sys.executable, "-m", "tests.vm.image", image.suite, image.architecture]
+        words = [sys.executable, "-m", "tests.vm.image", image.suite, image.architecture, image.kind]
         run(["sudo", "env", *settings, *words], "build as root")
         return
     started = time.monotonic()
@@ -155,7 +190,8 @@ def _drop_old(image: Image) -> None:
 
     Two stay, so an upgrade in mid-run does no harm.
     """
-    mine = f"{image.suite}-*{image.architecture or suites.own_architecture()}-*/root.ext4"
+    name = f"{image.kind}-{image.suite}" if image.kind else image.suite
+    mine = f"{name}-*{image.architecture or suites.own_architecture()}-*/root.ext4"
     images = sorted(image.folder.parent.glob(mine), key=lambda path: path.stat().st_mtime)
     for path in images[:-2]:
         shutil.rmtree(path.parent)
@@ -165,8 +201,9 @@ def _build(scratch: Path, image: Image, kernel: Path) -> Path:
     """Make everything below `scratch`; return the folder that becomes the image."""
     tree, made = scratch / "tree", scratch / "image"
     made.mkdir()
-    say(f"fetching the base of {image.suite} and " + ", ".join(GUEST_PACKAGES))
-    words, text = suites.bootstrap(image.suite, tree, GUEST_PACKAGES, image.architecture)
+    packages = packages_of(image.kind)
+    say(f"fetching the base of {image.suite} and " + ", ".join(packages))
+    words, text = suites.bootstrap(image.suite, tree, packages, image.architecture, KINDS[image.kind][0])
     with emulation.of(image.architecture):
         run(words, "mmdebstrap", text=text)
     say("depmod, kernel, initrd, disk")
@@ -181,7 +218,7 @@ def _build(scratch: Path, image: Image, kernel: Path) -> Path:
     _settle_tree(tree)
     disk = made / "root.ext4"
     with disk.open("wb") as file:
-        file.truncate(_DISK_MIB << 20)
+        file.truncate(_DISK_MIB << (22 if image.kind else 20))
     run(["mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", "-d", str(tree), str(disk)], "file system")
     return made
 
@@ -275,6 +312,6 @@ def locked(place: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        print(ensure_image(*sys.argv[1:3]).folder)
+        print(ensure_image(*sys.argv[1:4]).folder)
     except VmError as error:
         sys.exit(f"vm: {error}")
