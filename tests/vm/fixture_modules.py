@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,13 +34,13 @@ def fixture_modules(image: Image) -> dict[str, Path]:
 
     Raises VmError if the suite has no headers for this kernel, or a source does not compile.
     """
-    folder = _compiled(image)
+    folder = _ours(image)
     return {source.stem: folder / f"{source.stem}.ko" for source in sorted(SOURCES.glob("*.c"))}
 
 
 def course_modules(image: Image) -> dict[str, Path]:
     """Name → compiled module, for COURSE, like `fixture_modules`."""
-    folder = _compiled(image)
+    folder = _ours(image)
     return {source.stem: folder / f"{source.stem}.ko" for source in COURSE}
 
 
@@ -63,15 +63,24 @@ def course_tree(image: Image, folder: Path, place: str = "updates") -> dict[str,
     return files | {path.name: path.read_bytes() for path in tree.glob("modules.*") if path.is_file()}
 
 
-def _compiled(image: Image) -> Path:
+def _ours(image: Image) -> Path:
     sources = [*sorted(SOURCES.glob("*.c")), *COURSE]
-    digest = hashlib.sha256(b"\0".join([_KBUILD.encode(), *(path.read_bytes() for path in sources)])).hexdigest()[:12]
+    return compiled(image, {source.stem: source.read_bytes() for source in sources})
+
+
+def compiled(image: Image, sources: Mapping[str, bytes], flags: str = "") -> Path:
+    """A folder with NAME.ko for each source; cached. `flags`: further lines of the Kbuild file.
+
+    Raises VmError if the suite has no headers for this kernel, or a source does not compile.
+    """
+    kbuild = _KBUILD.format(objects=" ".join(f"{name}.o" for name in sources)) + flags
+    digest = hashlib.sha256(b"\0".join([kbuild.encode(), *sources.values()])).hexdigest()[:12]
     folder = image.folder.with_name(f"{image.folder.name}.modules-{digest}")
     with locked(folder):
         if not folder.exists():
             with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder.parent) as scratch:
                 try:
-                    _compile(image, sources, Path(scratch))
+                    _compile(image, sources, kbuild, Path(scratch))
                 except suites.Unavailable as error:
                     raise VmError(str(error)) from error
                 Path(scratch, "modules").rename(folder)
@@ -108,23 +117,30 @@ def indexes(image: Image, *, without: Collection[str] = ()) -> Path:
 
     Raises VmError if the tree at hand is of another kernel than the image.
     """
-    modules = fixture_modules(image)
     left_out = "".join(f"-{name}" for name in sorted(without))
-    folder = modules["kt_bus"].parent.with_name(f"{modules['kt_bus'].parent.name}.indexes{left_out}")
+    modules = [path for name, path in fixture_modules(image).items() if name not in without]
+    return indexes_with(image, modules, left_out)
+
+
+def indexes_with(image: Image, modules: Sequence[Path], name: str = "") -> Path:
+    """A folder with depmod's `modules.*` of the image's kernel and these modules, which are of one folder; cached.
+
+    `name`: of the choice, if not all of the folder. Raises VmError as `indexes` does.
+    """
+    home = modules[0].parent
+    folder = home.with_name(f"{home.name}.indexes{name}")
     source = trees.suite_tree(image.suite)
     if trees.release(source) != image.release:
         raise VmError(f"the module tree is of {trees.release(source)}, the image of {image.release}: apt-get update")
     with locked(folder):
         if not folder.exists():
             with tempfile.TemporaryDirectory(prefix="depmod-", dir=folder.parent) as scratch:
-                _depmod(
-                    trees.module_dir(source), [path for name, path in modules.items() if name not in without], scratch
-                )
+                _depmod(trees.module_dir(source), modules, scratch)
                 Path(scratch, "indexes").rename(folder)
     return folder
 
 
-def _depmod(source: Path, ours: list[Path], scratch: str) -> None:
+def _depmod(source: Path, ours: Sequence[Path], scratch: str) -> None:
     """Run depmod over a copy of a module tree made of links; its indexes go to `scratch`/indexes."""
     tree, made = Path(scratch, "lib/modules", source.name), Path(scratch, "indexes")
     tree.parent.mkdir(parents=True)
@@ -143,7 +159,7 @@ def _depmod(source: Path, ours: list[Path], scratch: str) -> None:
         shutil.copy2(index, made)
 
 
-def _compile(image: Image, sources: list[Path], scratch: Path) -> None:
+def _compile(image: Image, sources: Mapping[str, bytes], kbuild: str, scratch: Path) -> None:
     """Compile in `scratch`/modules."""
     headers, work = scratch / "headers", scratch / "modules"
     headers.mkdir()
@@ -155,10 +171,10 @@ def _compile(image: Image, sources: list[Path], scratch: Path) -> None:
     top = headers / "usr/src" / name
     makefile = top / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", "/headers/usr/src/"))
-    for source in sources:
-        shutil.copy2(source, work)
-    (work / "Kbuild").write_text(_KBUILD.format(objects=" ".join(f"{source.stem}.o" for source in sources)))
-    say("compiling " + ", ".join(source.stem for source in sources))
+    for module, text in sources.items():
+        (work / f"{module}.c").write_bytes(text)
+    (work / "Kbuild").write_text(kbuild)
+    say("compiling " + ", ".join(sources))
     make = f"make -C /headers/usr/src/{name} M=/modules CC=gcc KBUILD_MODPOST_WARN=1 modules"
     owner = work.stat()
     script = f"{make}; chown -R {owner.st_uid}:{owner.st_gid} /modules"
