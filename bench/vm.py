@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from bench import vm_coldplug, vm_flood, vm_hotplug, vm_request
+from bench import vm_coldplug, vm_flood, vm_hotplug, vm_request, vm_sleeping
 from bench.other_work import BUSY, OtherWork
 from bench.results import save_vm
 from bench.rows import Row, table
@@ -30,6 +30,7 @@ PARTS: Final[dict[str, tuple[Part, int]]] = {
     "beside": (vm_coldplug.measure_beside, 7),
     "coldplug": (vm_coldplug.measure, 7),
     "slow": (vm_coldplug.measure_slow, 7),
+    "sleeping": (vm_sleeping.measure, 7),
     "hotplug": (vm_hotplug.measure, 7),
     "flood": (vm_flood.measure, 7),
     "memory": (vm_flood.measure_growth, 1),

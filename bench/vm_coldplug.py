@@ -19,6 +19,7 @@ from tests.vm import VmError, say
 from tests.vm.image import Image
 
 LANES_2: Final = "Lanes=2"
+LANES_AUTO: Final = "Lanes=auto"
 PICTURE: Final = Path(__file__).parent / "growth_vm.svg"
 _MAX_WARNINGS: Final = 5
 
@@ -51,23 +52,28 @@ def measure(image: Image, rounds: int) -> list[Row]:
         peers.append(once(image, "udevd"))
         ours.append(once(image, "kmodd"))
         two.append(once(image, "kmodd", conf=LANES_2))
-    _same_modules([*ours, *two], peers)
-    rows = _times("coldplug, 30 devices", ours, peers)
+    same_modules([*ours, *two], peers)
+    rows = times("coldplug, 30 devices", ours, peers)
     rows += _costs("coldplug", ours, peers)
-    rows += _times("coldplug, 30 devices, Lanes=2", two, peers)
+    rows += times("coldplug, 30 devices, Lanes=2", two, peers)
     rows += _costs("coldplug, Lanes=2", two, peers)
     return rows
 
 
 def measure_beside(image: Image, rounds: int) -> list[Row]:
     """Measure the same machine with udevd started after kmodd, its rule masked; the peer is udevd alone."""
-    ours, peers = [], []
+    peers: list[Coldplug] = []
+    found: dict[str, list[Coldplug]] = {"": [], LANES_AUTO: []}
     for _ in range(rounds):
         peers.append(once(image, "udevd"))
-        ours.append(once(image, "kmodd", beside=True))
-    rows = _times("coldplug, udevd beside kmodd", ours, peers)
-    pairs = [(a.cpu.machine, b.cpu.machine) for a, b in _pairs(ours, peers)]
-    rows.append(row("coldplug, udevd beside kmodd, CPU of the machine", pairs, "s"))
+        for conf, ours in found.items():
+            ours.append(once(image, "kmodd", beside=True, conf=conf))
+    rows = []
+    for conf, ours in found.items():
+        what = f"coldplug, udevd beside kmodd{conf and ', '}{conf}"
+        rows += times(what, ours, peers)
+        pairs = [(a.cpu.machine, b.cpu.machine) for a, b in _pairs(ours, peers)]
+        rows.append(row(f"{what}, CPU of the machine", pairs, "s"))
     return rows
 
 
@@ -125,10 +131,11 @@ def once(
     beside: bool = False,
     cpus: int = 2,
     devices: Sequence[str] = DEVICES_30,
+    sleeping: bool = False,
 ) -> Coldplug:
-    """Boot, start the loader and return the results."""
+    """Boot, start the loader and return the results. sleeping: as in `guest`."""
     name = f"{loader} {conf}".strip() + (" beside udevd" if beside else "") + f" ({cpus} processors)"
-    with guest(image, name, conf=conf, cpus=cpus, devices=devices) as machine:
+    with guest(image, name, conf=conf, cpus=cpus, devices=devices, sleeping=sleeping) as machine:
         before = set(machine.modules())
         vm_guest.stop_witness(machine)
         vm_trace.clear(machine)
@@ -159,7 +166,8 @@ def _pairs(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[tuple[Co
     return list(zip(ours, peers, strict=True))
 
 
-def _times(what: str, ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[Row]:
+def times(what: str, ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> list[Row]:
+    """Return rows of the time to the last load."""
     pairs = _pairs(ours, peers)
     return [
         row(f"{what}, exec to last load", [(a.from_exec, b.from_exec) for a, b in pairs], "s; peer: udevd"),
@@ -183,7 +191,7 @@ def _costs(what: str, ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> li
     ]
 
 
-def _same_modules(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> None:
+def same_modules(ours: Sequence[Coldplug], peers: Sequence[Coldplug]) -> None:
     """Check that the results are comparable. Raises VmError if kmodd did not load all modules that udevd loaded."""
     wanted = frozenset.intersection(*(one.modules for one in peers))
     for one in ours:

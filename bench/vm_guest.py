@@ -18,6 +18,7 @@ from tests.vm.devices import AUDIO
 from tests.vm.image import Image
 from tests.vm.machine import GuestError, Machine
 from tests.vm.payload import Payload, copy_into
+from tests.vm.sleeping import add_devices, prepare_sleeping
 
 Loader = Literal["kmodd", "udevd"]
 
@@ -75,12 +76,20 @@ class Cpu:
 
 @contextlib.contextmanager
 def guest(
-    image: Image, name: str, *, conf: str = "", cpus: int = 2, devices: Sequence[str] = DEVICES_30, traced: bool = True
+    image: Image,
+    name: str,
+    *,
+    conf: str = "",
+    cpus: int = 2,
+    devices: Sequence[str] = DEVICES_30,
+    traced: bool = True,
+    sleeping: bool = False,
 ) -> Iterator[Machine]:
     """Boot a guest with no modules loaded for its devices and no loader running.
 
     conf: lines of section [Kmodd]. devices: `-device` arguments. traced: start vm_trace, which slows events slightly.
-    Byte code is compiled by `make install`, so its compilation is not measured.
+    sleeping: it has the devices of tests/vm/sleeping.py, too. Byte code is compiled by `make install`, so its
+    compilation is not measured.
     """
     with tempfile.TemporaryDirectory() as folder:
         payload = Payload.new(Path(folder, "root"), with_kmod=True)
@@ -91,6 +100,8 @@ def guest(
             for unit in units:
                 payload.write(f"/etc/systemd/system/{unit}.d/bench.conf", f"[Service]\nSlice={_slice(loader)}\n")
         copy_into(payload, _PROBES, PROBES)
+        if sleeping:
+            prepare_sleeping(payload, image)
         if conf:
             payload.write("/etc/kmodd/kmodd.conf", f"[Kmodd]\n{conf}\n")
         arguments: list[str] = []
@@ -100,6 +111,8 @@ def guest(
             arguments += ["-device", device]
         with Machine(image, payload, name=name, cpus=cpus, arguments=arguments, boot_timeout=300) as machine:
             machine.wait_boot(300)
+            if sleeping:
+                add_devices(machine)
             if traced:
                 vm_trace.start(machine)
             yield machine
@@ -161,12 +174,20 @@ def cpu(machine: Machine, loader: Loader) -> Cpu:
 
 def memory(machine: Machine, loader: Loader) -> float:
     """Return the sum of proportional set sizes of all processes of a loader, in MB."""
-    files = f"$(busybox find {_group(loader)} -name cgroup.procs)"
-    said = machine.check(f"for p in $(busybox cat {files}); do busybox grep ^Pss: /proc/$p/smaps_rollup; done")
-    sizes = [int(line.split()[1]) for line in said.splitlines() if line.startswith("Pss:")]
-    if not sizes:
-        raise GuestError(f"no process of {loader} found:\n{said}")
-    return sum(sizes) * 1024 / 1e6
+    found = sizes(machine, loader)
+    if not found:
+        raise GuestError(f"no process of {loader} found")
+    return sum(found.values())
+
+
+def sizes(machine: Machine, loader: Loader, unit: str = "*") -> dict[int, float]:
+    """Return the proportional set size of each process of a loader's units, in MB. unit: pattern of their names."""
+    files = f"$(busybox find {_group(loader)} -path '{_group(loader)}/{unit}' -name cgroup.procs)"
+    said = machine.check(
+        f"for p in $(busybox cat {files}); do echo $p $(busybox grep ^Pss: /proc/$p/smaps_rollup); done 2>/dev/null"
+    )
+    fields = [line.split() for line in said.splitlines()]
+    return {int(pid): int(size[1]) * 1024 / 1e6 for pid, *size in fields if size}
 
 
 def seconds_of(machine: Machine, unit: str, property_name: str) -> float:
