@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+import pytest
+
 from tests.vm.fixture_modules import add_all
 from tests.vm.image import Image
 from tests.vm.journal import Record, text
@@ -18,6 +20,9 @@ from tests.vm.payload import Payload
 
 #: Our modprobe, for a machine without kmod.
 MODPROBE: Final = "/usr/lib/kmodd/bin/modprobe"
+
+#: Parameters of a fixture whose tests run with one lane, and in `make test-long` with lanes that open.
+LANES: Final = ("1", pytest.param("auto", marks=pytest.mark.long))
 
 _BUS: Final = "/sys/module/kt_bus/parameters"
 
@@ -28,6 +33,11 @@ def prepare_faults(payload: Payload, image: Image, *, conf: str = "", without: C
     payload.write("/etc/modules-load.d/faults.conf", "kt_bus\n")
     if conf:
         payload.write("/etc/kmodd/kmodd.conf", f"[Kmodd]\n{conf}")
+
+
+def set_lanes(payload: Payload, lanes: str) -> None:
+    """`Lanes=`, whatever kmodd.conf says later."""
+    payload.write("/usr/lib/kmodd/kmodd.conf.d/20-lanes.conf", f"[Kmodd]\nLanes={lanes}\n")
 
 
 def without_udevd(payload: Payload) -> None:

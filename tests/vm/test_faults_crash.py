@@ -12,6 +12,7 @@ import pytest
 
 from tests.vm.devices import DEVICES, Device
 from tests.vm.faults import (
+    LANES,
     MODPROBE,
     appear,
     given_to_kernel,
@@ -19,6 +20,7 @@ from tests.vm.faults import (
     record_of,
     restart,
     results,
+    set_lanes,
     settle_kmodd,
     state,
     status,
@@ -30,15 +32,22 @@ from tests.vm.faults import (
 from tests.vm.image import Image
 from tests.vm.journal import text
 from tests.vm.machine import Machine
+from tests.vm.payload import Payload
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _OOPSES = Device("pci-testdev", "kt_oopsprobe", {"driver": "pci-testdev"})
 
 
-@pytest.fixture(scope="module")
-def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
-    with boot("the guest with crashing modules", prepare=lambda payload: prepare_faults(payload, image)) as machine:
+@pytest.fixture(scope="module", params=LANES, ids="lanes={}".format)
+def guest(
+    image: Image, boot: Callable[..., AbstractContextManager[Machine]], request: pytest.FixtureRequest
+) -> Iterator[Machine]:
+    def prepare(payload: Payload) -> None:
+        prepare_faults(payload, image)
+        set_lanes(payload, request.param)
+
+    with boot("the guest with crashing modules", prepare=prepare) as machine:
         yield machine
 
 

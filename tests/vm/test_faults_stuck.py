@@ -12,6 +12,7 @@ import pytest
 
 from tests.vm.devices import DEVICES, Device
 from tests.vm.faults import (
+    LANES,
     appear,
     given_to_kernel,
     let_go,
@@ -19,6 +20,7 @@ from tests.vm.faults import (
     record_of,
     restart,
     results,
+    set_lanes,
     settle_kmodd,
     state,
     status,
@@ -38,9 +40,12 @@ _STUCK_AFTER = 4
 _WATCHDOG = 20  # seconds; an init is longer: a process that waits for it is killed
 
 
-@pytest.fixture(scope="module")
-def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
+@pytest.fixture(scope="module", params=LANES, ids="lanes={}".format)
+def guest(
+    image: Image, boot: Callable[..., AbstractContextManager[Machine]], request: pytest.FixtureRequest
+) -> Iterator[Machine]:
     def prepare(payload: Payload) -> None:
+        set_lanes(payload, request.param)
         prepare_faults(payload, image, conf=f"StuckAfterSec={_STUCK_AFTER}\n")
         payload.write("/etc/modprobe.d/slow.conf", f"options kt_slow seconds={_SECONDS}\n")
         payload.write("/etc/systemd/system/kmodd.service.d/watchdog.conf", f"[Service]\nWatchdogSec={_WATCHDOG}s\n")

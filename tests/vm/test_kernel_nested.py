@@ -11,7 +11,19 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.vm.faults import MODPROBE, given_to_kernel, let_go, results, settle_kmodd, state, status, until, until_state
+from tests.vm.faults import (
+    LANES,
+    MODPROBE,
+    given_to_kernel,
+    let_go,
+    results,
+    set_lanes,
+    settle_kmodd,
+    state,
+    status,
+    until,
+    until_state,
+)
 from tests.vm.image import Image
 from tests.vm.journal import Record, text
 from tests.vm.machine import Machine
@@ -79,9 +91,12 @@ while os.path.exists("/run/hold"):
 """
 
 
-@pytest.fixture(scope="module")
-def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Machine]:
+@pytest.fixture(scope="module", params=LANES, ids="lanes={}".format)
+def guest(
+    image: Image, boot: Callable[..., AbstractContextManager[Machine]], request: pytest.FixtureRequest
+) -> Iterator[Machine]:
     def prepare(payload: Payload) -> None:
+        set_lanes(payload, request.param)
         prepare_using(payload, image, aliases=ALIASES, conf=f"StuckAfterSec={STUCK_AFTER}\n")
         payload.write("/etc/modprobe.d/slow.conf", "options kt_slow seconds=300\n")
         payload.write("/usr/lib/using/many.py", MANY)
