@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from itertools import chain
 
-from kmodd.dataclass import dataclass
 from kmodd.index.fnmatch import literal_pieces
 
 TYPE_CHECKING = False
@@ -13,25 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kmodd.index.fnmatch_regex import Fits
-    from kmodd.names import ModuleName
+    from kmodd.index.text_files import Match
 
-    Tail = tuple[Fits, "tuple[AliasMatch, ...]"]
+    Tail = tuple[Fits, tuple[Match, ...]]
     """The rest of a pattern after its stem: the test for a text, and the result if it matches."""
 
 
 _MAX_UNFILED = 2
 """Tails of one stem that are all tested, without an index of their pieces, which would take as long to search."""
-
-
-@dataclass(frozen=True, slots=True)
-class AliasMatch:
-    """A pattern that matched a name."""
-
-    pattern: str
-    """As in the file, with dashes."""
-    module: ModuleName
-    line: int
-    """1-based line in the text file; 0 if the source has no lines."""
 
 
 class Many:

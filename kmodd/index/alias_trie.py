@@ -32,9 +32,10 @@ from itertools import compress, count, repeat
 from operator import contains
 
 from kmodd.errors import Problem, UnmatchedBracket, Where
-from kmodd.index.alias_tails import AliasMatch, Many
+from kmodd.index.alias_tails import Many
 from kmodd.index.fnmatch import bytewise, literal_start, uncompiled
 from kmodd.index.fnmatch_regex import compiled
+from kmodd.index.text_files import Match
 from kmodd.names import ModuleName, module_name, underscores
 
 TYPE_CHECKING = False
@@ -111,13 +112,15 @@ class AliasTrie:
         return trie
 
     @classmethod
-    def from_entries(cls, entries: Iterable[tuple[str, str]], *, builtin_order: bool = False) -> AliasTrie:
+    def from_entries(
+        cls, entries: Iterable[tuple[str, str]], file: str = "", *, builtin_order: bool = False
+    ) -> AliasTrie:
         """Take pairs of pattern and module, highest priority first, from a source without lines.
 
-        builtin_order: all entries have the same priority, as in modules.builtin.alias.bin.
+        file: its name in matches. builtin_order: all entries have the same priority, as in modules.builtin.alias.bin.
         """
         pairs = list(entries)
-        trie = cls([pair[0] for pair in pairs], [pair[1] for pair in pairs], (0,) * len(pairs), "", [])
+        trie = cls([pair[0] for pair in pairs], [pair[1] for pair in pairs], (0,) * len(pairs), file, [])
         if builtin_order:
             trie._rank = {}
         return trie
@@ -137,7 +140,7 @@ class AliasTrie:
         found = [*self._parsed, *self._refused_patterns().values()]
         return tuple(sorted(found, key=lambda problem: problem.at.line))
 
-    def matches(self, alias: str) -> tuple[AliasMatch, ...]:
+    def matches(self, alias: str) -> tuple[Match, ...]:
         """Return all patterns that match `alias`, in libkmod's order. Raises nothing.
 
         alias: normalized by `names.underscores`. A module is in the result once for each of its matching patterns.
@@ -148,7 +151,7 @@ class AliasTrie:
         if lengths[-1] > len(text):
             lengths = tuple(length for length in lengths if length <= len(text))
         stems = self._stems
-        found: tuple[AliasMatch, ...] = ()
+        found: tuple[Match, ...] = ()
         for length in lengths:
             filed = stems.get(text[:length])
             if not filed:
@@ -166,7 +169,7 @@ class AliasTrie:
                     found += answer
         return found if len(found) < 2 else self._sorted(found)
 
-    def _sorted(self, found: tuple[AliasMatch, ...]) -> tuple[AliasMatch, ...]:
+    def _sorted(self, found: tuple[Match, ...]) -> tuple[Match, ...]:
         """Sort matches from the order of the walk into libkmod's: by priority, then the last reached first."""
         rank = self._rank
         if rank is None:
@@ -271,12 +274,16 @@ class AliasTrie:
 
     def _members(self, stem: str) -> Iterable[int]:
         """Return the positions of the keys with this stem, in the order of the keys."""
-        low, high = self._range(stem, 0, len(self._keys))
+        keys = self._keys
         if len(stem) >= START and self._open[stem[:START]][-1] == len(stem):
+            low = high = bisect_left(keys, stem)
+            while high < len(keys) and keys[high].startswith(stem):
+                high += 1
             return range(low, high)
+        low, high = self._range(stem, 0, len(keys))
         ends = [self._range(stem + special, low, high) for special in self._specials]
         places = [place for end in ends for place in range(*end)]
-        while low < high and self._keys[low] == stem:
+        while low < high and keys[low] == stem:
             places.append(low)
             low += 1
         return places
@@ -308,11 +315,14 @@ class AliasTrie:
         many.spellings[number], many.numbers[number] = "", ()
         return tail
 
-    def _alias_matches(self, numbers: list[int]) -> tuple[AliasMatch, ...]:
+    def _alias_matches(self, numbers: list[int]) -> tuple[Match, ...]:
         """Return the matches for equal patterns in the order of the walk: depmod stores later ones first."""
-        patterns, modules, lines = self._patterns, self._modules, self._lines
+        patterns, modules, lines, file = self._patterns, self._modules, self._lines, self._file
         return tuple(
-            [AliasMatch(patterns[number], module_name(modules[number]), lines[number]) for number in reversed(numbers)]
+            [
+                Match(module_name(modules[number]), patterns[number], Where(file, lines[number]))
+                for number in reversed(numbers)
+            ]
         )
 
     def _test(self, tail: str) -> Fits:

@@ -98,6 +98,8 @@ class Catalog:
 
     def _merged(self, matches: list[Matches]) -> Matches:
         """Join the matches of all layers without modules that an upper layer has."""
+        if len(matches) == 1:  # the usual case
+            return matches[0]
         found = list(matches[0]) if matches else []
         for depth in range(1, len(matches)):
             above = self.layers[:depth]
@@ -112,12 +114,13 @@ class ConfigLines:
     built at its first query.
     """
 
-    __slots__ = ("_blacklist", "_config", "_options", "_patterns")
+    __slots__ = ("_blacklist", "_commands", "_config", "_options", "_patterns")
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._patterns: dict[str, Patterns] = {}
         self._blacklist: dict[str, Blacklist] | None = None
+        self._commands: dict[str, tuple[Command, bool]] | None = None
         self._options: dict[str, list[int]] | None = None
 
     def aliases(self, name: str) -> list[Alias]:
@@ -139,6 +142,14 @@ class ConfigLines:
         """Return the first `remove` line whose pattern matches `name`."""
         lines = self._config.removes
         return next((lines[number] for number in self._matching("remove", name, lines)), None)
+
+    def command(self, name: str) -> tuple[Command, bool] | None:
+        """Return the first `install` line, else `remove` line, for exactly this name, and whether it is `install`."""
+        if self._commands is None:
+            installs = [(line, True) for line in self._config.installs]
+            lines = [*installs, *((line, False) for line in self._config.removes)]
+            self._commands = {line.pattern: (line, is_install) for line, is_install in reversed(lines)}
+        return self._commands.get(name)
 
     def blacklist(self, name: str) -> Blacklist | None:
         """Return the first line that blacklists exactly this module."""
@@ -205,6 +216,8 @@ class Snapshot:
 
 def _config_aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """Return the modules of matching `alias` lines, in file order. Their names are not looked up again."""
+    if not snapshot.config.aliases:
+        return ()
     return tuple(
         Hit(alias.module, "config alias", alias.pattern, alias.at, alias.pattern)
         for alias in snapshot.lines.aliases(name)
@@ -227,12 +240,13 @@ def _symbols(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
 
 def _commands(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     """Return the name itself if it has an `install` line, else a `remove` line, without wildcards."""
-    for commands in (snapshot.config.installs, snapshot.config.removes):
-        for command in commands:
-            if command.pattern == name:
-                install = command if commands is snapshot.config.installs else None
-                return (Hit(_name_of(name), "command", command.pattern, command.at, None, install),)
-    return ()
+    if not snapshot.config.installs and not snapshot.config.removes:
+        return ()
+    found = snapshot.lines.command(name)
+    if found is None:
+        return ()
+    command, is_install = found
+    return (Hit(_name_of(name), "command", command.pattern, command.at, None, command if is_install else None),)
 
 
 def _aliases(name: str, snapshot: Snapshot) -> tuple[Hit, ...]:
@@ -274,7 +288,10 @@ def lookup(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:
     hits = snapshot.answers.get(text)
     if hits is None:
         name = underscores(text)
-        hits = next((found for source in SOURCES if (found := source(name, snapshot))), ())
+        hits = ()
+        for source in SOURCES:
+            if hits := source(name, snapshot):
+                break
         if len(snapshot.answers) >= MAX_RESULTS:
             snapshot.answers.clear()
         snapshot.answers[text] = hits
@@ -290,7 +307,7 @@ def lookup_or_nothing(text: str, snapshot: Snapshot) -> tuple[Hit, ...]:
 
 
 def _index_hits(source: str, name: str, matches: Matches, builtin: bool = False) -> tuple[Hit, ...]:
-    return tuple(Hit(match.module, source, match.pattern, match.at, name, None, builtin) for match in matches)
+    return tuple([Hit(match.module, source, match.pattern, match.at, name, None, builtin) for match in matches])
 
 
 def _name_of(name: str) -> ModuleName:

@@ -11,7 +11,7 @@ from kmodd.dataclass import dataclass
 from kmodd.errors import ParseError, Problem, UnmatchedBracket, Where
 from kmodd.index import text_files
 from kmodd.index.bin_reader import BinIndex
-from kmodd.index.text_files import DepLine
+from kmodd.index.text_files import DepLine, Match
 from kmodd.names import ModuleName, module_of_path, underscores
 from kmodd.text import decode, encode
 
@@ -58,17 +58,6 @@ class Layer:
     """Returns whether the directory has module files, for an empty modules.dep."""
     label: str = ""
     """Prefix of the names of index files in messages; empty for the base of the tree."""
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """An entry of an alias index that matches a name."""
-
-    module: ModuleName
-    pattern: str
-    """As in the file."""
-    at: Where
-    """Line 0 for a `.bin`, which has no lines."""
 
 
 Matches = tuple[Match, ...]
@@ -162,20 +151,16 @@ class LayerIndexes:
     def _match(self, name: str, text: str) -> Matches:
         trie = self._tries.get(name)
         if trie is not None:
-            return self._trie_matches(trie, name, text)
+            return trie.matches(text)
         return self._query(
             name,
             lambda index: self._bin_matches(index, name, text),
-            lambda data: self._trie_matches(self._trie(name, data), name, text),
+            lambda data: self._trie(name, data).matches(text),
         )
 
     def _bin_matches(self, index: BinIndex, name: str, text: str) -> Matches:
         at = Where(self._file(name + ".bin"), 0)
         return tuple(Match(ModuleName(hit.value.text), hit.pattern, at) for hit in index.wildcard(text))
-
-    def _trie_matches(self, trie: AliasTrie, name: str, text: str) -> Matches:
-        file = self._file(TEXT_OF.get(name, name))
-        return tuple(Match(ModuleName(m.module), m.pattern, Where(file, m.line)) for m in trie.matches(text))
 
     def _symbol_matches(self, data: bytes, name: str) -> Matches:
         """Return the match of the line for a symbol; symbols have no wildcards."""
@@ -204,7 +189,7 @@ class LayerIndexes:
         if name in TEXT_OF:
             entries, problems = text_files.builtin_modinfo(data, file, only="alias")
             aliases = [(entry.value, entry.module) for entry in entries]
-            trie = AliasTrie.from_entries(aliases, builtin_order=True)
+            trie = AliasTrie.from_entries(aliases, file, builtin_order=True)
         else:
             trie = AliasTrie.from_text(decode(data), file)
             problems = trie.problems

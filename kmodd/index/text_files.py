@@ -43,6 +43,17 @@ class AliasLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """An entry of an alias index that matches a name."""
+
+    module: ModuleName
+    pattern: str
+    """As in the file, with dashes."""
+    at: Where
+    """Line 0 for a source without lines: a `.bin`, modules.builtin.modinfo."""
+
+
+@dataclass(frozen=True, slots=True)
 class Devname:
     """A line of modules.devname: a device node that loads a module when it is opened."""
 

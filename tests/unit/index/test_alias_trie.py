@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from kmodd.errors import Where
 from kmodd.index import alias_trie, fnmatch
-from kmodd.index.alias_tails import AliasMatch
 from kmodd.index.alias_trie import AliasTrie
-from kmodd.names import underscores
+from kmodd.index.text_files import Match
+from kmodd.names import ModuleName, underscores
 
 HEADER = "# Aliases extracted from modules themselves.\n"
 
@@ -27,9 +28,9 @@ def modules(index: AliasTrie, alias: str) -> list[str]:
 def test_a_match_names_pattern_module_and_line() -> None:
     index = trie("pci:v00008086d*sv*sd*bc*sc*i* e1000e", "net-pf-10-* ipv6")
     assert index.matches("pci:v00008086d0sv1sd2bc3sc4i5") == (
-        AliasMatch("pci:v00008086d*sv*sd*bc*sc*i*", "e1000e", 2),  # type: ignore[arg-type]
+        Match(ModuleName("e1000e"), "pci:v00008086d*sv*sd*bc*sc*i*", Where("modules.alias", 2)),
     )
-    assert index.matches("net_pf_10_proto") == (AliasMatch("net-pf-10-*", "ipv6", 3),)  # type: ignore[arg-type]
+    assert index.matches("net_pf_10_proto") == (Match(ModuleName("ipv6"), "net-pf-10-*", Where("modules.alias", 3)),)
     assert index.matches("net-pf-10-proto") == ()
     assert (len(index), index.problems) == (2, ())
 
@@ -53,7 +54,7 @@ def test_entries_without_priority_come_in_reverse_of_the_walk() -> None:
     ]
     index = AliasTrie.from_entries(entries, builtin_order=True)
     assert modules(index, "x:ab") == ["a", "g", "d", "f", "c", "b", "e"]
-    assert {match.line for match in index.matches("x:ab")} == {0}
+    assert {match.at.line for match in index.matches("x:ab")} == {0}
 
 
 def test_equal_patterns_of_builtins_stay_in_their_order() -> None:
@@ -143,7 +144,7 @@ def test_bad_lines_are_problems_and_the_others_count() -> None:
     assert str(index.problems[0]) == "modules.alias:3:10: expected a module after the pattern"
     assert list(index.entries()) == [("x:1", "a"), ("x: 5", "c"), ("x:6", "d")]
     assert len(index) == 3
-    assert index.matches("x: 5")[0].line == 10
+    assert index.matches("x: 5")[0].at.line == 10
     assert not index.matches("x:[3")
 
 
