@@ -145,7 +145,7 @@ def look_ups(tree: Path, work: Path, rounds: int) -> list[Curve]:
     wanted = work / "names"
     return [
         _curve("kmodd", "patterns", many, rounds, lambda place: _child("lookup", folders[place], wanted)),
-        _curve("libkmod", "patterns", many, rounds, lambda place: lookup.peer_cost(peer, folders[place], wanted)),
+        _curve("libkmod", "patterns", many, rounds, lambda place: lookup.peer_costs(peer, folders[place], wanted)[1]),
     ]
 
 
