@@ -35,10 +35,10 @@ def row(what: str, pairs: list[tuple[float, float]], unit: str) -> Row:
 
 def table(rows: list[Row]) -> str:
     """Return the rows as text, one per line."""
-    lines = [f"{'what':<58}{'kmodd':>9}{'peer':>9}  {'kmodd / peer':<22}unit"]
+    lines = [f"{'what':<58}{'kmodd':>9}{'peer':>9}  {'kmodd / peer':<24}unit"]
     for one in rows:
         digits = 2 if one.ratio >= 0.1 else 4
         ratio = f"{one.ratio:.{digits}f} ({one.low:.{digits}f} to {one.high:.{digits}f})" if one.peer else ""
         peer = f"{one.peer:9.2f}" if one.peer else " " * 9
-        lines.append(f"{one.what:<58}{one.kmodd:9.2f}{peer}  {ratio:<22}{one.unit}")
+        lines.append(f"{one.what:<58}{one.kmodd:9.2f}{peer}  {ratio:<24}{one.unit}")
     return "\n".join(lines)
