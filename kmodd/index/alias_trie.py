@@ -62,7 +62,7 @@ class AliasTrie:
     """The alias patterns of one source. Results never change; look-ups only build internal caches."""
 
     __slots__ = (
-        "_file", "_keys", "_lengths", "_lines", "_modules", "_open", "_order", "_parsed", "_patterns",
+        "_file", "_keys", "_lengths", "_lines", "_modules", "_open", "_order", "_parsed", "_patterns", "_prefixes",
         "_rank", "_refused", "_specials", "_stems", "_tests", "_unknown_starts", "_uses",
     )  # fmt: skip
 
@@ -88,6 +88,8 @@ class AliasTrie:
         """Characters of _SPECIAL that occur in any pattern."""
         self._open: dict[str, tuple[int, ...]] = {}
         """Start of a name → lengths of the stems that may match it, ascending."""
+        self._prefixes: dict[str, tuple[int, int, bool]] = {}
+        """Beginning of a pattern, shorter than START → the range of the keys with it, and whether it is a stem."""
         self._unknown_starts = 0
         """Number of these starts that begin no pattern."""
         self._lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -235,15 +237,16 @@ class AliasTrie:
         known = False  # whether a pattern begins with the start
         for length in range(len(start) + 1):
             stem = start[:length]
-            low, high = self._range(stem, low, high)
+            if length == START:
+                low, high = self._range(stem, low, high)
+                if known := low < high:
+                    lengths += self._add_long_stems(low, high)
+                break
+            low, high, is_stem = self._prefixes.get(stem) or self._add_prefix(stem, low, high)
             if low == high:
                 break
             known = length == len(start)
-            if length == START:
-                lengths += self._add_long_stems(low, high)
-                break
-            whole = known and self._keys[low] == stem
-            if whole or any(self._any_begins(stem + special, low, high) for special in self._specials):
+            if is_stem or (known and self._keys[low] == stem):
                 lengths.append(length)
                 self._stems.setdefault(stem, ())
             if start[length : length + 1] in tuple(_SPECIAL):  # not part of any stem
@@ -254,6 +257,17 @@ class AliasTrie:
         if known or self._unknown_starts <= _MAX_UNKNOWN_STARTS:
             self._open[start] = shared
         return shared
+
+    def _add_prefix(self, prefix: str, low: int, high: int) -> tuple[int, int, bool]:
+        """Return the range of keys, within `low` to `high`, that begin with `prefix`, and whether a wildcard follows.
+
+        Stored if there are any: most names share their first bytes with others.
+        """
+        low, high = self._range(prefix, low, high)
+        found = low, high, any(self._any_begins(prefix + special, low, high) for special in self._specials)
+        if low < high:
+            self._prefixes[prefix] = found
+        return found
 
     def _add_long_stems(self, low: int, high: int) -> list[int]:
         """Add the stems of the keys from `low` to `high`, which have the same start, and return their lengths.
