@@ -192,6 +192,7 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	done
 	put 755 data/initramfs-tools/kmodd "$$share/initramfs-tools/hooks/kmodd"
 	put 755 data/dracut/module-setup.sh "$(PREFIX)/lib/dracut/modules.d/99kmodd/module-setup.sh"
+	put 644 data/dracut/kmodd.conf "$(PREFIX)/lib/dracut/dracut.conf.d/50-kmodd.conf"
 	hook() { sed 's,/usr/lib/kmodd,$(LIB),g' "data/kernel/$$1" > "$$work/hook"; put 755 "$$work/hook" "$$2"; }
 	hook kernel-hook "$(LIB)/kernel-hook"
 	hook postinst "$(ETC)/kernel/postinst.d/zz-kmodd"

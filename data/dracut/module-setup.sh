@@ -1,19 +1,26 @@
 #!/bin/bash
-# dracut copies modprobe as it stands. Where that is kmodd's helper, the initrd gets the program that the helper executes,
-# kmod's own.
+# dracut copies modprobe and its like as they stand. Where these are kmodd's, the initrd would have a program without its
+# Python, or a helper without the program that it executes: in it, kmod's own does the work.
 
 check() {
     return 0
 }
 
 install() {
-    local file
-    [[ -L /usr/sbin/modprobe.kmod ]] || return 0
-    inst_multiple kmod
-    for file in "$initdir/sbin/modprobe" "$initdir/usr/sbin/modprobe" "$initdir/usr/bin/modprobe"; do
-        [[ -e $file && ! -L $file ]] || continue
-        rm -f "$file"
-        ln -s "$(readlink -f /usr/sbin/modprobe.kmod)" "$file"
+    local tool file kmod
+    kmod=$(readlink -f "$(type -P kmod)")
+    for tool in modprobe insmod rmmod lsmod modinfo depmod; do
+        for file in "$initdir"/{sbin,bin,usr/sbin,usr/bin}/"$tool"; do
+            [[ -e $file || -L $file ]] || continue
+            case $(readlink "$file") in
+                kmod | */kmod | *busybox) ;;
+                *)
+                    inst_binary "$kmod"
+                    rm -f "$file"
+                    ln -s "$kmod" "$file"
+                    ;;
+            esac
+        done
     done
-    rm -f "$initdir/usr/sbin/modprobe.kmod"
+    rm -rf "$initdir/usr/bin/kmodd" "$initdir/usr/lib/kmodd" "$initdir/usr/sbin/modprobe.kmod"
 }

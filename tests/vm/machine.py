@@ -103,7 +103,7 @@ class Machine:
         `devices` are there at boot (at most one port each); `append` goes to the kernel's command line; `journal`:
         arguments for the guest's journalctl, "" for everything; `on_record` is called for each record, in a thread.
         `arguments`: more words for QEMU's command line, for devices that need no port (`-device`, on pcie.0).
-        `initrd`: an image of initramfs-tools, which brings root's disk in place of the harness's own initrd.
+        `initrd`: an image of initramfs-tools or dracut, which brings root's disk in place of the harness's own initrd.
         """
         self.image, self.payload, self.name = image, payload, name
         self._devices, self._append, self._matches = devices, append, journal

@@ -48,28 +48,44 @@ n=0
 until [ -b /dev/vda ]; do n=$((n+1)); [ $n -lt 300 ] || fail "no disk"; $b usleep 100000; done
 $b mount -t ext4 /dev/vda /root || fail "mount"
 for d in proc sys dev; do $b mount -o move /$d /root/$d; done
+root=/root
 . /settle
 exec $b switch_root /root /sbin/init
 """
 
-# With root's disk at /root, and proc, sys and dev in it.
+# With root's disk at $root, and proc, sys and dev in it.
 _SETTLE: Final = """\
-while IFS= read -r p; do $b rm -rf "/root$p"; done </remove
-$b cp -a /payload/. /root/ || fail "payload"
-[ ! -e /no-kernel-helper ] || echo >/root/proc/sys/kernel/modprobe
-while IFS= read -r c; do $b chroot /root /bin/sh -c "$c" || fail "$c"; done </commands
-echo switch_root >/root/sys/kernel/tracing/trace_marker
+while IFS= read -r p; do $b rm -rf "$root$p"; done </remove
+$b cp -a /payload/. $root/ || fail "payload"
+[ ! -e /no-kernel-helper ] || echo >$root/proc/sys/kernel/modprobe
+while IFS= read -r c; do $b chroot $root /bin/sh -c "$c" || fail "$c"; done </commands
+echo switch_root >$root/sys/kernel/tracing/trace_marker
 """
 
-# In an image of initramfs-tools, which runs this when it has mounted root's disk (initramfs-tools(7)).
-_INIT_BOTTOM: Final = """\
+# In an image of Debian's own programs, when root's disk is mounted: at /root in those of initramfs-tools, which run it
+# from init-bottom (initramfs-tools(7)), at /sysroot in those of dracut, where systemd runs the unit below (bootup(7)).
+_OTHER_IMAGE: Final = """\
 b=/vm/busybox
 fail() { echo "initrd: $*"; $b sleep 1; $b poweroff -f; }
+root=/root
+[ ! -d /sysroot ] || root=/sysroot
 $b mount -t tracefs tracefs /sys/kernel/tracing
-for d in proc sys dev; do $b mount -o bind /$d /root/$d; done
-$b mount -o bind /sys/kernel/tracing /root/sys/kernel/tracing
+for d in proc sys dev; do $b mount -o bind /$d $root/$d; done
+$b mount -o bind /sys/kernel/tracing $root/sys/kernel/tracing
 . /settle
-for d in sys/kernel/tracing proc sys dev; do $b umount /root/$d; done
+for d in sys/kernel/tracing proc sys dev; do $b umount $root/$d; done
+"""
+
+_OTHER_UNIT: Final = """\
+[Unit]
+DefaultDependencies=no
+After=initrd-root-fs.target initrd-parse-etc.service dracut-pre-pivot.service
+Before=initrd-cleanup.service
+[Service]
+Type=oneshot
+StandardOutput=tty
+TimeoutStartSec=infinity
+ExecStart=/vm/busybox sh /vm/settle
 """
 
 # The shell, on the serial line SHELL, reads `D chunk` (base64, appended to the command) and answers `+`; at `R seconds`
@@ -175,7 +191,7 @@ def _installed(suite: str, architecture: str) -> Path:
 def write_initrd(image: Image, payload: Payload, journal: str, target: Path, base: Path | None = None) -> None:
     """Write one boot's initrd to `target`. `journal`: arguments for the guest's journalctl (matches).
 
-    `base`: an image of initramfs-tools, which comes first and brings root's disk; None: the harness's own does.
+    `base`: an image of initramfs-tools or dracut, which comes first and brings root's disk; None: the harness's own.
     """
     archive = Archive()
     start = b""
@@ -185,8 +201,12 @@ def write_initrd(image: Image, payload: Payload, journal: str, target: Path, bas
     else:
         start = base.read_bytes()
         archive.add("vm/busybox", (image.initrd_parts / "bin/busybox").read_bytes(), stat.S_IFREG | 0o755)
-        archive.add("scripts/init-bottom/vm", _INIT_BOTTOM.encode())
-        archive.add("scripts/init-bottom/ORDER", b"/vm/busybox sh /scripts/init-bottom/vm\n/scripts/init-bottom/udev\n")
+        archive.add("vm/settle", _OTHER_IMAGE.encode())
+        archive.add("scripts/init-bottom/ORDER", b"/vm/busybox sh /vm/settle\n/scripts/init-bottom/udev\n")
+        unit = "etc/systemd/system/vm-settle.service"
+        archive.add(unit, _OTHER_UNIT.encode())
+        wants = "etc/systemd/system/initrd.target.wants/vm-settle.service"
+        archive.add(wants, f"/{unit}".encode(), stat.S_IFLNK | 0o777)
     archive.add("settle", _SETTLE.encode())
     archive.add("remove", "".join(f"{path}\n" for path in payload.remove).encode())
     archive.add("commands", "".join(f"{command}\n" for command in payload.commands).encode())

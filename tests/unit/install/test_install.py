@@ -59,6 +59,7 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/share/fish/vendor_completions.d/modprobe.fish",
         "/usr/share/initramfs-tools/hooks/kmodd",
         "/usr/lib/dracut/modules.d/99kmodd/module-setup.sh",
+        "/usr/lib/dracut/dracut.conf.d/50-kmodd.conf",
         *(f"/usr/lib/kmodd/bin/{tool}" for tool in TOOLS),
         *(f"/usr/share/kmodd/policy.d/{path.name}" for path in (ROOT / "data/policy.d").iterdir()),
         "/usr/share/doc/kmodd/POLICY.md",
