@@ -93,6 +93,23 @@ def test_the_course_of_a_home_folder(guest: Machine) -> None:
     assert not {"mod1", "mod2"} & set(guest.modules())
 
 
+@pytest.mark.parametrize("gone", [f"{HOME}/mod1.ko", f"/lib/modules/$(uname -r)/{MISC}/mod1.ko"])
+def test_indexes_that_name_a_link_or_target_that_is_gone(guest: Machine, gone: str) -> None:
+    """As where depmod did not run since: an error names the file, with the daemon and without; nothing is loaded."""
+    guest.check(f"mv {gone} /run/away")
+    for call in ("modprobe mod2", "modprobe --no-daemon mod2"):
+        ran = guest.run(f"{PATH} {call}", 90)
+        assert ran.status == 1, ran.output
+        assert "mod1.ko" in ran.output
+        assert "No such file or directory" in ran.output
+        assert not {"mod1", "mod2"} & set(guest.modules())
+    explained = guest.run("kmodd explain mod2", 60)
+    assert explained.status == 1, explained.output
+    assert "mod1.ko" in explained.output
+    guest.check(f"mv /run/away {gone}")
+    assert guest.run(f"{PATH} modprobe mod2 && modprobe -r mod2", 90) == (0, "")
+
+
 def test_a_device_gets_its_driver_by_a_link_to_roots_store(guest: Machine) -> None:
     assert plug(guest, DEVICES["pcnet"]).faults() == []
     assert "pcnet32" in guest.modules()

@@ -37,6 +37,11 @@ $b rm /lib/modules && $b mkdir -p /srv/newer/9.9.9/kernel && : >/srv/newer/9.9.9
 echo "install ne2k_pci id -u >/run/by-command && MODPROBE --ignore-install ne2k_pci" >/lib/modprobe.d/card.conf\
 """.replace("MODPROBE", MODPROBE)
 
+_HELD: Final = """\
+install 8139cp echo $$ >/run/held; while ! [ -e /run/go ]; do busybox sleep 0.2; done; \
+MODPROBE --ignore-install 8139cp; echo at last; exit 5
+""".replace("MODPROBE", MODPROBE)
+
 _START: Final = "setsid /usr/bin/kmodd run </dev/null >>/run/said 2>&1 &"
 _SET_HELPER: Final = "echo /sbin/modprobe >/proc/sys/kernel/modprobe; /usr/lib/kmodd/kernel-helper set"
 
@@ -97,6 +102,35 @@ def test_devices_and_commands_need_no_systemd(guest: Machine) -> None:
     until_state(guest, "ne2k_pci", "Live", 180.0)
     settle_kmodd(guest)
     assert guest.check("busybox cat /run/by-command") == "0\n"
+
+
+def _outlives(machine: Machine, signal: str, already_told: int) -> None:
+    """End the daemon while its command runs; the command loads its module, and its end is on record."""
+    told = "After kmodd had ended: 8139cp: install command of /run/modprobe.d/held.conf:1 exited with status 5: at last"
+    count = f"busybox grep -c '{told}' /run/said"
+    until(lambda: machine.run("test -s /run/held").status == 0, 120.0, "the command has begun")
+    daemon = machine.check("pgrep -o -f 'bin/kmodd run'").split()[0]
+    machine.check(f"busybox kill -{signal} {daemon}")
+    until(lambda: machine.run(f"busybox kill -0 {daemon}").status != 0, 60.0, "the daemon has ended")
+    machine.check("busybox kill -0 $(busybox cat /run/held)")
+    assert state(machine, "8139cp") == ""
+    machine.check("busybox touch /run/go")
+    until_state(machine, "8139cp", "Live")
+    until(lambda: machine.run(count).output.strip() == str(already_told + 1), 60.0, told)
+
+
+def test_a_command_outlives_a_daemon_that_is_stopped_or_killed(guest: Machine) -> None:
+    """The next daemon runs it again, for the same device, whose module was removed."""
+    guest.check(f"mkdir -p /run/modprobe.d; cat >/run/modprobe.d/held.conf <<'END'\n{_HELD}END")
+    guest.check("kmodd reload")
+    guest.plug(DEVICES["rtl8139"])
+    for number, signal in enumerate(("TERM", "KILL")):
+        _outlives(guest, signal, number)
+        guest.check("busybox rm /run/go /run/held; busybox rmmod 8139cp")
+        _start(guest)
+    guest.check("busybox touch /run/go")
+    until_state(guest, "8139cp", "Live", 120.0)
+    settle_kmodd(guest)
 
 
 def test_the_kernels_requests_need_no_tracefs(guest: Machine) -> None:
