@@ -135,6 +135,30 @@ def test_a_foreign_diversion_is_not_touched(bare: Make) -> None:
     )
 
 
+def test_a_new_python_gets_byte_code_of_its_own(bare: Make) -> None:
+    """By the hooks that Debian's python3 runs when it replaces another one; the control is that one's file."""
+    said = bare().run(
+        f"""
+        {INSTALL}
+        lint() {{ kmodd lint --kernel none 2>/dev/null | grep -o 'not of Python' || echo fresh; }}
+        cd /usr/lib/kmodd
+        mv byte-code.* byte-code.cpython-310
+        find . -name '*.pyc' -delete
+        lint
+        for hook in /usr/share/python3/runtime.d/*.rtupdate; do
+            $hook rtupdate python3.10 "python$(python3 -c 'import sys; print(*sys.version_info[:2], sep=".")')"
+        done
+        lint
+        python3 -c '{COMPILED}'
+        """
+    )
+    lines = said.splitlines()
+    assert lines[:2] == ["not of Python", "fresh"], said
+    tag = re.fullmatch(r"compiled True \[\] /usr/lib/kmodd/byte-code\.(\S+) (\S+)", lines[-1])
+    assert tag, said
+    assert tag[1] == tag[2]
+
+
 def test_an_initrd_has_kmods_own_program(bare: Make) -> None:
     """By initramfs-tools, byte for byte the initrd of a machine without kmodd; the control is one without our hook."""
     said = bare().run(
