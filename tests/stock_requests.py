@@ -50,6 +50,7 @@ class Meant(NamedTuple):
 
 _INSIDE: Final = "what a container sets up for itself; root can have it loaded at boot"
 INTENDED: Final = (
+    Meant("30", "root", ("net-pf-42",), "modems that are part of a chip of Qualcomm's; the preset has the exception"),
     Meant("40", "", ("*",), "it is its purpose; what is needed belongs into modules-load.d"),
     Meant("50", "user", ("algif-*",), "the kernel's ciphers for programs lead users to code that they do not need"),
     Meant(

@@ -55,7 +55,7 @@ _NOT_NOW: Final = (
 )  # fmt: skip
 """Upkeep, which asks the kernel for nothing."""
 _AUTOSTART: Final = "[Desktop Entry]\nType=Application\nName=stock\nExec=/usr/lib/stock/in-session\n"
-_LOGIN: Final = "[Seat:*]\nautologin-user=user\nautologin-user-timeout=15\nuser-session=xfce\n"
+_LOGIN: Final = "[Seat:*]\nautologin-user=user\nautologin-user-timeout=0\nuser-session=xfce\n"
 
 _TRACED: Final = re.compile(
     r"^\s*(?P<comm>.+)-\d+\s+\[\d+\]\s+\S+\s+(?P<time>\d+\.\d+): module_request: (?P<name>.*) wait=(?P<wait>\d)",
