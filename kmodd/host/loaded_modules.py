@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 
+from kmodd.host.build_id import NOTE
 from kmodd.host.file_birth import birth_of
 from kmodd.host.load_tracer import LOADS
 from kmodd.host.module_reader import read_module
 from kmodd.host.proc_modules import read_loaded
 from kmodd.host.regular_files import names_in, read_file, read_regular
 from kmodd.kernel import load_trace
+from kmodd.kernel.module_notes import build_id_of_notes
 from kmodd.modfile.elf import ElfError
-from kmodd.modfile.modinfo import build_id_of_notes, info
+from kmodd.modfile.modinfo import info
 from kmodd.planning.verify import File, Live, NoFile, Unreadable
 from kmodd.text import decode
 
@@ -59,7 +61,7 @@ def _read_live(name: str, root: str, *, is_listed: bool) -> Live | Unreadable:
     if not os.path.isdir(root + folder):
         return Unreadable(name, folder, "No such file or directory")
     texts = []
-    for part in ("notes/.note.gnu.build-id", "srcversion", "taint"):
+    for part in (NOTE, "srcversion", "taint"):
         try:
             texts.append(read_regular(f"{root}{folder}/{part}"))
         except FileNotFoundError:  # the module has none

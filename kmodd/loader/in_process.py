@@ -14,6 +14,7 @@ import time
 
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import assert_never
+from kmodd.host.build_id import read_build_id
 from kmodd.host.file_owner import open_regular
 from kmodd.host.signals import SignalsBlocked
 from kmodd.kernel.proc_stat import PARENT, split_stat
@@ -93,7 +94,9 @@ class Machine:
                 code, stage, detail = self._command(step.command, "", step.module)
             case _:
                 assert_never(step)
-        return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
+        usec = (time.monotonic_ns() - begin) // 1000
+        build_id = read_build_id(step.module) if isinstance(step, Insmod) and not code else ""
+        return Reply(code, stage, usec, detail, build_id=build_id)
 
     def _command(self, command: str, options: str, module: str) -> tuple[int, Stage, str]:
         """Run a command; return EINVAL or 0, the stage, and the exit status as text."""

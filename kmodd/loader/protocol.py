@@ -160,17 +160,20 @@ def _is_name(name: str) -> bool:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Return `reply` as one datagram, its detail and its output cut to MAX_STEP / 8 characters."""
+    """Return `reply` as one datagram, its detail and its output cut to MAX_STEP / 8 characters.
+
+    Words of later versions come last, as a package is unpacked before the daemon starts again.
+    """
     words = f"{reply.errno}\0{reply.stage}\0{reply.usec}\0{reply.detail[: MAX_STEP // 8]}"
-    if reply.status:
-        words += f"\0{reply.status}\0{reply.output[: MAX_STEP // 8]}"
+    if reply.status or reply.build_id:
+        words += f"\0{reply.status}\0{reply.output[: MAX_STEP // 8]}\0{reply.build_id}"
     return encode(words)
 
 
 def decode_reply(datagram: bytes) -> Reply:
     """Parse a reply from one datagram. Raises ValueError if it is none."""
-    code, stage, usec, detail, *command = decode(datagram).split("\0", 5)
+    code, stage, usec, detail, *more = decode(datagram).split("\0", 6)
     for known in _STAGES:
         if stage == known:
-            return Reply(int(code), known, int(usec), detail, *command)
+            return Reply(int(code), known, int(usec), detail, *more)
     raise ValueError(f"unknown stage {stage!r}")

@@ -27,6 +27,7 @@ import sys
 import time
 
 from kmodd.errors import assert_never
+from kmodd.host.build_id import read_build_id
 from kmodd.host.signals import SignalsBlocked
 from kmodd.loader.actions import open_module
 from kmodd.loader.protocol import (
@@ -108,21 +109,21 @@ def _run(
         if number and (peer.poll(0) or os.access(f"{trusted.sys}/module/{modules[number]}/initstate", os.F_OK)):
             os.write(connection, encode_reply(Reply(errno.ECANCELED, "none", 0)))
             return
-        if _serve_step(step, connection, kernel, trusted):
+        if _serve_step(step, connection, kernel, trusted, modules[number]):
             return
 
 
 _Step = InsmodRequest | OfferedRequest | RmmodRequest | ProbeRequest
 
 
-def _serve_step(request: _Step, connection: int, kernel: Kernel, trusted: Trusted) -> int:
-    """Carry out one step, send its reply, and return its errno; 0 on success."""
-    reply = _carry_out(request, kernel, trusted)
+def _serve_step(request: _Step, connection: int, kernel: Kernel, trusted: Trusted, module: str = "") -> int:
+    """Carry out one step, send its reply, and return its errno; 0 on success. module: to be loaded; empty: none."""
+    reply = _carry_out(request, kernel, trusted, module)
     os.write(connection, encode_reply(reply))
     return reply.errno
 
 
-def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
+def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted, module: str) -> Reply:
     begin = time.monotonic_ns()
     stage: Stage = "kernel"
     code, detail, opening = 0, "", ""
@@ -152,7 +153,8 @@ def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted) -> Reply:
         detail = f"{opening}: {error.strerror}" if opening else ""
     except MemoryError:
         code, detail = errno.ENOMEM, f"{opening}: not enough memory to read the module" if opening else ""
-    return Reply(code, stage, (time.monotonic_ns() - begin) // 1000, detail)
+    usec = (time.monotonic_ns() - begin) // 1000
+    return Reply(code, stage, usec, detail, build_id=read_build_id(module, trusted.sys) if module and not code else "")
 
 
 def name_process(name: str) -> None:

@@ -7,7 +7,6 @@ the build ID.
 from __future__ import annotations
 
 import errno
-from struct import Struct
 
 from kmodd.dataclass import dataclass
 from kmodd.modfile.elf import ElfError, Image
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
 
 Field = tuple[bytes, bytes]
 """Key and value."""
-
-_NOTE = Struct("=3I")
-"""Size of the name, size of the content, and type, as in the running kernel (Elf64_Nhdr in elf(5))."""
-_BUILD_ID = (b"GNU\0", 3)
-"""Name and type of the note with the build ID (NT_GNU_BUILD_ID)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +96,6 @@ def parameters(fields: Iterable[Field]) -> tuple[dict[bytes, Parameter], list[Fi
         else:
             found[name] = Parameter(name, before.description, rest)
     return found, bad
-
-
-def build_id_of_notes(notes: bytes) -> bytes:
-    """Return the build ID in notes of this machine's byte order, as in /sys/module/NAME/notes; empty: there is none.
-
-    pyelftools reads notes of an ELF file alone, and these are without one.
-    """
-    at = 0
-    while at + _NOTE.size <= len(notes):
-        name_size, size, kind = _NOTE.unpack_from(notes, at)
-        name_at = at + _NOTE.size
-        content_at = name_at + (name_size + 3 & ~3)
-        if (notes[name_at : name_at + name_size], kind) == _BUILD_ID:
-            content = notes[content_at : content_at + size]
-            return content if len(content) == size else b""
-        at = content_at + (size + 3 & ~3)
-    return b""
 
 
 def _build_id(data: bytes) -> bytes:

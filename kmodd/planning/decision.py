@@ -10,7 +10,7 @@ from kmodd.errors import Where
 from kmodd.kernel.requester import Requester
 from kmodd.planning.outcome import Outcome, Result
 from kmodd.planning.plan import Reason
-from kmodd.planning.record import DEBUG, INFO, WARNING, Record, Subject, counted, priority_of, record_of
+from kmodd.planning.record import DEBUG, INFO, WARNING, Record, Subject, build_id_of, counted, priority_of, record_of
 from kmodd.planning.request import Request
 from kmodd.planning.sentence import foreign_part, sentence_of_load, sentence_of_removal, subject_of
 
@@ -96,9 +96,10 @@ def decision_record(decision: Decision, subject: Subject) -> Record:
     fields = record.fields
     if changed:
         fields = (
-            *(field for field in fields if field[0] != "KMODD_DURATION_USEC"),
+            *(field for field in fields if field[0] not in ("KMODD_DURATION_USEC", "KMODD_BUILD_ID")),
             *(("KMODD_MODULES", each.module) for each in changed),
             *(("KMODD_INIT_USEC", f"{each.module}:{each.duration_usec}") for each in changed),
+            *(build_id_of(each) for each in changed if each.build_id),
             *(("KMODD_REASON", f"{each.module}:{each.because}") for each in changed if not is_requested(each)),
             ("KMODD_DURATION_USEC", str(times.duration)),
         )

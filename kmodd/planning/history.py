@@ -97,6 +97,8 @@ class Entry:
     """Of kmodd, in the record of its start."""
     loaded_before: tuple[str, ...] = ()
     """The modules that the kernel had then."""
+    build_ids: tuple[tuple[str, str], ...] = ()
+    """Each module whose code is known, and its build ID as hexadecimal digits."""
 
     @property
     def is_detail(self) -> bool:
@@ -190,6 +192,7 @@ def entry_of(record: Mapping[str, object]) -> Entry | None:
     at = _text_of(record, "KMODD_FILE")
     devices = _texts_of(record, "KMODD_DEVPATH")
     reasons = (each.partition(":") for each in _texts_of(record, "KMODD_REASON"))
+    build_ids = (each.partition(":") for each in _texts_of(record, "KMODD_BUILD_ID"))
     inits = (each.rpartition(":") for each in _texts_of(record, "KMODD_INIT_USEC"))
     return Entry(
         kind=_text_of(record, "MESSAGE_ID").removeprefix(PREFIX),
@@ -218,6 +221,7 @@ def entry_of(record: Mapping[str, object]) -> Entry | None:
         wait=_number(record, "KMODD_WAIT_USEC"),
         duration=_number(record, "KMODD_DURATION_USEC"),
         inits=tuple((name, _unsigned(usec)) for name, _, usec in inits),
+        build_ids=tuple((name, build_id) for name, _, build_id in build_ids),
         reasons=tuple((name, reason) for name, _, reason in reasons),
         errno=_number(record, "ERRNO"),
         at=Where(at, _number(record, "KMODD_LINE")) if at else None,
@@ -275,6 +279,7 @@ def as_object(entry: Entry) -> dict[str, object]:
         "duration_usec": entry.duration,
         "reasons": dict(entry.reasons),
         "init_usec": dict(entry.inits),
+        "build_ids": dict(entry.build_ids),
         "errno": entry.errno or None,
         "file": entry.at.file if entry.at else None,
         "line": entry.at.line if entry.at else None,

@@ -86,6 +86,8 @@ class Outcome:
     """Why the file is not root's alone, as a predicate; empty: it is, or none was used."""
     load_error: LoadError | None = None
     """Explanation of the kernel's errno."""
+    build_id: str = ""
+    """loaded: the build ID of the code, in hexadecimal digits; empty: not known."""
 
     @property
     def ok(self) -> bool:

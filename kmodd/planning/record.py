@@ -107,6 +107,8 @@ def fields_of(outcome: Outcome, subject: Subject = NO_SUBJECT) -> tuple[tuple[st
         fields.append(("KMODD_PATH", outcome.path))
     if outcome.result in ("loaded", "failed", "crashed", "stuck", "removed", "not_removed"):
         fields.append(("KMODD_DURATION_USEC", str(outcome.duration_usec)))
+    if outcome.build_id:
+        fields.append(build_id_of(outcome))
     if outcome.errno:
         fields.append(("ERRNO", str(outcome.errno)))
     if outcome.at:
@@ -123,6 +125,11 @@ def fields_of(outcome: Outcome, subject: Subject = NO_SUBJECT) -> tuple[tuple[st
     if subject.device_name:
         fields.append(("KMODD_DEVICE_NAME", subject.device_name))
     return tuple(fields)
+
+
+def build_id_of(outcome: Outcome) -> tuple[str, str]:
+    """Return the field with the build ID of a module that was loaded."""
+    return "KMODD_BUILD_ID", f"{outcome.module}:{outcome.build_id}"
 
 
 def after_all(outcome: Outcome) -> Record:

@@ -40,6 +40,8 @@ class Reply:
     """Exit status of a command, or the name of the signal that killed it; empty if none ended."""
     output: str = ""
     """The last part of what the command wrote, escaped."""
+    build_id: str = ""
+    """Of the module that was loaded, as the kernel shows it, in hexadecimal digits; empty: it shows none."""
 
 
 def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: KernelFacts | None = None) -> Outcome:
@@ -66,7 +68,7 @@ def outcome_of(request: Request, step: Step | RemovalStep, reply: Reply, facts: 
     fields = (("KMODD_COMMAND_STATUS", reply.status), ("KMODD_COMMAND_OUTPUT", reply.output))
     return Outcome(
         request, step.module, result, step.because, path, code, reply.usec, at,
-        detail=detail, by_kernel=by_kernel, foreign=foreign, load_error=refusal,
+        detail=detail, by_kernel=by_kernel, foreign=foreign, load_error=refusal, build_id=reply.build_id,
         evidence=tuple((name, value) for name, value in fields if value),
     )  # fmt: skip
 

@@ -114,6 +114,8 @@ class ByKmodd:
     pid: int
     path: str = ""
     """The file that was loaded; empty: not recorded, as for a dependency."""
+    build_id: bytes = b""
+    """Of the code that was loaded; empty: not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,16 @@ def history_of(name: str, records: Records) -> History:
     if entry is None:
         return Unrecorded()
     path = entry.path if module_name(entry.module) == name else ""
-    return ByKmodd(entry.realtime - entry.duration, entry.monotonic, entry.comm, entry.pid, path)
+    build_id = _bytes_of(dict(entry.build_ids).get(name, ""))
+    return ByKmodd(entry.realtime - entry.duration, entry.monotonic, entry.comm, entry.pid, path, build_id)
+
+
+def _bytes_of(digits: str) -> bytes:
+    """Return the bytes of hexadecimal digits; empty: it is something else."""
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        return b""
 
 
 def of_gone(name: str, load: ModuleLoad | None, records: Records, since: int) -> Result | None:
@@ -238,6 +249,13 @@ def corrected(history: History, load: ModuleLoad | None) -> History:
             return history
 
 
+def of_code(history: History, live: Live) -> History:
+    """Return the history as the code in the kernel has it: what kmodd has loaded is gone where that is other code."""
+    if isinstance(history, ByKmodd) and history.build_id and live.build_id not in (b"", history.build_id):
+        return ByAnother()
+    return history
+
+
 def _of_kernel(live: Live) -> Iterator[Result]:
     if not live.is_listed:
         yield Result("hidden", "is in /sys/module, and /proc/modules does not list it: it hides itself")
@@ -286,6 +304,9 @@ def _of_code(live: Live, file: File, history: History, kernel: Kernel, when: str
         return None
     differ = f"{code} {loaded or 'none'} in the kernel, {there or 'none'} in the file"
     match history:
+        case ByKmodd(since=load, build_id=recorded) if recorded and recorded == live.build_id and file.came <= load:
+            text = f"its file {file.path} is another one since the load: the kernel keeps the code of that ({differ})"
+            return Result("replaced", text, "information")
         case ByKmodd(since=load) | Before(until=load) if file.came > load:
             is_same = live.srcversion and live.srcversion == file.srcversion
             what = ", by a build of the same source" if is_same else ""

@@ -136,7 +136,9 @@ TARGETS: dict[str, Target] = {
     "loader_request": Target(
         protocol.decode_request, (b"insmod\0/lib/modules/a.ko\0x=1\0a", b"probe\0pci\x000000:00:01.0"), (ValueError,)
     ),
-    "loader_reply": Target(protocol.decode_reply, (b"0\0kernel\x0012\0",), (ValueError,)),
+    "loader_reply": Target(
+        protocol.decode_reply, (b"0\0kernel\x0012\0", b"0\0kernel\x0012\0\0\0\x000a1b"), (ValueError,)
+    ),
     "command_request": Target(
         protocol.decode_command, (b"install\0a\0/etc/modprobe.d/x.conf\x003\0/etc/x\0b",), (ValueError,)
     ),

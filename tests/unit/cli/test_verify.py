@@ -191,6 +191,35 @@ def test_a_file_that_was_touched_or_written_in_place_was_not_replaced(machine: P
     assert machine.found(0)["replaced"][0] == "information"
 
 
+def test_the_history_has_the_code_that_was_loaded(machine: Played, mod1: bytes) -> None:
+    """A file of another build that is not newer, as one that was moved here, was replaced. Control: no such record."""
+    machine.file("mod1", rebuilt(mod1))
+    machine.load("mod1", mod1)
+    machine.recorded("mod1", KMODD_BUILD_ID=f"mod1:{info(mod1, True).build_id.hex()}")
+    weight, text = machine.found(0)["replaced"]
+    assert weight == "information"
+    assert "mod1.ko is another one since the load: the kernel keeps the code of that (build-id " in text
+    for other in ("", "other:00", "mod1:none", "mod1"):
+        machine.records.pop()
+        machine.recorded("mod1", KMODD_BUILD_ID=other)
+        assert machine.found()["build-id"][0] == "finding"
+
+
+def test_other_code_than_kmodd_has_loaded_came_by_another_program(machine: Played, mod1: bytes) -> None:
+    """Though it is that of the file, and no trace knows it. Control: the code that is on record is silent."""
+    machine.file("mod1", mod1)
+    machine.load("mod1", mod1)
+    machine.recorded("mod1", KMODD_BUILD_ID=f"mod1:{info(mod1, True).build_id.hex()}")
+    assert machine.found(0) == {}
+    machine.records.pop()
+    machine.recorded("mod1", KMODD_BUILD_ID=f"mod1:{info(rebuilt(mod1), True).build_id.hex()}")
+    found = machine.found()
+    assert set(found) == {"not-kmodd"}
+    assert b"kmodd[" not in machine.verify().out
+    machine.traced("mod1", "insmod", 812, LATER + 9)
+    assert machine.found()["not-kmodd"][1].endswith("by insmod[812], and not by kmodd")
+
+
 def test_a_kernel_that_shows_nothing_to_compare(machine: Played, loop: bytes) -> None:
     """Without CONFIG_KALLSYMS and CONFIG_MODULE_SRCVERSION_ALL: it is said. Control: with the build ID, silence."""
     machine.file("loop", loop)

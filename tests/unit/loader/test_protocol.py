@@ -48,7 +48,8 @@ def test_a_command_survives_encoding_and_no_loader_takes_it() -> None:
 
 def test_replies_survive_encoding() -> None:
     ended = Reply(errno.EINVAL, "command", 7, "exited with status 3", "3", "é\\x1b[1m")
-    for reply in (Reply(0, "kernel", 5), Reply(errno.EACCES, "file", 10**9, "/\udcff.ko: is é"), ended):
+    loaded = Reply(0, "kernel", 5, build_id="0a1b")
+    for reply in (Reply(0, "kernel", 5), loaded, Reply(errno.EACCES, "file", 10**9, "/\udcff.ko: is é"), ended):
         assert decode_reply(encode_reply(reply)) == reply
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from struct import pack
 
 import pytest
 import zstandard
@@ -39,6 +40,18 @@ def test_a_plain_file_is_loaded_with_its_options(served: Served, kernel: FakeKer
     answer = served.do(InsmodRequest(module(tmp_path, "a.ko"), 'x=1 y="b c"'))
     assert (answer.errno, answer.stage) == (0, "kernel")
     assert kernel.calls == [("a.ko", 'x=1 y="b c"', 0)]
+
+
+def test_the_reply_has_the_build_id_that_the_kernel_shows(served: Served, kernel: FakeKernel, tmp_path: Path) -> None:
+    """Of a module that was loaded. Control: one that the kernel refuses, and one of which it shows none."""
+    call = InsmodRequest(module(tmp_path, "a.ko"), "")
+    assert served.do(call).build_id == ""
+    notes = tmp_path / "sys/module/a/notes/.note.gnu.build-id"
+    notes.parent.mkdir(parents=True)
+    notes.write_bytes(pack("=3I", 4, 3, 3) + b"GNU\0\x0a\x1b\x2c\0")
+    assert served.do(call).build_id == "0a1b2c"
+    kernel.refuse["a.ko"] = errno.EEXIST
+    assert served.do(call).build_id == ""
 
 
 @pytest.mark.parametrize("code", [errno.EEXIST, errno.ENODEV, errno.ENOENT, errno.EPERM, errno.ENOEXEC])
