@@ -90,7 +90,8 @@ def main(argv: list[str]) -> int:
         return VERB.refuse(f"invalid --for-seconds {seconds!r}; expected a whole number of seconds")
     try:
         check_options(given)
-        whom, modules = whom_of(given.get("for", "all")), modules_of(given.operands)
+        whom = whom_of(given.get("for", "all"), given.get("root").rstrip("/"))
+        modules = modules_of(given.operands)
     except (ValueError, WrongName) as error:
         return VERB.refuse(str(error))
     settings = read_settings(given.get("root"))

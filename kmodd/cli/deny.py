@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
         return VERB.refuse("--unload removes modules of this machine; with --root it needs --dry-run")
     try:
         check_options(given)
-        whom = whom_of(given.get("for", "all"))
+        whom = whom_of(given.get("for", "all"), given.get("root").rstrip("/"))
         modules = modules_of(given.operands, given.get("from"))
     except (ValueError, WrongName) as error:
         return VERB.refuse(str(error))

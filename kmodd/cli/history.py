@@ -10,8 +10,8 @@ import time
 from kmodd.cli.device_paths import asking_path, device_path
 from kmodd.cli.journal_options import BOOT, DIRECTORY, SINCE, UNTIL, query_of, read_entries, with_boot
 from kmodd.cli.terminal import Colour, columns_of, show, table
-from kmodd.cli.users import uid_of
 from kmodd.cli.verb import JSON, ROOT, Given, Option, Verb
+from kmodd.host.users import uid_of
 from kmodd.names import module_name
 from kmodd.planning.history import Entry, Filter, as_object, subject_of_entry
 from kmodd.planning.record import KINDS
@@ -73,7 +73,7 @@ def _filter(given: Given) -> Filter:
     for result in results:
         if result not in KINDS:
             raise ValueError(f"invalid --result {result!r}; expected {', '.join(KINDS)}")
-    uid = uid_of(given.get("user")) if "user" in given else None
+    uid = uid_of(given.get("user"), root) if "user" in given else None
     return Filter(module_name(given.get("module")), asking_path(device_path(device, root), root), uid, results)
 
 

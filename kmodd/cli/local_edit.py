@@ -9,7 +9,6 @@ import re
 import sys
 
 from kmodd.cli.client import NotRunning, Refused, call
-from kmodd.cli.users import uid_of
 from kmodd.cli.verb import Option, Verb
 from kmodd.config import policy_d
 from kmodd.config.modprobe_d import DENY_FILE, ConfFile
@@ -19,6 +18,7 @@ from kmodd.host.config_files import CONF_DIRS, read_rules
 from kmodd.host.local_files import Edit, locked, read_text, write_all
 from kmodd.host.paths import CONFIG_DIRS
 from kmodd.host.regular_files import read_given
+from kmodd.host.users import subordinate_uids, uid_of
 from kmodd.index.catalog import Snapshot, lookup_or_nothing
 from kmodd.kernel.requester import Requester
 from kmodd.planning.denials import ASKERS
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kmodd.kernel.proc_modules import Loaded
     from kmodd.planning.request import Origin
 
-FOR = Option("--for", "all (default), a user, or a systemd unit such as backup.service", "WHO")
+FOR = Option("--for", "all (default), a user (and her uids of /etc/subuid), or a unit such as backup.service", "WHO")
 ROOT = Option("--root", "prefix of all paths that are read and written", "DIR")
 DRY_RUN = Option("-n, --dry-run", "show the changes of the files, and change nothing")
 
@@ -85,15 +85,17 @@ def check_no_alias(modules: Sequence[str], snapshot: Snapshot, loaded: Loaded) -
                 raise WrongName(f"{name} is an alias of {' '.join(dict.fromkeys(hits))}; name the module")
 
 
-def whom_of(text: str) -> tuple[Condition, ...]:
+def whom_of(text: str, root: str) -> tuple[Condition, ...]:
     """Return the condition for a user or unit, none for all. Raises ValueError for an unknown user or invalid unit.
 
+    That for a user has her subordinate uids, too, which programs in a namespace can have, as in a rootless container.
     A name with the suffix of a unit that has processes is one, systemd.unit(5); a user's name may have a dot as well.
     """
     if text == "all":
         return ()
     if text.rpartition(".")[2] not in _UNIT_TYPES:
-        return (Condition("uid", (str(uid_of(text)),)),)
+        uid = uid_of(text, root)
+        return (Condition("uid", (str(uid), *subordinate_uids(uid, root))),)
     if not re.fullmatch(r"[A-Za-z0-9:_.\\@-]{1,255}", text, re.ASCII) or text.startswith("."):
         raise ValueError(f"invalid name of a unit {text!r}; write a rule for a pattern (kmodd-policy(5))")
     return (Condition("unit", (text.replace("\\", "\\\\"),)),)
@@ -214,12 +216,12 @@ def _askers(whom: tuple[Condition, ...]) -> Iterator[tuple[Origin, Requester | N
             yield "request", process
         yield "operator", ASKERS["root"]
         return
-    value = whom[0].wanted[0]
-    if whom[0].key == "uid":
-        yield "request", _process(int(value), "session-1.scope")
-    else:
-        for uid in (0, 101):
-            yield "request", _process(uid, value.replace("\\\\", "\\"))
+    for value in whom[0].wanted:
+        if whom[0].key == "uid":
+            yield "request", _process(int(value.partition("-")[0]), "session-1.scope")
+        else:
+            for uid in (0, 101):
+                yield "request", _process(uid, value.replace("\\\\", "\\"))
 
 
 def _process(uid: int, unit: str) -> Requester:

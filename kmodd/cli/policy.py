@@ -8,7 +8,6 @@ import time
 from datetime import datetime
 
 from kmodd.cli.explain import place_of, question_of
-from kmodd.cli.users import uid_of
 from kmodd.cli.verb import KERNEL, ROOT, Given, Option, Verb
 from kmodd.config.policy_d import NONE, PHASES, WORDS
 from kmodd.dataclass import replace
@@ -16,6 +15,7 @@ from kmodd.errors import NoTree
 from kmodd.host.config_files import read_flags, read_rules, read_settings
 from kmodd.host.journalctl import Query, journal_records
 from kmodd.host.tree import Tree
+from kmodd.host.users import uid_of
 from kmodd.kernel.requester import Requester
 from kmodd.names import module_name
 from kmodd.planning.plan import Plan, Skip
@@ -122,7 +122,7 @@ def _wrong_test(given: Given) -> str:
         if name in given and given.get(name) not in WORDS[name]:
             return f"invalid --{name} {given.get(name)!r}; expected {_words(name)}"
     try:
-        uid_of(given.get("as", "0"))
+        uid_of(given.get("as", "0"), given.get("root").rstrip("/"))
     except ValueError as error:
         return str(error)
     return ""
@@ -188,7 +188,7 @@ def _query(given: Given, origin: Origin, is_device: bool, tree: Tree) -> PolicyQ
     requester = None
     if "as" in given:
         unit = given.get("unit", _SESSION)
-        uid, container = uid_of(given.get("as")), "container" in given
+        uid, container = uid_of(given.get("as"), tree.root), "container" in given
         requester = Requester(0, "", given.get("exe"), uid, None, "", "" if unit == NONE else unit, container)
     flags = frozenset(given.values["flag"]) if "flag" in given else read_flags(given.get("root"))
     phase: Phase = next((phase for phase in PHASES if phase == given.get("phase")), "running")

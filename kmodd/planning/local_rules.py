@@ -67,8 +67,7 @@ def forbid(text: str, change: Change) -> str:
     A rule for all replaces those for some.
     """
     kept = [line for line in _lines(text) if not _is_replaced(line, change, "allow")]
-    if not change.whom:
-        kept = [line for line in kept if not _is_replaced(line, change, "deny") or _is_own(line, "deny", change)]
+    kept = [line for line in kept if not _is_replaced(line, change, "deny") or _is_own(line, "deny", change)]
     return _joined(text, _with_first("deny", change, kept))
 
 
@@ -192,4 +191,10 @@ def _is_replaced(line: str, change: Change, verdict: Verdict) -> bool:
     if rule is None or rule.verdict != verdict or _module_of(rule) != change.module:
         return False
     whom = tuple(each for each in rule.conditions[1:] if each.key in ("uid", "unit"))
-    return not change.whom or whom == change.whom
+    return not change.whom or [*map(_subject, whom)] == [*map(_subject, change.whom)]
+
+
+def _subject(whom: Condition) -> tuple[str, ...]:
+    """Return whom a condition is about: a user's uid without the ranges of subordinate ones, which may change."""
+    rest = tuple(value for value in whom.wanted[1:] if "-" not in value or whom.key != "uid")
+    return (whom.key, *whom.wanted[:1], *rest, *("!" + value for value in whom.unwanted))

@@ -117,6 +117,40 @@ def test_a_deny_for_some_has_no_lines_in_modprobe_d_and_says_when_it_holds(
     assert "unknown user" in capfd.readouterr().err
 
 
+def test_a_deny_for_a_user_holds_for_her_subordinate_uids(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A process in a rootless container has one of these. Users are those of the root; control: one without any."""
+    (root / "etc/passwd").write_text("alice:x:1005:1005::/home/alice:/bin/sh\nbob:x:1006:1006::/:/bin/sh\nbad\n")
+    ids = root / "etc/subuid"
+    ids.write_text("bob:1:2:3\nalice:100000:65536\n1005:300000:1\nalice:x:5\nalice:7:0\nalice:4294967290:90\n")
+    assert deny.main([*base(root), "ext4", "--for", "alice"]) == 0
+    assert deny.main([*base(root), "ext4", "--for", "bob"]) == 0
+    both = "deny   module=ext4 uid=1006  #", "deny   module=ext4 uid=1005,100000-165535,300000-300000  #"
+    assert all(line in text(root, LOCAL) for line in both)
+    ids.write_text("alice:200000:65536\n")
+    capfd.readouterr()
+    for _ in range(2):
+        assert deny.main([*base(root), "ext4", "--for", "1005"]) == 0
+    assert capfd.readouterr().out.count("Nothing to change") == 1
+    assert "module=ext4 uid=1005,200000-265535  #" in text(root, LOCAL)
+    assert "uid=1005,100000" not in text(root, LOCAL)
+    ids.unlink()
+    assert allow.main([*base(root), "ext4", "--for", "alice"]) == 0
+    assert "uid=1005" not in text(root, LOCAL)
+    assert both[0] in text(root, LOCAL)
+
+
+def test_an_exception_for_a_user_looks_at_her_subordinate_uids(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another rule denies the module to these alone. Control: without them nothing has to be written."""
+    (root / "etc/passwd").write_text("alice:x:1005:1005::/home/alice:/bin/sh\n")
+    (root / "etc/kmodd/policy.d/50-x.conf").write_text("deny origin=request uid=100000-\n")
+    (root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
+    assert allow.main([*base(root), "mbcache", "--for", "alice"]) == 0
+    assert "Nothing to change" in capfd.readouterr().out
+    (root / "etc/subuid").write_text("alice:100000:65536\n")
+    assert allow.main([*base(root), "mbcache", "--for", "alice"]) == 0
+    assert "allow  module=mbcache uid=1005,100000-165535  # by kmodd allow\n" in text(root, LOCAL)
+
+
 def test_an_exception_is_written_only_where_a_rule_denies(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert allow.main([*base(root), "ext4", "--for", "33"]) == 0
     assert config(root).keys() & {LOCAL, DENY_FILE} == set()
