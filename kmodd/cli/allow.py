@@ -13,6 +13,7 @@ from kmodd.cli.local_edit import (
     ROOT,
     Moment,
     WrongName,
+    absent_from,
     carry_out,
     check_no_alias,
     check_options,
@@ -113,6 +114,8 @@ class _Exception:
         self._now = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._flags = read_flags(tree.root)
         """The flags that are set, those of single loads too that are set by this call."""
+        self._absent: list[str] = []
+        """Sentences about names that are of no module."""
         self._requests: dict[str, tuple[str, ...]] = {name: (name,) for name in modules}
         """Module → names by which it can come."""
 
@@ -127,6 +130,7 @@ class _Exception:
             snapshot = self._snapshot()
             if snapshot:
                 check_no_alias(self._modules, snapshot, self._tree.loaded())
+                self._absent = absent_from(self._modules, snapshot, self._tree.loaded())
                 self._requests = {name: (name, *bringers_of(name, snapshot)[0]) for name in self._modules}
             edits, is_changed = carry_out(self._tree.root, lambda: self._edits(way, is_dry=is_dry), is_dry=is_dry)
         except WrongName as error:
@@ -228,6 +232,8 @@ class _Exception:
             print("What is loaded meanwhile stays loaded; while kmodd does not run, modprobe.d denies it again")
         elif denied := [module for module in self._modules if module in denied_to_all(edits[0].after)]:
             print(f"While kmodd does not run, modprobe.d denies {' '.join(denied)} to all")
+        for sentence in self._absent:
+            print(printable(sentence))
         for module, why in still.items():
             if why:
                 print(printable(f"{module} is still kept out by {why}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+from kmodd.cli.similar import hint
 from kmodd.dataclass import dataclass
 from kmodd.host.initrd_images import images_with
 from kmodd.host.journalctl import Query, journal_records
@@ -48,11 +49,12 @@ def truth_of(module: str, tree: Tree, snapshot: Snapshot, asked: Askers) -> Trut
     is_builtin = snapshot.catalog.is_builtin(module)
     symbols = decode(read_file(f"{tree.root}/proc/kallsyms") or b"").splitlines() if is_builtin else []
     images = images_with(module, tree.release) if not tree.root else None
+    live, has_file = loaded_module(tree.loaded(), module), snapshot.catalog.dep(module) is not None
     return Truth(
         module,
-        loaded_module(tree.loaded(), module),
+        live,
         is_builtin,
-        snapshot.catalog.dep(module) is not None,
+        has_file,
         initcalls_of(symbols, module) if is_builtin else None,
         aliases,
         users,
@@ -62,8 +64,9 @@ def truth_of(module: str, tree: Tree, snapshot: Snapshot, asked: Askers) -> Trut
         asked.unknown,
         why_kernel_refuses(read_facts(tree.root)),
         images.carrying if images and images.has_images else None,
-        f"there is no initrd of {tree.release} in /boot or /efi" if images else "it is that of another machine",
+        f"there is no initrd of {tree.release} in /boot or /efi" if images else "images are read of this machine alone",
         images.unread if images else (),
+        "" if live or is_builtin or has_file else hint(module, map(str, snapshot.catalog.names())),
     )
 
 
@@ -73,7 +76,7 @@ def read_askers(modules: Sequence[str], root: str, limit: float = _JOURNAL_LIMIT
     limit: seconds for journalctl.
     """
     if root:
-        return Askers({}, "it is that of another machine")
+        return Askers({}, "the journal is read of this machine alone")
     try:
         with journal_records(Query(matches=tuple(f"KMODD_MODULES={module}" for module in modules)), limit) as lines:
             entries = tuple(entries_of(lines))

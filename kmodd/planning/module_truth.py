@@ -11,6 +11,7 @@ from kmodd.kernel.proc_modules import NOTHING_LOADED
 from kmodd.names import module_of_path
 from kmodd.planning.request import Request
 from kmodd.planning.resolve import ProbeOptions, resolve
+from kmodd.text import count_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Truth:
     """Why there are none."""
     unread: tuple[tuple[str, str], ...] = ()
     """Images that cannot be read, each with why."""
+    hint: str = ""
+    """`; did you mean 'NAME'?` of a name that the tree lacks; empty: no module has a name like it."""
 
 
 def initcalls_of(symbols: Iterable[str], module: str) -> tuple[str, ...] | None:
@@ -171,9 +174,12 @@ def as_object(truth: Truth) -> dict[str, object]:
         "aliases": list(truth.aliases),
         "dependents": list(truth.users),
         "softdeps_of": list(truth.softdeps),
-        "used_by": [{"who": who, "loads": loads} for who, loads in truth.askers],
+        "overrides": list(truth.overrides),
+        "used_by": None if truth.history else [{"who": who, "loads": loads} for who, loads in truth.askers],
+        "used_by_unknown": truth.history or None,
         "kernel_refuses": truth.kernel_refuses or None,
         "initrds": None if truth.initrds is None else list(truth.initrds),
+        "initrds_unknown": truth.initrd_problem if truth.initrds is None else None,
         "images_not_read": [path for path, _ in truth.unread],
     }
 
@@ -183,7 +189,8 @@ def _presence(truth: Truth) -> list[str]:
     found = []
     if loaded:
         users = f", used by {_several(loaded.holders)}" if loaded.holders else ""
-        count = "" if loaded.holders or not loaded.refcnt else f", with {loaded.refcnt} references"
+        number = 0 if loaded.holders else loaded.refcnt or 0
+        count = f", with {count_of(number, 'reference')}" if number > 0 else ""
         found.append(
             f"{name} is loaded now{users}{count}: it stays until `kmodd deny --unload {name}` or the next boot"
         )
@@ -200,7 +207,7 @@ def _presence(truth: Truth) -> list[str]:
                 "The functions for initcall_blacklist= cannot be told: /proc/kallsyms does not name its initcalls"
             )
     elif not truth.has_file:
-        found.append(f"This kernel's tree has no module {name}: the rule holds if one comes")
+        found.append(f"This kernel's tree has no module {name}: the rule holds if one comes{truth.hint}")
     return found
 
 

@@ -80,6 +80,16 @@ def test_a_second_call_changes_nothing_and_allow_takes_all_of_it_back(
     assert config(root) == before
 
 
+def test_a_name_that_the_tree_lacks_gets_a_hint(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The rule is written, as a later kernel may have the module. Control: a name like none."""
+    assert deny.main([*base(root), "etx4", "nosuch"]) == 0
+    said = capfd.readouterr().out
+    assert "has no module etx4: the rule holds if one comes; did you mean 'ext4'?\n" in said
+    assert "has no module nosuch: the rule holds if one comes\n" in said
+    assert allow.main([*base(root), "etx4", "ext4"]) == 0
+    assert "This kernel's tree has no module etx4; did you mean 'ext4'?\n" in capfd.readouterr().out
+
+
 def test_lines_of_others_stay(root: Path) -> None:
     for path in (LOCAL, DENY_FILE):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +129,7 @@ def test_a_deny_for_some_has_no_lines_in_modprobe_d_and_says_when_it_holds(
 
 def test_a_deny_for_a_user_holds_for_her_subordinate_uids(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A process in a rootless container has one of these. Users are those of the root; control: one without any."""
+    (root / "etc").mkdir(exist_ok=True)
     (root / "etc/passwd").write_text("alice:x:1005:1005::/home/alice:/bin/sh\nbob:x:1006:1006::/:/bin/sh\nbad\n")
     ids = root / "etc/subuid"
     ids.write_text("bob:1:2:3\nalice:100000:65536\n1005:300000:1\nalice:x:5\nalice:7:0\nalice:4294967290:90\n")
@@ -141,7 +152,9 @@ def test_a_deny_for_a_user_holds_for_her_subordinate_uids(root: Path, capfd: pyt
 
 def test_an_exception_for_a_user_looks_at_her_subordinate_uids(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Another rule denies the module to these alone. Control: without them nothing has to be written."""
+    (root / "etc").mkdir(exist_ok=True)
     (root / "etc/passwd").write_text("alice:x:1005:1005::/home/alice:/bin/sh\n")
+    (root / "etc/kmodd/policy.d").mkdir(parents=True, exist_ok=True)
     (root / "etc/kmodd/policy.d/50-x.conf").write_text("deny origin=request uid=100000-\n")
     (root / "etc/kmodd/kmodd.conf").write_text("[Kmodd]\nPolicy=enforce\n")
     assert allow.main([*base(root), "mbcache", "--for", "alice"]) == 0
