@@ -133,10 +133,15 @@ def _line(verdict: Verdict, change: Change) -> str:
 
 
 def _with_first(verdict: Verdict, change: Change, lines: list[str]) -> list[str]:
-    """Return the lines with the rule of a change, before all other own lines on the module."""
-    first = next((line for line in lines if (rule := _own_rule(line)) and _module_of(rule) == change.module), "")
-    if _is_own(first, verdict, change):
-        return lines
+    """Return the lines with the rule of a change, before all own lines on the module that say otherwise."""
+    for line in lines:
+        rule = _own_rule(line)
+        if rule is None or _module_of(rule) != change.module:
+            continue
+        if _is_own(line, verdict, change):
+            return lines
+        if rule.verdict != verdict:
+            break
     return [_line(verdict, change), *(line for line in lines if not _is_own(line, verdict, change))]
 
 

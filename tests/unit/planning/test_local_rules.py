@@ -49,6 +49,15 @@ def test_a_second_call_changes_nothing(change: Change) -> None:
     assert permit(once, change, needs_rule=True) == once
 
 
+def test_a_call_that_is_repeated_behind_another_one_changes_nothing() -> None:
+    """Two users; which line is first does not matter. Control: an exception between them does."""
+    both = forbid(forbid("", WWW), UNIT)
+    assert forbid(both, WWW) == both
+    excepted = permit(both, Change("a", (Condition("uid", ("7",)),)), needs_rule=True)
+    assert forbid(excepted, WWW).removeprefix(HEADER).startswith("deny   module=a uid=33  #")
+    assert forbid(excepted, WWW).count("uid=33") == 1
+
+
 def test_a_deny_for_all_replaces_what_is_said_for_some() -> None:
     text = permit(forbid(forbid("", WWW), UNIT), WWW, needs_rule=True)
     assert text.count("\n") == HEADER.count("\n") + 2
