@@ -79,7 +79,12 @@ SUGGEST = Verb(
         Option("--from", "records of `journalctl --output=json --all`; - for standard input", "FILE"),
     ),
     status=((0, "done"), (1, "the records cannot be read, or have no request that succeeded")),
-    examples=(("policy suggest --since 7d > /etc/kmodd/policy.d/60-known.conf", "Rules for what a week has shown."),),
+    examples=(
+        (
+            "policy suggest --since 7d > known && cp known /etc/kmodd/policy.d/60-known.conf",
+            "Rules for what a week has shown.",
+        ),
+    ),
 )
 VERB = Verb(
     "policy",

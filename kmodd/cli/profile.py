@@ -59,9 +59,9 @@ MAKE = Verb(
     ),
     status=((0, "done"), (1, "the history is too short, or cannot be read"), (3, "no module tree, or a damaged index")),
     examples=(
-        ("profile make > /etc/kmodd/policy.d/60-profile.conf", "Rules for what a month has shown."),
+        ("profile make > used && cp used /etc/kmodd/policy.d/60-profile.conf", "Rules for what a month has shown."),
         ("profile make --format lsmod > used && make LSMOD=used localmodconfig", "A kernel for this machine."),
-        ("profile make --format dracut > /etc/dracut.conf.d/used.conf", "An initrd with these modules."),
+        ("profile make --format dracut > used && cp used /etc/dracut.conf.d/used.conf", "An initrd with these."),
     ),
 )  # fmt: skip
 TEST = Verb(
@@ -82,7 +82,7 @@ VERB = Verb(
     "`kmodd profile WORD --help` has the options of each word.",
     operands="make | test",
     examples=(
-        ("profile make > /etc/kmodd/policy.d/60-profile.conf", "Rules for what a month has shown."),
+        ("profile make > used && cp used /etc/kmodd/policy.d/60-profile.conf", "Rules for what a month has shown."),
         ("profile test --days 90 /etc/kmodd/policy.d/60-profile.conf", "Who would miss what?"),
     ),
 )
