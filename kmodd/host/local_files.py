@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
+LOCK = "/run/kmodd-deny.lock"
+"""What root's calls lock: a user could hold a lock on the directory, which users can read, and root would wait."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -45,10 +47,9 @@ class Edit:
 @contextlib.contextmanager
 def locked(root: str) -> Iterator[None]:
     """Let one process edit at a time, in a `with` block; the directory of the local file is made. Raises EditError."""
-    directory = os.path.dirname(root + LOCAL)
     try:
-        os.makedirs(directory, exist_ok=True)
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.makedirs(os.path.dirname(root + LOCAL), exist_ok=True)
+        fd = open_lock(root)
     except OSError as error:
         raise EditError(f"Failed to open {os.path.dirname(LOCAL)}: {error.strerror}") from None
     try:
@@ -56,6 +57,17 @@ def locked(root: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def open_lock(root: str, lock: str = LOCK) -> int:
+    """Open what calls lock against each other, and return the descriptor. Raises OSError.
+
+    It is a file that only root can open; below another root, for a user, and without /run it is the directory itself.
+    """
+    if not root and os.geteuid() == 0:
+        with contextlib.suppress(OSError):
+            return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.open(os.path.dirname(root + LOCAL), _DIRECTORY)
 
 
 def read_text(root: str, path: str) -> str:

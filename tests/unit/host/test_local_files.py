@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from kmodd.host import local_files
 from kmodd.host.atomic_files import replace_all
-from kmodd.host.local_files import Edit, EditError, locked, read_text, set_flag, write_all
+from kmodd.host.local_files import Edit, EditError, locked, open_lock, read_text, set_flag, write_all
 
 FIRST, SECOND = Edit("/etc/a", "", "new\n"), Edit("/etc/b", "old\n", "new\n")
 
@@ -40,6 +42,22 @@ def test_a_file_keeps_its_mode_and_owner(root: Path) -> None:
     about = (root / "etc/b").stat()
     assert (about.st_mode & 0o7777, about.st_uid, about.st_gid) == (0o600, *owner)
     assert (root / "etc/a").stat().st_mode & 0o7777 == 0o644
+
+
+@pytest.mark.root
+def test_a_user_cannot_have_root_wait(root: Path) -> None:
+    """All who can read the directory can lock it. Control: below another root that lock counts."""
+    directory = root / "etc/kmodd/policy.d"
+    directory.mkdir(parents=True)
+    theirs = os.open(directory, os.O_RDONLY)
+    fcntl.flock(theirs, fcntl.LOCK_EX)
+    ours, below = open_lock("", str(root / "lock")), open_lock(str(root), str(root / "lock"))
+    fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert stat.S_IMODE(os.fstat(ours).st_mode) == 0o600
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(below, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for fd in (theirs, ours, below):
+        os.close(fd)
 
 
 def test_a_file_that_cannot_be_read_is_named(root: Path) -> None:
