@@ -94,7 +94,9 @@ def main(argv: list[str]) -> int:
     word = argv[0] if argv else ""
     if word not in SUBVERBS:
         given = VERB.parse(argv, 1)
-        return given if isinstance(given, int) else VERB.refuse(f"unknown word {given.operands[0]!r}")
+        if isinstance(given, int):
+            return given
+        return VERB.refuse(f"unknown word {given.operands[0]!r}; expected {' or '.join(SUBVERBS)}")
     verb = SUBVERBS[word]
     operands = 1 if word == "test" else 0
     given = verb.parse(argv[1:], operands, operands)

@@ -105,7 +105,8 @@ class Verb:
         except OptionError as error:
             return self.refuse(str(error))
         if len(given.operands) < fewest:
-            return self.refuse(f"{self.operands.rstrip('…').split()[0]} is missing")
+            words = [part.split()[0].rstrip("…") for part in self.operands.split(" | ")]
+            return self.refuse(f"{' or '.join(words)} is missing")
         if most is not None and len(given.operands) > most:
             return self.refuse(f"unexpected operand {given.operands[most]!r}")
         return given

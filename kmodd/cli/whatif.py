@@ -207,11 +207,12 @@ def _recorded(path: str) -> list[_Asking] | None:
     except (OSError, ValueError) as error:
         VERB.complain(f"Failed to read {path}: {error.strerror if isinstance(error, OSError) else error}")
         return None
+    if not devices:
+        known = "a recording of `kmodd record` or umockdev-record"
+        VERB.complain(f"{problems[0]}: not {known}" if problems else f"{path}: expected {known}, found no device")
+        return None
     for problem in problems:
         VERB.complain(str(problem))
-    if not devices:
-        VERB.complain(f"{path}: expected a recording of `kmodd record` or umockdev-record, found no device")
-        return None
     found = [_Asking(device.event, wanted(device.event, "coldplug"), module_name(device.driver)) for device in devices]
     return sorted((each for each in found if each.requests), key=lambda each: each.event.devpath)
 

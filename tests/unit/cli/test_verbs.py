@@ -64,6 +64,12 @@ def test_help_of_a_verb_is_that_of_the_verb() -> None:
     text = program.run(["help"]).out.decode()
     assert all(f"\n  {name} " in text for name in (*SHOWN, *TOOLS))
     assert program.run([]) == Said(b"", b"kmodd: VERB is missing; see `kmodd help`\n", 2)
+    for words, why in (
+        (["profile"], "make or test is missing"),
+        (["profile", "mak"], "unknown word 'mak'; expected make or test"),
+        (["deny"], "MODULE is missing"),
+    ):
+        assert program.run(words) == Said(b"", f"kmodd {words[0]}: {why}; see `kmodd {words[0]} --help`\n".encode(), 2)
 
 
 @pytest.mark.parametrize(

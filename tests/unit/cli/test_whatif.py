@@ -337,5 +337,5 @@ def test_an_invalid_line_of_a_recording_is_named(machine: Machine, capsys: pytes
     for content, why in ((b"", "found no device"), (b"\x7fELF" * 99, ":1: expected one of P:")):
         file.write_bytes(content)
         status, _, err = run(machine, capsys, "--kernel", OTHER, "--devices", str(file))
-        assert (status, why in err) == (3, True)
+        assert (status, why in err, err.count("\n")) == (3, True, 1)
     assert run(machine, capsys, "--kernel", OTHER, "--devices", f"{file}.none")[0] == 3
