@@ -16,7 +16,7 @@ from kmodd.config.modprobe_d import DENY_FILE, ConfFile
 from kmodd.config.policy_d import LOCAL, TEMPORARY, Condition
 from kmodd.dataclass import dataclass
 from kmodd.host.config_files import CONF_DIRS, read_rules
-from kmodd.host.local_files import Edit, locked, read_text, write_all
+from kmodd.host.local_files import Edit, EditError, locked, read_text, write_all
 from kmodd.host.paths import CONFIG_DIRS
 from kmodd.host.regular_files import read_given
 from kmodd.host.users import subordinate_uids, uid_of
@@ -144,6 +144,8 @@ def carry_out(root: str, prepare: Callable[[], tuple[Edit, ...]], *, is_dry: boo
     prepare: reads the files and returns the edits; other calls of the verbs wait meanwhile. Returns the edits, and
     whether they change something. Raises EditError; the files are then as before, or it names those that are not.
     """
+    if root and not os.path.isdir(root):  # which would be made, with rules that no machine reads
+        raise EditError(f"no directory {root}")
     with contextlib.nullcontext() if is_dry else locked(root):
         edits = prepare()
         if not is_dry:

@@ -90,6 +90,14 @@ def test_a_name_that_the_tree_lacks_gets_a_hint(root: Path, capfd: pytest.Captur
     assert "This kernel's tree has no module etx4; did you mean 'ext4'?\n" in capfd.readouterr().out
 
 
+def test_a_root_that_does_not_exist_is_not_made(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for verb, what in ((deny, "denied"), (allow, "allowed")):
+        for options in ([], ["--dry-run"]):
+            assert verb.main(["--root", f"{tmp_path}/mtn", *options, "ext4"]) == 1
+            assert capfd.readouterr().err.endswith(f": no directory {tmp_path}/mtn; nothing is {what}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lines_of_others_stay(root: Path) -> None:
     for path in (LOCAL, DENY_FILE):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
