@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _DAYS = "30"
 _MOST = 3650
+_SHOWN = 10
+"""Invalid lines of a file that are named."""
 MAKE = Verb(
     "profile make",
     "Print the modules that this machine uses: those that the history of some days has, those that are loaded, those "
@@ -206,8 +208,11 @@ def _test(given: Given, days: int) -> int:
         TEST.complain(f"Failed to read {path}: {error.strerror}")
         return 1
     rules, problems = parse(text, path)
-    for problem in problems:
+    of_file = [problem for problem in problems if not problem.at.line]
+    for problem in problems[:_SHOWN] if rules else of_file or problems[:1]:
         TEST.complain(f"Ignoring invalid line: {problem}" if problem.at.line else str(problem))
+    if len(problems) > _SHOWN and rules:
+        TEST.complain(f"Ignoring {count_of(len(problems) - _SHOWN, 'more invalid line')}")
     if not rules:
         return 1
     entries, why = _entries(TEST, given, days)

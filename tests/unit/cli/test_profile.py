@@ -243,6 +243,10 @@ def test_wrong_use_and_wrong_files(machine: World, tmp_path: Path) -> None:
     assert said.err.count(b"Ignoring invalid line: -:") == 2
     said = run(machine, [START], "test", "-", stdin=b"# nothing\n")
     assert (b"names no module and has no rule" in said.err, said.status) == (True, 1)
+    said = run(machine, [START], "test", "-", stdin=b"\x7fELF \0\n" * 99)
+    assert said == Said(b"", b"kmodd profile test: -: names no module and has no rule\n", 1)
+    said = run(machine, [START], "test", "-", stdin=b"a\n" + b"b c\n" * 99)
+    assert (said.err.count(b"Ignoring"), b"Ignoring 89 more invalid lines\n" in said.err) == (11, True)
     assert run(machine, [START], "test", str(tmp_path / "none")).err.endswith(b"none: No such file or directory\n")
     machine.modules.rename(machine.root / "hidden")
     assert run(machine, [START], "make", "--force").status == 3
