@@ -67,6 +67,10 @@ def test_a_usb_stick_is_three_records_at_most(guest: Machine) -> None:
     inits = dict(each.split(":") for each in texts(loaded, "KMODD_INIT_USEC"))
     assert list(inits) == texts(loaded, "KMODD_MODULES")
     assert sum(map(int, inits.values())) <= int(text(loaded, "KMODD_DURATION_USEC"))
+    build_ids = dict(each.split(":") for each in texts(loaded, "KMODD_BUILD_ID"))
+    assert list(build_ids) == list(inits)
+    note = guest.check("od -An -v -tx1 /sys/module/usb_storage/notes/.note.gnu.build-id")
+    assert "".join(note.split()).endswith(build_ids["usb_storage"])
 
 
 def test_the_timeline_of_the_boot_has_its_loads(guest: Machine) -> None:
