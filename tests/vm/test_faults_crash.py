@@ -48,6 +48,7 @@ def guest(
         set_lanes(payload, request.param)
 
     with boot("the guest with crashing modules", prepare=prepare) as machine:
+        assert status(machine)["lanes_auto"] == (request.param == "auto")
         yield machine
 
 

@@ -52,6 +52,7 @@ def guest(
         payload.kernel_helper = True  # kmodd puts its own into the place of a modprobe that is not there
 
     with boot("the guest with hanging modules", prepare=prepare) as machine:
+        assert status(machine)["lanes_auto"] == (request.param == "auto")
         yield machine
 
 

@@ -69,6 +69,7 @@ def test_a_usb_stick_is_three_records_at_most(guest: Machine) -> None:
     assert sum(map(int, inits.values())) <= int(text(loaded, "KMODD_DURATION_USEC"))
     build_ids = dict(each.split(":") for each in texts(loaded, "KMODD_BUILD_ID"))
     assert list(build_ids) == list(inits)
+    assert all(len(each) == 40 for each in build_ids.values())
     note = guest.check("od -An -v -tx1 /sys/module/usb_storage/notes/.note.gnu.build-id")
     assert "".join(note.split()).endswith(build_ids["usb_storage"])
 

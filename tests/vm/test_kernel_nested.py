@@ -103,6 +103,7 @@ def guest(
         payload.write("/usr/lib/using/hold.py", HOLD)
 
     with boot("the guest whose inits ask", prepare=prepare) as machine:
+        assert status(machine)["lanes_auto"] == (request.param == "auto")
         yield machine
 
 

@@ -29,7 +29,7 @@ from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 from tests.vm.using import CONF
 
-# Long until each has been seen in a guest.
+# Long: a guest of its own is more than the time budget of CI has.
 pytestmark = [pytest.mark.vm, pytest.mark.long, pytest.mark.timeout(900)]
 
 _SETTINGS = "StuckAfterSec=300\n"
