@@ -51,7 +51,11 @@ class Meant(NamedTuple):
 _INSIDE: Final = "what a container sets up for itself; root can have it loaded at boot"
 INTENDED: Final = (
     Meant("30", "root", ("net-pf-42",), "modems that are part of a chip of Qualcomm's; the preset has the exception"),
-    Meant("40", "", ("*",), "it is its purpose; what is needed belongs into modules-load.d"),
+    Meant(
+        "40", "", ("*",),
+        "it is its purpose, also for services that start late (docker, NetworkManager) and btrfs disks that udevd looks"
+        " at; what is needed belongs into modules-load.d",
+    ),
     Meant("50", "user", ("algif-*",), "the kernel's ciphers for programs lead users to code that they do not need"),
     Meant(
         "50", "thread of the kernel, for any process", ("crypto-authenc", "crypto-echainiv"),
