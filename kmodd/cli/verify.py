@@ -33,8 +33,8 @@ from kmodd.planning.verify import (
     is_compared,
     judge,
     kernel_of,
-    of_code,
     of_gone,
+    of_record,
 )
 from kmodd.text import count_of, printable
 
@@ -54,8 +54,9 @@ VERB = Verb(
     "an initrd.\n\n"
     "A finding is a module whose code is not that of its file, that has no file, that came without kmodd or by force, "
     "that hides itself, or whose file others can write. A file that was replaced after the load, as by DKMS or an "
-    "upgrade, is an information: the kernel keeps the earlier code until the module is loaded again. One that was "
-    "only written or touched is not replaced, where its file system tells when it was made. Signatures are "
+    "upgrade, is an information: the kernel keeps the earlier code until the module is loaded again. Where "
+    "the record of the load has no build ID, one that was only written or touched is not replaced, if its file system "
+    "tells when it was made. Signatures are "
     "compared by signer and taint; only the kernel verifies them.",
     (
         Option(
@@ -238,6 +239,10 @@ def _verify(
         disk = files.read(live.name)
         known.append(_Verified(live, disk, _history(live, disk, files, records), loads.get(live.name)))
     kernel = kernel_of([(each.live, each.disk) for each in known if isinstance(each.live, Live)])
+    known = [
+        replace(each, history=of_record(each.history, each.live, kernel)) if isinstance(each.live, Live) else each
+        for each in known
+    ]
     return [replace(each, results=_results(each, kernel)) for each in known], kernel
 
 
@@ -249,7 +254,7 @@ def _history(live: Live | Unreadable, disk: OnDisk, files: Files, records: Recor
             found = history_of(module_of_path(disk.path), records)
         if isinstance(found, ByKmodd) and found.path and files.is_same(found.path, disk):
             found = replace(found, path=disk.path)
-    return of_code(found, live) if isinstance(live, Live) else found
+    return found
 
 
 def _results(each: _Verified, kernel: Kernel) -> tuple[Result, ...]:

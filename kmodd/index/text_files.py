@@ -48,7 +48,7 @@ class Match:
 
     module: ModuleName
     pattern: str
-    """As in the file, with dashes."""
+    """As in the file."""
     at: Where
     """Line 0 for a source without lines: a `.bin`, modules.builtin.modinfo."""
 

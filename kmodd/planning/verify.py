@@ -249,10 +249,10 @@ def corrected(history: History, load: ModuleLoad | None) -> History:
             return history
 
 
-def of_code(history: History, live: Live) -> History:
+def of_record(history: History, live: Live, kernel: Kernel) -> History:
     """Return the history as the code in the kernel has it: what kmodd has loaded is gone where that is other code."""
-    if isinstance(history, ByKmodd) and history.build_id and live.build_id not in (b"", history.build_id):
-        return ByAnother()
+    if isinstance(history, ByKmodd) and history.build_id and kernel.shows_build_ids:
+        return history if live.build_id == history.build_id else ByAnother()
     return history
 
 
@@ -304,7 +304,9 @@ def _of_code(live: Live, file: File, history: History, kernel: Kernel, when: str
         return None
     differ = f"{code} {loaded or 'none'} in the kernel, {there or 'none'} in the file"
     match history:
-        case ByKmodd(since=load, build_id=recorded) if recorded and recorded == live.build_id and file.came <= load:
+        case ByKmodd(since=load, build_id=recorded, path=path) if (
+            recorded and recorded == live.build_id and file.came <= load and (path or file.changed > load)
+        ):
             text = f"its file {file.path} is another one since the load: the kernel keeps the code of that ({differ})"
             return Result("replaced", text, "information")
         case ByKmodd(since=load) | Before(until=load) if file.came > load:

@@ -195,7 +195,11 @@ def test_the_history_has_the_code_that_was_loaded(machine: Played, mod1: bytes) 
     """A file of another build that is not newer, as one that was moved here, was replaced. Control: no such record."""
     machine.file("mod1", rebuilt(mod1))
     machine.load("mod1", mod1)
-    machine.recorded("mod1", KMODD_BUILD_ID=f"mod1:{info(mod1, True).build_id.hex()}")
+    build_id = f"mod1:{info(mod1, True).build_id.hex()}"
+    machine.recorded("mod1", KMODD_BUILD_ID=build_id)
+    assert machine.found()["build-id"][0] == "finding", "a dependency, whose file is older: another one was loaded"
+    machine.records.pop()
+    machine.recorded("mod1", KMODD_BUILD_ID=build_id, KMODD_PATH=f"/lib/modules/{RELEASE}/kernel/mod1.ko")
     weight, text = machine.found(0)["replaced"]
     assert weight == "information"
     assert "mod1.ko is another one since the load: the kernel keeps the code of that (build-id " in text
@@ -260,7 +264,11 @@ def test_a_module_without_a_build_id_among_those_with_one(machine: Played, mod1:
         machine.recorded(name)
     assert machine.found(0) == {}
     (machine.root / "sys/module/mod1/notes/.note.gnu.build-id").unlink()
-    assert "build-id none in the kernel" in machine.found()["build-id"][1]
+    found = machine.found()
+    assert "build-id none in the kernel" in found["build-id"][1]
+    assert "not-kmodd" not in found
+    machine.recorded("mod1", KMODD_BUILD_ID=f"mod1:{info(mod1, True).build_id.hex()}")
+    assert "not-kmodd" in machine.found(), "what kmodd loaded had one"
 
 
 def test_a_changed_copy_with_the_same_build_id(machine: Played, loop: bytes, mod1: bytes) -> None:
