@@ -27,6 +27,9 @@ else:
 _STAGES: tuple[Stage, ...] = ("file", "kernel", "command", "signal", "none")
 _MAX_NAME = 255
 """Characters of a name in /sys (NAME_MAX)."""
+_DIGITS = frozenset("0123456789abcdef")
+_MAX_BUILD_ID = 64
+"""Digits of a build ID; SHA-1 has 40."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ def _is_name(name: str) -> bool:
 def encode_reply(reply: Reply) -> bytes:
     """Return `reply` as one datagram, its detail and its output cut to MAX_STEP / 8 characters.
 
-    Words of later versions come last, as a package is unpacked before the daemon starts again.
+    Words of later versions come last: after an upgrade the new daemon reads replies of loaders that were there before.
     """
     words = f"{reply.errno}\0{reply.stage}\0{reply.usec}\0{reply.detail[: MAX_STEP // 8]}"
     if reply.status or reply.build_id:
@@ -175,5 +178,7 @@ def decode_reply(datagram: bytes) -> Reply:
     code, stage, usec, detail, *more = decode(datagram).split("\0", 6)
     for known in _STAGES:
         if stage == known:
+            if len(more) == 3 and not (_DIGITS.issuperset(more[2]) and len(more[2]) <= _MAX_BUILD_ID):
+                more[2] = ""
             return Reply(int(code), known, int(usec), detail, *more)
     raise ValueError(f"unknown stage {stage!r}")

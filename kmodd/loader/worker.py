@@ -141,8 +141,8 @@ def _carry_out(request: _Step, kernel: Kernel, trusted: Trusted, module: str) ->
                 give = open_module(path, opener=lambda _path, _flags: take(offer))
                 stage, opening = "kernel", ""
                 give(kernel, options)
-            case RmmodRequest(module):
-                kernel.delete_module(module, os.O_NONBLOCK)
+            case RmmodRequest(name):
+                kernel.delete_module(name, os.O_NONBLOCK)
             case ProbeRequest(bus, device):
                 with open(f"{trusted.sys}/bus/{bus}/drivers_probe", "wb", buffering=0) as file:
                     file.write(device.encode())

@@ -51,6 +51,8 @@ def test_replies_survive_encoding() -> None:
     loaded = Reply(0, "kernel", 5, build_id="0a1b")
     for reply in (Reply(0, "kernel", 5), loaded, Reply(errno.EACCES, "file", 10**9, "/\udcff.ko: is é"), ended):
         assert decode_reply(encode_reply(reply)) == reply
+    for invalid in ("0A", "x", "0" * 65, "0\x000"):
+        assert decode_reply(encode_reply(Reply(0, "kernel", 5, build_id=invalid))) == Reply(0, "kernel", 5)
 
 
 @pytest.mark.parametrize("words", [("/a\0/b", ""), ("/a", "x\0y"), ("/a", "1\x002\x003\0"), ("/a", "x" * MAX_STEP)])
