@@ -51,7 +51,8 @@ def locked(root: str) -> Iterator[None]:
         os.makedirs(os.path.dirname(root + LOCAL), exist_ok=True)
         fd = open_lock(root)
     except OSError as error:
-        raise EditError(f"Failed to open {os.path.dirname(LOCAL)}: {error.strerror}") from None
+        named = str(error.filename or os.path.dirname(LOCAL)).removeprefix(root)
+        raise EditError(f"Failed to open {named}: {error.strerror}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -65,8 +66,11 @@ def open_lock(root: str, lock: str = LOCK) -> int:
     It is a file that only root can open; below another root, for a user, and without /run it is the directory itself.
     """
     if not root and os.geteuid() == 0:
-        with contextlib.suppress(OSError):
+        try:
             return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EROFS):
+                raise  # two calls that lock different things would lose an edit
     return os.open(os.path.dirname(root + LOCAL), _DIRECTORY)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 
@@ -35,14 +36,16 @@ def uid_of(text: str, root: str = "") -> int:
 def subordinate_uids(uid: int, root: str = "") -> tuple[str, ...]:
     """Return the ranges of /etc/subuid for a user (subuid(5)), as `100000-165535`: a rootless container has such uids.
 
-    root: as of `uid_of`. Lines that are not valid are left out, as by newuidmap(1).
+    root: as of `uid_of`. Lines that are not valid are left out, as by newuidmap(1); and ranges with the uid of another
+    user, as root has them for containers (`root:1000:1`): a rule for one would be one for the other.
     """
     owners = {str(uid), *_names_of(uid, root)}
+    others = {each for each, _ in _users(root)} - {uid}
     found: dict[str, None] = {}
     for owner, start, count in _fields(f"{root}/etc/subuid", 3):
         if owner in owners and _is_number(start) and _is_number(count):
             first, last = int(start), int(start) + int(count) - 1
-            if first <= last <= MAX_UID:
+            if first <= last <= MAX_UID and not any(first <= other <= last for other in others):
                 found[f"{first}-{last}"] = None
     return tuple(found)
 
@@ -55,12 +58,11 @@ def _uid_of_name(name: str, root: str) -> int:
 
 
 def _names_of(uid: int, root: str) -> list[str]:
-    if _has_users(root):
-        return [name for each, name in _users(root) if each == uid]
-    try:
-        return [pwd.getpwuid(uid).pw_name]
-    except KeyError:
-        return []
+    names = [name for each, name in _users(root) if each == uid]
+    if not _has_users(root):
+        with contextlib.suppress(KeyError):
+            names.append(pwd.getpwuid(uid).pw_name)  # also of a directory service
+    return names
 
 
 def _has_users(root: str) -> bool:

@@ -138,7 +138,9 @@ def test_a_deny_for_some_has_no_lines_in_modprobe_d_and_says_when_it_holds(
 def test_a_deny_for_a_user_holds_for_her_subordinate_uids(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A process in a rootless container has one of these. Users are those of the root; control: one without any."""
     (root / "etc").mkdir(exist_ok=True)
-    (root / "etc/passwd").write_text("alice:x:1005:1005::/home/alice:/bin/sh\nbob:x:1006:1006::/:/bin/sh\nbad\n")
+    (root / "etc/passwd").write_text(
+        "root:x:0:0::/:/bin/sh\nalice:x:1005:1005::/home/alice:/bin/sh\nbob:x:1006:1006::/:/bin/sh\nbad\n"
+    )
     ids = root / "etc/subuid"
     ids.write_text("bob:1:2:3\nalice:100000:65536\n1005:300000:1\nalice:x:5\nalice:7:0\nalice:4294967290:90\n")
     assert deny.main([*base(root), "ext4", "--for", "alice"]) == 0
@@ -152,6 +154,11 @@ def test_a_deny_for_a_user_holds_for_her_subordinate_uids(root: Path, capfd: pyt
     assert capfd.readouterr().out.count("Nothing to change") == 1
     assert "module=ext4 uid=1005,200000-265535  #" in text(root, LOCAL)
     assert "uid=1005,100000" not in text(root, LOCAL)
+    ids.write_text("alice:1006:1\nalice:1000:10\nalice:2000:10\nroot:1005:1\n")
+    assert deny.main([*base(root), "ext4", "--for", "alice"]) == 0
+    assert deny.main([*base(root), "ext4", "--for", "root"]) == 0
+    assert "module=ext4 uid=1005,2000-2009  #" in text(root, LOCAL), "bob is 1006"
+    assert "module=ext4 uid=0  #" in text(root, LOCAL), "alice is 1005"
     ids.unlink()
     assert allow.main([*base(root), "ext4", "--for", "alice"]) == 0
     assert "uid=1005" not in text(root, LOCAL)
