@@ -9,6 +9,7 @@ check() {
 install() {
     local tool file kmod
     kmod=$(readlink -f "$(type -P kmod)")
+    [[ $kmod ]] || return 0
     for tool in modprobe insmod rmmod lsmod modinfo depmod; do
         for file in "$initdir"/{sbin,bin,usr/sbin,usr/bin}/"$tool"; do
             [[ -e $file || -L $file ]] || continue
@@ -22,5 +23,5 @@ install() {
             esac
         done
     done
-    rm -rf "$initdir/usr/bin/kmodd" "$initdir/usr/lib/kmodd" "$initdir/usr/sbin/modprobe.kmod"
+    rm -rf "${initdir:?}/usr/bin/kmodd" "$initdir/usr/lib/kmodd" "$initdir/usr/sbin/modprobe.kmod"
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -16,7 +15,6 @@ from kmodd.planning.history import as_object, entry_of
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "data" / "examples" / "notifier"
 ME = os.getuid()
-USER = pwd.getpwuid(ME).pw_name
 
 NOTIFY = """\
 #!/usr/bin/python3 -I
@@ -80,7 +78,7 @@ def test_the_button_has_polkit_ask_and_the_module_allowed_once_for_this_user(tmp
     shown, run = notified(tmp_path, record(), answer="allow")
     titles = [words[-2].removeprefix("Kernel module af_alg ") for words in shown]
     assert titles == ["was refused", "is allowed once"]
-    assert run == [["/usr/bin/kmodd", "allow", "--once", "--for", USER, "af_alg"]]
+    assert run == [["/usr/bin/kmodd", "allow", "--once", "--for", str(ME), "af_alg"]]
 
 
 def test_nothing_runs_without_the_button(tmp_path: Path) -> None:
