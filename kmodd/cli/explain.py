@@ -245,7 +245,7 @@ def question_of(text: str, tree: Tree, snapshot: Snapshot) -> Question:
     if ":" in text:
         return Question(text, "modalias", (text,), "coldplug")
     name = text.replace("-", "_")
-    is_module = snapshot.catalog.dep(name) is not None or snapshot.catalog.is_builtin(name)
+    is_module = snapshot.catalog.has(name)
     return Question(text, "module" if is_module else "alias", (text,), "operator")
 
 

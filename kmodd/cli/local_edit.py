@@ -77,21 +77,17 @@ def check_no_alias(modules: Sequence[str], snapshot: Snapshot, loaded: Loaded) -
     """
 
     for name in modules:
-        if not _is_module(name, snapshot) and not loaded.state(name):
-            hits = [hit.module for hit in lookup_or_nothing(name, snapshot) if _is_module(hit.module, snapshot)]
+        if not snapshot.catalog.has(name) and not loaded.state(name):
+            hits = [hit.module for hit in lookup_or_nothing(name, snapshot) if snapshot.catalog.has(hit.module)]
             if hits:
                 raise WrongName(f"{name} is an alias of {' '.join(dict.fromkeys(hits))}; name the module")
 
 
 def absent_from(modules: Sequence[str], snapshot: Snapshot, loaded: Loaded) -> list[str]:
     """Return a sentence for each name that is of no module, which may be a mistake."""
-    away = [name for name in modules if not _is_module(name, snapshot) and not loaded.state(name)]
+    away = [name for name in modules if not snapshot.catalog.has(name) and not loaded.state(name)]
     known = [*map(str, snapshot.catalog.names())] if away else []
     return [f"This kernel's tree has no module {name}{hint(name, known)}" for name in away]
-
-
-def _is_module(name: str, snapshot: Snapshot) -> bool:
-    return snapshot.catalog.dep(name) is not None or snapshot.catalog.is_builtin(name)
 
 
 def whom_of(text: str, root: str) -> tuple[Condition, ...]:

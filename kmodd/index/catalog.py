@@ -75,6 +75,10 @@ class Catalog:
         """Return whether the module is built into the kernel (modules.builtin)."""
         return any(layer.is_builtin(name) for layer in self.layers)
 
+    def has(self, name: str) -> bool:
+        """Return whether the kernel has the module, in a file or built in."""
+        return self.dep(name) is not None or self.is_builtin(name)
+
     def names(self) -> tuple[ModuleName, ...]:
         """Return every module with a file, in the order of modules.dep (of modules.dep.bin: by name)."""
         return tuple(dict.fromkeys(name for layer in self.layers for name in layer.names()))

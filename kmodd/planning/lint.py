@@ -120,10 +120,6 @@ def _is_packaged(at: Where) -> bool:
     return at.file.startswith(_PACKAGED)
 
 
-def _exists(name: str, snapshot: Snapshot) -> bool:
-    return snapshot.catalog.dep(name) is not None or snapshot.catalog.is_builtin(name)
-
-
 def _is_literal(pattern: str) -> bool:
     return not any(character in pattern for character in "*?[\\")
 
@@ -179,7 +175,7 @@ def _aliases(snapshot: Snapshot) -> Iterator[Finding]:
         target = alias.module
         if target in _OFF:
             continue
-        if not _exists(target, snapshot) and target not in commands:
+        if not snapshot.catalog.has(target) and target not in commands:
             if lookup_or_nothing(target, snapshot):
                 yield error(alias.at, "alias", f"{target} is itself an alias: an alias of an alias is not resolved")
             else:
@@ -251,7 +247,7 @@ def _softdeps(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _never_a_module(name: str, snapshot: Snapshot) -> str:
     """Return why a name that an alias resolves is never the module itself, or an empty text."""
-    if not _is_literal(name) or _exists(name, snapshot):
+    if not _is_literal(name) or snapshot.catalog.has(name):
         return ""
     if any(alias.module == name for alias in snapshot.config.aliases):
         return ""
@@ -318,7 +314,7 @@ def _users(snapshot: Snapshot) -> dict[ModuleName, list[ModuleName]]:
         for path in found.deps if found else ():
             users.setdefault(module_of_path(path), []).append(name)
     for softdep in snapshot.config.softdeps:
-        if not _exists(softdep.pattern, snapshot):
+        if not snapshot.catalog.has(softdep.pattern):
             continue
         for word in (*softdep.pre, *softdep.post):
             for hit in lookup_or_nothing(word, snapshot):
@@ -372,7 +368,7 @@ def _missing_programs(snapshot: Snapshot, present: Callable[[str], bool]) -> Ite
 
 def _alias_before(name: str, snapshot: Snapshot) -> Where | None:
     """Return the place of the alias line that a request for `name` finds, if no module can have this name."""
-    if not _is_literal(name) or _exists(name, snapshot):
+    if not _is_literal(name) or snapshot.catalog.has(name):
         return None
     if any(alias.module == name for alias in snapshot.config.aliases):
         return None

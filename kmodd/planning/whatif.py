@@ -118,7 +118,7 @@ class Needs:
 
     def _gone(self, use: Use, now: Snapshot | None, loaded: Loaded) -> Iterator[str]:
         for name in sorted(use.modules):
-            is_module = loaded.state(name) or (now is not None and _has(now, name))
+            is_module = loaded.state(name) or (now is not None and now.catalog.has(name))
             if is_module and not self._places(name):
                 yield name
         for alias in use.aliases:
@@ -190,13 +190,9 @@ class Needs:
 
     def _places(self, name: str) -> tuple[str, ...]:
         """Return the modules of the other tree that stand for one of this; none if it is not known there."""
-        if _has(self._then, name):
+        if self._then.catalog.has(name):
             return (name,)
         return tuple(sorted(self._replaced.get(name, ())))
-
-
-def _has(snapshot: Snapshot, name: str) -> bool:
-    return snapshot.catalog.is_builtin(name) or snapshot.catalog.dep(name) is not None
 
 
 def _lacks(found: Iterable[tuple[Use, Iterable[str]]]) -> Iterator[Lack]:

@@ -227,7 +227,7 @@ def _kind(text: str, snapshot: Snapshot) -> str:
     if text.startswith(("/", "./")):
         return "file"
     name = text.replace("-", "_")
-    is_module = snapshot.catalog.dep(name) is not None or snapshot.catalog.is_builtin(name)
+    is_module = snapshot.catalog.has(name)
     return "module" if is_module else "modalias" if ":" in text else "alias"
 
 
