@@ -102,22 +102,14 @@ SUBVERBS = {"check": CHECK, "test": TEST, "suggest": SUGGEST}
 
 def main(argv: list[str]) -> int:
     """Run check, test or suggest; return the exit status that its help documents, 2 for wrong usage."""
-    word = argv[0] if argv else ""
-    if word not in SUBVERBS:
-        given = VERB.parse(argv, 1)
-        if isinstance(given, int):
-            return given
-        return VERB.refuse(f"unknown word {given.operands[0]!r}; expected {' or '.join(SUBVERBS)}")
-    operands = 1 if word == "test" else 0
-    given = SUBVERBS[word].parse(argv[1:], operands, operands)
-    if isinstance(given, int):
-        return given
-    match word:
-        case "check":
+    match VERB.parse_word(SUBVERBS, argv):
+        case int(status):
+            return status
+        case "check", given:
             return _check(given.get("root"))
-        case "test":
+        case "test", given:
             return _test(given)
-        case _:
+        case _, given:
             return _suggest(given)
 
 

@@ -93,20 +93,13 @@ SUBVERBS = {"make": MAKE, "test": TEST}
 
 def main(argv: list[str]) -> int:
     """Run make or test; return the exit status that its help documents, 2 for wrong usage."""
-    word = argv[0] if argv else ""
-    if word not in SUBVERBS:
-        given = VERB.parse(argv, 1)
-        if isinstance(given, int):
-            return given
-        return VERB.refuse(f"unknown word {given.operands[0]!r}; expected {' or '.join(SUBVERBS)}")
-    verb = SUBVERBS[word]
-    operands = 1 if word == "test" else 0
-    given = verb.parse(argv[1:], operands, operands)
-    if isinstance(given, int):
-        return given
+    parsed = VERB.parse_word(SUBVERBS, argv)
+    if isinstance(parsed, int):
+        return parsed
+    word, given = parsed
     text = given.get("days", _DAYS)
     if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= _MOST):
-        return verb.refuse(f"invalid --days {text!r}; expected a number from 1 to {_MOST}")
+        return SUBVERBS[word].refuse(f"invalid --days {text!r}; expected a number from 1 to {_MOST}")
     return _make(given, int(text)) if word == "make" else _test(given, int(text))
 
 
@@ -208,13 +201,13 @@ def _test(given: Given, days: int) -> int:
         TEST.complain(f"Failed to read {path}: {error.strerror}")
         return 1
     rules, problems = parse(text, path)
-    of_file = [problem for problem in problems if not problem.at.line]
-    for problem in problems[:_SHOWN] if rules else of_file or problems[:1]:
-        TEST.complain(f"Ignoring invalid line: {problem}" if problem.at.line else str(problem))
-    if len(problems) > _SHOWN and rules:
-        TEST.complain(f"Ignoring {count_of(len(problems) - _SHOWN, 'more invalid line')}")
     if not rules:
+        TEST.complain(str(min(problems, key=lambda problem: problem.at.line)))  # that of the file, else the first
         return 1
+    for problem in problems[:_SHOWN]:
+        TEST.complain(f"Ignoring invalid line: {problem}")
+    if len(problems) > _SHOWN:
+        TEST.complain(f"Ignoring {count_of(len(problems) - _SHOWN, 'more invalid line')}")
     entries, why = _entries(TEST, given, days)
     if entries is None:
         return 1

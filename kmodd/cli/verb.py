@@ -12,7 +12,7 @@ from kmodd.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _WIDEST = 80
 """Columns of a help text at most."""
@@ -110,6 +110,21 @@ class Verb:
         if most is not None and len(given.operands) > most:
             return self.refuse(f"unexpected operand {given.operands[most]!r}")
         return given
+
+    def parse_word(self, words: Mapping[str, Verb], argv: list[str]) -> tuple[str, Given] | int:
+        """Parse a call whose first operand is one of `words`, each with options and perhaps one operand of its own.
+
+        Returns the word, with what follows it; or the exit status, after a message or the help.
+        """
+        if argv and argv[0] in words:
+            verb = words[argv[0]]
+            operands = 1 if verb.operands else 0
+            given = verb.parse(argv[1:], operands, operands)
+            return given if isinstance(given, int) else (argv[0], given)
+        given = self.parse(argv, 1)
+        if isinstance(given, int):
+            return given
+        return self.refuse(f"unknown word {given.operands[0]!r}; expected {' or '.join(words)}")
 
     def refuse(self, why: str) -> int:
         """Print what is wrong with the command line, and return the exit status for that."""
