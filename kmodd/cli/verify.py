@@ -237,23 +237,21 @@ def _verify(
     known = []
     for live in modules:
         disk = files.read(live.name)
-        known.append(_Verified(live, disk, _history(live, disk, files, records), loads.get(live.name)))
+        known.append(_Verified(live, disk, _history(live.name, disk, files, records), loads.get(live.name)))
     kernel = kernel_of([(each.live, each.disk) for each in known if isinstance(each.live, Live)])
-    known = [
-        replace(each, history=of_record(each.history, each.live, kernel)) if isinstance(each.live, Live) else each
-        for each in known
-    ]
+    known = [replace(each, history=of_record(each.history, each.live, kernel)) for each in known]
     return [replace(each, results=_results(each, kernel)) for each in known], kernel
 
 
-def _history(live: Live | Unreadable, disk: OnDisk, files: Files, records: Records) -> History:
+def _history(name: str, disk: OnDisk, files: Files, records: Records) -> History:
     """Return how a module came, by its name or that of its file, which kmodd has loaded it by."""
-    found = history_of(live.name, records)
-    if isinstance(disk, File):
-        if isinstance(found, ByAnother) and module_of_path(disk.path) != live.name:
-            found = history_of(module_of_path(disk.path), records)
-        if isinstance(found, ByKmodd) and found.path and files.is_same(found.path, disk):
-            found = replace(found, path=disk.path)
+    found = history_of(name, records)
+    if not isinstance(disk, File):
+        return found
+    if isinstance(found, ByAnother) and module_of_path(disk.path) != name:
+        found = history_of(module_of_path(disk.path), records)
+    if isinstance(found, ByKmodd) and found.path and files.is_same(found.path, disk):
+        found = replace(found, path=disk.path)
     return found
 
 

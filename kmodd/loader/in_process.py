@@ -14,7 +14,6 @@ import time
 
 from kmodd.dataclass import dataclass, replace
 from kmodd.errors import assert_never
-from kmodd.host.build_id import read_build_id
 from kmodd.host.file_owner import open_regular
 from kmodd.host.signals import SignalsBlocked
 from kmodd.kernel.proc_stat import PARENT, split_stat
@@ -95,8 +94,11 @@ class Machine:
             case _:
                 assert_never(step)
         usec = (time.monotonic_ns() - begin) // 1000
-        build_id = read_build_id(step.module) if isinstance(step, Insmod) and not code else ""
-        return Reply(code, stage, usec, detail, build_id=build_id)
+        if code or not isinstance(step, Insmod):
+            return Reply(code, stage, usec, detail)
+        from kmodd.host.build_id import read_build_id  # only here: a modprobe that asks the daemon needs it not
+
+        return Reply(code, stage, usec, detail, build_id=read_build_id(step.module))
 
     def _command(self, command: str, options: str, module: str) -> tuple[int, Stage, str]:
         """Run a command; return EINVAL or 0, the stage, and the exit status as text."""

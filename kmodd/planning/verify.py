@@ -249,9 +249,9 @@ def corrected(history: History, load: ModuleLoad | None) -> History:
             return history
 
 
-def of_record(history: History, live: Live, kernel: Kernel) -> History:
+def of_record(history: History, live: Live | Unreadable, kernel: Kernel) -> History:
     """Return the history as the code in the kernel has it: what kmodd has loaded is gone where that is other code."""
-    if isinstance(history, ByKmodd) and history.build_id and kernel.shows_build_ids:
+    if isinstance(history, ByKmodd) and history.build_id and isinstance(live, Live) and kernel.shows_build_ids:
         return history if live.build_id == history.build_id else ByAnother()
     return history
 
