@@ -60,9 +60,15 @@ def guest(machine: Machine) -> Iterator[Machine]:
     settle_kmodd(machine)
 
 
-def _lanes(machine: Machine, lanes: str) -> None:
+def _starting(machine: Machine, lanes: str, *modules: str) -> int:
+    """Set `Lanes=`, have the inits of modules begin one after the other, and return the mark of the journal before."""
     machine.check(f"printf '[Kmodd]\\n%s\\nLanes={lanes}\\n' '{_SETTINGS}' >{CONF} && kmodd reload")
     assert status(machine)["lanes_auto"] == (lanes == "auto")
+    mark = machine.journal.mark()
+    for module in modules:
+        appear(machine, module)
+        until_state(machine, module, "Loading")
+    return mark
 
 
 def _waits(machine: Machine, module: str, behind: str) -> None:
@@ -81,10 +87,7 @@ def _at_work(machine: Machine) -> dict[str, int]:
 
 def test_an_init_that_sleeps_is_overtaken(guest: Machine) -> None:
     assert guest.check("systemctl show -P ProtectProc kmodd").strip() == "invisible"
-    _lanes(guest, "auto")
-    mark = guest.journal.mark()
-    appear(guest, "kt_slow")
-    until_state(guest, "kt_slow", "Loading")
+    mark = _starting(guest, "auto", "kt_slow")
     loader = _at_work(guest)["kt_slow"]
     assert "kmodd-loader" in guest.check(f"cat /proc/{loader}/cgroup")
     appear(guest, "kt_plain")
@@ -96,34 +99,17 @@ def test_an_init_that_sleeps_is_overtaken(guest: Machine) -> None:
     assert results(guest, "kt_slow", mark) == ["loaded"], "it was not waited for any more"
 
 
-def test_with_one_lane_it_is_not(guest: Machine) -> None:
-    _lanes(guest, "1")
-    mark = guest.journal.mark()
-    appear(guest, "kt_slow")
-    until_state(guest, "kt_slow", "Loading")
-    _waits(guest, "kt_plain", behind="kt_slow")
-    let_go(guest)
-    record_of(guest, "kt_plain", "loaded", mark)
-
-
-def test_an_init_that_computes_is_not(guest: Machine) -> None:
-    _lanes(guest, "auto")
-    mark = guest.journal.mark()
-    appear(guest, "kt_busy")
-    until_state(guest, "kt_busy", "Loading")
-    _waits(guest, "kt_plain", behind="kt_busy")
-    let_go(guest, "kt_busy")
+@pytest.mark.parametrize(("lanes", "module"), [("1", "kt_slow"), ("auto", "kt_busy")])
+def test_with_one_lane_it_is_not_nor_is_an_init_that_computes(guest: Machine, lanes: str, module: str) -> None:
+    mark = _starting(guest, lanes, module)
+    _waits(guest, "kt_plain", behind=module)
+    let_go(guest, module)
     record_of(guest, "kt_plain", "loaded", mark)
 
 
 def test_one_that_computes_keeps_the_next_lane_closed(guest: Machine) -> None:
     """The second lane opens, as the first one's init sleeps; the third does not, as the second one's computes."""
-    _lanes(guest, "auto")
-    mark = guest.journal.mark()
-    appear(guest, "kt_slow")
-    until_state(guest, "kt_slow", "Loading")
-    appear(guest, "kt_busy")
-    until_state(guest, "kt_busy", "Loading")
+    mark = _starting(guest, "auto", "kt_slow", "kt_busy")
     _waits(guest, "kt_plain", behind="kt_busy")
     guest.check(f"{MODPROBE} kt_late")  # who asks for a module waits for no lane
     assert state(guest, "kt_busy") == "Loading"
@@ -134,10 +120,7 @@ def test_one_that_computes_keeps_the_next_lane_closed(guest: Machine) -> None:
 
 def test_requests_out_of_an_init_go_through_beside_an_open_lane(guest: Machine) -> None:
     """a's init waits for b, whose init waits for c, which needs d; all in lanes and loaders beside that of kt_slow."""
-    _lanes(guest, "auto")
-    mark = guest.journal.mark()
-    appear(guest, "kt_slow")
-    until_state(guest, "kt_slow", "Loading")
+    mark = _starting(guest, "auto", "kt_slow")
     appear(guest, "kt_chain_a")
     record_of(guest, "kt_chain_a", "loaded", mark)
     assert [state(guest, f"kt_chain_{each}") for each in "abcd"] == ["Live"] * 4
@@ -146,10 +129,7 @@ def test_requests_out_of_an_init_go_through_beside_an_open_lane(guest: Machine) 
 
 def test_an_oops_beside_an_open_lane_is_that_modules_alone(guest: Machine) -> None:
     """The last test: kt_oops remains in the kernel."""
-    _lanes(guest, "auto")
-    mark = guest.journal.mark()
-    appear(guest, "kt_slow")
-    until_state(guest, "kt_slow", "Loading")
+    mark = _starting(guest, "auto", "kt_slow")
     appear(guest, "kt_oops")
     appear(guest, "kt_plain")
     record_of(guest, "kt_oops", "crashed", mark)
