@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.rows import Row, row, table  # noqa: E402  (importable after the line above)
+from kmodd.index.bin_reader import BinIndex  # noqa: E402
 
 LAUNCHER = f"""
 import sys
@@ -88,9 +89,16 @@ def measure(tree: Path, rounds: int) -> list[Row]:
     ]
 
 
-def index(directory: Path) -> dict[str, bytes]:
-    """Return the index files that both write, by name."""
-    return {path.name: path.read_bytes() for path in directory.glob("modules.*") if path.name not in (CACHE, WEAKDEP)}
+def index(directory: Path) -> dict[str, object]:
+    """Return the contents of the index files that both write, by name: of binary ones, whose layout is another since
+    kmod 34, the rows.
+    """
+    found: dict[str, object] = {}
+    for path in directory.glob("modules.*"):
+        if path.name not in (CACHE, WEAKDEP):
+            data = path.read_bytes()
+            found[path.name] = list(BinIndex(data, path.name).entries()) if path.suffix == ".bin" else data
+    return found
 
 
 def seconds(command: list[str]) -> float:

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from bench import vm_coldplug, vm_flood, vm_hotplug, vm_request, vm_sleeping
@@ -29,8 +30,10 @@ Part = Callable[[Image, int], list[Row]]
 PARTS: Final[dict[str, tuple[Part, int]]] = {
     "beside": (vm_coldplug.measure_beside, 7),
     "coldplug": (vm_coldplug.measure, 7),
-    "slow": (vm_coldplug.measure_slow, 7),
-    "sleeping": (vm_sleeping.measure, 7),
+    "sleeping": (partial(vm_sleeping.measure, cpus=2), 7),
+    "sleeping-4": (partial(vm_sleeping.measure, cpus=4), 7),
+    "sleeping-8": (partial(vm_sleeping.measure, cpus=8), 7),
+    "lanes": (vm_sleeping.measure_memory, 7),
     "hotplug": (vm_hotplug.measure, 7),
     "flood": (vm_flood.measure, 7),
     "memory": (vm_flood.measure_growth, 1),

@@ -14,7 +14,7 @@ from typing import Final
 
 from bench import growth, plot, vm_guest, vm_trace
 from bench.rows import Row, row
-from bench.vm_guest import DEVICES_30, KMODD, SLOW_CARD, UDEV_RULE, UDEVD, Cpu, Loader, guest
+from bench.vm_guest import DEVICES_30, KMODD, UDEV_RULE, UDEVD, Cpu, Loader, guest
 from tests.vm import VmError, say
 from tests.vm.image import Image
 
@@ -75,20 +75,6 @@ def measure_beside(image: Image, rounds: int) -> list[Row]:
         pairs = [(a.cpu.machine, b.cpu.machine) for a, b in _pairs(ours, peers)]
         rows.append(row(f"{what}, CPU of the machine", pairs, "s"))
     return rows
-
-
-def measure_slow(image: Image, rounds: int) -> list[Row]:
-    """Measure the same machine with a 31st card, whose driver sleeps for 3 s."""
-    devices = (*DEVICES_30, SLOW_CARD)
-    found: dict[str, list[tuple[float, float]]] = {"": [], LANES_2: []}
-    for _ in range(rounds):
-        peer = once(image, "udevd", devices=devices)
-        for conf, pairs in found.items():
-            pairs.append((once(image, "kmodd", conf=conf, devices=devices).from_exec, peer.from_exec))
-    what = "coldplug with a driver that sleeps 3 s"
-    return [
-        row(f"{what}{conf and ', '}{conf}, exec to last load", pairs, "s; peer: udevd") for conf, pairs in found.items()
-    ]
 
 
 def measure_growth(image: Image, rounds: int, counts: Sequence[int] = (2, 4, 16)) -> list[Row]:

@@ -33,9 +33,6 @@ _PLAIN: Final = (
 DEVICES_30: Final = (*(f"{nic},romfile=" for nic in _NIC), *_PLAIN)
 """`-device` arguments of devices that exist at boot; they fit on the root bus, so no port is needed."""
 
-SLOW_CARD: Final = "lsi53c895a"
-"""A card whose driver, sym53c8xx, sleeps for 3 s in its probe and blocks a lane, which is measured separately."""
-
 _DISKS: Final = ("boot-flash", "boot-stick")
 
 _UDEVD_UNITS: Final = (
