@@ -73,7 +73,10 @@ def listed(maker: ImageMaker, name: str, path: str) -> set[str]:
     return {module_of_path(path) for path in inside}
 
 
-@pytest.mark.parametrize("name", _MAKE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name.endswith("zstd") else pytest.mark.long) for name in _MAKE],
+)
 def test_the_modules_are_those_that_the_makers_program_lists(maker: ImageMaker, name: str) -> None:
     path = made_image(maker, name)
     assert (maker.root / path[1:]).read_bytes().startswith(b"070701"), "microcode in front"

@@ -22,7 +22,7 @@ from tests.image_maker import ImageMaker, image_maker
 from tests.rootfs import Said
 from tests.tool import difference
 
-pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.differential, pytest.mark.root, pytest.mark.long, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")

@@ -34,6 +34,7 @@ def test_the_changelog_has_the_version() -> None:
     assert first.startswith(f"kmodd ({kmodd.__version__}) ")
 
 
+@pytest.mark.long
 def test_two_builds_are_the_same_bytes(builder: Machine, tmp_path: Path) -> None:
     """The second one of sources with other times and modes; of other sources, the control, it differs."""
     builder.run("cd /mnt/source && find . -exec touch --date=2001-02-03 {} + && chmod -R go-rwx .")

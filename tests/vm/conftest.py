@@ -1,7 +1,8 @@
 """Guests for the VM tests. A test that changes its guest for good has one of its own.
 
 A test that takes `image` runs on a guest of each suite, for which it has a parameter. On those of other suites than the
-machine's own it is `long`, unless marked `suites`. Where SUITE is given, guests are of that suite alone.
+machine's own it is `long`, unless marked `suites`; with `suites(own="long")`, on its own one. Where SUITE is given,
+guests are of that suite alone.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     chosen = suites.chosen()
     others = [] if os.environ.get("SUITE") else [suite for suite in suites.SUITES if suite != chosen]
-    everywhere = metafunc.definition.get_closest_marker("suites") is not None
+    everywhere = metafunc.definition.get_closest_marker("suites")
     marks = [] if everywhere else [pytest.mark.long]
-    params = [chosen, *(pytest.param(suite, marks=marks) for suite in others)]
+    own = [pytest.mark.long] if others and everywhere and everywhere.kwargs.get("own") == "long" else []
+    params = [pytest.param(chosen, marks=own), *(pytest.param(suite, marks=marks) for suite in others)]
     metafunc.parametrize("image", params, indirect=True, scope="session")
 
 

@@ -91,6 +91,7 @@ def test_off_on_the_command_line_leaves_all_as_it_was(boot: Boot) -> None:
         assert "kmodd-loader" not in {load.comm for load in machine.module_loads()}
 
 
+@pytest.mark.long
 def test_a_broken_kmodd_does_not_hold_up_the_boot(boot: Boot) -> None:
     def prepare(payload: Payload) -> None:
         payload.write("/etc/systemd/system/kmodd.service.d/broken.conf", _BROKEN)

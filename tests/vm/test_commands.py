@@ -75,7 +75,12 @@ def test_a_command_has_all_capabilities_the_usual_priority_and_a_unit_of_its_own
 
 
 @pytest.mark.parametrize(
-    "end", ["systemctl stop kmodd", "systemctl kill --signal=KILL kmodd", "systemctl stop kmodd-command.socket kmodd"]
+    "end",
+    [
+        pytest.param("systemctl stop kmodd", marks=pytest.mark.long),
+        "systemctl kill --signal=KILL kmodd",
+        "systemctl stop kmodd-command.socket kmodd",
+    ],
 )
 def test_a_command_outlives_the_daemon_and_is_on_record(guest: Machine, end: str) -> None:
     configure(guest, HELD)
@@ -97,7 +102,12 @@ def test_a_command_outlives_the_daemon_and_is_on_record(guest: Machine, end: str
 
 
 @pytest.mark.parametrize(
-    "way", ["{}", "env -i {}", "setsid --wait {}", "env -i setsid --fork {}", "env -i unshare --pid --fork {}"]
+    "way",
+    [
+        *(pytest.param(way, marks=pytest.mark.long) for way in ("{}", "env -i {}", "setsid --wait {}")),
+        "env -i setsid --fork {}",
+        "env -i unshare --pid --fork {}",
+    ],
 )
 def test_a_modprobe_in_a_command_does_not_wait_for_what_waits_for_it(guest: Machine, way: str) -> None:
     """An operator's call has the daemon run the command, and operators are served one after the other."""

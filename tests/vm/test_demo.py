@@ -11,6 +11,8 @@ import pytest
 
 from tests.vm.image import Image
 from tests.vm.payload import REPOSITORY
+from tests.vm.scenario import stranger_faults
+from tests.vm.trace import module_loads
 
 pytestmark = pytest.mark.vm
 
@@ -25,6 +27,19 @@ def _demo(suite: str, *arguments: str, timeout: float = 900) -> tuple[int, str]:
         timeout=timeout,
     )
     return done.returncode, done.stdout
+
+
+_TRACE = """\
+           <...>-1       [000] .....     1.000000: tracing_mark_write: switch_root
+  {comm}-217     [001] .....     3.500000: module_load: e1000e
+"""
+
+
+@pytest.mark.parametrize(("comm", "faults"), [("kmodd-loader", []), ("(udev-worker)", ["(udev-worker) loaded 1"])])
+def test_a_load_by_another_program_is_a_fault(comm: str, faults: list[str]) -> None:
+    """Control of the demo without a guest; with one it is `test_demo_fails_without_kmodd`, which is long."""
+    found = stranger_faults(module_loads(_TRACE.format(comm=comm)))
+    assert [fault.partition(" modules")[0] for fault in found] == faults
 
 
 @pytest.mark.suites
@@ -49,6 +64,7 @@ def test_demo_on_arm64() -> None:
     assert output.splitlines()[-1].startswith("demo: OK, 4 devices, "), output
 
 
+@pytest.mark.long
 @pytest.mark.timeout(960)
 def test_demo_fails_without_kmodd(image: Image) -> None:
     status, output = _demo(image.suite, "--without-kmodd")

@@ -81,6 +81,7 @@ def test_an_index_that_comes_to_know_more_loads_what_failed_for_want_of_it(guest
     record_of(guest, "kt_unknown", "loaded", mark)
 
 
+@pytest.mark.long
 def test_a_file_that_was_missing_is_loaded_when_it_comes(guest: Machine) -> None:
     guest.check(f"mv {_tree(guest)}/updates/kt_plain.ko /root/")
     mark = guest.journal.mark()
@@ -124,6 +125,7 @@ def test_a_module_that_found_nothing_is_tried_once_for_all_processors(guest: Mac
     vanish(guest, "kt_refuse")
 
 
+@pytest.mark.long
 def test_what_was_busy_is_tried_again_soon(guest: Machine) -> None:
     before = given_to_kernel(guest, "kt_refuse")
     guest.check(f"echo options kt_refuse errno={errno.EBUSY:d} >{_OPTIONS}")
@@ -148,6 +150,7 @@ def test_each_errno_reaches_the_record_and_the_caller(guest: Machine, number: st
 # ── the tree goes and comes ────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.long
 def test_the_running_kernels_modules_are_gone_and_come_back(guest: Machine) -> None:
     """As after an upgrade that removed them: said once, shown, healed."""
     mark, tree = guest.journal.mark(), _tree(guest)
@@ -171,6 +174,7 @@ def test_the_running_kernels_modules_are_gone_and_come_back(guest: Machine) -> N
 # ── an operator's will ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.long
 def test_what_an_operator_removed_stays_removed_and_drift_is_loaded(guest: Machine) -> None:
     """The slow timer loads what a device lacks, but for what was removed by hand, and not against a driver_override."""
     guest.check("printf '[Kmodd]\\nReconcileSec=5\\n' >/etc/kmodd/kmodd.conf && systemctl reload kmodd")
@@ -199,12 +203,14 @@ def test_what_an_operator_removed_stays_removed_and_drift_is_loaded(guest: Machi
     assert not {"kt_plain", "kt_unknown"} & set(guest.modules()), "after a restart"
 
 
+@pytest.mark.long
 def test_a_new_daemon_leaves_a_device_with_an_override_alone(guest: Machine) -> None:
     """It is there since the test before, and the daemon has been restarted since."""
     assert "other_driver" in guest.check("cat /sys/bus/platform/devices/kt_async.*/driver_override")
     assert "kt_async" not in guest.modules()
 
 
+@pytest.mark.long
 def test_a_device_plugged_in_again_loads_a_removed_module(guest: Machine) -> None:
     """Control of the test before: nothing but the memory of the removal kept it away."""
     vanish(guest, "kt_plain")

@@ -84,6 +84,7 @@ def _unit_with(machine: Machine, line: str) -> Iterator[None]:
         settle_kmodd(machine)
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_while_devices_come(guest: Machine, rng: random.Random) -> None:
     loads = {name: given_to_kernel(guest, name) for name in _SOUND}
     for round_number, name in enumerate(_PCI):
@@ -102,6 +103,7 @@ def test_killed_at_random_moments_while_devices_come(guest: Machine, rng: random
     assert int(guest.check("systemctl show -P NRestarts kmodd")) > 0, "the seed killed nothing"
 
 
+@pytest.mark.long
 def test_an_event_during_a_restart_is_replayed(guest: Machine) -> None:
     """Stopped, not restarted by itself: what came meanwhile is found at the start."""
     guest.check("systemctl stop kmodd")
@@ -112,6 +114,7 @@ def test_an_event_during_a_restart_is_replayed(guest: Machine) -> None:
     settle_kmodd(guest)
 
 
+@pytest.mark.long
 def test_an_overflow_is_made_up_for(guest: Machine) -> None:
     """Without CAP_NET_ADMIN the buffer is as small as the system allows; the daemon sleeps while it runs over."""
     vanish(guest, "kt_plain")
@@ -127,6 +130,7 @@ def test_an_overflow_is_made_up_for(guest: Machine) -> None:
         vanish(guest, "no_module_matches")
 
 
+@pytest.mark.long
 def test_a_storm_of_reloads(guest: Machine, rng: random.Random) -> None:
     pid = guest.check("systemctl show -P MainPID kmodd").strip()
     vanish(guest, "kt_plain")
@@ -143,6 +147,7 @@ def test_a_storm_of_reloads(guest: Machine, rng: random.Random) -> None:
     _take_away(guest)
 
 
+@pytest.mark.long
 def test_a_restart_during_coldplug(guest: Machine) -> None:
     """Four modules less than the devices want, and three restarts in a row."""
     for name in _SOUND:
@@ -180,6 +185,7 @@ def test_a_damaged_index_keeps_the_old_one(guest: Machine) -> None:
     until_state(guest, "pcnet32", "Live")
 
 
+@pytest.mark.long
 def test_a_broken_configuration_is_named_with_its_line_and_the_old_one_holds(guest: Machine) -> None:
     guest.check("mkdir -p /etc/kmodd")
     guest.check("printf '[Kmodd]\\nStuckAfterSec=50\\n' >/etc/kmodd/kmodd.conf; systemctl reload kmodd")
@@ -219,6 +225,7 @@ def _told_lost(machine: Machine) -> int:
     return sum(int(line.split()[0]) for line in found.splitlines())
 
 
+@pytest.mark.long
 def test_a_stopped_journald_stops_nothing_and_the_lost_records_are_counted(guest: Machine) -> None:
     """More records than are kept, while journald sleeps; then it gets their count.
 

@@ -160,6 +160,7 @@ def test_asynchronous_work_is_named_as_what_the_others_wait_for(guest: Machine) 
     _gone(guest, "kt_async", "kt_plain")
 
 
+@pytest.mark.long
 def test_a_chain_of_requests_out_of_inits_goes_through(patient: Machine) -> None:
     """a's init waits for b, whose init waits for c, which needs d: with one lane for all it would wait for ever."""
     assert patient.check("cat /proc/sys/kernel/modprobe").strip().endswith("kmodd-request")
@@ -175,6 +176,7 @@ def test_a_chain_of_requests_out_of_inits_goes_through(patient: Machine) -> None
     _gone(patient, "kt_chain_a", "kt_chain_b", "kt_chain_c", "kt_chain_d")
 
 
+@pytest.mark.long
 def test_a_scan_that_asks_for_a_driver_gets_it(patient: Machine) -> None:
     """A bus of PHYs: the kernel asks for `mdio:…` while it scans, inside of the init of the bus's driver."""
     mark = patient.journal.mark()
@@ -186,6 +188,7 @@ def test_a_scan_that_asks_for_a_driver_gets_it(patient: Machine) -> None:
     _gone(patient, "kt_mdio")
 
 
+@pytest.mark.long
 def test_an_init_that_asks_for_itself_is_answered(patient: Machine) -> None:
     mark = patient.journal.mark()
     appear(patient, "kt_self")

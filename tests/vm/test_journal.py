@@ -110,6 +110,7 @@ def test_monitors_of_root_and_of_users_have_each_decision(guest: Machine) -> Non
     assert guest.run("kmodd wait --timeout 0 --json pcnet32").status == 1, "a module that nothing loads now"
 
 
+@pytest.mark.long
 def test_debug_is_on_when_it_is_set_and_off_again(guest: Machine) -> None:
     """`LogLevel=debug` in kmodd.conf: what is there already is recorded, and not without."""
     device = DEVICES["e1000e"]

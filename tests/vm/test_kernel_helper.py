@@ -109,8 +109,17 @@ def test_the_kernel_asks_through_it_and_goes_by_its_answer(guest: Machine) -> No
     assert _refusals(guest) == []
 
 
-@pytest.mark.parametrize("mode", ["off", "observe", "enforce"])
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize(
+    ("mode", "failure"),
+    [
+        *(("enforce", failure) for failure in FAILURES),
+        ("off", "stands still"), ("off", "is killed"), ("observe", "has no socket"),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [("off", "has no socket"), ("observe", "stands still"), ("observe", "is killed")]
+        ),
+    ],
+)  # fmt: skip
 def test_without_an_answer_modprobe_loads_or_the_request_is_refused(guest: Machine, mode: str, failure: str) -> None:
     _mode(guest, mode)
     loads, refusals = len(_who_loaded(guest, "minix")), len(_refusals(guest))
@@ -136,7 +145,7 @@ def test_without_an_answer_modprobe_loads_or_the_request_is_refused(guest: Machi
     asked(guest, "minix", "loaded", mark)  # it serves again
 
 
-@pytest.mark.parametrize("mode", ["off", "enforce"])
+@pytest.mark.parametrize("mode", [pytest.param("off", marks=pytest.mark.long), "enforce"])
 def test_a_daemon_that_stands_still_with_a_request_is_ended_by_its_watchdog(guest: Machine, mode: str) -> None:
     """Accepted is accepted: there is no limit but WatchdogSec=. Then modprobe waits for the start that goes on."""
     _mode(guest, mode)

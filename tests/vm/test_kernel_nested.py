@@ -245,6 +245,7 @@ def test_a_used_module_stays_and_its_time_restarts(cleaned: Machine) -> None:
     assert time.monotonic() - let_go > 1, "its time did not restart"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_module_loaded_by_hand_stays(cleaned: Machine, when: str) -> None:
     """Loaded by hand and then used; or, once it is there, taken out and put in by hand with a foreign tool."""

@@ -95,7 +95,7 @@ def _make_nodes(machine: Machine) -> None:
         machine.check(f"mkdir -p $(dirname {path}); [ -e {path} ] || mknod {path} c {major} {minor}; chmod 666 {path}")
 
 
-@pytest.mark.parametrize("who", ["user", "container", "root"])
+@pytest.mark.parametrize("who", ["user", "container", pytest.param("root", marks=pytest.mark.long)])
 def test_what_is_used_is_loaded_and_its_user_is_on_record(guest: Machine, who: str) -> None:
     uses = USES[who]
     before, mark = guest.modules(), guest.journal.mark()

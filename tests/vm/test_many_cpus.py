@@ -14,7 +14,7 @@ from tests.vm import say
 from tests.vm.machine import Machine
 from tests.vm.trace import CALLS_TOO, TRACE_FILE, redundant_calls
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vm, pytest.mark.long, pytest.mark.timeout(1800)]
 
 Boot = Callable[..., AbstractContextManager[Machine]]
 
@@ -29,7 +29,7 @@ def _redundant(boot: Boot, cpus: int, append: str, *, active: bool) -> list[str]
     return calls
 
 
-@pytest.mark.parametrize("cpus", [16, pytest.param(64, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cpus", [16, 64])
 def test_nothing_is_given_to_the_kernel_in_vain_and_udevd_does_it(boot: Boot, cpus: int) -> None:
     assert _redundant(boot, cpus, "", active=True) == []
     assert len(_redundant(boot, cpus, "kmodd=off", active=False)) > cpus / 2, "the control shows nothing"

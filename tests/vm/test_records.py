@@ -14,6 +14,7 @@ from tests.vm.journal import Record, text, texts
 from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 from tests.vm.scenario import plug, remove, settle, stranger_faults
+from tests.vm.trace import CALLS_TOO, TRACE_FILE, redundant_calls
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -40,7 +41,7 @@ def guest(image: Image, boot: Callable[..., AbstractContextManager[Machine]]) ->
         payload.write(_BOOT_LIST, "loop\nno_such_module\n")
         payload.remove.append(f"/usr/lib/modules/{image.release}/{dep}")
 
-    with boot("the guest of records", prepare=prepare) as machine:
+    with boot("the guest of records", append=CALLS_TOO, prepare=prepare) as machine:
         yield machine
 
 
@@ -88,6 +89,8 @@ def test_coldplug_loaded_and_recorded(guest: Machine) -> None:
     }
     assert by_kmodd - {"acpi_cpufreq", "pcc_cpufreq", "powernow_k8", "edac_mce_amd"} <= recorded
     assert {text(record, "KMODD_SOURCE") for record in guest.journal.records} >= {"coldplug"}
+    calls = redundant_calls(guest.check(f"busybox cat {TRACE_FILE}", 120))
+    assert calls == []  # what udevd gives to the kernel in vain is test_many_cpus.py's control
 
 
 def test_the_boot_list_came_in_through_kmodd_before_it_was_ready(guest: Machine) -> None:

@@ -12,6 +12,7 @@ from tests.vm.payload import REPOSITORY
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(660)]
 
 
+@pytest.mark.long
 def test_shell_carries_out_the_lines_of_standard_input() -> None:
     commands = "systemctl is-active kmodd.service\ncommand -v modprobe\necho $((6 * 7)) on $(tty)\n"
     done = subprocess.run(

@@ -1,6 +1,7 @@
 """What differs from one Debian suite's kernel and systemd to the next, on a guest of each, in one boot.
 
-Coldplug and hot-plug are `test_demo.py`'s. All else is shown on the other suites by `make test-long`.
+Coldplug and hot-plug are `test_demo.py`'s. All else is shown on the other suites by `make test-long`. On the
+machine's own suite all of this has larger tests, so there it is long.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.vm.machine import Machine
 from tests.vm.payload import Payload
 from tests.vm.using import PRESETS, asked, prepare_using, use, wrong_requester
 
-pytestmark = [pytest.mark.vm, pytest.mark.suites, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.suites(own="long"), pytest.mark.timeout(900)]
 
 _CONF = "StuckAfterSec=4\nPolicy=enforce\n"
 _PRESET = "50-no-unprivileged-autoload.conf"

@@ -128,7 +128,7 @@ def run_daemon(machine: Machine, wanted: bool) -> None:
     machine.check(f"systemctl reset-failed kmodd; systemctl {'start' if wanted else 'stop'} kmodd")
 
 
-@pytest.fixture(params=["with the daemon", "without it"])
+@pytest.fixture(params=["with the daemon", pytest.param("without it", marks=pytest.mark.long)])
 def ours(request: pytest.FixtureRequest, guest: Machine) -> str:
     """PATH of our tools; the daemon runs, or it does not."""
     run_daemon(guest, request.param == "with the daemon")
