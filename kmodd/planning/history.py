@@ -22,7 +22,9 @@ IDENTIFIER: Final = "kmodd"
 """SYSLOG_IDENTIFIER of the records."""
 _ORIGINS: dict[str, Origin] = {origin: origin for origin in ORIGINS}
 _CHANGES: Final = ("loaded", "removed")
-_CANDIDATE: Final = re.compile("uid=([0-9]{1,10}) container=(yes|no) unit=([^ ]+) exe=(.*)", re.ASCII | re.DOTALL)
+_CANDIDATE: Final = re.compile(
+    "uid=([0-9]{1,10}) container=(yes|no) unit=([^ ]+)( kernel=yes)? exe=(.*)", re.ASCII | re.DOTALL
+)
 _FOR_ANOTHER: Final = ("dependency of ", "softdep of ")
 """How KMODD_BECAUSE of a module begins that was loaded for the requested one."""
 
@@ -302,11 +304,18 @@ def _requester_object(who: Requester) -> dict[str, object]:
         "unit": who.unit or None,
         "cgroup": who.cgroup or None,
         "container": who.container,
+        "kernel": who.is_kernel,
     }
 
 
 def _candidate_object(who: Requester) -> dict[str, object]:
-    return {"uid": who.uid, "container": who.container, "unit": who.unit or None, "exe": who.exe or None}
+    return {
+        "uid": who.uid,
+        "container": who.container,
+        "unit": who.unit or None,
+        "exe": who.exe or None,
+        "kernel": who.is_kernel,
+    }
 
 
 def _texts_of(record: Mapping[str, object], name: str) -> tuple[str, ...]:
@@ -364,6 +373,8 @@ def _candidates(texts: tuple[str, ...]) -> tuple[Requester, ...]:
     if len(found) < len(texts):
         return ()
     return tuple(
-        Requester(0, "", exe, int(uid), None, "", "" if unit == "-" else unit, container == "yes")
-        for uid, container, unit, exe in found
+        Requester(
+            0, "", exe, int(uid), None, "", "" if unit == "-" else unit, container == "yes", is_kernel=bool(kernel)
+        )
+        for uid, container, unit, kernel, exe in found
     )

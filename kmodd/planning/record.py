@@ -139,9 +139,13 @@ def after_all(outcome: Outcome) -> Record:
 
 
 def _conditions_of(who: Requester) -> str:
-    """Return what rules ask of a process, as conditions of policy.d. The path comes last, as it may contain blanks."""
+    """Return what policy goes by, as conditions of policy.d, and whether it is a thread of the kernel.
+
+    The path comes last, as it may contain blanks.
+    """
     container = "yes" if who.container else "no"
-    return f"uid={who.uid} container={container} unit={who.unit or '-'} exe={who.exe}"
+    kernel = " kernel=yes" if who.is_kernel else ""
+    return f"uid={who.uid} container={container} unit={who.unit or '-'}{kernel} exe={who.exe}"
 
 
 def _of_requester(request: Request) -> list[tuple[str, str]]:

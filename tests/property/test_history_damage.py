@@ -17,7 +17,7 @@ pytestmark = pytest.mark.property
 WORDS = (
     "a", "b", "loaded", "denied", "removed", "live", "stuck", "uevent", "request", "coldplug", "7", "0", "-1", "9" * 40,
     "a:dependency of b", "b:dependency of a", "a:softdep of a in x:1", "dependency of b", "/devices/x", "/devices/x/y",
-    "uid=0 container=no unit=- exe=a",
+    "uid=0 container=no unit=- exe=a", "uid=0 container=no unit=- kernel=yes exe=",
     "alias matched a of x:1", "a:3", ":", "", "\x1b\n\u202e", "\ud800", "no", "yes", BOOTS[0],
 )  # fmt: skip
 FIELDS = (

@@ -98,7 +98,7 @@ def test_objects_have_the_keys_of_the_page(folder: str) -> None:
     assert (denied["file"], denied["line"], denied["rule"]) == ("/etc/kmodd/policy.d/50-x.conf", 29, "deny uid=1000-")
     assert denied["requester"] == {
         "pid": 4242, "comm": "python3", "exe": "/usr/bin/python3", "uid": 1000, "loginuid": None, "unit": None,
-        "cgroup": None, "container": False,
+        "cgroup": None, "container": False, "kernel": False,
     }  # fmt: skip
     assert (loaded["modules"], loaded["init_usec"]) == (["usb_storage", "uas"], {"usb_storage": 1000, "uas": 2000})
     assert (failed["errno"], failed["requester"], failed["program"]) == (129, None, "kmodd")

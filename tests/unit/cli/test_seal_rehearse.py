@@ -50,15 +50,23 @@ def test_a_journal_that_cannot_be_read_is_an_error(
     assert "Ignoring 2 lines without a JSON record" in said.err
 
 
-@pytest.mark.parametrize(("uids", "is_refused"), [((0, 0), False), ((0, 1000), True), ((), True)])
+@pytest.mark.parametrize(
+    ("processes", "is_refused"),
+    [
+        (("uid=0 container=no unit=- exe=/a",) * 2, False),
+        (("uid=0 container=no unit=- exe=/a", "uid=1000 container=no unit=- exe=/a"), True),
+        (("uid=0 container=no unit=- exe=/a", "uid=0 container=no unit=- kernel=yes exe="), True),
+        ((), True),
+    ],
+)
 def test_a_load_for_one_of_several_processes_is_allowed_if_it_is_for_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, uids: tuple[int, ...], is_refused: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, processes: tuple[str, ...], is_refused: bool
 ) -> None:
-    """Without them on record the process is unknown, which no allow rule admits."""
-    candidates = [f"uid={uid} container=no unit=- exe=/a" for uid in uids]
-    record = json.dumps({**FIELDS, "KMODD_SOURCE": "request", "KMODD_REQUESTER_CANDIDATE": candidates})
+    """Without them on record the process is unknown, which no allow rule admits; so is a thread for ciphers."""
+    asked = {"KMODD_SOURCE": "request", "KMODD_ALIAS": "crypto-x", "KMODD_REQUESTER_CANDIDATE": processes}
+    record = json.dumps({**FIELDS, **asked})
     journal(tmp_path, monkeypatch, f"printf '%s\\n' '{record}'")
     rules = parse([ConfFile("a", "allow uid=0")])
     monkeypatch.setattr(seal, "read_rules", lambda _: rules)
     assert seal.main(["--rehearse"]) == int(is_refused)
-    assert capsys.readouterr().out == ("c by request: pci:v1\n" if is_refused else "")
+    assert capsys.readouterr().out == ("c by request: crypto-x\n" if is_refused else "")

@@ -64,6 +64,7 @@ def test_processes_of_whom_one_has_asked_are_on_record_with_what_rules_ask() -> 
     candidates = (
         Requester(7, "a", "/usr/bin/a b", 0, None, "/system.slice/x.service", "x.service", False),
         Requester(8, "b", "", 1000, 1000, "/c", "", True),
+        Requester(9, "cryptomgr_probe", "", 0, None, "/", "", False, is_kernel=True),
     )
     request = Request("net-pf-38", "request", ambiguous=True, candidates=candidates)
     fields = record_of(Outcome(request, "af_alg", "loaded", Reason("asked", "net-pf-38"))).fields
@@ -71,6 +72,7 @@ def test_processes_of_whom_one_has_asked_are_on_record_with_what_rules_ask() -> 
     assert texts == [
         "uid=0 container=no unit=x.service exe=/usr/bin/a b",
         "uid=1000 container=yes unit=- exe=",
+        "uid=0 container=no unit=- kernel=yes exe=",
     ]
     read = entry_of({"_UID": "0", "KMODD_REQUESTER_CANDIDATE": texts})
     assert read is not None
