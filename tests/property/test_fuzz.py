@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.__main__ import NAMES, unfinished
 from tests.fuzz.targets import TARGETS, Target
 
 pytestmark = pytest.mark.property
@@ -75,6 +76,16 @@ def test_each_corpus_has_a_case_that_is_accepted() -> None:
     """Else only the way to the error would be fuzzed."""
     for target in TARGETS.values():
         target.parse(target.corpus[0])
+
+
+def test_a_long_round_goes_on_with_what_has_not_had_its_time() -> None:
+    """A short round before it, `--seconds 60`, is not taken for it."""
+    one, short, failed, *others = NAMES
+    rows = {name: {"seconds": 601, "failed": ""} for name in others[:-1]}
+    rows |= {short: {"seconds": 61, "failed": ""}, failed: {"seconds": 601, "failed": "a case"}}
+    assert unfinished(rows, 600) == [one, short, failed, others[-1]]
+    assert unfinished(rows, 60) == [one, failed, others[-1]]
+    assert unfinished({}, 600) == list(NAMES)
 
 
 @pytest.mark.parametrize("flaw", ["", "line", "invariant"])
