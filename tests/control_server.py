@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from kmodd.daemon import status
@@ -53,6 +57,35 @@ class ControlServer:
         self.socket.receive(caller.connection)
         while self.handler.handle_call():
             pass
+
+
+@contextmanager
+def serving(server: ControlServer, uid: int = 0) -> Iterator[str]:
+    """Serve all callers in a thread, as this user. Yields the path of the socket."""
+    ours, theirs = socket.socketpair()
+    control = server.socket
+
+    def serve() -> None:
+        while True:
+            sources: list[Any] = [theirs, control, *control.connections]
+            ready = select.select(sources, [], [], 0.1)[0]
+            if theirs in ready:
+                return
+            control.accept()
+            for connection in list(control.connections):
+                connection.uid = uid
+                control.receive(connection)
+            while server.handler.handle_call():
+                pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield control.path
+    finally:
+        ours.close()
+        thread.join(30)
+        theirs.close()
 
 
 def is_answered(caller: Caller) -> bool:

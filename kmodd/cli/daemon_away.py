@@ -7,7 +7,6 @@ import time
 
 from kmodd.cli.client import NotRunning, call
 from kmodd.cli.verb import Verb
-from kmodd.config import cmdline
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.host.regular_files import read_file
 from kmodd.text import decode
@@ -56,12 +55,12 @@ def not_running(verb: Verb, error: Exception, path: str = CONTROL_SOCKET) -> int
 
 def why_away_here() -> str:
     """Return why the service of this machine does not run, and the command for it; empty without systemd."""
-    return why_away(unit_properties(), decode(read_file(cmdline.PATH) or b""))
+    return why_away(unit_properties(), _command_line())
 
 
 def mend_here() -> str:
     """Return the command that starts the service of this machine; empty: there is none, or it is starting."""
-    return mend_of(unit_properties(), decode(read_file(cmdline.PATH) or b""))
+    return mend_of(unit_properties(), _command_line())
 
 
 def mend_of(unit: Mapping[str, str], command_line: str) -> str:
@@ -100,6 +99,12 @@ def why_away(unit: Mapping[str, str], command_line: str) -> str:
     if unit.get("UnitFileState") == "disabled":
         return "kmodd.service is disabled; run `systemctl enable --now kmodd`"
     return "kmodd.service is stopped; run `systemctl start kmodd`"
+
+
+def _command_line() -> str:
+    from kmodd.config import cmdline  # only where the daemon is away: it brings the parser of modprobe.d
+
+    return decode(read_file(cmdline.PATH) or b"")
 
 
 def unit_properties() -> dict[str, str]:

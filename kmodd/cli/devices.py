@@ -15,13 +15,12 @@ from kmodd.cli.verb import JSON, KERNEL, ROOT, Option, Verb
 from kmodd.daemon.quarantine_file import STANDING, QuarantineFile
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
-from kmodd.host import coldplug, uevent_files
+from kmodd.host.asking_devices import asked_by_devices, has_bus
 from kmodd.host.tree import Tree
 from kmodd.host.udev_names import names_of
 from kmodd.index.catalog import Snapshot
 from kmodd.kernel.proc_modules import Loaded
 from kmodd.kernel.uevent import Uevent
-from kmodd.planning.device_requests import wanted
 from kmodd.planning.plan import Skip
 from kmodd.planning.resolve import options_of, resolve
 
@@ -128,7 +127,7 @@ class _Look:
             driver = os.path.basename(os.readlink(f"{sys}{event.devpath}/driver"))
         except OSError:
             driver = ""
-        on_bus = os.path.isdir(f"{sys}/bus/{event.subsystem}") and not event.devpath.startswith("/devices/system/")
+        on_bus = has_bus(event, self.tree.root)
         modules = self._modules(requests, self.snapshot) if self.snapshot else {}
         for name in modules:
             if event.devpath in self.removed.get(name, ()) and not self.loaded.state(name):
@@ -160,14 +159,6 @@ def _state(modules: set[str], *, on_bus: bool) -> str:
     if "removed" in modules:
         return "removed"
     return "blocked" if modules <= {"blacklisted", "blocked", "denied", "depends"} else "no driver"
-
-
-def asked_by_devices(root: str, *, unbound: bool = False) -> list[tuple[Uevent, Sequence[Request]]]:
-    """Return each device with what it asks for: its modaliases, and the modules of udev's other rules."""
-    events = [*coldplug.replay(root, unbound=unbound), *uevent_files.replay(root, unbound=unbound)]
-    events.sort(key=lambda event: event.devpath)
-    asking = ((event, wanted(event, "coldplug")) for event in events)
-    return [(event, requests) for event, requests in asking if requests]
 
 
 def _row(device: _Device, name: str) -> tuple[str, ...]:

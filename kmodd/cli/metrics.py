@@ -6,11 +6,9 @@ import time
 
 from kmodd.cli.client import NotRunning, call
 from kmodd.cli.daemon_away import not_running
-from kmodd.cli.daemon_tree import tree_of
-from kmodd.cli.devices import without_driver
 from kmodd.cli.terminal import show
+from kmodd.cli.unbound import count_unbound
 from kmodd.cli.verb import NOT_RUNNING, SOCKET, Option, Verb
-from kmodd.errors import NoTree
 from kmodd.host.atomic_files import write_aside
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.text import encode, printable
@@ -52,7 +50,8 @@ def main(argv: list[str]) -> int:
     path, result = given.get("socket", CONTROL_SOCKET), 0
     try:
         status = call("Status", path)
-        text = render(status, _unbound(status), time.time())
+        unbound = None if status["root"] else count_unbound(status, path)
+        text = render(status, unbound, time.time())
     except NotRunning as error:
         result = not_running(VERB, error, path)
         text = render(None, None, time.time())
@@ -65,18 +64,6 @@ def main(argv: list[str]) -> int:
         VERB.complain(f"Failed to write {given.get('output')}: {error.strerror}")
         return 1
     return result
-
-
-def _unbound(status: dict[str, Any]) -> int | None:
-    """Return the number of devices without a driver for which a module matches; None: it is not known."""
-    tree = tree_of(status)
-    try:
-        if tree is None:
-            return None
-        tree.check()
-    except NoTree:
-        return None
-    return len(without_driver(tree))
 
 
 def render(status: dict[str, Any] | None, unbound: int | None, now: float) -> str:

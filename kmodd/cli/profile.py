@@ -6,12 +6,12 @@ import json
 import time
 
 from kmodd.cli.daemon_tree import tree_for
-from kmodd.cli.devices import asked_by_devices
 from kmodd.cli.journal_options import DIRECTORY, query_of, read_entries
 from kmodd.cli.terminal import show, table
 from kmodd.cli.verb import JSON, ROOT, Given, Option, Verb
 from kmodd.dataclass import replace
 from kmodd.errors import NoTree
+from kmodd.host.asking_devices import asked_by_devices
 from kmodd.host.journalctl import is_volatile
 from kmodd.host.regular_files import read_given
 from kmodd.names import module_of_path

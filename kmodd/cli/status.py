@@ -10,11 +10,9 @@ import time
 from kmodd.cli import byte_code
 from kmodd.cli.client import NotRunning
 from kmodd.cli.daemon_away import call_awaited, not_running
-from kmodd.cli.daemon_tree import tree_of
-from kmodd.cli.devices import without_driver
 from kmodd.cli.terminal import Colour, columns_of, paint, show
+from kmodd.cli.unbound import count_unbound
 from kmodd.cli.verb import NOT_RUNNING, SOCKET, Option, Verb
-from kmodd.errors import NoTree
 from kmodd.host.paths import CONTROL_SOCKET
 from kmodd.text import count_of, duration, printable, shortened
 
@@ -61,7 +59,7 @@ def main(argv: list[str]) -> int:
         return 0
     dry = ", dry run: nothing is loaded" if status["dry_run"] else ""
     width = columns_of(sys.stdout)
-    lines = [("kmodd", f"{status['version']}, kernel {status['release']}{dry}", ""), *_lines(status)]
+    lines = [("kmodd", f"{status['version']}, kernel {status['release']}{dry}", ""), *_lines(status, path)]
     for label, text, colour in lines:
         line = f"{label:>{_LABEL}}: {printable(text)}"
         if width is not None:
@@ -70,7 +68,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _lines(status: dict[str, Any]) -> list[Line]:
+def _lines(status: dict[str, Any], path: str) -> list[Line]:
     began = time.time() - status["uptime_usec"] / 1e6
     since = time.strftime("%a %Y-%m-%d %H:%M:%S %Z", time.localtime(began))
     counts = ", ".join(f"{count} {_WORDS.get(name, name)}" for name, count in sorted(status["counts"].items()))
@@ -89,7 +87,7 @@ def _lines(status: dict[str, Any]) -> list[Line]:
         ("Failed", _incident(status["last_failure"]), "red" if status["last_failure"] else ""),
         ("Refused", _incident(status["last_refusal"]), "yellow" if status["last_refusal"] else ""),
     ]
-    lines += [_devices(status), ("Policy", _policy(status), ""), _index(status)]
+    lines += [_devices(status, path), ("Policy", _policy(status), ""), _index(status)]
     for each in status["autoclean"]:
         left = duration(max(each["left_usec"], 0))
         lines.append(("Autoclean", f"{each['module']} is removed in {left}, unless it is used", ""))
@@ -123,16 +121,13 @@ def _incident(incident: dict[str, Any] | None) -> str:
     return f"{incident['module']} {incident['result']}{why} {duration(incident['ago_usec'])} ago"
 
 
-def _devices(status: dict[str, Any]) -> Line:
-    """Return how many devices have no driver though a module matches."""
-    tree = tree_of(status)
-    try:
-        if tree is None:
-            return "Devices", "not known: the daemon has another root", ""
-        tree.check()
-    except NoTree:
+def _devices(status: dict[str, Any], path: str) -> Line:
+    """Return how many devices have no driver though a module matches. path: socket of the daemon."""
+    if status["root"]:
+        return "Devices", "not known: the daemon has another root", ""
+    count = count_unbound(status, path)
+    if count is None:
         return "Devices", "not known without a module tree", ""
-    count = len(without_driver(tree))
     if not count:
         return "Devices", "each one with a matching module has a driver", ""
     return "Devices", f"{count} without a driver for which a module matches: `kmodd devices --unbound`", "yellow"

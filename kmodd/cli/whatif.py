@@ -6,11 +6,11 @@ import json
 import os
 
 from kmodd.cli.daemon_tree import tree_for
-from kmodd.cli.devices import asked_by_devices
 from kmodd.cli.terminal import Colour, show, table
 from kmodd.cli.verb import JSON, ROOT, Option, Verb
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree, ParseError
+from kmodd.host.asking_devices import asked_by_devices
 from kmodd.host.config_files import read_settings
 from kmodd.host.initrd_file import read_initrd_file
 from kmodd.host.paths import TREES

@@ -20,6 +20,7 @@ from kmodd.host.varlink_server import (
     ExplainCall,
     LoadCall,
     LogLevelCall,
+    LookupCall,
     MethodCall,
     MonitorCall,
     ReloadCall,
@@ -116,6 +117,8 @@ class ControlHandler:
                 self._socket.answer(connection, self._actions.status())
             case ExplainCall(text):
                 self._explain(connection, text)
+            case LookupCall(names):
+                self._look_up(connection, names)
             case LoadCall():
                 self._load(connection, call)
             case UnloadCall(text, first_time, go_on):
@@ -193,10 +196,9 @@ class ControlHandler:
     def _explain(self, connection: Connection, text: str) -> None:
         self._actions.handle(CheckFiles())
         system = self._engine.state.system
-        is_root = connection.uid == 0
         try:
-            secret = frozenset[str]() if is_root else secret_files(system.config_files(), self._root)
-            plan = system.explain(text, secret, MAX_GOALS, with_rules=is_root)
+            secret = self._secret_from(connection)
+            plan = system.explain(text, secret, MAX_GOALS, with_rules=connection.uid == 0)
         except NoTree as error:
             self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
         except ValueError:
@@ -206,6 +208,21 @@ class ControlHandler:
 
             kind = "modalias" if ":" in text else "module"
             self._socket.answer(connection, {"plan": as_object(kind, plan)})
+
+    def _look_up(self, connection: Connection, names: Sequence[str]) -> None:
+        self._actions.handle(CheckFiles())
+        try:
+            found, builtin = self._engine.state.system.look_up(names, self._secret_from(connection))
+        except NoTree as error:
+            self._socket.refuse(connection, "NoModuleTree", {"message": str(error)})
+        else:
+            self._socket.answer(connection, {"modules": found, "builtin": builtin})
+
+    def _secret_from(self, connection: Connection) -> frozenset[str]:
+        """The files of modprobe.d of which this caller may learn nothing. Raises NoTree."""
+        if connection.uid == 0:
+            return frozenset()
+        return secret_files(self._engine.state.system.config_files(), self._root)
 
     def _settle(self, connection: Connection, timeout_usec: int | None) -> None:
         now = time.monotonic()

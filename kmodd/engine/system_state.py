@@ -27,6 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kmodd.names import ModuleName
+
 _WATCH_EXPECTED = -1
 """In place of a watch's state."""
 
@@ -231,7 +233,7 @@ class SystemState:
         """
         if self.snapshot is None:
             raise NoTree(self.no_tree)
-        snapshot = self.snapshot if not secret else self._public_snapshot(self.snapshot, secret)
+        snapshot = self._public_snapshot(self.snapshot, secret)
         if len(lookup_or_nothing(text, snapshot)) > limit:
             raise ValueError(text)
         request = Request(text, "operator")
@@ -240,8 +242,23 @@ class SystemState:
         plan = resolve(request, snapshot, self.loaded(), options, machine.present, judge, machine.foreign)
         return plan if with_rules else _without_rules(plan)
 
+    def look_up(self, names: Sequence[str], secret: frozenset[str]) -> tuple[list[list[ModuleName]], list[ModuleName]]:
+        """The modules that match each name, as `kmodd lookup` has them, and those of them that are built in.
+
+        secret: files that count as unreadable. Raises NoTree, also if the tree has gone since it was read.
+        """
+        if self.snapshot is None or self.no_tree:
+            raise NoTree(self.no_tree)
+        snapshot = self._public_snapshot(self.snapshot, secret)
+        matched = [lookup_or_nothing(name, snapshot) for name in names]
+        is_builtin = snapshot.catalog.is_builtin
+        builtin = {hit.module for hits in matched for hit in hits if hit.builtin or is_builtin(hit.module)}
+        return [list(dict.fromkeys(hit.module for hit in hits)) for hits in matched], sorted(builtin)
+
     def _public_snapshot(self, snapshot: Snapshot, secret: frozenset[str]) -> Snapshot:
         """The snapshot without what comes from secret files; made once for each set of them."""
+        if not secret:
+            return snapshot
         if self._public is None or self._public[0] is not snapshot or self._public[1] != secret:
             self._public = snapshot, secret, Snapshot(snapshot.catalog, without(snapshot.config, secret))
         return self._public[2]

@@ -32,7 +32,9 @@ MAX_OF_USER = 16
 MAX_FRAME = 64 * 1024
 """Bytes of one call, including its NUL."""
 MAX_TEXT = 4096
-"""Characters of one name or parameter; the longest modalias has a few hundred."""
+"""Characters of one name or parameter, and of all names of one look-up; the longest modalias has a few hundred."""
+MAX_NAMES = 64
+"""Names of one look-up."""
 MAX_OFFERS = 64
 """Descriptors that come with one call: as many as a module may have dependencies that are not root's."""
 MAX_BEHIND = 256 * 1024
@@ -53,6 +55,13 @@ class ExplainCall:
     """Report the plan for a request of an operator."""
 
     request: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookupCall:
+    """Report the modules that match names."""
+
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,7 @@ class LogLevelCall:
 MethodCall = (
     StatusCall
     | ExplainCall
+    | LookupCall
     | LoadCall
     | UnloadCall
     | SettleCall
@@ -133,7 +143,7 @@ MethodCall = (
     | MonitorCall
     | LogLevelCall
 )
-_READING = (StatusCall, ExplainCall, SettleCall, WaitCall, MonitorCall)
+_READING = (StatusCall, ExplainCall, LookupCall, SettleCall, WaitCall, MonitorCall)
 """Calls that have no effect but their reply."""
 _OF_ROOT = (LoadCall, UnloadCall, SealCall, ReloadCall)
 """Calls that others may not make, as LogLevelCall."""
@@ -154,6 +164,9 @@ class _Interface:
 
     def Explain(self, request: str) -> None:
         raise _Called(ExplainCall(request))
+
+    def Lookup(self, names: list[str]) -> None:
+        raise _Called(LookupCall(tuple(names)))
 
     def Load(self, request: str, parameters: list[str] | None, files: list[str] | None) -> None:
         raise _Called(LoadCall(request, tuple(parameters or ()), tuple(files or ())))
@@ -203,8 +216,10 @@ def _invalid_parameter(call: MethodCall, connection: Connection) -> str:
         return "level"
     if isinstance(call, ExplainCall) and call.request.startswith(("/", ".")):
         return "request"  # whether a file exists may be secret, and the look-up may block
+    if isinstance(call, LookupCall) and (len(call.names) > MAX_NAMES or sum(map(len, call.names)) > MAX_TEXT):
+        return "names"
     texts = [getattr(call, "request", ""), getattr(call, "module", None) or "", getattr(call, "device", None) or ""]
-    texts += [*getattr(call, "parameters", ()), *getattr(call, "files", ())]
+    texts += [*getattr(call, "parameters", ()), *getattr(call, "files", ()), *getattr(call, "names", ())]
     return "request" if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts) else ""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kmodd.cli import lookup
 from kmodd.daemon.waits import MAX_GOALS
 from kmodd.host.varlink_server import ControlSocket
 from kmodd.planning.plan import Rmmod
@@ -196,6 +197,31 @@ def test_explain_tells_users_nothing_of_files_that_they_cannot_read(
     assert ("no_match" in answers[1]) is not is_shown
 
 
+def test_a_look_up_is_that_of_kmodd_lookup(
+    world: World, control: ControlSocket, server: ControlServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each module once; blacklists are ignored, and what cannot be looked up has none."""
+    (world.modules / "modules.builtin").write_text("kernel/d.ko\n")
+    (world.root / "etc/modprobe.d/x.conf").write_text("blacklist c\nalias own d\n")
+    world.index(["a.ko:", "c.ko:"], ["alias pci:v7* c", "alias pci:v7? c", "alias pci:v* a"])
+    names = ["pci:v71", "own", "d", "pci:[", "nothing", ""]
+    caller = Caller(control)
+    server.send(caller, "Lookup", names=names)
+    answer = caller.answers()[0]["parameters"]
+    assert lookup.main(["--root", str(world.root), *names[:-1]]) == 1
+    printed = [line.split("\t")[1].split() for line in capsys.readouterr().out.splitlines()]
+    assert answer == {"modules": [*printed, []], "builtin": ["d"]}
+    assert sorted(printed[0]) == ["a", "c"]
+
+
+def test_a_look_up_without_a_tree_is_an_error(world: World, control: ControlSocket, server: ControlServer) -> None:
+    """Also while the indexes are still in memory."""
+    world.modules.rename(world.root / "hidden")
+    caller = Caller(control)
+    server.send(caller, "Lookup", names=[])
+    assert caller.answers()[0]["error"] == "io.kmodd.NoModuleTree"
+
+
 @pytest.mark.parametrize(("uid", "is_shown"), [(0, True), (1000, False)])
 def test_explain_tells_users_no_rules(
     world: World, control: ControlSocket, server: ControlServer, uid: int, is_shown: bool
@@ -264,6 +290,10 @@ def test_one_call_is_handled_at_a_time_and_those_of_a_user_not_without_end(
         ("Explain", {"request": "x" * 5000}),
         ("Explain", {"request": "a\0b"}),
         ("Explain", {"request": "/etc/shadow"}),
+        ("Lookup", {"names": ["c"] * 65}),
+        ("Lookup", {"names": ["c" * 2049] * 2}),
+        ("Lookup", {"names": ["c", "a\0b"]}),
+        ("Lookup", {"names": ["\ud800"]}),
         ("Load", {"request": "\ud800"}),
         ("Load", {"request": "c", "parameters": ["\ud800"]}),
     ],

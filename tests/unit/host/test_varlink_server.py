@@ -23,6 +23,7 @@ from kmodd.host.varlink_server import (
     ExplainCall,
     LoadCall,
     LogLevelCall,
+    LookupCall,
     MethodCall,
     ReloadCall,
     SettleCall,
@@ -36,6 +37,7 @@ def test_each_method_becomes_a_call(control: ControlSocket) -> None:
     wishes: dict[str, tuple[dict[str, Any], MethodCall]] = {
         "Status": ({}, StatusCall()),
         "Explain": ({"request": "pci:v1"}, ExplainCall("pci:v1")),
+        "Lookup": ({"names": ["pci:v1", "c"]}, LookupCall(("pci:v1", "c"))),
         "Load": ({"request": "dummy", "parameters": ["numdummies=2"]}, LoadCall("dummy", ("numdummies=2",))),
         "Unload": ({"request": "dummy", "go_on": True}, UnloadCall("dummy", False, True)),
         "Settle": ({"timeout_usec": 5}, SettleCall(5)),
@@ -281,12 +283,13 @@ def test_one_frame_is_taken_at_a_time_in_turn_and_those_of_root_first(control: C
     assert control.ready() == []
 
 
-@pytest.mark.parametrize("method", ["Status", "Explain", "Settle"])
+@pytest.mark.parametrize("method", ["Status", "Explain", "Lookup", "Settle"])
 def test_a_read_without_a_reply_does_nothing(control: ControlSocket, method: str) -> None:
     """Its cost would have no limit, as no reply has to be read. Control: a Reload is done."""
     caller = Caller(control)
-    parameters = {"request": "c"} if method == "Explain" else {}
-    frame = json.dumps({"method": f"io.kmodd.{method}", "parameters": parameters, "oneway": True}).encode() + b"\0"
+    given: dict[str, dict[str, object]] = {"Explain": {"request": "c"}, "Lookup": {"names": ["c"]}}
+    call = {"method": f"io.kmodd.{method}", "parameters": given.get(method, {}), "oneway": True}
+    frame = json.dumps(call).encode() + b"\0"
     assert caller.send(frame) is None
     assert caller.connection in control.connections
     assert caller.send(b'{"method": "io.kmodd.Reload", "oneway": true}\0') == ReloadCall()
