@@ -64,6 +64,8 @@ LOCAL: Final = "/etc/kmodd/policy.d/05-local.conf"
 """The file of `kmodd deny` and `kmodd allow`. Its rules are enforced in every mode."""
 TEMPORARY: Final = "/run/kmodd/policy.d/04-until-boot.conf"
 """The rules of `kmodd allow` with a time limit; the next boot has none of them."""
+ONCE: Final = "once-"
+"""How the flag of a rule begins that allows a single load; the daemon removes the flag."""
 MAX_UID: Final = 2**32 - 2
 """The highest user ID; (uid_t) -1 is none (chown(2))."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from kmodd.engine.events import Log
@@ -45,6 +44,8 @@ class Monitors:
         if not self._missed or log.about is None:
             return
         self._forget()
+        import json  # here: boot must not wait for the import
+
         texts: dict[int, str] = {}
         """uid → what its callers get."""
         for connection, missed in list(self._missed.items()):

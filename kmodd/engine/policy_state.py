@@ -7,14 +7,13 @@ daemon would circumvent it.
 
 from __future__ import annotations
 
-from kmodd.config.policy_d import LOCAL, TEMPORARY, Mode, Phase
+from kmodd.config.policy_d import LOCAL, ONCE, TEMPORARY, Mode, Phase
 from kmodd.dataclass import replace
 from kmodd.engine.events import PolicyMarks
 from kmodd.engine.machine import Machine
 from kmodd.engine.reporter import Reporter
 from kmodd.errors import Problem
 from kmodd.planning import policy
-from kmodd.planning.local_rules import ONCE
 from kmodd.planning.outcome import Outcome
 from kmodd.planning.plan import Step
 from kmodd.planning.policy import Policy, PolicyDecision, asking_of

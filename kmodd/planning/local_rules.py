@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 
-from kmodd.config.policy_d import Condition, Rule, Verdict, parse_rule
+from kmodd.config.policy_d import ONCE, Condition, Rule, Verdict, parse_rule
 from kmodd.dataclass import dataclass
 from kmodd.errors import SyntaxProblem, Where
 
@@ -27,8 +27,6 @@ MODPROBE_HEADER = (
 )
 MODPROBE_END = "# End of the lines of `kmodd deny`; those below stay as they are.\n"
 """The line of DENY_FILE behind the own ones."""
-ONCE = "once-"
-"""How the flag of a rule begins that allows a single load; the daemon removes the flag."""
 
 
 @dataclass(frozen=True, slots=True)
