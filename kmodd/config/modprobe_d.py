@@ -20,6 +20,16 @@ from kmodd.text import encode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any, Literal
+
+    _Entry = tuple[
+        Literal[
+            "aliases", "blacklist", "options", "installs", "removes", "softdeps", "weakdeps", "problems", "remarks",
+            "complaints",
+        ],
+        Any,
+    ]  # fmt: skip
+    """The field of Config that an entry belongs to, and the entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,31 +323,31 @@ _DIRECTIVES = ("alias", "blacklist", "install", "options", "remove", "softdep", 
 _EXPECTED = f"{', '.join(_DIRECTIVES[:-1])} or {_DIRECTIVES[-1]}"
 
 
-def _directive(words: _Tokenizer, at: Where) -> Config:
-    """Return a Config with the directive of one line. Raises SyntaxProblem."""
+def _directive(words: _Tokenizer, at: Where) -> _Entry:
+    """Return the directive of one line. Raises SyntaxProblem."""
     match words.word(_EXPECTED):
         case "alias":
             pattern = words.name("an alias pattern")
-            return Config(aliases=(Alias(pattern, ModuleName(words.name("a module's name")), at),))
+            return "aliases", Alias(pattern, ModuleName(words.name("a module's name")), at)
         case "blacklist":
-            return Config(blacklist=(Blacklist(ModuleName(words.name("a module's name")), at),))
+            return "blacklist", Blacklist(ModuleName(words.name("a module's name")), at)
         case "options":
             module = words.name("the name of a module or an alias")
-            return Config(options=(Options(module, words.rest("options").replace("\t", " "), at),))
+            return "options", Options(module, words.rest("options").replace("\t", " "), at)
         case "install":
-            return Config(installs=(Command(words.name("a module's name"), words.rest("a shell command"), at),))
+            return "installs", Command(words.name("a module's name"), words.rest("a shell command"), at)
         case "remove":
-            return Config(removes=(Command(words.name("a module's name"), words.rest("a shell command"), at),))
+            return "removes", Command(words.name("a module's name"), words.rest("a shell command"), at)
         case "softdep":
             pattern = words.name("a module's name")
             text = words.rest("`pre:` or `post:` and modules")
             found = _sections(text)
             pre = tuple(word for section, word in found if section == "pre:")
             post = tuple(word for section, word in found if section == "post:")
-            return Config(softdeps=(Softdep(pattern, pre, post, at, text),))
+            return "softdeps", Softdep(pattern, pre, post, at, text)
         case "weakdep":
             pattern = words.name("a module's name")
-            return Config(weakdeps=(Weakdep(pattern, tuple(_split_list(words.rest("modules"))), at),))
+            return "weakdeps", Weakdep(pattern, tuple(_split_list(words.rest("modules"))), at)
         case "include" | "config" as word:
             raise SyntaxProblem(words.start, f"`{word}` is deprecated and no longer read", deprecated=True)
         case _:
@@ -351,24 +361,24 @@ def _problem(file: str, line: _Line, index: int, expected: str, code: str = "syn
     return Problem(at, offset - start + 1, line.raw[start:].partition("\n")[0], expected, code)
 
 
-def _invalid_line(file: str, line: _Line, word: str, bad: SyntaxProblem) -> Config:
-    """Return a Config with the problem of an invalid line, and kmod's message about it. word: its first word."""
+def _complaint(file: str, line: _Line, word: str, bad: SyntaxProblem) -> str:
+    """Return kmod's message about an invalid line. word: its first word."""
     if bad.deprecated:
         kmod = f"{file}: command {word} is deprecated and not parsed anymore"
     else:
         kmod = f"{file} line {line.last_number}: ignoring bad line starting with '{word}'"
-    return Config(
-        problems=(_problem(file, line, bad.index, bad.expected),),
-        complaints=(f"libkmod: ERROR: kmod_config_parse: {kmod}",),
-    )
+    return f"libkmod: ERROR: kmod_config_parse: {kmod}"
 
 
 def parse_file(file: ConfFile) -> Config:
     """Parse one file. Raises nothing; an invalid line is a Problem at the physical line of the error."""
-    return merge(_parts(file))
+    found: dict[str, list[Any]] = {}
+    for kind, entry in _entries(file):
+        found.setdefault(kind, []).append(entry)
+    return Config(**{kind: tuple(entries) for kind, entries in found.items()}, extensions=DROP_IN)
 
 
-def _parts(file: ConfFile) -> Iterator[Config]:
+def _entries(file: ConfFile) -> Iterator[_Entry]:
     has_nul = False
     for line in _lines(file.text):
         text = line.text
@@ -376,10 +386,10 @@ def _parts(file: ConfFile) -> Iterator[Config]:
             has_nul = True
             expected = "NUL bytes: the rest of the line is ignored; restore the file, which may be damaged"
             at = Where(file.path, line.number + line.raw[: line.raw.index("\0")].count("\n"))
-            yield Config(remarks=(Problem(at, 0, "", expected, "nul"),))
+            yield "remarks", Problem(at, 0, "", expected, "nul")
         swallowed = _swallowed(file.path, line) if "\n" in line.raw else None
         if swallowed:
-            yield Config(remarks=(swallowed,))
+            yield "remarks", swallowed
         # "lines starting with '#'": an indented comment is invalid. A line of blanks is empty.
         if text.startswith("#") or not text.strip("\t "):
             continue
@@ -387,10 +397,11 @@ def _parts(file: ConfFile) -> Iterator[Config]:
         try:
             yield _directive(words, Where(file.path, line.number))
         except SyntaxProblem as bad:
-            yield _invalid_line(file.path, line, _Tokenizer(text).word(""), bad)
+            yield "problems", _problem(file.path, line, bad.index, bad.expected)
+            yield "complaints", _complaint(file.path, line, _Tokenizer(text).word(""), bad)
             continue
         if not swallowed and (surplus := _surplus(file.path, line, words)):
-            yield Config(remarks=(surplus,))
+            yield "remarks", surplus
 
 
 # ── parts of valid lines without effect ──────────────────────────────────────────────────────────────────────────────
