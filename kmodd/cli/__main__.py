@@ -7,7 +7,6 @@ import os
 import sys
 
 from kmodd.cli.streams import close_streams, open_streams
-from kmodd.cli.verb import columns, help_width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
 
 def usage() -> str:
     """Return the text of --help."""
+    from kmodd.cli.verb import columns, help_width  # only here: the tools do without
+
     width = help_width()
     verbs = [(f"  {verb}", text) for verb, text in VERBS.items() if text]
     tools = [(f"  {tool}", "as kmod's") for tool in (*TOOLS, "static-nodes")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 
-from kmodd.host.file_owner import open_file
 from kmodd.host.regular_files import LIMIT, open_regular
 from kmodd.names import MODULE_SUFFIXES
 
@@ -55,6 +54,8 @@ def read_ahead(path: str, trees: tuple[str, ...]) -> None:
 
     Errors, and a file that is not root's alone, are left to the later open(2).
     """
+    from kmodd.host.file_owner import open_file  # only here: modinfo does without
+
     try:
         fd = open_file(path, trees)
     except (OSError, ValueError):

@@ -12,7 +12,6 @@ import stat
 from kmodd.config import cmdline, modprobe_d
 from kmodd.config.modprobe_d import DROP_IN, ConfFile, Config, Extensions
 from kmodd.errors import NoTree, Problem, Where
-from kmodd.host.file_owner import Found, find
 from kmodd.host.paths import CONFIG_DIRS, SOFTDEP_FILES, TREES
 from kmodd.host.regular_files import names_in, open_regular, read_file, read_given, why_unreadable
 from kmodd.index.catalog import Catalog, Mark, Snapshot
@@ -25,6 +24,8 @@ from kmodd.text import decode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from kmodd.host.file_owner import Found
 
 EXTENSIONS = "index.d"
 """Directory in the module directory; each of its subdirectories has the indexes of a system extension, which take
@@ -95,6 +96,8 @@ class Tree:
 
     def find(self, path: str) -> Found | None:
         """Return what is known of the module file at a printed path without opening it; None: it is missing."""
+        from kmodd.host.file_owner import find  # only here: a modprobe that prints does without
+
         try:
             return find(self.real(path), self.trees)
         except (OSError, ValueError):
