@@ -153,7 +153,7 @@ class Engine:
         state = self.state
         match event:
             case Started():
-                self._reload()
+                self._reload(whole=False)  # READY waits for the boot list, but for no index
                 self._adopt()
             case ReloadRequested():
                 self._reload()
@@ -314,10 +314,10 @@ class Engine:
 
     # -- configuration -----------------------------------------------------------------------------------------
 
-    def _reload(self) -> None:
-        """Read indexes and configuration again."""
+    def _reload(self, *, whole: bool = True) -> None:
+        """Read indexes and configuration again. `whole`: as in SystemState.reload."""
         state = self.state
-        self.problems, changed = state.system.reload()
+        self.problems, changed = state.system.reload(whole=whole)
         self._is_checked = False
         if changed:
             state.invalidate("index_changed")
@@ -365,6 +365,9 @@ class Engine:
     def _advance(self) -> None:
         """Resolve requests one after the other, until loaders have all they can take."""
         state = self.state
+        if not (state.system.is_whole or state.queue.boot_left):
+            state.system.read_indexes()
+            self._refresh()  # a file may have been replaced since the start
         self._replay()
         if not (len(state.queue) or state.in_flight.parked or state.in_flight.ready or state.system.no_tree):
             return

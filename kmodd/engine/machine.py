@@ -32,8 +32,8 @@ class Machine(Protocol):
     def check_tree(self) -> None:
         """Raise NoTree where there is no module tree, or no index in it."""
 
-    def read_tree(self, extensions: Extensions, notice_edits: bool) -> Snapshot:
-        """Read indexes and configuration, all of one moment. Raises nothing."""
+    def read_tree(self, extensions: Extensions, notice_edits: bool, *, whole: bool = True) -> Snapshot:
+        """Read indexes and configuration of one moment; `whole`: False leaves the indexes for later. Raises nothing."""
 
     def is_current(self, snapshot: Snapshot) -> bool:
         """Whether nothing that `snapshot` was read from has changed since."""

@@ -71,6 +71,8 @@ class SystemState:
         self.snapshot: Snapshot | None = None
         self.no_tree = ""
         """Why there is no current snapshot; empty: there is one."""
+        self.is_whole = True
+        """No index is left to `read_indexes`."""
         self.generation = 0
         """Grows when a plan that has not begun may be out of date."""
         self.index_age = 0
@@ -87,8 +89,8 @@ class SystemState:
 
     # -- files -------------------------------------------------------------------------------------------------
 
-    def reload(self) -> tuple[Sequence[Problem], bool]:
-        """Read everything again.
+    def reload(self, *, whole: bool = True) -> tuple[Sequence[Problem], bool]:
+        """Read everything again. `whole`: False leaves the indexes to `read_indexes`, or to the first look-up in each.
 
         Returns the lines that could not be used, and whether anything is different now.
         """
@@ -103,17 +105,26 @@ class SystemState:
         marks = self.snapshot.marks if self.snapshot else None
         # Dropped first, so that the new one uses its memory: both at once leave 10 MB full of holes.
         self.snapshot = None
-        snapshot = self.machine.read_tree(settings.extensions, settings.notice_edits)
+        snapshot = self.machine.read_tree(settings.extensions, settings.notice_edits, whole=whole)
         changed = bool(self.no_tree) or marks != snapshot.marks
         changed = changed or policy_changed or before != _decisive(settings)
         self.index_age += changed
         self.no_tree = ""
-        self.snapshot, self.settings, self._is_first = snapshot, settings, False
+        self.snapshot, self.settings, self._is_first, self.is_whole = snapshot, settings, False, whole
         problems = (*problems, *snapshot.problems)
         for problem in problems:
             self._reporter.log_problem(problem)
         self._has_tree()  # it may have disappeared while it was read
         return problems, changed
+
+    def read_indexes(self) -> None:
+        """Read the indexes that `reload` has left, and write which lines of theirs could not be used."""
+        self.is_whole = True
+        if self.snapshot is None:
+            return
+        self.snapshot.catalog.load()
+        for problem in self.snapshot.catalog.problems:
+            self._reporter.log_problem(problem)
 
     def _has_tree(self) -> bool:
         """Whether there is a module tree now; that there is none is logged once."""

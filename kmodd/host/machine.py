@@ -52,10 +52,10 @@ class HostMachine:
         """Raise NoTree where there is no module tree, or no index in it."""
         self._tree.check()
 
-    def read_tree(self, extensions: Extensions, notice_edits: bool) -> Snapshot:
-        """Read indexes and configuration, all of one moment. Raises nothing."""
+    def read_tree(self, extensions: Extensions, notice_edits: bool, *, whole: bool = True) -> Snapshot:
+        """Read indexes and configuration of one moment; `whole`: False leaves the indexes for later. Raises nothing."""
         self._tree.configure(extensions, notice_edits)
-        return self._tree.read()
+        return self._tree.read(whole=whole)
 
     def is_current(self, snapshot: Snapshot) -> bool:
         """Whether nothing that `snapshot` was read from has changed since."""

@@ -137,17 +137,18 @@ class Tree:
         self.check()
         return self.read()
 
-    def read(self) -> Snapshot:
+    def read(self, *, whole: bool = True) -> Snapshot:
         """Return indexes and configuration of one moment; if a file is replaced meanwhile, all are read again.
 
-        modules.symbols is read later, at the first look-up of a symbol. Raises nothing: if the tree is removed
-        meanwhile, the snapshot is incomplete and not current.
+        whole: False leaves each index to its first query, or to `Catalog.load`; that of symbols is left in any case.
+        Raises nothing: if the tree is removed meanwhile, the snapshot is incomplete and not current.
         """
         tries = _TRIES
         while True:
             before = self._marks()
             snapshot = self._read(before)
-            snapshot.catalog.load()
+            if whole:
+                snapshot.catalog.load()
             tries -= 1
             if not tries or self._marks() == before:
                 return snapshot

@@ -140,16 +140,17 @@ class SimMachine:
         version = 0 if self.files.is_hidden else self.files.marked
         return ((DIRECTORY, (1, 1, version, 0)),)
 
-    def read_tree(self, extensions: Extensions, notice_edits: bool) -> Snapshot:
+    def read_tree(self, extensions: Extensions, notice_edits: bool, *, whole: bool = True) -> Snapshot:
         """The indexes and configuration of now."""
         key = (self._marks(), extensions)
         if self._snapshot is None or self._snapshot[0] != key:
             self._snapshot = key, self._read(extensions)
+        if whole:
+            self._snapshot[1].catalog.load()
         return self._snapshot[1]
 
     def _read(self, extensions: Extensions) -> Snapshot:
         catalog = Catalog([Layer(DIRECTORY, self.files.read)])
-        catalog.load()
         text = "".join(f"{line}\n" for line in self.files.modprobe)
         config: Config = modprobe_d.parse([ConfFile("/etc/modprobe.d/x.conf", text)], extensions)
         return Snapshot(catalog, config, marks=self._marks())

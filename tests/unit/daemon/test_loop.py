@@ -92,6 +92,17 @@ def depmod(root: Path) -> None:
     new.rename(root / "lib/modules" / RELEASE / "modules.alias")
 
 
+def change_before_watch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the index once it is read, and just before files are watched."""
+
+    class Late(Watch):
+        def __init__(self) -> None:
+            depmod(root)
+            super().__init__()
+
+    monkeypatch.setattr(file_changes, "Watch", Late)
+
+
 def run(root: Path, journal: Journal, is_over: Callable[[], bool]) -> None:
     options = DaemonOptions(dry_run=True, control_path=str(root / "socket"), receive_buffer=1 << 20)
     Daemon(Tree(root=str(root), release=RELEASE), journal, Rounds(is_over), options, HelperProcesses()).run()
@@ -105,11 +116,13 @@ def test_the_record_of_the_start_has_the_version_and_what_was_loaded(root: Path)
     assert started.fields == (("KMODD_VERSION", __version__), ("KMODD_LOADED_BEFORE", "x"))
 
 
-def test_settle_waits_for_files_that_changed_before_they_were_watched(root: Path) -> None:
+def test_settle_waits_for_files_that_changed_before_they_were_watched(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_before_watch(root, monkeypatch)
     with socket.socket(socket.AF_UNIX) as caller:
 
         def at_start() -> None:
-            depmod(root)
             caller.connect(str(root / "socket"))
             caller.sendall(json.dumps({"method": "io.kmodd.Settle"}).encode() + b"\0")
             caller.setblocking(False)
@@ -184,7 +197,8 @@ def test_a_monitor_gets_the_decisions_of_the_running_daemon(root: Path) -> None:
 def test_files_are_watched_at_once_where_there_is_nothing_to_load(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the limit out of reach, a loop that slept first would not end."""
     monkeypatch.setattr(startup, "WATCH_LIMIT", 1e6)
-    journal = Journal(lambda: depmod(root))
+    change_before_watch(root, monkeypatch)
+    journal = Journal(lambda: None)
     run(root, journal, lambda: journal.has(RELOADED))
 
 
@@ -216,13 +230,17 @@ def test_a_warning_is_written_once(root: Path, monkeypatch: pytest.MonkeyPatch) 
     asked: list[Iterable[str]] = []
 
     class Exhausted(Watch):
+        def __init__(self) -> None:
+            depmod(root)
+            super().__init__()
+
         def set(self, directories: Iterable[str]) -> tuple[OSError, ...]:
             asked.append(directories)
             super().set(directories)
             return (OSError(errno.ENOSPC, "No space left on device", "/x"),)
 
     monkeypatch.setattr(file_changes, "Watch", Exhausted)
-    journal = Journal(lambda: depmod(root))
+    journal = Journal(lambda: None)
     run(root, journal, lambda: journal.has(RELOADED))
     assert len(asked) > 1
     messages = [record.message for record in journal.records]

@@ -32,10 +32,10 @@ def test_a_tree_that_disappears_while_it_is_read_loses_no_request(
     hidden, alias = world.root / "hidden", world.modules / "modules.alias"
     read = HostMachine.read_tree
 
-    def disappear(machine: HostMachine, extensions: Extensions, notice_edits: bool) -> Snapshot:
+    def disappear(machine: HostMachine, extensions: Extensions, notice_edits: bool, *, whole: bool = True) -> Snapshot:
         if world.modules.exists():
             world.modules.rename(hidden)
-        return read(machine, extensions, notice_edits)
+        return read(machine, extensions, notice_edits, whole=whole)
 
     if origin == "operator":
         world.order("nothing")

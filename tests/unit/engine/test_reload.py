@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kmodd.engine.events import CheckFiles, PolicyMarks
@@ -14,6 +16,31 @@ from tests.world import World
 def check_files(world: World) -> None:
     world.handle(CheckFiles())
     world.advance()
+
+
+# -- the start ----------------------------------------------------------------------------------------------------
+
+
+def test_the_indexes_are_read_after_the_boot_list_and_their_bad_lines_named(tmp_path: Path) -> None:
+    """READY waits for the boot list alone."""
+    World(tmp_path).index(deps=["a.ko:", "b.ko: a.ko", "c.ko:"], aliases=["alias pci:v2* c", "nonsense"])
+    world = World(tmp_path)
+    world.boot_list("b")
+    world.advance()
+    assert world.batch("a").modules == ["a", "b"]
+    assert not any("modules.alias:2" in record.message for record in world.records)
+    world.settle()
+    assert sum("modules.alias:2" in record.message for record in world.records) == 1
+
+
+def test_an_index_replaced_after_the_start_is_read_with_all_others(world: World) -> None:
+    world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
+    world.advance()
+    assert world.replays == ["all"]
+    world.plug("pci:v9")
+    world.settle()
+    assert world.calls == ["c"]
+    assert (RELOADED[-4:], "") in world.told()
 
 
 # -- the index ----------------------------------------------------------------------------------------------------
