@@ -23,7 +23,7 @@ from kmodd.daemon.kernel_requests import KernelRequests
 from kmodd.daemon.options import DaemonOptions
 from kmodd.daemon.poller import Poller
 from kmodd.daemon.quarantine_file import QuarantineFile
-from kmodd.daemon.round import RoundActions, go_round
+from kmodd.daemon.round import RoundActions, begin, go_round
 from kmodd.daemon.startup import Startup
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import (
@@ -352,11 +352,11 @@ class Daemon:
             self._pool.keep_spare(self._engine.state.system.settings.steady_lanes)  # the spawner has started meanwhile
         self._answer_kernel()
         self._handle(BootListRead(read_boot_list(self._tree.root)))
-        self._handle(DevicesFound(self._all_devices()))
         self._ready_text = "; ".join((self._report.greeting(), *self._lacks()))
         self._journal.write(Record(STARTED, INFO, self._ready_text, self._report.greeting_fields()))
+        begin(self._engine, self._startup, self._round_actions, time.monotonic())
+        self._handle(DevicesFound(self._all_devices()))  # READY does not wait for sysfs
         self._ask_devices()
-        self._startup.begin(time.monotonic())
 
     def _answer_kernel(self) -> None:
         """Answer the kernel's own requests from now on, if this daemon is to."""

@@ -35,21 +35,32 @@ class RoundActions:
     """Answer those who wait until all devices are answered, if they are."""
 
 
+def begin(engine: Engine, startup: Startup, actions: RoundActions, now: float) -> None:
+    """Begin to wait for the boot list at `now` (monotonic, seconds). Without one, READY is reported at once."""
+    startup.begin(now)
+    _finish_boot_list(engine, startup, actions, now)
+
+
+def _finish_boot_list(engine: Engine, startup: Startup, actions: RoundActions, now: float) -> None:
+    """Report READY if the boot list is answered, or cannot be, or its time is over."""
+    state = engine.state
+    is_answered = not state.queue.boot_left or bool(state.system.no_tree)
+    if startup.finish_boot_list(now, is_answered=is_answered):
+        actions.report_ready()
+
+
 def go_round(engine: Engine, startup: Startup, actions: RoundActions, now: float) -> None:
     """Do what is due at `now` (monotonic, seconds), then resolve requests once.
 
     Opened late is what takes long and is not needed for the first load: the trace, then the watch, each in a round.
     """
-    state = engine.state
     if actions.pop_changes(now):
         actions.watch_files()  # before they are read: what changes meanwhile is an event
         actions.handle(FilesChanged())
         actions.watch_files()  # directories that are new by what was read
     actions.handle(Tick())
     # Before a thousand plans that no unit ordered after kmodd waits for.
-    is_answered = not state.queue.boot_left or bool(state.system.no_tree)
-    if startup.finish_boot_list(now, is_answered=is_answered):
-        actions.report_ready()
+    _finish_boot_list(engine, startup, actions, now)
     # Also while uevents keep coming: each round reads many of them first, and equal ones are merged by then.
     actions.handle(Advance())
     if startup.phase == "late_opens" and (not engine.can_advance(now) or now >= startup.until):

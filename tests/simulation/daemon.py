@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Protocol
 
-from kmodd.daemon.round import RoundActions, go_round
+from kmodd.daemon.round import RoundActions, begin, go_round
 from kmodd.daemon.startup import Startup
 from kmodd.engine.engine import Engine
 from kmodd.engine.events import (
@@ -162,8 +162,8 @@ class SimDaemon:
         self._now = now
         self.handle(Started())
         self.handle(BootListRead(self._machine.files.boot_list()))
+        begin(self.engine, self._startup, self._actions, now)
         self.handle(DevicesFound(self._sysfs()))
-        self._startup.begin(now)
 
     def round(self, now: float) -> None:
         """Handle what can be read, then all that is due, until only an event or time can go on. Raises Killed."""

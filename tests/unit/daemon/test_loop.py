@@ -26,6 +26,8 @@ from kmodd.host.process_reader import READY
 from kmodd.host.requesters import Requesters
 from kmodd.host.sd_notify import Notify
 from kmodd.host.tree import Tree
+from kmodd.index.catalog import Catalog
+from kmodd.kernel.uevent import Uevent
 from kmodd.planning.record import RELOADED, STARTED, Record
 from tests.fakes import ListJournal
 from tests.world import RELEASE
@@ -114,6 +116,31 @@ def test_the_record_of_the_start_has_the_version_and_what_was_loaded(root: Path)
     run(root, journal, lambda: journal.has(STARTED))
     (started,) = [record for record in journal.records if record.message_id == STARTED]
     assert started.fields == (("KMODD_VERSION", __version__), ("KMODD_LOADED_BEFORE", "x"))
+
+
+def test_ready_waits_neither_for_sysfs_nor_for_the_indexes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a boot list; what the list looks up is read before it."""
+    seen: list[str] = []
+    load = Catalog.load
+
+    class Noting(Rounds):
+        def ready(self, status: str) -> None:
+            seen.append("ready")
+
+    def loading(catalog: Catalog) -> None:
+        seen.append("indexes")
+        load(catalog)
+
+    def replay(_: str) -> tuple[Uevent, ...]:
+        seen.append("sysfs")
+        return ()
+
+    monkeypatch.setattr(Catalog, "load", loading)
+    monkeypatch.setattr("kmodd.host.coldplug.replay", replay)
+    options = DaemonOptions(dry_run=True, control_path=str(root / "socket"), receive_buffer=1 << 20)
+    journal, notify = Journal(lambda: None), Noting(lambda: len(seen) == 3)
+    Daemon(Tree(root=str(root), release=RELEASE), journal, notify, options, HelperProcesses()).run()
+    assert seen == ["ready", "sysfs", "indexes"]
 
 
 def test_settle_waits_for_files_that_changed_before_they_were_watched(
