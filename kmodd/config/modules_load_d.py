@@ -10,8 +10,6 @@ is a Problem and its module is not loaded, as with systemd: to load it without i
 
 from __future__ import annotations
 
-import re
-
 from kmodd.config import cmdline, modprobe_d
 from kmodd.config.cmdline import EMPTY, CommandLine
 from kmodd.config.modprobe_d import ConfFile
@@ -24,9 +22,7 @@ if TYPE_CHECKING:
 
 ETC_MODULES = "/etc/modules"
 _ETC_MODULES_LINK = "modules.conf"
-_END_OF_LINE = re.compile(r"\r?\n|\r|\0")
 _BLANKS = " \t"
-_SEPARATOR = re.compile(f"[{_BLANKS}]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +77,24 @@ def parse(files: Iterable[ConfFile], command_line: CommandLine = EMPTY) -> BootL
 
 def _entries(file: ConfFile) -> Iterator[BootModule | Problem]:
     if "\0" in file.text:
-        number = len(_END_OF_LINE.findall(file.text.partition("\0")[0])) + 1
+        number = len(_lines(file.text.partition("\0")[0]))
         expected = "NUL bytes in place of a module's name; restore the file, which may be damaged"
         yield Problem(Where(file.path, number), 0, "", expected, "nul")
-    for number, line in enumerate(_END_OF_LINE.split(file.text), start=1):
+    for number, line in enumerate(_lines(file.text), start=1):
         name = line.strip(_BLANKS)
         # "Empty lines and lines whose first non-whitespace character is # or ; are ignored."
         if not name or name[0] in "#;":
             continue
         at = Where(file.path, number)
-        if match := _SEPARATOR.search(name):
-            column = line.index(name) + match.end() + 1
+        word = name.partition(" ")[0].partition("\t")[0]
+        if surplus := name.removeprefix(word).lstrip(_BLANKS):
+            column = line.index(name) + len(name) - len(surplus) + 1
             expected = "expected nothing after the module's name; options belong in modprobe.d"
             yield Problem(at, column, line, expected, "boot")
         else:
             yield BootModule(name, at)
+
+
+def _lines(text: str) -> list[str]:
+    """Split a text at LF, CR LF, CR and NUL."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\n").split("\n")

@@ -15,8 +15,6 @@ Files are selected and sorted as those of modprobe.d (`modprobe_d.ordered`).
 
 from __future__ import annotations
 
-import re
-
 from kmodd.config.modprobe_d import ConfFile
 from kmodd.dataclass import dataclass
 from kmodd.errors import Problem, SyntaxProblem, UnmatchedBracket, Where
@@ -136,6 +134,8 @@ def parse_rule(text: str, at: Where) -> Rule:
 
 def uid_range(text: str) -> tuple[int, int] | None:
     """Return the first and last user ID of `5`, `5-9` or `5-`, or None for any other text."""
+    import re  # here and below only: a boot without rules need not wait for it
+
     match = re.fullmatch(r"([0-9]{1,10})(?:(-)([0-9]{1,10})?)?", text, re.ASCII)
     if match is None:
         return None
@@ -181,6 +181,8 @@ def _rules_of(line: str, at: Where) -> Iterator[Rule]:
 
 def _words(line: str) -> Iterator[tuple[int, str]]:
     """Yield index and text of each word before the comment. Raises SyntaxProblem for an unclosed quote."""
+    import re
+
     index = 0
     while index < len(line):
         if line[index] in _BLANK:
@@ -213,6 +215,8 @@ def _condition(word: str, index: int) -> Condition:
 
 def _values(text: str, index: int) -> Iterator[tuple[int, bool, str]]:
     """Yield the position of each value, whether a `!` precedes it, and its text without quotes."""
+    import re
+
     at = 0
     while True:
         match = re.compile(_VALUE).match(text, at)
@@ -232,6 +236,8 @@ def _values(text: str, index: int) -> Iterator[tuple[int, bool, str]]:
 
 def _check(key: Key, value: str, index: int) -> None:
     """Raise SyntaxProblem if `value` is invalid for `key`."""
+    import re
+
     if key in WORDS:
         if value not in WORDS[key]:
             raise SyntaxProblem(index, f"expected {_alternatives(WORDS[key])}")

@@ -10,7 +10,6 @@ from kmodd.config.modprobe_d import Extensions
 from kmodd.config.policy_d import Parsed
 from kmodd.host import firmware_files
 from kmodd.host.config_files import read_flags, read_rules, read_settings, settings_marks
-from kmodd.host.device_names import DeviceNames
 from kmodd.host.driver_override import DriverOverrides
 from kmodd.host.file_watch import Watch
 from kmodd.host.kernel_facts import read_facts
@@ -24,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from kmodd.host.device_names import DeviceNames
+
 
 PACKED_BUDGET = 2**20
 """Bytes of compressed module files that a check of the configuration unpacks: 50 ms, and 5 MB of memory."""
@@ -36,7 +37,7 @@ class HostMachine:
         self._tree = tree
         self._overrides = DriverOverrides(tree.root)
         self._watch: Watch | None = None
-        self._device_names = DeviceNames(tree.root)
+        self._device_names: DeviceNames | None = None
         self.processors = os.cpu_count() or 1
 
     def set_watch(self, watch: Watch) -> None:
@@ -111,10 +112,14 @@ class HostMachine:
 
     def device_name(self, devpath: str) -> str:
         """What the device at a path below /sys is called, as far as `read_names` has read it; empty: unknown."""
-        return self._device_names.get(devpath)
+        return self._device_names.get(devpath) if self._device_names else ""
 
     def read_names(self, devpaths: Sequence[str]) -> None:
         """Begin to read the names of the devices at these paths below /sys, in a child process."""
+        if self._device_names is None:
+            from kmodd.host.device_names import DeviceNames  # only here: READY does not wait for it
+
+            self._device_names = DeviceNames(self._tree.root)
         self._device_names.start(devpaths)
 
     def has_driver(self, devpath: str) -> bool:

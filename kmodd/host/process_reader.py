@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 
-from kmodd.host.process import initial_namespaces, requester_of
 from kmodd.kernel.requester import Requester
 from kmodd.text import decode, encode
 
@@ -27,6 +26,8 @@ def serve(connection: int, proc: str = "/proc") -> None:
 
     connection: its descriptor. proc: in place of /proc, for tests. Raises OSError: EACCES without CAP_SYS_PTRACE.
     """
+    from kmodd.host.process import initial_namespaces, requester_of  # only here: the daemon does without
+
     initial = initial_namespaces(proc)
     with contextlib.suppress(ConnectionError):  # the daemon has ended
         os.write(connection, READY)

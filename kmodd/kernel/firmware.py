@@ -6,8 +6,6 @@ retry it. Only the log has the name of the file (drivers/base/firmware_loader/ma
 
 from __future__ import annotations
 
-import re
-
 from kmodd.dataclass import dataclass
 from kmodd.kernel.kmsg import KernelLine
 
@@ -58,6 +56,8 @@ def probe_path(missing: MissingFirmware) -> tuple[str, str] | None:
     Only a device of a bus, `+BUS:NAME`, has the file (kernel Documentation/ABI/testing/sysfs-bus), not one of a class.
     The write blocks until the probe ends, and has no effect on a device with a driver.
     """
+    import re  # only here: boot must not wait for it
+
     kind, device = missing.device[:1], missing.device[1:]
     bus, colon, name = device.partition(":")
     if kind != "+" or not colon or not name or not re.fullmatch(r"[\w-]+", bus):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from kmodd.dataclass import dataclass
 from kmodd.text import decode
 
@@ -21,7 +19,7 @@ _CRASH_LEVEL = 4
 _ALERT = ("BUG: ", "kernel BUG at ", "Unable to handle kernel ", "Internal error: ")
 _ALERT_LEVEL = 2
 """Least urgent priority of _ALERT: critical. Warnings may begin with a name that a process gives itself."""
-_NUMBERED = re.compile(r"[^\[\]]*\[#\d+\](?: [A-Z][A-Z0-9_]*)*")
+_NUMBERED = r"[^\[\]]*\[#\d+\](?: [A-Z][A-Z0-9_]*)*"
 """A line of die(): `Oops: 0002 [#1] PREEMPT SMP`. The number counts the crashes since boot, on all architectures
 (arch/*/kernel/traps.c, others). Nothing follows but words of the configuration."""
 _CRASH_ENDS = "---[ end trace"
@@ -72,6 +70,8 @@ def crash_lines(lines: Iterable[KernelLine]) -> tuple[str, ...]:
     The first line names the cause: `BUG: kernel NULL pointer dereference, address: …`. Lines about a device are none of
     an oops, nor informational ones: both may contain what a device or a process calls itself.
     """
+    import re  # only here: boot must not wait for it
+
     crash: list[str] = []
     is_open = False
     for line in lines:
@@ -79,7 +79,7 @@ def crash_lines(lines: Iterable[KernelLine]) -> tuple[str, ...]:
             continue
         is_open = is_open and len(crash) < MAX_CRASH_LINES
         is_alert = line.priority <= _ALERT_LEVEL and line.text.startswith(_ALERT)
-        if is_alert or (not is_open and _NUMBERED.fullmatch(line.text)):
+        if is_alert or (not is_open and re.fullmatch(_NUMBERED, line.text)):
             crash, is_open = [], True
         if is_open:
             crash.append(line.text)
