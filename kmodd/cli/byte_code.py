@@ -46,6 +46,7 @@ class ByteCodeFile:
             return None
         spec = ModuleSpec(name, self, origin=origin)  # type: ignore[arg-type]  # a loader by its methods
         spec.has_location = True  # sets __file__
+        spec.cached = path_of(self._folder)  # else the import system works out another path
         if source.endswith("__init__.py"):
             spec.submodule_search_locations = [os.path.dirname(origin)]
         return spec
