@@ -286,7 +286,7 @@ class AliasTrie:
             self._stems[stem[:longest]] = ()
         return sorted({min(length, longest) for length in counts})
 
-    def _members(self, stem: str) -> Iterable[int]:
+    def _members(self, stem: str) -> Sequence[int]:
         """Return the positions of the keys with this stem, in the order of the keys."""
         keys = self._keys
         if len(stem) >= START and self._open[stem[:START]][-1] == len(stem):
@@ -304,8 +304,13 @@ class AliasTrie:
 
     def _build_tails(self, stem: str) -> Tail | Many:
         """Build the tails of a stem at its first hit, and store them in `_stems`."""
+        places = self._members(stem)
+        pattern = self._keys[places[0]] if len(places) == 1 else "["
+        if "[" not in pattern and "]" not in pattern:  # one pattern, as for most PCI devices
+            self._stems[stem] = one = self._test(pattern[len(stem) :]), self._alias_matches([self._order[places[0]]])
+            return one
         by_tail: dict[str, list[int]] = {}
-        for place in self._members(stem):
+        for place in places:
             number, pattern = self._order[place], self._keys[place]
             if "[" in pattern or "]" in pattern:
                 normalized = self._normalized(number)

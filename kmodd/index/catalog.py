@@ -85,6 +85,8 @@ class Catalog:
 
     def aliases(self, name: str) -> Matches:
         """Return the entries of modules.alias that match `name`, by priority, those of upper layers first."""
+        if len(self.layers) == 1:  # the usual case
+            return self.layers[0].aliases(name)
         return self._merged([layer.aliases(name) for layer in self.layers])
 
     def symbols(self, name: str) -> Matches:
