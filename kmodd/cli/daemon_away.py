@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _STATUS = 7
+BOOTED = "/run/systemd/system"
+"""Exists where systemd is the init (sd_booted(3))."""
 _LIMIT = 10
 """Seconds to wait for systemctl."""
 RESTART_LIMIT = 20.0
@@ -55,12 +57,18 @@ def not_running(verb: Verb, error: Exception, path: str = CONTROL_SOCKET) -> int
 
 def why_away_here() -> str:
     """Return why the service of this machine does not run, and the command for it; empty without systemd."""
-    return why_away(unit_properties(), _command_line())
+    unit = unit_properties()
+    if not unit and os.path.isdir(BOOTED):
+        return "systemd does not answer (users other than root need D-Bus for that); see `systemctl status kmodd`"
+    return why_away(unit, _command_line())
 
 
 def mend_here() -> str:
     """Return the command that starts the service of this machine; empty: there is none, or it is starting."""
-    return mend_of(unit_properties(), _command_line())
+    unit = unit_properties()
+    if not unit and os.path.isdir(BOOTED):
+        return "systemctl start kmodd"
+    return mend_of(unit, _command_line())
 
 
 def mend_of(unit: Mapping[str, str], command_line: str) -> str:
@@ -108,8 +116,8 @@ def _command_line() -> str:
 
 
 def unit_properties() -> dict[str, str]:
-    """Return the properties of kmodd.service; empty without systemd (sd_booted(3))."""
-    if not os.path.isdir("/run/systemd/system"):
+    """Return the properties of kmodd.service; empty without systemd, or where it does not answer."""
+    if not os.path.isdir(BOOTED):
         return {}
     import subprocess  # only here: hardly any call needs it, and its import takes a fifth of a verb's start
 

@@ -83,5 +83,18 @@ def _why_empty(query: Query) -> str:
 
 
 def _may_read() -> bool:
-    """Return whether this user may read the system's journal."""
-    return os.geteuid() == 0 or any(os.access(path, os.R_OK) for pattern in FILES for path in glob.glob(pattern))
+    """Return whether this user may read the system's journal. Root in a container may be another user outside."""
+    folders = [folder for pattern in FILES for folder in glob.glob(os.path.dirname(pattern))]
+    if os.geteuid() == 0 and not any(map(_is_closed, folders)):
+        return True
+    return any(os.access(_file_in(folder), os.R_OK) for folder in folders)
+
+
+def _is_closed(folder: str) -> bool:
+    """Return whether this user may not read a folder of journal files, or the journal in it."""
+    file = _file_in(folder)
+    return not os.access(file if os.path.exists(file) else folder, os.R_OK)
+
+
+def _file_in(folder: str) -> str:
+    return os.path.join(folder, "system.journal")

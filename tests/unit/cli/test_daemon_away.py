@@ -1,4 +1,4 @@
-"""Calls that wait while systemd restarts the service."""
+"""Why the service does not run, and calls that wait while systemd restarts it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from kmodd.cli import daemon_away
 from kmodd.cli.client import NotRunning
-from kmodd.cli.daemon_away import call_awaited, is_coming
+from kmodd.cli.daemon_away import call_awaited, is_coming, mend_here, why_away_here
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,13 @@ def test_the_time_limit_of_a_call_counts_for_the_wait(tmp_path: Path, monkeypatc
         with pytest.raises(NotRunning):
             call_awaited("Settle", path, **limit)
         assert bool(looks) == waits
+
+
+def test_a_systemd_that_does_not_answer_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without D-Bus, which other users than root need. Control: without systemd there is no service to start."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(daemon_away, "BOOTED", str(tmp_path / "none"))
+    assert (why_away_here(), mend_here()) == ("", "")
+    monkeypatch.setattr(daemon_away, "BOOTED", str(tmp_path))
+    assert why_away_here().startswith("systemd does not answer (")
+    assert mend_here() == "systemctl start kmodd"
