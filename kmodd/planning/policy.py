@@ -26,7 +26,7 @@ from kmodd.config.policy_d import (
 )
 from kmodd.dataclass import dataclass
 from kmodd.errors import UnmatchedBracket, Where, assert_never
-from kmodd.index import fnmatch, fnmatch_regex
+from kmodd.index import fnmatch
 from kmodd.kernel.requester import Requester
 from kmodd.names import underscores
 from kmodd.planning.request import ORIGINS, Origin, Request
@@ -362,8 +362,10 @@ def _patterns(condition: Condition) -> Callable[[str], bool]:
 
 def _any_of(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     """Return a function: whether a text matches a pattern. All patterns without wildcards cost one set lookup."""
+    from kmodd.index.fnmatch_regex import compiled  # only here: a boot without rules need not wait for `re`
+
     literal = frozenset(pattern for pattern in patterns if fnmatch.is_literal(pattern))
-    others = [fnmatch_regex.compiled(fnmatch.bytewise(pattern)) for pattern in patterns if pattern not in literal]
+    others = [compiled(fnmatch.bytewise(pattern)) for pattern in patterns if pattern not in literal]
 
     def fits(text: str) -> bool:
         if text in literal:
