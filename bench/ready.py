@@ -1,4 +1,4 @@
-"""Benchmark of the daemon's start, from exec to READY=1, and its memory, against a bare `python3 -c pass`.
+"""Benchmark of the daemon's start, from exec to READY=1, and of its memory after it, against a bare `python3 -c pass`.
 
     python3 bench/ready.py [--tree DIR] [--rounds N]
 
@@ -51,12 +51,15 @@ def measure(tree: Path, rounds: int) -> list[Row]:
             memory.append((kib / 1024, bare_memory() / 1024))
     return [
         row("daemon, exec to READY=1", times, "ms; peer: python3 -c pass"),
-        row("daemon, resident memory at READY", memory, "MiB; peer: python3 -c pass"),
+        row("daemon, resident memory after the first round", memory, "MiB; peer: python3 -c pass"),
     ]
 
 
 def start_daemon(prefix: Path, tree: Path, folder: Path) -> tuple[float, int]:
-    """Start the daemon; return the seconds from exec to READY=1, and its resident memory then in KiB."""
+    """Start the daemon; return the seconds from exec to READY=1, and its resident memory after its first round in KiB.
+
+    In that round it reads the indexes and answers all devices; then it reports its status for the first time.
+    """
     path = folder / "notify"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -71,6 +74,8 @@ def start_daemon(prefix: Path, tree: Path, folder: Path) -> tuple[float, int]:
             while b"READY=1" not in manager.recv(4096):
                 pass
             seconds = time.perf_counter() - begin
+            while not manager.recv(4096).startswith(b"STATUS="):
+                pass
             return seconds, _resident(daemon.pid)
         finally:
             daemon.terminate()
