@@ -1,6 +1,6 @@
 """What the tests of the kernel's requests share: a guest in which the kernel asks, and processes that make it ask.
 
-`USERS` are ways to run guest/using.py: as root, as an ordinary user, and in a container: a user, pid, mount and network
+`WAYS` are to run a command as root, as an ordinary user, and in a container: a user, pid, mount and network
 namespace of its own, below a cgroup that is no unit's.
 """
 
@@ -32,12 +32,14 @@ _CGROUP: Final = "/kt-pod/inner"
 _DROP: Final = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups"
 _PYTHON: Final = "/usr/bin/python3 -IS"
 
-USERS: Final = {
-    "root": f"{_PYTHON} {_SCRIPT}",
-    "user": f"{_DROP} {_PYTHON} {_SCRIPT}",
+WAYS: Final = {
+    "root": "",
+    "user": _DROP,
     "container": f"sh -c 'mkdir -p /sys/fs/cgroup{_CGROUP}; echo $$ >/sys/fs/cgroup{_CGROUP}/cgroup.procs; "
-    f'exec {_DROP} unshare --user --map-root-user --mount --net --pid --fork {_PYTHON} {_SCRIPT} "$@"\' sh',
+    f'exec {_DROP} unshare --user --map-root-user --mount --net --pid --fork "$@"\' sh',
 }
+"""Who runs a command → the words before it."""
+USERS: Final = {who: f"{words} {_PYTHON} {_SCRIPT}".strip() for who, words in WAYS.items()}
 
 WHO: Final = {
     "root": {"UID": "0", "CONTAINER": "no", "UNIT": "vm-shell.service", "CGROUP": "/system.slice/vm-shell.service"},
