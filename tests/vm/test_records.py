@@ -93,6 +93,13 @@ def test_coldplug_loaded_and_recorded(guest: Machine) -> None:
     assert calls == []  # what udevd gives to the kernel in vain is test_many_cpus.py's control
 
 
+def test_a_call_in_vain_is_seen() -> None:
+    """Control of the test before, without a guest: what `redundant_calls` says of a module that another task loads too."""
+    answers = "  udevd-9 [000] ..... 4.0: sys_finit_module -> 0x0\n  udevd-8 [001] ..... 4.1: sys_finit_module -> {}\n"
+    assert redundant_calls(answers.format("0x0")) == []
+    assert redundant_calls(answers.format("0xffffffffffffffef")) == ["EEXIST:udevd"]
+
+
 def test_the_boot_list_came_in_through_kmodd_before_it_was_ready(guest: Machine) -> None:
     """Boot list: loaded at start through the same line, reported like the rest; later services rely on it."""
     record = _record(guest, "loaded", "loop")
