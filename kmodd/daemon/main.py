@@ -355,7 +355,7 @@ class Daemon:
         self._ready_text = "; ".join((self._report.greeting(), *self._lacks()))
         self._journal.write(Record(STARTED, INFO, self._ready_text, self._report.greeting_fields()))
         begin(self._engine, self._startup, self._round_actions, time.monotonic())
-        self._handle(DevicesFound(self._all_devices()))  # READY does not wait for sysfs
+        self._handle(DevicesFound(self._all_devices()))  # without a boot list READY has not waited for it
         self._ask_devices()
 
     def _answer_kernel(self) -> None:
@@ -385,7 +385,7 @@ class Daemon:
             self._warn_of(self._kernel.open_trace())
         self._notify.ready(self._ready_text)
         gc.freeze()
-        gc.enable()  # off since the start: nothing of the imports and the indexes is garbage
+        gc.enable()  # off since the start: nothing of the imports is garbage
 
     def _open_late_trace(self) -> bool:
         """Open a trace that is not open yet. Returns whether one was needed."""
@@ -399,6 +399,7 @@ class Daemon:
             self._warn_once(why)
 
     def _open_watch(self, now: float) -> None:
+        gc.freeze()  # the indexes, which were read since READY
         if self._options.run:
             from kmodd.host import stream_sockets  # only here: ctypes takes time
 

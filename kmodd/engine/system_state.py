@@ -118,11 +118,16 @@ class SystemState:
         return problems, changed
 
     def read_indexes(self) -> None:
-        """Read the indexes that `reload` has left, and write which lines of theirs could not be used."""
+        """Read the indexes that `reload` has left, and write which lines of theirs could not be used.
+
+        Nothing is written of a file that was replaced meanwhile: the caller has all of them read again.
+        """
         self.is_whole = True
         if self.snapshot is None:
             return
         self.snapshot.catalog.load()
+        if not self.machine.is_current(self.snapshot):
+            return
         for problem in self.snapshot.catalog.problems:
             self._reporter.log_problem(problem)
 

@@ -85,7 +85,7 @@ class Catalog:
 
     def aliases(self, name: str) -> Matches:
         """Return the entries of modules.alias that match `name`, by priority, those of upper layers first."""
-        if len(self.layers) == 1:  # the usual case
+        if len(self.layers) == 1:  # without a list to join: each name is looked up here
             return self.layers[0].aliases(name)
         return self._merged([layer.aliases(name) for layer in self.layers])
 

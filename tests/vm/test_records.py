@@ -94,7 +94,7 @@ def test_coldplug_loaded_and_recorded(guest: Machine) -> None:
 
 
 def test_a_call_in_vain_is_seen() -> None:
-    """Control of the test before, without a guest: what `redundant_calls` says of a module that another task loads too."""
+    """Control of the test before, without a guest: a module that another task loads, too."""
     answers = "  udevd-9 [000] ..... 4.0: sys_finit_module -> 0x0\n  udevd-8 [001] ..... 4.1: sys_finit_module -> {}\n"
     assert redundant_calls(answers.format("0x0")) == []
     assert redundant_calls(answers.format("0xffffffffffffffef")) == ["EEXIST:udevd"]

@@ -9,6 +9,7 @@ import pytest
 from kmodd.engine.events import CheckFiles, PolicyMarks
 from kmodd.host.config_files import settings_directories, settings_marks
 from kmodd.host.file_watch import Watch
+from kmodd.index.catalog import Catalog
 from kmodd.planning.record import ERR, RELOADED
 from tests.world import World
 
@@ -31,6 +32,24 @@ def test_the_indexes_are_read_after_the_boot_list_and_their_bad_lines_named(tmp_
     assert not any("modules.alias:2" in record.message for record in world.records)
     world.settle()
     assert sum("modules.alias:2" in record.message for record in world.records) == 1
+
+
+def test_a_file_that_was_replaced_before_it_was_read_is_not_blamed(tmp_path: Path) -> None:
+    """The first one had a bad line; what counts is the one that is read with all others."""
+    World(tmp_path).index(deps=["c.ko:"], aliases=["alias pci:v2* c", "nonsense"])
+    world = World(tmp_path)
+    load = Catalog.load
+
+    def replaced(catalog: Catalog) -> None:
+        load(catalog)
+        if world.engine.state.system.is_whole and not world.replays:
+            world.index(deps=["c.ko:"], aliases=["alias pci:v9* c"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Catalog, "load", replaced)
+        world.advance()
+    assert world.replays == ["all"]
+    assert not any("modules.alias:2" in record.message for record in world.records)
 
 
 def test_an_index_replaced_after_the_start_is_read_with_all_others(world: World) -> None:
