@@ -216,11 +216,15 @@ def _invalid_parameter(call: MethodCall, connection: Connection) -> str:
         return "level"
     if isinstance(call, ExplainCall) and call.request.startswith(("/", ".")):
         return "request"  # whether a file exists may be secret, and the look-up may block
-    if isinstance(call, LookupCall) and (len(call.names) > MAX_NAMES or sum(map(len, call.names)) > MAX_TEXT):
-        return "names"
+    if isinstance(call, LookupCall):
+        text = "".join(call.names)
+        is_valid = len(call.names) <= MAX_NAMES and len(text) <= MAX_TEXT and "\0" not in text and _encodes(text)
+        return "" if is_valid else "names"
     texts = [getattr(call, "request", ""), getattr(call, "module", None) or "", getattr(call, "device", None) or ""]
-    texts += [*getattr(call, "parameters", ()), *getattr(call, "files", ()), *getattr(call, "names", ())]
-    return "request" if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts) else ""
+    texts += [*getattr(call, "parameters", ()), *getattr(call, "files", ())]
+    if any(len(text) > MAX_TEXT or "\0" in text or not _encodes(text) for text in texts):
+        return "request"
+    return ""
 
 
 def _forbids(call: MethodCall, message: dict[str, Any], uid: int) -> str:

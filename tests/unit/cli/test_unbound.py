@@ -132,6 +132,21 @@ def test_a_call_has_no_more_names_than_the_daemon_takes(rng: random.Random) -> N
     assert list(batches([])) == [[]], "so that the daemon says whether there is a tree"
 
 
+def test_where_the_daemon_answers_nothing_is_read_here(
+    world: World, server: ControlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine's devices, by an index that matches each of them: there are some without a driver everywhere."""
+    world.index(["matched.ko:"], ["alias * matched"])
+    world.reload()
+    monkeypatch.delattr("kmodd.cli.unbound._count_here")
+    with serving(server) as path:
+        count = count_unbound({}, path)
+        assert count == len(unbound_devices("", path))
+    with pytest.raises(NameError):  # the control
+        count_unbound({}, str(world.root / "none"))
+    assert count
+
+
 def test_status_reads_no_index() -> None:
     """That takes longer than all else that it does. The control: `devices` reads one."""
     heavy = {"kmodd.index.catalog", "kmodd.host.tree", "kmodd.config.modprobe_d", "kmodd.planning.resolve"}
