@@ -31,6 +31,9 @@ ALG, SCTP, KEY, PHONET, KCM, LLC = (
     "socket 38 5 0", "socket 2 1 132", "socket 15 3 2", "socket 35 2 0", "socket 41 5 0", "socket 26 2 0",
 )  # fmt: skip
 APPLETALK = "socket 5 2 0"
+RARE_HASH, OTHER_HASH, RARE_CIPHER = "alg hash rmd160", "alg hash wp512", "alg skcipher ecb(serpent)"
+USUAL_HASH, USUAL_CIPHER = "alg hash cmac(aes)", "alg skcipher cbc(aes)"
+"""Their parts, cmac, cbc and aes, are on the list of the preset."""
 KEPT_RULES = "/run/kmodd/rules"
 MODULES_DISABLED = "/proc/sys/kernel/modules_disabled"
 
@@ -80,6 +83,38 @@ def test_root_is_not_refused(guest: Machine) -> None:
     assert used.errno == {ALG: 0, SCTP: 0}
     assert wrong_requester(asked(guest, "af_alg", "loaded", mark), "root", used.pid) == []
     assert wrong_requester(asked(guest, "sctp", "loaded", mark), "root", used.pid) == []
+
+
+def test_a_user_gets_the_usual_ciphers_and_no_rare_one(guest: Machine) -> None:
+    """By AF_ALG, which is there. A user asks for a cipher of one part by name; for the parts of others a thread of the
+    kernel does, for any user. Root gets a rare one. The control: without the preset, a user gets that, too.
+    """
+    mark = guest.journal.mark()
+    root = use(guest, "root", RARE_HASH, USUAL_CIPHER)
+    assert root.errno[RARE_HASH] == 0, "root is not refused"
+    assert wrong_requester(asked(guest, "rmd160", "loaded", mark), "root", root.pid) == []
+    assert {"algif_hash", "algif_skcipher"} <= set(guest.modules())
+    assert not {"cmac", "wp512", "serpent_generic"} & set(guest.modules())
+
+    mark = guest.journal.mark()
+    user = use(guest, "user", USUAL_HASH, OTHER_HASH, RARE_CIPHER)
+    assert user.errno == {USUAL_HASH: 0, OTHER_HASH: errno.ENOENT, RARE_CIPHER: errno.ENOENT}
+    assert "cmac" in guest.modules()
+    assert not {"wp512", "serpent_generic"} & set(guest.modules())
+    usual, part = asked(guest, "cmac", "loaded", mark), asked(guest, "serpent_generic", "denied", mark)
+    for record, name in ((usual, "cmac"), (part, "serpent")):
+        assert (text(record, "KMODD_ALIAS"), text(record, "KMODD_REQUESTER_KERNEL")) == (f"crypto-{name}", "yes")
+    assert _denied(part) == ["deny", "origin=request", "container=yes", PRESET], "for whom is not known"
+    whole = asked(guest, "wp512", "denied", mark)
+    assert wrong_requester(whole, "user", user.pid) == []
+    assert _denied(whole) == ["deny", "origin=request", "uid=!0", PRESET]
+
+    guest.check(f"rm {RULES}/{PRESET}; kmodd reload")
+    settle(guest)  # a reload looks at all devices again
+    user = use(guest, "user", OTHER_HASH, RARE_CIPHER)
+    guest.check(f"ln -s {PRESETS}/{PRESET} {RULES}/; kmodd reload")
+    assert user.errno == {OTHER_HASH: 0, RARE_CIPHER: 0}
+    assert {"wp512", "serpent_generic"} <= set(guest.modules())
 
 
 def test_hardware_gets_its_drivers_and_what_these_ask_for(guest: Machine) -> None:
