@@ -67,7 +67,7 @@ def unfinished(rows: dict[str, dict[str, Any]], seconds: int) -> list[str]:
 
 
 def main() -> int:
-    """Return 0, 1 if a case failed, 2 without atheris."""
+    """Return 0, 1 if a case failed, 2 without atheris, 130 if it was interrupted."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("target", nargs="*", choices=[[], *NAMES], help="TARGET=: these, though they have had theirs")
     parser.add_argument("--seconds", type=int, default=600, help="of each")
@@ -81,10 +81,15 @@ def main() -> int:
     left = given.target or unfinished(rows, given.seconds)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {pool.submit(fuzz, name, given.seconds, CACHE): name for name in left}
-        for future in concurrent.futures.as_completed(running):
-            rows[running[future]] = future.result()
-            results.write_text(json.dumps(rows, indent=1))
-            print(running[future], rows[running[future]], flush=True)
+        try:
+            for future in concurrent.futures.as_completed(running):
+                rows[running[future]] = future.result()
+                results.write_text(json.dumps(rows, indent=1))
+                print(running[future], rows[running[future]], flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)  # else each of those that wait would begin
+            print("interrupted; the next run goes on with what is left", file=sys.stderr)
+            return 130
     print("\n| target | seconds | cases | MiB | failed |\n| --- | --- | --- | --- | --- |")
     for name in NAMES:
         if row := rows.get(name):
