@@ -123,9 +123,12 @@ def wrong_requester(record: Record, who: str, pid: int | None) -> list[str]:
 
 
 def configure(machine: Machine, *lines: str) -> None:
-    """Give kmodd these lines of [Kmodd] and have it read them."""
+    """Give kmodd these lines of [Kmodd], have it read them, and wait until it has looked at all devices again.
+
+    On a slow machine that takes longer than the kernel's helper waits for an answer.
+    """
     words = "\\n".join(("[Kmodd]", *lines))
-    machine.check(f"printf '{words}\\n' >{CONF} && kmodd reload")
+    machine.check(f"printf '{words}\\n' >{CONF} && kmodd reload && kmodd settle", 120)
 
 
 def unload(machine: Machine, before: Iterable[str]) -> list[str]:
