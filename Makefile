@@ -197,6 +197,7 @@ install: ## install to DESTDIR=... PREFIX=/usr; needs no network and no root, to
 	hook kernel-hook "$(LIB)/kernel-hook"
 	hook postinst "$(ETC)/kernel/postinst.d/zz-kmodd"
 	hook kmodd.install "$(PREFIX)/lib/kernel/install.d/95-kmodd.install"
+	mkdir -p "$$work/tree$(ETC)/kmodd/policy.d"  # where the presets are linked to
 	for file in data/policy.d/*.conf; do put 644 "$$file" "$$share/kmodd/policy.d/$${file##*/}"; done
 	for unit in systemd/*.service systemd/*.socket systemd/*.timer; do
 		sed 's,/usr/\(bin\|lib\|share/doc\)/kmodd,$(PREFIX)/\1/kmodd,g' "$$unit" > "$$work/unit"

@@ -55,6 +55,7 @@ def test_everything_has_its_place(image: Path) -> None:
         "/usr/share/doc/kmodd/README.md",
         "/usr/share/doc/kmodd/explain.schema.json",
         "/etc/bash_completion.d/kmodd",
+        "/etc/kmodd/policy.d/",
         "/usr/share/zsh/vendor-completions/_kmodd-tools",
         "/usr/share/fish/vendor_completions.d/modprobe.fish",
         "/usr/share/initramfs-tools/hooks/kmodd",
