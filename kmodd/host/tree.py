@@ -72,6 +72,8 @@ class Tree:
         self.guessed = only is not None
         self.directory = self._find_directory()
         """The module directory, as printed; while there is none, `check` looks for it again."""
+        self._kept: tuple[tuple[tuple[str, Mark], ...], Catalog] | None = None
+        """The indexes of the last `read`, and the marks of their files."""
 
     def configure(self, extensions: Extensions, notice_edits: bool) -> None:
         """Set what the next `read` goes by; see the attributes."""
@@ -122,6 +124,7 @@ class Tree:
             self.directory = self._find_directory()
         directory = self.real(self.directory)
         if not os.path.isdir(directory):
+            self._kept = None  # the marks may be the same when it is back, and an index may have been read meanwhile
             kernel = f"the running kernel {self.release}" if self._is_running() else f"kernel {self.release}"
             raise NoTree(f"no module tree for {kernel}: {directory} does not exist")
         if not any(os.path.exists(f"{directory}/{name}") for name in ("modules.dep", "modules.dep.bin")):
@@ -140,26 +143,32 @@ class Tree:
     def read(self, *, whole: bool = True) -> Snapshot:
         """Return indexes and configuration of one moment; if a file is replaced meanwhile, all are read again.
 
+        Indexes whose files are those of the last call are not read again: the kernel's requests would wait for that.
         whole: False leaves each index to its first query, or to `Catalog.load`; that of symbols is left in any case.
         Raises nothing: if the tree is removed meanwhile, the snapshot is incomplete and not current.
         """
         tries = _TRIES
         while True:
-            before = self._marks()
-            snapshot = self._read(before)
+            indexes = self._index_marks()
+            before = (*indexes, *self._config_marks())
+            if self._kept and self._kept[0] != indexes:
+                self._kept = None  # first, so that the next ones can use their memory
+            catalog = self._kept[1] if self._kept else self._catalog()
+            snapshot = Snapshot(catalog, self.config(), marks=before)
             if whole:
-                snapshot.catalog.load()
+                catalog.load()
             tries -= 1
             if not tries or self._marks() == before:
+                self._kept = indexes, catalog
                 return snapshot
-            del snapshot  # so that the next one can use its memory
+            del snapshot, catalog  # likewise
 
     def quick_snapshot(self, like_kmod: bool = False) -> Snapshot:
         """Return a snapshot for a single look-up, which reads each index when it is needed. Raises nothing.
 
         like_kmod: read the `.bin` files if they exist.
         """
-        return self._read((), like_kmod)
+        return Snapshot(self._catalog(like_kmod), self.config())
 
     def is_current(self, snapshot: Snapshot) -> bool:
         """Return whether no file that `snapshot` was read from has changed since, by stat(2) of each."""
@@ -203,9 +212,8 @@ class Tree:
         except OSError:
             return None
 
-    def _read(self, marks: tuple[tuple[str, Mark], ...], like_kmod: bool = False) -> Snapshot:
-        layers = [self._layer(directory) for directory in self._layer_dirs()]
-        return Snapshot(Catalog(layers, like_kmod), self.config(), marks=marks)
+    def _catalog(self, like_kmod: bool = False) -> Catalog:
+        return Catalog([self._layer(directory) for directory in self._layer_dirs()], like_kmod)
 
     # ── paths ──
 
@@ -309,16 +317,26 @@ class Tree:
 
     def _marks(self) -> tuple[tuple[str, Mark], ...]:
         """Return path and mark of each file that a snapshot reads, or would read if it existed."""
-        paths = []
+        return (*self._index_marks(), *self._config_marks())
+
+    def _index_marks(self) -> tuple[tuple[str, Mark], ...]:
+        paths: list[str] = []
         for layer in [f"{self.directory}/{EXTENSIONS}", *self._layer_dirs()]:
             paths += [layer, *(f"{layer}/{name}" for name in SOFTDEP_FILES)]
             for index in INDEXES:
                 paths += [f"{layer}/{TEXT_OF.get(index, index)}", f"{layer}/{index}.bin"]
+        return self._marks_of(paths)
+
+    def _config_marks(self) -> tuple[tuple[str, Mark], ...]:
+        paths: list[str] = []
         for place in self._config_places([]):
             if isinstance(place, str):
                 paths.append(place)
             else:
                 paths += [place[0], *(f"{place[0]}/{name}" for name in place[1] if self.notice_edits)]
+        return self._marks_of(paths)
+
+    def _marks_of(self, paths: Sequence[str]) -> tuple[tuple[str, Mark], ...]:
         return tuple((path, mark_of(self.real(path))) for path in paths)
 
 

@@ -231,6 +231,37 @@ def test_an_index_replaced_by_another_of_equal_size_and_time_is_noticed(root: Pa
     assert not tree.is_current(snapshot)
 
 
+def test_indexes_are_read_again_only_if_they_have_changed(root: Path) -> None:
+    """A change of the configuration alone is read in a fraction of the time."""
+    tree = Tree(str(root))
+    first = tree.snapshot()
+    (root / "etc/modprobe.d/new.conf").write_text("alias new:* loop\n")
+    second = tree.snapshot()
+    assert second.catalog is first.catalog
+    assert [hit.module for hit in lookup("new:x", second)] == ["loop"]
+    assert lookup("new:x", first) == ()
+    index(root, "modules.alias").write_text("alias other:* loop\n")
+    third = tree.snapshot()
+    assert third.catalog is not first.catalog
+    assert [hit.module for hit in lookup("other:x", third)] == ["loop"]
+
+
+def test_an_index_that_was_looked_up_while_the_tree_was_away_is_read_when_it_is_back(root: Path) -> None:
+    """As after an upgrade that removed the modules: the directory comes back with the same marks."""
+    tree = Tree(str(root))
+    tree.snapshot()
+    symbols = index(root, "modules.symbols")
+    symbols.write_text("# Symbols\nalias symbol:some_function loop\n")
+    snapshot = tree.snapshot()
+    directory, hidden = symbols.parent, symbols.parent.with_name("hidden")
+    directory.rename(hidden)
+    assert lookup("symbol:some_function", snapshot) == ()
+    with pytest.raises(NoTree):
+        tree.check()
+    hidden.rename(directory)
+    assert [hit.module for hit in lookup("symbol:some_function", tree.snapshot())] == ["loop"]
+
+
 def test_an_index_replaced_midway_gives_no_mixture(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """depmod runs just after modules.dep was read: alias and dep must come from one run."""
     dep, alias = index(root, "modules.dep"), index(root, "modules.alias")
