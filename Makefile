@@ -265,7 +265,8 @@ LC_ALL=C sort -r "$(1)" | while read -r path; do
 	case $$path in */) ;; *) rm -f "$(DESTDIR)$$path" ;; esac
 done
 LC_ALL=C sort -r "$(1)" | while read -r path; do
-	case $$path in */) rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$path" ;; esac
+	# An administrator may have removed it, or put a link in its place.
+	case $$path in */) [ ! -d "$(DESTDIR)$$path" ] || [ -L "$(DESTDIR)$${path%/}" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$path" ;; esac
 done
 endef
 

@@ -15,7 +15,7 @@ from kmodd.cli.verb import JSON, KERNEL, ROOT, Option, Verb
 from kmodd.daemon.quarantine_file import STANDING, QuarantineFile
 from kmodd.dataclass import dataclass
 from kmodd.errors import NoTree
-from kmodd.host.asking_devices import asked_by_devices, has_bus
+from kmodd.host.asking_devices import asked_by_devices, has_bus, is_served
 from kmodd.host.tree import Tree
 from kmodd.host.udev_names import names_of
 from kmodd.index.catalog import Snapshot
@@ -154,7 +154,7 @@ def _state(modules: set[str], *, on_bus: bool) -> str:
 
     on_bus: it is a device of a bus, to which drivers bind.
     """
-    if not on_bus and modules & {"live", "builtin"}:
+    if is_served(modules, on_bus=on_bus):
         return "loaded"
     if "removed" in modules:
         return "removed"

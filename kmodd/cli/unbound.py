@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kmodd.cli.client import NotRunning, Refused, call
 from kmodd.errors import NoTree
-from kmodd.host.asking_devices import asked_by_devices, has_bus
+from kmodd.host.asking_devices import asked_by_devices, has_bus, is_served
 from kmodd.host.regular_files import read_file
 from kmodd.kernel.proc_modules import parse_modules
 from kmodd.text import decode
@@ -52,10 +52,8 @@ def unbound_devices(root: str, path: str) -> list[str]:
     paths = []
     for event, names in asking:
         modules = {module for name in names for module in matches[name]}
-        is_served = not has_bus(event, root) and any(
-            module in there or loaded.state(module) == "live" for module in modules
-        )
-        if modules and not is_served:
+        states = {"builtin" if module in there else loaded.state(module) or "" for module in modules}
+        if modules and not is_served(states, on_bus=has_bus(event, root)):
             paths.append(f"/sys{event.devpath}")
     return paths
 

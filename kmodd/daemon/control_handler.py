@@ -50,7 +50,7 @@ class Actions:
     handle: Callable[[Event], None]
     """Have the engine handle an event, and carry out its commands."""
     reload: Callable[[], Sequence[Problem]]
-    """Read indexes, configuration and the boot list again. Returns the lines that could not be used."""
+    """Read configuration, boot list and changed indexes again. Returns the lines that could not be used."""
     status: Callable[[], dict[str, Any]]
     """The answer to `Status`."""
 

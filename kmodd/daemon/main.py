@@ -384,8 +384,6 @@ class Daemon:
             # before the helper is set: requests of unknown processes would be refused
             self._warn_of(self._kernel.open_trace())
         self._notify.ready(self._ready_text)
-        gc.freeze()
-        gc.enable()  # off since the start: nothing of the imports is garbage
 
     def _open_late_trace(self) -> bool:
         """Open a trace that is not open yet. Returns whether one was needed."""
@@ -399,7 +397,8 @@ class Daemon:
             self._warn_once(why)
 
     def _open_watch(self, now: float) -> None:
-        gc.freeze()  # the indexes, which were read since READY
+        gc.freeze()
+        gc.enable()  # off since the start: nothing of imports and indexes, which are read after READY, is garbage
         if self._options.run:
             from kmodd.host import stream_sockets  # only here: ctypes takes time
 
@@ -433,7 +432,7 @@ class Daemon:
     # -- what is done now and then -----------------------------------------------------------------------------
 
     def _reload(self) -> Sequence[Problem]:
-        """Read everything again; notify the service manager at the beginning and the end."""
+        """Read configuration and changed indexes; notify the service manager at the beginning and the end."""
         self._notify.reloading()
         self._handle(ReloadRequested())
         self._handle(BootListRead(read_boot_list(self._tree.root)))

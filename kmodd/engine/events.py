@@ -154,7 +154,7 @@ class CheckFiles:
 
 @dataclass(frozen=True, slots=True)
 class ReloadRequested:
-    """Read indexes and configuration again (SIGHUP, `kmodd reload`)."""
+    """Read the configuration and changed indexes again (SIGHUP, `kmodd reload`)."""
 
 
 @dataclass(frozen=True, slots=True)

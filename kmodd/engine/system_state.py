@@ -90,9 +90,10 @@ class SystemState:
     # -- files -------------------------------------------------------------------------------------------------
 
     def reload(self, *, whole: bool = True) -> tuple[Sequence[Problem], bool]:
-        """Read everything again. `whole`: False leaves the indexes to `read_indexes`, or to the first look-up in each.
+        """Read the configuration again, and the indexes that have changed.
 
-        Returns the lines that could not be used, and whether anything is different now.
+        `whole`: False leaves the indexes to `read_indexes`, or to the first look-up in each. Returns the lines that
+        could not be used, and whether anything is different now.
         """
         self.generation += 1
         self._settings_marks = self.machine.settings_marks()
@@ -104,7 +105,7 @@ class SystemState:
         before = _decisive(self.settings)
         marks = self.snapshot.marks if self.snapshot else None
         # Dropped first, so that the new one uses its memory: both at once leave 10 MB full of holes.
-        self.snapshot = None
+        self.snapshot = self._public = None
         snapshot = self.machine.read_tree(settings.extensions, settings.notice_edits, whole=whole)
         changed = bool(self.no_tree) or marks != snapshot.marks
         changed = changed or policy_changed or before != _decisive(settings)

@@ -10,6 +10,7 @@ from kmodd.planning.device_requests import wanted
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from kmodd.kernel.uevent import Uevent
     from kmodd.planning.request import Request
@@ -29,3 +30,11 @@ def asked_by_devices(root: str, *, unbound: bool = False) -> list[tuple[Uevent, 
 def has_bus(event: Uevent, root: str) -> bool:
     """Return whether a device is one of a bus, to which drivers bind; others are served once a module is loaded."""
     return os.path.isdir(f"{root}/sys/bus/{event.subsystem}") and not event.devpath.startswith("/devices/system/")
+
+
+def is_served(modules: AbstractSet[str], *, on_bus: bool) -> bool:
+    """Return whether a device without a driver lacks none: it is on no bus, and one of its modules is in the kernel.
+
+    modules: their states, `live` and `builtin` among them.
+    """
+    return not on_bus and not modules.isdisjoint(("live", "builtin"))

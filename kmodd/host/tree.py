@@ -73,7 +73,7 @@ class Tree:
         self.directory = self._find_directory()
         """The module directory, as printed; while there is none, `check` looks for it again."""
         self._kept: tuple[tuple[tuple[str, Mark], ...], Catalog] | None = None
-        """The indexes of the last `read`, and the marks of their files."""
+        """The indexes of the last `read`, and the marks of their files; None also if one could not be read."""
 
     def configure(self, extensions: Extensions, notice_edits: bool) -> None:
         """Set what the next `read` goes by; see the attributes."""
@@ -141,9 +141,9 @@ class Tree:
         return self.read()
 
     def read(self, *, whole: bool = True) -> Snapshot:
-        """Return indexes and configuration of one moment; if a file is replaced meanwhile, all are read again.
+        """Return indexes and configuration of one moment; if a file is replaced meanwhile, they are read again.
 
-        Indexes whose files are those of the last call are not read again: the kernel's requests would wait for that.
+        Indexes of which each file is that of the last call are kept: the kernel's requests would wait for them.
         whole: False leaves each index to its first query, or to `Catalog.load`; that of symbols is left in any case.
         Raises nothing: if the tree is removed meanwhile, the snapshot is incomplete and not current.
         """
@@ -151,15 +151,18 @@ class Tree:
         while True:
             indexes = self._index_marks()
             before = (*indexes, *self._config_marks())
-            if self._kept and self._kept[0] != indexes:
+            if self._kept is None or self._kept[0] != indexes:
                 self._kept = None  # first, so that the next ones can use their memory
-            catalog = self._kept[1] if self._kept else self._catalog()
+                self._kept = indexes, self._catalog()
+            catalog = self._kept[1]
             snapshot = Snapshot(catalog, self.config(), marks=before)
             if whole:
                 catalog.load()
+            after = self._marks()
+            if after[: len(indexes)] != indexes:
+                self._kept = None
             tries -= 1
-            if not tries or self._marks() == before:
-                self._kept = indexes, catalog
+            if not tries or after == before:
                 return snapshot
             del snapshot, catalog  # likewise
 
@@ -265,7 +268,10 @@ class Tree:
         real = self.real(directory)
 
         def read(name: str) -> bytes | None:
-            return read_file(f"{real}/{name}")
+            data = read_file(f"{real}/{name}")
+            if data is None and mark_of(f"{real}/{name}"):
+                self._kept = None  # it may be readable at the next reload
+            return data
 
         def is_stale(name: str) -> bool:
             if name in _OF_THE_KERNEL:
@@ -363,4 +369,4 @@ def mark_of(path: str) -> Mark:
         found = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -217,7 +217,7 @@ def _invalid_parameter(call: MethodCall, connection: Connection) -> str:
     if isinstance(call, ExplainCall) and call.request.startswith(("/", ".")):
         return "request"  # whether a file exists may be secret, and the look-up may block
     if isinstance(call, LookupCall):
-        text = "".join(call.names)
+        text = "".join(call.names[: MAX_NAMES + 1])
         is_valid = len(call.names) <= MAX_NAMES and len(text) <= MAX_TEXT and "\0" not in text and _encodes(text)
         return "" if is_valid else "names"
     texts = [getattr(call, "request", ""), getattr(call, "module", None) or "", getattr(call, "device", None) or ""]

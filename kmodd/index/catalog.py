@@ -184,8 +184,8 @@ class ConfigLines:
         return patterns.fitting(name)
 
 
-Mark = tuple[int, int, int, int] | None
-"""Device, inode, size and mtime in ns of a file, to detect a change; None if it is missing."""
+Mark = tuple[int, int, int, int, int] | None
+"""Device, inode, size, mtime and ctime in ns of a file, to detect a change; None if it is missing."""
 
 
 @dataclass(frozen=True, slots=True)

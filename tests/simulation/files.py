@@ -138,7 +138,7 @@ class SimMachine:
 
     def _marks(self) -> tuple[tuple[str, Mark], ...]:
         version = 0 if self.files.is_hidden else self.files.marked
-        return ((DIRECTORY, (1, 1, version, 0)),)
+        return ((DIRECTORY, (1, 1, version, 0, 0)),)
 
     def read_tree(self, extensions: Extensions, notice_edits: bool, *, whole: bool = True) -> Snapshot:
         """The indexes and configuration of now."""
@@ -183,7 +183,7 @@ class SimMachine:
 
     def settings_marks(self) -> tuple[tuple[str, Mark], ...]:
         """The mark of all settings and rules."""
-        return (("/etc/kmodd", (1, 2, self.files.marked, 0)),)
+        return (("/etc/kmodd", (1, 2, self.files.marked, 0, 0)),)
 
     def rules(self) -> Parsed:
         """The rules of now."""
@@ -234,7 +234,7 @@ class SimMachine:
 
     def firmware(self, name: str) -> tuple[Mark, ...]:
         """The mark of the file."""
-        return ((1, 3, self.files.firmware[name], 0),) if name in self.files.firmware else ()
+        return ((1, 3, self.files.firmware[name], 0, 0),) if name in self.files.firmware else ()
 
     def firmware_directories(self, names: Iterable[str]) -> tuple[str, ...]:
         """The one directory, if there is anything to wait for."""

@@ -1,6 +1,6 @@
 """What the tests of the kernel's requests share: a guest in which the kernel asks, and processes that make it ask.
 
-`WAYS` are to run a command as root, as an ordinary user, and in a container: a user, pid, mount and network
+`WAYS` are words that run a command as root, as an ordinary user, and in a container: a user, pid, mount and network
 namespace of its own, below a cgroup that is no unit's.
 """
 

@@ -262,6 +262,48 @@ def test_an_index_that_was_looked_up_while_the_tree_was_away_is_read_when_it_is_
     assert [hit.module for hit in lookup("symbol:some_function", tree.snapshot())] == ["loop"]
 
 
+def test_an_index_that_could_not_be_read_is_read_at_the_next_reload(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without a free file descriptor, or of a disk that fails for a moment."""
+    tree, alias = Tree(str(root)), str(index(root, "modules.alias"))
+    with monkeypatch.context() as patch:
+        patch.setattr(host_tree, "read_file", lambda path: None if path.startswith(alias) else read_file(path))
+        assert lookup("cpu:type:x86,feature:0099", tree.snapshot()) == ()
+    known = next(iter(tree.snapshot().catalog.dump("modules.alias")))
+    assert [hit.module for hit in lookup(known[0], tree.snapshot())] == [known[1]]
+    assert tree.snapshot().catalog is tree.snapshot().catalog
+
+
+def test_indexes_that_never_rest_are_not_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as they change, they may be of two depmod runs, and their marks of either."""
+    alias = index(root, "modules.alias")
+    tree, before = Tree(str(root)), alias.stat()
+    with monkeypatch.context() as patch:
+
+        def read(path: str) -> bytes | None:
+            data = read_file(path)
+            with alias.open("ab") as file:
+                file.write(b"# more\n")
+            return data
+
+        patch.setattr(host_tree, "read_file", read)
+        mixed = tree.snapshot()
+    assert before.st_size < alias.stat().st_size
+    assert tree.snapshot().catalog is not mixed.catalog
+
+
+def test_an_edit_that_keeps_size_and_time_is_noticed(root: Path) -> None:
+    """As by `rsync --inplace --times`: the time of the change is the kernel's own."""
+    tree, alias = Tree(str(root)), index(root, "modules.alias")
+    first, before = tree.snapshot(), alias.stat()
+    alias.write_bytes(alias.read_bytes().replace(b"alias ", b"alias x", 1).removesuffix(b"\n")[:-1] + b"\n")
+    os.utime(alias, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (alias.stat().st_size, alias.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert not tree.is_current(first)
+    assert tree.snapshot().catalog is not first.catalog
+
+
 def test_an_index_replaced_midway_gives_no_mixture(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """depmod runs just after modules.dep was read: alias and dep must come from one run."""
     dep, alias = index(root, "modules.dep"), index(root, "modules.alias")
