@@ -365,9 +365,8 @@ class Engine:
     def _advance(self) -> None:
         """Resolve requests one after the other, until loaders have all they can take."""
         state = self.state
-        if not (state.system.is_whole or state.queue.boot_left):
-            state.system.read_indexes()
-            self._refresh()  # a file may have been replaced since the start
+        if not state.queue.boot_left and not state.system.read_indexes():
+            self._refresh()
         self._replay()
         if not (len(state.queue) or state.in_flight.parked or state.in_flight.ready or state.system.no_tree):
             return

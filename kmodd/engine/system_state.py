@@ -118,19 +118,23 @@ class SystemState:
         self._has_tree()  # it may have disappeared while it was read
         return problems, changed
 
-    def read_indexes(self) -> None:
+    def read_indexes(self) -> bool:
         """Read the indexes that `reload` has left, and write which lines of theirs could not be used.
 
-        Nothing is written of a file that was replaced meanwhile: the caller has all of them read again.
+        Returns False where a file was replaced since, or there is no tree: everything is to be read again, and nothing
+        is written.
         """
+        if self.is_whole:
+            return True
         self.is_whole = True
         if self.snapshot is None:
-            return
+            return False
         self.snapshot.catalog.load()
         if not self.machine.is_current(self.snapshot):
-            return
+            return False
         for problem in self.snapshot.catalog.problems:
             self._reporter.log_problem(problem)
+        return True
 
     def _has_tree(self) -> bool:
         """Whether there is a module tree now; that there is none is logged once."""

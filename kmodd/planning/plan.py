@@ -9,6 +9,7 @@ from __future__ import annotations
 from kmodd.dataclass import dataclass
 from kmodd.errors import Where
 from kmodd.names import ModuleName
+from kmodd.planning.refusals import refusal_of
 from kmodd.planning.request import Request
 
 TYPE_CHECKING = False
@@ -150,8 +151,6 @@ RemovalStep = Rmmod | RemoveCommand
 def _comes(entry: Entry, *, blacklisted: bool = True) -> bool:
     """Return whether an entry leaves its module in the kernel, as far as that is known; `blacklisted`: for that one."""
     if isinstance(entry, Install):
-        from kmodd.planning.refusals import refusal_of  # only here: few modules have an install command
-
         return refusal_of(entry.command) is None
     if not isinstance(entry, Skip):
         return True

@@ -21,6 +21,7 @@ from kmodd.kernel.proc_modules import NOTHING_LOADED, Loaded
 from kmodd.names import ModuleName, joined_params, module_of_path
 from kmodd.planning.own_lines import lines_for
 from kmodd.planning.plan import Cause, Entry, Goal, Insmod, Install, Plan, Reason, Skip, Step
+from kmodd.planning.refusals import refusal_of
 from kmodd.planning.request import Origin, Request
 
 TYPE_CHECKING = False
@@ -170,8 +171,6 @@ def _blocked(entry: Entry, refused: Mapping[ModuleName, Where]) -> Skip | None:
     if isinstance(entry, Skip):
         return None
     if isinstance(entry, Install):
-        from kmodd.planning.refusals import refusal_of  # only here: few modules have an install command
-
         refusal = refusal_of(entry.command)
         if refusal is None or not refusal.is_certain:
             return None

@@ -122,6 +122,16 @@ def test_uninstall_leaves_other_files(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_uninstall_goes_on_where_a_directory_is_gone_or_a_link(installed: Path) -> None:
+    """An administrator keeps the rules elsewhere, and has removed another directory."""
+    rules, examples = installed / "etc/kmodd/policy.d", installed / "usr/share/kmodd"
+    rules.rmdir()
+    rules.symlink_to("/var/empty")
+    shutil.rmtree(examples)
+    make("uninstall", f"DESTDIR={installed}")
+    assert listing(installed) == {"/etc/", "/etc/kmodd/", "/etc/kmodd/policy.d"}
+
+
 def test_an_installation_removes_files_that_the_old_one_had_more(installed: Path) -> None:
     manifest = installed / "usr/lib/kmodd/manifest"
     gone = installed / "usr/lib/kmodd/kmodd/gone/old.py"
